@@ -1,0 +1,80 @@
+//! The admin listener: health for probes that speak no TLS, and metrics. Plaintext, may bind any address, and for that
+//! reason says nothing that needs protection.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::sync::watch;
+
+use crate::{db::pool::Pool, failure::Failure, metrics::Metrics, monitor::View, shutdown::Phase};
+
+/// What the endpoints answer from.
+#[derive(Clone)]
+pub struct Admin {
+    /// How the database is.
+    pub views: watch::Receiver<Arc<View>>,
+    /// Where the daemon is in its life.
+    pub phases: watch::Receiver<Phase>,
+    /// For its connections.
+    pub pool: Pool,
+    /// The numbers.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Admin {
+    /// `/livez`, `/readyz`, `/health/db` and `/metrics`.
+    pub fn router(self) -> Router {
+        let [live, ready, database, metrics] = std::array::from_fn(|_| self.clone());
+        Router::new()
+            .route("/livez", get(async move || live.live()))
+            .route("/readyz", get(async move || ready.ready()))
+            .route("/health/db", get(async move || database.database()))
+            .route("/metrics", get(async move || metrics.metrics()))
+    }
+
+    fn live(&self) -> Response {
+        answer(self.serving())
+    }
+
+    fn ready(&self) -> Response {
+        let view = self.views.borrow().clone();
+        answer(self.serving().and_then(|()| view.ready().map_err(|failure| reason(&failure))))
+    }
+
+    fn database(&self) -> Response {
+        answer(self.views.borrow().database.clone().map_err(|failure| reason(&failure)))
+    }
+
+    fn metrics(&self) -> Response {
+        let ready = self.serving().is_ok() && self.views.borrow().ready().is_ok();
+        match self.metrics.text(ready, self.pool.state()) {
+            Ok(text) => {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                ([(header::CONTENT_TYPE, kind)], text).into_response()
+            }
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    }
+
+    fn serving(&self) -> Result<(), String> {
+        if *self.phases.borrow() == Phase::Serving { Ok(()) } else { Err("SHUTTING_DOWN".into()) }
+    }
+}
+
+/// The reason alone: messages name users and hosts, and this listener is open to everybody.
+fn reason(failure: &Failure) -> String {
+    failure.reason.to_string()
+}
+
+fn answer(health: Result<(), String>) -> Response {
+    let (code, status, reason) = match health {
+        Ok(()) => (StatusCode::OK, "SERVING", String::new()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, "NOT_SERVING", reason),
+    };
+    (code, Json(serde_json::json!({ "status": status, "reason": reason }))).into_response()
+}

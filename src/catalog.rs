@@ -1,0 +1,251 @@
+//! The embedded set: every migration of a Diesel `MigrationSource`, with its SQL, checked before anything is served.
+
+use std::{collections::BTreeMap, fmt};
+
+use diesel::{
+    migration::{Migration as DieselMigration, MigrationSource},
+    pg::Pg,
+};
+
+use crate::migration::{Checksum, Migration, Mode, Script, Version};
+
+pub mod folder;
+mod recorder;
+
+/// The migrations that a binary carries, by version.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    migrations: BTreeMap<Version, Migration>,
+    digest: Checksum,
+}
+
+/// Why a set is not served: everything that is wrong with it, not just the first thing.
+#[derive(Debug, thiserror::Error)]
+pub struct InvalidSet(Vec<String>);
+
+impl fmt::Display for InvalidSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the embedded migrations cannot be served:")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl Catalog {
+    /// Reads any Diesel source: embedded, file-based or hand-made.
+    ///
+    /// # Errors
+    /// [`InvalidSet`] names every migration that has an impossible or doubled version, an up without a statement, or
+    /// that does more than send SQL.
+    pub fn load(source: &impl MigrationSource<Pg>) -> Result<Self, InvalidSet> {
+        let loaded = source.migrations().map_err(|e| InvalidSet(vec![format!("the source cannot be read: {e}")]))?;
+        let mut problems = Vec::new();
+        let mut migrations: BTreeMap<Version, Migration> = BTreeMap::new();
+        for migration in &loaded {
+            match read(migration.as_ref()) {
+                Err(problem) => problems.push(format!("{}: {problem}", migration.name())),
+                Ok(migration) => {
+                    if let Some(other) = migrations.get(&migration.version) {
+                        problems.push(format!(
+                            "{} and {} have the same version, {}; Diesel would silently drop one of them",
+                            other.name, migration.name, migration.version
+                        ));
+                    }
+                    migrations.insert(migration.version.clone(), migration);
+                }
+            }
+        }
+        if problems.is_empty() { Ok(Self { digest: digest(&migrations), migrations }) } else { Err(InvalidSet(problems)) }
+    }
+
+    /// The migrations in version order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Migration> {
+        self.migrations.values()
+    }
+
+    /// The migration with this version.
+    pub fn get(&self, version: &Version) -> Option<&Migration> {
+        self.migrations.get(version)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.migrations.len()
+    }
+
+    /// True for a set without migrations.
+    pub fn is_empty(&self) -> bool {
+        self.migrations.is_empty()
+    }
+
+    /// Changes when any version, script or mode of the set does.
+    pub fn digest(&self) -> Checksum {
+        self.digest
+    }
+}
+
+fn digest(migrations: &BTreeMap<Version, Migration>) -> Checksum {
+    let parts: Vec<String> = migrations
+        .values()
+        .flat_map(|m| {
+            let script = |s: &Script| format!("{} {}", s.checksum, s.mode.as_str());
+            [m.version.to_string(), script(&m.up), m.down.as_ref().map_or_else(|| "none".into(), script)]
+        })
+        .collect();
+    Checksum::of_parts("schemad.set.1", parts.iter().map(String::as_str))
+}
+
+fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
+    let version: Version =
+        migration.name().version().to_string().parse().map_err(|e: crate::migration::InvalidVersion| e.to_string())?;
+    let mode =
+        if migration.metadata().run_in_transaction() { Mode::Transactional } else { Mode::NonTransactional };
+    let up = recorder::up(migration).map_err(|e| format!("its up cannot be read: {e}"))?;
+    if folder::is_blank(&up) {
+        return Err("its up holds no statement".into());
+    }
+    // The template that diesel_cli writes is a comment. Running it would call the migration reverted with nothing undone.
+    let down = recorder::down(migration)
+        .map_err(|e| format!("its down cannot be read: {e}"))?
+        .filter(|sql| !folder::is_blank(sql));
+    for (direction, sql) in [("up", Some(&up)), ("down", down.as_ref())] {
+        if let Some(problem) = sql.and_then(|s| folder::script_problem(s)) {
+            return Err(format!("its {direction} {problem}"));
+        }
+    }
+    Ok(Migration {
+        version,
+        name: migration.name().to_string(),
+        up: Script::new(up, mode),
+        down: down.map(|sql| Script::new(sql, mode)),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use diesel::migration::{MigrationMetadata, MigrationName, MigrationVersion};
+    use diesel::{QueryableByName, RunQueryDsl, connection::BoxableConnection};
+
+    /// A migration written in Rust: version, ups (each sent on its own), down.
+    #[derive(Clone)]
+    pub(crate) struct Hand(pub &'static str, pub Vec<&'static str>, pub Option<&'static str>);
+    struct Name(&'static str);
+    struct InTransaction;
+
+    impl fmt::Display for Name {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+    impl MigrationName for Name {
+        fn version(&self) -> MigrationVersion<'_> {
+            folder::version_of(self.0).into()
+        }
+    }
+    impl MigrationMetadata for InTransaction {}
+    struct Leaked(Hand, Name);
+    impl DieselMigration<Pg> for Leaked {
+        fn run(&self, conn: &mut dyn BoxableConnection<Pg>) -> diesel::migration::Result<()> {
+            self.0.1.iter().try_for_each(|sql| conn.batch_execute(sql)).map_err(Into::into)
+        }
+        fn revert(&self, conn: &mut dyn BoxableConnection<Pg>) -> diesel::migration::Result<()> {
+            match self.0.2 {
+                Some(sql) => Ok(conn.batch_execute(sql)?),
+                None => Err(diesel_migrations::MigrationError::NoMigrationRevertFile.into()),
+            }
+        }
+        fn metadata(&self) -> &dyn MigrationMetadata {
+            &InTransaction
+        }
+        fn name(&self) -> &dyn MigrationName {
+            &self.1
+        }
+    }
+    pub(crate) struct Source(pub Vec<Hand>);
+    impl MigrationSource<Pg> for Source {
+        fn migrations(&self) -> diesel::migration::Result<Vec<Box<dyn DieselMigration<Pg>>>> {
+            Ok(self.0.iter().map(|h| Box::new(Leaked(h.clone(), Name(h.0))) as Box<dyn DieselMigration<Pg>>).collect())
+        }
+    }
+
+    #[test]
+    fn the_sql_of_any_source_is_read_and_statements_stay_apart() {
+        let catalog = Catalog::load(&Source(vec![
+            Hand("2_b", vec!["SELECT 2 -- two", "SELECT 3"], None),
+            Hand("1_a", vec!["SELECT 1"], Some("SELECT -1")),
+        ]))
+        .unwrap();
+        let all: Vec<_> = catalog.iter().map(|m| (m.version.as_str(), &*m.up.sql, m.down.is_some())).collect();
+        assert_eq!(all, [("1", "SELECT 1", true), ("2", "SELECT 2 -- two\n;\nSELECT 3", false)]);
+    }
+
+    #[test]
+    fn a_down_without_a_statement_is_no_down() {
+        let catalog = Catalog::load(&Source(vec![Hand(
+            "1_a",
+            vec!["SELECT 1"],
+            Some("-- This file should undo anything in `up.sql`"),
+        )]))
+        .unwrap();
+        assert!(catalog.iter().next().unwrap().down.is_none());
+    }
+
+    #[test]
+    fn a_bad_set_is_refused_with_every_reason() {
+        let error = Catalog::load(&Source(vec![
+            Hand("1_a", vec!["SELECT 1"], None),
+            Hand("1_b", vec!["SELECT 1"], None),
+            Hand("_none", vec!["SELECT 1"], None),
+            Hand("2_blank", vec!["-- nothing"], None),
+            Hand("3_nul", vec!["SELECT '\0'"], None),
+            Hand("4_bom", vec!["SELECT 1"], Some("\u{feff}SELECT 1")),
+        ]))
+        .unwrap_err();
+        insta::assert_snapshot!(error);
+    }
+
+    #[test]
+    fn a_migration_that_asks_the_database_cannot_be_embedded() {
+        #[derive(QueryableByName)]
+        struct One {
+            #[diesel(sql_type = diesel::sql_types::Integer)]
+            _n: i32,
+        }
+        struct Asks(Name);
+        impl DieselMigration<Pg> for Asks {
+            fn run(&self, conn: &mut dyn BoxableConnection<Pg>) -> diesel::migration::Result<()> {
+                diesel::sql_query("SELECT 1 AS _n").execute(conn)?;
+                Ok(())
+            }
+            fn revert(&self, _: &mut dyn BoxableConnection<Pg>) -> diesel::migration::Result<()> {
+                Ok(())
+            }
+            fn metadata(&self) -> &dyn MigrationMetadata {
+                &InTransaction
+            }
+            fn name(&self) -> &dyn MigrationName {
+                &self.0
+            }
+        }
+        struct AskingSource;
+        impl MigrationSource<Pg> for AskingSource {
+            fn migrations(&self) -> diesel::migration::Result<Vec<Box<dyn DieselMigration<Pg>>>> {
+                Ok(vec![Box::new(Asks(Name("1_asks")))])
+            }
+        }
+        let error = Catalog::load(&AskingSource).unwrap_err().to_string();
+        assert!(error.contains("1_asks") && error.contains("only batch_execute"), "{error}");
+    }
+
+    #[test]
+    fn the_digest_sees_every_part_of_a_set() {
+        let set = |h: Vec<Hand>| Catalog::load(&Source(h)).unwrap().digest();
+        let base = set(vec![Hand("1_a", vec!["SELECT 1"], Some("SELECT 2"))]);
+        assert_eq!(base, set(vec![Hand("1_other_name", vec!["SELECT 1"], Some("SELECT 2"))]));
+        assert_ne!(base, set(vec![Hand("2_a", vec!["SELECT 1"], Some("SELECT 2"))]));
+        assert_ne!(base, set(vec![Hand("1_a", vec!["SELECT 9"], Some("SELECT 2"))]));
+        assert_ne!(base, set(vec![Hand("1_a", vec!["SELECT 1"], Some("SELECT 9"))]));
+        assert_ne!(base, set(vec![Hand("1_a", vec!["SELECT 1"], None)]));
+        assert_ne!(base, set(vec![]));
+    }
+}

@@ -1,0 +1,121 @@
+//! The command line: one binary that serves, and asks. The only place that reads the environment.
+
+mod client;
+mod dev;
+mod exit;
+mod health;
+mod list;
+mod operate;
+mod output;
+mod serve;
+mod settings;
+mod show;
+mod status;
+mod telemetry;
+mod wait;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use diesel::{migration::MigrationSource, pg::Pg};
+
+use exit::Exit;
+
+/// Owns the schema of a PostgreSQL database; deploy pipelines ask it to apply, roll back and report migrations.
+///
+/// Every flag can be set in the environment (--queue-timeout as SCHEMAD_QUEUE_TIMEOUT) or in a file .env in the current
+/// folder. A flag beats the environment, which beats the file.
+#[derive(Debug, Parser)]
+#[command(name = "schemad", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Serve(serve::Serve),
+    /// Run the daemon on a private PostgreSQL with everything applied, to try it out.
+    Dev(dev::Dev),
+    /// Show the state of the schema.
+    Status(status::Status),
+    /// List all known migrations.
+    List(list::List),
+    /// Show one migration with its SQL.
+    Show(show::Show),
+    /// Apply pending migrations.
+    Apply(operate::Apply),
+    /// Roll back applied migrations.
+    Rollback(operate::Rollback),
+    /// Ask the gRPC health service, with the flags and exit codes of grpc_health_probe.
+    Health(health::Health),
+    /// Wait until the daemon, the database or the schema is ready.
+    Wait(wait::Wait),
+}
+
+/// Parses the command line and runs it around `source`. Returns the process's exit code (docs/exit-codes.md).
+pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
+    if let Err(error) = load_env_file() {
+        return Exit::usage(error).report();
+    }
+    let args = health::with_double_dashes(std::env::args_os());
+    let asks_health = args.get(1).is_some_and(|arg| arg == "health");
+    match Cli::try_parse_from(without_empty_settings(args)) {
+        Ok(cli) => run(cli.command, source).report(),
+        Err(error) => {
+            let _ = error.print(); // nothing can be said when the terminal is gone
+            match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                _ if asks_health => health::USAGE,
+                code => ExitCode::from(u8::try_from(code).unwrap_or(2)),
+            }
+        }
+    }
+}
+
+fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Exit::usage(format!("cannot start: {error}")),
+    };
+    runtime.block_on(async {
+        match command {
+            Command::Serve(serve) => serve.run(source).await,
+            Command::Dev(dev) => dev.run(source).await,
+            Command::Status(status) => status.run().await,
+            Command::List(list) => list.run().await,
+            Command::Show(show) => show.run().await,
+            Command::Apply(apply) => apply.run().await,
+            Command::Rollback(rollback) => rollback.run().await,
+            Command::Health(health) => health.run().await,
+            Command::Wait(wait) => wait.run().await,
+        }
+    })
+}
+
+/// Reads .env in the current folder, if there is one; what the environment sets already stays.
+fn load_env_file() -> Result<(), String> {
+    match dotenvy::from_path(".env") {
+        Ok(()) => Ok(()),
+        Err(error) if error.not_found() => Ok(()),
+        // The error quotes the line, and the line may hold a password.
+        Err(dotenvy::Error::LineParse(..)) => Err("a line of .env cannot be parsed (KEY=value, quotes around spaces)".into()),
+        Err(error) => Err(format!(".env: {error}")),
+    }
+}
+
+/// An empty variable is no setting: compose files and unit files write `X=` for "not set".
+fn without_empty_settings(args: Vec<OsString>) -> Vec<OsString> {
+    let empty = std::env::vars_os()
+        .filter(|(key, value)| value.is_empty() && key.as_encoded_bytes().starts_with(b"SCHEMAD_"))
+        .map(|(key, _)| key);
+    for key in empty {
+        #[expect(unsafe_code, reason = "no other thread exists yet: the runtime starts after this")]
+        // SAFETY: single-threaded, see above.
+        unsafe {
+            std::env::remove_var(key);
+        }
+    }
+    args
+}

@@ -1,0 +1,119 @@
+//! `schemad dev`: everything at once, to try it out: a private PostgreSQL, the daemon on it, all migrations applied.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use diesel::{migration::MigrationSource, pg::Pg};
+
+use super::{
+    client::{Address, Common, Read},
+    exit::Exit,
+    output::{BOLD, DIM, say, styled},
+    serve::{SourceRef, listeners, serve_until_signalled},
+    settings::{Databases, Settings},
+    status, telemetry,
+};
+use crate::{
+    Daemon,
+    db::{DatabaseUrl, session::Session},
+    private_postgres::{Durability, Error, PrivatePostgres, find_programs},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Dev {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    databases: Databases,
+    /// Where the private PostgreSQL keeps its data [default: schemad in the state folder of the user; for root
+    /// /var/lib/schemad]. Not used with DATABASE_URL.
+    #[arg(long, env = "SCHEMAD_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Dev {
+    pub(super) async fn run(self, source: &impl MigrationSource<Pg>) -> Exit {
+        self.serve(source).await.err().unwrap_or(Exit::DONE)
+    }
+
+    async fn serve(self, source: &impl MigrationSource<Pg>) -> Result<(), Exit> {
+        self.settings.check()?;
+        telemetry::init(self.settings.log_level, self.settings.log_format);
+        // Before the server is started: a taken port must not cost the start of one.
+        let (main, admin) = listeners(&self.settings).await?;
+        let (_server, databases) = match self.databases.read()? {
+            Some(databases) => (None, databases),
+            None => {
+                let (server, url) = self.private_server().await?;
+                (Some(server), (url, None))
+            }
+        };
+        let settings = self.settings.daemon(databases, true);
+        let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
+        let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
+        let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
+        let introduction = tokio::spawn(introduce(address, admin_address));
+        let served = serve_until_signalled(daemon, main, admin).await;
+        introduction.abort();
+        served
+    }
+
+    /// Starts the private server and makes its database.
+    async fn private_server(&self) -> Result<(PrivatePostgres, DatabaseUrl), Exit> {
+        if !cfg!(target_os = "linux") {
+            return Err(Exit::usage("the private PostgreSQL needs Linux; give DATABASE_URL"));
+        }
+        let dir = match &self.data_dir {
+            Some(dir) => dir.clone(),
+            None => default_data_dir()?,
+        };
+        let programs = find_programs().ok_or(Error::NoPrograms).map_err(Exit::usage)?;
+        tracing::info!(event = "dev.postgres", programs = %programs.display(), data_dir = %dir.display(),
+            "starting a private PostgreSQL");
+        let started = tokio::task::spawn_blocking(move || PrivatePostgres::start(&programs, &dir, Durability::Durable));
+        let server = started.await.map_err(Exit::unavailable)?.map_err(Exit::usage)?;
+        let url = |database: &str| server.url(database).parse::<DatabaseUrl>().map_err(Exit::usage);
+        let session = Session::open(&url("postgres")?).await.map_err(Exit::unavailable)?;
+        let rows = session.client().query_typed("SELECT FROM pg_database WHERE datname = 'dev'", &[]).await;
+        if rows.map_err(|e| Exit::unavailable(crate::db::Error::from(e)))?.is_empty() {
+            let created = session.client().batch_execute("CREATE DATABASE dev").await;
+            created.map_err(|e| Exit::unavailable(crate::db::Error::from(e)))?;
+        }
+        let url = url("dev")?;
+        Ok((server, url))
+    }
+}
+
+/// $XDG_STATE_HOME or ~/.local/state, and /var/lib for root, whose home PostgreSQL's user cannot enter.
+fn default_data_dir() -> Result<PathBuf, Exit> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/lib/schemad/dev".into());
+    }
+    let set = |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
+    state.map(|dir| dir.join("schemad/dev")).ok_or_else(|| Exit::usage("neither XDG_STATE_HOME nor HOME is set; give --data-dir"))
+}
+
+/// Once everything is applied: the status, and what to try next.
+async fn introduce(address: String, admin_address: String) {
+    let common = Common { address: Address { address: address.clone() }, output: Default::default() };
+    if super::wait::until_current(&common.address).await.is_err() {
+        return; // the daemon ended, or says itself why the schema is not current
+    }
+    let Ok(status) = status::fetch(&Read::new(common)).await else { return };
+    let default = address == super::settings::DEFAULT_LISTEN;
+    let flag = if default { String::new() } else { format!(" --address {address}") };
+    say("");
+    say(&status::show(&status));
+    say("");
+    say(&styled(BOLD, "Try next, in another terminal"));
+    let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
+    for (command, what) in [
+        (format!("{program} rollback --steps 1{flag}"), "undo the last migration; `apply` brings it back"),
+        (format!("grpcurl -plaintext {address} schemad.v1.MigrationService/GetStatus"), "a foreign client (a separate program)"),
+        (format!("curl http://{admin_address}/readyz"), "the health probe"),
+    ] {
+        say(&format!("  {command}\n    {}", styled(DIM, what)));
+    }
+    say("\nCtrl-C ends the daemon and its PostgreSQL; the data stay.");
+}

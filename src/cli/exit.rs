@@ -1,0 +1,115 @@
+//! How the command ends: docs/exit-codes.md.
+
+use std::{fmt, process::ExitCode};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::output;
+use crate::{failure::Reason, grpc::status::DOMAIN};
+
+/// An exit code and what to say on stderr.
+#[derive(Debug)]
+pub(super) struct Exit {
+    code: u8,
+    message: Option<String>,
+}
+
+impl Exit {
+    pub(super) const DONE: Self = Self { code: 0, message: None };
+    const FAILED: u8 = 1;
+    const USAGE: u8 = 2;
+    const REFUSED: u8 = 3;
+    const BUSY: u8 = 4;
+    const UNAVAILABLE: u8 = 5;
+    const DENIED: u8 = 6;
+    const CANCELLED: u8 = 7;
+    const UNKNOWN: u8 = 8;
+    const INTERRUPTED: u8 = 130;
+
+    /// Wrong arguments or settings.
+    pub(super) fn usage(message: impl fmt::Display) -> Self {
+        Self { code: Self::USAGE, message: Some(message.to_string()) }
+    }
+
+    /// Nobody answers, or not in time.
+    pub(super) fn unavailable(message: impl fmt::Display) -> Self {
+        Self { code: Self::UNAVAILABLE, message: Some(message.to_string()) }
+    }
+
+    /// The operation was accepted, and its result is not known.
+    pub(super) fn unknown(message: impl fmt::Display) -> Self {
+        Self { code: Self::UNKNOWN, message: Some(message.to_string()) }
+    }
+
+    /// Ctrl-C.
+    pub(super) fn interrupted(message: impl fmt::Display) -> Self {
+        Self { code: Self::INTERRUPTED, message: Some(message.to_string()) }
+    }
+
+    /// Any other code; what there was to say has been said.
+    pub(super) fn with_code(code: u8, message: Option<String>) -> Self {
+        Self { code, message }
+    }
+
+    /// A status as a result.
+    pub(super) fn from_status(status: &Status) -> Self {
+        let reason = reason(status);
+        let is = |r: Reason| reason.as_deref() == Some(r.as_str());
+        let code = match status.code() {
+            Code::Ok => 0,
+            Code::InvalidArgument => Self::USAGE,
+            Code::FailedPrecondition if is(Reason::MigrationFailed) || is(Reason::LockTimeout) => Self::FAILED,
+            Code::FailedPrecondition | Code::NotFound => Self::REFUSED,
+            Code::Aborted if is(Reason::Interrupted) => Self::UNAVAILABLE,
+            Code::Aborted | Code::ResourceExhausted => Self::BUSY,
+            Code::Unavailable | Code::DeadlineExceeded => Self::UNAVAILABLE,
+            Code::Unauthenticated | Code::PermissionDenied => Self::DENIED,
+            Code::Cancelled => Self::CANCELLED,
+            _ => Self::UNKNOWN,
+        };
+        let reason = reason.map_or_else(|| format!("{:?}", status.code()), |reason| reason);
+        Self { code, message: Some(format!("{reason}: {}", status.message())) }
+    }
+
+    /// The same code; what there was to say has been said.
+    pub(super) fn silently(self) -> Self {
+        Self { message: None, ..self }
+    }
+
+    /// Says the message and returns the code.
+    pub(super) fn report(self) -> ExitCode {
+        if let Some(message) = self.message.filter(|m| !m.is_empty()) {
+            output::complain(&message);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// ErrorInfo.reason, when schemad itself answered.
+pub(super) fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
+}
+
+/// The operation whose result this status is.
+pub(super) fn operation(status: &Status) -> Option<String> {
+    status.get_details_error_info().filter(|info| info.domain == DOMAIN)?.metadata.get("operation").cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{failure::Failure, grpc::status::from_failure};
+
+    #[test]
+    fn every_reason_has_the_documented_exit_code() {
+        let table: String = Reason::ALL
+            .iter()
+            .map(|reason| {
+                let exit = Exit::from_status(&from_failure(&Failure::new(*reason, "m")));
+                format!("{} {reason}\n", exit.code)
+            })
+            .collect();
+        insta::assert_snapshot!(table);
+    }
+}

@@ -1,0 +1,107 @@
+//! `schemad health`: grpc_health_probe's flags and exit codes, because that is what people have scripted against.
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use clap::Args;
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use super::{client::Address, exit::Exit, output::say};
+use crate::db::error::chain;
+
+/// Wrong arguments.
+pub(super) const USAGE: ExitCode = ExitCode::FAILURE;
+const NO_CONNECTION: u8 = 2;
+const RPC_FAILED: u8 = 3;
+const UNHEALTHY: u8 = 4;
+
+/// Flags that grpc_health_probe, a Go program, takes with one dash.
+const GO_FLAGS: [&str; 4] = ["-addr", "-service", "-connect-timeout", "-rpc-timeout"];
+
+#[derive(Debug, Args)]
+pub(super) struct Health {
+    /// The daemon, as host:port.
+    #[arg(long = "addr", alias = "address", env = "SCHEMAD_ADDRESS", default_value = super::settings::DEFAULT_LISTEN)]
+    addr: String,
+    /// What to ask for: nothing (the process), schemad.v1.MigrationService, schemad.database, schemad.schema.current or
+    /// schemad.schema.applied.VERSION.
+    #[arg(long, default_value = "", env = "SCHEMAD_SERVICE")]
+    service: String,
+    /// How long connecting may take.
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, env = "SCHEMAD_CONNECT_TIMEOUT")]
+    connect_timeout: Duration,
+    /// How long the answer may take.
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, env = "SCHEMAD_RPC_TIMEOUT")]
+    rpc_timeout: Duration,
+}
+
+/// `schemad health -addr=x` as `schemad health --addr=x`.
+pub(super) fn with_double_dashes(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    if args.get(1).is_some_and(|arg| arg == "health") {
+        for arg in args.iter_mut().skip(2) {
+            let go = arg.to_str().filter(|text| GO_FLAGS.contains(&text.split('=').next().unwrap_or_default()));
+            if let Some(text) = go {
+                *arg = format!("-{text}").into();
+            }
+        }
+    }
+    args
+}
+
+impl Health {
+    pub(super) async fn run(self) -> Exit {
+        let unhealthy = |code, message: String| Exit::with_code(code, Some(message));
+        let endpoint = match (Address { address: self.addr.clone() }).endpoint() {
+            Ok(endpoint) => endpoint,
+            Err(_) => return unhealthy(1, format!("--addr {:?} is not host:port", self.addr)),
+        };
+        let channel = match tokio::time::timeout(self.connect_timeout, endpoint.connect()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => {
+                return unhealthy(NO_CONNECTION, format!("failed to connect to {}: {}", self.addr, chain(&error)));
+            }
+            Err(_) => {
+                let message = format!("timeout: failed to connect to {} within {:?}", self.addr, self.connect_timeout);
+                return unhealthy(NO_CONNECTION, message);
+            }
+        };
+        let request = HealthCheckRequest { service: self.service.clone() };
+        let status = match tokio::time::timeout(self.rpc_timeout, HealthClient::new(channel).check(request)).await {
+            Ok(Ok(response)) => response.into_inner().status(),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                let message = "this server does not implement the grpc health protocol (grpc.health.v1.Health)";
+                return unhealthy(RPC_FAILED, message.into());
+            }
+            Ok(Err(status)) => {
+                return unhealthy(RPC_FAILED, format!("health rpc failed: {:?}: {}", status.code(), status.message()));
+            }
+            Err(_) => {
+                let message = format!("timeout: health rpc did not complete within {:?}", self.rpc_timeout);
+                return unhealthy(RPC_FAILED, message);
+            }
+        };
+        let word = status.as_str_name();
+        if status == ServingStatus::Serving {
+            say(&format!("status: {word}"));
+            Exit::DONE
+        } else {
+            unhealthy(UNHEALTHY, format!("service unhealthy (responded with {word:?})"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_dashes_are_understood_for_health_only() {
+        let convert = |args: &[&str]| with_double_dashes(args.iter().map(OsString::from));
+        assert_eq!(
+            convert(&["schemad", "health", "-addr=a:1", "-service", "-x", "--addr", "b"]),
+            ["schemad", "health", "--addr=a:1", "--service", "-x", "--addr", "b"]
+        );
+        assert_eq!(convert(&["schemad", "status", "-addr"]), ["schemad", "status", "-addr"]);
+    }
+}

@@ -1,0 +1,73 @@
+//! `schemad list`.
+
+use clap::Args;
+
+use super::{
+    client::Read,
+    exit::Exit,
+    output::{self, Output, say, table},
+};
+use crate::grpc::pb;
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    read: Read,
+}
+
+impl List {
+    pub(super) async fn run(self) -> Exit {
+        self.print().await.err().unwrap_or(Exit::DONE)
+    }
+
+    /// All pages: one table, or one JSON object a page.
+    async fn print(self) -> Result<(), Exit> {
+        let (mut page_token, mut rows) = (String::new(), Vec::new());
+        loop {
+            let request = pb::ListMigrationsRequest { page_size: 1000, page_token };
+            let page = self.read.call(async |mut client| client.list_migrations(request).await).await?;
+            if self.read.common.output == Output::Json {
+                output::json(&page, "schemad.v1.ListMigrationsResponse")?;
+            }
+            page_token = page.next_page_token;
+            rows.extend(page.migrations.iter().map(row));
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        if self.read.common.output == Output::Table {
+            say(&table(&["VERSION", "NAME", "STATE", "APPLIED", "TOOK", "REVERSIBLE"], rows));
+        }
+        Ok(())
+    }
+}
+
+fn row(migration: &pb::Migration) -> Vec<String> {
+    vec![
+        migration.version.clone(),
+        migration.name.clone(),
+        state(migration),
+        output::time(migration.apply_time.as_ref()),
+        output::duration(migration.apply_duration.as_ref()),
+        reversible(migration),
+    ]
+}
+
+/// One word, and what is odd about it.
+pub(super) fn state(migration: &pb::Migration) -> String {
+    let word = migration.state().as_str_name().trim_start_matches("MIGRATION_STATE_").to_lowercase().replace('_', " ");
+    match (migration.edited, migration.embedded) {
+        (true, _) => format!("{word}, edited since"),
+        (_, false) => format!("{word}, not in this binary"),
+        _ => word,
+    }
+}
+
+/// From where it can be rolled back.
+pub(super) fn reversible(migration: &pb::Migration) -> String {
+    let sources: Vec<String> = migration
+        .reversible_from()
+        .map(|source| source.as_str_name().trim_start_matches("SCRIPT_SOURCE_").to_lowercase())
+        .collect();
+    if sources.is_empty() { "no".into() } else { sources.join(", ") }
+}

@@ -1,0 +1,172 @@
+//! `schemad apply` and `schemad rollback`: one request, repeated under the same id until its result is known.
+
+mod follow;
+mod show;
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tonic::{Status, Streaming, transport::Channel};
+use uuid::Uuid;
+
+use super::{client::Common, exit::Exit};
+use crate::grpc::pb::{self, migration_service_client::MigrationServiceClient};
+
+/// Options of both.
+#[derive(Clone, Debug, Args)]
+struct Operate {
+    #[command(flatten)]
+    common: Common,
+    /// UUID of the request: the same id is the same operation, so a pipeline that is started again does not ask twice.
+    #[arg(long, env = "SCHEMAD_REQUEST_ID", value_name = "UUID")]
+    request_id: Option<Uuid>,
+    /// Only say what would happen, and end as the real call would.
+    #[arg(long, env = "SCHEMAD_VALIDATE_ONLY")]
+    validate_only: bool,
+    /// How long to wait for another operation to end [default: not at all].
+    #[arg(long, env = "SCHEMAD_QUEUE_TIMEOUT", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    queue_timeout: Option<Duration>,
+    /// How long a step may go on retrying for its locks [default: 2m].
+    #[arg(long, env = "SCHEMAD_LOCK_WAIT", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    lock_wait: Option<Duration>,
+    /// How long to go on asking when the connection is lost.
+    #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration)]
+    reconnect: Duration,
+}
+
+/// Apply pending migrations, in version order, all of them without --to or --steps.
+#[derive(Debug, Args)]
+pub(super) struct Apply {
+    /// Only those up to and including this version.
+    #[arg(long, value_name = "VERSION", conflicts_with = "steps", env = "SCHEMAD_TO")]
+    to: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", env = "SCHEMAD_STEPS")]
+    steps: Option<i32>,
+    /// Also those that are older than one already applied.
+    #[arg(long, env = "SCHEMAD_ALLOW_OUT_OF_ORDER")]
+    allow_out_of_order: bool,
+    /// Refuse unless the daemon carries exactly this set (as `schemad status` shows it).
+    #[arg(long, value_name = "DIGEST", env = "SCHEMAD_EXPECTED_SET_DIGEST")]
+    expected_set_digest: Option<String>,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+/// Roll back applied migrations, the last applied first.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["steps", "to", "all"]))]
+pub(super) struct Rollback {
+    /// So many.
+    #[arg(long, value_name = "N", env = "SCHEMAD_STEPS")]
+    steps: Option<i32>,
+    /// Everything applied after this version, which stays.
+    #[arg(long, value_name = "VERSION", env = "SCHEMAD_TO")]
+    to: Option<String>,
+    /// Everything.
+    #[arg(long, env = "SCHEMAD_ALL")]
+    all: bool,
+    /// Which down script to run where the ledger's and the binary's differ.
+    #[arg(long, value_enum, env = "SCHEMAD_DOWN_FROM")]
+    down_from: Option<DownFrom>,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DownFrom {
+    /// What belonged to the migration when it was applied.
+    Ledger,
+    /// What the daemon's binary carries.
+    Binary,
+}
+
+impl Apply {
+    pub(super) async fn run(self) -> Exit {
+        let Self { to, steps, operate, .. } = self;
+        let request = pb::ApplyRequest {
+            target: to
+                .map(pb::apply_request::Target::To)
+                .or(steps.map(pb::apply_request::Target::Steps)),
+            allow_out_of_order: self.allow_out_of_order,
+            expected_set_digest: self.expected_set_digest.unwrap_or_default(),
+            request_id: operate.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
+            validate_only: operate.validate_only,
+            queue_timeout: operate.queue_timeout.map(wire),
+            lock_wait: operate.lock_wait.map(wire),
+        };
+        follow::follow(&operate, &Call::Apply(request)).await
+    }
+}
+
+impl Rollback {
+    pub(super) async fn run(self) -> Exit {
+        use pb::rollback_request::Target;
+        let Self { to, steps, all, down_from, operate } = self;
+        let request = pb::RollbackRequest {
+            target: to.map(Target::To).or(steps.map(Target::Steps)).or(all.then_some(Target::All(true))),
+            down_from: match down_from {
+                None => pb::ScriptSource::Unspecified,
+                Some(DownFrom::Ledger) => pb::ScriptSource::Ledger,
+                Some(DownFrom::Binary) => pb::ScriptSource::Binary,
+            }
+            .into(),
+            request_id: operate.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
+            validate_only: operate.validate_only,
+            queue_timeout: operate.queue_timeout.map(wire),
+            lock_wait: operate.lock_wait.map(wire),
+        };
+        follow::follow(&operate, &Call::Rollback(request)).await
+    }
+}
+
+/// The daemon refuses what is too long; here it need only fit the message.
+fn wire(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration::try_from(duration)
+        .unwrap_or(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 })
+}
+
+/// The request, to be sent as often as needed.
+enum Call {
+    Apply(pb::ApplyRequest),
+    Rollback(pb::RollbackRequest),
+}
+
+/// The answer's stream.
+enum Events {
+    Apply(Streaming<pb::ApplyResponse>),
+    Rollback(Streaming<pb::RollbackResponse>),
+}
+
+impl Call {
+    fn request_id(&self) -> &str {
+        match self {
+            Self::Apply(request) => &request.request_id,
+            Self::Rollback(request) => &request.request_id,
+        }
+    }
+
+    async fn send(&self, client: &mut MigrationServiceClient<Channel>) -> Result<Events, Status> {
+        Ok(match self {
+            Self::Apply(request) => Events::Apply(client.apply(request.clone()).await?.into_inner()),
+            Self::Rollback(request) => Events::Rollback(client.rollback(request.clone()).await?.into_inner()),
+        })
+    }
+}
+
+impl Events {
+    async fn next(&mut self) -> Result<Option<pb::OperationEvent>, Status> {
+        Ok(match self {
+            Self::Apply(stream) => stream.message().await?.and_then(|response| response.event),
+            Self::Rollback(stream) => stream.message().await?.and_then(|response| response.event),
+        })
+    }
+
+    /// The full name of the response message.
+    fn message_name(&self) -> &'static str {
+        match self {
+            Self::Apply(_) => "schemad.v1.ApplyResponse",
+            Self::Rollback(_) => "schemad.v1.RollbackResponse",
+        }
+    }
+}

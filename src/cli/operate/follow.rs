@@ -1,0 +1,165 @@
+//! Follows an operation to its result. Only a status that schemad made is a result; anything else (a proxy's deadline, a
+//! lost connection) says nothing, and the same request is sent again.
+
+use std::time::{Duration, Instant};
+
+use tonic::{Code, Status};
+
+use super::{Call, Operate, show};
+use crate::{
+    cli::{
+        exit::{self, Exit},
+        output::{self, Output, progress},
+    },
+    grpc::pb::{self, operation_event::Event},
+};
+
+/// Between tries.
+const RETRY: Duration = Duration::from_millis(300);
+
+/// How long to try an address at which nobody has answered yet: a daemon that restarts, not a wrong address.
+const FIRST_CONTACT: Duration = Duration::from_secs(5);
+
+/// What is known of the operation so far.
+#[derive(Default)]
+struct Known {
+    operation: Option<String>,
+    last_sequence: i64,
+    reached: bool,
+}
+
+/// Sends the request until its result is known, shows what happens, and returns how to exit.
+pub(super) async fn follow(operate: &Operate, call: &Call) -> Exit {
+    let mut known = Known::default();
+    let exit = tokio::select! {
+        exit = until_known(operate, call, &mut known) => return exit,
+        signal = tokio::signal::ctrl_c() => signal.err().map_or_else(
+            || Exit::interrupted(""),
+            |error| Exit::unknown(format!("cannot wait for Ctrl-C: {error}")),
+        ),
+    };
+    match known.operation {
+        None => exit,
+        Some(operation) => Exit::interrupted(format!(
+            "left operation {operation}, which goes on in the daemon. Follow it again with --request-id {}; `schemad status` \
+             shows how far it is",
+            call.request_id()
+        )),
+    }
+}
+
+async fn until_known(operate: &Operate, call: &Call, known: &mut Known) -> Exit {
+    let address = &operate.common.address;
+    let mut lost_since: Option<Instant> = None;
+    loop {
+        let status = match once(operate, call, known, &mut lost_since).await {
+            Ok(exit) => return exit,
+            Err(status) => status,
+        };
+        if is_result(&status, known) {
+            if operate.common.output == Output::Json {
+                return json_error(&status);
+            }
+            return address.explain(&status);
+        }
+        let since = *lost_since.get_or_insert_with(Instant::now);
+        let patience = if known.reached { operate.reconnect } else { FIRST_CONTACT.min(operate.reconnect) };
+        if since.elapsed() >= patience {
+            let Some(operation) = &known.operation else { return address.explain(&status) };
+            return Exit::unknown(format!(
+                "lost the daemon at {} and could not reach it for {patience:?} ({}). Operation {operation} may have ended \
+                 either way: `schemad status` shows it, and --request-id {} repeats the question",
+                address.address,
+                status.message(),
+                call.request_id()
+            ));
+        }
+        if since.elapsed() < RETRY && known.reached {
+            progress(&format!("lost the connection ({}); asking again", status.message()));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Sends the request once and follows the answer.
+async fn once(
+    operate: &Operate,
+    call: &Call,
+    known: &mut Known,
+    lost_since: &mut Option<Instant>,
+) -> Result<Exit, Status> {
+    let mut client = match operate.common.address.client() {
+        Ok(client) => client,
+        Err(exit) => return Ok(exit),
+    };
+    let mut events = call.send(&mut client).await?;
+    known.reached = true;
+    let mut finished = None;
+    while let Some(event) = events.next().await? {
+        *lost_since = None;
+        let shown_before = match &event.event {
+            Some(Event::Heartbeat(_)) => true,
+            // Another daemon tells it anew; the same one replays its log, of which only the rest is news.
+            Some(Event::Accepted(accepted)) if accepted.repeated => false,
+            _ => event.sequence <= known.last_sequence && known.operation.as_deref() == Some(event.operation.as_str()),
+        };
+        if !event.operation.is_empty() {
+            known.operation = Some(event.operation.clone());
+        }
+        if shown_before {
+            continue;
+        }
+        known.last_sequence = event.sequence.max(known.last_sequence);
+        match operate.common.output {
+            Output::Table => show::event(&event, call.request_id()),
+            Output::Json => {
+                let name = events.message_name();
+                let shown = match call {
+                    Call::Apply(_) => output::json(&pb::ApplyResponse { event: Some(event.clone()) }, name),
+                    Call::Rollback(_) => output::json(&pb::RollbackResponse { event: Some(event.clone()) }, name),
+                };
+                if let Err(exit) = shown {
+                    return Ok(exit);
+                }
+            }
+        }
+        if matches!(event.event, Some(Event::Finished(_) | Event::Planned(_))) {
+            finished = Some(event);
+        }
+    }
+    // A stream that ends well without its last event was cut by something in between.
+    match finished {
+        Some(_) => Ok(Exit::DONE),
+        None => Err(Status::unavailable("the stream ended early")),
+    }
+}
+
+/// Does this status say how the request ended?
+fn is_result(status: &Status, known: &Known) -> bool {
+    match exit::reason(status) {
+        // The operation's own result.
+        Some(_) if exit::operation(status).is_some() => true,
+        // schemad refused; but once the operation was accepted, a daemon that cannot look it up just now says nothing of it.
+        Some(_) => known.operation.is_none() || status.code() != Code::Unavailable,
+        // Something in between.
+        None => !matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted
+        ),
+    }
+}
+
+/// The status as one JSON object on stderr.
+fn json_error(status: &Status) -> Exit {
+    use tonic_types::StatusExt as _;
+    let info = status.get_details_error_info();
+    let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
+    let error = serde_json::json!({
+        "code": status.code() as i32,
+        "message": status.message(),
+        "reason": reason,
+        "metadata": metadata,
+    });
+    progress(&error.to_string());
+    Exit::from_status(status).silently()
+}

@@ -1,0 +1,88 @@
+//! What people see of an operation: a line an event, on stderr but for the last, which is the result.
+
+use crate::{
+    cli::output::{BAD, BOLD, DIM, GOOD, WARN, duration, plain, progress, say, styled, table},
+    grpc::pb::{self, operation_event::Event},
+};
+
+/// Shows one event.
+pub(super) fn event(event: &pb::OperationEvent, request_id: &str) {
+    match &event.event {
+        Some(Event::Accepted(accepted)) => {
+            let again = if accepted.repeated { ", accepted before" } else { "" };
+            progress(&styled(DIM, &format!("operation {} (request {request_id}{again})", event.operation)));
+        }
+        Some(Event::Queued(queued)) => match &queued.running {
+            Some(running) => progress(&format!(
+                "waiting for operation {} of {} ({} of {} steps done)",
+                running.id,
+                plain(&running.daemon),
+                running.steps_done,
+                running.steps_total
+            )),
+            None => progress("waiting for another operation"),
+        },
+        Some(Event::Planned(plan)) => planned(plan, event.operation.is_empty()),
+        Some(Event::StepStarted(_) | Event::Heartbeat(_)) | None => {}
+        Some(Event::Notice(notice)) => {
+            progress(&format!("  {} {}", styled(DIM, &plain(&notice.severity)), plain(&notice.message)));
+        }
+        Some(Event::Retrying(retry)) => progress(&format!(
+            "{} {}: {}; trying again in {}",
+            styled(WARN, "locked"),
+            plain(&retry.version),
+            plain(&retry.message),
+            duration(retry.delay.as_ref())
+        )),
+        Some(Event::StepDone(step)) => progress(&format!(
+            "{:>width$}/{}  {}  {}  {}",
+            step.ordinal,
+            step.total,
+            way(step.direction()),
+            plain(&step.name),
+            styled(DIM, &duration(step.duration.as_ref())),
+            width = step.total.to_string().len(),
+        )),
+        Some(Event::Finished(finished)) => self::finished(finished),
+    }
+}
+
+fn planned(plan: &pb::Planned, validating: bool) {
+    for warning in &plan.warnings {
+        progress(&format!("{} {}", styled(WARN, "warning:"), plain(warning)));
+    }
+    if !validating {
+        return;
+    }
+    if plan.steps.is_empty() {
+        say("Nothing to do.");
+        return;
+    }
+    let rows = plan.steps.iter().map(|step| {
+        let source = step.source().as_str_name().trim_start_matches("SCRIPT_SOURCE_").to_lowercase();
+        vec![way(step.direction()).into(), step.version.clone(), step.name.clone(), source]
+    });
+    say(&table(&["", "VERSION", "NAME", "SCRIPT FROM"], rows));
+}
+
+fn way(direction: pb::Direction) -> &'static str {
+    match direction {
+        pb::Direction::Down => "down",
+        _ => "up",
+    }
+}
+
+fn finished(finished: &pb::Finished) {
+    let current = match finished.current_version.as_str() {
+        "" => "nothing is applied".into(),
+        version => format!("the current version is {}", plain(version)),
+    };
+    let done = format!("{} of {} steps done, {current}", finished.steps_done, finished.steps_total);
+    match finished.state() {
+        pb::OperationState::Succeeded if finished.nothing_to_do => say(&format!("Nothing to do; {current}.")),
+        pb::OperationState::Succeeded => say(&format!("{} {done}.", styled(GOOD, "Done:"))),
+        pb::OperationState::Interrupted => say(&format!("{} {done}.", styled(WARN, "Interrupted:"))),
+        _ if finished.steps_total == 0 => say(&styled(BAD, "Failed before the first step.")),
+        _ => say(&format!("{} {done}.", styled(BOLD.fg_color(BAD.get_fg_color()), "Failed:"))),
+    }
+}

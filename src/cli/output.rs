@@ -1,0 +1,125 @@
+//! What people and programs read: tables and colours for the one, proto3 JSON for the other. Colours go away when NO_COLOR
+//! is set or nobody is looking (anstream decides).
+
+use std::io::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+
+use super::exit::Exit;
+use crate::grpc::pb;
+
+/// How to answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// The response in proto3 JSON, one object a line.
+    Json,
+}
+
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
+pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(super) const DIM: Style = Style::new().dimmed();
+pub(super) const BOLD: Style = Style::new().bold();
+
+/// A line on stdout.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(anstream::stdout(), "{line}"); // a reader that is gone needs no answer
+}
+
+/// A line on stderr: progress.
+pub(super) fn progress(line: &str) {
+    let _ = writeln!(anstream::stderr(), "{line}");
+}
+
+/// An error on stderr.
+pub(super) fn complain(message: &str) {
+    progress(&format!("{BAD}error:{BAD:#} {}", plain(message)));
+}
+
+/// Text from elsewhere must not command the terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Text in a style.
+pub(super) fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// A message as proto3 JSON on one line of stdout.
+pub(super) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
+    say(&to_json(message, name).map_err(|e| Exit::unknown(format!("the answer cannot be shown: {e}")))?);
+    Ok(())
+}
+
+fn to_json(message: &impl Message, name: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS)?;
+    let descriptor = pool.get_message_by_name(name).ok_or("unknown message")?;
+    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
+    let mut serializer = serde_json::Serializer::new(Vec::new());
+    dynamic.serialize_with_options(&mut serializer, &SerializeOptions::new().skip_default_fields(false))?;
+    Ok(String::from_utf8(serializer.into_inner())?)
+}
+
+/// A table without lines, as wide as it needs to be.
+pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row.iter().map(|cell| plain(cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// A time as "2026-01-31 12:00:00Z".
+pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
+    let Some(timestamp) = timestamp else { return String::new() };
+    let whole = prost_types::Timestamp { seconds: timestamp.seconds, nanos: 0 };
+    whole.to_string().replace('T', " ")
+}
+
+/// A duration as people say it.
+pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
+    let Some(Ok(duration)) = duration.cloned().map(std::time::Duration::try_from) else { return String::new() };
+    match duration.as_micros() {
+        ..1_000 => format!("{} µs", duration.as_micros()),
+        ..1_000_000 => format!("{:.1} ms", duration.as_secs_f64() * 1e3),
+        _ => format!("{:.1} s", duration.as_secs_f64()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_cannot_command_the_terminal() {
+        assert_eq!(plain("a\u{1b}[2Jb\tc\nd"), "a\u{fffd}[2Jb\tc\nd");
+    }
+
+    #[test]
+    fn json_is_proto3_json() {
+        let status = pb::GetStatusResponse {
+            status: Some(pb::SchemaStatus { state: pb::SchemaState::Current.into(), ..Default::default() }),
+        };
+        let json = to_json(&status, "schemad.v1.GetStatusResponse").unwrap();
+        assert!(json.contains(r#""state":"SCHEMA_STATE_CURRENT""#) && json.contains(r#""pendingCount":0"#), "{json}");
+    }
+
+    #[test]
+    fn durations_read_well() {
+        let of = |seconds, nanos| duration(Some(&prost_types::Duration { seconds, nanos }));
+        assert_eq!([of(0, 42_000), of(0, 1_500_000), of(61, 0)], ["42 µs", "1.5 ms", "61.0 s"]);
+    }
+}

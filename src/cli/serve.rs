@@ -1,0 +1,69 @@
+//! `schemad serve`: the daemon.
+
+use clap::Args;
+use diesel::{migration::MigrationSource, pg::Pg};
+use tokio::net::TcpListener;
+
+use super::{
+    exit::Exit,
+    settings::{Databases, Settings},
+    telemetry,
+};
+use crate::{Daemon, shutdown};
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    databases: Databases,
+    /// Apply everything pending as soon as the database is there.
+    #[arg(long, env = "SCHEMAD_APPLY_ON_START")]
+    apply_on_start: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self, source: &impl MigrationSource<Pg>) -> Exit {
+        self.serve(source).await.err().unwrap_or(Exit::DONE)
+    }
+
+    async fn serve(self, source: &impl MigrationSource<Pg>) -> Result<(), Exit> {
+        let databases = self.databases.read()?.ok_or_else(|| {
+            Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows the forms), or try `schemad dev`")
+        })?;
+        self.settings.check()?;
+        telemetry::init(self.settings.log_level, self.settings.log_format);
+        let settings = self.settings.daemon(databases, self.apply_on_start);
+        let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
+        let (main, admin) = listeners(&self.settings).await?;
+        serve_until_signalled(daemon, main, admin).await
+    }
+}
+
+/// Binds both listeners, so that a taken port ends the start with one line.
+pub(super) async fn listeners(settings: &Settings) -> Result<(TcpListener, TcpListener), Exit> {
+    let bind = async |flag: &str, address: std::net::SocketAddr| {
+        TcpListener::bind(address).await.map_err(|error| Exit::usage(format!("{flag} {address}: {error}")))
+    };
+    Ok((bind("--listen", settings.listen).await?, bind("--admin-listen", settings.admin_listen).await?))
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(super) async fn serve_until_signalled(daemon: Daemon, main: TcpListener, admin: TcpListener) -> Result<(), Exit> {
+    let signal = async {
+        match shutdown::signalled().await {
+            Ok(name) => tracing::info!(event = "daemon.stopping", signal = name, "stopping"),
+            Err(error) => tracing::error!(event = "daemon.stopping", cause = %error, "cannot wait for signals"),
+        }
+    };
+    daemon.serve(main, admin, signal).await.map_err(Exit::unavailable)
+}
+
+/// A borrowed source is a source.
+pub(super) struct SourceRef<'a, S>(pub &'a S);
+
+impl<S: MigrationSource<Pg>> MigrationSource<Pg> for SourceRef<'_, S> {
+    fn migrations(&self) -> diesel::migration::Result<Vec<Box<dyn diesel::migration::Migration<Pg>>>> {
+        self.0.migrations()
+    }
+}

@@ -1,0 +1,139 @@
+//! The daemon's settings: flags, environment, files. Checked here once; an error names the setting and never its secret.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::{
+    exit::Exit,
+    telemetry::{Format, Level},
+};
+use crate::{
+    app,
+    db::{DatabaseUrl, pool::PoolSettings},
+};
+
+pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
+const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:50052";
+
+/// Settings of `serve` and `dev`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Settings {
+    /// Where to serve gRPC. Another than a loopback address needs --insecure.
+    #[arg(long, env = "SCHEMAD_LISTEN", default_value = DEFAULT_LISTEN, value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Where to serve health and metrics, in plaintext, on any address.
+    #[arg(long, env = "SCHEMAD_ADMIN_LISTEN", default_value = DEFAULT_ADMIN_LISTEN, value_name = "ADDRESS:PORT")]
+    pub admin_listen: SocketAddr,
+    /// Serve on any address although nobody has to authenticate and nothing is encrypted.
+    #[arg(long, env = "SCHEMAD_INSECURE")]
+    insecure: bool,
+    /// Connections that are kept open for reading.
+    #[arg(long, env = "SCHEMAD_POOL_SIZE", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pool_size: u32,
+    /// Connections above --pool-size under load.
+    #[arg(long, env = "SCHEMAD_POOL_OVERFLOW", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pool_overflow: u32,
+    /// How long a read waits for a connection.
+    #[arg(long, env = "SCHEMAD_POOL_TIMEOUT", default_value = "5s", value_parser = positive_duration)]
+    pool_timeout: Duration,
+    /// A connection that was idle for longer is tested before it is used.
+    #[arg(long, env = "SCHEMAD_POOL_PING_AFTER", default_value = "30s", value_parser = humantime::parse_duration)]
+    pool_ping_after: Duration,
+    /// What a running operation gets to end by itself after SIGTERM.
+    #[arg(long, env = "SCHEMAD_SHUTDOWN_GRACE", default_value = "25s", value_parser = humantime::parse_duration)]
+    shutdown_grace: Duration,
+    /// Do not serve gRPC reflection.
+    #[arg(long, env = "SCHEMAD_NO_REFLECTION")]
+    no_reflection: bool,
+    /// The least important events to log.
+    #[arg(long, env = "SCHEMAD_LOG_LEVEL", value_enum, default_value_t)]
+    pub log_level: Level,
+    /// How to log, on stderr.
+    #[arg(long, env = "SCHEMAD_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: Format,
+}
+
+/// Where the database is.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Databases {
+    /// The database. Prefer the environment: other users see a process's arguments.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// A file that holds it.
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
+    database_url_file: Option<PathBuf>,
+    /// Where migrations run when DATABASE_URL goes through a transaction pooler: a direct address.
+    #[arg(long, env = "MIGRATION_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    migration_database_url: Option<String>,
+    /// A file that holds it.
+    #[arg(long, env = "MIGRATION_DATABASE_URL_FILE", value_name = "FILE")]
+    migration_database_url_file: Option<PathBuf>,
+}
+
+impl Databases {
+    /// DATABASE_URL and MIGRATION_DATABASE_URL, from wherever they come. `None`: no DATABASE_URL.
+    pub(super) fn read(&self) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, Exit> {
+        let database = url("DATABASE_URL", self.database_url.as_deref(), self.database_url_file.as_ref())?;
+        let migrating = url(
+            "MIGRATION_DATABASE_URL",
+            self.migration_database_url.as_deref(),
+            self.migration_database_url_file.as_ref(),
+        )?;
+        Ok(database.map(|database| (database, migrating)))
+    }
+}
+
+impl Settings {
+    /// The daemon's settings on these databases.
+    pub(super) fn daemon(
+        &self,
+        (database, migration_database): (DatabaseUrl, Option<DatabaseUrl>),
+        apply_on_start: bool,
+    ) -> app::Settings {
+        app::Settings {
+            database,
+            migration_database,
+            pool: PoolSettings {
+                size: self.pool_size,
+                overflow: self.pool_overflow,
+                timeout: self.pool_timeout,
+                ping_after: self.pool_ping_after,
+            },
+            shutdown_grace: self.shutdown_grace,
+            apply_on_start,
+            reflection: !self.no_reflection,
+        }
+    }
+
+    /// Refuses to be reached from elsewhere while nobody has to say who they are.
+    pub(super) fn check(&self) -> Result<(), Exit> {
+        if self.listen.ip().is_loopback() || self.insecure {
+            return Ok(());
+        }
+        Err(Exit::usage(format!(
+            "--listen {} can be reached from other machines, and this version has no TLS and no authentication: whoever can \
+             connect could change the schema. Use a loopback address, or insist with --insecure",
+            self.listen
+        )))
+    }
+}
+
+fn url(name: &str, value: Option<&str>, file: Option<&PathBuf>) -> Result<Option<DatabaseUrl>, Exit> {
+    let text = match (value.filter(|v| !v.is_empty()), file.filter(|f| !f.as_os_str().is_empty())) {
+        (Some(_), Some(_)) => return Err(Exit::usage(format!("{name} and {name}_FILE are both set; set one"))),
+        (Some(value), None) => value.to_owned(),
+        (None, Some(file)) => std::fs::read_to_string(file)
+            .map_err(|error| Exit::usage(format!("{name}_FILE: {}: {error}", file.display())))?,
+        (None, None) => return Ok(None),
+    };
+    text.parse().map(Some).map_err(|error| Exit::usage(format!("{name}: {error}")))
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}

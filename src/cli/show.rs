@@ -1,0 +1,74 @@
+//! `schemad show`.
+
+use clap::Args;
+
+use super::{
+    client::Read,
+    exit::Exit,
+    list,
+    output::{self, BOLD, Output, plain, say, styled},
+};
+use crate::grpc::pb;
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The migration's version: what stands before the first _ of its folder's name, without any -.
+    version: String,
+    #[command(flatten)]
+    read: Read,
+}
+
+impl Show {
+    pub(super) async fn run(self) -> Exit {
+        self.print().await.err().unwrap_or(Exit::DONE)
+    }
+
+    async fn print(self) -> Result<(), Exit> {
+        let request = pb::GetMigrationRequest { version: self.version.clone() };
+        let response = self.read.call(async |mut client| client.get_migration(request).await).await?;
+        if self.read.common.output == Output::Json {
+            return output::json(&response, "schemad.v1.GetMigrationResponse");
+        }
+        let migration = response.migration.ok_or_else(|| Exit::unknown("the daemon sent an empty migration"))?;
+        say(&show(&migration));
+        Ok(())
+    }
+}
+
+fn show(migration: &pb::Migration) -> String {
+    let facts = [
+        ("Version", migration.version.clone()),
+        ("Name", migration.name.clone()),
+        ("State", list::state(migration)),
+        ("Applied", output::time(migration.apply_time.as_ref())),
+        ("Took", output::duration(migration.apply_duration.as_ref())),
+        ("Operation", migration.operation.clone()),
+        ("By", migration.principal.clone()),
+        ("Reversible", list::reversible(migration)),
+        ("Embedded", checksums(&migration.embedded_up_checksum, &migration.embedded_down_checksum)),
+        ("Recorded", checksums(&migration.recorded_up_checksum, &migration.recorded_down_checksum)),
+    ];
+    let mut lines: Vec<String> = facts
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(label, value)| format!("{label:<10}  {}", plain(value)))
+        .collect();
+    for (label, sql) in [("up.sql", &migration.up_sql), ("down.sql", &migration.down_sql)] {
+        if !sql.is_empty() {
+            lines.push(format!("\n{}\n{}", styled(BOLD, label), plain(sql.trim_end())));
+        }
+    }
+    if migration.truncated {
+        lines.push("(cut after 1 MiB)".into());
+    }
+    lines.join("\n")
+}
+
+fn checksums(up: &str, down: &str) -> String {
+    match (up, down) {
+        ("", "") => String::new(),
+        (up, "") => format!("up {up}"),
+        ("", down) => format!("down {down}"),
+        (up, down) => format!("up {up}, down {down}"),
+    }
+}

@@ -1,0 +1,138 @@
+//! `schemad status`.
+
+use clap::Args;
+
+use super::{
+    client::Read,
+    exit::Exit,
+    output::{self, BAD, BOLD, DIM, GOOD, Output, WARN, plain, say, styled, table},
+};
+use crate::grpc::pb;
+
+/// Pending migrations that the table lists.
+const SHOWN: usize = 20;
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    read: Read,
+}
+
+impl Status {
+    pub(super) async fn run(self) -> Exit {
+        self.print().await.err().unwrap_or(Exit::DONE)
+    }
+
+    async fn print(self) -> Result<(), Exit> {
+        let status = fetch(&self.read).await?;
+        match self.read.common.output {
+            Output::Json => {
+                let response = pb::GetStatusResponse { status: Some(status) };
+                output::json(&response, "schemad.v1.GetStatusResponse")
+            }
+            Output::Table => {
+                say(&show(&status));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Asks for the status.
+pub(super) async fn fetch(read: &Read) -> Result<pb::SchemaStatus, Exit> {
+    let response = read.call(async |mut client| client.get_status(pb::GetStatusRequest {}).await).await?;
+    response.status.ok_or_else(|| Exit::unknown("the daemon sent an empty status"))
+}
+
+/// The status for people.
+pub(super) fn show(status: &pb::SchemaStatus) -> String {
+    let database = status.database.clone().unwrap_or_default();
+    let ledger = status.ledger.clone().unwrap_or_default();
+    let read_only = if database.read_only { ", read-only" } else { "" };
+    let ledger = if ledger.installed { format!("version {}, {}", ledger.version, ledger.id) } else { "not made yet".into() };
+    let mut lines = vec![
+        format!("Schema    {}", state(status)),
+        format!("Current   {}", or_dash(&status.current_version)),
+        format!("Database  {} on PostgreSQL {}{read_only}", plain(&database.name), database.server_version),
+        format!("Ledger    {ledger}"),
+        format!("Set       {} migrations, {}", status.embedded_count, status.embedded_set_digest),
+        format!("schemad   {}", status.binary_version),
+    ];
+    if let Some(operation) = &status.running_operation {
+        lines.push(format!(
+            "Running   {} {}, {} of {} steps done, by {}",
+            operation.kind().as_str_name().trim_start_matches("OPERATION_KIND_").to_lowercase(),
+            operation.id,
+            operation.steps_done,
+            operation.steps_total,
+            plain(&operation.daemon)
+        ));
+    }
+    if !status.pending.is_empty() {
+        lines.push(format!("\n{}", styled(BOLD, "Pending")));
+        let rows = status.pending.iter().take(SHOWN).map(|m| vec![m.version.clone(), m.name.clone()]);
+        lines.push(table(&["VERSION", "NAME"], rows));
+        let more = usize::try_from(status.pending_count).unwrap_or(0).saturating_sub(SHOWN);
+        if more > 0 {
+            lines.push(styled(DIM, &format!("and {more} more; `schemad list` shows all")));
+        }
+    }
+    if !status.problems.is_empty() {
+        lines.push(format!("\n{}", styled(BOLD, "Problems")));
+        lines.extend(status.problems.iter().map(|problem| {
+            let style = if problem.blocking { BAD } else { WARN };
+            format!("{}  {}", styled(style, &problem.reason), plain(&problem.message))
+        }));
+    }
+    lines.join("\n")
+}
+
+fn state(status: &pb::SchemaStatus) -> String {
+    let word = status.state().as_str_name().trim_start_matches("SCHEMA_STATE_");
+    let (style, note) = match status.state() {
+        pb::SchemaState::Current => (GOOD, format!("all {} migrations are applied", status.applied_count)),
+        pb::SchemaState::Empty => (WARN, format!("{} pending", status.pending_count)),
+        pb::SchemaState::Behind => (WARN, format!("{} applied, {} pending", status.applied_count, status.pending_count)),
+        pb::SchemaState::Ahead => {
+            (WARN, format!("{} applied that this binary does not know; it is an older release", status.unknown_count))
+        }
+        _ => (BAD, "apply would be refused; see the problems".into()),
+    };
+    format!("{}  {note}", styled(style, word))
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "–".into() } else { plain(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: pb::SchemaState) -> pb::SchemaStatus {
+        pb::SchemaStatus {
+            state: state.into(),
+            current_version: "20260101".into(),
+            applied_count: 1,
+            pending_count: 22,
+            embedded_count: 23,
+            embedded_set_digest: "sha256:ab".into(),
+            binary_version: "0.1.0".into(),
+            pending: (0..22).map(|n| pb::MigrationRef { version: format!("{n}"), name: format!("{n}_x\u{1b}") }).collect(),
+            problems: vec![pb::Problem {
+                reason: "EDITED".into(),
+                version: "20260101".into(),
+                message: "changed".into(),
+                blocking: true,
+            }],
+            database: Some(pb::Database { name: "app".into(), server_version: "15.18".into(), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_status_reads_well() {
+        let shown = anstream::adapter::strip_str(&show(&status(pb::SchemaState::Diverged))).to_string();
+        insta::assert_snapshot!(shown);
+    }
+}

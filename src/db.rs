@@ -1,0 +1,12 @@
+//! PostgreSQL as schemad uses it: where it is (`url`), what it answers when it refuses (`error`), the pool that reads
+//! (`pool`), the one session that changes things (`session`) and the lock that session holds (`lock`).
+
+pub mod error;
+pub mod lock;
+pub mod pool;
+pub mod pooler;
+pub mod session;
+pub mod url;
+
+pub use error::{Error, SqlError};
+pub use url::DatabaseUrl;

@@ -1,0 +1,151 @@
+//! What PostgreSQL, or the way to it, can answer instead of a result. Nothing the server said is dropped: diesel's own
+//! error has no SQLSTATE, and tokio-postgres hides the cause behind `source()`.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
+
+/// An error that the server reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SqlError {
+    /// The five-character SQLSTATE; empty where diesel reported the error, which drops it.
+    pub sqlstate: String,
+    /// The primary message.
+    pub message: String,
+    /// DETAIL.
+    pub detail: Option<String>,
+    /// HINT.
+    pub hint: Option<String>,
+    /// The CONTEXT lines, for example a PL/pgSQL call stack.
+    pub context: Option<String>,
+    /// Characters from 1 into the message that was sent.
+    pub position: Option<usize>,
+    /// Characters from 1 into `internal_query`.
+    pub internal_position: Option<usize>,
+    /// A statement that the server made itself, for example inside a PL/pgSQL function.
+    pub internal_query: Option<String>,
+}
+
+impl From<&DbError> for SqlError {
+    fn from(error: &DbError) -> Self {
+        let (position, internal_position, internal_query) = match error.position() {
+            Some(ErrorPosition::Original(at)) => (Some(*at as usize), None, None),
+            Some(ErrorPosition::Internal { position, query }) => (None, Some(*position as usize), Some(query.clone())),
+            None => (None, None, None),
+        };
+        Self {
+            sqlstate: error.code().code().into(),
+            message: error.message().into(),
+            detail: error.detail().map(Into::into),
+            hint: error.hint().map(Into::into),
+            context: error.where_().map(Into::into),
+            position,
+            internal_position,
+            internal_query,
+        }
+    }
+}
+
+impl SqlError {
+    /// True for this SQLSTATE.
+    pub fn is(&self, state: &SqlState) -> bool {
+        self.sqlstate == state.code()
+    }
+
+    /// A step that failed with this was undone wholly and may be tried again: lock_timeout ran out, or a deadlock.
+    pub fn is_lock_conflict(&self) -> bool {
+        self.is(&SqlState::LOCK_NOT_AVAILABLE) || self.is(&SqlState::T_R_DEADLOCK_DETECTED)
+    }
+}
+
+impl fmt::Display for SqlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if !self.sqlstate.is_empty() {
+            write!(f, " (SQLSTATE {})", self.sqlstate)?;
+        }
+        for (label, text) in [("detail", &self.detail), ("hint", &self.hint), ("context", &self.context)] {
+            if let Some(text) = text {
+                write!(f, "; {label}: {text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why something could not be asked of the database.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection could be made.
+    #[error("cannot connect to {target}: {cause}")]
+    Connect {
+        /// `user@host:port/database`, never a password.
+        target: String,
+        /// The whole chain of causes.
+        cause: String,
+    },
+    /// The server refused the connection or a statement.
+    #[error("{0}")]
+    Sql(Box<SqlError>),
+    /// The connection ended or the answer made no sense. What ran may or may not have been committed.
+    #[error("the database connection was lost: {0}")]
+    Lost(String),
+    /// No connection of the pool became free.
+    #[error("all {size} database connections were in use for {waited:?}")]
+    PoolExhausted {
+        /// The pool's limit.
+        size: u32,
+        /// How long the read waited.
+        waited: Duration,
+    },
+    /// The server did not answer.
+    #[error("the database did not answer within {0:?}")]
+    Timeout(Duration),
+    /// A transaction pooler lies between schemad and the server.
+    #[error("{0}")]
+    Pooler(Arc<str>),
+    /// The server is older than schemad can use.
+    #[error("the server is PostgreSQL {0}; schemad needs 13 or later")]
+    ServerTooOld(String),
+}
+
+impl Error {
+    /// What the server said, if it was the server.
+    pub fn sql(&self) -> Option<&SqlError> {
+        match self {
+            Self::Sql(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<SqlError> for Error {
+    fn from(error: SqlError) -> Self {
+        Self::Sql(Box::new(error))
+    }
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            // The server closes the session after these (shutdown, termination, crash of a neighbour).
+            Some(db) if db.code().code().starts_with("57P") => Self::Lost(SqlError::from(db).to_string()),
+            Some(db) => SqlError::from(db).into(),
+            None => Self::Lost(chain(&error)),
+        }
+    }
+}
+
+/// An error with all its causes, each once.
+pub fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

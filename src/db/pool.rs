@@ -1,0 +1,212 @@
+//! The connections that read: diesel-async on a bb8 pool. diesel-async's own manager knows nothing of how long a connection
+//! has been idle or whether the server closed it, so this one keeps both.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
+
+use super::{DatabaseUrl, Error, SqlError};
+
+/// Overflow connections are closed after this long without use: long enough to serve the next burst of a rolling deploy.
+const OVERFLOW_IDLE: Duration = Duration::from_secs(30);
+
+/// How the pool behaves.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// Connections that are kept open.
+    pub size: u32,
+    /// Connections above `size` under load.
+    pub overflow: u32,
+    /// How long a read waits for a connection.
+    pub timeout: Duration,
+    /// A connection that was idle for longer is asked whether it still works before it is used.
+    pub ping_after: Duration,
+}
+
+/// A connection that reads, and what is known about it.
+pub struct Reader {
+    conn: AsyncPgConnection,
+    closed: Arc<AtomicBool>,
+    /// A transaction was begun and not ended: its future was dropped, or the connection failed.
+    dirty: bool,
+    last_used: Instant,
+}
+
+impl Reader {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] with the server's own words.
+    pub async fn connect(url: &DatabaseUrl, application_name: &str) -> Result<Self, Error> {
+        let (client, mut connection) = url.connect(application_name).await?;
+        let closed = Arc::new(AtomicBool::new(false));
+        let flag = closed.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
+            flag.store(true, Ordering::Release);
+        });
+        let conn = AsyncPgConnection::try_from(client)
+            .await
+            .map_err(|e| Error::Connect { target: url.target().into(), cause: e.to_string() })?;
+        Ok(Self { conn, closed, dirty: false, last_used: Instant::now() })
+    }
+
+    /// Begins a transaction that sees one state and cannot write. A lock held by a migration ends a read after 500 ms.
+    ///
+    /// Dropped before [`Self::end`], the connection is not used again.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub async fn begin(&mut self) -> Result<(), Error> {
+        self.dirty = true;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL lock_timeout='500ms';\
+                     SET LOCAL statement_timeout='10s'";
+        let begun = self.conn.batch_execute(begin).await;
+        begun.map_err(|e| self.error(e))
+    }
+
+    /// Ends the transaction and passes the result on.
+    ///
+    /// # Errors
+    /// The result's own error, or that of ending.
+    pub async fn end<T>(&mut self, result: diesel::QueryResult<T>) -> Result<T, Error> {
+        let ended = self.conn.batch_execute("ROLLBACK").await;
+        self.dirty = ended.is_err();
+        let value = result.map_err(|e| self.error(e))?;
+        ended.map_err(|e| self.error(e))?;
+        Ok(value)
+    }
+
+    /// diesel's error in schemad's terms.
+    fn error(&self, error: diesel::result::Error) -> Error {
+        match error {
+            _ if self.is_closed() => Error::Lost(error.to_string()),
+            diesel::result::Error::DatabaseError(diesel::result::DatabaseErrorKind::ClosedConnection, info) => {
+                Error::Lost(info.message().into())
+            }
+            diesel::result::Error::DatabaseError(_, info) => SqlError {
+                message: info.message().into(),
+                detail: info.details().map(Into::into),
+                hint: info.hint().map(Into::into),
+                ..SqlError::default()
+            }
+            .into(),
+            other => Error::Lost(other.to_string()),
+        }
+    }
+
+    /// The connection.
+    pub fn conn(&mut self) -> &mut AsyncPgConnection {
+        &mut self.conn
+    }
+
+    /// True once the server has ended the connection.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// A pool of readers.
+#[derive(Clone)]
+pub struct Pool {
+    pool: bb8::Pool<Manager>,
+    timeout: Duration,
+    last_failure: LastFailure,
+}
+
+impl Pool {
+    /// A pool that connects in the background; nothing is awaited and no database needs to be there yet.
+    pub fn new(url: DatabaseUrl, settings: &PoolSettings) -> Self {
+        let last_failure = LastFailure::default();
+        let pool = bb8::Pool::builder()
+            .max_size(settings.size.saturating_add(settings.overflow))
+            .min_idle(settings.size)
+            .idle_timeout(OVERFLOW_IDLE)
+            .connection_timeout(settings.timeout)
+            .queue_strategy(bb8::QueueStrategy::Lifo)
+            .error_sink(Box::new(last_failure.clone()))
+            .build_unchecked(Manager { url, ping_after: settings.ping_after });
+        Self { pool, timeout: settings.timeout, last_failure }
+    }
+
+    /// A connection, waiting for at most the pool's timeout.
+    ///
+    /// # Errors
+    /// [`Error::PoolExhausted`], or the error that kept the pool from connecting (bb8 itself says only "timed out").
+    pub async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, Error> {
+        let asked = Instant::now();
+        self.pool.get().await.map_err(|error| match error {
+            bb8::RunError::User(error) => error,
+            bb8::RunError::TimedOut => self.last_failure.since(asked).unwrap_or_else(|| Error::PoolExhausted {
+                size: self.pool.config().max_size,
+                waited: self.timeout,
+            }),
+        })
+    }
+
+    /// Connections open and connections idle.
+    pub fn state(&self) -> (u32, u32) {
+        let state = self.pool.state();
+        (state.connections, state.idle_connections)
+    }
+}
+
+/// Opens and checks connections for bb8.
+#[derive(Debug)]
+pub struct Manager {
+    url: DatabaseUrl,
+    ping_after: Duration,
+}
+
+impl bb8::ManageConnection for Manager {
+    type Connection = Reader;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<Reader, Error> {
+        Reader::connect(&self.url, "schemad reader").await
+    }
+
+    async fn is_valid(&self, reader: &mut Reader) -> Result<(), Error> {
+        if reader.is_closed() {
+            return Err(Error::Lost("the server closed it while it was idle".into()));
+        }
+        if reader.last_used.elapsed() >= self.ping_after {
+            reader.conn.batch_execute("SELECT 1").await.map_err(|e| Error::Lost(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Called when a connection comes back, which makes it the place to note when it was last used.
+    fn has_broken(&self, reader: &mut Reader) -> bool {
+        reader.last_used = Instant::now();
+        reader.is_closed() || reader.dirty
+    }
+}
+
+/// The last error that kept the pool from connecting, which bb8 tells to this sink only.
+#[derive(Clone, Debug, Default)]
+struct LastFailure(Arc<Mutex<Option<(Instant, Error)>>>);
+
+impl LastFailure {
+    fn since(&self, start: Instant) -> Option<Error> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| *at >= start).map(|(_, error)| error.clone())
+    }
+}
+
+impl bb8::ErrorSink<Error> for LastFailure {
+    fn sink(&self, error: Error) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error));
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Error>> {
+        Box::new(self.clone())
+    }
+}

@@ -1,0 +1,137 @@
+//! The migration session: one direct connection, opened for one operation and closed after it, so that nothing of one
+//! operation reaches the next. Only unnamed and simple queries run on it, because DEALLOCATE ALL ends every step.
+
+use std::future::poll_fn;
+
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, Client};
+
+use super::{DatabaseUrl, Error, url::Connection};
+
+/// Ends whatever a script left in the session. The order matters: the session's user before its role, and the settings
+/// after both. Advisory locks are the business of the step's second guard.
+pub const RESET: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL;\
+    DISCARD TEMP;DISCARD SEQUENCES";
+
+/// How many notices wait to be read. A flood beyond that is dropped: who watches a migration never slows it.
+const NOTICE_BUFFER: usize = 256;
+
+/// The session's own settings, each said explicitly because a role, a database or the server may have set it otherwise.
+/// UTC is what Diesel's connections use. A connection that is gone is noticed by the server within 2 s (14 and later).
+pub fn settings(server_major: u32) -> &'static str {
+    macro_rules! since_13 {
+        () => {
+            "SET application_name='schemad';SET TimeZone='UTC';SET statement_timeout=0;SET lock_timeout=0;\
+             SET idle_in_transaction_session_timeout=0;SET tcp_keepalives_idle=30;SET tcp_keepalives_interval=10;\
+             SET tcp_keepalives_count=3"
+        };
+    }
+    macro_rules! since_14 {
+        () => {
+            concat!(since_13!(), ";SET idle_session_timeout=0;SET client_connection_check_interval='2s'")
+        };
+    }
+    match server_major {
+        ..14 => since_13!(),
+        14..17 => since_14!(),
+        17.. => concat!(since_14!(), ";SET transaction_timeout=0"),
+    }
+}
+
+/// Something the server said beside the result.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// NOTICE, WARNING, INFO and so on.
+    pub severity: String,
+    /// The message.
+    pub message: String,
+}
+
+/// A session for changing the schema. Dropping it closes the connection, which ends its transaction and its locks.
+pub struct Session {
+    client: Client,
+    notices: mpsc::Receiver<Notice>,
+    server_major: u32,
+}
+
+impl Session {
+    /// Connects and makes the settings.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::ServerTooOld`], or what the server says to the settings.
+    pub async fn open(url: &DatabaseUrl) -> Result<Self, Error> {
+        let (client, connection) = url.connect("schemad").await?;
+        let version = connection.parameter("server_version").unwrap_or_default().to_owned();
+        let server_major = major(&version);
+        if server_major < 13 {
+            return Err(Error::ServerTooOld(version));
+        }
+        let (sender, notices) = mpsc::channel(NOTICE_BUFFER);
+        tokio::spawn(drive(connection, sender));
+        let session = Self { client, notices, server_major };
+        session.client.batch_execute(settings(server_major)).await?;
+        Ok(session)
+    }
+
+    /// The connection.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The server's major version, 13 or later.
+    pub fn server_major(&self) -> u32 {
+        self.server_major
+    }
+
+    /// The notices that have arrived.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::iter::from_fn(|| self.notices.try_recv().ok()).collect()
+    }
+
+    /// Ends the transaction and whatever else a failed step left, and makes the settings again.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub async fn clean(&self) -> Result<(), Error> {
+        self.client.batch_execute("ROLLBACK").await?;
+        self.client.batch_execute(&format!("{RESET};{}", settings(self.server_major))).await?;
+        Ok(())
+    }
+}
+
+/// Carries the connection until it ends; its end shows in the client's next call.
+async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>) {
+    while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+        if let AsyncMessage::Notice(notice) = message {
+            let _ = notices.try_send(Notice {
+                severity: notice.severity().into(),
+                message: notice.message().into(),
+            }); // full: dropped, as the channel's size says
+        }
+    }
+}
+
+/// "15.18 (Debian 15.18-0+deb12u1)" is 15; "18beta1" is 18.
+fn major(version: &str) -> u32 {
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    version[..digits].parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_versions_are_read() {
+        for (text, expected) in [("15.18 (Debian 15.18-0+deb12u1)", 15), ("18beta1", 18), ("9.6.24", 9), ("", 0)] {
+            assert_eq!(major(text), expected);
+        }
+    }
+
+    #[test]
+    fn settings_that_a_server_does_not_know_are_left_out() {
+        assert!(!settings(13).contains("idle_session_timeout"));
+        assert!(settings(14).contains("idle_session_timeout") && !settings(16).contains("transaction_timeout=0;SET"));
+        assert!(settings(17).ends_with("SET transaction_timeout=0"));
+    }
+}

@@ -1,0 +1,238 @@
+//! How schemad says no. A failure is a situation that an operator can recognise and act on; it is the same whether it
+//! answers a call, is kept in the ledger or is printed by the command line.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of no: it decides the gRPC code and the command line's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request is malformed.
+    Invalid,
+    /// Nothing by that name.
+    NotFound,
+    /// The state of the database or of the set does not allow it.
+    Refused,
+    /// The migration's own SQL failed.
+    Failed,
+    /// Another operation runs.
+    Busy,
+    /// The daemon or the database session went away in the middle.
+    Interrupted,
+    /// Try later: database, pool or daemon are not available.
+    Unavailable,
+    /// Too many at once.
+    Exhausted,
+    /// A mistake in schemad.
+    Internal,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident $word:literal $kind:ident,)+) => {
+        /// Why, as ErrorInfo.reason says it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// UPPER_SNAKE, as on the wire and in the ledger.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+
+            /// What kind of no it is.
+            pub fn kind(self) -> Kind {
+                match self { $(Self::$name => Kind::$kind,)+ }
+            }
+
+            /// One sentence for docs/errors.md.
+            pub fn doc(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii_start(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The version is empty, longer than 50 characters or holds control characters.
+    InvalidVersion "INVALID_VERSION" Invalid,
+    /// `steps` is not between 1 and 10,000.
+    InvalidSteps "INVALID_STEPS" Invalid,
+    /// Rollback needs exactly one of `steps`, `to` and `all`.
+    TargetMissing "TARGET_MISSING" Invalid,
+    /// The request_id is not a UUID.
+    InvalidRequestId "INVALID_REQUEST_ID" Invalid,
+    /// The request_id was used before for another request.
+    RequestIdReused "REQUEST_ID_REUSED" Invalid,
+    /// A duration is negative or longer than 24 hours.
+    InvalidDuration "INVALID_DURATION" Invalid,
+    /// expected_set_digest is not "sha256:" and 64 hex digits.
+    InvalidDigest "INVALID_DIGEST" Invalid,
+    /// The page size is negative or above 1,000.
+    InvalidPageSize "INVALID_PAGE_SIZE" Invalid,
+    /// The page token was not returned by this method.
+    InvalidPageToken "INVALID_PAGE_TOKEN" Invalid,
+    /// down_from is not a known source.
+    InvalidSource "INVALID_SOURCE" Invalid,
+    /// Neither the binary, the Diesel table nor the ledger knows the version.
+    UnknownVersion "UNKNOWN_VERSION" NotFound,
+    /// A pending migration is older than one that is applied.
+    OutOfOrder "OUT_OF_ORDER" Refused,
+    /// A pending migration is older than an applied one that this binary does not know.
+    UnknownNewer "UNKNOWN_NEWER" Refused,
+    /// The up of an applied migration was changed since.
+    Edited "EDITED" Refused,
+    /// The daemon does not carry the set that the caller expects.
+    SetMismatch "SET_MISMATCH" Refused,
+    /// The rollback's target is not applied.
+    NotApplied "NOT_APPLIED" Refused,
+    /// Fewer migrations are applied than should be rolled back.
+    TooFewApplied "TOO_FEW_APPLIED" Refused,
+    /// A migration that would be rolled back has no down script anywhere.
+    Irreversible "IRREVERSIBLE" Refused,
+    /// The ledger's and the binary's down script differ and the request does not choose.
+    DownsDiffer "DOWNS_DIFFER" Refused,
+    /// The script must run outside a transaction, which this version of schemad cannot do.
+    NonTransactional "NON_TRANSACTIONAL" Refused,
+    /// The script holds a statement that would end the transaction it runs in.
+    EndsTransaction "ENDS_TRANSACTION" Refused,
+    /// The script copies from or to the client, and there is none.
+    NeedsClient "NEEDS_CLIENT" Refused,
+    /// A script that the ledger should hold is missing from it.
+    ScriptMissing "SCRIPT_MISSING" Refused,
+    /// A newer schemad changed the ledger so that this one cannot use it.
+    LedgerTooNew "LEDGER_TOO_NEW" Refused,
+    /// The schema `schemad` exists and is not schemad's.
+    LedgerForeign "LEDGER_FOREIGN" Refused,
+    /// The database role lacks a right; the message names the GRANT.
+    MissingRight "MISSING_RIGHT" Refused,
+    /// A transaction pooler lies between schemad and the server.
+    TransactionPooler "TRANSACTION_POOLER" Refused,
+    /// The server is a standby or read-only.
+    ReadOnlyServer "READ_ONLY_SERVER" Refused,
+    /// The server is older than PostgreSQL 13.
+    ServerTooOld "SERVER_TOO_OLD" Refused,
+    /// The migration's SQL failed; it was undone, the steps before it stay.
+    MigrationFailed "MIGRATION_FAILED" Failed,
+    /// A step could not get its locks within lock_wait; it was undone, the steps before it stay.
+    LockTimeout "LOCK_TIMEOUT" Failed,
+    /// Another operation holds the lock.
+    Busy "BUSY" Busy,
+    /// The operation ended before its last step: its daemon stopped or its database session was lost.
+    Interrupted "INTERRUPTED" Interrupted,
+    /// The database cannot be reached or did not answer.
+    DatabaseUnavailable "DATABASE_UNAVAILABLE" Unavailable,
+    /// All connections of the pool are in use.
+    PoolExhausted "POOL_EXHAUSTED" Unavailable,
+    /// The daemon is shutting down.
+    ShuttingDown "SHUTTING_DOWN" Unavailable,
+    /// Too many operations are queued in this daemon.
+    TooManyQueued "TOO_MANY_QUEUED" Exhausted,
+    /// A mistake in schemad; please report it with the daemon's log.
+    Internal "INTERNAL" Internal,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    /// A newer daemon's reason that this one does not know reads as [`Reason::Internal`]; the message is still its own.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        Ok(Self::ALL.iter().copied().find(|r| r.as_str() == word).unwrap_or(Self::Internal))
+    }
+}
+
+/// A no, with everything that is known about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Why.
+    pub reason: Reason,
+    /// What happened and what to do, in sentences.
+    pub message: String,
+    /// The same as data: version, file, statement, line, column, sqlstate and so on.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// The request's field that is at fault, for a malformed request.
+    #[serde(default)]
+    pub field: Option<String>,
+}
+
+impl Failure {
+    /// A failure with its message.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), metadata: BTreeMap::new(), field: None }
+    }
+
+    /// A malformed request.
+    pub fn invalid(reason: Reason, field: &str, message: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), ..Self::new(reason, message) }
+    }
+
+    /// Adds one datum.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.metadata.insert(key.into(), value.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<crate::db::Error> for Failure {
+    fn from(error: crate::db::Error) -> Self {
+        use crate::db::Error;
+        let reason = match &error {
+            Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_) => Reason::DatabaseUnavailable,
+            Error::PoolExhausted { .. } => Reason::PoolExhausted,
+            Error::Pooler(_) => Reason::TransactionPooler,
+            Error::ServerTooOld(_) => Reason::ServerTooOld,
+            Error::Sql(sql) if sql.sqlstate == "42501" || sql.message.starts_with("permission denied") => {
+                Reason::MissingRight
+            }
+            Error::Sql(sql) if sql.sqlstate == "25006" => Reason::ReadOnlyServer,
+            // Connection, rollback, resources, locks, operator, system: they pass. Empty: from diesel, which drops it.
+            Error::Sql(sql) => match sql.sqlstate.get(..2).unwrap_or_default() {
+                "" | "08" | "40" | "53" | "55" | "57" | "58" => Reason::DatabaseUnavailable,
+                _ => Reason::Internal,
+            },
+        };
+        let failure = Self::new(reason, error.to_string());
+        match error.sql() {
+            Some(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
+            _ => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_survives_the_ledger_and_unknown_reasons_keep_their_message() {
+        let failure = Failure::new(Reason::Edited, "x").with("version", "1");
+        let json = serde_json::to_string(&failure).unwrap();
+        assert_eq!(serde_json::from_str::<Failure>(&json).unwrap(), failure);
+        let foreign: Failure = serde_json::from_str(r#"{"reason":"FROM_THE_FUTURE","message":"m"}"#).unwrap();
+        assert_eq!((foreign.reason, foreign.message.as_str()), (Reason::Internal, "m"));
+    }
+}

@@ -1,0 +1,263 @@
+//! Domain types into messages.
+
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use super::pb;
+use crate::{
+    catalog::Catalog,
+    ledger::{OperationRow, Snapshot, State},
+    migration::{Direction, Migration, Mode, Recorded, Row, Script, Version},
+    operation::{Entry, Event, StepName},
+    planner::{self, Assessment},
+};
+
+/// Pending migrations and problems listed in a status; the counts are whole.
+const MAX_PENDING: usize = 1000;
+const MAX_PROBLEMS: usize = 100;
+/// Steps listed in a plan: with names of 255 bytes still well below the 3 MiB of a message.
+const MAX_PLANNED: usize = 5000;
+/// Bytes of SQL in an answer.
+const MAX_SQL: usize = 1 << 20;
+
+/// The answer of GetStatus.
+pub fn status(catalog: &Catalog, snapshot: &Snapshot, assessment: &Assessment) -> pb::SchemaStatus {
+    let name = |version: &Version| catalog.get(version).map_or_else(String::new, |m| m.name.clone());
+    pb::SchemaStatus {
+        state: match assessment.state {
+            planner::State::Empty => pb::SchemaState::Empty,
+            planner::State::Current => pb::SchemaState::Current,
+            planner::State::Behind => pb::SchemaState::Behind,
+            planner::State::Ahead => pb::SchemaState::Ahead,
+            planner::State::Diverged => pb::SchemaState::Diverged,
+        }
+        .into(),
+        current_version: assessment.current.as_ref().map(ToString::to_string).unwrap_or_default(),
+        applied_count: count(assessment.applied),
+        pending_count: count(assessment.pending.len()),
+        unknown_count: count(assessment.unknown.len()),
+        embedded_count: count(catalog.len()),
+        pending: assessment
+            .pending
+            .iter()
+            .take(MAX_PENDING)
+            .map(|version| pb::MigrationRef { version: version.to_string(), name: name(version) })
+            .collect(),
+        problems: assessment.problems.iter().take(MAX_PROBLEMS).map(problem).collect(),
+        running_operation: snapshot.running.as_ref().map(operation),
+        binary_version: env!("CARGO_PKG_VERSION").into(),
+        embedded_set_digest: catalog.digest().to_string(),
+        ledger: Some(snapshot.ledger.as_ref().map_or_else(pb::Ledger::default, |ledger| pb::Ledger {
+            installed: true,
+            id: ledger.id.clone(),
+            version: ledger.version,
+            compatible_with: ledger.compatible_with,
+        })),
+        database: Some(pb::Database {
+            name: snapshot.server.database.clone(),
+            server_version: snapshot.server.version.clone(),
+            read_only: snapshot.server.read_only,
+            diesel_table: snapshot.diesel_table.clone().unwrap_or_default(),
+        }),
+    }
+}
+
+fn problem(problem: &planner::Problem) -> pb::Problem {
+    pb::Problem {
+        reason: problem.reason.into(),
+        version: problem.version.clone(),
+        message: problem.message.clone(),
+        blocking: problem.blocking,
+    }
+}
+
+/// An operation.
+pub fn operation(row: &OperationRow) -> pb::Operation {
+    pb::Operation {
+        id: row.id.to_string(),
+        kind: kind(&row.kind).into(),
+        state: State::parse(&row.state).map_or(pb::OperationState::Unspecified, state).into(),
+        principal: row.principal.clone(),
+        daemon: row.daemon.clone(),
+        create_time: Some(row.created_at.into()),
+        start_time: row.started_at.map(Into::into),
+        end_time: row.finished_at.map(Into::into),
+        steps_total: row.steps_total,
+        steps_done: row.steps_done,
+    }
+}
+
+/// One migration, as far as the binary and the database know it; without SQL.
+pub fn migration(version: &Version, embedded: Option<&Migration>, row: Option<&Row>) -> pb::Migration {
+    let recorded = row.and_then(|row| row.recorded.as_ref());
+    let applied = row.is_some_and(Row::is_applied);
+    let checksum = |script: Option<&Script>| script.map(|s| s.checksum.to_string()).unwrap_or_default();
+    let state = match (applied, recorded) {
+        (true, Some(Recorded { adopted: false, .. })) => pb::MigrationState::Applied,
+        (true, _) => pb::MigrationState::Adopted,
+        (false, Some(_)) => pb::MigrationState::RevertedElsewhere,
+        (false, None) => pb::MigrationState::Pending,
+    };
+    let (ledger_up, ledger_down) = recorded.map_or((None, None), |r| (r.up, r.down));
+    let embedded_up = embedded.map(|m| &m.up);
+    let embedded_down = embedded.and_then(|m| m.down.as_ref());
+    let sources = [
+        (ledger_down.is_some() && applied, pb::ScriptSource::Ledger),
+        (embedded_down.is_some(), pb::ScriptSource::Binary),
+    ];
+    pb::Migration {
+        version: version.to_string(),
+        name: embedded
+            .map(|m| m.name.clone())
+            .or_else(|| recorded.map(|r| r.name.clone()))
+            .unwrap_or_else(|| version.to_string()),
+        state: state.into(),
+        embedded: embedded.is_some(),
+        edited: applied && ledger_up.zip(embedded_up).is_some_and(|((sum, _), up)| sum != up.checksum),
+        up_mode: mode(embedded_up.map(|s| s.mode).or(ledger_up.map(|(_, mode)| mode))).into(),
+        down_mode: mode(embedded_down.map(|s| s.mode).or(ledger_down.map(|(_, mode)| mode))).into(),
+        embedded_up_checksum: checksum(embedded_up),
+        embedded_down_checksum: checksum(embedded_down),
+        recorded_up_checksum: ledger_up.map(|(sum, _)| sum.to_string()).unwrap_or_default(),
+        recorded_down_checksum: ledger_down.map(|(sum, _)| sum.to_string()).unwrap_or_default(),
+        reversible_from: sources.into_iter().filter(|(has, _)| *has).map(|(_, source)| source.into()).collect(),
+        apply_time: recorded.map(|r| r.applied_at).or(row.and_then(|r| r.run_on)).map(Into::into),
+        apply_duration: recorded.and_then(|r| r.duration).map(duration),
+        operation: recorded.and_then(|r| r.operation.clone()).map(|(id, _)| id).unwrap_or_default(),
+        principal: recorded.and_then(|r| r.operation.clone()).map(|(_, who)| who).unwrap_or_default(),
+        ..pb::Migration::default()
+    }
+}
+
+/// SQL for an answer, and whether it was cut.
+pub fn sql(text: &str) -> (String, bool) {
+    if text.len() <= MAX_SQL {
+        return (text.into(), false);
+    }
+    let end = (0..=MAX_SQL).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    (text[..end].into(), true)
+}
+
+/// An event of a running operation.
+pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
+    use pb::operation_event::Event as Pb;
+    let event = match &entry.event {
+        Event::Accepted { kind: word, request_id, repeated } => Pb::Accepted(pb::Accepted {
+            kind: kind(word).into(),
+            request_id: request_id.to_string(),
+            repeated: *repeated,
+        }),
+        Event::Queued(running) => Pb::Queued(pb::Queued { running: running.as_ref().map(self::operation) }),
+        Event::Planned { steps, warnings } => Pb::Planned(pb::Planned {
+            steps: steps
+                .iter()
+                .take(MAX_PLANNED)
+                .map(|(version, name, way, from_ledger)| pb::PlannedStep {
+                    version: version.clone(),
+                    name: name.clone(),
+                    direction: direction(*way).into(),
+                    source: if *from_ledger { pb::ScriptSource::Ledger } else { pb::ScriptSource::Binary }.into(),
+                })
+                .collect(),
+            warnings: warnings.clone(),
+        }),
+        Event::StepStarted(StepName { ordinal, total, version, name, direction: way }) => {
+            Pb::StepStarted(pb::StepStarted {
+                ordinal: count(*ordinal),
+                total: count(*total),
+                version: version.clone(),
+                name: name.clone(),
+                direction: direction(*way).into(),
+            })
+        }
+        Event::Notice { version, severity, message } => Pb::Notice(pb::Notice {
+            version: version.clone(),
+            severity: severity.clone(),
+            message: message.clone(),
+        }),
+        Event::Retrying { version, attempt, sqlstate, message, delay } => Pb::Retrying(pb::Retrying {
+            version: version.clone(),
+            attempt: i32::try_from(*attempt).unwrap_or(i32::MAX),
+            sqlstate: sqlstate.clone(),
+            message: message.clone(),
+            delay: Some(duration(*delay)),
+        }),
+        Event::StepDone(StepName { ordinal, total, version, name, direction: way }, took) => {
+            Pb::StepDone(pb::StepDone {
+                ordinal: count(*ordinal),
+                total: count(*total),
+                version: version.clone(),
+                name: name.clone(),
+                direction: direction(*way).into(),
+                duration: Some(duration(*took)),
+            })
+        }
+        Event::Finished(ended, finished) => Pb::Finished(pb::Finished {
+            state: state(*ended).into(),
+            nothing_to_do: finished.nothing_to_do,
+            steps_done: count(finished.steps_done),
+            steps_total: count(finished.steps_total),
+            current_version: finished.current.clone().unwrap_or_default(),
+            warnings: finished.warnings.clone(),
+        }),
+    };
+    message(operation, entry.sequence, entry.time, event)
+}
+
+/// An event with its frame.
+pub fn message(
+    operation: Option<Uuid>,
+    sequence: u64,
+    time: SystemTime,
+    event: pb::operation_event::Event,
+) -> pb::OperationEvent {
+    pb::OperationEvent {
+        operation: operation.map(|id| id.to_string()).unwrap_or_default(),
+        sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
+        time: Some(time.into()),
+        event: Some(event),
+    }
+}
+
+fn kind(word: &str) -> pb::OperationKind {
+    match word {
+        "apply" => pb::OperationKind::Apply,
+        "rollback" => pb::OperationKind::Rollback,
+        _ => pb::OperationKind::Unspecified,
+    }
+}
+
+fn state(state: State) -> pb::OperationState {
+    match state {
+        State::Pending => pb::OperationState::Pending,
+        State::Running => pb::OperationState::Running,
+        State::Succeeded => pb::OperationState::Succeeded,
+        State::Failed => pb::OperationState::Failed,
+        State::Interrupted => pb::OperationState::Interrupted,
+    }
+}
+
+fn direction(direction: Direction) -> pb::Direction {
+    match direction {
+        Direction::Up => pb::Direction::Up,
+        Direction::Down => pb::Direction::Down,
+    }
+}
+
+fn mode(mode: Option<Mode>) -> pb::MigrationMode {
+    match mode {
+        None => pb::MigrationMode::Unspecified,
+        Some(Mode::Transactional) => pb::MigrationMode::Transactional,
+        Some(Mode::NonTransactional) => pb::MigrationMode::NonTransactional,
+    }
+}
+
+/// A duration of ours is never too long for the message.
+fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration::try_from(duration).unwrap_or_default()
+}
+
+fn count(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,195 @@
+//! MigrationService.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::stream::{self, Stream, StreamExt as _};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::{convert, pb, request, status, stream::Events};
+use crate::{
+    catalog::Catalog,
+    db::{
+        Error,
+        pool::{Pool, Reader},
+    },
+    failure::Failure,
+    ledger::{self, Snapshot},
+    migration::{Migration, Row, Version},
+    monitor::View,
+    operation::{self, Event, Operations},
+    planner,
+};
+
+/// A read that takes longer is no use to whoever asked.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
+/// The service.
+pub struct Migrations {
+    /// The embedded set.
+    pub catalog: Arc<Catalog>,
+    /// For reads.
+    pub pool: Pool,
+    /// For Apply and Rollback.
+    pub operations: Operations,
+    /// To answer at once when the database is known to be away.
+    pub views: watch::Receiver<Arc<View>>,
+}
+
+type Reading<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+type Answer<T> = Result<Response<T>, Status>;
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Migrations {
+    /// Reads with a connection of the pool; once more when the server had closed that connection.
+    async fn read<T>(&self, read: impl Fn(&mut Reader) -> Reading<'_, T>) -> Result<T, Failure> {
+        self.views.borrow().database.clone()?;
+        let reading = async {
+            let first = read(&mut *self.pool.get().await?).await;
+            match first {
+                Err(Error::Lost(_)) => read(&mut *self.pool.get().await?).await,
+                answer => answer,
+            }
+        };
+        match tokio::time::timeout(READ_WITHIN, reading).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Error::Timeout(READ_WITHIN).into()),
+        }
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Failure> {
+        self.read(|reader| Box::pin(ledger::read::snapshot(reader))).await
+    }
+
+    async fn start(&self, checked: Result<operation::Request, Failure>, validate_only: bool) -> Result<Events, Status> {
+        let checked = checked.map_err(|e| status::from_failure(&e))?;
+        if !validate_only {
+            return Ok(super::stream::follow(&self.operations.submit(checked)));
+        }
+        let planned = self.validate(&checked).await.map_err(|e| status::from_failure(&e))?;
+        let entry = operation::Entry { sequence: 1, time: SystemTime::now(), event: planned };
+        Ok(Box::pin(stream::iter([Ok(convert::event(None, &entry))])))
+    }
+
+    async fn validate(&self, request: &operation::Request) -> Result<Event, Failure> {
+        self.views.borrow().ready()?;
+        let mut reader = self.pool.get().await?;
+        operation::validate(&self.catalog, &mut reader, request).await
+    }
+
+    async fn migration(&self, version: &Version) -> Result<pb::Migration, Failure> {
+        let snapshot = self.snapshot().await?;
+        let embedded = self.catalog.get(version);
+        let row = snapshot.rows.iter().find(|row| row.version == *version);
+        if embedded.is_none() && row.is_none() {
+            return Err(planner::Refusal::UnknownVersion(version.clone()).into());
+        }
+        let recorded = row.and_then(|row| row.recorded.as_ref());
+        let (up, down) = match embedded {
+            Some(migration) => {
+                (Some(migration.up.sql.to_string()), migration.down.as_ref().map(|down| down.sql.to_string()))
+            }
+            None => self.stored(recorded.and_then(|r| r.up), recorded.and_then(|r| r.down)).await?,
+        };
+        let (up_sql, up_cut) = convert::sql(up.as_deref().unwrap_or_default());
+        let (down_sql, down_cut) = convert::sql(down.as_deref().unwrap_or_default());
+        Ok(pb::Migration {
+            up_sql,
+            down_sql,
+            truncated: up_cut || down_cut,
+            ..convert::migration(version, embedded, row)
+        })
+    }
+
+    /// The ledger's texts of a migration that the binary does not carry.
+    async fn stored(
+        &self,
+        up: Option<(crate::migration::Checksum, crate::migration::Mode)>,
+        down: Option<(crate::migration::Checksum, crate::migration::Mode)>,
+    ) -> Result<(Option<String>, Option<String>), Failure> {
+        let wanted: Vec<_> = [up, down].into_iter().flatten().map(|(checksum, _)| checksum).collect();
+        let mut found = self.read(|reader| Box::pin(ledger::read::scripts(reader, wanted.clone()))).await?.into_iter();
+        let up = up.and_then(|_| found.next().flatten());
+        let down = down.and_then(|_| found.next().flatten());
+        Ok((up, down))
+    }
+
+    async fn list(&self, size: i32, token: &str) -> Result<pb::ListMigrationsResponse, Failure> {
+        let (after, size) = request::page(size, token)?;
+        let snapshot = self.snapshot().await?;
+        let mut known = self.known(&snapshot).into_iter().filter(|(version, _)| {
+            after.as_deref().is_none_or(|after| version.as_str() > after)
+        });
+        let page: Vec<_> = known.by_ref().take(size).collect();
+        let next_page_token = match (known.next(), page.last()) {
+            (Some(_), Some((last, _))) => request::page_token(last),
+            _ => String::new(),
+        };
+        let migrations =
+            page.into_iter().map(|(version, (embedded, row))| convert::migration(version, embedded, row)).collect();
+        Ok(pb::ListMigrationsResponse { migrations, next_page_token })
+    }
+
+    /// Every version that anybody knows, in order.
+    fn known<'a>(&'a self, snapshot: &'a Snapshot) -> BTreeMap<&'a Version, (Option<&'a Migration>, Option<&'a Row>)> {
+        let mut known: BTreeMap<_, _> = self.catalog.iter().map(|m| (&m.version, (Some(m), None))).collect();
+        for row in &snapshot.rows {
+            match known.entry(&row.version) {
+                Entry::Occupied(mut entry) => entry.get_mut().1 = Some(row),
+                Entry::Vacant(entry) => {
+                    entry.insert((None, Some(row)));
+                }
+            }
+        }
+        known
+    }
+
+    async fn status(&self) -> Result<pb::SchemaStatus, Failure> {
+        let snapshot = self.snapshot().await?;
+        let assessment = planner::assess(&self.catalog, &snapshot.rows);
+        Ok(convert::status(&self.catalog, &snapshot, &assessment))
+    }
+}
+
+#[tonic::async_trait]
+impl pb::migration_service_server::MigrationService for Migrations {
+    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Answer<pb::GetStatusResponse> {
+        let status = self.status().await.map_err(|e| status::from_failure(&e))?;
+        Ok(Response::new(pb::GetStatusResponse { status: Some(status) }))
+    }
+
+    async fn list_migrations(&self, request: Request<pb::ListMigrationsRequest>) -> Answer<pb::ListMigrationsResponse> {
+        let pb::ListMigrationsRequest { page_size, page_token } = request.into_inner();
+        Ok(Response::new(self.list(page_size, &page_token).await.map_err(|e| status::from_failure(&e))?))
+    }
+
+    async fn get_migration(&self, request: Request<pb::GetMigrationRequest>) -> Answer<pb::GetMigrationResponse> {
+        let version =
+            request::version("version", &request.into_inner().version).map_err(|e| status::from_failure(&e))?;
+        let migration = self.migration(&version).await.map_err(|e| status::from_failure(&e))?;
+        Ok(Response::new(pb::GetMigrationResponse { migration: Some(migration) }))
+    }
+
+    type ApplyStream = Responses<pb::ApplyResponse>;
+
+    async fn apply(&self, request: Request<pb::ApplyRequest>) -> Answer<Self::ApplyStream> {
+        let message = request.into_inner();
+        let validate_only = message.validate_only;
+        let events = self.start(request::apply(message), validate_only).await?;
+        Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::ApplyResponse { event: Some(event) })))))
+    }
+
+    type RollbackStream = Responses<pb::RollbackResponse>;
+
+    async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Answer<Self::RollbackStream> {
+        let message = request.into_inner();
+        let validate_only = message.validate_only;
+        let events = self.start(request::rollback(message), validate_only).await?;
+        Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::RollbackResponse { event: Some(event) })))))
+    }
+}

@@ -1,0 +1,227 @@
+//! Requests into domain types; everything that can be wrong with a message is found here, before anything is asked of the
+//! database.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use uuid::Uuid;
+
+use super::pb;
+use crate::{
+    failure::{Failure, Reason},
+    migration::Version,
+    operation::{Action, Request},
+    planner::{Apply, ApplyTarget, Rollback, RollbackTarget, Source},
+};
+
+/// More migrations than any project has.
+const MAX_STEPS: i32 = 10_000;
+/// A request that waits longer than a day is forgotten by whoever sent it.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// As long as people wait for a lock before they look why.
+const DEFAULT_LOCK_WAIT: Duration = Duration::from_secs(120);
+const MAX_PAGE: i32 = 1000;
+const DEFAULT_PAGE: usize = 100;
+/// Marks the page tokens of ListMigrations.
+const MIGRATIONS_PAGE: &str = "migrations:";
+
+/// Until callers authenticate, everybody is this principal.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// Checks an ApplyRequest.
+///
+/// # Errors
+/// The first malformed field.
+pub fn apply(request: pb::ApplyRequest) -> Result<Request, Failure> {
+    let target = match &request.target {
+        None => ApplyTarget::All,
+        Some(pb::apply_request::Target::To(to)) => ApplyTarget::To(version("to", to)?),
+        Some(pb::apply_request::Target::Steps(n)) => ApplyTarget::Steps(steps(*n)?),
+    };
+    let expected_set = match request.expected_set_digest.as_str() {
+        "" => None,
+        digest => Some(
+            digest
+                .parse()
+                .map_err(|e| Failure::invalid(Reason::InvalidDigest, "expected_set_digest", format!("expected_set_digest: {e}")))?,
+        ),
+    };
+    let action = Action::Apply(Apply { target, allow_out_of_order: request.allow_out_of_order, expected_set });
+    operation(action, &request.request_id, request.queue_timeout, request.lock_wait)
+}
+
+/// Checks a RollbackRequest.
+///
+/// # Errors
+/// The first malformed field.
+pub fn rollback(request: pb::RollbackRequest) -> Result<Request, Failure> {
+    let target = match &request.target {
+        Some(pb::rollback_request::Target::To(to)) => RollbackTarget::To(version("to", to)?),
+        Some(pb::rollback_request::Target::Steps(n)) => RollbackTarget::Steps(steps(*n)?),
+        Some(pb::rollback_request::Target::All(true)) => RollbackTarget::All,
+        Some(pb::rollback_request::Target::All(false)) | None => {
+            return Err(Failure::invalid(
+                Reason::TargetMissing,
+                "target",
+                "say how far to roll back: steps, to a version (which stays applied), or all",
+            ));
+        }
+    };
+    let down_from = match pb::ScriptSource::try_from(request.down_from) {
+        Ok(pb::ScriptSource::Unspecified) => None,
+        Ok(pb::ScriptSource::Ledger) => Some(Source::Ledger),
+        Ok(pb::ScriptSource::Binary) => Some(Source::Binary),
+        Err(_) => return Err(Failure::invalid(Reason::InvalidSource, "down_from", "down_from is LEDGER or BINARY")),
+    };
+    let action = Action::Rollback(Rollback { target, down_from });
+    operation(action, &request.request_id, request.queue_timeout, request.lock_wait)
+}
+
+fn operation(
+    action: Action,
+    request_id: &str,
+    queue_timeout: Option<prost_types::Duration>,
+    lock_wait: Option<prost_types::Duration>,
+) -> Result<Request, Failure> {
+    let request_id = match request_id {
+        "" => Uuid::new_v4(),
+        id => Uuid::try_parse(id)
+            .map_err(|_| Failure::invalid(Reason::InvalidRequestId, "request_id", "request_id is not a UUID"))?,
+    };
+    Ok(Request {
+        action,
+        principal: ANONYMOUS.into(),
+        request_id,
+        queue_timeout: wait("queue_timeout", queue_timeout)?.unwrap_or_default(),
+        lock_wait: wait("lock_wait", lock_wait)?.unwrap_or(DEFAULT_LOCK_WAIT),
+    })
+}
+
+/// Checks a version that a request names.
+///
+/// # Errors
+/// INVALID_VERSION naming the field.
+pub fn version(field: &str, text: &str) -> Result<Version, Failure> {
+    text.parse().map_err(|e| Failure::invalid(Reason::InvalidVersion, field, format!("{field}: {e}")))
+}
+
+/// Checks a page size and token; returns the version after which the page begins, and its length.
+///
+/// # Errors
+/// INVALID_PAGE_SIZE or INVALID_PAGE_TOKEN.
+pub fn page(size: i32, token: &str) -> Result<(Option<String>, usize), Failure> {
+    let size = match size {
+        0 => DEFAULT_PAGE,
+        1..=MAX_PAGE => size as usize,
+        _ => {
+            let message = format!("page_size is 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}");
+            return Err(Failure::invalid(Reason::InvalidPageSize, "page_size", message));
+        }
+    };
+    let after = match token {
+        "" => None,
+        token => Some(
+            URL_SAFE_NO_PAD
+                .decode(token)
+                .ok()
+                .and_then(|bytes| String::from_utf8(bytes).ok())
+                .and_then(|text| text.strip_prefix(MIGRATIONS_PAGE).map(str::to_owned))
+                .ok_or_else(|| {
+                    let message = "page_token is not one that ListMigrations returned; begin without one";
+                    Failure::invalid(Reason::InvalidPageToken, "page_token", message)
+                })?,
+        ),
+    };
+    Ok((after, size))
+}
+
+/// The token for the page after `version`.
+pub fn page_token(version: &Version) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{MIGRATIONS_PAGE}{version}"))
+}
+
+fn steps(n: i32) -> Result<NonZeroUsize, Failure> {
+    let in_range = (1..=MAX_STEPS).contains(&n).then(|| usize::try_from(n).ok().and_then(NonZeroUsize::new)).flatten();
+    in_range.ok_or_else(|| Failure::invalid(Reason::InvalidSteps, "steps", format!("steps is {n}; it must be 1 to {MAX_STEPS}")))
+}
+
+fn wait(field: &str, duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Failure> {
+    let Some(duration) = duration else { return Ok(None) };
+    match Duration::try_from(duration) {
+        Ok(duration) if duration <= MAX_WAIT => Ok(Some(duration)),
+        _ => Err(Failure::invalid(Reason::InvalidDuration, field, format!("{field} is between 0 and 24 hours"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(result: Result<Request, Failure>) -> (Reason, String) {
+        let failure = result.unwrap_err();
+        (failure.reason, failure.field.unwrap_or_default())
+    }
+
+    #[test]
+    fn malformed_applies_are_named() {
+        use pb::apply_request::Target;
+        let base = pb::ApplyRequest::default;
+        for n in [0, -1, i32::MIN, i32::MAX, MAX_STEPS + 1] {
+            let request = pb::ApplyRequest { target: Some(Target::Steps(n)), ..base() };
+            assert_eq!(reason(apply(request)), (Reason::InvalidSteps, "steps".into()));
+        }
+        let request = pb::ApplyRequest { target: Some(Target::To(String::new())), ..base() };
+        assert_eq!(reason(apply(request)), (Reason::InvalidVersion, "to".into()));
+        let request = pb::ApplyRequest { request_id: "42".into(), ..base() };
+        assert_eq!(reason(apply(request)), (Reason::InvalidRequestId, "request_id".into()));
+        let request = pb::ApplyRequest { expected_set_digest: "sha256:12".into(), ..base() };
+        assert_eq!(reason(apply(request)), (Reason::InvalidDigest, "expected_set_digest".into()));
+        for (seconds, nanos) in [(-1, 0), (24 * 3600, 1), (i64::MAX, 0)] {
+            let request =
+                pb::ApplyRequest { queue_timeout: Some(prost_types::Duration { seconds, nanos }), ..base() };
+            assert_eq!(reason(apply(request)), (Reason::InvalidDuration, "queue_timeout".into()));
+        }
+    }
+
+    #[test]
+    fn a_rollback_says_how_far() {
+        use pb::rollback_request::Target;
+        for target in [None, Some(Target::All(false))] {
+            let request = pb::RollbackRequest { target, ..Default::default() };
+            assert_eq!(reason(rollback(request)), (Reason::TargetMissing, "target".into()));
+        }
+        let request = pb::RollbackRequest { target: Some(Target::All(true)), down_from: 9, ..Default::default() };
+        assert_eq!(reason(rollback(request)), (Reason::InvalidSource, "down_from".into()));
+    }
+
+    #[test]
+    fn page_tokens_read_back_and_foreign_ones_are_refused() {
+        let version = version("v", "2026").unwrap();
+        assert_eq!(page(0, &page_token(&version)).unwrap(), (Some("2026".into()), DEFAULT_PAGE));
+        let foreign = URL_SAFE_NO_PAD.encode("operations:2026");
+        for token in ["x", "!", foreign.as_str()] {
+            assert_eq!(page(0, token).unwrap_err().reason, Reason::InvalidPageToken);
+        }
+        for size in [-1, 1001] {
+            assert_eq!(page(size, "").unwrap_err().reason, Reason::InvalidPageSize);
+        }
+    }
+
+    #[test]
+    fn requests_that_ask_for_the_same_have_one_hash_and_others_do_not() {
+        use pb::apply_request::Target;
+        let hash = |request: pb::ApplyRequest| apply(request).unwrap().hash();
+        let base = pb::ApplyRequest::default();
+        let with_id = pb::ApplyRequest { request_id: Uuid::new_v4().to_string(), ..base.clone() };
+        assert_eq!(hash(base.clone()), hash(with_id));
+        let others = [
+            pb::ApplyRequest { target: Some(Target::Steps(1)), ..base.clone() },
+            pb::ApplyRequest { target: Some(Target::To("1".into())), ..base.clone() },
+            pb::ApplyRequest { allow_out_of_order: true, ..base.clone() },
+            pb::ApplyRequest { lock_wait: Some(prost_types::Duration { seconds: 1, nanos: 0 }), ..base.clone() },
+        ];
+        for other in others {
+            assert_ne!(hash(base.clone()), hash(other));
+        }
+    }
+}

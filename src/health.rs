@@ -1,0 +1,129 @@
+//! grpc.health.v1 over what the monitor knows. tonic-health's own server has no dynamic names and answers Watch of an unknown
+//! name with NOT_FOUND where the protocol wants SERVICE_UNKNOWN on an open stream; so the trait is implemented here.
+
+use std::{pin::Pin, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
+};
+
+use crate::{
+    migration::Version,
+    monitor::View,
+    planner::{self},
+    shutdown::Phase,
+};
+
+/// SERVING when an operation could be accepted.
+pub const READY: &str = "schemad.v1.MigrationService";
+/// SERVING when the last probe was answered.
+pub const DATABASE: &str = "schemad.database";
+/// SERVING when all that the binary carries is applied and unedited.
+pub const CURRENT: &str = "schemad.schema.current";
+/// Followed by a version: SERVING when that is applied.
+pub const APPLIED: &str = "schemad.schema.applied.";
+
+/// What is asked for by a service name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Name {
+    Process,
+    Ready,
+    Database,
+    Current,
+    Applied(Version),
+}
+
+impl Name {
+    fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "" => Self::Process,
+            READY => Self::Ready,
+            DATABASE => Self::Database,
+            CURRENT => Self::Current,
+            _ => Self::Applied(name.strip_prefix(APPLIED)?.parse().ok()?),
+        })
+    }
+
+    fn is_serving(&self, view: &View, phase: Phase) -> bool {
+        let seen = view.seen.as_deref();
+        match self {
+            Self::Process => phase == Phase::Serving,
+            Self::Ready => phase == Phase::Serving && view.ready().is_ok(),
+            Self::Database => view.database.is_ok(),
+            Self::Current => seen.is_some_and(|seen| {
+                matches!(seen.assessment.state, planner::State::Current | planner::State::Ahead)
+            }),
+            Self::Applied(version) => seen.is_some_and(|seen| {
+                let rows = &seen.snapshot.rows;
+                rows.binary_search_by(|row| row.version.cmp(version)).is_ok_and(|i| rows[i].is_applied())
+            }),
+        }
+    }
+}
+
+/// The health service.
+#[derive(Clone)]
+pub struct Health {
+    views: watch::Receiver<Arc<View>>,
+    phases: watch::Receiver<Phase>,
+}
+
+impl Health {
+    /// Answers from what `views` and `phases` last said.
+    pub fn new(views: watch::Receiver<Arc<View>>, phases: watch::Receiver<Phase>) -> Self {
+        Self { views, phases }
+    }
+
+    fn status(&self, name: &Name) -> ServingStatus {
+        match name.is_serving(&self.views.borrow(), *self.phases.borrow()) {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl health_server::Health for Health {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        let name = Name::parse(&service).ok_or_else(|| Status::not_found("unknown service name; see docs/health.md"))?;
+        Ok(Response::new(HealthCheckResponse { status: self.status(&name).into() }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let name = Name::parse(&request.into_inner().service);
+        let health = self.clone();
+        let changes = WatchStream::new(self.views.clone()).map(|_| ()).merge(WatchStream::new(self.phases.clone()).map(|_| ()));
+        let mut last = None;
+        let statuses = changes.filter_map(move |()| {
+            let status = name.as_ref().map_or(ServingStatus::ServiceUnknown, |name| health.status(name));
+            (last.replace(status) != Some(status)).then(|| Ok(HealthCheckResponse { status: status.into() }))
+        });
+        // The stream ends with the daemon, so that an open Watch does not keep it from ending.
+        let mut phases = self.phases.clone();
+        let ended = async move {
+            let _ = phases.wait_for(|phase| *phase == Phase::Ended).await; // its sender gone means ended too
+        };
+        Ok(Response::new(Box::pin(futures_util::StreamExt::take_until(statuses, Box::pin(ended)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_promised_names_are_known() {
+        assert_eq!(Name::parse(""), Some(Name::Process));
+        assert!(matches!(Name::parse("schemad.schema.applied.20260101"), Some(Name::Applied(_))));
+        let long = format!("{APPLIED}{}", "1".repeat(51));
+        for unknown in ["x", "schemad.schema.applied.", "schemad.v1", "schemad.schema", &long] {
+            assert_eq!(Name::parse(unknown), None, "{unknown}");
+        }
+    }
+}

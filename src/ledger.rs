@@ -1,0 +1,76 @@
+//! What schemad remembers, in the schema `schemad` of the database it manages. The only module whose SQL names the ledger's
+//! tables or Diesel's. The Diesel table decides *what* is applied; the ledger tells *how* it came to be.
+
+pub mod install;
+pub mod operations;
+mod outcome;
+pub mod read;
+pub mod settle;
+
+pub use outcome::{Ending, Finished, State};
+
+use std::time::SystemTime;
+
+use crate::migration::Row;
+
+/// What a read of the database found, all of it in one state.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The server that answered.
+    pub server: Server,
+    /// The ledger, when there is one.
+    pub ledger: Option<LedgerInfo>,
+    /// The Diesel table, when there is one: schema-qualified and quoted where needed.
+    pub diesel_table: Option<String>,
+    /// One row for each version in the Diesel table or the ledger, in version order.
+    pub rows: Vec<Row>,
+    /// The operation that holds the lock.
+    pub running: Option<OperationRow>,
+}
+
+/// The server behind a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Server {
+    /// The database's name.
+    pub database: String,
+    /// For example "15.18".
+    pub version: String,
+    /// A standby, or a server or role that is read-only by default.
+    pub read_only: bool,
+}
+
+/// The ledger's own row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerInfo {
+    /// A random UUID.
+    pub id: String,
+    /// Its version.
+    pub version: i32,
+    /// The oldest version a daemon must know.
+    pub compatible_with: i32,
+}
+
+/// An operation as the ledger has it.
+#[derive(Clone, Debug)]
+pub struct OperationRow {
+    /// UUID.
+    pub id: uuid::Uuid,
+    /// `apply` or `rollback`.
+    pub kind: String,
+    /// `pending`, `running`, `succeeded`, `failed` or `interrupted`.
+    pub state: String,
+    /// Who asked.
+    pub principal: String,
+    /// host:pid of the daemon.
+    pub daemon: String,
+    /// Its times.
+    pub created_at: SystemTime,
+    /// When it won the lock.
+    pub started_at: Option<SystemTime>,
+    /// When it ended.
+    pub finished_at: Option<SystemTime>,
+    /// Steps planned.
+    pub steps_total: i32,
+    /// Steps committed.
+    pub steps_done: i32,
+}

@@ -1,0 +1,177 @@
+-- The ledger, version 1. Later versions only add: a daemon of this version goes on using what it finds here, and these
+-- functions are never replaced (a changed guard gets a new name). Sent as one message, so it is created wholly or not.
+--
+-- 32478922351141220 is "schemad" in ASCII, the key of the operation lock (db/lock.rs).
+
+CREATE TABLE schemad.ledger (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    version integer NOT NULL,
+    -- The oldest version a daemon must know to use this ledger.
+    compatible_with integer NOT NULL,
+    -- Where diesel_cli keeps its table, as its search_path said when the ledger was made.
+    diesel_schema name NOT NULL,
+    diesel_table name NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE schemad.ledger IS 'schemad: which ledger this is';
+
+CREATE TABLE schemad.scripts (
+    checksum text PRIMARY KEY,
+    sql text NOT NULL
+);
+COMMENT ON TABLE schemad.scripts IS 'schemad: the SQL of every migration that was planned or adopted, each text once';
+
+CREATE TABLE schemad.operations (
+    id uuid PRIMARY KEY,
+    kind text NOT NULL,
+    principal text NOT NULL,
+    request_id uuid NOT NULL,
+    request_hash text NOT NULL,
+    -- pending, running; then succeeded, failed or interrupted
+    state text NOT NULL,
+    daemon text NOT NULL,
+    -- A pending operation gives up by then; later its daemon is dead.
+    queue_until timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at timestamptz,
+    finished_at timestamptz,
+    steps_total integer NOT NULL DEFAULT 0,
+    -- How it ended: {"ok": {...}} or {"failure": {...}}
+    result jsonb,
+    UNIQUE (principal, request_id)
+);
+CREATE INDEX operations_open ON schemad.operations (created_at) WHERE state IN ('pending', 'running');
+COMMENT ON TABLE schemad.operations IS 'schemad: every accepted operation';
+
+CREATE TABLE schemad.steps (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    operation uuid NOT NULL REFERENCES schemad.operations ON DELETE CASCADE,
+    ordinal integer NOT NULL,
+    version text NOT NULL,
+    name text NOT NULL,
+    direction text NOT NULL CHECK (direction IN ('up', 'down')),
+    script text NOT NULL REFERENCES schemad.scripts,
+    mode text NOT NULL,
+    -- What schemad.migrations gets when an up step commits.
+    up_script text REFERENCES schemad.scripts,
+    down_script text REFERENCES schemad.scripts,
+    up_mode text,
+    down_mode text,
+    lock_timeout_ms integer NOT NULL,
+    statement_timeout_ms integer NOT NULL,
+    role name,
+    -- pending, running, applied (the step, whichever its direction)
+    state text NOT NULL DEFAULT 'pending',
+    xid xid8,
+    begun_as name,
+    begun_in_session_of name,
+    started_at timestamptz,
+    finished_at timestamptz,
+    UNIQUE (operation, ordinal)
+);
+COMMENT ON TABLE schemad.steps IS 'schemad: one migration, run once, up or down';
+
+CREATE TABLE schemad.migrations (
+    version text PRIMARY KEY,
+    name text NOT NULL,
+    -- The order of application, which is what a rollback reverses.
+    position bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
+    up_script text REFERENCES schemad.scripts,
+    down_script text REFERENCES schemad.scripts,
+    up_mode text,
+    down_mode text,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    step bigint REFERENCES schemad.steps ON DELETE SET NULL,
+    -- Found in the Diesel table, applied by something else.
+    adopted boolean NOT NULL DEFAULT false,
+    mac bytea
+);
+CREATE INDEX migrations_step ON schemad.migrations (step);
+COMMENT ON TABLE schemad.migrations IS 'schemad: how the applied migrations came to be; the Diesel table says which they are';
+
+CREATE TABLE schemad.events (
+    operation uuid NOT NULL REFERENCES schemad.operations ON DELETE CASCADE,
+    sequence integer NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    kind text NOT NULL,
+    data jsonb NOT NULL DEFAULT '{}',
+    PRIMARY KEY (operation, sequence)
+);
+COMMENT ON TABLE schemad.events IS 'schemad: changes of state of an operation, and what it found changed by others';
+
+-- The first guard. It proves that this session still holds the operation lock (the transaction takes it too, so that the
+-- session's hold can be counted down and up again without a gap), that the operation is the running one and that the
+-- step before is applied. Only then does the step's row become 'running', under this transaction's id.
+CREATE FUNCTION schemad.begin_step_v1(step_id bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
+DECLARE
+    step schemad.steps;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(32478922351141220) OR NOT pg_advisory_unlock(32478922351141220) THEN
+        RAISE EXCEPTION 'this session does not hold the operation lock' USING ERRCODE = 'SCH02';
+    END IF;
+    PERFORM pg_advisory_lock(32478922351141220);
+
+    UPDATE schemad.steps s
+       SET state = 'running', xid = pg_current_xact_id(), started_at = clock_timestamp(),
+           begun_as = current_user, begun_in_session_of = session_user
+     WHERE s.id = step_id AND s.state = 'pending'
+       AND EXISTS (SELECT FROM schemad.operations o WHERE o.id = s.operation AND o.state = 'running')
+       AND (s.ordinal = 1 OR EXISTS (SELECT FROM schemad.steps q
+             WHERE q.operation = s.operation AND q.ordinal = s.ordinal - 1 AND q.state = 'applied'))
+    RETURNING * INTO step;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'step % is not the next one', step_id USING ERRCODE = 'SCH01';
+    END IF;
+
+    PERFORM set_config('lock_timeout', step.lock_timeout_ms::text, true);
+    PERFORM set_config('statement_timeout', step.statement_timeout_ms::text, true);
+    IF step.role IS NOT NULL THEN
+        PERFORM set_config('role', step.role, true);
+    END IF;
+END
+$guard$;
+
+-- The second guard, after the script and the resets. It raises unless the transaction, the users and the lock are still
+-- those of the first guard; then it moves the rows, so that they commit with the change or not at all.
+CREATE FUNCTION schemad.finish_step_v1(step_id bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
+DECLARE
+    step schemad.steps;
+    diesel text;
+    moved bigint;
+BEGIN
+    UPDATE schemad.steps s
+       SET state = 'applied', finished_at = clock_timestamp()
+     WHERE s.id = step_id AND s.state = 'running' AND s.xid = pg_current_xact_id_if_assigned()
+    RETURNING * INTO step;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the script ended the transaction that schemad had opened' USING ERRCODE = 'SCH03';
+    END IF;
+    IF current_user <> step.begun_as OR session_user <> step.begun_in_session_of THEN
+        RAISE EXCEPTION 'the script changed the user to % (session %)', current_user, session_user USING ERRCODE = 'SCH05';
+    END IF;
+    IF NOT pg_advisory_unlock(32478922351141220) THEN
+        RAISE EXCEPTION 'the script released the operation lock' USING ERRCODE = 'SCH04';
+    END IF;
+    PERFORM pg_advisory_unlock_all(); -- whatever else the script locked; the transaction still holds ours
+    PERFORM pg_advisory_lock(32478922351141220);
+
+    SELECT format('%I.%I', l.diesel_schema, l.diesel_table) INTO STRICT diesel FROM schemad.ledger l;
+    IF step.direction = 'up' THEN
+        EXECUTE 'INSERT INTO ' || diesel || ' (version) VALUES ($1)' USING step.version;
+        INSERT INTO schemad.migrations (version, name, up_script, down_script, up_mode, down_mode, step)
+        VALUES (step.version, step.name, step.up_script, step.down_script, step.up_mode, step.down_mode, step.id);
+    ELSE
+        EXECUTE 'DELETE FROM ' || diesel || ' WHERE version = $1' USING step.version;
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        IF moved <> 1 THEN
+            RAISE EXCEPTION 'the Diesel table does not list version %', step.version USING ERRCODE = 'SCH06';
+        END IF;
+        DELETE FROM schemad.migrations m WHERE m.version = step.version;
+    END IF;
+END
+$guard$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA schemad FROM PUBLIC;

@@ -1,0 +1,72 @@
+//! The states of an operation and how far it came.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// The life of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waits for the lock.
+    Pending,
+    /// Holds the lock.
+    Running,
+    /// Did all its steps.
+    Succeeded,
+    /// Was refused or its SQL failed.
+    Failed,
+    /// Its daemon or its session went away.
+    Interrupted,
+}
+
+impl State {
+    /// The ledger's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The state that the ledger's word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Interrupted]
+            .into_iter()
+            .find(|state| state.as_str() == word)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How far an operation came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// The plan was empty.
+    pub nothing_to_do: bool,
+    /// Steps committed.
+    pub steps_done: usize,
+    /// Steps planned.
+    pub steps_total: usize,
+    /// The highest applied version afterwards.
+    pub current: Option<String>,
+    /// For the caller.
+    pub warnings: Vec<String>,
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ending {
+    /// How far it came.
+    pub finished: Finished,
+    /// Why not further.
+    pub failure: Option<Failure>,
+}

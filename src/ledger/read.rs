@@ -1,0 +1,252 @@
+//! Reading without writing: one READ ONLY transaction that works on a standby and without a ledger.
+
+use std::time::{Duration, SystemTime};
+
+use diesel::{
+    QueryableByName, sql_query,
+    sql_types::{BigInt, Bool, Integer, Nullable, Text},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+
+use super::{LedgerInfo, OperationRow, Server, Snapshot};
+use crate::{
+    db::{Error, pool::Reader},
+    migration::{Checksum, Mode, Recorded, Row, Version},
+};
+
+/// Everything that planning, status and health need to know.
+///
+/// # Errors
+/// The database's, for example a missing right on the ledger, or its loss.
+pub async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
+    reader.begin().await?;
+    let result = read(reader.conn()).await;
+    reader.end(result).await
+}
+
+/// The texts of scripts in the ledger, in the order asked for; `None` where the ledger has none.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn scripts(reader: &mut Reader, checksums: Vec<Checksum>) -> Result<Vec<Option<String>>, Error> {
+    #[derive(QueryableByName)]
+    struct Sql {
+        #[diesel(sql_type = Nullable<Text>)]
+        sql: Option<String>,
+    }
+    reader.begin().await?;
+    let wanted: Vec<String> = checksums.iter().map(ToString::to_string).collect();
+    let query = "SELECT s.sql FROM unnest($1::text[]) WITH ORDINALITY w (checksum, n) \
+                 LEFT JOIN schemad.scripts s USING (checksum) ORDER BY w.n";
+    let result = sql_query(query)
+        .bind::<diesel::sql_types::Array<Text>, _>(wanted)
+        .load::<Sql>(reader.conn())
+        .await
+        .map(|rows| rows.into_iter().map(|r| r.sql).collect());
+    reader.end(result).await
+}
+
+async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Snapshot> {
+    let place = sql_query(PLACE).get_result::<Place>(conn).await?;
+    let ledger = match place.has_ledger {
+        true => Some(sql_query(LEDGER).get_result::<LedgerRow>(conn).await?),
+        false => None,
+    };
+    let diesel_table = match &ledger {
+        Some(ledger) => ledger.diesel_table.clone(),
+        None => place.diesel_table,
+    };
+    let rows = match (&diesel_table, place.has_ledger) {
+        (None, false) => Vec::new(),
+        (diesel, has_ledger) => sql_query(rows_query(diesel.as_deref(), has_ledger)).load::<RawRow>(conn).await?,
+    };
+    let running = match place.has_ledger {
+        true => sql_query(RUNNING).load::<RawOperation>(conn).await?.pop(),
+        false => None,
+    };
+    Ok(Snapshot {
+        server: Server {
+            database: place.database,
+            version: place.server_version.split(' ').next().unwrap_or_default().into(),
+            read_only: place.read_only,
+        },
+        ledger: ledger.map(|l| LedgerInfo { id: l.id, version: l.version, compatible_with: l.compatible_with }),
+        diesel_table,
+        rows: rows.into_iter().map(Row::from).collect(),
+        running: running.map(OperationRow::from),
+    })
+}
+
+/// The Diesel table is where the session's search_path finds it, as for diesel_cli.
+const PLACE: &str = "SELECT pg_catalog.current_database()::text AS database, \
+    pg_catalog.current_setting('server_version') AS server_version, \
+    pg_catalog.pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_catalog.pg_settings \
+        WHERE name = 'default_transaction_read_only') AS read_only, \
+    pg_catalog.to_regclass('schemad.ledger') IS NOT NULL AS has_ledger, \
+    (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE c.oid = pg_catalog.to_regclass('__diesel_schema_migrations')) AS diesel_table";
+
+/// With a ledger, the Diesel table is where the ledger says; it may have been dropped since.
+const LEDGER: &str = "SELECT id::text AS id, version, compatible_with, \
+    (SELECT pg_catalog.format('%I.%I', l.diesel_schema, l.diesel_table) FROM pg_catalog.pg_class c \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE n.nspname = l.diesel_schema AND c.relname = l.diesel_table) AS diesel_table FROM schemad.ledger l";
+
+/// `table` was formed by the server's own `format('%I.%I')`.
+fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
+    let diesel = table.map_or_else(
+        || "(SELECT NULL::text AS version, NULL::timestamp AS run_on WHERE false)".into(),
+        |t| format!("(SELECT version::text AS version, run_on FROM {t})"),
+    );
+    let ledger = if has_ledger {
+        "(SELECT m.*, s.operation::text AS operation, o.principal, s.finished_at - s.started_at AS took \
+          FROM schemad.migrations m LEFT JOIN schemad.steps s ON s.id = m.step \
+          LEFT JOIN schemad.operations o ON o.id = s.operation)"
+    } else {
+        "(SELECT NULL::text AS version, NULL::text AS name, NULL::bigint AS position, NULL::text AS up_script, \
+          NULL::text AS down_script, NULL::text AS up_mode, NULL::text AS down_mode, NULL::timestamptz AS applied_at, \
+          NULL::boolean AS adopted, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE false)"
+    };
+    format!(
+        "SELECT coalesce(d.version, m.version) AS version, \
+         (extract(epoch FROM d.run_on) * 1000000)::bigint AS run_on, m.name, m.position, m.up_script, m.down_script, \
+         m.up_mode, m.down_mode, (extract(epoch FROM m.applied_at) * 1000000)::bigint AS applied_at, m.adopted, \
+         m.operation, m.principal, (extract(epoch FROM m.took) * 1000000)::bigint AS took \
+         FROM {diesel} d FULL JOIN {ledger} m ON m.version = d.version ORDER BY coalesce(d.version, m.version) COLLATE \"C\""
+    )
+}
+
+/// A row 'running' whose lock nobody holds is what a dead daemon left. A standby does not see the primary's locks.
+const RUNNING: &str = "SELECT o.id::text AS id, o.kind, o.state, o.principal, o.daemon, \
+    (extract(epoch FROM o.created_at) * 1000000)::bigint AS created_at, \
+    (extract(epoch FROM o.started_at) * 1000000)::bigint AS started_at, \
+    (extract(epoch FROM o.finished_at) * 1000000)::bigint AS finished_at, o.steps_total, \
+    (SELECT count(*)::integer FROM schemad.steps s WHERE s.operation = o.id AND s.state = 'applied') AS steps_done \
+    FROM schemad.operations o WHERE o.state = 'running' AND (pg_catalog.pg_is_in_recovery() OR EXISTS ( \
+        SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 \
+        AND k.classid = 7562088 AND k.objid = 1701667172 AND k.database = \
+            (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))) \
+    ORDER BY o.started_at DESC LIMIT 1";
+
+#[derive(QueryableByName)]
+struct Place {
+    #[diesel(sql_type = Text)]
+    database: String,
+    #[diesel(sql_type = Text)]
+    server_version: String,
+    #[diesel(sql_type = Bool)]
+    read_only: bool,
+    #[diesel(sql_type = Bool)]
+    has_ledger: bool,
+    #[diesel(sql_type = Nullable<Text>)]
+    diesel_table: Option<String>,
+}
+
+#[derive(QueryableByName)]
+struct LedgerRow {
+    #[diesel(sql_type = Text)]
+    id: String,
+    #[diesel(sql_type = Integer)]
+    version: i32,
+    #[diesel(sql_type = Integer)]
+    compatible_with: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    diesel_table: Option<String>,
+}
+
+#[derive(QueryableByName)]
+struct RawRow {
+    #[diesel(sql_type = Text)]
+    version: String,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    run_on: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    name: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    position: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    up_script: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    down_script: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    up_mode: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    down_mode: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    applied_at: Option<i64>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    adopted: Option<bool>,
+    #[diesel(sql_type = Nullable<Text>)]
+    operation: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    principal: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    took: Option<i64>,
+}
+
+impl From<RawRow> for Row {
+    fn from(raw: RawRow) -> Self {
+        let script = |checksum: Option<String>, mode: Option<String>| {
+            Some((checksum?.parse::<Checksum>().ok()?, Mode::parse(&mode?)?))
+        };
+        let recorded = raw.name.map(|name| Recorded {
+            name,
+            position: raw.position.unwrap_or_default(),
+            up: script(raw.up_script, raw.up_mode),
+            down: script(raw.down_script, raw.down_mode),
+            applied_at: micros(raw.applied_at.unwrap_or_default()),
+            adopted: raw.adopted.unwrap_or_default(),
+            operation: raw.operation.zip(raw.principal),
+            duration: raw.took.and_then(|t| u64::try_from(t).ok()).map(Duration::from_micros),
+        });
+        Self { version: Version::stored(raw.version), run_on: raw.run_on.map(micros), recorded }
+    }
+}
+
+#[derive(QueryableByName)]
+struct RawOperation {
+    #[diesel(sql_type = Text)]
+    id: String,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Text)]
+    state: String,
+    #[diesel(sql_type = Text)]
+    principal: String,
+    #[diesel(sql_type = Text)]
+    daemon: String,
+    #[diesel(sql_type = BigInt)]
+    created_at: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    started_at: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    finished_at: Option<i64>,
+    #[diesel(sql_type = Integer)]
+    steps_total: i32,
+    #[diesel(sql_type = Integer)]
+    steps_done: i32,
+}
+
+impl From<RawOperation> for OperationRow {
+    fn from(raw: RawOperation) -> Self {
+        Self {
+            id: raw.id.parse().unwrap_or_default(),
+            kind: raw.kind,
+            state: raw.state,
+            principal: raw.principal,
+            daemon: raw.daemon,
+            created_at: micros(raw.created_at),
+            started_at: raw.started_at.map(micros),
+            finished_at: raw.finished_at.map(micros),
+            steps_total: raw.steps_total,
+            steps_done: raw.steps_done,
+        }
+    }
+}
+
+/// Microseconds since 1970, as the queries above return times.
+pub(super) fn micros(since_epoch: i64) -> SystemTime {
+    let distance = Duration::from_micros(since_epoch.unsigned_abs());
+    if since_epoch < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
+}

@@ -1,0 +1,43 @@
+//! What others did to the Diesel table since the ledger last looked: versions that appeared are adopted, versions that went
+//! are forgotten, each with an audit row under the operation that found it.
+
+use uuid::Uuid;
+
+use crate::{
+    catalog::Catalog,
+    migration::{Migration, Row},
+};
+
+/// What the next operation settles before its first step.
+#[derive(Debug, Default)]
+pub struct Settlement<'a> {
+    /// In the Diesel table only, in the order of run_on; with the embedded migration where the binary carries it.
+    pub adopted: Vec<(&'a Row, Option<&'a Migration>)>,
+    /// In the ledger only.
+    pub forgotten: Vec<&'a Row>,
+}
+
+impl<'a> Settlement<'a> {
+    /// Compares the two tables.
+    pub fn of(rows: &'a [Row], catalog: &'a Catalog) -> Self {
+        let mut adopted: Vec<_> = rows
+            .iter()
+            .filter(|row| row.is_applied() && row.recorded.is_none())
+            .map(|row| (row, catalog.get(&row.version)))
+            .collect();
+        adopted.sort_by_key(|(row, _)| (row.run_on, &row.version));
+        Self { adopted, forgotten: rows.iter().filter(|row| !row.is_applied()).collect() }
+    }
+
+    /// Says it.
+    pub fn log(&self, operation: Uuid) {
+        if !self.adopted.is_empty() {
+            tracing::info!(event = "operation.adopted", %operation, count = self.adopted.len(),
+                "adopted migrations that something else applied");
+        }
+        if !self.forgotten.is_empty() {
+            tracing::info!(event = "operation.forgotten", %operation, count = self.forgotten.len(),
+                "noted migrations that something else reverted");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! schemad owns the schema of a PostgreSQL database; everybody else asks it over gRPC.
+//!
+//! To embed your own migrations, see [`Daemon`].
+//!
+//! # Layout
+//! From the outside in; a module uses only what stands below it.
+//! - [`cli`]: the command line, one file a subcommand; the only reader of the environment
+//! - [`app`]: wires a daemon together, the one place that sees everything
+//! - [`grpc`], [`health`], [`admin`]: what others talk to
+//! - [`monitor`]: how the database is, kept in memory
+//! - [`operation`]: one Apply or Rollback, from request to result
+//! - [`runner`]: runs steps, each as one message
+//! - [`ledger`]: what schemad remembers in the database
+//! - [`planner`]: decides, and touches nothing
+//! - [`db`]: connections, the lock, the way PostgreSQL says no
+//! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
+//! - [`failure`], [`metrics`], [`shutdown`]: shared by all of them
+//! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
+
+pub mod admin;
+pub mod app;
+pub mod catalog;
+pub mod cli;
+pub mod db;
+pub mod failure;
+pub mod grpc;
+pub mod health;
+pub mod ledger;
+pub mod metrics;
+pub mod migration;
+pub mod monitor;
+pub mod operation;
+pub mod planner;
+pub mod private_postgres;
+pub mod runner;
+pub mod shutdown;
+pub mod sql;
+
+pub use app::{Builder, Daemon, Settings};

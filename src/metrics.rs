@@ -1,0 +1,122 @@
+//! The numbers behind `/metrics`, in the OpenMetrics text format.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::Registry,
+};
+
+use crate::{migration::Direction, planner::Assessment};
+
+/// Every metric of a daemon. They are read from memory: scraping asks the database nothing.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    operations: Family<OperationLabels, Counter>,
+    steps: Family<StepLabels, Histogram>,
+    database_up: Gauge,
+    ready: Gauge,
+    applied: Gauge,
+    pending: Gauge,
+    problems: Gauge,
+    pool: Family<PoolLabels, Gauge>,
+    probe_seconds: Gauge<f64, AtomicU64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    state: &'static str,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("schemad");
+        let metrics = Self {
+            operations: Family::default(),
+            // 1 ms to 70 min
+            steps: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 12))),
+            database_up: Gauge::default(),
+            ready: Gauge::default(),
+            applied: Gauge::default(),
+            pending: Gauge::default(),
+            problems: Gauge::default(),
+            pool: Family::default(),
+            probe_seconds: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("operations", "Operations by kind and result", metrics.operations.clone());
+        registry.register("step_duration_seconds", "Time from a step's start to its commit", metrics.steps.clone());
+        registry.register("database_up", "1 when the last probe was answered", metrics.database_up.clone());
+        registry.register("ready", "1 when operations can be accepted", metrics.ready.clone());
+        registry.register("migrations_applied", "Migrations in the Diesel table", metrics.applied.clone());
+        registry.register("migrations_pending", "Embedded migrations that are not applied", metrics.pending.clone());
+        registry.register("problems", "Blocking problems of the schema", metrics.problems.clone());
+        registry.register("pool_connections", "Connections of the reading pool", metrics.pool.clone());
+        registry.register("probe_seconds", "How long the last probe took", metrics.probe_seconds.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// An operation ended, or was refused.
+    pub fn operation(&self, kind: &'static str, result: &'static str) {
+        self.operations.get_or_create(&OperationLabels { kind, result }).inc();
+    }
+
+    /// A step was committed.
+    pub fn step(&self, direction: Direction, took: Duration) {
+        self.steps.get_or_create(&StepLabels { direction: direction.as_str() }).observe(took.as_secs_f64());
+    }
+
+    /// A probe was answered or not.
+    pub fn probe(&self, answered: bool, took: Duration) {
+        self.database_up.set(answered.into());
+        self.probe_seconds.set(took.as_secs_f64());
+    }
+
+    /// What the last probe found.
+    pub fn schema(&self, assessment: &Assessment) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.applied.set(count(assessment.applied));
+        self.pending.set(count(assessment.pending.len()));
+        self.problems.set(count(assessment.problems.iter().filter(|p| p.blocking).count()));
+    }
+
+    /// The text that a scraper gets.
+    ///
+    /// # Errors
+    /// Never in practice: formatting into a string.
+    pub fn text(&self, ready: bool, (open, idle): (u32, u32)) -> Result<String, std::fmt::Error> {
+        self.ready.set(ready.into());
+        self.pool.get_or_create(&PoolLabels { state: "open" }).set(open.into());
+        self.pool.get_or_create(&PoolLabels { state: "idle" }).set(idle.into());
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

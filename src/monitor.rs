@@ -1,0 +1,238 @@
+//! Knows how the database is, so that health can answer from memory: one connection of its own that probes and reads the
+//! schema's state, and a preflight that proves that operations could run.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    catalog::Catalog,
+    db::{DatabaseUrl, Error, lock::Attempt, lock::LockedSession, pool::Reader, pooler, session::Session},
+    failure::{Failure, Reason},
+    ledger::{self, Snapshot, install, operations},
+    metrics::Metrics,
+    planner::{Assessment, assess},
+};
+
+/// Between probes. With `ANSWER_WITHIN` it keeps the promise that a stalled database shows within 2 s.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// A probe is six round trips, so this allows 200 ms each.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1300);
+
+/// How long a migration may keep the ledger or the Diesel table locked before its readers are said to be failing.
+const LOCKED_FOR: Duration = Duration::from_secs(10);
+
+/// The pause after a failed connect or preflight: doubled from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// What is known about the database.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Whether the last probe was answered, and why not.
+    pub database: Result<(), Failure>,
+    /// Whether operations could run, and why not.
+    pub preflight: Result<(), Failure>,
+    /// What the last successful read found; kept while the database is away.
+    pub seen: Option<Arc<Seen>>,
+}
+
+/// What a read found.
+#[derive(Debug)]
+pub struct Seen {
+    /// The rows and the server.
+    pub snapshot: Snapshot,
+    /// What they mean.
+    pub assessment: Assessment,
+}
+
+impl View {
+    /// Why operations cannot be accepted, if they cannot.
+    ///
+    /// # Errors
+    /// The database's absence, or what the preflight found.
+    pub fn ready(&self) -> Result<(), Failure> {
+        self.database.clone().and(self.preflight.clone())
+    }
+}
+
+/// Watches one database. Its tasks end when it is dropped.
+pub struct Monitor {
+    views: watch::Receiver<Arc<View>>,
+    tasks: [tokio::task::JoinHandle<()>; 2],
+}
+
+impl Monitor {
+    /// Begins to watch. `reading` is probed; `migrating` is where operations will run. `changed` makes it look at once.
+    pub fn start(
+        reading: DatabaseUrl,
+        migrating: DatabaseUrl,
+        catalog: Arc<Catalog>,
+        metrics: Arc<Metrics>,
+        changed: Arc<Notify>,
+    ) -> Self {
+        let not_yet = || Err(Failure::new(Reason::DatabaseUnavailable, "the database has not answered yet"));
+        let (sender, views) = watch::channel(Arc::new(View { database: not_yet(), preflight: not_yet(), seen: None }));
+        let (sender, connected) = (Arc::new(sender), Arc::new(Notify::new()));
+        let probe = Probe { url: reading, catalog, metrics, views: sender.clone(), changed, connected: connected.clone() };
+        Self { views, tasks: [tokio::spawn(probe.run()), tokio::spawn(preflights(migrating, sender, connected))] }
+    }
+
+    /// The latest view, and every change of it.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.views.clone()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+struct Probe {
+    url: DatabaseUrl,
+    catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
+    views: Arc<watch::Sender<Arc<View>>>,
+    changed: Arc<Notify>,
+    connected: Arc<Notify>,
+}
+
+impl Probe {
+    async fn run(self) {
+        let mut backoff = BACKOFF.0;
+        loop {
+            let connecting = tokio::time::timeout(ANSWER_WITHIN, Reader::connect(&self.url, "schemad probe"));
+            let error = match connecting.await {
+                Ok(Ok(reader)) => {
+                    backoff = BACKOFF.0;
+                    self.watch(reader).await
+                }
+                Ok(Err(error)) => error,
+                Err(_) => Error::Timeout(ANSWER_WITHIN),
+            };
+            self.lost(&error);
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// Probes one connection until it fails; returns why it did.
+    async fn watch(&self, mut reader: Reader) -> Error {
+        let mut first = true;
+        let mut failing_since = None;
+        loop {
+            let asked = Instant::now();
+            let answer = tokio::time::timeout(ANSWER_WITHIN, ledger::read::snapshot(&mut reader)).await;
+            match answer {
+                Ok(Ok(snapshot)) => {
+                    failing_since = None;
+                    self.answered(snapshot);
+                }
+                // The server answers, only not this. A migration that holds a lock is no reason for alarm; a role that may
+                // not read the ledger is.
+                Ok(Err(error @ Error::Sql(_))) if !reader.is_closed() => {
+                    let since = *failing_since.get_or_insert(asked);
+                    if since.elapsed() > LOCKED_FOR || self.views.borrow().seen.is_none() {
+                        self.unreadable(error.into());
+                    }
+                }
+                Ok(Err(error)) => return error,
+                Err(_) => return Error::Timeout(ANSWER_WITHIN),
+            }
+            self.metrics.probe(true, asked.elapsed());
+            if std::mem::take(&mut first) {
+                tracing::info!(event = "database.connected", database = self.url.target(), "connected to the database");
+                self.connected.notify_one();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+
+    fn answered(&self, snapshot: Snapshot) {
+        let assessment = assess(&self.catalog, &snapshot.rows);
+        self.metrics.schema(&assessment);
+        let seen = Arc::new(Seen { snapshot, assessment });
+        self.views.send_modify(|view| {
+            let view = Arc::make_mut(view);
+            (view.database, view.seen) = (Ok(()), Some(seen));
+        });
+    }
+
+    fn unreadable(&self, failure: Failure) {
+        self.views.send_modify(|view| Arc::make_mut(view).database = Err(failure));
+    }
+
+    fn lost(&self, error: &Error) {
+        self.metrics.probe(false, Duration::ZERO);
+        let failure = Failure::from(error.clone());
+        let was_there = self.views.borrow().database.is_ok();
+        if was_there {
+            tracing::warn!(event = "database.lost", cause = %error, "lost the database: {error}");
+        } else if self.views.borrow().database.as_ref().err().map(|f| &f.message) != Some(&failure.message) {
+            tracing::warn!(event = "database.unreachable", cause = %error, "the database is not there yet: {error}");
+        }
+        self.views.send_modify(|view| {
+            let view = Arc::make_mut(view);
+            view.database = Err(failure);
+            view.preflight = Err(Failure::new(Reason::DatabaseUnavailable, "the database has to come back first"));
+        });
+    }
+}
+
+/// After every connect: proves that operations could run, and makes the ledger where that needs nobody's patience.
+async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>, connected: Arc<Notify>) {
+    loop {
+        connected.notified().await;
+        let mut backoff = BACKOFF.0;
+        let mut told = None;
+        loop {
+            let result = preflight(&url).await;
+            let retry = result.is_err() && views.borrow().database.is_ok();
+            if let Err(failure) = &result
+                && told.as_ref() != Some(&failure.message)
+            {
+                tracing::warn!(event = "operation.impossible", reason = %failure.reason, "operations cannot run: {}", failure.message);
+                told = Some(failure.message.clone());
+            }
+            views.send_modify(|view| {
+                let view = Arc::make_mut(view);
+                if view.database.is_ok() {
+                    view.preflight = result;
+                }
+            });
+            if !retry {
+                break;
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1 * 5);
+        }
+    }
+}
+
+async fn preflight(url: &DatabaseUrl) -> Result<(), Failure> {
+    let session = Session::open(url).await?;
+    pooler::prove_direct(&session, url).await?;
+    let read_only = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool";
+    let rows = session.client().query_typed(read_only, &[]).await.map_err(Error::from)?;
+    if rows.first().is_some_and(|row| row.get(0)) {
+        return Err(Failure::new(Reason::ReadOnlyServer, "the server is a standby or read-only; it reports, and cannot run operations"));
+    }
+    let state = install::check(session.client()).await?;
+    // When another session has the lock, the next operation makes the ledger and closes what dead daemons left.
+    if let Attempt::Won(locked) = LockedSession::try_lock(session).await? {
+        if state == install::State::ToBeMade {
+            install::ensure(&locked).await?;
+        }
+        operations::close_abandoned(&locked, uuid::Uuid::nil()).await?;
+        locked.release().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! From a request to an operation: repeats are recognised, the lock is won or waited for, the plan is made under the lock,
+//! and only then is the operation accepted. Until then a refusal leaves nothing behind.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, Semaphore, watch};
+use uuid::Uuid;
+
+use super::{Event, Log, Request, prepare::Prepared};
+use crate::{
+    catalog::Catalog,
+    db::{DatabaseUrl, lock::Attempt, lock::LockedSession, pooler, session::Session},
+    failure::{Failure, Reason},
+    ledger::{OperationRow, install, operations},
+    metrics::Metrics,
+    shutdown::Phase,
+};
+
+/// How often a waiting operation tries the lock. Short enough that nobody notices, long enough that a thousand waiters
+/// are no load.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Who holds the lock but runs no operation is starting one, ending one or making the ledger; that is over in no time.
+const SHORT_HOLD: Duration = Duration::from_secs(2);
+
+/// Operations of this daemon that may be in preparation or queued; each has a database session.
+const MAX_OPEN: usize = 16;
+
+/// Accepts and runs operations.
+#[derive(Clone)]
+pub struct Operations(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub catalog: Arc<Catalog>,
+    pub url: DatabaseUrl,
+    /// "host:pid" of this daemon.
+    pub daemon: String,
+    pub metrics: Arc<Metrics>,
+    /// Told after every operation: the schema may have changed.
+    pub changed: Arc<Notify>,
+    /// Says when no new operation may begin, and when a running one has to end.
+    pub phases: watch::Receiver<Phase>,
+    open: Semaphore,
+    logs: Mutex<HashMap<(String, Uuid), (String, Arc<Log>)>>,
+    running: watch::Sender<usize>,
+}
+
+impl Operations {
+    /// `phases` says when no new operation may begin and when a running one has to end; `changed` is told of each end.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        url: DatabaseUrl,
+        daemon: String,
+        metrics: Arc<Metrics>,
+        changed: Arc<Notify>,
+        phases: watch::Receiver<Phase>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            catalog,
+            url,
+            daemon,
+            metrics,
+            changed,
+            phases,
+            open: Semaphore::new(MAX_OPEN),
+            logs: Mutex::default(),
+            running: watch::Sender::new(0),
+        }))
+    }
+
+    /// Begins an operation, or finds the one that this request began, and returns its log. Never waits.
+    pub fn submit(&self, request: Request) -> Arc<Log> {
+        let inner = &self.0;
+        let (key, hash) = ((request.principal.clone(), request.request_id), request.hash().to_string());
+        let mut logs = inner.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        match logs.get(&key) {
+            Some((known, log)) if *known == hash => return log.clone(),
+            Some(_) => {
+                let log = Log::new();
+                log.close(Err(reused(request.request_id)));
+                return log;
+            }
+            None => {}
+        }
+        let log = Log::new();
+        logs.insert(key.clone(), (hash, log.clone()));
+        inner.running.send_modify(|n| *n += 1);
+        let (inner, result) = (inner.clone(), log.clone());
+        tokio::spawn(async move {
+            let outcome = inner.operate(&request, &result).await;
+            inner.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            inner.changed.notify_one();
+            result.close(outcome);
+            inner.running.send_modify(|n| *n -= 1);
+        });
+        log
+    }
+
+    /// Returns when no operation is open in this daemon.
+    pub async fn idle(&self) {
+        // The sender lives as long as self, so this cannot fail.
+        let _ = self.0.running.subscribe().wait_for(|n| *n == 0).await;
+    }
+}
+
+impl Inner {
+    async fn operate(self: &Arc<Self>, request: &Request, log: &Log) -> Result<(), Failure> {
+        if *self.phases.borrow() > Phase::Serving {
+            return Err(Failure::new(Reason::ShuttingDown, "this daemon is shutting down; ask another, or again later"));
+        }
+        let _permit = self.open.try_acquire().map_err(|_| {
+            Failure::new(Reason::TooManyQueued, format!("{MAX_OPEN} operations are open in this daemon; ask again later"))
+        })?;
+        let deadline = Instant::now() + request.queue_timeout;
+        let session = self.usable_session(deadline).await?;
+        loop {
+            let new = operations::NewOperation {
+                kind: request.action.kind(),
+                principal: &request.principal,
+                request_id: request.request_id,
+                request_hash: &request.hash().to_string(),
+                queue_timeout: request.queue_timeout,
+                daemon: &self.daemon,
+            };
+            match operations::claim(session.client(), &new).await? {
+                operations::Claim::Ours(id) => return self.claimed(session, request, id, deadline, log).await,
+                operations::Claim::Existing(existing) => {
+                    // None: it was refused before it was accepted, which binds nothing, so the id is free again.
+                    if let Some(result) = self.attach(&session, request, existing, log).await? {
+                        return result;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The request is ours: runs it, or takes the claim back when it cannot begin.
+    async fn claimed(
+        self: &Arc<Self>,
+        session: Session,
+        request: &Request,
+        id: Uuid,
+        deadline: Instant,
+        log: &Log,
+    ) -> Result<(), Failure> {
+        let mut candidate = Candidate { request, id, log, accepted: false };
+        match self.begin(session, &mut candidate, deadline).await {
+            Ok(begun) => self.run(begun, &candidate).await,
+            Err(failure) if candidate.accepted => {
+                Err(self.end_without_steps(&candidate, failure).await)
+            }
+            Err(failure) => {
+                tracing::info!(event = "operation.refused", kind = request.action.kind(), reason = %failure.reason,
+                    principal = request.principal, "operation refused: {}", failure.message);
+                self.metrics.operation(request.action.kind(), "refused");
+                if let Ok(session) = Session::open(&self.url).await {
+                    // Best effort: a claim that stays behind expires by itself.
+                    let _ = operations::abandon(session.client(), id).await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Wins the lock, plans and writes the operation's rows. Dropped in the middle, the lock goes with the session.
+    async fn begin(
+        &self,
+        session: Session,
+        candidate: &mut Candidate<'_>,
+        deadline: Instant,
+    ) -> Result<Begun, Failure> {
+        let locked = match LockedSession::try_lock(session).await? {
+            Attempt::Won(locked) => locked,
+            Attempt::Held(session) => {
+                if !candidate.request.queue_timeout.is_zero() {
+                    candidate.accept();
+                    candidate.log.push(Event::Queued(operations::running(session.client()).await?));
+                }
+                self.win(session, deadline).await?
+            }
+        };
+        match self.prepare(&locked, candidate).await {
+            Ok(prepared) => {
+                candidate.accept();
+                candidate.log.push(prepared.event());
+                Ok(Begun { locked, prepared })
+            }
+            Err(failure) => {
+                // Released in so many words: the next operation must not find it held by a closing connection.
+                let _ = locked.release().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// A direct session to a database whose ledger this daemon can use; creates or upgrades it first where needed.
+    async fn usable_session(&self, deadline: Instant) -> Result<Session, Failure> {
+        let session = self.open_session().await?;
+        match install::check(session.client()).await? {
+            install::State::Usable => Ok(session),
+            install::State::ToBeMade => {
+                let locked = self.win(session, deadline).await?;
+                install::ensure(&locked).await?;
+                Ok(locked.release().await?)
+            }
+        }
+    }
+
+    /// Opens a session and proves that it is a direct one.
+    pub(super) async fn open_session(&self) -> Result<Session, Failure> {
+        let session = Session::open(&self.url).await?;
+        pooler::prove_direct(&session, &self.url).await?;
+        Ok(session)
+    }
+
+    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation.
+    pub(super) async fn win(&self, session: Session, deadline: Instant) -> Result<LockedSession, Failure> {
+        let mut session = session;
+        let mut phases = self.phases.clone();
+        let patience = Instant::now() + SHORT_HOLD;
+        loop {
+            session = match LockedSession::try_lock(session).await? {
+                Attempt::Won(locked) => return Ok(locked),
+                Attempt::Held(session) => session,
+            };
+            let now = Instant::now();
+            if now >= deadline {
+                let running = operations::running(session.client()).await?;
+                if running.is_some() || now >= patience {
+                    return Err(busy(running));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
+                    return Err(Failure::new(Reason::Interrupted, "this daemon is shutting down; nothing was done"));
+                }
+            }
+        }
+    }
+}
+
+/// A claimed request that is not yet running.
+pub(super) struct Candidate<'a> {
+    pub request: &'a Request,
+    pub id: Uuid,
+    pub log: &'a Log,
+    pub accepted: bool,
+}
+
+impl Candidate<'_> {
+    /// Says so, once.
+    fn accept(&mut self) {
+        if !std::mem::replace(&mut self.accepted, true) {
+            let (kind, request_id) = (self.request.action.kind(), self.request.request_id);
+            self.log.name(self.id);
+            self.log.push(Event::Accepted { kind, request_id, repeated: false });
+            tracing::info!(event = "operation.accepted", operation = %self.id, kind,
+                principal = self.request.principal, "operation accepted");
+        }
+    }
+}
+
+/// An operation that holds the lock and whose rows are written.
+pub(super) struct Begun {
+    pub locked: LockedSession,
+    pub prepared: Prepared,
+}
+
+pub(super) fn reused(request_id: Uuid) -> Failure {
+    Failure::invalid(
+        Reason::RequestIdReused,
+        "request_id",
+        format!("request_id {request_id} was used before for another request; use a new one"),
+    )
+}
+
+/// The refusal that names who runs.
+pub(super) fn busy(running: Option<OperationRow>) -> Failure {
+    match running {
+        Some(row) => Failure::new(
+            Reason::Busy,
+            format!(
+                "operation {} ({}, {} of {} steps done) of {} is running; wait for it with queue_timeout, or ask again later",
+                row.id, row.kind, row.steps_done, row.steps_total, row.daemon
+            ),
+        )
+        .with("running_operation", row.id)
+        .with("running_kind", &row.kind)
+        .with("running_daemon", &row.daemon),
+        None => Failure::new(
+            Reason::Busy,
+            "another session holds the operation lock without running an operation; ask again later",
+        ),
+    }
+}

@@ -1,0 +1,89 @@
+//! A request that was seen before is the same operation: its recorded result, or the result it will have.
+
+use std::time::Duration;
+
+use super::{
+    Event, Log, Request,
+    accept::{Inner, reused},
+};
+use crate::{
+    db::{lock::Attempt, lock::LockedSession, session::Session},
+    failure::{Failure, Reason},
+    ledger::{
+        Ending, Finished, State,
+        operations::{self, Existing},
+    },
+    shutdown::Phase,
+};
+
+/// How often a repeat that reached another daemon looks for the end.
+const POLL: Duration = Duration::from_millis(250);
+
+impl Inner {
+    /// Follows an operation through the ledger until it has ended. `None`: it was never accepted and its row is gone.
+    pub(super) async fn attach(
+        &self,
+        session: &Session,
+        request: &Request,
+        existing: Existing,
+        log: &Log,
+    ) -> Result<Option<Result<(), Failure>>, Failure> {
+        if existing.request_hash != request.hash().to_string() {
+            return Err(reused(request.request_id));
+        }
+        let mut announced = false;
+        let mut phases = self.phases.clone();
+        let mut current = Some(existing);
+        while let Some(operation) = current {
+            // A pending row may still be refused, which takes it away; a running one is accepted for good.
+            if operation.state != State::Pending && !announced {
+                announced = true;
+                log.name(operation.id);
+                log.push(Event::Accepted {
+                    kind: request.action.kind(),
+                    request_id: request.request_id,
+                    repeated: true,
+                });
+            }
+            match operation.state {
+                State::Pending | State::Running => {}
+                ended => return Ok(Some(replay(&operation, ended, log))),
+            }
+            if !operation.is_alive {
+                self.bury().await?;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
+                    return Err(Failure::new(Reason::ShuttingDown, "this daemon is shutting down; repeat the request elsewhere"));
+                }
+            }
+            current = operations::find(session.client(), operation.id).await?;
+        }
+        Ok(None)
+    }
+
+    /// Closes what a dead daemon left, unless somebody has the lock after all.
+    async fn bury(&self) -> Result<(), Failure> {
+        if let Attempt::Won(locked) = LockedSession::try_lock(self.open_session().await?).await? {
+            operations::close_abandoned(&locked, uuid::Uuid::nil()).await?;
+            locked.release().await?;
+        }
+        Ok(())
+    }
+}
+
+/// The recorded end, as the first caller saw it.
+fn replay(operation: &Existing, state: State, log: &Log) -> Result<(), Failure> {
+    let (finished, result) = match &operation.result {
+        Some(Ending { finished, failure: None }) => (finished.clone(), Ok(())),
+        Some(Ending { finished, failure: Some(failure) }) => (finished.clone(), Err(failure.clone())),
+        None => (
+            Finished::default(),
+            Err(Failure::new(Reason::Internal, "the ledger holds no result for this operation")
+                .with("operation", operation.id)),
+        ),
+    };
+    log.push(Event::Finished(state, finished));
+    result
+}

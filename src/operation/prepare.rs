@@ -1,0 +1,208 @@
+//! Planning under the lock: what a dead daemon left is closed, the plan is made from what the database holds now, every
+//! script is looked at, and the operation's rows are written. validate_only takes the same path without the lock.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{Action, Event, Request, accept::{Candidate, Inner}, log::StepName};
+use crate::{
+    catalog::Catalog,
+    db::{lock::LockedSession, pool::Reader},
+    failure::{Failure, Reason},
+    ledger::{self, Snapshot, install, operations, settle::Settlement},
+    migration::{Checksum, Direction, Mode, Script, Version},
+    planner::{self, Plan, StepScript},
+    sql::{self, Hazard},
+};
+
+/// What an operation will do, its rows written.
+pub(super) struct Prepared {
+    pub steps: Vec<Step>,
+    pub warnings: Vec<String>,
+    /// The applied versions before the first step.
+    pub applied: BTreeSet<Version>,
+}
+
+/// A step with its text.
+pub(super) struct Step {
+    /// The id of its row; 0 before it has one.
+    pub id: i64,
+    pub name: StepName,
+    pub version: Version,
+    pub script: Script,
+    pub from_ledger: bool,
+    /// For an up: the down that the ledger keeps.
+    pub down: Option<Script>,
+}
+
+impl Step {
+    /// The file the script was, for error messages.
+    pub fn file(&self) -> String {
+        let file = match self.name.direction {
+            Direction::Up => "up.sql",
+            Direction::Down => "down.sql",
+        };
+        format!("{}/{file}", self.name.name)
+    }
+}
+
+impl Prepared {
+    /// The steps, as the followers see them.
+    pub fn event(&self) -> Event {
+        planned(&self.steps, &self.warnings)
+    }
+}
+
+impl Inner {
+    /// Plans under the lock and writes the rows.
+    pub(super) async fn prepare(&self, locked: &LockedSession, candidate: &Candidate<'_>) -> Result<Prepared, Failure> {
+        install::ensure(locked).await?;
+        operations::close_abandoned(locked, candidate.id).await?;
+        // A second connection to the same place, because the migration session takes no prepared statements.
+        let mut reader = Reader::connect(&self.url, "schemad planner").await?;
+        let snapshot = ledger::read::snapshot(&mut reader).await?;
+        let plan = plan(&self.catalog, &snapshot, candidate.request)?;
+        let warnings = plan.warnings.clone();
+        let mut steps = texts(plan, &mut reader).await?;
+        check(&steps)?;
+
+        let settlement = Settlement::of(&snapshot.rows, &self.catalog);
+        settlement.log(candidate.id);
+        let ids = operations::begin(locked, candidate.id, &rows(&steps), &settlement).await?;
+        for (step, id) in steps.iter_mut().zip(ids) {
+            step.id = id;
+        }
+        let applied = snapshot.rows.iter().filter(|row| row.is_applied()).map(|row| row.version.clone()).collect();
+        Ok(Prepared { steps, warnings, applied })
+    }
+}
+
+/// The plan for a request without running it: validate_only. Takes no lock and writes nothing.
+///
+/// # Errors
+/// What the real call would answer.
+pub async fn validate(catalog: &Catalog, reader: &mut Reader, request: &Request) -> Result<Event, Failure> {
+    let snapshot = ledger::read::snapshot(reader).await?;
+    if snapshot.running.is_some() && request.queue_timeout.is_zero() {
+        return Err(super::accept::busy(snapshot.running));
+    }
+    let plan = plan(catalog, &snapshot, request)?;
+    let warnings = plan.warnings.clone();
+    let steps = texts(plan, reader).await?;
+    check(&steps)?;
+    Ok(planned(&steps, &warnings))
+}
+
+fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Plan, Failure> {
+    if snapshot.server.read_only {
+        return Err(Failure::new(
+            Reason::ReadOnlyServer,
+            "the server is a standby or read-only by default (default_transaction_read_only); point \
+             MIGRATION_DATABASE_URL at the primary",
+        ));
+    }
+    Ok(match &request.action {
+        Action::Apply(apply) => planner::plan_apply(catalog, &snapshot.rows, apply)?,
+        Action::Rollback(rollback) => planner::plan_rollback(catalog, &snapshot.rows, rollback)?,
+    })
+}
+
+/// Fetches from the ledger the scripts that are not in the binary.
+async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
+    let wanted: Vec<Checksum> = plan
+        .steps
+        .iter()
+        .filter(|step| matches!(step.script, StepScript::Ledger(..)))
+        .map(|step| step.script.checksum())
+        .collect();
+    let found = if wanted.is_empty() { Vec::new() } else { ledger::read::scripts(reader, wanted).await? };
+    let mut found = found.into_iter();
+    let total = plan.steps.len();
+    plan.steps
+        .into_iter()
+        .enumerate()
+        .map(|(index, step)| {
+            let (script, from_ledger) = match step.script {
+                StepScript::Binary(script) => (script, false),
+                StepScript::Ledger(checksum, mode) => {
+                    let sql = found.next().flatten().ok_or_else(|| script_missing(&step.version, checksum))?;
+                    (Script { sql: Arc::from(sql), checksum, mode }, true)
+                }
+            };
+            let name = StepName {
+                ordinal: index + 1,
+                total,
+                version: step.version.to_string(),
+                name: step.name,
+                direction: step.direction,
+            };
+            Ok(Step { id: 0, name, version: step.version, script, from_ledger, down: step.down })
+        })
+        .collect()
+}
+
+fn script_missing(version: &Version, checksum: Checksum) -> Failure {
+    Failure::new(
+        Reason::ScriptMissing,
+        format!(
+            "the ledger lists {checksum} as the down of migration {version}, but schemad.scripts does not hold it: somebody \
+             deleted it. Roll back with --down-from binary from a release that carries the migration"
+        ),
+    )
+    .with("version", version)
+}
+
+/// Refuses scripts that cannot run inside a step, before anything runs.
+fn check(steps: &[Step]) -> Result<(), Failure> {
+    steps.iter().try_for_each(|step| {
+        if step.script.mode == Mode::NonTransactional {
+            return Err(refused(
+                step,
+                Reason::NonTransactional,
+                format!(
+                    "{} must run outside a transaction (metadata.toml: run_in_transaction = false), which this version of \
+                     schemad cannot do yet. Nothing was run; apply it with diesel_cli, and schemad adopts it",
+                    step.file()
+                ),
+            ));
+        }
+        let Some((hazard, place)) = sql::hazard(&step.script.sql) else { return Ok(()) };
+        let (reason, why) = match hazard {
+            Hazard::EndsTransaction => (
+                Reason::EndsTransaction,
+                "ends the transaction in which schemad runs the file together with its ledger row, so a failure after it \
+                 could not be undone. Remove the file's own BEGIN and COMMIT: every migration is a transaction already",
+            ),
+            Hazard::NeedsClient => (
+                Reason::NeedsClient,
+                "exchanges data with a client, and a migration has none. Use INSERT, or COPY with a file on the server",
+            ),
+        };
+        let message = format!("{}, line {}: the statement {why}. Nothing was run", step.file(), place.line);
+        Err(refused(step, reason, message).with("line", place.line).with("column", place.column))
+    })
+}
+
+fn refused(step: &Step, reason: Reason, message: String) -> Failure {
+    Failure::new(reason, message).with("version", &step.version).with("file", step.file())
+}
+
+fn planned(steps: &[Step], warnings: &[String]) -> Event {
+    let steps = steps
+        .iter()
+        .map(|s| (s.name.version.clone(), s.name.name.clone(), s.name.direction, s.from_ledger))
+        .collect();
+    Event::Planned { steps, warnings: warnings.to_vec() }
+}
+
+fn rows(steps: &[Step]) -> Vec<operations::StepRow<'_>> {
+    steps
+        .iter()
+        .map(|step| operations::StepRow {
+            version: step.version.as_str(),
+            name: &step.name.name,
+            direction: step.name.direction,
+            script: &step.script,
+            down: step.down.as_ref(),
+        })
+        .collect()
+}

@@ -1,0 +1,77 @@
+//! What can be asked for, and what it comes to.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::{
+    migration::Checksum,
+    planner::{Apply, ApplyTarget, Rollback, RollbackTarget, Source},
+};
+
+/// A checked request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to do.
+    pub action: Action,
+    /// Who asks.
+    pub principal: String,
+    /// The caller's id for the request; a new one when the caller gave none.
+    pub request_id: Uuid,
+    /// How long to wait for another operation.
+    pub queue_timeout: Duration,
+    /// How long a step may go on retrying for its locks.
+    pub lock_wait: Duration,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Run pending migrations.
+    Apply(Apply),
+    /// Revert applied ones.
+    Rollback(Rollback),
+}
+
+impl Action {
+    /// The ledger's word for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Apply(_) => "apply",
+            Self::Rollback(_) => "rollback",
+        }
+    }
+}
+
+impl Request {
+    /// The same for two requests exactly when they ask for the same. Kept in the ledger, so its form never changes: a new
+    /// field is added only where it is set.
+    pub fn hash(&self) -> Checksum {
+        let mut parts = vec![self.action.kind().to_owned()];
+        match &self.action {
+            Action::Apply(apply) => {
+                parts.push(match &apply.target {
+                    ApplyTarget::All => "all".into(),
+                    ApplyTarget::To(version) => format!("to {version}"),
+                    ApplyTarget::Steps(steps) => format!("steps {steps}"),
+                });
+                parts.push(format!("out of order {}", apply.allow_out_of_order));
+                parts.extend(apply.expected_set.map(|digest| digest.to_string()));
+            }
+            Action::Rollback(rollback) => {
+                parts.push(match &rollback.target {
+                    RollbackTarget::All => "all".into(),
+                    RollbackTarget::To(version) => format!("to {version}"),
+                    RollbackTarget::Steps(steps) => format!("steps {steps}"),
+                });
+                parts.extend(rollback.down_from.map(|source| match source {
+                    Source::Ledger => "from ledger".into(),
+                    Source::Binary => "from binary".into(),
+                }));
+            }
+        }
+        parts.push(format!("queue {}", self.queue_timeout.as_nanos()));
+        parts.push(format!("locks {}", self.lock_wait.as_nanos()));
+        Checksum::of_parts("schemad.request.1", parts.iter().map(String::as_str))
+    }
+}

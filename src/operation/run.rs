@@ -1,0 +1,242 @@
+//! Runs an operation that has begun, and records how it ended. After an error that is not the database's, nobody knows
+//! what was committed until the lock is won again: the old backend holds it until it is through.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Event,
+    accept::{Begun, Candidate, Inner},
+    prepare::{Prepared, Step},
+};
+use crate::{
+    db::{self, lock::Attempt, lock::LockedSession},
+    failure::{Failure, Reason},
+    ledger::{Ending, Finished, State, operations},
+    migration::Direction,
+    runner::{self, Broken, Observer},
+    shutdown::Phase,
+};
+
+/// How long the daemon tries to find out what a lost session committed before it answers without knowing.
+const AFTER_LOSS: Duration = Duration::from_secs(30);
+
+impl Inner {
+    /// Runs the steps and records the end. The result is the operation's.
+    pub(super) async fn run(&self, begun: Begun, candidate: &Candidate<'_>) -> Result<(), Failure> {
+        let Begun { mut locked, prepared } = begun;
+        let started = Instant::now();
+        let scripts: Vec<runner::Step<'_>> = prepared
+            .steps
+            .iter()
+            .map(|step| runner::Step { id: step.id, sql: &step.script.sql })
+            .collect();
+        let observer = Watch { steps: &prepared.steps, candidate, inner: self };
+        let ran = runner::run(&mut locked, &scripts, candidate.request.lock_wait, self.phases.clone(), &observer).await;
+
+        let (locked, done, broken) = match ran {
+            Ok(()) => (Some(locked), prepared.steps.len(), None),
+            Err(runner::Stopped { done, broken: Broken::Lost(error) }) => {
+                tracing::warn!(event = "operation.session_lost", operation = %candidate.id, cause = %error,
+                    "the migration session was lost; finding out what was committed");
+                drop(locked);
+                let (locked, done) = self.find_out(candidate, done).await;
+                // Everything may have been committed and only the answer lost.
+                let error = if locked.is_some() { error } else { unknown(&error) };
+                let broken = (done < prepared.steps.len()).then_some(Broken::Lost(error));
+                (locked, done, broken)
+            }
+            Err(runner::Stopped { done, broken }) => (Some(locked), done, Some(broken)),
+        };
+        let failure = broken.map(|broken| failure(broken, done, &prepared.steps).with("operation", candidate.id));
+        let finished = finished(&prepared, done);
+        self.record(locked, candidate, started, finished, failure).await
+    }
+
+    /// An accepted operation that could not begin: it waited in vain, or its plan was refused under the lock.
+    pub(super) async fn end_without_steps(&self, candidate: &Candidate<'_>, failure: Failure) -> Failure {
+        let failure = failure.with("operation", candidate.id);
+        let recorded = self.record(None, candidate, Instant::now(), Finished::default(), Some(failure.clone())).await;
+        recorded.err().unwrap_or(failure)
+    }
+
+    /// Writes the end into the ledger, the log and the metrics, and gives the lock back before anybody is told.
+    async fn record(
+        &self,
+        locked: Option<LockedSession>,
+        candidate: &Candidate<'_>,
+        started: Instant,
+        finished: Finished,
+        failure: Option<Failure>,
+    ) -> Result<(), Failure> {
+        let state = match &failure {
+            None => State::Succeeded,
+            Some(failure) if failure.reason == Reason::Interrupted => State::Interrupted,
+            Some(_) => State::Failed,
+        };
+        let ending = Ending { finished: finished.clone(), failure: failure.clone() };
+        if let Err(error) = self.write_end(locked, candidate, state, &ending).await {
+            // The row stays 'running' without a holder of the lock; whoever wins it next closes it.
+            tracing::error!(event = "operation.not_recorded", operation = %candidate.id, cause = %error,
+                "the operation's end could not be recorded");
+        }
+        let kind = candidate.request.action.kind();
+        self.metrics.operation(kind, state.as_str());
+        let (steps_done, steps_total) = (finished.steps_done, finished.steps_total);
+        candidate.log.push(Event::Finished(state, finished));
+        let seconds = started.elapsed().as_secs_f64();
+        match failure {
+            None => {
+                tracing::info!(event = "operation.finished", operation = %candidate.id, kind, state = state.as_str(),
+                    steps_done, steps_total, seconds, "operation finished");
+                Ok(())
+            }
+            Some(failure) => {
+                tracing::warn!(event = "operation.finished", operation = %candidate.id, kind, state = state.as_str(),
+                    steps_done, steps_total, seconds, reason = %failure.reason, "operation ended: {}", failure.message);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn write_end(
+        &self,
+        locked: Option<LockedSession>,
+        candidate: &Candidate<'_>,
+        state: State,
+        ending: &Ending,
+    ) -> Result<(), Failure> {
+        match locked {
+            Some(locked) => {
+                operations::end(locked.client(), candidate.id, state, ending).await?;
+                locked.release().await?;
+            }
+            None => {
+                let session = self.open_session().await?;
+                operations::end(session.client(), candidate.id, state, ending).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a loss: wins the lock on a new session, which the old backend holds until it is through, and only then reads
+    /// what was committed. Gives up after a while and reports the steps known to be done.
+    async fn find_out(&self, candidate: &Candidate<'_>, known: usize) -> (Option<LockedSession>, usize) {
+        let deadline = Instant::now() + AFTER_LOSS;
+        while Instant::now() < deadline && *self.phases.borrow() < Phase::Stopping {
+            match self.try_to_find_out(candidate).await {
+                Ok(Some((locked, done))) => return (Some(locked), done),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(cause = %error, "not yet"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        (None, known)
+    }
+
+    async fn try_to_find_out(&self, candidate: &Candidate<'_>) -> Result<Option<(LockedSession, usize)>, Failure> {
+        match LockedSession::try_lock(self.open_session().await?).await? {
+            Attempt::Held(_) => Ok(None),
+            Attempt::Won(locked) => {
+                let done = operations::steps_done(locked.client(), candidate.id).await?;
+                Ok(Some((locked, done)))
+            }
+        }
+    }
+}
+
+/// Turns what the runner sees into events and metrics.
+struct Watch<'a> {
+    steps: &'a [Step],
+    candidate: &'a Candidate<'a>,
+    inner: &'a Inner,
+}
+
+impl Observer for Watch<'_> {
+    fn started(&self, index: usize) {
+        self.candidate.log.push(Event::StepStarted(self.steps[index].name.clone()));
+    }
+
+    fn done(&self, index: usize, took: Duration) {
+        let name = self.steps[index].name.clone();
+        self.inner.metrics.step(name.direction, took);
+        self.candidate.log.push(Event::StepDone(name, took));
+    }
+
+    fn notice(&self, index: usize, notice: db::session::Notice) {
+        self.candidate.log.push(Event::Notice {
+            version: self.steps[index].name.version.clone(),
+            severity: notice.severity,
+            message: notice.message,
+        });
+    }
+
+    fn retrying(&self, index: usize, attempt: u32, error: &db::SqlError, delay: Duration) {
+        let version = self.steps[index].name.version.clone();
+        tracing::info!(event = "operation.retrying", operation = %self.candidate.id, version, attempt,
+            sqlstate = error.sqlstate, "the step could not get its locks; trying again");
+        self.candidate.log.push(Event::Retrying {
+            version,
+            attempt,
+            sqlstate: error.sqlstate.clone(),
+            message: error.message.clone(),
+            delay,
+        });
+    }
+}
+
+fn finished(prepared: &Prepared, done: usize) -> Finished {
+    let mut applied = prepared.applied.clone();
+    for step in &prepared.steps[..done] {
+        match step.name.direction {
+            Direction::Up => applied.insert(step.version.clone()),
+            Direction::Down => applied.remove(&step.version),
+        };
+    }
+    Finished {
+        nothing_to_do: prepared.steps.is_empty(),
+        steps_done: done,
+        steps_total: prepared.steps.len(),
+        current: applied.last().map(ToString::to_string),
+        warnings: prepared.warnings.clone(),
+    }
+}
+
+/// The session was lost and the lock could not be won again to read what it had committed.
+fn unknown(error: &db::Error) -> db::Error {
+    db::Error::Lost(format!(
+        "{error}, and the database could not be asked in time whether the step that ran was committed. The next operation \
+         records it; `schemad status` shows it"
+    ))
+}
+
+/// Why an operation did not do all its steps, in an operator's words.
+fn failure(broken: Broken, done: usize, steps: &[Step]) -> Failure {
+    let progress = format!("{done} of {} steps are done and stay", steps.len());
+    // The runner stops at the first step that is not done, so there is one.
+    let step = &steps[done.min(steps.len() - 1)];
+    match broken {
+        Broken::Sql(error) => runner::explain(&error, &step.script.sql, &step.file())
+            .with("version", &step.version)
+            .with("file", step.file())
+            .with("steps_done", done),
+        Broken::Locks { error, waited } => Failure::new(
+            Reason::LockTimeout,
+            format!(
+                "{} could not get its locks within {waited:.0?} ({error}); it was undone, {progress}. Find who holds them in \
+                 pg_locks and pg_stat_activity, or allow more with lock_wait",
+                step.file()
+            ),
+        )
+        .with("version", &step.version)
+        .with("file", step.file())
+        .with("sqlstate", &error.sqlstate),
+        Broken::Stopped => Failure::new(
+            Reason::Interrupted,
+            format!("the daemon was told to stop; {progress} and the step that ran was undone. Ask again"),
+        ),
+        Broken::Lost(error) => Failure::new(
+            Reason::Interrupted,
+            format!("{error}; {progress}. Ask again"),
+        ),
+    }
+}

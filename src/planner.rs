@@ -1,0 +1,79 @@
+//! Decides, and touches nothing: from the embedded set, what the database says is applied, and a request, to the steps to
+//! run or the reason not to. The same comparison gives the schema's state, so status and plan cannot disagree.
+
+mod apply;
+mod refusal;
+mod rollback;
+mod state;
+
+pub use apply::{Apply, Target as ApplyTarget, plan_apply};
+pub use refusal::Refusal;
+pub use rollback::{Rollback, Source, Target as RollbackTarget, plan_rollback};
+pub use state::{Assessment, Problem, State, assess};
+
+use crate::migration::{Checksum, Direction, Mode, Row, Script, Version};
+
+/// What will run, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The steps; none: nothing to do.
+    pub steps: Vec<Step>,
+    /// What the caller should know although it is no reason to refuse.
+    pub warnings: Vec<String>,
+}
+
+/// One migration, run once, up or down.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The migration's version.
+    pub version: Version,
+    /// Its name.
+    pub name: String,
+    /// Up or down.
+    pub direction: Direction,
+    /// What runs.
+    pub script: StepScript,
+    /// For an up: the down that the ledger keeps for later.
+    pub down: Option<Script>,
+}
+
+/// Where a step's script is.
+#[derive(Clone, Debug)]
+pub enum StepScript {
+    /// In the binary.
+    Binary(Script),
+    /// In the ledger, under this checksum.
+    Ledger(Checksum, Mode),
+}
+
+impl StepScript {
+    /// The script's checksum.
+    pub fn checksum(&self) -> Checksum {
+        match self {
+            Self::Binary(script) => script.checksum,
+            Self::Ledger(checksum, _) => *checksum,
+        }
+    }
+
+    /// How it runs.
+    pub fn mode(&self) -> Mode {
+        match self {
+            Self::Binary(script) => script.mode,
+            Self::Ledger(_, mode) => *mode,
+        }
+    }
+}
+
+/// The applied rows in the order of application: the ledger's where it has one; what is only in the Diesel table came
+/// after the ledger last looked, in the order of its run_on.
+fn in_order_of_application(rows: &[Row]) -> Vec<&Row> {
+    let mut applied: Vec<&Row> = rows.iter().filter(|row| row.is_applied()).collect();
+    applied.sort_by_key(|row| match &row.recorded {
+        Some(recorded) => (false, recorded.position, None, &row.version),
+        None => (true, 0, row.run_on, &row.version),
+    });
+    applied
+}
+
+#[cfg(test)]
+mod tests;

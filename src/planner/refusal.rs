@@ -1,0 +1,125 @@
+//! Why a plan is refused, each with what to do about it.
+
+use crate::{
+    failure::{Failure, Reason},
+    migration::{Checksum, Version},
+};
+
+/// A plan that is not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody knows this version.
+    #[error("version {0} is unknown to this binary and to the database; `schemad list` shows the known ones")]
+    UnknownVersion(Version),
+    /// Pending and older than an applied one.
+    #[error(
+        "migration {pending} is pending but older than {applied}, which is applied: a branch was probably merged late. \
+         Give it a newer version, or apply it with --allow-out-of-order"
+    )]
+    OutOfOrder {
+        /// The pending one.
+        pending: Version,
+        /// The newest applied one.
+        applied: Version,
+    },
+    /// Pending and older than an applied one that this binary does not carry.
+    #[error(
+        "migration {pending} is pending but older than {applied}, which a newer release applied and this binary does not \
+         carry. Apply from that release, or insist with --allow-out-of-order"
+    )]
+    UnknownNewer {
+        /// The pending one.
+        pending: Version,
+        /// The applied one.
+        applied: Version,
+    },
+    /// An applied up was changed.
+    #[error(
+        "the up of migration {version} was changed after it was applied (applied {recorded}, embedded {embedded}): \
+         restore the file and put the change into a new migration"
+    )]
+    Edited {
+        /// Which.
+        version: Version,
+        /// As applied.
+        recorded: Checksum,
+        /// As embedded.
+        embedded: Checksum,
+    },
+    /// The daemon carries another set than expected.
+    #[error("this daemon carries the set {actual}, not {expected}: the call reached another release")]
+    SetMismatch {
+        /// What the caller expects.
+        expected: Checksum,
+        /// What is embedded.
+        actual: Checksum,
+    },
+    /// The version to roll back to is not applied.
+    #[error("version {0} is not applied, so nothing can be rolled back to it; `schemad list` shows what is")]
+    NotApplied(Version),
+    /// Not that many are applied.
+    #[error("only {applied} migrations are applied, so {asked} cannot be rolled back; ask for {applied}, or --all")]
+    TooFewApplied {
+        /// How many are.
+        applied: usize,
+        /// How many were asked for.
+        asked: usize,
+    },
+    /// No down anywhere.
+    #[error(
+        "migration {version} cannot be rolled back: {}. Undo it with a new migration",
+        if *.adopted { "it was applied by something other than schemad and this binary carries no down script for it" }
+        else { "it was applied without a down script and this binary carries none" }
+    )]
+    Irreversible {
+        /// Which.
+        version: Version,
+        /// schemad never saw its down.
+        adopted: bool,
+    },
+    /// Two downs.
+    #[error(
+        "the down of migration {version} in the ledger ({ledger}) differs from the one in this binary ({binary}); choose \
+         with --down-from ledger (what belonged to it when it was applied) or --down-from binary"
+    )]
+    DownsDiffer {
+        /// Which.
+        version: Version,
+        /// The ledger's.
+        ledger: Checksum,
+        /// The binary's.
+        binary: Checksum,
+    },
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        let failure = |reason| Self::new(reason, message);
+        match refusal {
+            Refusal::UnknownVersion(version) => failure(Reason::UnknownVersion).with("version", version),
+            Refusal::OutOfOrder { pending, applied } => {
+                failure(Reason::OutOfOrder).with("version", pending).with("applied", applied)
+            }
+            Refusal::UnknownNewer { pending, applied } => {
+                failure(Reason::UnknownNewer).with("version", pending).with("applied", applied)
+            }
+            Refusal::Edited { version, recorded, embedded } => failure(Reason::Edited)
+                .with("version", version)
+                .with("recorded_checksum", recorded)
+                .with("embedded_checksum", embedded),
+            Refusal::SetMismatch { expected, actual } => {
+                failure(Reason::SetMismatch).with("expected", expected).with("embedded", actual)
+            }
+            Refusal::NotApplied(version) => failure(Reason::NotApplied).with("version", version),
+            Refusal::TooFewApplied { applied, asked } => {
+                failure(Reason::TooFewApplied).with("applied", applied).with("asked", asked)
+            }
+            Refusal::Irreversible { version, .. } => failure(Reason::Irreversible).with("version", version),
+            Refusal::DownsDiffer { version, ledger, binary } => failure(Reason::DownsDiffer)
+                .with("version", version)
+                .with("ledger_checksum", ledger)
+                .with("binary_checksum", binary),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What state the schema is in, seen from the embedded set.
+
+use std::collections::BTreeMap;
+
+use super::Refusal;
+use crate::{
+    catalog::Catalog,
+    failure::Failure,
+    migration::{Migration, Row, Version},
+};
+
+/// The schema's state. DIVERGED means that an Apply without flags would be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Nothing is applied, something is pending.
+    Empty,
+    /// Exactly the embedded set is applied.
+    Current,
+    /// Something is pending, and Apply would run it.
+    Behind,
+    /// All of the set is applied, and more.
+    Ahead,
+    /// Apply would be refused.
+    Diverged,
+}
+
+/// Something that somebody should know of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// UPPER_SNAKE.
+    pub reason: &'static str,
+    /// The migration concerned.
+    pub version: String,
+    /// What it means and what to do.
+    pub message: String,
+    /// Apply without flags is refused because of it.
+    pub blocking: bool,
+}
+
+/// The comparison of an embedded set with a database.
+#[derive(Clone, Debug)]
+pub struct Assessment {
+    /// In one word.
+    pub state: State,
+    /// The highest applied version.
+    pub current: Option<Version>,
+    /// How many are applied.
+    pub applied: usize,
+    /// Embedded and not applied, in version order.
+    pub pending: Vec<Version>,
+    /// Applied and not embedded.
+    pub unknown: Vec<Version>,
+    /// Blocking ones first.
+    pub problems: Vec<Problem>,
+}
+
+/// Compares.
+pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
+    let applied: BTreeMap<&Version, &Row> =
+        rows.iter().filter(|row| row.is_applied()).map(|row| (&row.version, row)).collect();
+    let pending: Vec<&Migration> = catalog.iter().filter(|m| !applied.contains_key(&m.version)).collect();
+    let unknown: Vec<Version> =
+        applied.keys().filter(|v| catalog.get(v).is_none()).map(|v| (*v).clone()).collect();
+
+    let mut problems: Vec<Problem> = edited(catalog, rows).map(blocking).collect();
+    problems.extend(pending.iter().filter_map(|m| out_of_order(m, catalog, &applied)).map(blocking));
+    let state = match (problems.is_empty(), applied.is_empty(), pending.is_empty(), unknown.is_empty()) {
+        (false, ..) => State::Diverged,
+        (_, true, false, _) => State::Empty,
+        (_, _, false, _) => State::Behind,
+        (_, _, true, false) => State::Ahead,
+        (_, _, true, true) => State::Current,
+    };
+    problems.extend(rows.iter().filter(|row| !row.is_applied()).map(|row| Problem {
+        reason: "REVERTED_ELSEWHERE",
+        version: row.version.to_string(),
+        message: format!(
+            "schemad applied {} and something else has taken it out of the Diesel table; the next operation will note that",
+            row.version
+        ),
+        blocking: false,
+    }));
+    Assessment {
+        state,
+        current: applied.keys().next_back().map(|v| (*v).clone()),
+        applied: applied.len(),
+        pending: pending.iter().map(|m| m.version.clone()).collect(),
+        unknown,
+        problems,
+    }
+}
+
+/// The applied migrations whose embedded up is no longer the one that ran.
+pub(super) fn edited<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
+    rows.iter().filter(|row| row.is_applied()).filter_map(|row| {
+        let (recorded, _) = row.recorded.as_ref()?.up?;
+        let embedded = catalog.get(&row.version)?.up.checksum;
+        (recorded != embedded).then(|| Refusal::Edited { version: row.version.clone(), recorded, embedded })
+    })
+}
+
+/// Why a pending migration may not simply be applied: something newer is.
+pub(super) fn out_of_order(
+    pending: &Migration,
+    catalog: &Catalog,
+    applied: &BTreeMap<&Version, &Row>,
+) -> Option<Refusal> {
+    let newer = || applied.range::<Version, _>(&pending.version..).map(|(version, _)| (*version).clone());
+    let pending = pending.version.clone();
+    match newer().find(|v| catalog.get(v).is_none()) {
+        Some(applied) => Some(Refusal::UnknownNewer { pending, applied }),
+        None => newer().next_back().map(|applied| Refusal::OutOfOrder { pending, applied }),
+    }
+}
+
+/// A refusal, as a problem.
+fn blocking(refusal: Refusal) -> Problem {
+    let mut failure = Failure::from(refusal);
+    Problem {
+        reason: failure.reason.as_str(),
+        version: failure.metadata.remove("version").unwrap_or_default(),
+        message: failure.message,
+        blocking: true,
+    }
+}

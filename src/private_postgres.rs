@@ -1,0 +1,319 @@
+//! A PostgreSQL of one's own, from server programs that are already there: for `schemad dev` and for tests. It has no TCP
+//! port, belongs to this process, and is gone when this process is, however that ends.
+//!
+//! No crate does all of this: postgresql_embedded refuses root, downloads its programs and leaves an orphan after SIGKILL;
+//! tmp-postgrust leaves one too.
+
+use std::{
+    env, fs, io,
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown},
+            process::CommandExt as _,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, User, geteuid, getpid, getppid},
+};
+
+/// A unix socket's path has at most 107 bytes, and PostgreSQL appends `/.s.PGSQL.5432`.
+const MAX_SOCKET_DIR: usize = 90;
+
+/// initdb takes 2 to 5 s, a start 0.2 s, recovery after a kill somewhat longer.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Why there is no private PostgreSQL.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No server programs.
+    #[error(
+        "no PostgreSQL server programs found ($PG_BIN, /usr/lib/postgresql/*/bin, PATH). Install them (Debian: apt-get \
+         install postgresql), or give DATABASE_URL"
+    )]
+    NoPrograms,
+    /// Another process has the folder.
+    #[error("{0} is in use by another process")]
+    InUse(PathBuf),
+    /// PostgreSQL does not run as root, and there is nobody else.
+    #[error("running as root, and there is neither a `postgres` nor a `nobody` user to run PostgreSQL as")]
+    NobodyToRunAs,
+    /// A file or folder.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A program failed.
+    #[error("{program} failed: {output}")]
+    Program {
+        /// initdb or postgres.
+        program: &'static str,
+        /// What it said.
+        output: String,
+    },
+}
+
+/// What the server is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The data outlive a power cut.
+    Durable,
+    /// They need not: tests.
+    Throwaway,
+}
+
+/// A running server. Dropping it stops the server.
+#[derive(Debug)]
+pub struct PrivatePostgres {
+    child: Child,
+    socket_dir: PathBuf,
+    /// The server holds it too; it is free only when both are gone.
+    _lock: fs::File,
+    /// The thread that forked the server ends when this does; the server's death signal is tied to that thread.
+    _parent: mpsc::Sender<()>,
+}
+
+/// The folder of the server programs: `$PG_BIN`, else the newest of Debian's, else the first on PATH.
+pub fn find_programs() -> Option<PathBuf> {
+    if let Some(dir) = env::var_os("PG_BIN").filter(|dir| !dir.is_empty()) {
+        return Some(dir.into());
+    }
+    let complete = |dir: &Path| dir.join("postgres").is_file() && dir.join("initdb").is_file();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
+        .filter(|(_, dir)| complete(dir))
+        .max();
+    newest.map(|(_, dir)| dir).or_else(|| env::split_paths(&env::var_os("PATH")?).find(|dir| complete(dir)))
+}
+
+impl PrivatePostgres {
+    /// Starts a server on `dir`, which is created on first use. Blocks until it takes connections.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::InUse`] when a live process has `dir`.
+    pub fn start(programs: &Path, dir: &Path, durability: Durability) -> Result<Self, Error> {
+        let user = run_as()?;
+        let dir = owned_dir(dir, user.as_ref())?;
+        let lock = lock(&dir)?;
+        let data = dir.join("data");
+        init(programs, &dir, &data, user.as_ref())?;
+        let socket_dir = socket_dir(&dir, user.as_ref())?;
+
+        let log = dir.join("server.log");
+        let log_file = fs::File::create(&log).map_err(|error| io_error(&log, error))?;
+        let mut command = command(programs, "postgres", &dir, user.as_ref());
+        command.arg("-D").arg(&data).arg("-k").arg(&socket_dir).args(["-p", "5432", "-c", "listen_addresses="]);
+        command.args(["-c", "max_connections=200", "-c", "log_min_messages=warning"]);
+        if durability == Durability::Throwaway {
+            for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off"] {
+                command.args(["-c", setting]);
+            }
+        }
+        let for_stderr = log_file.try_clone().map_err(|error| io_error(&log, error))?;
+        // A group of its own: the terminal's Ctrl-C reaches us only, and we stop the server after our own shutdown.
+        command.stdout(log_file).stderr(for_stderr).process_group(0);
+        die_with_parent(&mut command, &lock);
+
+        let (child, parent) = spawn(command).map_err(|error| io_error(&programs.join("postgres"), error))?;
+        let mut server = Self { child, socket_dir, _lock: lock, _parent: parent };
+        server.wait_until_ready(&data, &log)?;
+        Ok(server)
+    }
+
+    /// The URL of a database, through the unix socket.
+    pub fn url(&self, database: &str) -> String {
+        let host: String = self
+            .socket_dir
+            .to_string_lossy()
+            .bytes()
+            .map(|b| if b.is_ascii_alphanumeric() || b"-_.".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+            .collect();
+        format!("postgres://postgres@{host}:5432/{database}")
+    }
+
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// pg_ctl's own test: our pid on line 1 of postmaster.pid (a killed server leaves its file), "ready" on line 8.
+    fn wait_until_ready(&mut self, data: &Path, log: &Path) -> Result<(), Error> {
+        let failed = |output: String| Error::Program { program: "postgres", output };
+        let (begun, pid) = (Instant::now(), self.child.id().to_string());
+        loop {
+            let state = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+            let mut lines = state.lines().map(str::trim);
+            if lines.next() == Some(&pid) && lines.nth(6) == Some("ready") {
+                return Ok(());
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(failed(format!("{status}: {}", fs::read_to_string(log).unwrap_or_default().trim())));
+            }
+            if begun.elapsed() > READY_WITHIN {
+                return Err(failed(format!("not ready within {READY_WITHIN:?}; see {}", log.display())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        let Ok(pid) = i32::try_from(self.child.id()).map(Pid::from_raw) else { return };
+        let _ = kill(pid, Signal::SIGINT); // fast shutdown; it fails only when the server is gone already
+        for _ in 0..1000 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = kill(pid, Signal::SIGQUIT);
+        let _ = self.child.wait();
+    }
+}
+
+fn io_error(path: &Path, error: io::Error) -> Error {
+    Error::Io { path: path.into(), error }
+}
+
+/// PostgreSQL refuses to run as root.
+fn run_as() -> Result<Option<User>, Error> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let found = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten());
+    found.map(Some).ok_or(Error::NobodyToRunAs)
+}
+
+/// Creates `dir` for the server alone: authentication is `trust`, and who can reach the socket is in.
+fn owned_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
+    let failed = |error| io_error(dir, error);
+    fs::create_dir_all(dir).map_err(failed)?;
+    let dir = dir.canonicalize().map_err(failed)?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    if let Some(user) = user {
+        chown(&dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(failed)?;
+    }
+    Ok(dir)
+}
+
+/// The folder for the socket: `dir`, or where that is too long a private one in the temporary folder.
+fn socket_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
+    if dir.as_os_str().len() <= MAX_SOCKET_DIR {
+        return Ok(dir.into());
+    }
+    let digest = crate::migration::Checksum::of_script(&dir.to_string_lossy()).to_string();
+    let owner = user.map_or_else(geteuid, |user| user.uid).as_raw();
+    let short = PathBuf::from(format!("/tmp/schemad-{owner}-{}", &digest[7..23]));
+    let failed = |error| io_error(&short, error);
+    match fs::DirBuilder::new().mode(0o700).create(&short) {
+        Ok(()) => owned_dir(&short, user).map(drop)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let found = fs::symlink_metadata(&short).map_err(failed)?;
+    if !found.is_dir() || found.uid() != owner || found.mode() & 0o077 != 0 {
+        return Err(failed(io::Error::other("belongs to somebody else; remove it, or choose a shorter --data-dir")));
+    }
+    Ok(short)
+}
+
+fn lock(dir: &Path) -> Result<fs::File, Error> {
+    let path = dir.join("lock");
+    let file = fs::File::create(&path).map_err(|error| io_error(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        // A server whose parent was killed needs a moment to go down.
+        Err(fs::TryLockError::WouldBlock) => {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(50));
+                if file.try_lock().is_ok() {
+                    return Ok(file);
+                }
+            }
+            Err(Error::InUse(dir.into()))
+        }
+        Err(fs::TryLockError::Error(error)) => Err(io_error(&path, error)),
+    }
+}
+
+/// Runs initdb unless it has been run to its end before.
+fn init(programs: &Path, dir: &Path, data: &Path, user: Option<&User>) -> Result<(), Error> {
+    let complete = data.join("schemad.initialized");
+    if complete.exists() {
+        return Ok(());
+    }
+    if data.exists() {
+        fs::remove_dir_all(data).map_err(|error| io_error(data, error))?;
+    }
+    let output = command(programs, "initdb", dir, user)
+        .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+        .arg(data)
+        .output()
+        .map_err(|error| io_error(&programs.join("initdb"), error))?;
+    if !output.status.success() {
+        let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::Program { program: "initdb", output });
+    }
+    fs::write(&complete, "").map_err(|error| io_error(&complete, error))
+}
+
+fn command(programs: &Path, program: &str, dir: &Path, user: Option<&User>) -> Command {
+    let mut command = Command::new(programs.join(program));
+    for (key, _) in env::vars_os() {
+        if key.as_encoded_bytes().starts_with(b"PG") {
+            command.env_remove(key);
+        }
+    }
+    if let Some(user) = user {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).env("HOME", dir).env("USER", &user.name);
+    }
+    command.current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+/// The server gets SIGINT (fast shutdown) when the thread that forked it ends, and keeps the lock open.
+#[expect(unsafe_code, reason = "pre_exec; what runs there only makes system calls")]
+fn die_with_parent(command: &mut Command, lock: &fs::File) {
+    let (lock, parent) = (lock.as_raw_fd(), getpid());
+    let before_exec = move || {
+        // std changes the user before this runs, which is as well: a change of user clears the death signal.
+        #[cfg(target_os = "linux")]
+        nix::sys::prctl::set_pdeathsig(Signal::SIGINT)?;
+        if getppid() != parent {
+            return Err(io::Error::other("the parent is gone"));
+        }
+        // SAFETY: the parent keeps the file open until it drops the server, which is after this exec.
+        let lock = unsafe { std::os::fd::BorrowedFd::borrow_raw(lock) };
+        nix::fcntl::fcntl(lock, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec it only makes async-signal-safe system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(before_exec);
+    }
+}
+
+/// Forks from a thread that lives as long as the returned sender.
+fn spawn(mut command: Command) -> io::Result<(Child, mpsc::Sender<()>)> {
+    let (alive, until_dropped) = mpsc::channel::<()>();
+    let (result, spawned) = mpsc::channel();
+    std::thread::Builder::new().name("postgres-parent".into()).spawn(move || {
+        let _ = result.send(command.spawn());
+        let _ = until_dropped.recv(); // ends when the sender is dropped
+    })?;
+    let child = spawned.recv().map_err(io::Error::other)??;
+    Ok((child, alive))
+}

@@ -1,0 +1,125 @@
+//! A refused statement in an operator's words: which file, which statement, which line, and what it means.
+
+use super::ScriptError;
+use crate::{
+    failure::{Failure, Reason},
+    sql::{self, Place},
+};
+
+/// The failure that tells where `sql`, the script of `file`, was refused.
+pub fn explain(failed: &ScriptError, sql: &str, file: &str) -> Failure {
+    let error = &failed.error;
+    let total = sql::count(sql);
+    let in_script = total.is_none_or(|total| failed.statements_done < total);
+    let place = if in_script { place(failed, sql) } else { None };
+
+    let mut message = file.to_owned();
+    if let Some(Place { line, column }) = place {
+        message += &format!(", line {line}, column {column}");
+    }
+    if in_script {
+        let of = total.map_or(String::new(), |total| format!(" of {total}"));
+        message += &format!(", statement {}{of}", failed.statements_done + 1);
+    }
+    message += &format!(": {error}");
+    if let Some(meaning) = meaning(failed, in_script) {
+        message += &format!(". {meaning}");
+    }
+    message += ". The step was undone completely; the steps before it stay";
+
+    let mut failure = Failure::new(Reason::MigrationFailed, message)
+        .with("sqlstate", &error.sqlstate)
+        .with("database_message", &error.message);
+    if in_script {
+        failure = failure.with("statement", failed.statements_done + 1);
+        if let Some(total) = total {
+            failure = failure.with("statements", total);
+        }
+    }
+    if let Some(Place { line, column }) = place {
+        failure = failure.with("line", line).with("column", column);
+    }
+    for (key, text) in [("detail", &error.detail), ("hint", &error.hint), ("context", &error.context)] {
+        if let Some(text) = text {
+            failure = failure.with(key, text);
+        }
+    }
+    failure
+}
+
+/// Where the server pointed, else where the statement begins.
+fn place(failed: &ScriptError, sql: &str) -> Option<Place> {
+    let pointed = failed.error.position.and_then(|at| at.checked_sub(failed.preamble)).filter(|at| *at > 0);
+    match pointed {
+        Some(at) if at <= sql.chars().count() => Some(sql::place(sql, at)),
+        _ => sql::start_of(sql, failed.statements_done),
+    }
+}
+
+/// What a SQLSTATE means here, where the server's words alone do not say it.
+fn meaning(failed: &ScriptError, in_script: bool) -> Option<&'static str> {
+    let error = &failed.error;
+    let in_guard = error.context.as_deref().is_some_and(|c| c.contains("finish_step_v1"));
+    Some(match error.sqlstate.as_str() {
+        "SCH03" => "A migration is one transaction with its ledger row; the file must not end it",
+        "SCH04" => "The file calls pg_advisory_unlock_all() or releases schemad's own lock; remove that",
+        "SCH05" => "The file changes the session's user for good; use SET LOCAL ROLE",
+        "SCH06" => "Something else changed the Diesel table meanwhile",
+        "42P01" | "3F000" if in_guard => {
+            "The file drops Diesel's table of applied migrations, so the migration cannot be recorded"
+        }
+        "23505" if in_guard => "The file itself inserts into Diesel's table; schemad does that",
+        "25001" => {
+            "This statement cannot run in a transaction: put it alone into a migration whose metadata.toml says \
+             run_in_transaction = false"
+        }
+        "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
+        "57014" => "statement_timeout ran out, or somebody cancelled it",
+        _ if !in_script && !in_guard && error.sqlstate.starts_with("23") => {
+            "A deferred constraint was violated when the file was through"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::SqlError;
+
+    fn failed(sqlstate: &str, position: Option<usize>, statements_done: usize, context: Option<&str>) -> ScriptError {
+        ScriptError {
+            error: SqlError {
+                sqlstate: sqlstate.into(),
+                message: "no".into(),
+                position: position.map(|p| p + 10),
+                context: context.map(Into::into),
+                ..SqlError::default()
+            },
+            statements_done,
+            preamble: 10,
+        }
+    }
+
+    #[test]
+    fn the_place_is_counted_in_characters_of_the_file() {
+        let failure = explain(&failed("42601", Some(14), 1, None), "SELECT 'é';\n SELCT 1", "1_x/up.sql");
+        assert_eq!((failure.metadata["line"].as_str(), failure.metadata["column"].as_str()), ("2", "2"));
+        assert_eq!((failure.metadata["statement"].as_str(), failure.reason), ("2", Reason::MigrationFailed));
+    }
+
+    #[test]
+    fn an_error_without_a_position_is_placed_at_its_statement() {
+        let failure = explain(&failed("22012", None, 1, None), "SELECT 1;\n-- why\nSELECT 1/0;", "1_x/up.sql");
+        insta::assert_snapshot!(failure.message, @"1_x/up.sql, line 3, column 1, statement 2 of 2: no (SQLSTATE 22012). The step was undone completely; the steps before it stay");
+    }
+
+    #[test]
+    fn an_error_after_the_script_is_not_blamed_on_a_line() {
+        let failure = explain(&failed("23503", None, 1, None), "INSERT INTO t VALUES (1)", "1_x/up.sql");
+        assert!(failure.message.contains("deferred constraint"), "{failure}");
+        assert!(!failure.metadata.contains_key("line") && !failure.metadata.contains_key("statement"));
+        let failure = explain(&failed("42P01", None, 1, Some("finish_step_v1")), "DROP TABLE d", "1_x/up.sql");
+        assert!(failure.message.contains("drops Diesel's table"), "{failure}");
+    }
+}
