@@ -124,7 +124,7 @@ fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
 pub(crate) mod tests {
     use super::*;
     use diesel::migration::{MigrationMetadata, MigrationName, MigrationVersion};
-    use diesel::{QueryableByName, RunQueryDsl, connection::BoxableConnection};
+    use diesel::connection::BoxableConnection;
 
     /// A migration written in Rust: version, ups (each sent on its own), down.
     #[derive(Clone)]
@@ -202,39 +202,6 @@ pub(crate) mod tests {
         ]))
         .unwrap_err();
         insta::assert_snapshot!(error);
-    }
-
-    #[test]
-    fn a_migration_that_asks_the_database_cannot_be_embedded() {
-        #[derive(QueryableByName)]
-        struct One {
-            #[diesel(sql_type = diesel::sql_types::Integer)]
-            _n: i32,
-        }
-        struct Asks(Name);
-        impl DieselMigration<Pg> for Asks {
-            fn run(&self, conn: &mut dyn BoxableConnection<Pg>) -> diesel::migration::Result<()> {
-                diesel::sql_query("SELECT 1 AS _n").execute(conn)?;
-                Ok(())
-            }
-            fn revert(&self, _: &mut dyn BoxableConnection<Pg>) -> diesel::migration::Result<()> {
-                Ok(())
-            }
-            fn metadata(&self) -> &dyn MigrationMetadata {
-                &InTransaction
-            }
-            fn name(&self) -> &dyn MigrationName {
-                &self.0
-            }
-        }
-        struct AskingSource;
-        impl MigrationSource<Pg> for AskingSource {
-            fn migrations(&self) -> diesel::migration::Result<Vec<Box<dyn DieselMigration<Pg>>>> {
-                Ok(vec![Box::new(Asks(Name("1_asks")))])
-            }
-        }
-        let error = Catalog::load(&AskingSource).unwrap_err().to_string();
-        assert!(error.contains("1_asks") && error.contains("only batch_execute"), "{error}");
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn metadata_problem(text: &str) -> Option<String> {
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
         Err(error) => {
-            return Some(format!("is not TOML, and Diesel would silently run the migration in a transaction: {error}"));
+            return Some(format!("is not TOML, and Diesel would silently run the migration in a transaction: {}", error.message()));
         }
     };
     match table.get("run_in_transaction") {

@@ -63,13 +63,13 @@ impl Reader {
     /// Dropped before [`Self::end`], the connection is not used again.
     ///
     /// # Errors
-    /// The database's, or its loss.
+    /// [`Error::Lost`]: the connection does not work any more.
     pub async fn begin(&mut self) -> Result<(), Error> {
         self.dirty = true;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL lock_timeout='500ms';\
                      SET LOCAL statement_timeout='10s'";
-        let begun = self.conn.batch_execute(begin).await;
-        begun.map_err(|e| self.error(e))
+        // On a connection that works this cannot be refused; what comes back here is why the server has closed it.
+        self.conn.batch_execute(begin).await.map_err(|e| Error::Lost(e.to_string()))
     }
 
     /// Ends the transaction and passes the result on.
@@ -145,10 +145,15 @@ impl Pool {
         self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => error,
             bb8::RunError::TimedOut => self.last_failure.since(asked).unwrap_or_else(|| Error::PoolExhausted {
-                size: self.pool.config().max_size,
+                size: self.max_size(),
                 waited: self.timeout,
             }),
         })
+    }
+
+    /// The most connections it will open.
+    pub fn max_size(&self) -> u32 {
+        self.pool.config().max_size
     }
 
     /// Connections open and connections idle.

@@ -46,14 +46,17 @@ type Answer<T> = Result<Response<T>, Status>;
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Migrations {
-    /// Reads with a connection of the pool; once more when the server had closed that connection.
+    /// Reads with a connection of the pool, and with the next one when the server had closed that.
     async fn read<T>(&self, read: impl Fn(&mut Reader) -> Reading<'_, T>) -> Result<T, Failure> {
         self.views.borrow().database.clone()?;
         let reading = async {
-            let first = read(&mut *self.pool.get().await?).await;
-            match first {
-                Err(Error::Lost(_)) => read(&mut *self.pool.get().await?).await,
-                answer => answer,
+            let mut closed = 0;
+            loop {
+                // Each closed connection leaves the pool, so this ends at the latest with a new one.
+                match read(&mut *self.pool.get().await?).await {
+                    Err(Error::Lost(_)) if closed <= self.pool.max_size() => closed += 1,
+                    answer => return answer,
+                }
             }
         };
         match tokio::time::timeout(READ_WITHIN, reading).await {

@@ -9,9 +9,9 @@ use crate::failure::{Failure, Kind};
 pub const DOMAIN: &str = "schemad";
 
 /// Clients allow 8 KiB of trailers by default, and the details travel in base64 beside the message.
-const MESSAGE_MAX: usize = 1200;
+const MESSAGE_MAX: usize = 1000;
 const VALUE_MAX: usize = 300;
-const METADATA_MAX: usize = 2000;
+const METADATA_MAX: usize = 1500;
 
 /// The gRPC code for a kind of failure.
 pub fn code(kind: Kind) -> Code {
@@ -48,7 +48,7 @@ pub fn from_failure(failure: &Failure) -> Status {
         details.add_bad_request_violation(field, cut(&message, VALUE_MAX));
     }
     if matches!(failure.reason.kind(), Kind::Refused | Kind::Failed) {
-        let subject = failure.metadata.get("version").map(String::as_str).unwrap_or_default();
+        let subject = cut(failure.metadata.get("version").map(String::as_str).unwrap_or_default(), 60);
         details.add_precondition_failure_violation(failure.reason.as_str(), subject, cut(&message, VALUE_MAX));
     }
     Status::with_error_details(code(failure.reason.kind()), message, details)

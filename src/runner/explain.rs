@@ -21,7 +21,7 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str) -> Failure {
         let of = total.map_or(String::new(), |total| format!(" of {total}"));
         message += &format!(", statement {}{of}", failed.statements_done + 1);
     }
-    message += &format!(": {error}");
+    message += &format!(": {}", error.to_string().trim_end_matches('.'));
     if let Some(meaning) = meaning(failed, in_script) {
         message += &format!(". {meaning}");
     }

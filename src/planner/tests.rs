@@ -1,0 +1,217 @@
+use std::{num::NonZeroUsize, time::SystemTime};
+
+use super::{
+    apply::Target as ApplyTarget,
+    rollback::{Source, Target as RollbackTarget},
+    *,
+};
+use crate::{
+    catalog::{
+        Catalog,
+        tests::{Hand, Source as HandSource},
+    },
+    migration::Recorded,
+};
+
+const NAMES: [&str; 5] = ["1_a", "2_b", "3_c", "4_d", "5_e"];
+
+fn set(numbers: &[usize]) -> Catalog {
+    let hands = numbers.iter().map(|n| Hand(NAMES[n - 1], vec!["SELECT 1"], Some("SELECT 2"))).collect();
+    Catalog::load(&HandSource(hands)).unwrap()
+}
+
+fn version(n: usize) -> Version {
+    n.to_string().parse().unwrap()
+}
+
+/// Applied by schemad, in this order.
+fn applied(numbers: &[usize]) -> Vec<Row> {
+    let script = |sql: &str| Some((Checksum::of_script(sql), Mode::Transactional));
+    let mut rows: Vec<Row> = numbers
+        .iter()
+        .enumerate()
+        .map(|(position, n)| Row {
+            version: version(*n),
+            run_on: Some(SystemTime::UNIX_EPOCH),
+            recorded: Some(Recorded {
+                name: NAMES[n - 1].into(),
+                position: position as i64,
+                up: script("SELECT 1"),
+                down: script("SELECT 2"),
+                applied_at: SystemTime::UNIX_EPOCH,
+                adopted: false,
+                operation: None,
+                duration: None,
+            }),
+        })
+        .collect();
+    rows.sort_by(|a, b| a.version.cmp(&b.version));
+    rows
+}
+
+fn apply(target: ApplyTarget) -> Apply {
+    Apply { target, ..Apply::default() }
+}
+
+fn rollback(target: RollbackTarget) -> Rollback {
+    Rollback { target, down_from: None }
+}
+
+fn versions(plan: &Plan) -> Vec<&str> {
+    plan.steps.iter().map(|step| step.version.as_str()).collect()
+}
+
+fn n(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).unwrap()
+}
+
+fn subsets() -> impl Iterator<Item = Vec<usize>> {
+    (0..32_usize).map(|bits| (1..=5).filter(|n| bits >> (n - 1) & 1 == 1).collect())
+}
+
+#[test]
+fn planning_after_applying_a_plan_yields_nothing() {
+    for (embedded, done) in subsets().flat_map(|e| subsets().map(move |d| (e.clone(), d))) {
+        let (catalog, rows) = (set(&embedded), applied(&done));
+        let request = Apply { allow_out_of_order: true, ..Apply::default() };
+        let plan = plan_apply(&catalog, &rows, &request).unwrap();
+        let mut after = done.clone();
+        after.extend(plan.steps.iter().map(|step| step.version.as_str().parse::<usize>().unwrap()));
+        let again = plan_apply(&catalog, &applied(&after), &request).unwrap();
+        assert!(again.steps.is_empty(), "{embedded:?} {done:?}");
+        let state = assess(&catalog, &applied(&after)).state;
+        assert!(matches!(state, State::Current | State::Ahead), "{embedded:?} {done:?} {state:?}");
+    }
+}
+
+#[test]
+fn status_and_plan_agree_on_every_database() {
+    for (embedded, done) in subsets().flat_map(|e| subsets().map(move |d| (e.clone(), d))) {
+        let (catalog, rows) = (set(&embedded), applied(&done));
+        let plan = plan_apply(&catalog, &rows, &Apply::default());
+        let expected = match (&plan, done.is_empty()) {
+            (Err(_), _) => State::Diverged,
+            (Ok(plan), true) if !plan.steps.is_empty() => State::Empty,
+            (Ok(plan), false) if !plan.steps.is_empty() => State::Behind,
+            (Ok(_), _) if done.iter().all(|n| embedded.contains(n)) => State::Current,
+            (Ok(_), _) => State::Ahead,
+        };
+        assert_eq!(assess(&catalog, &rows).state, expected, "{embedded:?} {done:?}");
+    }
+}
+
+#[test]
+fn rolling_back_reverses_the_order_of_application_and_can_be_undone() {
+    let rows = applied(&[1, 3, 2]);
+    let plan = plan_rollback(&set(&[1, 2, 3]), &rows, &rollback(RollbackTarget::All)).unwrap();
+    assert_eq!(versions(&plan), ["2", "3", "1"]);
+    let plan = plan_rollback(&set(&[1, 2, 3]), &rows, &rollback(RollbackTarget::To(version(1)))).unwrap();
+    assert_eq!(versions(&plan), ["2", "3"]);
+    let plan = plan_rollback(&set(&[1, 2, 3]), &rows, &rollback(RollbackTarget::Steps(n(1)))).unwrap();
+    assert_eq!(versions(&plan), ["2"]);
+}
+
+#[test]
+fn what_only_diesel_knows_was_applied_last_in_the_order_of_run_on() {
+    let mut rows = applied(&[2, 1]);
+    for (v, second) in [(5, 1), (3, 2)] {
+        let run_on = Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second));
+        rows.push(Row { version: version(v), run_on, recorded: None });
+    }
+    let plan = plan_rollback(&set(&[1, 2, 3, 5]), &rows, &rollback(RollbackTarget::All)).unwrap();
+    assert_eq!(versions(&plan), ["3", "5", "1", "2"]);
+}
+
+#[test]
+fn targets_stop_where_they_say() {
+    let catalog = set(&[1, 2, 3, 4]);
+    let rows = applied(&[1]);
+    assert_eq!(versions(&plan_apply(&catalog, &rows, &apply(ApplyTarget::To(version(3)))).unwrap()), ["2", "3"]);
+    assert_eq!(versions(&plan_apply(&catalog, &rows, &apply(ApplyTarget::Steps(n(1)))).unwrap()), ["2"]);
+    assert_eq!(versions(&plan_apply(&catalog, &rows, &apply(ApplyTarget::Steps(n(99)))).unwrap()), ["2", "3", "4"]);
+    assert_eq!(versions(&plan_apply(&catalog, &rows, &apply(ApplyTarget::To(version(1)))).unwrap()), [""; 0]);
+}
+
+#[test]
+fn a_late_merge_is_refused_unless_allowed() {
+    let (catalog, rows) = (set(&[1, 2, 3]), applied(&[1, 3]));
+    let refusal = plan_apply(&catalog, &rows, &Apply::default()).unwrap_err();
+    assert_eq!(refusal, Refusal::OutOfOrder { pending: version(2), applied: version(3) });
+    let allowed = Apply { allow_out_of_order: true, ..Apply::default() };
+    assert_eq!(versions(&plan_apply(&catalog, &rows, &allowed).unwrap()), ["2"]);
+}
+
+#[test]
+fn pending_below_an_unknown_newer_one_is_refused_and_ahead_is_nothing_to_do() {
+    let refusal = plan_apply(&set(&[1, 2]), &applied(&[1, 3]), &Apply::default()).unwrap_err();
+    assert_eq!(refusal, Refusal::UnknownNewer { pending: version(2), applied: version(3) });
+    let plan = plan_apply(&set(&[1]), &applied(&[1, 2]), &Apply::default()).unwrap();
+    assert!(plan.steps.is_empty() && plan.warnings[0].contains("ahead"), "{plan:?}");
+}
+
+#[test]
+fn an_edited_up_refuses_apply_and_an_edited_down_does_not() {
+    let mut rows = applied(&[1]);
+    rows[0].recorded.as_mut().unwrap().up = Some((Checksum::of_script("SELECT 0"), Mode::Transactional));
+    let catalog = set(&[1, 2]);
+    assert!(matches!(plan_apply(&catalog, &rows, &Apply::default()), Err(Refusal::Edited { .. })));
+    assert_eq!(assess(&catalog, &rows).state, State::Diverged);
+
+    let mut rows = applied(&[1]);
+    rows[0].recorded.as_mut().unwrap().down = Some((Checksum::of_script("SELECT 0"), Mode::Transactional));
+    assert_eq!(versions(&plan_apply(&catalog, &rows, &Apply::default()).unwrap()), ["2"]);
+    let differ = plan_rollback(&catalog, &rows, &rollback(RollbackTarget::All));
+    assert!(matches!(differ, Err(Refusal::DownsDiffer { .. })));
+    for (source, expected) in [(Source::Ledger, "SELECT 0"), (Source::Binary, "SELECT 2")] {
+        let request = Rollback { target: RollbackTarget::All, down_from: Some(source) };
+        let plan = plan_rollback(&catalog, &rows, &request).unwrap();
+        assert_eq!(plan.steps[0].script.checksum(), Checksum::of_script(expected));
+    }
+}
+
+#[test]
+fn another_set_than_expected_is_refused() {
+    let request = Apply { expected_set: Some(set(&[1]).digest()), ..Apply::default() };
+    assert!(plan_apply(&set(&[1]), &[], &request).is_ok());
+    assert!(matches!(plan_apply(&set(&[1, 2]), &[], &request), Err(Refusal::SetMismatch { .. })));
+}
+
+#[test]
+fn unknown_and_unapplied_targets_are_told_apart() {
+    let (catalog, rows) = (set(&[1, 2]), applied(&[1]));
+    let unknown = Err(Refusal::UnknownVersion(version(4)));
+    assert_eq!(plan_apply(&catalog, &rows, &apply(ApplyTarget::To(version(4)))).map(|_| ()), unknown);
+    assert_eq!(plan_rollback(&catalog, &rows, &rollback(RollbackTarget::To(version(4)))).map(|_| ()), unknown);
+    let unapplied = Err(Refusal::NotApplied(version(2)));
+    assert_eq!(plan_rollback(&catalog, &rows, &rollback(RollbackTarget::To(version(2)))).map(|_| ()), unapplied);
+    let few = Err(Refusal::TooFewApplied { applied: 1, asked: 2 });
+    assert_eq!(plan_rollback(&catalog, &rows, &rollback(RollbackTarget::Steps(n(2)))).map(|_| ()), few);
+}
+
+#[test]
+fn nothing_applied_is_nothing_to_roll_back() {
+    let plan = plan_rollback(&set(&[1]), &[], &rollback(RollbackTarget::Steps(n(3)))).unwrap();
+    assert!(plan.steps.is_empty());
+}
+
+#[test]
+fn a_migration_without_any_down_cannot_be_rolled_back_and_says_why() {
+    let mut rows = applied(&[1]);
+    rows[0].recorded.as_mut().unwrap().down = None;
+    let known = plan_rollback(&set(&[]), &rows, &rollback(RollbackTarget::All)).unwrap_err();
+    assert_eq!(known, Refusal::Irreversible { version: version(1), adopted: false });
+    rows[0].recorded = None;
+    let adopted = plan_rollback(&set(&[]), &rows, &rollback(RollbackTarget::All)).unwrap_err();
+    assert_eq!(adopted, Refusal::Irreversible { version: version(1), adopted: true });
+    // The binary's down is as good as any when the ledger has none.
+    assert_eq!(versions(&plan_rollback(&set(&[1]), &rows, &rollback(RollbackTarget::All)).unwrap()), ["1"]);
+}
+
+#[test]
+fn what_somebody_else_reverted_is_told_and_pending_again() {
+    let mut rows = applied(&[1, 2]);
+    rows[1].run_on = None;
+    let assessment = assess(&set(&[1, 2]), &rows);
+    assert_eq!(assessment.state, State::Behind);
+    assert_eq!((assessment.problems[0].reason, assessment.problems[0].blocking), ("REVERTED_ELSEWHERE", false));
+}

@@ -1,0 +1,181 @@
+//! The command line against a daemon: what it prints, and how it ends.
+
+use serde_json::Value;
+
+use crate::harness::{
+    Set, TestDaemon, TestDatabase,
+    process::{output, schemad, stderr, stdout},
+};
+
+async fn run(daemon: &TestDaemon, args: &[&str]) -> (i32, String, String) {
+    let mut command = schemad(args);
+    command.env("SCHEMAD_ADDRESS", &daemon.address);
+    let output = output(command).await;
+    (output.status.code().unwrap(), stdout(&output), stderr(&output))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_at_the_terminal() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(3));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (code, out, _) = run(&daemon, &["status"]).await;
+    assert!(code == 0 && out.contains("EMPTY  3 pending") && out.contains("0003     0003_t3"), "{out}");
+    let (code, out, _) = run(&daemon, &["apply", "--validate-only"]).await;
+    assert!(code == 0 && out.contains("up  0001     0001_t1  binary"), "{out}");
+    let (code, out, err) = run(&daemon, &["apply"]).await;
+    assert_eq!((code, out.as_str()), (0, "Done: 3 of 3 steps done, the current version is 0003.\n"));
+    assert!(err.contains("2/3  up  0002_t2"), "{err}");
+    let (code, out, _) = run(&daemon, &["apply"]).await;
+    assert_eq!((code, out.as_str()), (0, "Nothing to do; the current version is 0003.\n"));
+    let (code, out, _) = run(&daemon, &["list"]).await;
+    assert!(code == 0 && out.lines().count() == 4 && out.contains("0002     0002_t2  applied"), "{out}");
+    let (code, out, _) = run(&daemon, &["show", "0002"]).await;
+    assert!(code == 0 && out.contains("down.sql\nDROP TABLE t2;"), "{out}");
+    let (code, out, _) = run(&daemon, &["rollback", "--to", "0001"]).await;
+    assert_eq!((code, out.as_str()), (0, "Done: 2 of 2 steps done, the current version is 0001.\n"));
+    assert_eq!(run(&daemon, &["wait", "applied", "0001"]).await.0, 0);
+    assert_eq!(run(&daemon, &["wait", "current", "--timeout", "300ms"]).await.0, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes_say_how_it_ended() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[
+        ("1_a", "CREATE TABLE a (id int);", ""),
+        ("2_bad", "CREATE TABLE b (id int);\nSELECT * FROM missing;", ""),
+    ]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (code, out, err) = run(&daemon, &["apply"]).await;
+    assert_eq!(code, 1, "{err}");
+    assert!(out.contains("Failed: 1 of 2 steps done"), "{out}");
+    assert!(err.contains("2_bad/up.sql, line 2, column 15, statement 2 of 2: relation \"missing\" does not exist"), "{err}");
+    for (args, expected) in [
+        (&["rollback", "--all"][..], 3),
+        (&["rollback", "--steps", "0"], 2),
+        (&["apply", "--to", "9"], 3),
+        (&["show", "9"], 3),
+        (&["apply", "--expected-set-digest", "x"], 2),
+    ] {
+        assert_eq!(run(&daemon, args).await.0, expected, "{args:?}");
+    }
+    let busy = database.connect().await;
+    busy.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
+    assert_eq!(run(&daemon, &["apply"]).await.0, 4);
+    drop(busy);
+    let mut nobody = schemad(&["status", "--address", "127.0.0.1:1"]);
+    nobody.kill_on_drop(true);
+    let output = output(nobody).await;
+    assert_eq!(output.status.code(), Some(5));
+    assert!(stderr(&output).contains("no answer from 127.0.0.1:1") && stderr(&output).contains("Connection refused"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_get_json_on_stdout_and_nothing_else() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (_, out, err) = run(&daemon, &["apply", "--output", "json"]).await;
+    assert_eq!(err, "");
+    let events: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(events[0]["event"]["accepted"].is_object(), "{out}");
+    let last = &events.last().unwrap()["event"]["finished"];
+    assert_eq!((last["state"].as_str(), last["stepsDone"].as_i64()), (Some("OPERATION_STATE_SUCCEEDED"), Some(2)));
+    let (_, out, _) = run(&daemon, &["status", "--output", "json"]).await;
+    let status: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status["status"]["state"], "SCHEMA_STATE_CURRENT");
+    let (_, out, _) = run(&daemon, &["list", "--output", "json"]).await;
+    let list: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(list["migrations"][1]["version"], "0002");
+    let (code, out, err) = run(&daemon, &["rollback", "--to", "9", "--output", "json"]).await;
+    let error: Value = serde_json::from_str(&err).unwrap();
+    assert_eq!((code, out.as_str(), error["reason"].as_str()), (3, "", Some("UNKNOWN_VERSION")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn colours_are_for_terminals_and_no_color_is_respected() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    for (key, value, coloured) in [("NO_COLOR", "1", false), ("CLICOLOR_FORCE", "1", true), ("X", "1", false)] {
+        let mut command = schemad(&["status"]);
+        command.env("SCHEMAD_ADDRESS", &daemon.address).env(key, value);
+        assert_eq!(stdout(&output(command).await).contains('\u{1b}'), coloured, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_speaks_grpc_health_probes_language() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let health = async |args: &[&str]| {
+        let mut command = schemad(&["health"]);
+        command.args(args);
+        let output = output(command).await;
+        (output.status.code().unwrap(), stdout(&output) + &stderr(&output))
+    };
+    let address = format!("-addr={}", daemon.address);
+    assert_eq!(health(&[&address]).await, (0, "status: SERVING\n".into()));
+    let (code, said) = health(&[&address, "-service", "schemad.schema.current"]).await;
+    assert!(code == 4 && said.contains("NOT_SERVING"), "{said}");
+    let (code, said) = health(&["--addr", &daemon.address, "--service", "nope"]).await;
+    assert!(code == 3 && said.contains("NotFound"), "{said}");
+    assert_eq!(health(&["-addr", "127.0.0.1:1"]).await.0, 2);
+    assert_eq!(health(&["-bogus"]).await.0, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_is_no_result_and_the_same_request_is_sent_again() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_slow", "SELECT pg_sleep(1.5); CREATE TABLE a (id int);", "")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    // A proxy between client and daemon that is cut once.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = listener.local_addr().unwrap().to_string();
+    let (cut, upstream) = (std::sync::Arc::new(tokio::sync::Notify::new()), daemon.address.clone());
+    let cutter = cut.clone();
+    tokio::spawn(async move {
+        let mut first = true;
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = tokio::net::TcpStream::connect(&upstream).await.unwrap();
+            if std::mem::take(&mut first) {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    () = cutter.notified() => {}
+                }
+            } else {
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+            }
+        }
+    });
+    let mut command = schemad(&["apply", "--address", &through]);
+    command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    crate::harness::eventually("it runs", async || {
+        (database.text("SELECT count(*) FROM schemad.operations WHERE state = 'running'").await == "1").then_some(())
+    })
+    .await;
+    cut.notify_one();
+    let output = child.wait_with_output().await.unwrap();
+    let (out, err) = (stdout(&output), stderr(&output));
+    assert_eq!((output.status.code(), out.as_str()), (Some(0), "Done: 1 of 1 steps done, the current version is 1.\n"), "{err}");
+    assert!(err.contains("lost the connection"), "{err}");
+    assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_leaves_the_operation_running_and_says_how_to_find_it() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_slow", "SELECT pg_sleep(1); CREATE TABLE a (id int);", "")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let mut command = schemad(&["apply", "--address", &daemon.address]);
+    command.stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut told = tokio::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    tokio::io::AsyncBufReadExt::read_line(&mut told, &mut line).await.unwrap();
+    assert!(line.contains("operation "), "{line}");
+    let pid = nix::unistd::Pid::from_raw(child.id().unwrap() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().await.unwrap().code(), Some(130));
+    tokio::io::AsyncReadExt::read_to_string(&mut told, &mut line).await.unwrap();
+    assert!(line.contains("goes on in the daemon") && line.contains("--request-id"), "{line}");
+    crate::harness::eventually("it is applied", async || (database.diesel_versions().await == ["1"]).then_some(())).await;
+}

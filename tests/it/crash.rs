@@ -1,0 +1,138 @@
+//! kill -9 in the middle, and sessions that break: ledger, Diesel table and catalog agree, and a new request gets to the end.
+
+use std::time::Duration;
+
+use schemad::grpc::pb::{self, migration_service_client::MigrationServiceClient};
+use tonic::Code;
+
+use crate::harness::{Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
+
+/// Tables and the data in them, so that half a step would show.
+fn set(n: usize) -> Set {
+    let set = Set::of(&[]);
+    for i in 1..=n {
+        set.add(
+            &format!("{i:04}_t{i}"),
+            &format!("CREATE TABLE t{i} (id int); INSERT INTO t{i} SELECT generate_series(1, 2000); CREATE INDEX i{i} ON t{i} (id);"),
+            &format!("DROP INDEX i{i}; DELETE FROM t{i}; DROP TABLE t{i};"),
+        );
+    }
+    set
+}
+
+async fn assert_whole(database: &TestDatabase) {
+    database.assert_consistent().await;
+    let applied = database.diesel_versions().await;
+    let tables = database
+        .texts("SELECT lpad(substr(relname, 2), 4, '0') FROM pg_class WHERE relname ~ '^t[0-9]+$' ORDER BY 1")
+        .await;
+    let indexes = database
+        .texts("SELECT lpad(substr(relname, 2), 4, '0') FROM pg_class WHERE relname ~ '^i[0-9]+$' ORDER BY 1")
+        .await;
+    assert_eq!((&tables, &indexes), (&applied, &applied));
+}
+
+/// Waits until nobody holds the lock any more: the killed daemon's backend has noticed.
+async fn until_free(database: &TestDatabase) {
+    eventually("the lock is free", async || {
+        let held = database.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").await;
+        (held == "0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_daemon_leaves_whole_steps_up_and_down_and_the_next_one_goes_on() {
+    const MIGRATIONS: usize = 60;
+    let (database, set) = (TestDatabase::new().await, set(MIGRATIONS));
+    let mut interrupted = 0;
+    for round in 0..8_u64 {
+        let mut command = from_folder(&set, &["serve"]);
+        command.env("DATABASE_URL", &database.url);
+        let mut process = Process::start(command).await;
+        let address = process.address.clone();
+        let goes_up = database.diesel_versions_or_none().await < MIGRATIONS / 2;
+        let asked = tokio::spawn(async move {
+            let mut client = MigrationServiceClient::connect(format!("http://{address}")).await.unwrap();
+            let patient = Some(prost_types::Duration { seconds: 20, nanos: 0 });
+            if goes_up {
+                let request = pb::ApplyRequest { queue_timeout: patient, ..Default::default() };
+                let mut stream = client.apply(request).await.unwrap().into_inner();
+                while let Ok(Some(_)) = stream.message().await {}
+            } else {
+                let target = Some(pb::rollback_request::Target::All(true));
+                let request = pb::RollbackRequest { target, queue_timeout: patient, ..Default::default() };
+                let mut stream = client.rollback(request).await.unwrap().into_inner();
+                while let Ok(Some(_)) = stream.message().await {}
+            }
+        });
+        process.event("operation.accepted").await;
+        // A different moment each time, spread over the few hundred milliseconds that it takes.
+        tokio::time::sleep(Duration::from_millis(round * 37 % 250)).await;
+        process.kill().await;
+        asked.await.unwrap();
+        until_free(&database).await;
+        assert_whole(&database).await;
+        interrupted += usize::from(database.text("SELECT count(*) FROM schemad.operations WHERE state = 'running'").await == "1");
+    }
+    assert!(interrupted > 0, "no kill hit an operation");
+
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    assert_eq!(database.diesel_versions().await.len(), MIGRATIONS);
+    assert_whole(&database).await;
+    assert_eq!(database.text("SELECT count(*) FROM schemad.operations WHERE state IN ('running', 'pending')").await, "0");
+    daemon.rollback_all().await.finished();
+    assert_whole(&database).await;
+}
+
+impl TestDatabase {
+    /// How many versions the Diesel table lists; none without the table.
+    async fn diesel_versions_or_none(&self) -> usize {
+        match self.text("SELECT to_regclass('__diesel_schema_migrations')").await.as_str() {
+            "NULL" => 0,
+            _ => self.diesel_versions().await.len(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_killed_daemons_operation_is_closed_with_what_it_reached() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_a", "CREATE TABLE a (id int);", ""), ("2_slow", "SELECT pg_sleep(60);", "")]);
+    let mut command = from_folder(&set, &["serve", "--apply-on-start"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut process = Process::start(command).await;
+    eventually("the second step runs", async || {
+        let running = database.text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()").await;
+        (running == "1").then_some(())
+    })
+    .await;
+    process.kill().await;
+    until_free(&database).await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    let state = "SELECT state || ' ' || (result->'finished'->>'steps_done') || ' ' || (result->'failure'->>'reason') FROM schemad.operations";
+    assert_eq!(database.text(state).await, "interrupted 1 INTERRUPTED");
+    let repeat = pb::ApplyRequest::default();
+    drop((daemon, repeat));
+    assert_eq!(database.diesel_versions().await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminated_session_interrupts_the_operation_and_tells_what_it_reached() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_a", "CREATE TABLE a (id int);", ""), ("2_slow", "SELECT pg_sleep(60);", "")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let applying = daemon.apply_all();
+    let terminating = eventually("the second step runs", async || {
+        let ended = database.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()").await;
+        (ended == "t").then_some(())
+    });
+    let (outcome, ()) = tokio::join!(applying, terminating);
+    let failed = outcome.failure();
+    failed.assert(Code::Aborted, "INTERRUPTED");
+    assert_eq!(failed.metadata["operation"], outcome.operation());
+    assert_eq!(outcome.last_finished().unwrap().steps_done, 1);
+    assert_eq!(database.diesel_versions().await, ["1"]);
+    assert_eq!(database.text("SELECT state FROM schemad.operations").await, "interrupted");
+}

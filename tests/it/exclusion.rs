@@ -1,0 +1,109 @@
+use schemad::grpc::pb::{self, operation_event::Event};
+use tonic::Code;
+
+use crate::harness::{Set, TestDaemon, TestDatabase};
+
+fn slow() -> Set {
+    Set::of(&[("1_slow", "SELECT pg_sleep(0.7); CREATE TABLE a (id int);", "DROP TABLE a;")])
+}
+
+/// Starts an apply on `daemon` and returns when it runs.
+async fn running(daemon: &TestDaemon) -> (String, tonic::Streaming<pb::ApplyResponse>) {
+    let mut stream = daemon.client().apply(pb::ApplyRequest::default()).await.unwrap().into_inner();
+    loop {
+        let event = stream.message().await.unwrap().unwrap().event.unwrap();
+        if let Some(Event::StepStarted(_)) = event.event {
+            return (event.operation, stream);
+        }
+    }
+}
+
+async fn drain(mut stream: tonic::Streaming<pb::ApplyResponse>) {
+    while stream.message().await.unwrap().is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_applies_one_runs_and_the_other_is_told_which() {
+    let (database, set) = (TestDatabase::new().await, slow());
+    let one = TestDaemon::start(&database, &set).await;
+    let two = TestDaemon::start(&database, &set).await;
+    let (operation, stream) = running(&one).await;
+    for daemon in [&one, &two] {
+        let outcome = daemon.apply_all().await;
+        let failed = outcome.failure();
+        failed.assert(Code::Aborted, "BUSY");
+        assert_eq!(failed.metadata["running_operation"], operation);
+        assert!(!failed.metadata.contains_key("operation"), "a refusal is no operation's result");
+        assert!(outcome.events.is_empty());
+    }
+    let shown = two.status().await.running_operation.unwrap();
+    assert_eq!((shown.id.as_str(), shown.kind()), (operation.as_str(), pb::OperationKind::Apply));
+    drain(stream).await;
+    assert!(two.status().await.running_operation.is_none());
+    assert!(two.apply_all().await.finished().nothing_to_do);
+    assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "2", "refusals leave nothing behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_queue_timeout_the_second_waits_its_turn() {
+    let (database, set) = (TestDatabase::new().await, slow());
+    let one = TestDaemon::start(&database, &set).await;
+    let two = TestDaemon::start(&database, &set).await;
+    let (operation, stream) = running(&one).await;
+    let patient = || pb::ApplyRequest {
+        queue_timeout: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        ..Default::default()
+    };
+    let (elsewhere, here) = tokio::join!(two.apply(patient()), one.apply(patient()));
+    for outcome in [elsewhere, here] {
+        assert!(outcome.finished().nothing_to_do);
+        let Some(Event::Accepted(_)) = &outcome.events[0].event else { panic!("accepted first: {:?}", outcome.events) };
+        assert!(outcome.has(|e| matches!(e, Event::Queued(q) if q.running.as_ref().is_none_or(|r| r.id == operation))));
+    }
+    drain(stream).await;
+    database.assert_consistent().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waited_in_vain_is_aborted_and_that_is_recorded() {
+    let (database, set) = (TestDatabase::new().await, slow());
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (_, stream) = running(&daemon).await;
+    let brief = pb::ApplyRequest {
+        queue_timeout: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
+        ..Default::default()
+    };
+    let outcome = daemon.apply(brief).await;
+    let failed = outcome.failure();
+    failed.assert(Code::Aborted, "BUSY");
+    assert_eq!(failed.metadata["operation"], outcome.operation());
+    let state = format!("SELECT state FROM schemad.operations WHERE id = '{}'", outcome.operation());
+    assert_eq!(database.text(&state).await, "failed");
+    drain(stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_simultaneous_applies_over_two_daemons_apply_once() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(5));
+    let daemons = [TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await];
+    let request = || pb::ApplyRequest {
+        queue_timeout: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        ..Default::default()
+    };
+    let all = futures_util::future::join_all((0..10).map(|i| daemons[i % 2].apply(request()))).await;
+    let did: Vec<i32> = all.iter().map(|o| o.finished().steps_done).filter(|n| *n > 0).collect();
+    assert_eq!(did, [5]);
+    database.assert_consistent().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn daemons_that_start_together_on_an_empty_database_make_one_ledger() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let start = || TestDaemon::launch(crate::harness::daemon::settings(&database.url), &set);
+    let daemons = [start().await, start().await, start().await];
+    for daemon in &daemons {
+        daemon.until_ready().await;
+    }
+    assert_eq!(database.text("SELECT count(*) FROM schemad.ledger").await, "1");
+    daemons[2].apply_all().await.finished();
+}

@@ -1,0 +1,22 @@
+//! Everything that needs a server: whole daemons on real PostgreSQL, each test on a database of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
+
+mod harness;
+
+mod adopting;
+mod apply;
+mod cli;
+mod crash;
+mod exclusion;
+mod health;
+mod ledger;
+mod locks;
+mod misbehaving;
+mod pool;
+mod pooler;
+
+mod refusals;
+mod repeats;
+mod rollback;
+mod serve;
+mod shutdown;

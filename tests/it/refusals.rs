@@ -1,0 +1,99 @@
+use schemad::grpc::pb;
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use crate::harness::{Set, TestDaemon, TestDatabase, daemon::Failed};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edited_up_refuses_apply_and_line_endings_do_not() {
+    let database = TestDatabase::new().await;
+    let up = "CREATE TABLE a (id int);\nCREATE TABLE b (id int);\n";
+    let daemon = TestDaemon::start(&database, &Set::of(&[("1_a", up, "")])).await;
+    daemon.apply_all().await.finished();
+    daemon.stop().await;
+
+    let windows = up.replace('\n', "\r\n");
+    let daemon = TestDaemon::start(&database, &Set::of(&[("1_a", &windows, "")])).await;
+    assert!(daemon.apply_all().await.finished().nothing_to_do);
+    daemon.stop().await;
+
+    let edited = Set::of(&[("1_a", "CREATE TABLE a (id bigint);", ""), ("2_b", "SELECT 1;", "")]);
+    let daemon = TestDaemon::start(&database, &edited).await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "EDITED");
+    assert_eq!(failed.metadata["version"], "1");
+    let status = daemon.status().await;
+    assert_eq!((status.state(), status.problems[0].reason.as_str()), (pb::SchemaState::Diverged, "EDITED"));
+    let request = pb::GetMigrationRequest { version: "1".into() };
+    assert!(daemon.client().get_migration(request).await.unwrap().into_inner().migration.unwrap().edited);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pending_below_an_unknown_newer_one_is_refused() {
+    let database = TestDatabase::new().await;
+    let daemon = TestDaemon::start(&database, &Set::of(&[("1_a", "SELECT 1;", ""), ("3_c", "SELECT 1;", "")])).await;
+    daemon.apply_all().await.finished();
+    daemon.stop().await;
+    let older = TestDaemon::start(&database, &Set::of(&[("1_a", "SELECT 1;", ""), ("2_b", "SELECT 1;", "")])).await;
+    older.apply_all().await.failure().assert(Code::FailedPrecondition, "UNKNOWN_NEWER");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_set_than_expected_is_refused() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let expecting = |digest: String| pb::ApplyRequest { expected_set_digest: digest, ..Default::default() };
+    let other = format!("sha256:{}", "0".repeat(64));
+    daemon.apply(expecting(other)).await.failure().assert(Code::FailedPrecondition, "SET_MISMATCH");
+    let own = daemon.status().await.embedded_set_digest;
+    daemon.apply(expecting(own)).await.finished();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_non_transactional_migration_is_refused_before_anything_runs() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    set.add("0002_index", "CREATE INDEX CONCURRENTLY i ON t1 (id);", "DROP INDEX i;");
+    std::fs::write(set.path().join("0002_index/metadata.toml"), "run_in_transaction = false").unwrap();
+    let daemon = TestDaemon::start(&database, &set).await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "NON_TRANSACTIONAL");
+    assert!(database.diesel_versions().await.is_empty());
+    let one = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    daemon.apply(one).await.finished();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_requests_name_the_field() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    for n in [0, -1, i32::MAX] {
+        let steps = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(n)), ..Default::default() };
+        daemon.apply(steps).await.failure().assert(Code::InvalidArgument, "INVALID_STEPS");
+        daemon.rollback_steps(n).await.failure().assert(Code::InvalidArgument, "INVALID_STEPS");
+    }
+    let nothing = daemon.rollback(pb::RollbackRequest::default()).await.failure();
+    nothing.assert(Code::InvalidArgument, "TARGET_MISSING");
+    let bad_id = pb::ApplyRequest { request_id: "42".into(), ..Default::default() };
+    daemon.apply(bad_id).await.failure().assert(Code::InvalidArgument, "INVALID_REQUEST_ID");
+    let token = pb::ListMigrationsRequest { page_token: "bm9uZQ".into(), page_size: 0 };
+    let status = daemon.client().list_migrations(token).await.unwrap_err();
+    Failed::of(&status).assert(Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+    assert_eq!(daemon.status().await.applied_count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_server_reports_and_refuses_work() {
+    let database = TestDatabase::new().await;
+    let daemon = TestDaemon::start(&database, &Set::tables(1)).await;
+    daemon.apply_all().await.finished();
+    daemon.stop().await;
+    database.execute(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name)).await;
+    let daemon = TestDaemon::launch(crate::harness::daemon::settings(&database.url), &Set::tables(2)).await;
+    daemon.until("schemad.database", ServingStatus::Serving).await;
+    let status = daemon.status().await;
+    assert!(status.database.unwrap().read_only);
+    assert_eq!(status.applied_count, 1);
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "READ_ONLY_SERVER");
+    let ready = daemon.check("schemad.v1.MigrationService").await.unwrap();
+    assert_eq!(ready, ServingStatus::NotServing);
+}

@@ -1,0 +1,64 @@
+use schemad::grpc::pb::{self, operation_event::Event};
+use tonic::Code;
+
+use crate::harness::{Set, TestDaemon, TestDatabase};
+
+fn request(id: &str) -> pb::ApplyRequest {
+    pb::ApplyRequest { request_id: id.into(), ..Default::default() }
+}
+
+fn id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_is_the_same_operation_while_it_runs_and_afterwards() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_slow", "SELECT pg_sleep(0.3); CREATE TABLE a (id int);", "")]);
+    let one = TestDaemon::start(&database, &set).await;
+    let two = TestDaemon::start(&database, &set).await;
+    let id = id();
+    let (first, here, elsewhere) =
+        tokio::join!(one.apply(request(&id)), one.apply(request(&id)), two.apply(request(&id)));
+    for outcome in [&first, &here, &elsewhere] {
+        assert_eq!((outcome.finished().steps_done, outcome.operation()), (1, first.operation()));
+    }
+    let after = two.apply(request(&id)).await;
+    assert_eq!((after.finished().steps_done, after.operation()), (1, first.operation()));
+    assert!(after.has(|e| matches!(e, Event::Accepted(a) if a.repeated)));
+    assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_failure_is_told_again_by_another_daemon() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_bad", "SELECT 1/0;", "")]);
+    let one = TestDaemon::start(&database, &set).await;
+    let id = id();
+    let first = one.apply(request(&id)).await.failure();
+    one.stop().await;
+    let two = TestDaemon::start(&database, &set).await;
+    let again = two.apply(request(&id)).await.failure();
+    again.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    assert_eq!((again.metadata, again.message), (first.metadata, first.message));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_was_used_for_something_else_is_refused() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let id = id();
+    daemon.apply(request(&id)).await.finished();
+    let other = pb::ApplyRequest { allow_out_of_order: true, ..request(&id) };
+    daemon.apply(other).await.failure().assert(Code::InvalidArgument, "REQUEST_ID_REUSED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_binds_no_id() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let id = id();
+    let unknown = pb::ApplyRequest { target: Some(pb::apply_request::Target::To("9".into())), ..request(&id) };
+    daemon.apply(unknown).await.failure().assert(Code::NotFound, "UNKNOWN_VERSION");
+    daemon.apply(request(&id)).await.finished();
+}

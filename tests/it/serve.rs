@@ -1,0 +1,117 @@
+//! The daemon as a process: settings, signals, refusals to start.
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{
+    Process, TestDatabase,
+    process::{output, schemad, stderr},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_starts_connects_applies_and_stops_with_stable_events() {
+    let database = TestDatabase::new().await;
+    let mut command = schemad(&["serve", "--apply-on-start"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut process = Process::start(command).await;
+    process.event("database.connected").await;
+    let accepted = process.event("operation.accepted").await;
+    let finished = process.event("operation.finished").await;
+    assert_eq!((finished["state"].as_str(), &finished["operation"]), (Some("succeeded"), &accepted["operation"]));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.event("daemon.stopping").await["signal"], "SIGTERM");
+    process.event("daemon.stop").await;
+    assert_eq!(process.exit_code().await, Some(0));
+    database.assert_consistent().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_database_is_logged_and_its_return_too() {
+    let database = TestDatabase::new().await;
+    let proxy = crate::harness::Proxy::to(&database).await;
+    let mut command = schemad(&["serve"]);
+    command.env("DATABASE_URL", &proxy.url);
+    let mut process = Process::start(command).await;
+    process.event("database.connected").await;
+    proxy.cut();
+    process.event("database.lost").await;
+    proxy.open();
+    process.event("database.connected").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_settings_end_with_one_line_and_exit_code_2() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let secret = "postgres://app:s3cret@127.0.0.1:5432/x";
+    let cases: &[(&[&str], &[(&str, &str)], &str)] = &[
+        (&["serve"], &[], "set DATABASE_URL"),
+        (&["serve"], &[("DATABASE_URL", "")], "set DATABASE_URL"),
+        (&["serve"], &[("DATABASE_URL", "mysql://u:s3cret@h/d")], "DATABASE_URL: not a PostgreSQL URL"),
+        (&["serve"], &[("DATABASE_URL", "postgres://u:s3cret@h/d?sslmode=verify-full")], "cannot speak TLS"),
+        (&["serve"], &[("DATABASE_URL_FILE", "/no/such/file")], "DATABASE_URL_FILE: /no/such/file"),
+        (&["serve"], &[("DATABASE_URL", secret), ("DATABASE_URL_FILE", "/x")], "both set"),
+        (&["serve", "--listen", "0.0.0.0:0"], &[("DATABASE_URL", secret)], "--insecure"),
+        (&["serve", "--listen", "[::]:0"], &[("DATABASE_URL", secret)], "--insecure"),
+        (&["serve", "--listen", &taken], &[("DATABASE_URL", secret)], "--listen"),
+        (&["serve", "--listen", "127.0.0.1:0", "--admin-listen", &taken], &[("DATABASE_URL", secret)], "--admin-listen"),
+        (&["serve", "--listen", "localhost"], &[("DATABASE_URL", secret)], "invalid value 'localhost'"),
+        (&["serve", "--pool-size", "0"], &[("DATABASE_URL", secret)], "--pool-size"),
+        (&["serve", "--pool-timeout", "0s"], &[("DATABASE_URL", secret)], "--pool-timeout"),
+        (&["serve"], &[("DATABASE_URL", secret), ("SCHEMAD_LOG_LEVEL", "loud")], "loud"),
+        (&["serve"], &[("DATABASE_URL", secret), ("SCHEMAD_POOL_SIZE", "many")], "many"),
+        (&["apply", "--to", "1", "--steps", "1"], &[], "cannot be used with"),
+        (&["rollback"], &[], "required"),
+        (&["bogus"], &[], "unrecognized subcommand"),
+    ];
+    for (args, env, expected) in cases {
+        let mut command = schemad(args);
+        command.envs(env.iter().copied());
+        let output = output(command).await;
+        let told = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?} {env:?}: {told}");
+        assert!(told.contains(expected), "{args:?} {env:?}: {told}");
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_one_line() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = schemad(&["serve", "--listen", &address]);
+    command.env("DATABASE_URL", "postgres://u@127.0.0.1:1/d");
+    let output = output(command).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output), format!("error: --listen {address}: Address already in use (os error 98)\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flag_beats_the_environment_which_beats_the_file() {
+    let database = TestDatabase::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("url"), format!("{}\n", database.url)).unwrap();
+    let file = format!("DATABASE_URL_FILE={}\nSCHEMAD_LOG_LEVEL=bogus\nSCHEMAD_SHUTDOWN_GRACE=1s\n", dir.path().join("url").display());
+    std::fs::write(dir.path().join(".env"), file).unwrap();
+    // The file alone: its log level is refused.
+    let mut command = schemad(&["serve"]);
+    command.current_dir(dir.path());
+    assert!(stderr(&output(command).await).contains("bogus"));
+    // The environment repairs it; the URL still comes from the file's file.
+    let mut command = schemad(&["serve"]);
+    command.current_dir(dir.path()).env("SCHEMAD_LOG_LEVEL", "error");
+    let flag = ["--log-level", "info"];
+    command.args(flag);
+    let mut process = Process::start(command).await;
+    process.event("database.connected").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_env_file_is_told_without_its_text() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(".env"), "DATABASE_URL=postgres://u:s3cret word@h/d\nx y z").unwrap();
+    let mut command = schemad(&["serve"]);
+    command.current_dir(dir.path());
+    let output = output(command).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains(".env") && !stderr(&output).contains("s3cret"), "{}", stderr(&output));
+}
