@@ -125,16 +125,15 @@ impl Daemon {
         let (changed, metrics) = (Arc::new(Notify::new()), Arc::new(Metrics::new()));
         let migrating = settings.migration_database.clone().unwrap_or_else(|| settings.database.clone());
         let pool = Pool::new(settings.database.clone(), &settings.pool);
-        let monitor =
-            Monitor::start(settings.database.clone(), migrating.clone(), catalog.clone(), metrics.clone(), changed.clone());
-        let operations = Operations::new(
+        let monitor = Monitor::start(
+            settings.database.clone(),
+            migrating.clone(),
             catalog.clone(),
-            migrating,
-            daemon_name(),
             metrics.clone(),
-            changed,
-            shutdown.phases(),
+            changed.clone(),
         );
+        let operations =
+            Operations::new(catalog.clone(), migrating, daemon_name(), metrics.clone(), changed, shutdown.phases());
         let health = HealthServer::new(Health::new(monitor.views(), shutdown.phases()));
         let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
         let service = Migrations {
@@ -143,8 +142,8 @@ impl Daemon {
             operations: operations.clone(),
             views: monitor.views(),
         };
-        let mut main_routes = Routes::new(pb::migration_service_server::MigrationServiceServer::new(service))
-            .add_service(health.clone());
+        let mut main_routes =
+            Routes::new(pb::migration_service_server::MigrationServiceServer::new(service)).add_service(health.clone());
         if settings.reflection {
             main_routes = with_reflection(main_routes)?;
         }
@@ -170,7 +169,10 @@ impl Daemon {
         if tokio::time::timeout(settings.shutdown_grace, operations.idle()).await.is_err() {
             shutdown.advance(Phase::Stopping);
             if tokio::time::timeout(STOP_WITHIN, operations.idle()).await.is_err() {
-                tracing::error!(event = "operation.abandoned", "an operation did not end in time; its session is closed");
+                tracing::error!(
+                    event = "operation.abandoned",
+                    "an operation did not end in time; its session is closed"
+                );
             }
         }
         shutdown.advance(Phase::Ended);

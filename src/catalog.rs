@@ -54,7 +54,11 @@ impl Catalog {
                 }
             }
         }
-        if problems.is_empty() { Ok(Self { digest: digest(&migrations), migrations }) } else { Err(InvalidSet(problems)) }
+        if problems.is_empty() {
+            Ok(Self { digest: digest(&migrations), migrations })
+        } else {
+            Err(InvalidSet(problems))
+        }
     }
 
     /// The migrations in version order.
@@ -97,8 +101,7 @@ fn digest(migrations: &BTreeMap<Version, Migration>) -> Checksum {
 fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
     let version: Version =
         migration.name().version().to_string().parse().map_err(|e: crate::migration::InvalidVersion| e.to_string())?;
-    let mode =
-        if migration.metadata().run_in_transaction() { Mode::Transactional } else { Mode::NonTransactional };
+    let mode = if migration.metadata().run_in_transaction() { Mode::Transactional } else { Mode::NonTransactional };
     let up = recorder::up(migration).map_err(|e| format!("its up cannot be read: {e}"))?;
     if folder::is_blank(&up) {
         return Err("its up holds no statement".into());
@@ -123,8 +126,8 @@ fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use diesel::migration::{MigrationMetadata, MigrationName, MigrationVersion};
     use diesel::connection::BoxableConnection;
+    use diesel::migration::{MigrationMetadata, MigrationName, MigrationVersion};
 
     /// A migration written in Rust: version, ups (each sent on its own), down.
     #[derive(Clone)]

@@ -100,7 +100,9 @@ fn load_env_file() -> Result<(), String> {
         Ok(()) => Ok(()),
         Err(error) if error.not_found() => Ok(()),
         // The error quotes the line, and the line may hold a password.
-        Err(dotenvy::Error::LineParse(..)) => Err("a line of .env cannot be parsed (KEY=value, quotes around spaces)".into()),
+        Err(dotenvy::Error::LineParse(..)) => {
+            Err("a line of .env cannot be parsed (KEY=value, quotes around spaces)".into())
+        }
         Err(error) => Err(format!(".env: {error}")),
     }
 }

@@ -6,9 +6,7 @@ use std::{pin::Pin, sync::Arc};
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
-};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
 use crate::{
     migration::Version,
@@ -53,9 +51,8 @@ impl Name {
             Self::Process => phase == Phase::Serving,
             Self::Ready => phase == Phase::Serving && view.ready().is_ok(),
             Self::Database => view.database.is_ok(),
-            Self::Current => seen.is_some_and(|seen| {
-                matches!(seen.assessment.state, planner::State::Current | planner::State::Ahead)
-            }),
+            Self::Current => seen
+                .is_some_and(|seen| matches!(seen.assessment.state, planner::State::Current | planner::State::Ahead)),
             Self::Applied(version) => seen.is_some_and(|seen| {
                 let rows = &seen.snapshot.rows;
                 rows.binary_search_by(|row| row.version.cmp(version)).is_ok_and(|i| rows[i].is_applied())
@@ -89,7 +86,8 @@ impl Health {
 impl health_server::Health for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
-        let name = Name::parse(&service).ok_or_else(|| Status::not_found("unknown service name; see docs/health.md"))?;
+        let name =
+            Name::parse(&service).ok_or_else(|| Status::not_found("unknown service name; see docs/health.md"))?;
         Ok(Response::new(HealthCheckResponse { status: self.status(&name).into() }))
     }
 
@@ -98,7 +96,8 @@ impl health_server::Health for Health {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let name = Name::parse(&request.into_inner().service);
         let health = self.clone();
-        let changes = WatchStream::new(self.views.clone()).map(|_| ()).merge(WatchStream::new(self.phases.clone()).map(|_| ()));
+        let changes =
+            WatchStream::new(self.views.clone()).map(|_| ()).merge(WatchStream::new(self.phases.clone()).map(|_| ()));
         let mut last = None;
         let statuses = changes.filter_map(move |()| {
             let status = name.as_ref().map_or(ServingStatus::ServiceUnknown, |name| health.status(name));

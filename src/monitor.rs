@@ -77,7 +77,8 @@ impl Monitor {
         let not_yet = || Err(Failure::new(Reason::DatabaseUnavailable, "the database has not answered yet"));
         let (sender, views) = watch::channel(Arc::new(View { database: not_yet(), preflight: not_yet(), seen: None }));
         let (sender, connected) = (Arc::new(sender), Arc::new(Notify::new()));
-        let probe = Probe { url: reading, catalog, metrics, views: sender.clone(), changed, connected: connected.clone() };
+        let probe =
+            Probe { url: reading, catalog, metrics, views: sender.clone(), changed, connected: connected.clone() };
         Self { views, tasks: [tokio::spawn(probe.run()), tokio::spawn(preflights(migrating, sender, connected))] }
     }
 
@@ -223,7 +224,10 @@ async fn preflight(url: &DatabaseUrl) -> Result<(), Failure> {
     let read_only = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool";
     let rows = session.client().query_typed(read_only, &[]).await.map_err(Error::from)?;
     if rows.first().is_some_and(|row| row.get(0)) {
-        return Err(Failure::new(Reason::ReadOnlyServer, "the server is a standby or read-only; it reports, and cannot run operations"));
+        return Err(Failure::new(
+            Reason::ReadOnlyServer,
+            "the server is a standby or read-only; it reports, and cannot run operations",
+        ));
     }
     let state = install::check(session.client()).await?;
     // When another session has the lock, the next operation makes the ledger and closes what dead daemons left.

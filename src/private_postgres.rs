@@ -83,18 +83,25 @@ pub struct PrivatePostgres {
     _parent: mpsc::Sender<()>,
 }
 
-/// The folder of the server programs: `$PG_BIN`, else the newest of Debian's, else the first on PATH.
+/// The folder of the server programs: `$PG_BIN`, else the newest where distributions put them, else the first on PATH.
 pub fn find_programs() -> Option<PathBuf> {
     if let Some(dir) = env::var_os("PG_BIN").filter(|dir| !dir.is_empty()) {
         return Some(dir.into());
     }
-    let complete = |dir: &Path| dir.join("postgres").is_file() && dir.join("initdb").is_file();
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = versions
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
-        .filter(|(_, dir)| complete(dir))
-        .max();
-    newest.map(|(_, dir)| dir).or_else(|| env::split_paths(&env::var_os("PATH")?).find(|dir| complete(dir)))
+    // Debian's, then PGDG's for Fedora and its kin, then Alpine's. `./dev` looks in the same folders.
+    let places = [("/usr/lib/postgresql", "", "bin"), ("/usr", "pgsql-", "bin"), ("/usr/libexec", "postgresql", "")];
+    let versions = places.into_iter().flat_map(|(parent, prefix, rest)| {
+        fs::read_dir(parent).into_iter().flatten().flatten().filter_map(move |entry| {
+            let version: u32 = entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()?;
+            Some((version, entry.path().join(rest)))
+        })
+    });
+    let newest = versions.filter(|(_, dir)| is_complete(dir)).max();
+    newest.map(|(_, dir)| dir).or_else(|| env::split_paths(&env::var_os("PATH")?).find(|dir| is_complete(dir)))
+}
+
+fn is_complete(dir: &Path) -> bool {
+    dir.join("postgres").is_file() && dir.join("initdb").is_file()
 }
 
 impl PrivatePostgres {
@@ -137,7 +144,13 @@ impl PrivatePostgres {
             .socket_dir
             .to_string_lossy()
             .bytes()
-            .map(|b| if b.is_ascii_alphanumeric() || b"-_.".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+            .map(|b| {
+                if b.is_ascii_alphanumeric() || b"-_.".contains(&b) {
+                    char::from(b).to_string()
+                } else {
+                    format!("%{b:02X}")
+                }
+            })
             .collect();
         format!("postgres://postgres@{host}:5432/{database}")
     }

@@ -124,17 +124,15 @@ pub async fn run(
             },
         };
         match broken {
-            Broken::Sql(failed) if failed.error.is_lock_conflict() => {
-                match attempts.next(done, lock_wait) {
-                    Ok(delay) => {
-                        observer.retrying(done, attempts.count, &failed.error, delay);
-                        pause(delay, stop.clone()).await;
-                    }
-                    Err(waited) => {
-                        return Err(Stopped { done, broken: Broken::Locks { error: failed.error, waited } });
-                    }
+            Broken::Sql(failed) if failed.error.is_lock_conflict() => match attempts.next(done, lock_wait) {
+                Ok(delay) => {
+                    observer.retrying(done, attempts.count, &failed.error, delay);
+                    pause(delay, stop.clone()).await;
                 }
-            }
+                Err(waited) => {
+                    return Err(Stopped { done, broken: Broken::Locks { error: failed.error, waited } });
+                }
+            },
             broken => return Err(Stopped { done, broken }),
         }
     }

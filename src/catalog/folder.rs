@@ -167,7 +167,10 @@ fn metadata_problem(text: &str) -> Option<String> {
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
         Err(error) => {
-            return Some(format!("is not TOML, and Diesel would silently run the migration in a transaction: {}", error.message()));
+            return Some(format!(
+                "is not TOML, and Diesel would silently run the migration in a transaction: {}",
+                error.message()
+            ));
         }
     };
     match table.get("run_in_transaction") {
@@ -176,9 +179,9 @@ fn metadata_problem(text: &str) -> Option<String> {
             "run_in_transaction is not true or false, and Diesel would silently run the migration in a transaction"
                 .into(),
         ),
-        None => Some(
-            "does not set run_in_transaction, which Diesel takes for false: set it, or delete the file".into(),
-        ),
+        None => {
+            Some("does not set run_in_transaction, which Diesel takes for false: set it, or delete the file".into())
+        }
     }
 }
 

@@ -3,9 +3,7 @@
 
 use diesel::{
     ConnectionResult, QueryResult,
-    connection::{
-        AnsiTransactionManager, CacheSize, Connection, ConnectionSealed, Instrumentation, SimpleConnection,
-    },
+    connection::{AnsiTransactionManager, CacheSize, Connection, ConnectionSealed, Instrumentation, SimpleConnection},
     migration::Migration,
     pg::Pg,
     query_builder::{QueryFragment, QueryId},

@@ -70,9 +70,7 @@ impl Address {
     /// A failed call in words: tonic's own are "transport error".
     pub(super) fn explain(&self, status: &Status) -> Exit {
         match std::error::Error::source(status) {
-            Some(cause) => {
-                Exit::unavailable(format!("no answer from {}: {}", self.address, chain(cause)))
-            }
+            Some(cause) => Exit::unavailable(format!("no answer from {}: {}", self.address, chain(cause))),
             None => Exit::from_status(status),
         }
     }

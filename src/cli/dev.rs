@@ -91,7 +91,9 @@ fn default_data_dir() -> Result<PathBuf, Exit> {
     }
     let set = |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
     let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
-    state.map(|dir| dir.join("schemad/dev")).ok_or_else(|| Exit::usage("neither XDG_STATE_HOME nor HOME is set; give --data-dir"))
+    state
+        .map(|dir| dir.join("schemad/dev"))
+        .ok_or_else(|| Exit::usage("neither XDG_STATE_HOME nor HOME is set; give --data-dir"))
 }
 
 /// Once everything is applied: the status, and what to try next.
@@ -110,7 +112,10 @@ async fn introduce(address: String, admin_address: String) {
     let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
     for (command, what) in [
         (format!("{program} rollback --steps 1{flag}"), "undo the last migration; `apply` brings it back"),
-        (format!("grpcurl -plaintext {address} schemad.v1.MigrationService/GetStatus"), "a foreign client (a separate program)"),
+        (
+            format!("grpcurl -plaintext {address} schemad.v1.MigrationService/GetStatus"),
+            "a foreign client (a separate program)",
+        ),
         (format!("curl http://{admin_address}/readyz"), "the health probe"),
     ] {
         say(&format!("  {command}\n    {}", styled(DIM, what)));

@@ -68,7 +68,7 @@ impl Exit {
             Code::Cancelled => Self::CANCELLED,
             _ => Self::UNKNOWN,
         };
-        let reason = reason.map_or_else(|| format!("{:?}", status.code()), |reason| reason);
+        let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         Self { code, message: Some(format!("{reason}: {}", status.message())) }
     }
 

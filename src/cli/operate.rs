@@ -85,9 +85,7 @@ impl Apply {
     pub(super) async fn run(self) -> Exit {
         let Self { to, steps, operate, .. } = self;
         let request = pb::ApplyRequest {
-            target: to
-                .map(pb::apply_request::Target::To)
-                .or(steps.map(pb::apply_request::Target::Steps)),
+            target: to.map(pb::apply_request::Target::To).or(steps.map(pb::apply_request::Target::Steps)),
             allow_out_of_order: self.allow_out_of_order,
             expected_set_digest: self.expected_set_digest.unwrap_or_default(),
             request_id: operate.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
@@ -122,8 +120,7 @@ impl Rollback {
 
 /// The daemon refuses what is too long; here it need only fit the message.
 fn wire(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration::try_from(duration)
-        .unwrap_or(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 })
+    prost_types::Duration::try_from(duration).unwrap_or(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 })
 }
 
 /// The request, to be sent as often as needed.

@@ -93,8 +93,8 @@ pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
 pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
     let Some(Ok(duration)) = duration.cloned().map(std::time::Duration::try_from) else { return String::new() };
     match duration.as_micros() {
-        ..1_000 => format!("{} µs", duration.as_micros()),
-        ..1_000_000 => format!("{:.1} ms", duration.as_secs_f64() * 1e3),
+        0..1_000 => format!("{} µs", duration.as_micros()),
+        1_000..1_000_000 => format!("{:.1} ms", duration.as_secs_f64() * 1e3),
         _ => format!("{:.1} s", duration.as_secs_f64()),
     }
 }

@@ -49,7 +49,8 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
     let database = status.database.clone().unwrap_or_default();
     let ledger = status.ledger.clone().unwrap_or_default();
     let read_only = if database.read_only { ", read-only" } else { "" };
-    let ledger = if ledger.installed { format!("version {}, {}", ledger.version, ledger.id) } else { "not made yet".into() };
+    let ledger =
+        if ledger.installed { format!("version {}, {}", ledger.version, ledger.id) } else { "not made yet".into() };
     let mut lines = vec![
         format!("Schema    {}", state(status)),
         format!("Current   {}", or_dash(&status.current_version)),
@@ -92,7 +93,9 @@ fn state(status: &pb::SchemaStatus) -> String {
     let (style, note) = match status.state() {
         pb::SchemaState::Current => (GOOD, format!("all {} migrations are applied", status.applied_count)),
         pb::SchemaState::Empty => (WARN, format!("{} pending", status.pending_count)),
-        pb::SchemaState::Behind => (WARN, format!("{} applied, {} pending", status.applied_count, status.pending_count)),
+        pb::SchemaState::Behind => {
+            (WARN, format!("{} applied, {} pending", status.applied_count, status.pending_count))
+        }
         pb::SchemaState::Ahead => {
             (WARN, format!("{} applied that this binary does not know; it is an older release", status.unknown_count))
         }
@@ -118,7 +121,9 @@ mod tests {
             embedded_count: 23,
             embedded_set_digest: "sha256:ab".into(),
             binary_version: "0.1.0".into(),
-            pending: (0..22).map(|n| pb::MigrationRef { version: format!("{n}"), name: format!("{n}_x\u{1b}") }).collect(),
+            pending: (0..22)
+                .map(|n| pb::MigrationRef { version: format!("{n}"), name: format!("{n}_x\u{1b}") })
+                .collect(),
             problems: vec![pb::Problem {
                 reason: "EDITED".into(),
                 version: "20260101".into(),

@@ -54,7 +54,10 @@ impl Wait {
         match tokio::time::timeout(self.timeout, until_serving(&self.address, &service)).await {
             Ok(Ok(())) => Exit::DONE,
             Ok(Err(exit)) => exit,
-            Err(_) => Exit::unavailable(format!("{service} of {} was not SERVING within {:?}", self.address.address, self.timeout)),
+            Err(_) => Exit::unavailable(format!(
+                "{service} of {} was not SERVING within {:?}",
+                self.address.address, self.timeout
+            )),
         }
     }
 }

@@ -144,10 +144,10 @@ impl Pool {
         let asked = Instant::now();
         self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => error,
-            bb8::RunError::TimedOut => self.last_failure.since(asked).unwrap_or_else(|| Error::PoolExhausted {
-                size: self.max_size(),
-                waited: self.timeout,
-            }),
+            bb8::RunError::TimedOut => self
+                .last_failure
+                .since(asked)
+                .unwrap_or_else(|| Error::PoolExhausted { size: self.max_size(), waited: self.timeout }),
         })
     }
 

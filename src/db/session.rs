@@ -103,10 +103,7 @@ impl Session {
 async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>) {
     while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
         if let AsyncMessage::Notice(notice) = message {
-            let _ = notices.try_send(Notice {
-                severity: notice.severity().into(),
-                message: notice.message().into(),
-            }); // full: dropped, as the channel's size says
+            let _ = notices.try_send(Notice { severity: notice.severity().into(), message: notice.message().into() }); // full: dropped, as the channel's size says
         }
     }
 }

@@ -66,7 +66,10 @@ impl DatabaseUrl {
         let mut config = self.config.clone();
         config.application_name(application_name);
         // A dead peer is noticed after 30 s + 3 × 10 s instead of the kernel's two hours.
-        config.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10)).keepalives_retries(3);
+        config
+            .keepalives_idle(Duration::from_secs(30))
+            .keepalives_interval(Duration::from_secs(10))
+            .keepalives_retries(3);
         let timeout = *config.get_connect_timeout().unwrap_or(&CONNECT_TIMEOUT);
         config.connect_timeout(timeout);
         let failed = |cause: String| Error::Connect { target: self.target.clone(), cause };
@@ -111,11 +114,28 @@ fn target(config: &Config) -> String {
 /// tokio-postgres repeats unknown keys, and in a DSN with an unquoted password a piece of it would be such a key.
 fn syntax_error(error: &tokio_postgres::Error) -> InvalidUrl {
     const TLS_OPTIONS: [&str; 8] = [
-        "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "ssl_min_protocol_version", "sslnegotiation", "sslpassword",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "sslcrl",
+        "ssl_min_protocol_version",
+        "sslnegotiation",
+        "sslpassword",
     ];
     const OTHER_OPTIONS: [&str; 12] = [
-        "user", "dbname", "options", "application_name", "host", "hostaddr", "port", "connect_timeout", "keepalives",
-        "keepalives_idle", "target_session_attrs", "channel_binding",
+        "user",
+        "dbname",
+        "options",
+        "application_name",
+        "host",
+        "hostaddr",
+        "port",
+        "connect_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "target_session_attrs",
+        "channel_binding",
     ];
     let text = chain(error);
     let names = |option: &&&str| text.contains(&format!("`{option}`"));
@@ -154,7 +174,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused() {
-        for tls in ["postgres://u@h/d?sslmode=require", "postgres://u@h/d?sslmode=verify-full", "postgres://u@h/d?sslrootcert=x"] {
+        for tls in [
+            "postgres://u@h/d?sslmode=require",
+            "postgres://u@h/d?sslmode=verify-full",
+            "postgres://u@h/d?sslrootcert=x",
+        ] {
             assert!(matches!(tls.parse::<DatabaseUrl>(), Err(InvalidUrl::Tls(_))), "{tls}");
         }
         assert_eq!("user=u dbname=d".parse::<DatabaseUrl>().unwrap_err(), InvalidUrl::NoHost);

@@ -171,11 +171,9 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
                 direction: direction(*way).into(),
             })
         }
-        Event::Notice { version, severity, message } => Pb::Notice(pb::Notice {
-            version: version.clone(),
-            severity: severity.clone(),
-            message: message.clone(),
-        }),
+        Event::Notice { version, severity, message } => {
+            Pb::Notice(pb::Notice { version: version.clone(), severity: severity.clone(), message: message.clone() })
+        }
         Event::Retrying { version, attempt, sqlstate, message, delay } => Pb::Retrying(pb::Retrying {
             version: version.clone(),
             attempt: i32::try_from(*attempt).unwrap_or(i32::MAX),

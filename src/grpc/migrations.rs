@@ -125,9 +125,10 @@ impl Migrations {
     async fn list(&self, size: i32, token: &str) -> Result<pb::ListMigrationsResponse, Failure> {
         let (after, size) = request::page(size, token)?;
         let snapshot = self.snapshot().await?;
-        let mut known = self.known(&snapshot).into_iter().filter(|(version, _)| {
-            after.as_deref().is_none_or(|after| version.as_str() > after)
-        });
+        let mut known = self
+            .known(&snapshot)
+            .into_iter()
+            .filter(|(version, _)| after.as_deref().is_none_or(|after| version.as_str() > after));
         let page: Vec<_> = known.by_ref().take(size).collect();
         let next_page_token = match (known.next(), page.last()) {
             (Some(_), Some((last, _))) => request::page_token(last),

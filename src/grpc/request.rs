@@ -40,11 +40,9 @@ pub fn apply(request: pb::ApplyRequest) -> Result<Request, Failure> {
     };
     let expected_set = match request.expected_set_digest.as_str() {
         "" => None,
-        digest => Some(
-            digest
-                .parse()
-                .map_err(|e| Failure::invalid(Reason::InvalidDigest, "expected_set_digest", format!("expected_set_digest: {e}")))?,
-        ),
+        digest => Some(digest.parse().map_err(|e| {
+            Failure::invalid(Reason::InvalidDigest, "expected_set_digest", format!("expected_set_digest: {e}"))
+        })?),
     };
     let action = Action::Apply(Apply { target, allow_out_of_order: request.allow_out_of_order, expected_set });
     operation(action, &request.request_id, request.queue_timeout, request.lock_wait)
@@ -142,7 +140,9 @@ pub fn page_token(version: &Version) -> String {
 
 fn steps(n: i32) -> Result<NonZeroUsize, Failure> {
     let in_range = (1..=MAX_STEPS).contains(&n).then(|| usize::try_from(n).ok().and_then(NonZeroUsize::new)).flatten();
-    in_range.ok_or_else(|| Failure::invalid(Reason::InvalidSteps, "steps", format!("steps is {n}; it must be 1 to {MAX_STEPS}")))
+    in_range.ok_or_else(|| {
+        Failure::invalid(Reason::InvalidSteps, "steps", format!("steps is {n}; it must be 1 to {MAX_STEPS}"))
+    })
 }
 
 fn wait(field: &str, duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Failure> {
@@ -177,8 +177,7 @@ mod tests {
         let request = pb::ApplyRequest { expected_set_digest: "sha256:12".into(), ..base() };
         assert_eq!(reason(apply(request)), (Reason::InvalidDigest, "expected_set_digest".into()));
         for (seconds, nanos) in [(-1, 0), (24 * 3600, 1), (i64::MAX, 0)] {
-            let request =
-                pb::ApplyRequest { queue_timeout: Some(prost_types::Duration { seconds, nanos }), ..base() };
+            let request = pb::ApplyRequest { queue_timeout: Some(prost_types::Duration { seconds, nanos }), ..base() };
             assert_eq!(reason(apply(request)), (Reason::InvalidDuration, "queue_timeout".into()));
         }
     }

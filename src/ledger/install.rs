@@ -143,7 +143,8 @@ const PLACE: &str = "SELECT quote_ident(current_user), quote_ident(current_datab
 
 impl Place {
     async fn find(client: &Client) -> Result<Self, Failure> {
-        let row = one(client, PLACE).await?.ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))?;
+        let row =
+            one(client, PLACE).await?.ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))?;
         Ok(Self {
             role: row.get(0),
             database: row.get(1),
@@ -171,16 +172,17 @@ impl Place {
             ));
         }
         if !self.has_schema && !self.may_create_schema {
-            return Err(self.missing(&format!("CREATE ON DATABASE {}", self.database)).with(
-                "alternative",
-                format!("CREATE SCHEMA schemad AUTHORIZATION {}", self.role),
-            ));
+            return Err(self
+                .missing(&format!("CREATE ON DATABASE {}", self.database))
+                .with("alternative", format!("CREATE SCHEMA schemad AUTHORIZATION {}", self.role)));
         }
         if self.has_schema && !(self.may_use_schema && self.may_create_in_schema) {
             return Err(self.missing("USAGE, CREATE ON SCHEMA schemad"));
         }
         match (&self.diesel, &self.current_schema) {
-            (Some(table), _) if !self.may_use_diesel => Err(self.missing(&format!("SELECT, INSERT, DELETE ON {table}"))),
+            (Some(table), _) if !self.may_use_diesel => {
+                Err(self.missing(&format!("SELECT, INSERT, DELETE ON {table}")))
+            }
             (None, Some(schema)) if !self.may_create_diesel => {
                 Err(self.missing(&format!("USAGE, CREATE ON SCHEMA {schema}")))
             }
@@ -195,7 +197,8 @@ impl Place {
 
     fn missing(&self, right: &str) -> Failure {
         let grant = format!("GRANT {right} TO {}", self.role);
-        Failure::new(Reason::MissingRight, format!("the role {} lacks a right: {grant};", self.role)).with("grant", grant)
+        Failure::new(Reason::MissingRight, format!("the role {} lacks a right: {grant};", self.role))
+            .with("grant", grant)
     }
 }
 

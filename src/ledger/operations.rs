@@ -98,9 +98,7 @@ pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Err
             return Ok(Claim::Ours(id));
         }
         let found = format!("{EXISTING} WHERE o.principal = $1 AND o.request_id = $2");
-        let rows = client
-            .query_typed(&found, &[(&new.principal, Type::TEXT), (&new.request_id, Type::UUID)])
-            .await?;
+        let rows = client.query_typed(&found, &[(&new.principal, Type::TEXT), (&new.request_id, Type::UUID)]).await?;
         if let Some(row) = rows.first() {
             return Ok(Claim::Existing(existing(row)));
         } // else it was refused and taken back meanwhile
@@ -174,8 +172,11 @@ steps are done and stay, the rest was not run. Ask again', d.daemon, d.done, d.s
             FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id) \
         SELECT id::text FROM closed";
     for row in locked.client().query_typed(close, &[(&own, Type::UUID)]).await? {
-        tracing::warn!(event = "operation.interrupted", operation = row.get::<_, String>(0),
-            "closed an operation that a dead daemon had left");
+        tracing::warn!(
+            event = "operation.interrupted",
+            operation = row.get::<_, String>(0),
+            "closed an operation that a dead daemon had left"
+        );
     }
     Ok(())
 }
@@ -300,7 +301,8 @@ async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlem
     if !forgotten.is_empty() {
         let delete = "DELETE FROM schemad.migrations WHERE version = ANY ($1)";
         client.query_typed(delete, &[(&forgotten, Type::TEXT_ARRAY)]).await?;
-        note(client, operation, "reverted_elsewhere", &serde_json::json!({ "versions": forgotten }).to_string()).await?;
+        note(client, operation, "reverted_elsewhere", &serde_json::json!({ "versions": forgotten }).to_string())
+            .await?;
     }
     Ok(())
 }

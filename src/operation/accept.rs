@@ -45,8 +45,15 @@ pub(super) struct Inner {
     /// Says when no new operation may begin, and when a running one has to end.
     pub phases: watch::Receiver<Phase>,
     open: Semaphore,
-    logs: Mutex<HashMap<(String, Uuid), (String, Arc<Log>)>>,
+    /// The open operations, by principal and request_id.
+    logs: Mutex<HashMap<(String, Uuid), Open>>,
     running: watch::Sender<usize>,
+}
+
+/// An open operation: the hash of its request, and its log.
+struct Open {
+    hash: String,
+    log: Arc<Log>,
 }
 
 impl Operations {
@@ -78,7 +85,7 @@ impl Operations {
         let (key, hash) = ((request.principal.clone(), request.request_id), request.hash().to_string());
         let mut logs = inner.logs.lock().unwrap_or_else(PoisonError::into_inner);
         match logs.get(&key) {
-            Some((known, log)) if *known == hash => return log.clone(),
+            Some(open) if open.hash == hash => return open.log.clone(),
             Some(_) => {
                 let log = Log::new();
                 log.close(Err(reused(request.request_id)));
@@ -87,7 +94,7 @@ impl Operations {
             None => {}
         }
         let log = Log::new();
-        logs.insert(key.clone(), (hash, log.clone()));
+        logs.insert(key.clone(), Open { hash, log: log.clone() });
         inner.running.send_modify(|n| *n += 1);
         let (inner, result) = (inner.clone(), log.clone());
         tokio::spawn(async move {
@@ -110,10 +117,16 @@ impl Operations {
 impl Inner {
     async fn operate(self: &Arc<Self>, request: &Request, log: &Log) -> Result<(), Failure> {
         if *self.phases.borrow() > Phase::Serving {
-            return Err(Failure::new(Reason::ShuttingDown, "this daemon is shutting down; ask another, or again later"));
+            return Err(Failure::new(
+                Reason::ShuttingDown,
+                "this daemon is shutting down; ask another, or again later",
+            ));
         }
         let _permit = self.open.try_acquire().map_err(|_| {
-            Failure::new(Reason::TooManyQueued, format!("{MAX_OPEN} operations are open in this daemon; ask again later"))
+            Failure::new(
+                Reason::TooManyQueued,
+                format!("{MAX_OPEN} operations are open in this daemon; ask again later"),
+            )
         })?;
         let deadline = Instant::now() + request.queue_timeout;
         let session = self.usable_session(deadline).await?;
@@ -150,9 +163,7 @@ impl Inner {
         let mut candidate = Candidate { request, id, log, accepted: false };
         match self.begin(session, &mut candidate, deadline).await {
             Ok(begun) => self.run(begun, &candidate).await,
-            Err(failure) if candidate.accepted => {
-                Err(self.end_without_steps(&candidate, failure).await)
-            }
+            Err(failure) if candidate.accepted => Err(self.end_without_steps(&candidate, failure).await),
             Err(failure) => {
                 tracing::info!(event = "operation.refused", kind = request.action.kind(), reason = %failure.reason,
                     principal = request.principal, "operation refused: {}", failure.message);

@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Action, Event, Request, accept::{Candidate, Inner}, log::StepName};
+use super::{
+    Action, Event, Request,
+    accept::{Candidate, Inner},
+    log::StepName,
+};
 use crate::{
     catalog::Catalog,
     db::{lock::LockedSession, pool::Reader},
@@ -187,10 +191,8 @@ fn refused(step: &Step, reason: Reason, message: String) -> Failure {
 }
 
 fn planned(steps: &[Step], warnings: &[String]) -> Event {
-    let steps = steps
-        .iter()
-        .map(|s| (s.name.version.clone(), s.name.name.clone(), s.name.direction, s.from_ledger))
-        .collect();
+    let steps =
+        steps.iter().map(|s| (s.name.version.clone(), s.name.name.clone(), s.name.direction, s.from_ledger)).collect();
     Event::Planned { steps, warnings: warnings.to_vec() }
 }
 

@@ -25,11 +25,8 @@ impl Inner {
     pub(super) async fn run(&self, begun: Begun, candidate: &Candidate<'_>) -> Result<(), Failure> {
         let Begun { mut locked, prepared } = begun;
         let started = Instant::now();
-        let scripts: Vec<runner::Step<'_>> = prepared
-            .steps
-            .iter()
-            .map(|step| runner::Step { id: step.id, sql: &step.script.sql })
-            .collect();
+        let scripts: Vec<runner::Step<'_>> =
+            prepared.steps.iter().map(|step| runner::Step { id: step.id, sql: &step.script.sql }).collect();
         let observer = Watch { steps: &prepared.steps, candidate, inner: self };
         let ran = runner::run(&mut locked, &scripts, candidate.request.lock_wait, self.phases.clone(), &observer).await;
 

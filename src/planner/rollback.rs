@@ -47,10 +47,10 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
         Target::All => 0,
         // Nothing applied is nothing to do, so that a repeated pipeline does not fail.
         Target::Steps(_) if applied.is_empty() => 0,
-        Target::Steps(steps) => applied.len().checked_sub(steps.get()).ok_or(Refusal::TooFewApplied {
-            applied: applied.len(),
-            asked: steps.get(),
-        })?,
+        Target::Steps(steps) => applied
+            .len()
+            .checked_sub(steps.get())
+            .ok_or(Refusal::TooFewApplied { applied: applied.len(), asked: steps.get() })?,
         Target::To(version) => match applied.iter().position(|row| row.version == *version) {
             Some(index) => index + 1,
             None if catalog.get(version).is_some() || rows.iter().any(|row| row.version == *version) => {
@@ -59,7 +59,8 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
             None => return Err(Refusal::UnknownVersion(version.clone())),
         },
     };
-    let steps = applied[keep..].iter().rev().map(|row| down(catalog, row, request.down_from)).collect::<Result<_, _>>()?;
+    let steps =
+        applied[keep..].iter().rev().map(|row| down(catalog, row, request.down_from)).collect::<Result<_, _>>()?;
     Ok(Plan { steps, warnings: Vec::new() })
 }
 

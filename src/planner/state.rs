@@ -59,8 +59,7 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     let applied: BTreeMap<&Version, &Row> =
         rows.iter().filter(|row| row.is_applied()).map(|row| (&row.version, row)).collect();
     let pending: Vec<&Migration> = catalog.iter().filter(|m| !applied.contains_key(&m.version)).collect();
-    let unknown: Vec<Version> =
-        applied.keys().filter(|v| catalog.get(v).is_none()).map(|v| (*v).clone()).collect();
+    let unknown: Vec<Version> = applied.keys().filter(|v| catalog.get(v).is_none()).map(|v| (*v).clone()).collect();
 
     let mut problems: Vec<Problem> = edited(catalog, rows).map(blocking).collect();
     problems.extend(pending.iter().filter_map(|m| out_of_order(m, catalog, &applied)).map(blocking));

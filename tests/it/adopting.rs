@@ -27,7 +27,8 @@ async fn a_diesel_database_is_adopted_by_the_first_operation_and_can_be_rolled_b
 
     assert_eq!(daemon.apply_all().await.done(), ["0003"]);
     database_agrees(&database).await;
-    let adopted = "SELECT string_agg(version || ' ' || name || ' ' || adopted, ',' ORDER BY position) FROM schemad.migrations";
+    let adopted =
+        "SELECT string_agg(version || ' ' || name || ' ' || adopted, ',' ORDER BY position) FROM schemad.migrations";
     assert_eq!(database.text(adopted).await, "0001 0001_t1 true,0002 0002_t2 true,0003 0003_t3 false");
     let audit = "SELECT data->>'versions' FROM schemad.events WHERE kind = 'adopted'";
     assert_eq!(database.text(audit).await, r#"["0001", "0002"]"#);
@@ -43,7 +44,10 @@ async fn database_agrees(database: &TestDatabase) {
 async fn what_diesel_does_afterwards_is_seen_at_once_and_settled_by_the_next_operation() {
     let (database, set) = (TestDatabase::new().await, Set::tables(3));
     let daemon = TestDaemon::start(&database, &set).await;
-    daemon.apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(2)), ..Default::default() }).await.finished();
+    daemon
+        .apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(2)), ..Default::default() })
+        .await
+        .finished();
     // `diesel migration revert`, then `run` of the newest alone
     database.execute("DROP TABLE t2; DELETE FROM __diesel_schema_migrations WHERE version = '0002'").await;
     diesel_run(&database, "0003", "CREATE TABLE t3 (id int)").await;
@@ -74,7 +78,8 @@ async fn schemads_diesel_table_is_diesels_own() {
     eventually("schemad sees it", async || (daemon.status().await.applied_count == 0).then_some(())).await;
     // run_on is UTC, as Diesel's connections write it.
     daemon.apply_all().await.finished();
-    let age = "SELECT abs(extract(epoch FROM run_on - (now() AT TIME ZONE 'UTC'))) < 60 FROM __diesel_schema_migrations";
+    let age =
+        "SELECT abs(extract(epoch FROM run_on - (now() AT TIME ZONE 'UTC'))) < 60 FROM __diesel_schema_migrations";
     assert_eq!(ours.text(age).await, "t");
 }
 

@@ -81,10 +81,8 @@ async fn a_client_that_goes_away_changes_nothing() {
     let first = stream.message().await.unwrap().unwrap().event.unwrap();
     assert!(matches!(first.event, Some(Event::Accepted(_))));
     drop(stream);
-    crate::harness::eventually("both applied", async || {
-        (database.diesel_versions().await == ["1", "2"]).then_some(())
-    })
-    .await;
+    crate::harness::eventually("both applied", async || (database.diesel_versions().await == ["1", "2"]).then_some(()))
+        .await;
     database.assert_consistent().await;
 }
 
@@ -144,10 +142,7 @@ async fn a_migration_costs_one_round_trip() {
     daemon.until_ready().await;
     let trips = async |steps| {
         let before = proxy.round_trips();
-        let request = pb::ApplyRequest {
-            target: Some(pb::apply_request::Target::Steps(steps)),
-            ..Default::default()
-        };
+        let request = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(steps)), ..Default::default() };
         daemon.apply(request).await.finished();
         proxy.round_trips() - before
     };
@@ -160,7 +155,10 @@ async fn a_migration_costs_one_round_trip() {
 async fn lists_are_paged_and_migrations_are_shown_with_their_sql() {
     let (database, set) = (TestDatabase::new().await, Set::tables(5));
     let daemon = TestDaemon::start(&database, &set).await;
-    daemon.apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(3)), ..Default::default() }).await.finished();
+    daemon
+        .apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(3)), ..Default::default() })
+        .await
+        .finished();
     let mut client = daemon.client();
     let (mut token, mut seen) = (String::new(), Vec::new());
     loop {
@@ -179,7 +177,10 @@ async fn lists_are_paged_and_migrations_are_shown_with_their_sql() {
 
     let request = pb::GetMigrationRequest { version: "0002".into() };
     let migration = client.get_migration(request).await.unwrap().into_inner().migration.unwrap();
-    assert_eq!((migration.up_sql.as_str(), migration.down_sql.as_str()), ("CREATE TABLE t2 (id int);", "DROP TABLE t2;"));
+    assert_eq!(
+        (migration.up_sql.as_str(), migration.down_sql.as_str()),
+        ("CREATE TABLE t2 (id int);", "DROP TABLE t2;")
+    );
     assert_eq!(migration.recorded_up_checksum, migration.embedded_up_checksum);
     assert!(!migration.operation.is_empty() && migration.apply_duration.is_some());
     let unknown = client.get_migration(pb::GetMigrationRequest { version: "7".into() }).await.unwrap_err();

@@ -48,7 +48,10 @@ async fn exit_codes_say_how_it_ended() {
     let (code, out, err) = run(&daemon, &["apply"]).await;
     assert_eq!(code, 1, "{err}");
     assert!(out.contains("Failed: 1 of 2 steps done"), "{out}");
-    assert!(err.contains("2_bad/up.sql, line 2, column 15, statement 2 of 2: relation \"missing\" does not exist"), "{err}");
+    assert!(
+        err.contains("2_bad/up.sql, line 2, column 15, statement 2 of 2: relation \"missing\" does not exist"),
+        "{err}"
+    );
     for (args, expected) in [
         (&["rollback", "--all"][..], 3),
         (&["rollback", "--steps", "0"], 2),
@@ -155,7 +158,11 @@ async fn a_lost_connection_is_no_result_and_the_same_request_is_sent_again() {
     cut.notify_one();
     let output = child.wait_with_output().await.unwrap();
     let (out, err) = (stdout(&output), stderr(&output));
-    assert_eq!((output.status.code(), out.as_str()), (Some(0), "Done: 1 of 1 steps done, the current version is 1.\n"), "{err}");
+    assert_eq!(
+        (output.status.code(), out.as_str()),
+        (Some(0), "Done: 1 of 1 steps done, the current version is 1.\n"),
+        "{err}"
+    );
     assert!(err.contains("lost the connection"), "{err}");
     assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "1");
 }
@@ -177,5 +184,6 @@ async fn ctrl_c_leaves_the_operation_running_and_says_how_to_find_it() {
     assert_eq!(child.wait().await.unwrap().code(), Some(130));
     tokio::io::AsyncReadExt::read_to_string(&mut told, &mut line).await.unwrap();
     assert!(line.contains("goes on in the daemon") && line.contains("--request-id"), "{line}");
-    crate::harness::eventually("it is applied", async || (database.diesel_versions().await == ["1"]).then_some(())).await;
+    crate::harness::eventually("it is applied", async || (database.diesel_versions().await == ["1"]).then_some(()))
+        .await;
 }

@@ -73,7 +73,8 @@ async fn a_killed_daemon_leaves_whole_steps_up_and_down_and_the_next_one_goes_on
         asked.await.unwrap();
         until_free(&database).await;
         assert_whole(&database).await;
-        interrupted += usize::from(database.text("SELECT count(*) FROM schemad.operations WHERE state = 'running'").await == "1");
+        interrupted +=
+            usize::from(database.text("SELECT count(*) FROM schemad.operations WHERE state = 'running'").await == "1");
     }
     assert!(interrupted > 0, "no kill hit an operation");
 
@@ -81,7 +82,10 @@ async fn a_killed_daemon_leaves_whole_steps_up_and_down_and_the_next_one_goes_on
     daemon.apply_all().await.finished();
     assert_eq!(database.diesel_versions().await.len(), MIGRATIONS);
     assert_whole(&database).await;
-    assert_eq!(database.text("SELECT count(*) FROM schemad.operations WHERE state IN ('running', 'pending')").await, "0");
+    assert_eq!(
+        database.text("SELECT count(*) FROM schemad.operations WHERE state IN ('running', 'pending')").await,
+        "0"
+    );
     daemon.rollback_all().await.finished();
     assert_whole(&database).await;
 }

@@ -34,7 +34,10 @@ async fn the_names_say_what_they_promise() {
         }
     };
     expect([Serving, Serving, Serving, NotServing, NotServing]).await;
-    daemon.apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() }).await.finished();
+    daemon
+        .apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() })
+        .await
+        .finished();
     expect([Serving, Serving, Serving, NotServing, Serving]).await;
     daemon.apply_all().await.finished();
     expect([Serving, Serving, Serving, Serving, Serving]).await;
@@ -78,7 +81,11 @@ async fn a_database_that_stalls_or_goes_away_shows_and_so_does_its_return() {
         let mut ready = watch(&daemon, READY).await;
         assert_eq!(next(&mut ready).await, Serving);
         let gone = Instant::now();
-        if stall { proxy.stall() } else { proxy.cut() }
+        if stall {
+            proxy.stall()
+        } else {
+            proxy.cut()
+        }
         assert_eq!(next(&mut ready).await, NotServing);
         assert!(gone.elapsed() < FLIP, "{:?}", gone.elapsed());
         assert_eq!(daemon.check(DATABASE).await, Ok(NotServing));

@@ -51,7 +51,9 @@ async fn each_missing_right_names_the_grant_that_helps_and_the_grants_are_enough
 async fn a_schema_that_a_dba_made_is_used() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     let role = role(&database).await;
-    database.execute(&format!("CREATE SCHEMA schemad AUTHORIZATION {role}; GRANT CREATE ON SCHEMA public TO {role}")).await;
+    database
+        .execute(&format!("CREATE SCHEMA schemad AUTHORIZATION {role}; GRANT CREATE ON SCHEMA public TO {role}"))
+        .await;
     let daemon = TestDaemon::launch(settings(&database.url_as(&role)), &set).await;
     daemon.until_ready().await;
     daemon.apply_all().await.finished();
@@ -96,7 +98,8 @@ async fn reading_writes_nothing_and_needs_no_ledger() {
     assert_eq!((status.state(), status.ledger.unwrap().installed), (pb::SchemaState::Empty, false));
     let list = daemon.client().list_migrations(pb::ListMigrationsRequest::default()).await.unwrap().into_inner();
     assert_eq!(list.migrations.len(), 1);
-    let mine = "SELECT count(*) FROM pg_class WHERE relname LIKE '%diesel%' OR relnamespace = to_regnamespace('schemad')";
+    let mine =
+        "SELECT count(*) FROM pg_class WHERE relname LIKE '%diesel%' OR relnamespace = to_regnamespace('schemad')";
     assert_eq!(database.text(mine).await, "0");
     daemon.stop().await;
     drop_role(&database, &role).await;

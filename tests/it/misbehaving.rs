@@ -135,9 +135,11 @@ async fn a_role_setting_that_comes_back_with_reset_is_no_change_of_user() {
         ))
         .await;
     let url = database.url_as(&login);
-    let daemon =
-        TestDaemon::launch(crate::harness::daemon::settings(&url), &Set::of(&[("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;")]))
-            .await;
+    let daemon = TestDaemon::launch(
+        crate::harness::daemon::settings(&url),
+        &Set::of(&[("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;")]),
+    )
+    .await;
     daemon.until_ready().await;
     daemon.apply_all().await.finished();
     assert_eq!(database.text("SELECT tableowner FROM pg_tables WHERE tablename = 'a'").await, owner);
@@ -169,7 +171,9 @@ async fn the_second_guard_sees_that_the_transaction_was_ended() {
             .unwrap();
         let step = database.text("SELECT max(id) FROM schemad.steps").await;
         let error = session
-            .batch_execute(&format!("BEGIN;SELECT schemad.begin_step_v1({step});{script};SELECT schemad.finish_step_v1({step});COMMIT"))
+            .batch_execute(&format!(
+                "BEGIN;SELECT schemad.begin_step_v1({step});{script};SELECT schemad.finish_step_v1({step});COMMIT"
+            ))
             .await
             .unwrap_err();
         assert_eq!(error.code().unwrap().code(), expected, "{script}");

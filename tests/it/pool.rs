@@ -5,7 +5,8 @@ use tonic::Code;
 
 use crate::harness::{Set, TestDaemon, TestDatabase, daemon::settings, eventually};
 
-const READERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'schemad reader' AND datname = current_database()";
+const READERS: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'schemad reader' AND datname = current_database()";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_reads_at_once_are_all_answered_within_the_limit() {
@@ -17,9 +18,9 @@ async fn a_hundred_reads_at_once_are_all_answered_within_the_limit() {
     daemon.apply_all().await.finished();
     let session = database.connect().await;
     let count = async || -> i64 { session.query_one(READERS, &[]).await.unwrap().get(0) };
-    let reads = futures_util::future::join_all((0..100).map(|_| async {
-        daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap()
-    }));
+    let reads = futures_util::future::join_all(
+        (0..100).map(|_| async { daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap() }),
+    );
     tokio::pin!(reads);
     let mut most = 0;
     loop {
@@ -55,7 +56,10 @@ async fn the_real_cause_of_a_failed_connect_is_told_at_once() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     for (url, cause) in [
         (database.url_as("nobody_at_all"), "role \"nobody_at_all\" does not exist"),
-        (crate::harness::database::with_database(&database.url, "no_such_database"), "database \"no_such_database\" does not exist"),
+        (
+            crate::harness::database::with_database(&database.url, "no_such_database"),
+            "database \"no_such_database\" does not exist",
+        ),
         ("postgres://u:s3cret@127.0.0.1:1/d".to_owned(), "Connection refused"),
     ] {
         let daemon = TestDaemon::launch(settings(&url), &set).await;

@@ -45,7 +45,10 @@ impl PgBouncer {
         }
         let child = command.arg(&ini).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
         let url = format!("postgres://postgres@127.0.0.1:{port}/{}", database.name);
-        eventually("PgBouncer answers", async || tokio_postgres::connect(&url, tokio_postgres::NoTls).await.ok().map(drop)).await;
+        eventually("PgBouncer answers", async || {
+            tokio_postgres::connect(&url, tokio_postgres::NoTls).await.ok().map(drop)
+        })
+        .await;
         Self { _child: child, _dir: dir, url }
     }
 }

@@ -38,9 +38,8 @@ async fn a_binary_that_lacks_the_migrations_rolls_them_back_from_the_ledger() {
 
     let outcome = older.rollback_steps(2).await;
     assert_eq!(outcome.done(), ["0004", "0003"]);
-    let from_ledger = |e: &Event| {
-        matches!(e, Event::Planned(p) if p.steps.iter().all(|s| s.source() == ScriptSource::Ledger))
-    };
+    let from_ledger =
+        |e: &Event| matches!(e, Event::Planned(p) if p.steps.iter().all(|s| s.source() == ScriptSource::Ledger));
     assert!(outcome.has(from_ledger));
     assert_eq!(older.status().await.state(), pb::SchemaState::Current);
     assert_eq!(database.text("SELECT count(*) FROM pg_class WHERE relname IN ('t3', 't4')").await, "0");
@@ -132,10 +131,13 @@ async fn a_failing_down_is_undone_and_the_steps_before_it_stay() {
 async fn out_of_order_migrations_come_off_in_the_order_they_went_on() {
     let database = TestDatabase::new().await;
     let set = Set::tables(3);
-    let daemon = TestDaemon::start(&database, &Set::of(&[
-        ("0001_t1", "CREATE TABLE t1 (id int);", "DROP TABLE t1;"),
-        ("0003_t3", "CREATE TABLE t3 (id int);", "DROP TABLE t3;"),
-    ]))
+    let daemon = TestDaemon::start(
+        &database,
+        &Set::of(&[
+            ("0001_t1", "CREATE TABLE t1 (id int);", "DROP TABLE t1;"),
+            ("0003_t3", "CREATE TABLE t3 (id int);", "DROP TABLE t3;"),
+        ]),
+    )
     .await;
     daemon.apply_all().await.finished();
     daemon.stop().await;

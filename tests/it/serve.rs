@@ -43,7 +43,8 @@ async fn wrong_settings_end_with_one_line_and_exit_code_2() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let secret = "postgres://app:s3cret@127.0.0.1:5432/x";
-    let cases: &[(&[&str], &[(&str, &str)], &str)] = &[
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let cases: &[Case<'_>] = &[
         (&["serve"], &[], "set DATABASE_URL"),
         (&["serve"], &[("DATABASE_URL", "")], "set DATABASE_URL"),
         (&["serve"], &[("DATABASE_URL", "mysql://u:s3cret@h/d")], "DATABASE_URL: not a PostgreSQL URL"),
@@ -53,7 +54,11 @@ async fn wrong_settings_end_with_one_line_and_exit_code_2() {
         (&["serve", "--listen", "0.0.0.0:0"], &[("DATABASE_URL", secret)], "--insecure"),
         (&["serve", "--listen", "[::]:0"], &[("DATABASE_URL", secret)], "--insecure"),
         (&["serve", "--listen", &taken], &[("DATABASE_URL", secret)], "--listen"),
-        (&["serve", "--listen", "127.0.0.1:0", "--admin-listen", &taken], &[("DATABASE_URL", secret)], "--admin-listen"),
+        (
+            &["serve", "--listen", "127.0.0.1:0", "--admin-listen", &taken],
+            &[("DATABASE_URL", secret)],
+            "--admin-listen",
+        ),
         (&["serve", "--listen", "localhost"], &[("DATABASE_URL", secret)], "invalid value 'localhost'"),
         (&["serve", "--pool-size", "0"], &[("DATABASE_URL", secret)], "--pool-size"),
         (&["serve", "--pool-timeout", "0s"], &[("DATABASE_URL", secret)], "--pool-timeout"),
@@ -90,7 +95,10 @@ async fn a_flag_beats_the_environment_which_beats_the_file() {
     let database = TestDatabase::new().await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("url"), format!("{}\n", database.url)).unwrap();
-    let file = format!("DATABASE_URL_FILE={}\nSCHEMAD_LOG_LEVEL=bogus\nSCHEMAD_SHUTDOWN_GRACE=1s\n", dir.path().join("url").display());
+    let file = format!(
+        "DATABASE_URL_FILE={}\nSCHEMAD_LOG_LEVEL=bogus\nSCHEMAD_SHUTDOWN_GRACE=1s\n",
+        dir.path().join("url").display()
+    );
     std::fs::write(dir.path().join(".env"), file).unwrap();
     // The file alone: its log level is refused.
     let mut command = schemad(&["serve"]);

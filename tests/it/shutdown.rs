@@ -7,7 +7,10 @@ use schemad::{
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::harness::{Set, TestDaemon, TestDatabase, daemon::{Failed, settings}};
+use crate::harness::{
+    Set, TestDaemon, TestDatabase,
+    daemon::{Failed, settings},
+};
 
 async fn started(daemon: &TestDaemon) -> tonic::Streaming<pb::ApplyResponse> {
     let mut stream = daemon.client().apply(pb::ApplyRequest::default()).await.unwrap().into_inner();
@@ -43,7 +46,10 @@ async fn a_running_operation_is_finished_and_new_ones_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn past_the_grace_the_running_step_is_undone_and_the_operation_interrupted() {
     let database = TestDatabase::new().await;
-    let set = Set::of(&[("1_a", "CREATE TABLE a (id int);", ""), ("2_slow", "CREATE TABLE b (id int); SELECT pg_sleep(60);", "")]);
+    let set = Set::of(&[
+        ("1_a", "CREATE TABLE a (id int);", ""),
+        ("2_slow", "CREATE TABLE b (id int); SELECT pg_sleep(60);", ""),
+    ]);
     let brief = Settings { shutdown_grace: Duration::from_millis(200), ..settings(&database.url) };
     let daemon = TestDaemon::launch(brief, &set).await;
     daemon.until_ready().await;

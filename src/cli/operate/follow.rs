@@ -144,7 +144,12 @@ fn is_result(status: &Status, known: &Known) -> bool {
         // Something in between.
         None => !matches!(
             status.code(),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted
+            Code::Unavailable
+                | Code::DeadlineExceeded
+                | Code::Unknown
+                | Code::Cancelled
+                | Code::Internal
+                | Code::Aborted
         ),
     }
 }

@@ -5,15 +5,9 @@ use std::{sync::Arc, time::Duration};
 use schemad::{
     Daemon, Settings,
     db::pool::PoolSettings,
-    grpc::pb::{
-        self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event,
-    },
+    grpc::pb::{self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event},
 };
-use tokio::{
-    net::TcpListener,
-    sync::Notify,
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_types::StatusExt as _;
@@ -62,7 +56,8 @@ impl TestDaemon {
         let daemon = Daemon::builder().migrations(set.source()).build(settings).unwrap();
         let main = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, admin_address) = (main.local_addr().unwrap().to_string(), admin.local_addr().unwrap().to_string());
+        let (address, admin_address) =
+            (main.local_addr().unwrap().to_string(), admin.local_addr().unwrap().to_string());
         let end = Arc::new(Notify::new());
         let signal = end.clone();
         let task = tokio::spawn(async move { daemon.serve(main, admin, signal.notified()).await.unwrap() });
@@ -98,10 +93,8 @@ impl TestDaemon {
     }
 
     pub async fn until(&self, service: &str, status: ServingStatus) {
-        eventually(&format!("{service} {status:?}"), async || {
-            (self.check(service).await == Ok(status)).then_some(())
-        })
-        .await;
+        eventually(&format!("{service} {status:?}"), async || (self.check(service).await == Ok(status)).then_some(()))
+            .await;
     }
 
     pub async fn until_ready(&self) {
