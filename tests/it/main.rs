@@ -7,6 +7,7 @@ mod adopting;
 mod apply;
 mod cli;
 mod crash;
+mod dev;
 mod exclusion;
 mod health;
 mod ledger;
@@ -14,7 +15,7 @@ mod locks;
 mod misbehaving;
 mod pool;
 mod pooler;
-
+mod reference_set;
 mod refusals;
 mod repeats;
 mod rollback;

@@ -1,0 +1,2 @@
+-- Everybody is signed out; nothing else is lost.
+DROP TABLE user_sessions;

@@ -1,0 +1,2 @@
+-- Only the descriptions go; the files themselves lie elsewhere.
+DROP TABLE documents;

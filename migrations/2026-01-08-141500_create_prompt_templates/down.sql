@@ -1,0 +1,2 @@
+-- Every version of every prompt is lost.
+DROP TABLE prompt_templates;

@@ -1,0 +1,3 @@
+-- The dialogues are lost; their unique key was also the index of the messages' foreign key.
+DROP TABLE messages;
+DROP TABLE conversations;

@@ -1,0 +1,2 @@
+-- The kept texts are lost.
+DROP TABLE outputs;

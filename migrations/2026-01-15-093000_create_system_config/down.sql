@@ -1,0 +1,2 @@
+-- The settings fall back to the defaults of the application.
+DROP TABLE system_config;

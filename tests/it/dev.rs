@@ -1,0 +1,69 @@
+//! `schemad dev`: the private PostgreSQL belongs to the daemon, however that ends.
+
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+
+use crate::harness::{
+    Process, eventually,
+    process::{output, schemad, stderr, stdout},
+};
+
+fn dev(dir: &std::path::Path) -> Command {
+    let mut command = schemad(&["dev"]);
+    command.env("HOME", "/nonexistent").env("SCHEMAD_DATA_DIR", dir);
+    command
+}
+
+/// A folder that the server's user can reach.
+fn data_dir() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// The postmaster of a data folder, if it is alive.
+fn server(dir: &std::path::Path) -> Option<i32> {
+    let pid = std::fs::read_to_string(dir.join("data/postmaster.pid")).ok()?.lines().next()?.parse().ok()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok().then_some(pid)
+}
+
+async fn status(process: &Process) -> String {
+    let arguments = ["wait", "current", "--address", process.address.as_str()];
+    assert_eq!(output(schemad(&arguments)).await.status.code(), Some(0));
+    stdout(&output(schemad(&["status", "--address", &process.address])).await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_comes_up_migrated_survives_kill_9_and_takes_its_server_with_it() {
+    let root = data_dir();
+    let dir = root.path().join("data dir");
+    let mut process = Process::start(dev(&dir)).await;
+    assert!(status(&process).await.contains("CURRENT"));
+    let pid = server(&dir).expect("no server");
+
+    let second = output(dev(&dir)).await;
+    assert_eq!(second.status.code(), Some(2), "the ports are taken");
+
+    process.kill().await;
+    eventually("the server goes down with its parent", async || (server(&dir) != Some(pid)).then_some(())).await;
+    let mut process = Process::start(dev(&dir)).await;
+    assert!(status(&process).await.contains("CURRENT"), "the data are still there");
+    process.signal(Signal::SIGINT);
+    process.event("daemon.stop").await;
+    assert_eq!(process.exit_code().await, Some(0));
+    assert_eq!(server(&dir), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_too_long_for_a_socket_works_and_a_folder_in_use_is_named() {
+    let root = data_dir();
+    let dir = root.path().join("d".repeat(120));
+    let process = Process::start(dev(&dir)).await;
+    assert!(status(&process).await.contains("CURRENT"));
+    let mut second = dev(&dir);
+    second.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let second = output(second).await;
+    assert_eq!(second.status.code(), Some(2));
+    assert!(stderr(&second).contains("is in use by another process"), "{}", stderr(&second));
+}
