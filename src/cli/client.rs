@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Args)]
 pub(super) struct Address {
     /// The daemon, as host:port.
-    #[arg(long, env = "SCHEMAD_ADDRESS", default_value = super::settings::DEFAULT_LISTEN, value_name = "HOST:PORT")]
+    #[arg(long, env = "SCHEMAD_ADDRESS", default_value = super::settings::DEFAULT_LISTEN, value_name = "HOST:PORT", global = true)]
     pub address: String,
 }
 

@@ -70,7 +70,8 @@ async fn enum_types_made_by_hand_are_taken_over_when_their_labels_agree() {
     database.execute("CREATE TYPE userrole AS ENUM ('writer', 'editor', 'admin')").await;
     let daemon = TestDaemon::start(&database, &reference_set()).await;
     daemon.apply_all().await.finished();
-    let labels = "SELECT string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = 'userrole'::regtype";
+    let labels =
+        "SELECT string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = 'userrole'::regtype";
     assert_eq!(database.text(labels).await, "writer,editor,admin");
 }
 
