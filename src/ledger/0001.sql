@@ -1,5 +1,7 @@
 -- The ledger, version 1. Later versions only add: a daemon of this version goes on using what it finds here, and these
 -- functions are never replaced (a changed guard gets a new name). Sent as one message, so it is created wholly or not.
+-- Checksums are no foreign keys: a step would pay for each with a lock on a row of schemad.scripts, and nothing ever deletes
+-- a script that schemad.migrations names.
 --
 -- 32478922351141220 is "schemad" in ASCII, the key of the operation lock (db/lock.rs).
 
@@ -31,7 +33,10 @@ CREATE TABLE schemad.operations (
     -- pending, running; then succeeded, failed or interrupted
     state text NOT NULL,
     daemon text NOT NULL,
-    -- A pending operation gives up by then; later its daemon is dead.
+    -- The session that claimed it, which lives as long as the operation is pending or running.
+    backend_pid integer NOT NULL,
+    backend_start timestamptz,
+    -- A pending operation gives up by then, whatever a pooler does with its session.
     queue_until timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at timestamptz,
@@ -51,11 +56,11 @@ CREATE TABLE schemad.steps (
     version text NOT NULL,
     name text NOT NULL,
     direction text NOT NULL CHECK (direction IN ('up', 'down')),
-    script text NOT NULL REFERENCES schemad.scripts,
+    script text NOT NULL,
     mode text NOT NULL,
     -- What schemad.migrations gets when an up step commits.
-    up_script text REFERENCES schemad.scripts,
-    down_script text REFERENCES schemad.scripts,
+    up_script text,
+    down_script text,
     up_mode text,
     down_mode text,
     lock_timeout_ms integer NOT NULL,
@@ -69,25 +74,24 @@ CREATE TABLE schemad.steps (
     started_at timestamptz,
     finished_at timestamptz,
     UNIQUE (operation, ordinal)
-);
+) WITH (fillfactor = 40); -- both updates of a step stay on its page and touch no index
 COMMENT ON TABLE schemad.steps IS 'schemad: one migration, run once, up or down';
 
 CREATE TABLE schemad.migrations (
     version text PRIMARY KEY,
     name text NOT NULL,
     -- The order of application, which is what a rollback reverses.
-    position bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
-    up_script text REFERENCES schemad.scripts,
-    down_script text REFERENCES schemad.scripts,
+    position bigint GENERATED ALWAYS AS IDENTITY,
+    up_script text,
+    down_script text,
     up_mode text,
     down_mode text,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    step bigint REFERENCES schemad.steps ON DELETE SET NULL,
+    step bigint,
     -- Found in the Diesel table, applied by something else.
     adopted boolean NOT NULL DEFAULT false,
     mac bytea
 );
-CREATE INDEX migrations_step ON schemad.migrations (step);
 COMMENT ON TABLE schemad.migrations IS 'schemad: how the applied migrations came to be; the Diesel table says which they are';
 
 CREATE TABLE schemad.events (

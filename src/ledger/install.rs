@@ -27,10 +27,11 @@ pub enum State {
 /// Looks whether there is a ledger and whether this daemon can use it.
 ///
 /// # Errors
-/// LEDGER_TOO_NEW, MISSING_RIGHT, or the database's.
+/// MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, or the database's.
 pub async fn check(client: &Client) -> Result<State, Failure> {
     let place = Place::find(client).await?;
     if !place.has_ledger {
+        place.may_be_created()?;
         return Ok(State::ToBeMade);
     }
     Ok(if version(client, &place).await? < VERSION { State::ToBeMade } else { State::Usable })

@@ -14,8 +14,25 @@ use crate::{
 /// lock_timeout of a step: what users wait behind a migration that waits. Short of the 15 s after which proxies give up.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A pending operation whose daemon says nothing for this long after its queue_timeout is dead.
+/// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its session says.
 const QUEUE_SLACK: Duration = Duration::from_secs(60);
+
+/// True for a pending operation `o` whose daemon can still be waiting: its session is there, and its time is not over.
+macro_rules! pending_alive {
+    () => {
+        "(o.queue_until > clock_timestamp() AND EXISTS (SELECT FROM pg_stat_activity a \
+          WHERE a.pid = o.backend_pid AND a.backend_start IS NOT DISTINCT FROM o.backend_start))"
+    };
+}
+
+const EXISTING: &str = concat!(
+    "SELECT o.id, o.request_hash, o.state, o.result::text, \
+     CASE o.state WHEN 'running' THEN EXISTS (SELECT FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted \
+         AND k.classid = 7562088 AND k.objid = 1701667172 AND k.objsubid = 1 \
+         AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) ELSE ",
+    pending_alive!(),
+    " END FROM schemad.operations o"
+);
 
 /// An operation to be claimed.
 #[derive(Debug)]
@@ -80,8 +97,10 @@ pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Err
         let wait = new.queue_timeout.saturating_add(QUEUE_SLACK).as_secs_f64();
         let inserted = client
             .query_typed(
-                "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, queue_until) \
-                 VALUES ($1, $2, $3, $4, $5, 'pending', $6, clock_timestamp() + make_interval(secs => $7)) \
+                "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, \
+                     backend_pid, backend_start, queue_until) \
+                 SELECT $1, $2, $3, $4, $5, 'pending', $6, a.pid, a.backend_start, \
+                     clock_timestamp() + make_interval(secs => $7) FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() \
                  ON CONFLICT (principal, request_id) DO NOTHING RETURNING true",
                 &[
                     (&id, Type::UUID),
@@ -129,6 +148,11 @@ pub async fn abandon(client: &Client, id: Uuid) -> Result<(), Error> {
 /// # Errors
 /// The database's, or its loss.
 pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
+    // Whoever holds the lock may be making the ledger just now.
+    let ledger = client.query_typed("SELECT to_regclass('schemad.operations') IS NOT NULL", &[]).await?;
+    if !ledger.first().is_some_and(|row| row.get(0)) {
+        return Ok(None);
+    }
     let query = "SELECT o.id, o.kind, o.state, o.principal, o.daemon, \
         (extract(epoch FROM o.created_at) * 1000000)::bigint, (extract(epoch FROM o.started_at) * 1000000)::bigint, \
         o.steps_total, (SELECT count(*)::integer FROM schemad.steps s WHERE s.operation = o.id AND s.state = 'applied') \
@@ -149,16 +173,18 @@ pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
 }
 
 /// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not. Its committed steps
-/// stay and say what it reached. Pending ones get their queue_timeout.
+/// stay and say what it reached. Pending ones are closed when their session is gone or their time is over.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
-    let close = "WITH dead AS ( \
+    let close = concat!(
+        "WITH dead AS ( \
             SELECT o.id, o.daemon, count(s.id) FILTER (WHERE s.state = 'applied') AS done, o.steps_total \
             FROM schemad.operations o LEFT JOIN schemad.steps s ON s.operation = o.id \
-            WHERE o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND o.queue_until < clock_timestamp()) \
-            GROUP BY o.id), \
+            WHERE o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ",
+        pending_alive!(),
+        ") GROUP BY o.id), \
         closed AS ( \
             UPDATE schemad.operations o SET state = 'interrupted', finished_at = clock_timestamp(), \
                 result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', false, 'steps_done', d.done, \
@@ -170,7 +196,8 @@ steps are done and stay, the rest was not run. Ask again', d.daemon, d.done, d.s
         noted AS (INSERT INTO schemad.events (operation, sequence, kind) \
             SELECT c.id, 1 + coalesce(max(e.sequence), 0), 'interrupted' \
             FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id) \
-        SELECT id::text FROM closed";
+        SELECT id::text FROM closed"
+    );
     for row in locked.client().query_typed(close, &[(&own, Type::UUID)]).await? {
         tracing::warn!(
             event = "operation.interrupted",
@@ -350,12 +377,6 @@ async fn note(client: &Client, operation: Uuid, kind: &str, data: &str) -> Resul
         .await?;
     Ok(())
 }
-
-const EXISTING: &str = "SELECT o.id, o.request_hash, o.state, o.result::text, \
-    CASE o.state WHEN 'running' THEN EXISTS (SELECT FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted \
-        AND k.classid = 7562088 AND k.objid = 1701667172 AND k.objsubid = 1 \
-        AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) \
-    ELSE o.queue_until > clock_timestamp() END FROM schemad.operations o";
 
 fn existing(row: &tokio_postgres::Row) -> Existing {
     Existing {

@@ -161,8 +161,8 @@ async fn the_second_guard_sees_that_the_transaction_was_ended() {
         session
             .batch_execute(
                 "DELETE FROM schemad.operations WHERE principal = 'guard'; \
-                 INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, queue_until) \
-                 VALUES (gen_random_uuid(), 'apply', 'guard', gen_random_uuid(), '', 'running', '', now()); \
+                 INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, backend_pid, queue_until) \
+                 VALUES (gen_random_uuid(), 'apply', 'guard', gen_random_uuid(), '', 'running', '', 0, now()); \
                  INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, lock_timeout_ms, \
                  statement_timeout_ms) SELECT o.id, 1, '9', '9', 'up', s.checksum, 'transactional', 0, 0 \
                  FROM schemad.operations o, schemad.scripts s WHERE o.principal = 'guard' LIMIT 1",
