@@ -50,7 +50,7 @@ macro_rules! reasons {
 
             /// One sentence for docs/errors.md.
             pub fn doc(self) -> &'static str {
-                match self { $(Self::$name => concat!($($doc),+).trim_ascii_start(),)+ }
+                match self { $(Self::$name => concat!($($doc),+).trim_start(),)+ }
             }
         }
     };

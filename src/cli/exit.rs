@@ -101,15 +101,23 @@ mod tests {
     use super::*;
     use crate::{failure::Failure, grpc::status::from_failure};
 
+    /// docs/errors.md is this text; `UPDATE_DOCS=1 cargo test --lib` writes it.
     #[test]
-    fn every_reason_has_the_documented_exit_code() {
-        let table: String = Reason::ALL
-            .iter()
-            .map(|reason| {
-                let exit = Exit::from_status(&from_failure(&Failure::new(*reason, "m")));
-                format!("{} {reason}\n", exit.code)
-            })
-            .collect();
-        insta::assert_snapshot!(table);
+    fn every_reason_is_documented_with_its_codes() {
+        let mut text = String::from(
+            "# Errors\n\nEvery error has a google.rpc.ErrorInfo with domain `schemad`, one of these reasons, and data in its \
+             metadata. A status\nthat is the result of an operation carries `operation` there; any other says nothing about \
+             an operation that was accepted.\n\n| reason | gRPC code | exit code | meaning |\n| --- | --- | --- | --- |\n",
+        );
+        for reason in Reason::ALL {
+            let status = from_failure(&Failure::new(*reason, "m"));
+            let exit = Exit::from_status(&status).code;
+            text += &format!("| {reason} | {:?} | {exit} | {} |\n", status.code(), reason.doc());
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), text);
     }
 }
