@@ -116,7 +116,10 @@ async fn introduce(address: String, admin_address: String) {
             format!("grpcurl -plaintext {address} schemad.v1.MigrationService/GetStatus"),
             "a foreign client (a separate program)",
         ),
-        (format!("curl http://{admin_address}/readyz"), "the health probe"),
+        (
+            format!("{program} health -addr {admin_address} -service schemad.v1.MigrationService"),
+            "the health probe, as an orchestrator asks",
+        ),
     ] {
         say(&format!("  {command}\n    {}", styled(DIM, what)));
     }
