@@ -2,12 +2,12 @@
 """1,000 small migrations: schemad against `psql -f`, one durable commit a migration each, paired on fresh databases.
 
   cargo build --release --example from_folder
-  benches/apply.py [--migrations 1000] [--pairs 5]
+  benches/apply.py [--migrations 1000] [--pairs 5] [--tcp]
 
 Prints the ratio schemad / psql of each pair and its median; 1.0 or less is the aim. The server is a private one with fsync
 on. psql runs one file of BEGIN; migration; INSERT into a table of versions; COMMIT, which is what a careful script does.
 """
-import argparse, os, pathlib, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, os, pathlib, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DAEMON = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples/from_folder"
@@ -21,22 +21,29 @@ def programs():
     return pathlib.Path(found)
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def migration(n):
     return f"CREATE TABLE t{n} (id int PRIMARY KEY, name text NOT NULL);\nCREATE INDEX t{n}_name ON t{n} (name);\n"
 
 
 class Server:
-    def __init__(self, dir):
+    def __init__(self, dir, tcp):
+        self.host, self.port = ("127.0.0.1", free_port()) if tcp else (dir, 5432)
         self.dir, self.user = dir, ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
         if self.user:
             shutil.chown(dir, "postgres", "postgres")
         run = dict(cwd=dir, check=True, stdout=subprocess.DEVNULL)
         subprocess.run([*self.user, programs() / "initdb", "-U", "postgres", "-A", "trust", "--locale=C", "-D", dir / "data"], **run)
-        options = f"-c listen_addresses= -c unix_socket_directories={dir} -c max_connections=50"
+        options = f"-c listen_addresses={'127.0.0.1' if tcp else ''} -c port={self.port} -c unix_socket_directories={dir} -c max_connections=50"
         subprocess.run([*self.user, programs() / "pg_ctl", "-w", "-D", dir / "data", "-l", dir / "log", "-o", options, "start"], **run)
 
     def psql(self, database, *arguments):
-        subprocess.run([programs() / "psql", "-qX", "-h", self.dir, "-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", *arguments],
+        subprocess.run([programs() / "psql", "-qX", "-h", self.host, "-p", str(self.port), "-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", *arguments],
                        check=True, stdout=subprocess.DEVNULL)
 
     def stop(self):
@@ -44,9 +51,12 @@ class Server:
 
 
 def time_schemad(server, database, folder):
-    url = f"postgres://postgres@{str(server.dir).replace('/', '%2F')}/{database}"
+    url = f"postgres://postgres@{str(server.host).replace('/', '%2F')}:{server.port}/{database}"
     environment = {**os.environ, "DATABASE_URL": url, "MIGRATIONS_DIR": str(folder)}
-    daemon = subprocess.Popen([DAEMON, "serve", "--log-level", "error"], env=environment)
+    address = f"127.0.0.1:{free_port()}"
+    environment["SCHEMAD_ADDRESS"] = address
+    serve = ["serve", "--log-level", "error", "--listen", address, "--admin-listen", "127.0.0.1:0"]
+    daemon = subprocess.Popen([DAEMON, *serve], env=environment)
     try:
         subprocess.run([DAEMON, "wait", "ready"], env=environment, check=True, stderr=subprocess.DEVNULL)
         server.psql("postgres", "-c", "CHECKPOINT")
@@ -70,6 +80,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--migrations", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--tcp", action="store_true", help="connect over loopback TCP instead of the unix socket")
     arguments = parser.parse_args()
     if not DAEMON.exists():
         sys.exit(f"{DAEMON} is missing: cargo build --release --example from_folder")
@@ -85,7 +96,7 @@ def main():
             script.append(f"BEGIN;\n{migration(n)}INSERT INTO versions (version) VALUES ('{n:06}');\nCOMMIT;\n")
         file = root / "all.sql"
         file.write_text("".join(script))
-        server = Server(data)
+        server = Server(data, arguments.tcp)
         try:
             ratios = []
             for pair in range(arguments.pairs):

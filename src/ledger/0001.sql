@@ -55,7 +55,8 @@ CREATE TABLE schemad.steps (
     ordinal integer NOT NULL,
     version text NOT NULL,
     name text NOT NULL,
-    direction text NOT NULL CHECK (direction IN ('up', 'down')),
+    -- up, down (no CHECK: it would be parsed again at each of a step's updates)
+    direction text NOT NULL,
     script text NOT NULL,
     mode text NOT NULL,
     -- What schemad.migrations gets when an up step commits.

@@ -98,7 +98,12 @@ impl Operations {
         inner.running.send_modify(|n| *n += 1);
         let (inner, result) = (inner.clone(), log.clone());
         tokio::spawn(async move {
-            let outcome = inner.operate(&request, &result).await;
+            let (worker, log) = (inner.clone(), result.clone());
+            let work = tokio::spawn(async move { worker.operate(&request, &log).await });
+            let outcome = work.await.unwrap_or_else(|panic| {
+                tracing::error!(event = "operation.panicked", cause = %panic, "a mistake in schemad");
+                Err(Failure::new(Reason::Internal, "a mistake in schemad ended the operation; see the daemon's log"))
+            });
             inner.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             inner.changed.notify_one();
             result.close(outcome);
