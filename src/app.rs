@@ -3,10 +3,7 @@
 use std::{future::Future, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use diesel::{migration::MigrationSource, pg::Pg};
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
@@ -29,6 +26,7 @@ use crate::{
     monitor::{Monitor, View},
     operation::{Action, Operations, Request},
     planner::Apply,
+    refresh::Refresh,
     shutdown::{Phase, Shutdown},
 };
 
@@ -122,7 +120,7 @@ impl Daemon {
     pub async fn serve(self, main: TcpListener, admin: TcpListener, end: impl Future<Output = ()>) -> io::Result<()> {
         let Self { catalog, settings } = self;
         let shutdown = Shutdown::new();
-        let (changed, metrics) = (Arc::new(Notify::new()), Arc::new(Metrics::new()));
+        let (refresh, metrics) = (Arc::new(Refresh::default()), Arc::new(Metrics::new()));
         let migrating = settings.migration_database.clone().unwrap_or_else(|| settings.database.clone());
         let pool = Pool::new(settings.database.clone(), &settings.pool);
         let monitor = Monitor::start(
@@ -130,10 +128,10 @@ impl Daemon {
             migrating.clone(),
             catalog.clone(),
             metrics.clone(),
-            changed.clone(),
+            refresh.clone(),
         );
         let operations =
-            Operations::new(catalog.clone(), migrating, daemon_name(), metrics.clone(), changed, shutdown.phases());
+            Operations::new(catalog.clone(), migrating, daemon_name(), metrics.clone(), refresh, shutdown.phases());
         let health = HealthServer::new(Health::new(monitor.views(), shutdown.phases()));
         let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
         let service = Migrations {

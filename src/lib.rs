@@ -14,7 +14,7 @@
 //! - [`planner`]: decides, and touches nothing
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
-//! - [`failure`], [`metrics`], [`shutdown`]: shared by all of them
+//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
 
 pub mod admin;
@@ -32,6 +32,7 @@ pub mod monitor;
 pub mod operation;
 pub mod planner;
 pub mod private_postgres;
+pub mod refresh;
 pub mod runner;
 pub mod shutdown;
 pub mod sql;

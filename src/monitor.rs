@@ -15,6 +15,7 @@ use crate::{
     ledger::{self, Snapshot, install, operations},
     metrics::Metrics,
     planner::{Assessment, assess},
+    refresh::Refresh,
 };
 
 /// Between probes. With `ANSWER_WITHIN` it keeps the promise that a stalled database shows within 2 s.
@@ -66,19 +67,19 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Begins to watch. `reading` is probed; `migrating` is where operations will run. `changed` makes it look at once.
+    /// Begins to watch. `reading` is probed; `migrating` is where operations will run.
     pub fn start(
         reading: DatabaseUrl,
         migrating: DatabaseUrl,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
-        changed: Arc<Notify>,
+        refresh: Arc<Refresh>,
     ) -> Self {
         let not_yet = || Err(Failure::new(Reason::DatabaseUnavailable, "the database has not answered yet"));
         let (sender, views) = watch::channel(Arc::new(View { database: not_yet(), preflight: not_yet(), seen: None }));
         let (sender, connected) = (Arc::new(sender), Arc::new(Notify::new()));
         let probe =
-            Probe { url: reading, catalog, metrics, views: sender.clone(), changed, connected: connected.clone() };
+            Probe { url: reading, catalog, metrics, views: sender.clone(), refresh, connected: connected.clone() };
         Self { views, tasks: [tokio::spawn(probe.run()), tokio::spawn(preflights(migrating, sender, connected))] }
     }
 
@@ -99,7 +100,7 @@ struct Probe {
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
     views: Arc<watch::Sender<Arc<View>>>,
-    changed: Arc<Notify>,
+    refresh: Arc<Refresh>,
     connected: Arc<Notify>,
 }
 
@@ -128,11 +129,13 @@ impl Probe {
         let mut failing_since = None;
         loop {
             let asked = Instant::now();
+            let asked_until_now = self.refresh.asked();
             let answer = tokio::time::timeout(ANSWER_WITHIN, ledger::read::snapshot(&mut reader)).await;
             match answer {
                 Ok(Ok(snapshot)) => {
                     failing_since = None;
                     self.answered(snapshot);
+                    self.refresh.answer(asked_until_now);
                 }
                 // The server answers, only not this. A migration that holds a lock is no reason for alarm; a role that may
                 // not read the ledger is.
@@ -152,7 +155,7 @@ impl Probe {
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
-                () = self.changed.notified() => {}
+                () = self.refresh.wanted() => {}
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use super::{Event, Log, Request, prepare::Prepared};
@@ -17,6 +17,7 @@ use crate::{
     failure::{Failure, Reason},
     ledger::{OperationRow, install, operations},
     metrics::Metrics,
+    refresh::Refresh,
     shutdown::Phase,
 };
 
@@ -40,8 +41,8 @@ pub(super) struct Inner {
     /// "host:pid" of this daemon.
     pub daemon: String,
     pub metrics: Arc<Metrics>,
-    /// Told after every operation: the schema may have changed.
-    pub changed: Arc<Notify>,
+    /// Asked after every operation, so that health has seen what the caller is told.
+    pub refresh: Arc<Refresh>,
     /// Says when no new operation may begin, and when a running one has to end.
     pub phases: watch::Receiver<Phase>,
     open: Semaphore,
@@ -57,13 +58,13 @@ struct Open {
 }
 
 impl Operations {
-    /// `phases` says when no new operation may begin and when a running one has to end; `changed` is told of each end.
+    /// `phases` says when no new operation may begin and when a running one has to end; `refresh` is asked at each end.
     pub fn new(
         catalog: Arc<Catalog>,
         url: DatabaseUrl,
         daemon: String,
         metrics: Arc<Metrics>,
-        changed: Arc<Notify>,
+        refresh: Arc<Refresh>,
         phases: watch::Receiver<Phase>,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -71,7 +72,7 @@ impl Operations {
             url,
             daemon,
             metrics,
-            changed,
+            refresh,
             phases,
             open: Semaphore::new(MAX_OPEN),
             logs: Mutex::default(),
@@ -105,7 +106,9 @@ impl Operations {
                 Err(Failure::new(Reason::Internal, "a mistake in schemad ended the operation; see the daemon's log"))
             });
             inner.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            inner.changed.notify_one();
+            if result.is_named() {
+                inner.refresh.now().await;
+            }
             result.close(outcome);
             inner.running.send_modify(|n| *n -= 1);
         });

@@ -117,6 +117,11 @@ impl Log {
         self.change(|content| content.operation = Some(operation));
     }
 
+    /// True once the operation has an id: it was accepted.
+    pub fn is_named(&self) -> bool {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner).operation.is_some()
+    }
+
     /// Appends.
     pub fn push(&self, event: Event) {
         self.change(|content| {

@@ -33,6 +33,7 @@ async fn a_session_at_the_terminal() {
     assert!(code == 0 && out.contains("down.sql\nDROP TABLE t2;"), "{out}");
     let (code, out, _) = run(&daemon, &["rollback", "--to", "0001"]).await;
     assert_eq!((code, out.as_str()), (0, "Done: 2 of 2 steps done, the current version is 0001.\n"));
+    assert_eq!(run(&daemon, &["health", "-addr", &daemon.address, "-service", "schemad.schema.current"]).await.0, 4);
     assert_eq!(run(&daemon, &["wait", "applied", "0001"]).await.0, 0);
     assert_eq!(run(&daemon, &["wait", "current", "--timeout", "300ms"]).await.0, 5);
 }

@@ -7,7 +7,9 @@ use crate::harness::{Set, TestDaemon, TestDatabase, daemon::settings};
 /// A role that owns nothing.
 async fn role(database: &TestDatabase) -> String {
     let role = format!("role_{}", database.name);
-    database.execute(&format!("CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")).await;
+    database
+        .execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'pw'; REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
+        .await;
     role
 }
 

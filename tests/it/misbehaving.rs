@@ -131,7 +131,7 @@ async fn a_role_setting_that_comes_back_with_reset_is_no_change_of_user() {
     let (login, owner) = (format!("login_{}", database.name), format!("owner_{}", database.name));
     database
         .execute(&format!(
-            "CREATE ROLE {owner} SUPERUSER; CREATE ROLE {login} LOGIN SUPERUSER IN ROLE {owner}; ALTER ROLE {login} SET role = '{owner}'"
+            "CREATE ROLE {owner} SUPERUSER; CREATE ROLE {login} LOGIN PASSWORD 'pw' SUPERUSER IN ROLE {owner}; ALTER ROLE {login} SET role = '{owner}'"
         ))
         .await;
     let url = database.url_as(&login);

@@ -55,7 +55,7 @@ async fn a_connection_that_the_server_closed_is_never_handed_out() {
 async fn the_real_cause_of_a_failed_connect_is_told_at_once() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     for (url, cause) in [
-        (database.url_as("nobody_at_all"), "role \"nobody_at_all\" does not exist"),
+        (database.url_as("nobody_at_all"), "\"nobody_at_all\""),
         (
             crate::harness::database::with_database(&database.url, "no_such_database"),
             "database \"no_such_database\" does not exist",

@@ -25,7 +25,9 @@ impl PgBouncer {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let (ini, users) = (dir.path().join("pgbouncer.ini"), dir.path().join("users.txt"));
-        std::fs::write(&users, "\"postgres\" \"\"\n").unwrap();
+        let password = config.get_password().map(|p| String::from_utf8_lossy(p).into_owned()).unwrap_or_default();
+        let user = config.get_user().unwrap();
+        std::fs::write(&users, format!("\"{user}\" \"{password}\"\n")).unwrap();
         std::fs::write(
             &ini,
             format!(
@@ -44,7 +46,7 @@ impl PgBouncer {
             command.args(["-u", "postgres"]); // it refuses root, and the private server's folder is this user's
         }
         let child = command.arg(&ini).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
-        let url = format!("postgres://postgres@127.0.0.1:{port}/{}", database.name);
+        let url = format!("postgres://{user}@127.0.0.1:{port}/{}", database.name);
         eventually("PgBouncer answers", async || {
             tokio_postgres::connect(&url, tokio_postgres::NoTls).await.ok().map(drop)
         })
