@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemad::grpc::pb::{self, migration_service_client::MigrationServiceClient};
 use tonic::Code;
 
-use crate::harness::{Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
+use crate::harness::{Process, Proxy, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
 
 /// Tables and the data in them, so that half a step would show.
 fn set(n: usize) -> Set {
@@ -139,4 +139,33 @@ async fn a_terminated_session_interrupts_the_operation_and_tells_what_it_reached
     assert_eq!(outcome.last_finished().unwrap().steps_done, 1);
     assert_eq!(database.diesel_versions().await, ["1"]);
     assert_eq!(database.text("SELECT state FROM schemad.operations").await, "interrupted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_while_the_answer_was_lost_counts_as_done() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[
+        ("1_a", "CREATE TABLE a (id int);", ""),
+        ("2_slow", "SELECT pg_sleep(0.7); CREATE TABLE b (id int);", ""),
+    ]);
+    let proxy = Proxy::to(&database).await;
+    let mut settings = crate::harness::daemon::settings(&database.url);
+    settings.migration_database = Some(proxy.url.parse().unwrap());
+    let daemon = TestDaemon::launch(settings, &set).await;
+    daemon.until_ready().await;
+    let losing = async {
+        eventually("the second step runs", async || {
+            let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.7)%' AND state = 'active' AND pid <> pg_backend_pid()";
+            (database.text(running).await == "1").then_some(())
+        })
+        .await;
+        proxy.stall();
+        eventually("it is committed", async || (database.diesel_versions().await == ["1", "2"]).then_some(())).await;
+        proxy.cut();
+        proxy.open();
+    };
+    let (outcome, ()) = tokio::join!(daemon.apply_all(), losing);
+    let finished = outcome.finished();
+    assert_eq!((finished.steps_done, finished.state()), (2, pb::OperationState::Succeeded));
+    database.assert_consistent().await;
 }

@@ -49,6 +49,18 @@ async fn the_names_say_what_they_promise() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_knows_a_result_never_meets_an_older_answer() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    for _ in 0..20 {
+        daemon.apply_all().await.finished();
+        assert_eq!(daemon.check(CURRENT).await, Ok(Serving));
+        daemon.rollback_all().await.finished();
+        assert_eq!(daemon.check(CURRENT).await, Ok(NotServing));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_follows_and_stays_open_for_unknown_names() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     let daemon = TestDaemon::start(&database, &set).await;

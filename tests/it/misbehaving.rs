@@ -28,7 +28,10 @@ BEGIN
            'transaction_isolation', 'client_encoding');
     IF leak IS NOT NULL THEN RAISE 'settings leaked: %', leak; END IF;
     SELECT string_agg(name || '=' || setting, ' ') INTO leak FROM pg_settings
-     WHERE (name, setting) IN (('application_name', 'other'), ('TimeZone', 'Asia/Tokyo'), ('lock_timeout', '7'));
+     WHERE (name = 'application_name' AND setting <> 'schemad') OR (name = 'TimeZone' AND setting <> 'UTC')
+        OR (name = 'lock_timeout' AND setting <> '5000') OR (name = 'statement_timeout' AND setting <> '0')
+        OR (name = 'idle_session_timeout' AND setting <> '0')
+        OR (name = 'client_connection_check_interval' AND setting <> '2000');
     IF leak IS NOT NULL THEN RAISE 'the daemon''s settings changed: %', leak; END IF;
     IF EXISTS (SELECT FROM pg_listening_channels()) THEN RAISE 'LISTEN leaked'; END IF;
     IF EXISTS (SELECT FROM pg_prepared_statements) THEN RAISE 'PREPARE leaked'; END IF;
@@ -113,6 +116,11 @@ walks! {
     a_deferred_constraint_fails_at_the_end:
         "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED); \
          INSERT INTO c VALUES (1);" => Fails("23503");
+    a_deferred_trigger_sees_the_settings_of_its_file:
+        "CREATE SCHEMA app; CREATE TABLE app.seen (n int); SET search_path = app, public; \
+         CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO seen VALUES (1); RETURN NULL; END'; \
+         CREATE CONSTRAINT TRIGGER note AFTER INSERT ON witness DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION app.note(); INSERT INTO witness VALUES (2); DELETE FROM witness WHERE n = 2;" => Applied;
     dropping_the_diesel_table_fails: "DROP TABLE __diesel_schema_migrations;" => Fails("42P01");
     writing_into_the_diesel_table_fails: "INSERT INTO __diesel_schema_migrations (version) VALUES ('1');" => Fails("23505");
     a_trailing_comment_swallows_nothing: "SELECT 1 -- the end" => Applied;
@@ -150,12 +158,23 @@ async fn a_role_setting_that_comes_back_with_reset_is_no_change_of_user() {
 
 /// The static look refuses a COMMIT before it runs; the guard is what holds when the look is wrong.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_second_guard_sees_that_the_transaction_was_ended() {
+async fn the_second_guard_sees_that_transaction_user_and_lock_are_the_same() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     let daemon = TestDaemon::start(&database, &set).await;
     daemon.apply_all().await.finished();
     daemon.stop().await;
-    for (script, expected) in [("COMMIT", "SCH03"), ("COMMIT; BEGIN", "SCH03"), ("ROLLBACK; BEGIN", "SCH03")] {
+    let other = format!("super_{}", database.name);
+    database.execute(&format!("CREATE ROLE {other} SUPERUSER")).await;
+    let set_role = format!("SET ROLE {other}");
+    let set_session = format!("SET SESSION AUTHORIZATION {other}");
+    for (script, expected) in [
+        ("COMMIT", "SCH03"),
+        ("COMMIT; BEGIN", "SCH03"),
+        ("ROLLBACK; BEGIN", "SCH03"),
+        ("SELECT pg_advisory_unlock_all()", "SCH04"),
+        (set_role.as_str(), "SCH05"),
+        (set_session.as_str(), "SCH05"),
+    ] {
         let session = database.connect().await;
         session.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
         session
@@ -179,6 +198,7 @@ async fn the_second_guard_sees_that_the_transaction_was_ended() {
         assert_eq!(error.code().unwrap().code(), expected, "{script}");
         assert_eq!(database.diesel_versions().await, ["0001"]);
     }
+    database.execute(&format!("DROP ROLE {other}")).await;
 }
 
 /// What a step in flight meets after the one before it failed, or without the lock.
@@ -198,4 +218,9 @@ async fn the_first_guard_refuses_without_the_lock_and_out_of_turn() {
     assert_eq!(code("SELECT 1", step).await, "SCH02");
     assert_eq!(code("SELECT pg_advisory_lock(32478922351141220)", step).await, "SCH01");
     assert_eq!(code("SELECT pg_advisory_lock(32478922351141220)", 0).await, "SCH01");
+    // Pending, of a running operation, and the step before it is not applied.
+    let skipped = "SELECT pg_advisory_lock(32478922351141220); UPDATE schemad.operations SET state = 'running'; \
+        INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, lock_timeout_ms, \
+        statement_timeout_ms) SELECT operation, 3, '3', '3', 'up', script, mode, 0, 0 FROM schemad.steps LIMIT 1";
+    assert_eq!(code(skipped, step + 1).await, "SCH01");
 }
