@@ -112,7 +112,8 @@ async fn pump(
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        if modes.wait_for(|mode| *mode != Mode::Stalled).await.is_err() {
+        // What was held back when the connection is cut is lost.
+        if !matches!(modes.wait_for(|mode| *mode != Mode::Stalled).await.as_deref(), Ok(Mode::Open)) {
             return;
         }
         passed();
