@@ -32,7 +32,8 @@ fn protos() -> Result<(), String> {
 fn migrations() -> Result<(), String> {
     println!("cargo:rerun-if-env-changed=SCHEMAD_MIGRATIONS");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo did not set CARGO_MANIFEST_DIR")?);
-    let dir = root.join(env::var_os("SCHEMAD_MIGRATIONS").unwrap_or_else(|| "migrations".into()));
+    let dir = root
+        .join(env::var_os("SCHEMAD_MIGRATIONS").filter(|dir| !dir.is_empty()).unwrap_or_else(|| "migrations".into()));
     println!("cargo:rerun-if-changed={}", dir.display());
 
     let findings = folder::check(&dir);

@@ -147,7 +147,8 @@ impl Daemon {
         }
         let admin_router = Admin { views: monitor.views(), phases: shutdown.phases(), pool, metrics }
             .router()
-            .merge(Routes::new(health).into_axum_router());
+            // A route, not tonic's Routes: those answer 200 to every path, and a mistyped probe would always pass.
+            .route_service("/grpc.health.v1.Health/{method}", health);
         let mut servers = [
             tokio::spawn(listen(main, main_routes, Protocols::Http2, shutdown.phases())),
             tokio::spawn(listen(admin, Routes::from(admin_router), Protocols::Both, shutdown.phases())),

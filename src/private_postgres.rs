@@ -42,6 +42,9 @@ pub enum Error {
     /// Another process has the folder.
     #[error("{0} is in use by another process")]
     InUse(PathBuf),
+    /// The folder holds something that is not ours.
+    #[error("{0} holds files that schemad did not make; choose an empty or a new folder for --data-dir")]
+    NotOurs(PathBuf),
     /// PostgreSQL does not run as root, and there is nobody else.
     #[error("running as root, and there is neither a `postgres` nor a `nobody` user to run PostgreSQL as")]
     NobodyToRunAs,
@@ -209,11 +212,20 @@ fn run_as() -> Result<Option<User>, Error> {
     found.map(Some).ok_or(Error::NobodyToRunAs)
 }
 
-/// Creates `dir` for the server alone: authentication is `trust`, and who can reach the socket is in.
+/// In every folder that is ours. Nothing else is touched, whatever is asked for.
+const MARKER: &str = "schemad.private-postgres";
+
+/// Creates `dir`, or takes it when it is empty or was ours before, for the server alone: authentication is `trust`, and who can reach the socket is in.
 fn owned_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
     let failed = |error| io_error(dir, error);
     fs::create_dir_all(dir).map_err(failed)?;
     let dir = dir.canonicalize().map_err(failed)?;
+    if !dir.join(MARKER).exists() {
+        if fs::read_dir(&dir).map_err(failed)?.next().is_some() {
+            return Err(Error::NotOurs(dir));
+        }
+        fs::write(dir.join(MARKER), "").map_err(failed)?;
+    }
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     if let Some(user) = user {
         chown(&dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(failed)?;

@@ -33,6 +33,9 @@ pub fn check(dir: &Path) -> Vec<Finding> {
     match migration_folders(dir) {
         Err(error) => findings.push(finding(dir, format!("cannot be read: {error}"))),
         Ok(folders) => {
+            if folders.is_empty() {
+                findings.push(finding(dir, "holds no migration; a daemon without any would call every schema current"));
+            }
             check_versions(&folders, &mut findings);
             for folder in &folders {
                 check_folder(folder, &mut findings);
@@ -279,6 +282,12 @@ mod tests {
         fs::create_dir(dir.path().join("1_x")).unwrap();
         fs::write(dir.path().join("1_x/up.sql"), b"SELECT '\xff'").unwrap();
         assert_eq!(check(dir.path())[0].problem, "is not UTF-8 (byte 8)");
+    }
+
+    #[test]
+    fn an_empty_folder_is_a_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(check(dir.path())[0].problem.starts_with("holds no migration"));
     }
 
     #[test]

@@ -51,7 +51,9 @@ impl Address {
     /// The endpoint, with timeouts.
     pub(super) fn endpoint(&self) -> Result<Endpoint, Exit> {
         let address = self.address.strip_prefix("http://").unwrap_or(&self.address);
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        // ":50051" is this machine, as in Go.
+        let host = if address.starts_with(':') { "127.0.0.1" } else { "" };
+        let endpoint = Endpoint::from_shared(format!("http://{host}{address}"))
             .map_err(|_| Exit::usage(format!("--address {address:?} is not host:port")))?;
         // A dead network is noticed although the stream is silent.
         let alive = Duration::from_secs(20);

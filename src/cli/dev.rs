@@ -26,7 +26,7 @@ pub(super) struct Dev {
     #[command(flatten)]
     databases: Databases,
     /// Where the private PostgreSQL keeps its data [default: schemad in the state folder of the user; for root
-    /// /var/lib/schemad]. Not used with DATABASE_URL.
+    /// /var/lib/schemad/dev]. Not used with DATABASE_URL.
     #[arg(long, env = "SCHEMAD_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -42,7 +42,14 @@ impl Dev {
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
         let (_server, databases) = match self.databases.read()? {
-            Some(databases) => (None, databases),
+            Some(databases) => {
+                tracing::info!(
+                    event = "dev.database",
+                    database = databases.0.target(),
+                    "using DATABASE_URL instead of a private PostgreSQL"
+                );
+                (None, databases)
+            }
             None => {
                 let (server, url) = self.private_server().await?;
                 (Some(server), (url, None))
@@ -99,7 +106,7 @@ fn default_data_dir() -> Result<PathBuf, Exit> {
 /// Once everything is applied: the status, and what to try next.
 async fn introduce(address: String, admin_address: String) {
     let common = Common { address: Address { address: address.clone() }, output: Default::default() };
-    if super::wait::until_current(&common.address).await.is_err() {
+    if super::wait::quietly_until_current(&common.address).await.is_err() {
         return; // the daemon ended, or says itself why the schema is not current
     }
     let Ok(status) = status::fetch(&Read::new(common)).await else { return };

@@ -58,7 +58,7 @@ impl Exit {
         let is = |r: Reason| reason.as_deref() == Some(r.as_str());
         let code = match status.code() {
             Code::Ok => 0,
-            Code::InvalidArgument => Self::USAGE,
+            Code::InvalidArgument | Code::Unimplemented => Self::USAGE,
             Code::FailedPrecondition if is(Reason::MigrationFailed) || is(Reason::LockTimeout) => Self::FAILED,
             Code::FailedPrecondition | Code::NotFound => Self::REFUSED,
             Code::Aborted if is(Reason::Interrupted) => Self::UNAVAILABLE,
@@ -69,7 +69,13 @@ impl Exit {
             _ => Self::UNKNOWN,
         };
         let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
-        Self { code, message: Some(format!("{reason}: {}", status.message())) }
+        let message = match status.code() {
+            Code::Unimplemented => {
+                "whoever answers there is no schemad, or it is the admin listener or another release's"
+            }
+            _ => status.message(),
+        };
+        Self { code, message: Some(format!("{reason}: {message}")) }
     }
 
     /// The same code; what there was to say has been said.

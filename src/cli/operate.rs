@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{client::Common, exit::Exit};
 use crate::grpc::pb::{self, migration_service_client::MigrationServiceClient};
 
-/// Options of both.
+/// Options of both. What to do is said in arguments only: a variable that somebody left behind must not choose a target.
 #[derive(Clone, Debug, Args)]
 struct Operate {
     #[command(flatten)]
@@ -21,7 +21,7 @@ struct Operate {
     #[arg(long, env = "SCHEMAD_REQUEST_ID", value_name = "UUID")]
     request_id: Option<Uuid>,
     /// Only say what would happen, and end as the real call would.
-    #[arg(long, env = "SCHEMAD_VALIDATE_ONLY")]
+    #[arg(long)]
     validate_only: bool,
     /// How long to wait for another operation to end [default: not at all].
     #[arg(long, env = "SCHEMAD_QUEUE_TIMEOUT", value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -38,13 +38,13 @@ struct Operate {
 #[derive(Debug, Args)]
 pub(super) struct Apply {
     /// Only those up to and including this version.
-    #[arg(long, value_name = "VERSION", conflicts_with = "steps", env = "SCHEMAD_TO")]
+    #[arg(long, value_name = "VERSION", conflicts_with = "steps")]
     to: Option<String>,
     /// At most so many.
-    #[arg(long, value_name = "N", env = "SCHEMAD_STEPS")]
+    #[arg(long, value_name = "N")]
     steps: Option<i32>,
     /// Also those that are older than one already applied.
-    #[arg(long, env = "SCHEMAD_ALLOW_OUT_OF_ORDER")]
+    #[arg(long)]
     allow_out_of_order: bool,
     /// Refuse unless the daemon carries exactly this set (as `schemad status` shows it).
     #[arg(long, value_name = "DIGEST", env = "SCHEMAD_EXPECTED_SET_DIGEST")]
@@ -58,16 +58,16 @@ pub(super) struct Apply {
 #[command(group = clap::ArgGroup::new("target").required(true).args(["steps", "to", "all"]))]
 pub(super) struct Rollback {
     /// So many.
-    #[arg(long, value_name = "N", env = "SCHEMAD_STEPS")]
+    #[arg(long, value_name = "N")]
     steps: Option<i32>,
     /// Everything applied after this version, which stays.
-    #[arg(long, value_name = "VERSION", env = "SCHEMAD_TO")]
+    #[arg(long, value_name = "VERSION")]
     to: Option<String>,
     /// Everything.
-    #[arg(long, env = "SCHEMAD_ALL")]
+    #[arg(long)]
     all: bool,
     /// Which down script to run where the ledger's and the binary's differ.
-    #[arg(long, value_enum, env = "SCHEMAD_DOWN_FROM")]
+    #[arg(long, value_enum)]
     down_from: Option<DownFrom>,
     #[command(flatten)]
     operate: Operate,

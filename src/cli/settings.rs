@@ -57,28 +57,29 @@ pub(super) struct Settings {
 /// Where the database is.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Databases {
-    /// The database. Prefer the environment: other users see a process's arguments.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    /// The database [env: DATABASE_URL]. Prefer the environment: other users see a process's arguments.
+    #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// A file that holds it.
-    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
+    /// A file that holds it [env: DATABASE_URL_FILE].
+    #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
     database_url_file: Option<PathBuf>,
-    /// Where migrations run when DATABASE_URL goes through a transaction pooler: a direct address.
-    #[arg(long, env = "MIGRATION_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    /// Where migrations run when DATABASE_URL goes through a transaction pooler: a direct address
+    /// [env: MIGRATION_DATABASE_URL].
+    #[arg(long, value_name = "URL")]
     migration_database_url: Option<String>,
-    /// A file that holds it.
-    #[arg(long, env = "MIGRATION_DATABASE_URL_FILE", value_name = "FILE")]
+    /// A file that holds it [env: MIGRATION_DATABASE_URL_FILE].
+    #[arg(long, value_name = "FILE", conflicts_with = "migration_database_url")]
     migration_database_url_file: Option<PathBuf>,
 }
 
 impl Databases {
     /// DATABASE_URL and MIGRATION_DATABASE_URL, from wherever they come. `None`: no DATABASE_URL.
     pub(super) fn read(&self) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, Exit> {
-        let database = url("DATABASE_URL", self.database_url.as_deref(), self.database_url_file.as_ref())?;
+        let database = url("DATABASE_URL", self.database_url.clone(), self.database_url_file.clone())?;
         let migrating = url(
             "MIGRATION_DATABASE_URL",
-            self.migration_database_url.as_deref(),
-            self.migration_database_url_file.as_ref(),
+            self.migration_database_url.clone(),
+            self.migration_database_url_file.clone(),
         )?;
         Ok(database.map(|database| (database, migrating)))
     }
@@ -119,12 +120,22 @@ impl Settings {
     }
 }
 
-fn url(name: &str, value: Option<&str>, file: Option<&PathBuf>) -> Result<Option<DatabaseUrl>, Exit> {
-    let text = match (value.filter(|v| !v.is_empty()), file.filter(|f| !f.as_os_str().is_empty())) {
-        (Some(_), Some(_)) => return Err(Exit::usage(format!("{name} and {name}_FILE are both set; set one"))),
-        (Some(value), None) => value.to_owned(),
-        (None, Some(file)) => std::fs::read_to_string(file)
-            .map_err(|error| Exit::usage(format!("{name}_FILE: {}: {error}", file.display())))?,
+/// A URL from its two flags, else from the two variables `name` and `name`_FILE: clap's own `env` would let a variable of the
+/// one stand against a flag of the other.
+fn url(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Option<DatabaseUrl>, Exit> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let file_name = format!("{name}_FILE");
+    let (value, file) = match (value, file) {
+        (None, None) => match (variable(name), variable(&file_name)) {
+            (Some(_), Some(_)) => return Err(Exit::usage(format!("{name} and {file_name} are both set; set one"))),
+            (value, file) => (value.map(|v| v.to_string_lossy().into_owned()), file.map(PathBuf::from)),
+        },
+        flags => flags,
+    };
+    let text = match (value, file) {
+        (Some(value), _) => value,
+        (None, Some(file)) => std::fs::read_to_string(&file)
+            .map_err(|error| Exit::usage(format!("{file_name}: {}: {error}", file.display())))?,
         (None, None) => return Ok(None),
     };
     text.parse().map(Some).map_err(|error| Exit::usage(format!("{name}: {error}")))

@@ -51,7 +51,7 @@ impl Condition {
 impl Wait {
     pub(super) async fn run(self) -> Exit {
         let service = self.condition.service();
-        match tokio::time::timeout(self.timeout, until_serving(&self.address, &service)).await {
+        match tokio::time::timeout(self.timeout, until_serving(&self.address, &service, progress)).await {
             Ok(Ok(())) => Exit::DONE,
             Ok(Err(exit)) => exit,
             Err(_) => Exit::unavailable(format!(
@@ -62,21 +62,21 @@ impl Wait {
     }
 }
 
-/// Waits until everything is applied.
-pub(super) async fn until_current(address: &Address) -> Result<(), Exit> {
-    until_serving(address, health::CURRENT).await
+/// Waits until everything is applied, without a word.
+pub(super) async fn quietly_until_current(address: &Address) -> Result<(), Exit> {
+    until_serving(address, health::CURRENT, |_| {}).await
 }
 
 /// Watches again and again until the answer is SERVING.
-async fn until_serving(address: &Address, service: &str) -> Result<(), Exit> {
+async fn until_serving(address: &Address, service: &str, tell: impl Fn(&str)) -> Result<(), Exit> {
     let mut told = None;
     loop {
-        let answer = watch(address, service).await?;
+        let answer = watch(address, service, &tell).await?;
         match answer {
             Ok(()) => return Ok(()),
             Err(why) => {
                 if told.as_ref() != Some(&why) {
-                    progress(&why);
+                    tell(&why);
                     told = Some(why);
                 }
                 tokio::time::sleep(RETRY).await;
@@ -86,7 +86,7 @@ async fn until_serving(address: &Address, service: &str) -> Result<(), Exit> {
 }
 
 /// One Watch, to SERVING or to its end.
-async fn watch(address: &Address, service: &str) -> Result<Result<(), String>, Exit> {
+async fn watch(address: &Address, service: &str, tell: &impl Fn(&str)) -> Result<Result<(), String>, Exit> {
     let mut client = HealthClient::new(address.channel()?);
     let request = HealthCheckRequest { service: service.to_owned() };
     let mut statuses = match client.watch(request).await {
@@ -100,7 +100,7 @@ async fn watch(address: &Address, service: &str) -> Result<Result<(), String>, E
                 ServingStatus::ServiceUnknown => {
                     return Err(Exit::usage(format!("{} does not know {service}", address.address)));
                 }
-                _ => progress(&format!("{service} is not SERVING yet")),
+                _ => tell(&format!("{service} is not SERVING yet")),
             },
             Ok(None) => return Ok(Err(format!("{} ended the stream; waiting for it to come back", address.address))),
             Err(status) => return Ok(Err(format!("waiting for {}: {}", address.address, status.message()))),

@@ -12,6 +12,10 @@ use super::{DatabaseUrl, Error, session::Session};
 /// that needs longer for `SELECT pg_backend_pid()` is in no state to be migrated either.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// In an idle pool the first round tells. In a busy one others take and return server connections meanwhile, and a round
+/// can pass by chance; eight in a row do not.
+const ROUNDS: usize = 8;
+
 const WHO_AM_I: &str = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('schemad.probe', true) = 'mark'";
 
 /// Proves that `session` keeps its server connection to itself.
@@ -31,12 +35,18 @@ async fn is_shared(session: &Session, url: &DatabaseUrl) -> Result<bool, Error> 
     session.client().batch_execute("SET schemad.probe='mark'").await?;
     let (own_pid, _) = who_am_i(session).await?;
     let other = Session::open(url).await?;
-    other.client().batch_execute("BEGIN").await?;
-    let (other_pid, other_sees_mark) = who_am_i(&other).await?;
-    let (own_pid_now, own_mark) = who_am_i(session).await?;
-    other.client().batch_execute("ROLLBACK").await?;
+    for _ in 0..ROUNDS {
+        // While the other's transaction holds a server connection, the next transaction of a pool gets another one.
+        other.client().batch_execute("BEGIN").await?;
+        let (other_pid, other_sees_mark) = who_am_i(&other).await?;
+        let (own_pid_now, own_mark) = who_am_i(session).await?;
+        other.client().batch_execute("ROLLBACK").await?;
+        if own_pid == other_pid || other_sees_mark || own_pid_now != own_pid || !own_mark {
+            return Ok(true);
+        }
+    }
     session.client().batch_execute("RESET schemad.probe").await?;
-    Ok(own_pid == other_pid || other_sees_mark || own_pid_now != own_pid || !own_mark)
+    Ok(false)
 }
 
 async fn who_am_i(session: &Session) -> Result<(i32, bool), Error> {

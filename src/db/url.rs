@@ -45,6 +45,10 @@ impl FromStr for DatabaseUrl {
         if config.get_ssl_mode() == SslMode::Require {
             return Err(InvalidUrl::Tls("sslmode=require".into()));
         }
+        // What stands between two @ is a piece of the password, and a target is shown.
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err(InvalidUrl::Syntax("a host has no @; write %40 for an @ in the password".into()));
+        }
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(InvalidUrl::NoHost);
         }
@@ -166,7 +170,13 @@ mod tests {
 
     #[test]
     fn errors_do_not_repeat_the_url() {
-        for bad in ["postgres://app:s3cret@db:port/x", "host=db password=my s3cret x", "s3cret", "host=db s3cret=1"] {
+        for bad in [
+            "postgres://app:s3cret@db:port/x",
+            "host=db password=my s3cret x",
+            "s3cret",
+            "host=db s3cret=1",
+            "postgres://app:x@s3cret@db/x",
+        ] {
             let error = bad.parse::<DatabaseUrl>().unwrap_err().to_string();
             assert!(!error.contains("s3cret"), "{error}");
         }

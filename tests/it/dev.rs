@@ -67,3 +67,16 @@ async fn a_path_too_long_for_a_socket_works_and_a_folder_in_use_is_named() {
     assert_eq!(second.status.code(), Some(2));
     assert!(stderr(&second).contains("is in use by another process"), "{}", stderr(&second));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_with_somebody_elses_files_is_left_alone() {
+    let root = data_dir();
+    std::fs::create_dir(root.path().join("data")).unwrap();
+    std::fs::write(root.path().join("data/precious"), "x").unwrap();
+    let mut command = dev(root.path());
+    command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let output = output(command).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("holds files that schemad did not make"), "{}", stderr(&output));
+    assert!(root.path().join("data/precious").exists());
+}

@@ -148,6 +148,9 @@ async fn the_admin_listener_speaks_http_and_grpc_health_and_nothing_else() {
         let (status, body) = get(&daemon.admin, path).await;
         assert_eq!((status, body.contains(r#""status":"SERVING""#)), (200, true), "{path}: {body}");
     }
+    for path in ["/healthz", "/readyz/", "/", "/grpc.health.v1.Health/../x"] {
+        assert_eq!(get(&daemon.admin, path).await.0, 404, "{path}: a mistyped probe must not pass");
+    }
     daemon.apply_all().await.finished();
     let (status, metrics) = get(&daemon.admin, "/metrics").await;
     assert_eq!(status, 200);

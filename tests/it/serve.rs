@@ -51,6 +51,8 @@ async fn wrong_settings_end_with_one_line_and_exit_code_2() {
         (&["serve"], &[("DATABASE_URL", "postgres://u:s3cret@h/d?sslmode=verify-full")], "cannot speak TLS"),
         (&["serve"], &[("DATABASE_URL_FILE", "/no/such/file")], "DATABASE_URL_FILE: /no/such/file"),
         (&["serve"], &[("DATABASE_URL", secret), ("DATABASE_URL_FILE", "/x")], "both set"),
+        (&["serve"], &[("DATABASE_URL", "postgres://app:p@s3cret@127.0.0.1/x")], "%40"),
+        (&["serve", "--database-url-file", "/no/such/file"], &[("DATABASE_URL", secret)], "/no/such/file"),
         (&["serve", "--listen", "0.0.0.0:0"], &[("DATABASE_URL", secret)], "--insecure"),
         (&["serve", "--listen", "[::]:0"], &[("DATABASE_URL", secret)], "--insecure"),
         (&["serve", "--listen", &taken], &[("DATABASE_URL", secret)], "--listen"),
@@ -66,6 +68,7 @@ async fn wrong_settings_end_with_one_line_and_exit_code_2() {
         (&["serve"], &[("DATABASE_URL", secret), ("SCHEMAD_POOL_SIZE", "many")], "many"),
         (&["apply", "--to", "1", "--steps", "1"], &[], "cannot be used with"),
         (&["rollback"], &[], "required"),
+        (&["rollback"], &[("SCHEMAD_ALL", "true")], "required"),
         (&["bogus"], &[], "unrecognized subcommand"),
     ];
     for (args, env, expected) in cases {
