@@ -221,7 +221,9 @@ fn owned_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
     fs::create_dir_all(dir).map_err(failed)?;
     let dir = dir.canonicalize().map_err(failed)?;
     if !dir.join(MARKER).exists() {
-        if fs::read_dir(&dir).map_err(failed)?.next().is_some() {
+        // Another process may be making the same folder ours just now, and the marker is what it writes first.
+        let mut entries = fs::read_dir(&dir).map_err(failed)?;
+        if entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != MARKER)) && !dir.join(MARKER).exists() {
             return Err(Error::NotOurs(dir));
         }
         fs::write(dir.join(MARKER), "").map_err(failed)?;

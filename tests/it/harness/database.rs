@@ -27,7 +27,7 @@ fn server() -> &'static (String, Option<PrivatePostgres>) {
 fn private_server() -> PrivatePostgres {
     let programs = find_programs().unwrap_or_else(|| panic!("{}", Error::NoPrograms));
     let owner = nix::unistd::geteuid();
-    let root = std::env::temp_dir().join(format!("schemad-test-{owner}"));
+    let root = std::env::temp_dir().join(format!("schemad-tests-{owner}"));
     let version = programs.to_string_lossy().replace('/', "-");
     for slot in 0..64 {
         let dir: PathBuf = root.join(format!("{}-{slot}", version.trim_matches('-')));
@@ -36,10 +36,11 @@ fn private_server() -> PrivatePostgres {
             Ok(server) => return server,
             Err(Error::InUse(_)) => {}
             // Without fsync, a power cut leaves a folder that does not start. Begin anew, once.
-            Err(_) => {
+            Err(Error::Program { .. }) => {
                 let _ = std::fs::remove_dir_all(&dir);
                 return start().unwrap_or_else(|error| panic!("{error}"));
             }
+            Err(error) => panic!("{error}"),
         }
     }
     panic!("64 test processes at a time");
