@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::{
     catalog::Catalog,
@@ -26,6 +26,9 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(1300);
 
 /// How long a migration may keep the ledger or the Diesel table locked before its readers are said to be failing.
 const LOCKED_FOR: Duration = Duration::from_secs(10);
+
+/// Opening a session, proving that it is direct and making the ledger.
+const PREFLIGHT_WITHIN: Duration = Duration::from_secs(15);
 
 /// The pause after a failed connect or preflight: doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -77,10 +80,9 @@ impl Monitor {
     ) -> Self {
         let not_yet = || Err(Failure::new(Reason::DatabaseUnavailable, "the database has not answered yet"));
         let (sender, views) = watch::channel(Arc::new(View { database: not_yet(), preflight: not_yet(), seen: None }));
-        let (sender, connected) = (Arc::new(sender), Arc::new(Notify::new()));
-        let probe =
-            Probe { url: reading, catalog, metrics, views: sender.clone(), refresh, connected: connected.clone() };
-        Self { views, tasks: [tokio::spawn(probe.run()), tokio::spawn(preflights(migrating, sender, connected))] }
+        let sender = Arc::new(sender);
+        let probe = Probe { url: reading, catalog, metrics, views: sender.clone(), refresh };
+        Self { views, tasks: [tokio::spawn(probe.run()), tokio::spawn(preflights(migrating, sender))] }
     }
 
     /// The latest view, and every change of it.
@@ -101,7 +103,6 @@ struct Probe {
     metrics: Arc<Metrics>,
     views: Arc<watch::Sender<Arc<View>>>,
     refresh: Arc<Refresh>,
-    connected: Arc<Notify>,
 }
 
 impl Probe {
@@ -151,7 +152,6 @@ impl Probe {
             self.metrics.probe(true, asked.elapsed());
             if std::mem::take(&mut first) {
                 tracing::info!(event = "database.connected", database = self.url.target(), "connected to the database");
-                self.connected.notify_one();
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
@@ -186,45 +186,76 @@ impl Probe {
         self.views.send_modify(|view| {
             let view = Arc::make_mut(view);
             view.database = Err(failure);
-            view.preflight = Err(Failure::new(Reason::DatabaseUnavailable, "the database has to come back first"));
         });
     }
 }
 
-/// After every connect: proves that operations could run, and makes the ledger where that needs nobody's patience.
-async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>, connected: Arc<Notify>) {
+/// Proves that operations could run, and goes on proving it on a session of its own: the migration address may be another
+/// one, rights are given and taken, and a server becomes read-only while it is watched.
+async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>) {
+    let mut backoff = BACKOFF.0;
+    let mut told = None;
+    let mut publish = |result: Result<(), Failure>| {
+        let message = result.as_ref().err().map(|failure| failure.message.clone());
+        if told != message {
+            if let Err(failure) = &result {
+                tracing::warn!(event = "operation.impossible", reason = %failure.reason,
+                    "operations cannot run: {}", failure.message);
+            }
+            told = message;
+        }
+        views.send_if_modified(|view| {
+            let changed = view.preflight != result;
+            if changed {
+                Arc::make_mut(view).preflight = result;
+            }
+            changed
+        });
+    };
     loop {
-        connected.notified().await;
-        let mut backoff = BACKOFF.0;
-        let mut told = None;
-        loop {
-            let result = preflight(&url).await;
-            let retry = result.is_err() && views.borrow().database.is_ok();
-            if let Err(failure) = &result
-                && told.as_ref() != Some(&failure.message)
-            {
-                tracing::warn!(event = "operation.impossible", reason = %failure.reason, "operations cannot run: {}", failure.message);
-                told = Some(failure.message.clone());
-            }
-            views.send_modify(|view| {
-                let view = Arc::make_mut(view);
-                if view.database.is_ok() {
-                    view.preflight = result;
+        let failure = match within(PREFLIGHT_WITHIN, preflight(&url)).await {
+            Err(failure) => failure,
+            Ok(session) => loop {
+                backoff = BACKOFF.0;
+                publish(Ok(()));
+                tokio::time::sleep(EVERY).await;
+                if let Err(failure) = within(ANSWER_WITHIN, check(&session)).await {
+                    break failure;
                 }
-            });
-            if !retry {
-                break;
+            },
+        };
+        publish(Err(failure));
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::Timeout(limit).into()))
+}
+
+/// A session that is proved direct, on a database whose ledger is in order or was just made.
+async fn preflight(url: &DatabaseUrl) -> Result<Session, Failure> {
+    let session = Session::open(url).await?;
+    pooler::prove_direct(&session, url).await?;
+    let state = check(&session).await?;
+    // When another session has the lock, the next operation makes the ledger and closes what dead daemons left.
+    match LockedSession::try_lock(session).await? {
+        Attempt::Held(session) => Ok(session),
+        Attempt::Won(locked) => {
+            if state == install::State::ToBeMade {
+                install::ensure(&locked).await?;
             }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF.1 * 5);
+            operations::close_abandoned(&locked, uuid::Uuid::nil()).await?;
+            Ok(locked.release().await?)
         }
     }
 }
 
-async fn preflight(url: &DatabaseUrl) -> Result<(), Failure> {
-    let session = Session::open(url).await?;
-    pooler::prove_direct(&session, url).await?;
-    let read_only = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool";
+/// What can change while a session lives.
+async fn check(session: &Session) -> Result<install::State, Failure> {
+    let read_only = "SELECT pg_is_in_recovery() OR (SELECT reset_val::bool FROM pg_settings \
+        WHERE name = 'default_transaction_read_only')";
     let rows = session.client().query_typed(read_only, &[]).await.map_err(Error::from)?;
     if rows.first().is_some_and(|row| row.get(0)) {
         return Err(Failure::new(
@@ -232,14 +263,5 @@ async fn preflight(url: &DatabaseUrl) -> Result<(), Failure> {
             "the server is a standby or read-only; it reports, and cannot run operations",
         ));
     }
-    let state = install::check(session.client()).await?;
-    // When another session has the lock, the next operation makes the ledger and closes what dead daemons left.
-    if let Attempt::Won(locked) = LockedSession::try_lock(session).await? {
-        if state == install::State::ToBeMade {
-            install::ensure(&locked).await?;
-        }
-        operations::close_abandoned(&locked, uuid::Uuid::nil()).await?;
-        locked.release().await?;
-    }
-    Ok(())
+    install::check(session.client()).await
 }

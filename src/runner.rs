@@ -27,9 +27,6 @@ const WINDOW: usize = 32;
 /// Bytes in flight, so that large scripts are not all copied into the send buffer at once.
 const WINDOW_BYTES: usize = 1 << 20;
 
-/// Notices reported for one step; a flood of them is nobody's help.
-const NOTICES_PER_STEP: usize = 100;
-
 /// The pause before a step is tried again, doubled each time up to the second.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
@@ -80,6 +77,8 @@ pub enum Broken {
     },
     /// It was told to stop.
     Stopped,
+    /// The server refused BEGIN or the first guard: nothing of the script ran.
+    Guard(SqlError),
     /// The session is gone.
     Lost(Error),
 }
@@ -203,6 +202,7 @@ async fn run_window(
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let mut flight: VecDeque<Sent> = VecDeque::new();
+    let mut early = Vec::new();
     let mut next = *done;
     loop {
         while let Some(step) = steps.get(next)
@@ -220,7 +220,7 @@ async fn run_window(
         observer.started(sent.index);
         attempts.begin(sent.index);
         let begun = Instant::now();
-        match answer(session, sent, stop.clone(), observer).await {
+        match answer(session, sent, stop.clone(), steps, &mut early, observer).await {
             Ok(()) => {
                 *done += 1;
                 observer.done(*done - 1, begun.elapsed());
@@ -245,10 +245,11 @@ async fn answer(
     session: &mut LockedSession,
     mut sent: Sent,
     mut stop: watch::Receiver<Phase>,
+    steps: &[Step<'_>],
+    early: &mut Vec<Notice>,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let mut commands = 0_usize;
-    let mut notices = 0;
     let mut stopping = false;
     let result = loop {
         let message = tokio::select! {
@@ -263,15 +264,25 @@ async fn answer(
             None => break Ok(()),
         }
     };
-    for notice in session.take_notices() {
-        notices += 1;
-        if notices <= NOTICES_PER_STEP {
-            observer.notice(sent.index, notice);
+    early.extend(session.take_notices());
+    // What a later step has already said waits for its turn.
+    for notice in std::mem::take(early) {
+        match steps[sent.index + 1..].iter().any(|later| notice.step == Some(later.id)) {
+            true => early.push(notice),
+            false => observer.notice(sent.index, notice),
         }
     }
     match result {
         Ok(()) => Ok(()),
         Err(Error::Sql(error)) if stopping && error.is(&SqlState::QUERY_CANCELED) => Err(Broken::Stopped),
+        // A syntax error anywhere comes before the first command, but it points into the script.
+        Err(Error::Sql(error))
+            if commands < message::PREAMBLE_STATEMENTS
+                && error.position.is_none_or(|at| at <= message::preamble_length())
+                && !error.sqlstate.starts_with("SCH") =>
+        {
+            Err(Broken::Guard(*error))
+        }
         Err(Error::Sql(error)) if error.sqlstate == "SCH02" => Err(Broken::Lost(Error::Lost(error.to_string()))),
         Err(Error::Sql(error)) => Err(Broken::Sql(ScriptError {
             error: *error,

@@ -55,7 +55,7 @@ pub(super) struct Settings {
 }
 
 /// Where the database is.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Args)]
 pub(super) struct Databases {
     /// The database [env: DATABASE_URL]. Prefer the environment: other users see a process's arguments.
     #[arg(long, value_name = "URL")]
@@ -70,6 +70,13 @@ pub(super) struct Databases {
     /// A file that holds it [env: MIGRATION_DATABASE_URL_FILE].
     #[arg(long, value_name = "FILE", conflicts_with = "migration_database_url")]
     migration_database_url_file: Option<PathBuf>,
+}
+
+/// The URLs may hold passwords.
+impl std::fmt::Debug for Databases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Databases")
+    }
 }
 
 impl Databases {

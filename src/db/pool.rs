@@ -12,10 +12,12 @@ use std::{
 
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 
+use tokio::task::JoinHandle;
+
 use super::{DatabaseUrl, Error, SqlError};
 
-/// Overflow connections are closed after this long without use: long enough to serve the next burst of a rolling deploy.
-const OVERFLOW_IDLE: Duration = Duration::from_secs(30);
+/// Connections are closed after this long without use; bb8 opens new ones up to the size that is kept.
+const IDLE: Duration = Duration::from_secs(5 * 60);
 
 /// How the pool behaves.
 #[derive(Clone, Debug)]
@@ -37,6 +39,14 @@ pub struct Reader {
     /// A transaction was begun and not ended: its future was dropped, or the connection failed.
     dirty: bool,
     last_used: Instant,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Reader {
+    /// Closes the connection even when an answer is still awaited.
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
 
 impl Reader {
@@ -48,14 +58,14 @@ impl Reader {
         let (client, mut connection) = url.connect(application_name).await?;
         let closed = Arc::new(AtomicBool::new(false));
         let flag = closed.clone();
-        tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
             while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
             flag.store(true, Ordering::Release);
         });
         let conn = AsyncPgConnection::try_from(client)
             .await
             .map_err(|e| Error::Connect { target: url.target().into(), cause: e.to_string() })?;
-        Ok(Self { conn, closed, dirty: false, last_used: Instant::now() })
+        Ok(Self { conn, closed, dirty: false, last_used: Instant::now(), driver })
     }
 
     /// Begins a transaction that sees one state and cannot write. A lock held by a migration ends a read after 500 ms.
@@ -128,7 +138,7 @@ impl Pool {
         let pool = bb8::Pool::builder()
             .max_size(settings.size.saturating_add(settings.overflow))
             .min_idle(settings.size)
-            .idle_timeout(OVERFLOW_IDLE)
+            .idle_timeout(IDLE)
             .connection_timeout(settings.timeout)
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .error_sink(Box::new(last_failure.clone()))

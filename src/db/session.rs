@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::{DatabaseUrl, Error, url::Connection};
@@ -13,8 +13,17 @@ use super::{DatabaseUrl, Error, url::Connection};
 pub const RESET: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL;\
     DISCARD TEMP;DISCARD SEQUENCES";
 
-/// How many notices wait to be read. A flood beyond that is dropped: who watches a migration never slows it.
-const NOTICE_BUFFER: usize = 256;
+/// How many notices wait to be read: what a few noisy steps may say while the one before them is still awaited.
+const NOTICE_BUFFER: usize = 1000;
+
+/// Notices reported for one step; a flood of them is nobody's help.
+const NOTICES_PER_STEP: usize = 100;
+
+/// Bytes of a notice that are kept: a hundred of them still fit into a message.
+const NOTICE_BYTES: usize = 8 * 1024;
+
+/// The SQLSTATE with which the first guard announces a step; the message is the step's id.
+const STEP_BEGINS: &str = "SCH00";
 
 /// The session's own settings, each said explicitly because a role, a database or the server may have set it otherwise.
 /// UTC is what Diesel's connections use. A connection that is gone is noticed by the server within 2 s (14 and later).
@@ -41,17 +50,27 @@ pub fn settings(server_major: u32) -> &'static str {
 /// Something the server said beside the result.
 #[derive(Clone, Debug)]
 pub struct Notice {
+    /// The step that ran, as the first guard announced it.
+    pub step: Option<i64>,
     /// NOTICE, WARNING, INFO and so on.
     pub severity: String,
     /// The message.
     pub message: String,
 }
 
-/// A session for changing the schema. Dropping it closes the connection, which ends its transaction and its locks.
+/// A session for changing the schema. Dropping it closes the connection, also when an answer is still awaited, which ends its
+/// transaction and its locks.
 pub struct Session {
     client: Client,
     notices: mpsc::Receiver<Notice>,
     server_major: u32,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
 
 impl Session {
@@ -67,8 +86,8 @@ impl Session {
             return Err(Error::ServerTooOld(version));
         }
         let (sender, notices) = mpsc::channel(NOTICE_BUFFER);
-        tokio::spawn(drive(connection, sender));
-        let session = Self { client, notices, server_major };
+        let driver = tokio::spawn(drive(connection, sender));
+        let session = Self { client, notices, server_major, driver };
         session.client.batch_execute(settings(server_major)).await?;
         Ok(session)
     }
@@ -99,11 +118,21 @@ impl Session {
     }
 }
 
-/// Carries the connection until it ends; its end shows in the client's next call.
+/// Carries the connection until it ends; its end shows in the client's next call. Steps are sent ahead, so which one a notice
+/// belongs to only the order on the wire tells: the first guard announces each step with an INFO of its own SQLSTATE.
 async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>) {
+    let (mut step, mut room) = (None, NOTICES_PER_STEP);
     while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-        if let AsyncMessage::Notice(notice) = message {
-            let _ = notices.try_send(Notice { severity: notice.severity().into(), message: notice.message().into() }); // full: dropped, as the channel's size says
+        let AsyncMessage::Notice(notice) = message else { continue };
+        if notice.code().code() == STEP_BEGINS {
+            (step, room) = (notice.message().parse().ok(), NOTICES_PER_STEP);
+        } else if room > 0 {
+            room -= 1;
+            let message = notice.message();
+            let end = message.floor_char_boundary(NOTICE_BYTES);
+            // Full: dropped. Who watches a migration never slows it.
+            let _ =
+                notices.try_send(Notice { step, severity: notice.severity().into(), message: message[..end].into() });
         }
     }
 }

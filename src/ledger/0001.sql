@@ -130,6 +130,8 @@ BEGIN
         RAISE EXCEPTION 'step % is not the next one', step_id USING ERRCODE = 'SCH01';
     END IF;
 
+    -- INFO reaches the client whatever client_min_messages says: what follows belongs to this step.
+    RAISE INFO '%', step_id USING ERRCODE = 'SCH00';
     PERFORM set_config('lock_timeout', step.lock_timeout_ms::text, true);
     PERFORM set_config('statement_timeout', step.statement_timeout_ms::text, true);
     IF step.role IS NOT NULL THEN

@@ -17,11 +17,12 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its session says.
 const QUEUE_SLACK: Duration = Duration::from_secs(60);
 
-/// True for a pending operation `o` whose daemon can still be waiting: its session is there, and its time is not over.
+/// True for a pending operation `o` whose daemon can still be waiting: its session is there, and its time is not over. Another
+/// role's session does not show when it began.
 macro_rules! pending_alive {
     () => {
         "(o.queue_until > clock_timestamp() AND EXISTS (SELECT FROM pg_stat_activity a \
-          WHERE a.pid = o.backend_pid AND a.backend_start IS NOT DISTINCT FROM o.backend_start))"
+          WHERE a.pid = o.backend_pid AND (a.backend_start IS NULL OR a.backend_start = o.backend_start)))"
     };
 }
 
@@ -209,7 +210,7 @@ steps are done and stay, the rest was not run. Ask again', d.daemon, d.done, d.s
 }
 
 /// Writes everything an operation needs before its first step: what others changed, the scripts, the steps; and makes it
-/// the running one. Returns the steps' ids in order.
+/// the running one. Returns the steps' ids in order; `None` when another daemon has closed the operation meanwhile.
 ///
 /// # Errors
 /// The database's, or its loss; nothing is written then.
@@ -218,12 +219,12 @@ pub async fn begin(
     operation: Uuid,
     steps: &[StepRow<'_>],
     settlement: &Settlement<'_>,
-) -> Result<Vec<i64>, Error> {
+) -> Result<Option<Vec<i64>>, Error> {
     let client = locked.client();
     client.batch_execute("BEGIN").await?;
     let written = write_begin(client, operation, steps, settlement).await;
     // Every other statement of the session is a message of its own, so ending it here covers every way out.
-    client.batch_execute(if written.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+    client.batch_execute(if matches!(written, Ok(Some(_))) { "COMMIT" } else { "ROLLBACK" }).await?;
     written
 }
 
@@ -232,7 +233,7 @@ async fn write_begin(
     operation: Uuid,
     steps: &[StepRow<'_>],
     settlement: &Settlement<'_>,
-) -> Result<Vec<i64>, Error> {
+) -> Result<Option<Vec<i64>>, Error> {
     let adopted = settlement.adopted.iter().filter_map(|(_, migration)| *migration);
     let scripts: Vec<&Script> = steps
         .iter()
@@ -241,14 +242,18 @@ async fn write_begin(
         .collect();
     store_scripts(client, &scripts).await?;
     write_settlement(client, operation, settlement).await?;
-    client
+    let ours = client
         .query_typed(
-            "UPDATE schemad.operations SET state = 'running', started_at = clock_timestamp(), steps_total = $2 WHERE id = $1",
+            "UPDATE schemad.operations SET state = 'running', started_at = clock_timestamp(), steps_total = $2 \
+             WHERE id = $1 AND state = 'pending' RETURNING true",
             &[(&operation, Type::UUID), (&(steps.len() as i32), Type::INT4)],
         )
         .await?;
+    if ours.is_empty() {
+        return Ok(None);
+    }
     note(client, operation, "started", "{}").await?;
-    insert_steps(client, operation, steps).await
+    insert_steps(client, operation, steps).await.map(Some)
 }
 
 async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error> {

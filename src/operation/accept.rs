@@ -199,7 +199,8 @@ impl Inner {
                     candidate.accept();
                     candidate.log.push(Event::Queued(operations::running(session.client()).await?));
                 }
-                self.win(session, deadline).await?
+                let unaccepted = (!candidate.accepted).then_some(candidate.id);
+                self.win(session, deadline, unaccepted).await?
             }
         };
         match self.prepare(&locked, candidate).await {
@@ -209,7 +210,11 @@ impl Inner {
                 Ok(Begun { locked, prepared })
             }
             Err(failure) => {
-                // Released in so many words: the next operation must not find it held by a closing connection.
+                // Before the lock goes: whoever wins it next must not find a claim whose session is gone. And released in so
+                // many words: the next operation must not find it held by a closing connection.
+                if !candidate.accepted {
+                    let _ = operations::abandon(locked.client(), candidate.id).await;
+                }
                 let _ = locked.release().await;
                 Err(failure)
             }
@@ -222,7 +227,7 @@ impl Inner {
         match install::check(session.client()).await? {
             install::State::Usable => Ok(session),
             install::State::ToBeMade => {
-                let locked = self.win(session, deadline).await?;
+                let locked = self.win(session, deadline, None).await?;
                 install::ensure(&locked).await?;
                 Ok(locked.release().await?)
             }
@@ -236,8 +241,14 @@ impl Inner {
         Ok(session)
     }
 
-    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation.
-    pub(super) async fn win(&self, session: Session, deadline: Instant) -> Result<LockedSession, Failure> {
+    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation. Takes back the claim
+    /// `unaccepted` before it gives up.
+    pub(super) async fn win(
+        &self,
+        session: Session,
+        deadline: Instant,
+        unaccepted: Option<Uuid>,
+    ) -> Result<LockedSession, Failure> {
         let mut session = session;
         let mut phases = self.phases.clone();
         let patience = Instant::now() + SHORT_HOLD;
@@ -250,6 +261,9 @@ impl Inner {
             if now >= deadline {
                 let running = operations::running(session.client()).await?;
                 if running.is_some() || now >= patience {
+                    if let Some(id) = unaccepted {
+                        operations::abandon(session.client(), id).await?;
+                    }
                     return Err(busy(running));
                 }
             }

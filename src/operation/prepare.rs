@@ -71,7 +71,12 @@ impl Inner {
 
         let settlement = Settlement::of(&snapshot.rows, &self.catalog);
         settlement.log(candidate.id);
-        let ids = operations::begin(locked, candidate.id, &rows(&steps), &settlement).await?;
+        let ids = operations::begin(locked, candidate.id, &rows(&steps), &settlement).await?.ok_or_else(|| {
+            Failure::new(
+                Reason::Interrupted,
+                "another daemon took this one for dead and closed the operation; ask again",
+            )
+        })?;
         for (step, id) in steps.iter_mut().zip(ids) {
             step.id = id;
         }

@@ -231,6 +231,10 @@ fn failure(broken: Broken, done: usize, steps: &[Step]) -> Failure {
             Reason::Interrupted,
             format!("the daemon was told to stop; {progress} and the step that ran was undone. Ask again"),
         ),
+        Broken::Guard(error) => {
+            let failure = Failure::from(db::Error::from(error));
+            Failure { message: format!("the ledger refused to begin {}: {}; {progress}", step.file(), failure.message), ..failure }
+        }
         Broken::Lost(error) => Failure::new(
             Reason::Interrupted,
             format!("{error}; {progress}. Ask again"),

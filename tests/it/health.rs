@@ -100,7 +100,7 @@ async fn a_database_that_stalls_or_goes_away_shows_and_so_does_its_return() {
         }
         assert_eq!(next(&mut ready).await, NotServing);
         assert!(gone.elapsed() < FLIP, "{:?}", gone.elapsed());
-        assert_eq!(daemon.check(DATABASE).await, Ok(NotServing));
+        daemon.until(DATABASE, NotServing).await;
         assert_eq!(daemon.check("").await, Ok(Serving), "liveness knows no database");
         let refused = daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err();
         crate::harness::daemon::Failed::of(&refused).assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
@@ -167,6 +167,7 @@ async fn the_admin_listener_speaks_http_and_grpc_health_and_nothing_else() {
 
     proxy.cut();
     daemon.until(READY, NotServing).await;
+    daemon.until(DATABASE, NotServing).await;
     for (path, expected) in [("/livez", 200), ("/readyz", 503), ("/health/db", 503)] {
         let (status, body) = get(&daemon.admin, path).await;
         assert_eq!(status, expected, "{path}: {body}");

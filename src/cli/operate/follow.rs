@@ -94,22 +94,29 @@ async fn once(
     };
     let mut events = call.send(&mut client).await?;
     known.reached = true;
-    let mut finished = None;
+    let mut finished = false;
     while let Some(event) = events.next().await? {
-        *lost_since = None;
-        let shown_before = match &event.event {
-            Some(Event::Heartbeat(_)) => true,
-            // Another daemon tells it anew; the same one replays its log, of which only the rest is news.
-            Some(Event::Accepted(accepted)) if accepted.repeated => false,
-            _ => event.sequence <= known.last_sequence && known.operation.as_deref() == Some(event.operation.as_str()),
-        };
+        // A repeat through the ledger, or by another daemon, numbers its events anew.
+        if matches!(&event.event, Some(Event::Accepted(accepted)) if accepted.repeated) {
+            known.last_sequence = 0;
+        }
+        if matches!(event.event, Some(Event::Finished(_) | Event::Planned(_))) {
+            finished = true;
+        }
+        let shown_before =
+            event.sequence <= known.last_sequence && known.operation.as_deref() == Some(event.operation.as_str());
+        if matches!(event.event, Some(Event::Heartbeat(_))) {
+            *lost_since = None;
+            continue;
+        }
         if !event.operation.is_empty() {
             known.operation = Some(event.operation.clone());
         }
         if shown_before {
             continue;
         }
-        known.last_sequence = event.sequence.max(known.last_sequence);
+        *lost_since = None;
+        known.last_sequence = event.sequence;
         match operate.common.output {
             Output::Table => show::event(&event, call.request_id()),
             Output::Json => {
@@ -123,15 +130,9 @@ async fn once(
                 }
             }
         }
-        if matches!(event.event, Some(Event::Finished(_) | Event::Planned(_))) {
-            finished = Some(event);
-        }
     }
     // A stream that ends well without its last event was cut by something in between.
-    match finished {
-        Some(_) => Ok(Exit::DONE),
-        None => Err(Status::unavailable("the stream ended early")),
-    }
+    if finished { Ok(Exit::DONE) } else { Err(Status::unavailable("the stream ended early")) }
 }
 
 /// Does this status say how the request ended?
@@ -139,8 +140,10 @@ fn is_result(status: &Status, known: &Known) -> bool {
     match exit::reason(status) {
         // The operation's own result.
         Some(_) if exit::operation(status).is_some() => true,
-        // schemad refused; but once the operation was accepted, a daemon that cannot look it up just now says nothing of it.
-        Some(_) => known.operation.is_none() || status.code() != Code::Unavailable,
+        // Once the operation was accepted, whatever does not name one says nothing of it.
+        _ if known.operation.is_some() => false,
+        // schemad refused.
+        Some(_) => true,
         // Something in between.
         None => !matches!(
             status.code(),
