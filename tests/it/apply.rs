@@ -132,6 +132,28 @@ async fn notices_reach_the_caller_and_a_flood_of_them_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_notice_belongs_to_its_own_step_and_is_cut() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[]);
+    for n in 10..40 {
+        set.add(&format!("{n}_says"), &format!("DO $$ BEGIN RAISE NOTICE 'm{n}'; END $$;"), "");
+    }
+    set.add("50_shouts", "DO $$ BEGIN RAISE NOTICE '%', repeat('x', 5000000); END $$;", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let outcome = daemon.apply_all().await;
+    outcome.finished();
+    let mut said = Vec::new();
+    for event in &outcome.events {
+        if let Some(Event::Notice(notice)) = &event.event {
+            assert!(notice.message == format!("m{}", notice.version) || notice.version == "50", "{notice:?}");
+            assert!(notice.message.len() <= 8192);
+            said.push(notice.version.clone());
+        }
+    }
+    assert_eq!(said.len(), 31, "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_migration_costs_one_round_trip() {
     let database = TestDatabase::new().await;
     let set = Set::tables(40);

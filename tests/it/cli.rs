@@ -169,6 +169,52 @@ async fn a_lost_connection_is_no_result_and_the_same_request_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reconnect_after_the_end_finds_the_result() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[
+        ("1_a", "CREATE TABLE a (id int);", ""),
+        ("2_slow", "SELECT pg_sleep(1); CREATE TABLE b (id int);", ""),
+    ]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (gate, gates) = tokio::sync::watch::channel(true);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (through, upstream) = (listener.local_addr().unwrap().to_string(), daemon.address.clone());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (mut gates, upstream) = (gates.clone(), upstream.clone());
+            tokio::spawn(async move {
+                if *gates.borrow() {
+                    let mut server = tokio::net::TcpStream::connect(&upstream).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = gates.wait_for(|open| !open) => {}
+                    }
+                }
+            });
+        }
+    });
+    let mut command = schemad(&["apply", "--address", &through]);
+    command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    crate::harness::eventually("the first step is done", async || {
+        let done = "SELECT count(*) FROM pg_tables WHERE tablename = 'a'";
+        (database.text(done).await == "1").then_some(())
+    })
+    .await;
+    gate.send_replace(false);
+    crate::harness::eventually("it ends unseen", async || {
+        (database.text("SELECT state FROM schemad.operations").await == "succeeded").then_some(())
+    })
+    .await;
+    daemon.apply_all().await.finished(); // by now its log is gone from the daemon's memory
+    gate.send_replace(true);
+    let output =
+        tokio::time::timeout(crate::harness::PATIENCE, child.wait_with_output()).await.expect("it loops").unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "Done: 2 of 2 steps done, the current version is 2.\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_leaves_the_operation_running_and_says_how_to_find_it() {
     let database = TestDatabase::new().await;
     let set = Set::of(&[("1_slow", "SELECT pg_sleep(1); CREATE TABLE a (id int);", "")]);

@@ -62,3 +62,24 @@ async fn a_refusal_binds_no_id() {
     daemon.apply(unknown).await.failure().assert(Code::NotFound, "UNKNOWN_VERSION");
     daemon.apply(request(&id)).await.finished();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_beside_another_daemon_leaves_nothing_behind() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let (one, two) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await);
+    let refused = async {
+        for _ in 0..15 {
+            let target = Some(pb::apply_request::Target::To("9".into()));
+            one.apply(pb::ApplyRequest { target, ..Default::default() }).await.failure();
+        }
+    };
+    let accepted = async {
+        for _ in 0..15 {
+            let queue_timeout = Some(prost_types::Duration { seconds: 20, nanos: 0 });
+            two.apply(pb::ApplyRequest { queue_timeout, ..Default::default() }).await.finished();
+        }
+    };
+    tokio::join!(refused, accepted);
+    let others = "SELECT count(*) FROM schemad.operations WHERE state <> 'succeeded'";
+    assert_eq!(database.text(others).await, "0");
+}
