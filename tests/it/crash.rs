@@ -117,8 +117,7 @@ async fn the_killed_daemons_operation_is_closed_with_what_it_reached() {
     let daemon = TestDaemon::start(&database, &set).await;
     let state = "SELECT state || ' ' || (result->'finished'->>'steps_done') || ' ' || (result->'failure'->>'reason') FROM schemad.operations";
     assert_eq!(database.text(state).await, "interrupted 1 INTERRUPTED");
-    let repeat = pb::ApplyRequest::default();
-    drop((daemon, repeat));
+    drop(daemon);
     assert_eq!(database.diesel_versions().await, ["1"]);
 }
 
