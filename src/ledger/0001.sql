@@ -55,7 +55,7 @@ CREATE TABLE schemad.steps (
     ordinal integer NOT NULL,
     version text NOT NULL,
     name text NOT NULL,
-    -- up, down (no CHECK: it would be parsed again at each of a step's updates)
+    -- up, down (no CHECK: it would be parsed again at each step's update)
     direction text NOT NULL,
     script text NOT NULL,
     mode text NOT NULL,
@@ -67,15 +67,16 @@ CREATE TABLE schemad.steps (
     lock_timeout_ms integer NOT NULL,
     statement_timeout_ms integer NOT NULL,
     role name,
-    -- pending, running, applied (the step, whichever its direction)
+    -- pending, applied (the step, whichever its direction)
     state text NOT NULL DEFAULT 'pending',
     xid xid8,
-    begun_as name,
-    begun_in_session_of name,
+    -- Who the session is when it plans the step, and has to be again when the script is through.
+    planned_as name NOT NULL DEFAULT current_user,
+    planned_in_session_of name NOT NULL DEFAULT session_user,
     started_at timestamptz,
     finished_at timestamptz,
     UNIQUE (operation, ordinal)
-) WITH (fillfactor = 40); -- both updates of a step stay on its page and touch no index
+) WITH (fillfactor = 50); -- the update of a step stays on its page and touches no index
 COMMENT ON TABLE schemad.steps IS 'schemad: one migration, run once, up or down';
 
 CREATE TABLE schemad.migrations (
@@ -106,41 +107,42 @@ CREATE TABLE schemad.events (
 COMMENT ON TABLE schemad.events IS 'schemad: changes of state of an operation, and what it found changed by others';
 
 -- The first guard. It proves that this session still holds the operation lock (the transaction takes it too, so that the
--- session's hold can be counted down and up again without a gap), that the operation is the running one and that the
--- step before is applied. Only then does the step's row become 'running', under this transaction's id.
+-- session's hold can be counted down and up again without a gap), that the operation is the running one, that the step
+-- is pending and the one before it applied. Under the lock nobody else changes these rows, so reading them is enough.
+-- Its last act is the mark by which the second guard knows the transaction: a lock of the session on (1935894628, "schd"
+-- in ASCII; the transaction's id). A row would do as well and cost a write; a setting would not survive RESET ALL.
 CREATE FUNCTION schemad.begin_step_v1(step_id bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
 DECLARE
-    step schemad.steps;
+    step record;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(32478922351141220) OR NOT pg_advisory_unlock(32478922351141220) THEN
         RAISE EXCEPTION 'this session does not hold the operation lock' USING ERRCODE = 'SCH02';
     END IF;
     PERFORM pg_advisory_lock(32478922351141220);
 
-    UPDATE schemad.steps s
-       SET state = 'running', xid = pg_current_xact_id(), started_at = clock_timestamp(),
-           begun_as = current_user, begun_in_session_of = session_user
+    SELECT s.role, set_config('lock_timeout', s.lock_timeout_ms::text, true),
+           set_config('statement_timeout', s.statement_timeout_ms::text, true)
+      INTO step
+      FROM schemad.steps s
      WHERE s.id = step_id AND s.state = 'pending'
        AND EXISTS (SELECT FROM schemad.operations o WHERE o.id = s.operation AND o.state = 'running')
        AND (s.ordinal = 1 OR EXISTS (SELECT FROM schemad.steps q
-             WHERE q.operation = s.operation AND q.ordinal = s.ordinal - 1 AND q.state = 'applied'))
-    RETURNING * INTO step;
+             WHERE q.operation = s.operation AND q.ordinal = s.ordinal - 1 AND q.state = 'applied'));
     IF NOT FOUND THEN
         RAISE EXCEPTION 'step % is not the next one', step_id USING ERRCODE = 'SCH01';
     END IF;
 
     -- INFO reaches the client whatever client_min_messages says: what follows belongs to this step.
     RAISE INFO '%', step_id USING ERRCODE = 'SCH00';
-    PERFORM set_config('lock_timeout', step.lock_timeout_ms::text, true);
-    PERFORM set_config('statement_timeout', step.statement_timeout_ms::text, true);
+    PERFORM pg_advisory_lock(1935894628, (txid_current() & 2147483647)::integer);
     IF step.role IS NOT NULL THEN
         PERFORM set_config('role', step.role, true);
     END IF;
 END
 $guard$;
 
--- The second guard, after the script and the resets. It raises unless the transaction, the users and the lock are still
+-- The second guard, after the script and the resets. It raises unless the lock, the transaction and the users are still
 -- those of the first guard; then it moves the rows, so that they commit with the change or not at all.
 CREATE FUNCTION schemad.finish_step_v1(step_id bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
@@ -149,21 +151,22 @@ DECLARE
     diesel text;
     moved bigint;
 BEGIN
-    UPDATE schemad.steps s
-       SET state = 'applied', finished_at = clock_timestamp()
-     WHERE s.id = step_id AND s.state = 'running' AND s.xid = pg_current_xact_id_if_assigned()
-    RETURNING * INTO step;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'the script ended the transaction that schemad had opened' USING ERRCODE = 'SCH03';
-    END IF;
-    IF current_user <> step.begun_as OR session_user <> step.begun_in_session_of THEN
-        RAISE EXCEPTION 'the script changed the user to % (session %)', current_user, session_user USING ERRCODE = 'SCH05';
-    END IF;
     IF NOT pg_advisory_unlock(32478922351141220) THEN
         RAISE EXCEPTION 'the script released the operation lock' USING ERRCODE = 'SCH04';
     END IF;
+    IF NOT pg_advisory_unlock(1935894628, (txid_current() & 2147483647)::integer) THEN
+        RAISE EXCEPTION 'the script ended the transaction that schemad had opened' USING ERRCODE = 'SCH03';
+    END IF;
     PERFORM pg_advisory_unlock_all(); -- whatever else the script locked; the transaction still holds ours
     PERFORM pg_advisory_lock(32478922351141220);
+
+    UPDATE schemad.steps s
+       SET state = 'applied', xid = pg_current_xact_id(), started_at = transaction_timestamp(), finished_at = clock_timestamp()
+     WHERE s.id = step_id AND s.planned_as = current_user AND s.planned_in_session_of = session_user
+    RETURNING * INTO step;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the script changed the user to % (session %)', current_user, session_user USING ERRCODE = 'SCH05';
+    END IF;
 
     SELECT format('%I.%I', l.diesel_schema, l.diesel_table) INTO STRICT diesel FROM schemad.ledger l;
     IF step.direction = 'up' THEN
