@@ -204,6 +204,7 @@ impl From<crate::db::Error> for Failure {
             Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_) => Reason::DatabaseUnavailable,
             Error::PoolExhausted { .. } => Reason::PoolExhausted,
             Error::Pooler(_) => Reason::TransactionPooler,
+            Error::MissingRight { .. } => Reason::MissingRight,
             Error::ServerTooOld(_) => Reason::ServerTooOld,
             Error::Sql(sql) if sql.sqlstate == "42501" || sql.message.starts_with("permission denied") => {
                 Reason::MissingRight
@@ -216,8 +217,9 @@ impl From<crate::db::Error> for Failure {
             },
         };
         let failure = Self::new(reason, error.to_string());
-        match error.sql() {
-            Some(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
+        match &error {
+            Error::Sql(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
+            Error::MissingRight { role, right } => failure.with("grant", format!("GRANT {right} TO {role}")),
             _ => failure,
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, Error, lock::Attempt, lock::LockedSession, pool::Reader, pooler, session::Session},
     failure::{Failure, Reason},
-    ledger::{self, Snapshot, install, operations},
+    ledger::{self, Snapshot, claims, install},
     metrics::Metrics,
     planner::{Assessment, assess},
     refresh::Refresh,
@@ -138,8 +138,8 @@ impl Probe {
                     self.answered(snapshot);
                     self.refresh.answer(asked_until_now);
                 }
-                // The server answers, only not this. A migration that holds a lock is no reason for alarm; a role that may
-                // not read the ledger is.
+                Ok(Err(error @ Error::MissingRight { .. })) => self.unreadable(error.into()),
+                // The server answers, only not this. A migration that holds a lock is no reason for alarm.
                 Ok(Err(error @ Error::Sql(_))) if !reader.is_closed() => {
                     let since = *failing_since.get_or_insert(asked);
                     if since.elapsed() > LOCKED_FOR || self.views.borrow().seen.is_none() {
@@ -246,7 +246,7 @@ async fn preflight(url: &DatabaseUrl) -> Result<Session, Failure> {
             if state == install::State::ToBeMade {
                 install::ensure(&locked).await?;
             }
-            operations::close_abandoned(&locked, uuid::Uuid::nil()).await?;
+            claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
             Ok(locked.release().await?)
         }
     }

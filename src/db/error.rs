@@ -104,6 +104,14 @@ pub enum Error {
     /// A transaction pooler lies between schemad and the server.
     #[error("{0}")]
     Pooler(Arc<str>),
+    /// The role may not do what it has to.
+    #[error("the role {role} lacks a right: GRANT {right} TO {role};")]
+    MissingRight {
+        /// The role, quoted.
+        role: String,
+        /// What GRANT gives, for example `SELECT ON ALL TABLES IN SCHEMA schemad`.
+        right: String,
+    },
     /// The server is older than schemad can use.
     #[error("the server is PostgreSQL {0}; schemad needs 13 or later")]
     ServerTooOld(String),

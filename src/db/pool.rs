@@ -117,6 +117,11 @@ impl Reader {
         &mut self.conn
     }
 
+    /// True for a connection that answers no more: the server ended it, or a transaction on it did not end.
+    pub fn is_broken(&self) -> bool {
+        self.is_closed() || self.dirty
+    }
+
     /// True once the server has ended the connection.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
@@ -201,7 +206,7 @@ impl bb8::ManageConnection for Manager {
     /// Called when a connection comes back, which makes it the place to note when it was last used.
     fn has_broken(&self, reader: &mut Reader) -> bool {
         reader.last_used = Instant::now();
-        reader.is_closed() || reader.dirty
+        reader.is_broken()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
         Error,
         pool::{Pool, Reader},
     },
-    failure::Failure,
+    failure::{Failure, Reason},
     ledger::{self, Snapshot},
     migration::{Migration, Row, Version},
     monitor::View,
@@ -41,28 +41,31 @@ pub struct Migrations {
     pub views: watch::Receiver<Arc<View>>,
 }
 
-type Reading<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+type Reading<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 type Answer<T> = Result<Response<T>, Status>;
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Migrations {
     /// Reads with a connection of the pool, and with the next one when the server had closed that.
-    async fn read<T>(&self, read: impl Fn(&mut Reader) -> Reading<'_, T>) -> Result<T, Failure> {
-        self.views.borrow().database.clone()?;
+    async fn read<T, E: Into<Failure>>(&self, read: impl Fn(&mut Reader) -> Reading<'_, T, E>) -> Result<T, Failure> {
+        if let Err(away) = &self.views.borrow().database
+            && away.reason == Reason::DatabaseUnavailable
+        {
+            return Err(away.clone());
+        }
         let reading = async {
             let mut closed = 0;
             loop {
-                // Each closed connection leaves the pool, so this ends at the latest with a new one.
-                match read(&mut *self.pool.get().await?).await {
-                    Err(Error::Lost(_)) if closed <= self.pool.max_size() => closed += 1,
-                    answer => return answer,
+                let mut reader = self.pool.get().await?;
+                match read(&mut reader).await {
+                    // Each broken connection leaves the pool, so this ends at the latest with a new one.
+                    Err(_) if reader.is_broken() && closed <= self.pool.max_size() => closed += 1,
+                    answer => return answer.map_err(Into::into),
                 }
             }
         };
-        match tokio::time::timeout(READ_WITHIN, reading).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(Error::Timeout(READ_WITHIN).into()),
-        }
+        let late = |_| Err(Error::Timeout(READ_WITHIN).into());
+        tokio::time::timeout(READ_WITHIN, reading).await.unwrap_or_else(late)
     }
 
     async fn snapshot(&self) -> Result<Snapshot, Failure> {
@@ -81,8 +84,11 @@ impl Migrations {
 
     async fn validate(&self, request: &operation::Request) -> Result<Event, Failure> {
         self.views.borrow().ready()?;
-        let mut reader = self.pool.get().await?;
-        operation::validate(&self.catalog, &mut reader, request).await
+        self.read(|reader| {
+            let (catalog, request) = (self.catalog.clone(), request.clone());
+            Box::pin(async move { operation::validate(&catalog, reader, &request).await })
+        })
+        .await
     }
 
     async fn migration(&self, version: &Version) -> Result<pb::Migration, Failure> {

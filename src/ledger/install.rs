@@ -92,9 +92,7 @@ fn diesel_table(name: &str) -> String {
 }
 
 async fn version(client: &Client, place: &Place) -> Result<i32, Failure> {
-    if !place.may_use_schema {
-        return Err(place.missing("USAGE, CREATE ON SCHEMA schemad"));
-    }
+    place.may_be_used()?;
     let row = one(client, "SELECT version, compatible_with FROM schemad.ledger").await?;
     let (version, compatible_with) = row.map_or((0, 0), |row| (row.get(0), row.get::<_, i32>(1)));
     if compatible_with > VERSION {
@@ -125,6 +123,8 @@ struct Place {
     /// The Diesel table, quoted.
     diesel: Option<String>,
     may_use_diesel: bool,
+    /// A right on the ledger's tables or functions that the role lacks.
+    missing_in_ledger: Option<String>,
     /// Where the Diesel table would be created, quoted.
     current_schema: Option<String>,
     may_create_diesel: bool,
@@ -138,7 +138,13 @@ const PLACE: &str = "SELECT quote_ident(current_user), quote_ident(current_datab
     has_database_privilege(current_database(), 'CREATE'), s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE'), \
     d.oid::regclass::text, coalesce(has_table_privilege(d.oid, 'SELECT') AND has_table_privilege(d.oid, 'INSERT') \
         AND has_table_privilege(d.oid, 'DELETE'), false), \
-    quote_ident(current_schema()), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) \
+    quote_ident(current_schema()), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), \
+    CASE WHEN EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = s.oid AND t.relkind = 'r' \
+            AND NOT (has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT') \
+                AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE'))) \
+            THEN 'SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad' \
+        WHEN EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = s.oid AND NOT has_function_privilege(p.oid, 'EXECUTE')) \
+            THEN 'EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad' END \
     FROM (SELECT 1) one LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
     LEFT JOIN pg_class d ON d.oid = to_regclass('__diesel_schema_migrations')";
 
@@ -159,6 +165,7 @@ impl Place {
             may_use_diesel: row.get(9),
             current_schema: row.get(10),
             may_create_diesel: row.get(11),
+            missing_in_ledger: row.get(12),
         })
     }
 
@@ -196,10 +203,20 @@ impl Place {
         }
     }
 
+    /// What the guards and the operations' own SQL need on a ledger that another role made.
+    fn may_be_used(&self) -> Result<(), Failure> {
+        match (&self.missing_in_ledger, &self.diesel) {
+            _ if !self.may_use_schema => Err(self.missing("USAGE ON SCHEMA schemad")),
+            (Some(right), _) => Err(self.missing(right)),
+            (None, Some(table)) if !self.may_use_diesel => {
+                Err(self.missing(&format!("SELECT, INSERT, DELETE ON {table}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn missing(&self, right: &str) -> Failure {
-        let grant = format!("GRANT {right} TO {}", self.role);
-        Failure::new(Reason::MissingRight, format!("the role {} lacks a right: {grant};", self.role))
-            .with("grant", grant)
+        db::Error::MissingRight { role: self.role.clone(), right: right.into() }.into()
     }
 }
 

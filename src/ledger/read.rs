@@ -17,11 +17,11 @@ use crate::{
 /// Everything that planning, status and health need to know.
 ///
 /// # Errors
-/// The database's, for example a missing right on the ledger, or its loss.
+/// The database's, its loss, or [`Error::MissingRight`] with the GRANT that helps.
 pub async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
     reader.begin().await?;
     let result = read(reader.conn()).await;
-    reader.end(result).await
+    reader.end(result).await?
 }
 
 /// The texts of scripts in the ledger, in the order asked for; `None` where the ledger has none.
@@ -46,8 +46,11 @@ pub async fn scripts(reader: &mut Reader, checksums: Vec<Checksum>) -> Result<Ve
     reader.end(result).await
 }
 
-async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Snapshot> {
+async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Result<Snapshot, Error>> {
     let place = sql_query(PLACE).get_result::<Place>(conn).await?;
+    if let Some(right) = place.missing {
+        return Ok(Err(Error::MissingRight { role: place.role, right }));
+    }
     let ledger = match place.has_ledger {
         true => Some(sql_query(LEDGER).get_result::<LedgerRow>(conn).await?),
         false => None,
@@ -64,7 +67,7 @@ async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Snapshot> {
         true => sql_query(RUNNING).load::<RawOperation>(conn).await?.pop(),
         false => None,
     };
-    Ok(Snapshot {
+    Ok(Ok(Snapshot {
         server: Server {
             database: place.database,
             version: place.server_version.split(' ').next().unwrap_or_default().into(),
@@ -74,18 +77,28 @@ async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Snapshot> {
         diesel_table,
         rows: rows.into_iter().map(Row::from).collect(),
         running: running.map(OperationRow::from),
-    })
+    }))
 }
 
-/// The Diesel table is where the session's search_path finds it, as for diesel_cli.
-const PLACE: &str = "SELECT pg_catalog.current_database()::text AS database, \
+/// The Diesel table is where the session's search_path finds it, as for diesel_cli. pg_class rather than to_regclass for the
+/// ledger: it sees what lies in a schema that the role may not use.
+const PLACE: &str = "SELECT pg_catalog.current_database()::text AS database, pg_catalog.quote_ident(current_user) AS role, \
     pg_catalog.current_setting('server_version') AS server_version, \
     pg_catalog.pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_catalog.pg_settings \
         WHERE name = 'default_transaction_read_only') AS read_only, \
-    pg_catalog.to_regclass('schemad.ledger') IS NOT NULL AS has_ledger, \
-    (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-        WHERE c.oid = pg_catalog.to_regclass('__diesel_schema_migrations')) AS diesel_table";
+    l.oid IS NOT NULL AS has_ledger, \
+    pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(d.relname) AS diesel_table, \
+    CASE WHEN l.oid IS NOT NULL AND NOT pg_catalog.has_schema_privilege(l.relnamespace, 'USAGE') \
+            THEN 'USAGE ON SCHEMA schemad' \
+        WHEN EXISTS (SELECT FROM pg_catalog.pg_class t WHERE l.oid IS NOT NULL AND t.relnamespace = l.relnamespace \
+            AND t.relkind = 'r' AND NOT pg_catalog.has_table_privilege(t.oid, 'SELECT')) \
+            THEN 'SELECT ON ALL TABLES IN SCHEMA schemad' \
+        WHEN NOT pg_catalog.has_table_privilege(d.oid, 'SELECT') THEN 'SELECT ON ' || d.oid::regclass END AS missing \
+    FROM (SELECT 1) one \
+    LEFT JOIN pg_catalog.pg_class l ON l.relname = 'ledger' AND l.relkind = 'r' AND l.relnamespace = \
+        (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'schemad') \
+    LEFT JOIN (pg_catalog.pg_class d JOIN pg_catalog.pg_namespace n ON n.oid = d.relnamespace) \
+        ON d.oid = pg_catalog.to_regclass('__diesel_schema_migrations')";
 
 /// With a ledger, the Diesel table is where the ledger says; it may have been dropped since.
 const LEDGER: &str = "SELECT id::text AS id, version, compatible_with, \
@@ -133,6 +146,9 @@ const RUNNING: &str = "SELECT o.id::text AS id, o.kind, o.state, o.principal, o.
 struct Place {
     #[diesel(sql_type = Text)]
     database: String,
+    /// Quoted.
+    #[diesel(sql_type = Text)]
+    role: String,
     #[diesel(sql_type = Text)]
     server_version: String,
     #[diesel(sql_type = Bool)]
@@ -141,6 +157,9 @@ struct Place {
     has_ledger: bool,
     #[diesel(sql_type = Nullable<Text>)]
     diesel_table: Option<String>,
+    /// A right that reading needs and the role lacks.
+    #[diesel(sql_type = Nullable<Text>)]
+    missing: Option<String>,
 }
 
 #[derive(QueryableByName)]

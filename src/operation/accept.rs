@@ -15,7 +15,7 @@ use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, lock::Attempt, lock::LockedSession, pooler, session::Session},
     failure::{Failure, Reason},
-    ledger::{OperationRow, install, operations},
+    ledger::{OperationRow, claims, install},
     metrics::Metrics,
     refresh::Refresh,
     shutdown::Phase,
@@ -139,7 +139,7 @@ impl Inner {
         let deadline = Instant::now() + request.queue_timeout;
         let session = self.usable_session(deadline).await?;
         loop {
-            let new = operations::NewOperation {
+            let new = claims::NewOperation {
                 kind: request.action.kind(),
                 principal: &request.principal,
                 request_id: request.request_id,
@@ -147,9 +147,9 @@ impl Inner {
                 queue_timeout: request.queue_timeout,
                 daemon: &self.daemon,
             };
-            match operations::claim(session.client(), &new).await? {
-                operations::Claim::Ours(id) => return self.claimed(session, request, id, deadline, log).await,
-                operations::Claim::Existing(existing) => {
+            match claims::claim(session.client(), &new).await? {
+                claims::Claim::Ours(id) => return self.claimed(session, request, id, deadline, log).await,
+                claims::Claim::Existing(existing) => {
                     // None: it was refused before it was accepted, which binds nothing, so the id is free again.
                     if let Some(result) = self.attach(&session, request, existing, log).await? {
                         return result;
@@ -178,7 +178,7 @@ impl Inner {
                 self.metrics.operation(request.action.kind(), "refused");
                 if let Ok(session) = Session::open(&self.url).await {
                     // Best effort: a claim that stays behind expires by itself.
-                    let _ = operations::abandon(session.client(), id).await;
+                    let _ = claims::abandon(session.client(), id).await;
                 }
                 Err(failure)
             }
@@ -197,7 +197,7 @@ impl Inner {
             Attempt::Held(session) => {
                 if !candidate.request.queue_timeout.is_zero() {
                     candidate.accept();
-                    candidate.log.push(Event::Queued(operations::running(session.client()).await?));
+                    candidate.log.push(Event::Queued(claims::running(session.client()).await?));
                 }
                 let unaccepted = (!candidate.accepted).then_some(candidate.id);
                 self.win(session, deadline, unaccepted).await?
@@ -213,7 +213,7 @@ impl Inner {
                 // Before the lock goes: whoever wins it next must not find a claim whose session is gone. And released in so
                 // many words: the next operation must not find it held by a closing connection.
                 if !candidate.accepted {
-                    let _ = operations::abandon(locked.client(), candidate.id).await;
+                    let _ = claims::abandon(locked.client(), candidate.id).await;
                 }
                 let _ = locked.release().await;
                 Err(failure)
@@ -259,10 +259,10 @@ impl Inner {
             };
             let now = Instant::now();
             if now >= deadline {
-                let running = operations::running(session.client()).await?;
+                let running = claims::running(session.client()).await?;
                 if running.is_some() || now >= patience {
                     if let Some(id) = unaccepted {
-                        operations::abandon(session.client(), id).await?;
+                        claims::abandon(session.client(), id).await?;
                     }
                     return Err(busy(running));
                 }

@@ -11,7 +11,7 @@ use crate::{
     failure::{Failure, Reason},
     ledger::{
         Ending, Finished, State,
-        operations::{self, Existing},
+        claims::{self, Existing},
     },
     shutdown::Phase,
 };
@@ -58,7 +58,7 @@ impl Inner {
                     return Err(Failure::new(Reason::ShuttingDown, "this daemon is shutting down; repeat the request elsewhere"));
                 }
             }
-            current = operations::find(session.client(), operation.id).await?;
+            current = claims::find(session.client(), operation.id).await?;
         }
         Ok(None)
     }
@@ -66,7 +66,7 @@ impl Inner {
     /// Closes what a dead daemon left, unless somebody has the lock after all.
     async fn bury(&self) -> Result<(), Failure> {
         if let Attempt::Won(locked) = LockedSession::try_lock(self.open_session().await?).await? {
-            operations::close_abandoned(&locked, uuid::Uuid::nil()).await?;
+            claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
             locked.release().await?;
         }
         Ok(())

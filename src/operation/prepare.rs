@@ -12,7 +12,7 @@ use crate::{
     catalog::Catalog,
     db::{lock::LockedSession, pool::Reader},
     failure::{Failure, Reason},
-    ledger::{self, Snapshot, install, operations, settle::Settlement},
+    ledger::{self, Snapshot, claims, install, operations, settle::Settlement},
     migration::{Checksum, Direction, Mode, Script, Version},
     planner::{self, Plan, StepScript},
     sql::{self, Hazard},
@@ -60,7 +60,7 @@ impl Inner {
     /// Plans under the lock and writes the rows.
     pub(super) async fn prepare(&self, locked: &LockedSession, candidate: &Candidate<'_>) -> Result<Prepared, Failure> {
         install::ensure(locked).await?;
-        operations::close_abandoned(locked, candidate.id).await?;
+        claims::close_abandoned(locked, candidate.id).await?;
         // A second connection to the same place, because the migration session takes no prepared statements.
         let mut reader = Reader::connect(&self.url, "schemad planner").await?;
         let snapshot = ledger::read::snapshot(&mut reader).await?;

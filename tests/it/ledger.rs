@@ -49,6 +49,52 @@ async fn each_missing_right_names_the_grant_that_helps_and_the_grants_are_enough
     drop_role(&database, &role).await;
 }
 
+/// The ledger belongs to another role: first the reading, then the writing needs its rights.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_right_missing_on_a_ledger_that_exists_is_named_too() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let owners = TestDaemon::start(&database, &set).await;
+    owners.apply_all().await.finished();
+    owners.stop().await;
+    let role = role(&database).await;
+    database.execute(&format!("ALTER TABLE t1 OWNER TO {role}; ALTER TABLE t2 OWNER TO {role}")).await;
+    let daemon = TestDaemon::launch(settings(&database.url_as(&role)), &set).await;
+    let mut grants = Vec::new();
+    loop {
+        let outcome = daemon.rollback_all().await;
+        if outcome.status.is_ok() {
+            break;
+        }
+        let failed = outcome.failure();
+        failed.assert(Code::FailedPrecondition, "MISSING_RIGHT");
+        let grant = failed.metadata["grant"].clone();
+        assert!(!grants.contains(&grant), "{grant} did not help");
+        database.execute(&grant).await;
+        grants.push(grant);
+        if let Err(status) = daemon.client().get_status(pb::GetStatusRequest::default()).await {
+            let failed = crate::harness::daemon::Failed::of(&status);
+            failed.assert(Code::FailedPrecondition, "MISSING_RIGHT");
+            let grant = failed.metadata["grant"].clone();
+            database.execute(&grant).await;
+            grants.push(grant);
+        }
+    }
+    assert_eq!(
+        grants,
+        [
+            format!("GRANT USAGE ON SCHEMA schemad TO {role}"),
+            format!("GRANT SELECT ON ALL TABLES IN SCHEMA schemad TO {role}"),
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad TO {role}"),
+            format!("GRANT SELECT ON __diesel_schema_migrations TO {role}"),
+            format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad TO {role}"),
+            format!("GRANT SELECT, INSERT, DELETE ON __diesel_schema_migrations TO {role}"),
+        ]
+    );
+    database.assert_consistent().await;
+    daemon.stop().await;
+    drop_role(&database, &role).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_that_a_dba_made_is_used() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));

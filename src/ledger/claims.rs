@@ -1,0 +1,201 @@
+//! Claiming a request's operation, finding it again, and closing what dead daemons left.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, types::Type};
+use uuid::Uuid;
+
+use super::{Ending, OperationRow, State, read::micros};
+use crate::db::{Error, lock::LockedSession};
+
+/// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its session says.
+const QUEUE_SLACK: Duration = Duration::from_secs(60);
+
+/// True for a pending operation `o` whose daemon can still be waiting: its session is there, and its time is not over. Another
+/// role's session does not show when it began.
+macro_rules! pending_alive {
+    () => {
+        "(o.queue_until > clock_timestamp() AND EXISTS (SELECT FROM pg_stat_activity a \
+          WHERE a.pid = o.backend_pid AND (a.backend_start IS NULL OR a.backend_start = o.backend_start)))"
+    };
+}
+
+const EXISTING: &str = concat!(
+    "SELECT o.id, o.request_hash, o.state, o.result::text, \
+     CASE o.state WHEN 'running' THEN EXISTS (SELECT FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted \
+         AND k.classid = 7562088 AND k.objid = 1701667172 AND k.objsubid = 1 \
+         AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) ELSE ",
+    pending_alive!(),
+    " END FROM schemad.operations o"
+);
+
+/// An operation to be claimed.
+#[derive(Debug)]
+pub struct NewOperation<'a> {
+    /// `apply` or `rollback`.
+    pub kind: &'a str,
+    /// Who asks.
+    pub principal: &'a str,
+    /// The caller's id for the request.
+    pub request_id: Uuid,
+    /// What tells one request from another.
+    pub request_hash: &'a str,
+    /// How long it may wait for the lock.
+    pub queue_timeout: Duration,
+    /// host:pid.
+    pub daemon: &'a str,
+}
+
+/// What became of a claim.
+pub enum Claim {
+    /// The request is new, and this is its operation.
+    Ours(Uuid),
+    /// The request_id is taken.
+    Existing(Existing),
+}
+
+/// An operation that was there before.
+pub struct Existing {
+    /// Its id.
+    pub id: Uuid,
+    /// The hash of the request that began it.
+    pub request_hash: String,
+    /// Where it stands.
+    pub state: State,
+    /// How it ended.
+    pub result: Option<Ending>,
+    /// False for one that can only have been left by a dead daemon: open, but nobody holds the lock or waits for it.
+    pub is_alive: bool,
+}
+
+/// Claims a request_id for a new operation: one INSERT decides between any number of daemons.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Error> {
+    loop {
+        let id = Uuid::now_v7();
+        let wait = new.queue_timeout.saturating_add(QUEUE_SLACK).as_secs_f64();
+        let inserted = client
+            .query_typed(
+                "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, \
+                     backend_pid, backend_start, queue_until) \
+                 SELECT $1, $2, $3, $4, $5, 'pending', $6, a.pid, a.backend_start, \
+                     clock_timestamp() + make_interval(secs => $7) FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() \
+                 ON CONFLICT (principal, request_id) DO NOTHING RETURNING true",
+                &[
+                    (&id, Type::UUID),
+                    (&new.kind, Type::TEXT),
+                    (&new.principal, Type::TEXT),
+                    (&new.request_id, Type::UUID),
+                    (&new.request_hash, Type::TEXT),
+                    (&new.daemon, Type::TEXT),
+                    (&wait, Type::FLOAT8),
+                ],
+            )
+            .await?;
+        if !inserted.is_empty() {
+            return Ok(Claim::Ours(id));
+        }
+        let found = format!("{EXISTING} WHERE o.principal = $1 AND o.request_id = $2");
+        let rows = client.query_typed(&found, &[(&new.principal, Type::TEXT), (&new.request_id, Type::UUID)]).await?;
+        if let Some(row) = rows.first() {
+            return Ok(Claim::Existing(existing(row)));
+        } // else it was refused and taken back meanwhile
+    }
+}
+
+/// An operation by its id.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn find(client: &Client, id: Uuid) -> Result<Option<Existing>, Error> {
+    let rows = client.query_typed(&format!("{EXISTING} WHERE o.id = $1"), &[(&id, Type::UUID)]).await?;
+    Ok(rows.first().map(existing))
+}
+
+/// Takes back a claim that was not accepted: a refusal binds no request_id.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn abandon(client: &Client, id: Uuid) -> Result<(), Error> {
+    let delete = "DELETE FROM schemad.operations WHERE id = $1 AND state = 'pending'";
+    client.query_typed(delete, &[(&id, Type::UUID)]).await?;
+    Ok(())
+}
+
+/// The operation that is running, as far as the ledger knows.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
+    // Whoever holds the lock may be making the ledger just now.
+    let ledger = client.query_typed("SELECT to_regclass('schemad.operations') IS NOT NULL", &[]).await?;
+    if !ledger.first().is_some_and(|row| row.get(0)) {
+        return Ok(None);
+    }
+    let query = "SELECT o.id, o.kind, o.state, o.principal, o.daemon, \
+        (extract(epoch FROM o.created_at) * 1000000)::bigint, (extract(epoch FROM o.started_at) * 1000000)::bigint, \
+        o.steps_total, (SELECT count(*)::integer FROM schemad.steps s WHERE s.operation = o.id AND s.state = 'applied') \
+        FROM schemad.operations o WHERE o.state = 'running' ORDER BY o.started_at DESC LIMIT 1";
+    let rows = client.query_typed(query, &[]).await?;
+    Ok(rows.first().map(|row| OperationRow {
+        id: row.get(0),
+        kind: row.get(1),
+        state: row.get(2),
+        principal: row.get(3),
+        daemon: row.get(4),
+        created_at: micros(row.get(5)),
+        started_at: row.get::<_, Option<i64>>(6).map(micros),
+        finished_at: None,
+        steps_total: row.get(7),
+        steps_done: row.get(8),
+    }))
+}
+
+/// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not. Its committed steps
+/// stay and say what it reached. Pending ones are closed when their session is gone or their time is over.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
+    let close = concat!(
+        "WITH dead AS ( \
+            SELECT o.id, o.daemon, count(s.id) FILTER (WHERE s.state = 'applied') AS done, o.steps_total \
+            FROM schemad.operations o LEFT JOIN schemad.steps s ON s.operation = o.id \
+            WHERE o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ",
+        pending_alive!(),
+        ") GROUP BY o.id), \
+        closed AS ( \
+            UPDATE schemad.operations o SET state = 'interrupted', finished_at = clock_timestamp(), \
+                result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', false, 'steps_done', d.done, \
+                    'steps_total', d.steps_total, 'current', NULL, 'warnings', '[]'::jsonb), \
+                'failure', jsonb_build_object('reason', 'INTERRUPTED', 'message', format('the daemon %s went away; %s of %s \
+steps are done and stay, the rest was not run. Ask again', d.daemon, d.done, d.steps_total), \
+                    'metadata', jsonb_build_object('operation', o.id::text))) \
+            FROM dead d WHERE o.id = d.id RETURNING o.id), \
+        noted AS (INSERT INTO schemad.events (operation, sequence, kind) \
+            SELECT c.id, 1 + coalesce(max(e.sequence), 0), 'interrupted' \
+            FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id) \
+        SELECT id::text FROM closed"
+    );
+    for row in locked.client().query_typed(close, &[(&own, Type::UUID)]).await? {
+        tracing::warn!(
+            event = "operation.interrupted",
+            operation = row.get::<_, String>(0),
+            "closed an operation that a dead daemon had left"
+        );
+    }
+    Ok(())
+}
+
+fn existing(row: &tokio_postgres::Row) -> Existing {
+    Existing {
+        id: row.get(0),
+        request_hash: row.get(1),
+        // A newer daemon's state that this one does not know is at least not over.
+        state: State::parse(row.get(2)).unwrap_or(State::Running),
+        result: row.get::<_, Option<&str>>(3).and_then(|json| serde_json::from_str(json).ok()),
+        is_alive: row.get(4),
+    }
+}
