@@ -168,3 +168,50 @@ async fn what_was_committed_while_the_answer_was_lost_counts_as_done() {
     assert_eq!((finished.steps_done, finished.state()), (2, pb::OperationState::Succeeded));
     database.assert_consistent().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_down_that_was_killed_is_undone_wholly() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[
+        ("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;"),
+        ("2_slow", "CREATE TABLE b (id int);", "DROP TABLE b; SELECT pg_sleep(60);"),
+        ("3_c", "CREATE TABLE c (id int);", "DROP TABLE c;"),
+    ]);
+    let mut command = from_folder(&set, &["serve", "--apply-on-start"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut process = Process::start(command).await;
+    process.event("operation.finished").await;
+    let mut client = MigrationServiceClient::connect(format!("http://{}", process.address)).await.unwrap();
+    let target = Some(pb::rollback_request::Target::All(true));
+    let mut stream = client
+        .rollback(pb::RollbackRequest { target: target.clone(), ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
+    eventually("the slow down runs", async || {
+        let running = database.text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()").await;
+        (running == "1").then_some(())
+    })
+    .await;
+    process.kill().await;
+    while let Ok(Some(_)) = stream.message().await {}
+    until_free(&database).await;
+    assert_eq!(database.diesel_versions().await, ["1", "2"]);
+    let tables = "SELECT string_agg(relname, '' ORDER BY relname) FROM pg_class WHERE relname IN ('a', 'b', 'c')";
+    assert_eq!(database.text(tables).await, "ab");
+    database.assert_consistent().await;
+    // The next daemon closes it and goes on; the binary's down is quick by then.
+    let mended = Set::of(&[
+        ("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;"),
+        ("2_slow", "CREATE TABLE b (id int);", "DROP TABLE b;"),
+        ("3_c", "CREATE TABLE c (id int);", "DROP TABLE c;"),
+    ]);
+    let daemon = TestDaemon::start(&database, &mended).await;
+    let state =
+        "SELECT state || ' ' || (result->'finished'->>'steps_done') FROM schemad.operations WHERE kind = 'rollback'";
+    assert_eq!(database.text(state).await, "interrupted 1");
+    let request = pb::RollbackRequest { target, down_from: pb::ScriptSource::Binary.into(), ..Default::default() };
+    daemon.rollback(request).await.finished();
+    assert_eq!(database.text(tables).await, "NULL");
+    database.assert_consistent().await;
+}

@@ -107,3 +107,58 @@ async fn daemons_that_start_together_on_an_empty_database_make_one_ledger() {
     assert_eq!(database.text("SELECT count(*) FROM schemad.ledger").await, "1");
     daemons[2].apply_all().await.finished();
 }
+
+/// Holds the lock as another daemon would.
+async fn hold(database: &TestDatabase) -> tokio_postgres::Client {
+    let holder = database.connect().await;
+    holder.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
+    holder
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_that_another_daemon_closed_while_it_waited_does_not_begin() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let holder = hold(&database).await;
+    let patient =
+        pb::ApplyRequest { queue_timeout: Some(prost_types::Duration { seconds: 30, nanos: 0 }), ..Default::default() };
+    let closing = async {
+        crate::harness::eventually("it waits", async || {
+            (database.text("SELECT count(*) FROM schemad.operations WHERE state = 'pending'").await == "1")
+                .then_some(())
+        })
+        .await;
+        database.execute("UPDATE schemad.operations SET state = 'interrupted', finished_at = now()").await;
+        drop(holder);
+    };
+    let (outcome, ()) = tokio::join!(daemon.apply(patient), closing);
+    outcome.failure().assert(Code::Aborted, "INTERRUPTED");
+    assert_eq!(database.diesel_versions().await, [""; 0]);
+    assert_eq!(database.text("SELECT state FROM schemad.operations").await, "interrupted");
+    daemon.apply_all().await.finished();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_so_many_operations_wait_in_one_daemon() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let holder = hold(&database).await;
+    let patient = || pb::ApplyRequest {
+        queue_timeout: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        ..Default::default()
+    };
+    let waiting = futures_util::future::join_all((0..16).map(|_| daemon.apply(patient())));
+    let refused = async {
+        crate::harness::eventually("all wait", async || {
+            (database.text("SELECT count(*) FROM schemad.operations WHERE state = 'pending'").await == "16")
+                .then_some(())
+        })
+        .await;
+        let outcome = daemon.apply(patient()).await;
+        outcome.failure().assert(Code::ResourceExhausted, "TOO_MANY_QUEUED");
+        drop(holder);
+    };
+    let (outcomes, ()) = tokio::join!(waiting, refused);
+    let worked = outcomes.iter().filter(|outcome| !outcome.finished().nothing_to_do).count();
+    assert_eq!((outcomes.len(), worked), (16, 1));
+}

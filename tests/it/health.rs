@@ -202,3 +202,25 @@ async fn reflection_lists_the_services_and_can_be_switched_off() {
     without.until_ready().await;
     assert_eq!(list(&without).await.unwrap_err().code(), Code::Unimplemented);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_follows_the_ledger_and_the_migration_address() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let proxy = Proxy::to(&database).await;
+    let mut apart = settings(&database.url);
+    apart.migration_database = Some(proxy.url.parse().unwrap());
+    let daemon = TestDaemon::launch(apart, &set).await;
+    daemon.until_ready().await;
+    daemon.apply_all().await.finished();
+    proxy.cut();
+    daemon.until(READY, NotServing).await;
+    assert_eq!(daemon.check(DATABASE).await, Ok(Serving), "reads go another way");
+    daemon.apply_all().await.failure().assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
+    proxy.open();
+    daemon.until_ready().await;
+    database.execute("UPDATE schemad.ledger SET compatible_with = 99").await;
+    daemon.until(READY, NotServing).await;
+    database.execute("UPDATE schemad.ledger SET compatible_with = 1").await;
+    daemon.until_ready().await;
+    daemon.rollback_all().await.finished();
+}

@@ -152,3 +152,20 @@ async fn reading_writes_nothing_and_needs_no_ledger() {
     daemon.stop().await;
     drop_role(&database, &role).await;
 }
+
+/// A refusal by the first guard itself, which is none by the script.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_that_is_missing_fails_the_operation_before_its_script() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let daemon = TestDaemon::start(&database, &set).await;
+    database.execute("ALTER FUNCTION schemad.begin_step_v1 RENAME TO elsewhere").await;
+    let outcome = daemon.apply_all().await;
+    let failed = outcome.failure();
+    failed.assert(Code::Internal, "INTERNAL");
+    assert!(failed.message.contains("begin_step_v1"), "{}", failed.message);
+    assert!(!failed.metadata.contains_key("line"), "{:?}", failed.metadata);
+    assert_eq!(database.diesel_versions().await, [""; 0]);
+    database.execute("ALTER FUNCTION schemad.elsewhere RENAME TO begin_step_v1").await;
+    daemon.apply_all().await.finished();
+    database.assert_consistent().await;
+}

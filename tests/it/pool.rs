@@ -74,3 +74,23 @@ async fn the_real_cause_of_a_failed_connect_is_told_at_once() {
         assert!(asked.elapsed() < Duration::from_secs(5), "{told}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_finds_no_free_connection_in_time_says_so() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let mut narrow = settings(&database.url);
+    (narrow.pool.size, narrow.pool.overflow, narrow.pool.timeout) = (1, 0, Duration::from_millis(100));
+    let daemon = TestDaemon::launch(narrow, &set).await;
+    daemon.until_ready().await;
+    daemon.apply_all().await.finished();
+    daemon.status().await; // the connection is there
+    let blocker = database.connect().await;
+    blocker.batch_execute("BEGIN; LOCK schemad.migrations").await.unwrap();
+    // The first keeps the connection for the 500 ms of its lock_timeout.
+    let status = async || daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err();
+    let (one, two) = tokio::join!(status(), status());
+    let exhausted = [&one, &two].into_iter().find(|s| s.message().contains("in use")).expect("one of them");
+    crate::harness::daemon::Failed::of(exhausted).assert(Code::Unavailable, "POOL_EXHAUSTED");
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    daemon.status().await;
+}
