@@ -7,7 +7,10 @@ use diesel::{
     pg::Pg,
 };
 
-use crate::migration::{Checksum, Migration, Mode, Script, Version};
+use crate::{
+    migration::{Checksum, Migration, Mode, Script, Version},
+    sql,
+};
 
 pub mod folder;
 mod recorder;
@@ -101,7 +104,11 @@ fn digest(migrations: &BTreeMap<Version, Migration>) -> Checksum {
 fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
     let version: Version =
         migration.name().version().to_string().parse().map_err(|e: crate::migration::InvalidVersion| e.to_string())?;
-    let mode = if migration.metadata().run_in_transaction() { Mode::Transactional } else { Mode::NonTransactional };
+    let one = migration.metadata().run_in_transaction();
+    let mode = |sql: &str| match one && !sql::has_own_transactions(sql) {
+        true => Mode::Transactional,
+        false => Mode::NonTransactional,
+    };
     let up = recorder::up(migration).map_err(|e| format!("its up cannot be read: {e}"))?;
     if folder::is_blank(&up) {
         return Err("its up holds no statement".into());
@@ -114,12 +121,15 @@ fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
         if let Some(problem) = sql.and_then(|s| folder::script_problem(s)) {
             return Err(format!("its {direction} {problem}"));
         }
+        if let Some(problem) = sql.and_then(|s| sql::settings(s).err()) {
+            return Err(format!("{direction}.sql: {problem}"));
+        }
     }
     Ok(Migration {
         version,
         name: migration.name().to_string(),
-        up: Script::new(up, mode),
-        down: down.map(|sql| Script::new(sql, mode)),
+        up: Script::new(up.as_str(), mode(&up)),
+        down: down.map(|sql| Script::new(sql.as_str(), mode(&sql))),
     })
 }
 

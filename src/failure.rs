@@ -95,11 +95,17 @@ reasons! {
     Irreversible "IRREVERSIBLE" Refused,
     /// The ledger's and the binary's down script differ and the request does not choose.
     DownsDiffer "DOWNS_DIFFER" Refused,
-    /// The script must run outside a transaction, which this version of schemad cannot do.
+    /// A statement was sent outside a transaction and nobody recorded whether it took effect.
+    InDoubt "IN_DOUBT" Refused,
+    /// A down that is not one transaction ended before its last statement; only a rollback goes on from there.
+    HalfReverted "HALF_REVERTED" Refused,
+    /// A script that ended before its last statement was changed in what had run.
+    JournalDiffers "JOURNAL_DIFFERS" Refused,
+    /// The script runs in a transaction and holds a statement that cannot.
     NonTransactional "NON_TRANSACTIONAL" Refused,
     /// The script holds a statement that would end the transaction it runs in.
     EndsTransaction "ENDS_TRANSACTION" Refused,
-    /// The script copies from or to the client, and there is none.
+    /// The script copies from or to the client, or holds a command of psql's; there is neither.
     NeedsClient "NEEDS_CLIENT" Refused,
     /// A script that the ledger should hold is missing from it.
     ScriptMissing "SCRIPT_MISSING" Refused,

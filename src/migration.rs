@@ -9,7 +9,7 @@ use crate::catalog::folder;
 
 mod record;
 
-pub use record::{Recorded, Row};
+pub use record::{Journal, Recorded, Row, RunningPart};
 
 /// A migration's version: what stands before the first `_` of its folder's name, without `-`. 1 to 50 characters,
 /// none of them a control character. Versions order as text, as in Diesel.
@@ -113,7 +113,7 @@ impl FromStr for Checksum {
 pub enum Mode {
     /// In one transaction with its ledger rows.
     Transactional,
-    /// Outside a transaction: `run_in_transaction = false` in metadata.toml.
+    /// Statement by statement: `run_in_transaction = false` in metadata.toml, or BEGIN and COMMIT in the script itself.
     NonTransactional,
 }
 
@@ -148,6 +148,11 @@ impl Direction {
             Self::Up => "up",
             Self::Down => "down",
         }
+    }
+
+    /// The direction that the ledger's word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Up, Self::Down].into_iter().find(|d| d.as_str() == word)
     }
 }
 

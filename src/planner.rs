@@ -2,11 +2,13 @@
 //! run or the reason not to. The same comparison gives the schema's state, so status and plan cannot disagree.
 
 mod apply;
+mod journal;
 mod refusal;
 mod rollback;
 mod state;
 
 pub use apply::{Apply, Target as ApplyTarget, plan_apply};
+pub use journal::{Resume, resume};
 pub use refusal::Refusal;
 pub use rollback::{Rollback, Source, Target as RollbackTarget, plan_rollback};
 pub use state::{Assessment, Problem, State, assess};

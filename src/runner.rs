@@ -1,54 +1,49 @@
-//! Runs the steps of an operation, each as one message, several in flight. The guards in the ledger make that safe: a step
-//! begins only when the one before it is applied and the lock is still ours, so whatever follows a failure is refused.
+//! Runs the steps of an operation: those that are one transaction as one message each, several in flight (`window`), the
+//! others part by part with a journal (`journaled`). The guards in the ledger let a step begin only when the one before it is
+//! applied and the lock is still ours.
 
+mod answer;
 mod explain;
+mod journaled;
 mod message;
+mod outside;
+mod window;
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tokio_postgres::{NoTls, SimpleQueryMessage, SimpleQueryStream, error::SqlState};
 
 pub use explain::explain;
+pub use journaled::Journaled;
 
 use crate::{
     db::{Error, SqlError, lock::LockedSession, session::Notice},
     shutdown::Phase,
 };
 
-/// Steps in flight. Measured over a 20 ms link, 1,000 steps take 4.5 s with 32 and 25 s with 1; more gains nothing.
-const WINDOW: usize = 32;
-
-/// Bytes in flight, so that large scripts are not all copied into the send buffer at once.
-const WINDOW_BYTES: usize = 1 << 20;
-
 /// The pause before a step is tried again, doubled each time up to the second.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
-/// How often a running statement is asked to stop. A cancel can arrive between two statements and hit neither.
-const CANCEL_AGAIN: Duration = Duration::from_millis(200);
-
 /// A step to run: its row's id and its script.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Step<'a> {
     /// schemad.steps.id.
     pub id: i64,
     /// The script.
     pub sql: &'a str,
+    /// For a script that is not one transaction: its parts, and where it goes on.
+    pub journaled: Option<Journaled<'a>>,
 }
 
 /// Told what happens, in order. Must not block.
 pub trait Observer {
     /// Step `index` begins.
     fn started(&self, index: usize);
+    /// Statement `number` (from 1) of step `index` is through.
+    fn statement(&self, index: usize, number: usize, took: Duration);
     /// Step `index` is committed.
     fn done(&self, index: usize, took: Duration);
-    /// The server said something while step `index` ran.
+    /// The server, or schemad itself, said something while step `index` ran.
     fn notice(&self, index: usize, notice: Notice);
     /// Step `index` could not get its locks, was undone and is tried again after `delay`.
     fn retrying(&self, index: usize, attempt: u32, error: &SqlError, delay: Duration);
@@ -110,11 +105,23 @@ pub async fn run(
 ) -> Result<(), Stopped> {
     let mut done = 0;
     let mut attempts = Attempts::default();
+    let mut progress = journaled::Progress::default();
     while done < steps.len() {
-        let error = match run_window(session, steps, &mut done, &mut attempts, &stop, observer).await {
-            Ok(()) => return Ok(()),
-            Err(broken) => broken,
+        let ran = match &steps[done].journaled {
+            Some(journaled) => {
+                attempts.begin(done);
+                progress.begin(done, journaled);
+                let ran = journaled::run(session, done, &steps[done], journaled, &mut progress, &stop, observer).await;
+                done += usize::from(ran.is_ok());
+                ran
+            }
+            None => {
+                let end = steps.iter().skip(done).position(|step| step.journaled.is_some());
+                let plain = &steps[..end.map_or(steps.len(), |n| done + n)];
+                window::run(session, plain, &mut done, &mut attempts, &stop, observer).await
+            }
         };
+        let Err(error) = ran else { continue };
         let broken = match error {
             Broken::Lost(_) => return Err(Stopped { done, broken: error }),
             error => match session.clean().await {
@@ -183,119 +190,4 @@ async fn stopped(stop: &mut watch::Receiver<Phase>) {
     if stop.wait_for(|phase| *phase >= Phase::Stopping).await.is_err() {
         std::future::pending().await
     }
-}
-
-/// A step that was sent and whose answer is awaited.
-struct Sent {
-    index: usize,
-    bytes: usize,
-    answer: Pin<Box<SimpleQueryStream>>,
-}
-
-/// Keeps a window of steps in flight from `done` on, until all are done or one fails; then nothing is in flight any more.
-async fn run_window(
-    session: &mut LockedSession,
-    steps: &[Step<'_>],
-    done: &mut usize,
-    attempts: &mut Attempts,
-    stop: &watch::Receiver<Phase>,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
-    let mut flight: VecDeque<Sent> = VecDeque::new();
-    let mut early = Vec::new();
-    let mut next = *done;
-    loop {
-        while let Some(step) = steps.get(next)
-            && !must_stop(stop)
-            && (flight.is_empty() || flight.len() < WINDOW && in_flight(&flight) < WINDOW_BYTES)
-        {
-            let message = message::of(step, session.server_major());
-            let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
-            flight.push_back(Sent { index: next, bytes: message.len(), answer: Box::pin(answer) });
-            next += 1;
-        }
-        let Some(sent) = flight.pop_front() else {
-            return if must_stop(stop) && *done < steps.len() { Err(Broken::Stopped) } else { Ok(()) };
-        };
-        observer.started(sent.index);
-        attempts.begin(sent.index);
-        let begun = Instant::now();
-        match answer(session, sent, stop.clone(), steps, &mut early, observer).await {
-            Ok(()) => {
-                *done += 1;
-                observer.done(*done - 1, begun.elapsed());
-            }
-            Err(broken) => {
-                // The rest is refused by the aborted transaction or by the first guard; nothing of it runs.
-                for sent in flight {
-                    let _ = sent.answer.count().await;
-                }
-                return Err(broken);
-            }
-        }
-    }
-}
-
-fn in_flight(flight: &VecDeque<Sent>) -> usize {
-    flight.iter().map(|sent| sent.bytes).sum()
-}
-
-/// Reads one step's answer to its end. Rows are dropped as they come, so memory stays flat.
-async fn answer(
-    session: &mut LockedSession,
-    mut sent: Sent,
-    mut stop: watch::Receiver<Phase>,
-    steps: &[Step<'_>],
-    early: &mut Vec<Notice>,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
-    let mut commands = 0_usize;
-    let mut stopping = false;
-    let result = loop {
-        let message = tokio::select! {
-            message = sent.answer.next() => message,
-            () = stopped(&mut stop), if !stopping => { stopping = true; continue }
-            () = cancel(session), if stopping => continue,
-        };
-        match message {
-            Some(Ok(SimpleQueryMessage::CommandComplete(_))) => commands += 1,
-            Some(Ok(_)) => {}
-            Some(Err(error)) => break Err(Error::from(error)),
-            None => break Ok(()),
-        }
-    };
-    early.extend(session.take_notices());
-    // What a later step has already said waits for its turn.
-    for notice in std::mem::take(early) {
-        match steps[sent.index + 1..].iter().any(|later| notice.step == Some(later.id)) {
-            true => early.push(notice),
-            false => observer.notice(sent.index, notice),
-        }
-    }
-    match result {
-        Ok(()) => Ok(()),
-        Err(Error::Sql(error)) if stopping && error.is(&SqlState::QUERY_CANCELED) => Err(Broken::Stopped),
-        // A syntax error anywhere comes before the first command, but it points into the script.
-        Err(Error::Sql(error))
-            if commands < message::PREAMBLE_STATEMENTS
-                && error.position.is_none_or(|at| at <= message::preamble_length())
-                && !error.sqlstate.starts_with("SCH") =>
-        {
-            Err(Broken::Guard(*error))
-        }
-        Err(Error::Sql(error)) if error.sqlstate == "SCH02" => Err(Broken::Lost(Error::Lost(error.to_string()))),
-        Err(Error::Sql(error)) => Err(Broken::Sql(ScriptError {
-            error: *error,
-            statements_done: commands.saturating_sub(message::PREAMBLE_STATEMENTS),
-            preamble: message::preamble_length(),
-        })),
-        Err(lost) => Err(Broken::Lost(lost)),
-    }
-}
-
-/// Asks the server to cancel what runs, and waits a little.
-async fn cancel(session: &LockedSession) {
-    // A cancel that does not arrive is sent again; a server that is gone shows in the answer.
-    let _ = session.client().cancel_token().cancel_query(NoTls).await;
-    tokio::time::sleep(CANCEL_AGAIN).await;
 }

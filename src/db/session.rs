@@ -113,6 +113,14 @@ impl Session {
     /// The database's, or its loss.
     pub async fn clean(&self) -> Result<(), Error> {
         self.client.batch_execute("ROLLBACK").await?;
+        self.reset().await
+    }
+
+    /// Ends whatever a statement outside a transaction left, and makes the settings again.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub async fn reset(&self) -> Result<(), Error> {
         self.client.batch_execute(&format!("{RESET};{}", settings(self.server_major))).await?;
         Ok(())
     }

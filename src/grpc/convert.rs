@@ -31,6 +31,7 @@ pub fn status(catalog: &Catalog, snapshot: &Snapshot, assessment: &Assessment) -
             planner::State::Behind => pb::SchemaState::Behind,
             planner::State::Ahead => pb::SchemaState::Ahead,
             planner::State::Diverged => pb::SchemaState::Diverged,
+            planner::State::InDoubt => pb::SchemaState::InDoubt,
         }
         .into(),
         current_version: assessment.current.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -94,6 +95,7 @@ pub fn migration(version: &Version, embedded: Option<&Migration>, row: Option<&R
     let applied = row.is_some_and(Row::is_applied);
     let checksum = |script: Option<&Script>| script.map(|s| s.checksum.to_string()).unwrap_or_default();
     let state = match (applied, recorded) {
+        _ if row.is_some_and(|row| row.journal.is_some()) => pb::MigrationState::HalfDone,
         (true, Some(Recorded { adopted: false, .. })) => pb::MigrationState::Applied,
         (true, _) => pb::MigrationState::Adopted,
         (false, Some(_)) => pb::MigrationState::RevertedElsewhere,
@@ -180,6 +182,12 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             sqlstate: sqlstate.clone(),
             message: message.clone(),
             delay: Some(duration(*delay)),
+        }),
+        Event::StatementDone { version, statement, statements, took } => Pb::StatementDone(pb::StatementDone {
+            version: version.clone(),
+            statement: count(*statement),
+            statements: count(*statements),
+            duration: Some(duration(*took)),
         }),
         Event::StepDone(StepName { ordinal, total, version, name, direction: way }, took) => {
             Pb::StepDone(pb::StepDone {

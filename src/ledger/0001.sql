@@ -79,6 +79,24 @@ CREATE TABLE schemad.steps (
 ) WITH (fillfactor = 50); -- the update of a step stays on its page and touches no index
 COMMENT ON TABLE schemad.steps IS 'schemad: one migration, run once, up or down';
 
+-- The journal of a script that is not one transaction. These rows say where to go on; they go when the step is applied.
+CREATE TABLE schemad.statements (
+    step bigint NOT NULL REFERENCES schemad.steps ON DELETE CASCADE,
+    ordinal integer NOT NULL,
+    checksum text NOT NULL,
+    -- How it can be told whether it took effect: transaction (this row says it), create_index, drop_index, repeat (doing
+    -- it again does no harm), nothing (only a person can tell).
+    settles_by text NOT NULL,
+    -- pending, done; running: sent outside a transaction, and its end is not recorded
+    state text NOT NULL DEFAULT 'pending',
+    -- create_index: the table's indexes before.
+    indexes_before oid[],
+    started_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (step, ordinal)
+);
+COMMENT ON TABLE schemad.statements IS 'schemad: how far a migration came that is not one transaction';
+
 CREATE TABLE schemad.migrations (
     version text PRIMARY KEY,
     name text NOT NULL,
@@ -168,6 +186,9 @@ BEGIN
         RAISE EXCEPTION 'the script changed the user to % (session %)', current_user, session_user USING ERRCODE = 'SCH05';
     END IF;
 
+    IF step.mode <> 'transactional' THEN
+        DELETE FROM schemad.statements s WHERE s.step = step_id;
+    END IF;
     SELECT format('%I.%I', l.diesel_schema, l.diesel_table) INTO STRICT diesel FROM schemad.ledger l;
     IF step.direction = 'up' THEN
         EXECUTE 'INSERT INTO ' || diesel || ' (version) VALUES ($1)' USING step.version;
@@ -180,6 +201,37 @@ BEGIN
             RAISE EXCEPTION 'the Diesel table does not list version %', step.version USING ERRCODE = 'SCH06';
         END IF;
         DELETE FROM schemad.migrations m WHERE m.version = step.version;
+    END IF;
+END
+$guard$;
+
+-- The second guard of a part of a script that is not one transaction: the same proofs, and the part's row instead of the
+-- step's. new_state is 'done', 'running' before a statement that runs outside a transaction, or 'pending' after it failed.
+CREATE FUNCTION schemad.note_statement_v1(step_id bigint, statement integer, new_state text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
+BEGIN
+    IF NOT pg_advisory_unlock(32478922351141220) THEN
+        RAISE EXCEPTION 'the script released the operation lock' USING ERRCODE = 'SCH04';
+    END IF;
+    IF NOT pg_advisory_unlock(1935894628, (txid_current() & 2147483647)::integer) THEN
+        RAISE EXCEPTION 'the script ended the transaction that schemad had opened' USING ERRCODE = 'SCH03';
+    END IF;
+    PERFORM pg_advisory_unlock_all();
+    PERFORM pg_advisory_lock(32478922351141220);
+    IF NOT EXISTS (SELECT FROM schemad.steps s WHERE s.id = step_id
+        AND s.planned_as = current_user AND s.planned_in_session_of = session_user)
+    THEN
+        RAISE EXCEPTION 'the script changed the user to % (session %)', current_user, session_user USING ERRCODE = 'SCH05';
+    END IF;
+    UPDATE schemad.statements s
+       SET state = new_state,
+           started_at = CASE new_state WHEN 'pending' THEN NULL ELSE coalesce(s.started_at, transaction_timestamp()) END,
+           finished_at = CASE new_state WHEN 'done' THEN clock_timestamp() END
+     WHERE s.step = step_id AND s.ordinal = statement AND s.state <> 'done'
+       AND NOT EXISTS (SELECT FROM schemad.statements q
+             WHERE q.step = step_id AND q.ordinal < statement AND q.state <> 'done');
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'statement % of step % is not the next one', statement, step_id USING ERRCODE = 'SCH01';
     END IF;
 END
 $guard$;

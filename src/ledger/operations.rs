@@ -9,10 +9,12 @@ use super::{Ending, State, settle::Settlement};
 use crate::{
     db::{Error, lock::LockedSession},
     migration::{Direction, Script},
+    planner::Resume,
+    sql::Settings,
 };
 
-/// lock_timeout of a step: what users wait behind a migration that waits. Short of the 15 s after which proxies give up.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// lock_timeout of a step that asks for none: what users wait behind a migration that waits. Short of the 15 s after which proxies give up.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A step to be recorded.
 pub struct StepRow<'a> {
@@ -26,6 +28,12 @@ pub struct StepRow<'a> {
     pub script: &'a Script,
     /// For an up: the down that belongs to it.
     pub down: Option<&'a Script>,
+    /// What its file asks for.
+    pub settings: Settings,
+    /// The parts of a script that is not one transaction: checksum, and how it can be told whether one took effect.
+    pub parts: Vec<(String, &'static str)>,
+    /// Where such a script goes on.
+    pub resume: Resume,
 }
 
 /// Writes everything an operation needs before its first step: what others changed, the scripts, the steps; and makes it
@@ -72,7 +80,9 @@ async fn write_begin(
         return Ok(None);
     }
     note(client, operation, "started", "{}").await?;
-    insert_steps(client, operation, steps).await.map(Some)
+    let ids = insert_steps(client, operation, steps).await?;
+    write_journals(client, steps, &ids, settlement).await?;
+    Ok(Some(ids))
 }
 
 async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error> {
@@ -90,18 +100,22 @@ async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error
 
 async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -> Result<Vec<i64>, Error> {
     let column = |of: &dyn Fn(&StepRow<'_>) -> Option<String>| steps.iter().map(of).collect::<Vec<_>>();
+    // sql::settings keeps them within PostgreSQL's own range.
+    let millis = |of: &dyn Fn(&StepRow<'_>) -> Duration| {
+        steps.iter().map(|s| i32::try_from(of(s).as_millis()).unwrap_or(i32::MAX)).collect::<Vec<i32>>()
+    };
     let rows = client
         .query_typed(
             "WITH new AS (INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, up_script, \
                  up_mode, down_script, down_mode, lock_timeout_ms, statement_timeout_ms) \
              SELECT $1, n, version, name, direction, script, mode, CASE direction WHEN 'up' THEN script END, \
-                 CASE direction WHEN 'up' THEN mode END, down, down_mode, $2, 0 \
-             FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[]) \
-                 WITH ORDINALITY s (version, name, direction, script, mode, down, down_mode, n) RETURNING id, ordinal) \
+                 CASE direction WHEN 'up' THEN mode END, down, down_mode, lock_timeout, statement_timeout \
+             FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[]) \
+                 WITH ORDINALITY s (version, name, direction, script, mode, down, down_mode, lock_timeout, statement_timeout, n) \
+             RETURNING id, ordinal) \
              SELECT id FROM new ORDER BY ordinal",
             &[
                 (&operation, Type::UUID),
-                (&(LOCK_TIMEOUT.as_millis() as i32), Type::INT4),
                 (&column(&|s| Some(s.version.into())), Type::TEXT_ARRAY),
                 (&column(&|s| Some(s.name.into())), Type::TEXT_ARRAY),
                 (&column(&|s| Some(s.direction.as_str().into())), Type::TEXT_ARRAY),
@@ -109,10 +123,48 @@ async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -
                 (&column(&|s| Some(s.script.mode.as_str().into())), Type::TEXT_ARRAY),
                 (&column(&|s| s.down.map(|d| d.checksum.to_string())), Type::TEXT_ARRAY),
                 (&column(&|s| s.down.map(|d| d.mode.as_str().into())), Type::TEXT_ARRAY),
+                (&millis(&|s| s.settings.lock_timeout.unwrap_or(LOCK_TIMEOUT)), Type::INT4_ARRAY),
+                (&millis(&|s| s.settings.statement_timeout.unwrap_or_default()), Type::INT4_ARRAY),
             ],
         )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Begins or takes over the journals of the scripts that are not one transaction, and ends those that others settled.
+async fn write_journals(
+    client: &Client,
+    steps: &[StepRow<'_>],
+    ids: &[i64],
+    settlement: &Settlement<'_>,
+) -> Result<(), Error> {
+    let settled: Vec<i64> = settlement.settled_journals().collect();
+    let taken_over: Vec<i64> = steps.iter().filter_map(|step| step.resume.step).collect();
+    // Those without progress are of no use to anybody, and the parts that did not run may have been mended. What an index
+    // build found before its first try is progress.
+    let clear = "DELETE FROM schemad.statements t WHERE t.step = ANY ($1) \
+        OR NOT EXISTS (SELECT FROM schemad.statements q WHERE q.step = t.step \
+            AND (q.state <> 'pending' OR q.indexes_before IS NOT NULL)) \
+        OR t.step = ANY ($2) AND t.state = 'pending' AND t.indexes_before IS NULL";
+    client.query_typed(clear, &[(&settled, Type::INT8_ARRAY), (&taken_over, Type::INT8_ARRAY)]).await?;
+    for (step, id) in steps.iter().zip(ids).filter(|(step, _)| !step.parts.is_empty()) {
+        if let Some(old) = step.resume.step {
+            let take_over = "UPDATE schemad.statements SET step = $2 WHERE step = $1";
+            client.query_typed(take_over, &[(&old, Type::INT8), (id, Type::INT8)]).await?;
+        }
+        let checksums: Vec<&str> = step.parts.iter().map(|(checksum, _)| checksum.as_str()).collect();
+        let settles_by: Vec<&str> = step.parts.iter().map(|(_, by)| *by).collect();
+        client
+            .query_typed(
+                "INSERT INTO schemad.statements (step, ordinal, checksum, settles_by) SELECT $1, n, checksum, by \
+                 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY p (checksum, by, n) \
+                 ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, settles_by = excluded.settles_by \
+                 WHERE statements.state = 'pending'",
+                &[(id, Type::INT8), (&checksums, Type::TEXT_ARRAY), (&settles_by, Type::TEXT_ARRAY)],
+            )
+            .await?;
+    }
+    Ok(())
 }
 
 async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlement<'_>) -> Result<(), Error> {

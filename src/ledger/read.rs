@@ -11,7 +11,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use super::{LedgerInfo, OperationRow, Server, Snapshot};
 use crate::{
     db::{Error, pool::Reader},
-    migration::{Checksum, Mode, Recorded, Row, Version},
+    migration::{Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, Version},
 };
 
 /// Everything that planning, status and health need to know.
@@ -67,6 +67,12 @@ async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Result<Snapsh
         true => sql_query(RUNNING).load::<RawOperation>(conn).await?.pop(),
         false => None,
     };
+    let mut rows: Vec<Row> = rows.into_iter().map(Row::from).collect();
+    if running.is_some() {
+        // What is under way is neither half done nor in doubt.
+        rows.iter_mut().for_each(|row| row.journal = None);
+        rows.retain(|row| row.is_applied() || row.recorded.is_some());
+    }
     Ok(Ok(Snapshot {
         server: Server {
             database: place.database,
@@ -75,7 +81,7 @@ async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Result<Snapsh
         },
         ledger: ledger.map(|l| LedgerInfo { id: l.id, version: l.version, compatible_with: l.compatible_with }),
         diesel_table,
-        rows: rows.into_iter().map(Row::from).collect(),
+        rows,
         running: running.map(OperationRow::from),
     }))
 }
@@ -112,21 +118,29 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
         || "(SELECT NULL::text AS version, NULL::timestamp AS run_on WHERE false)".into(),
         |t| format!("(SELECT version::text AS version, run_on FROM {t})"),
     );
-    let ledger = if has_ledger {
-        "(SELECT m.*, s.operation::text AS operation, o.principal, s.finished_at - s.started_at AS took \
+    let (ledger, journal) = if has_ledger {
+        let ledger = "(SELECT m.*, s.operation::text AS operation, o.principal, s.finished_at - s.started_at AS took \
           FROM schemad.migrations m LEFT JOIN schemad.steps s ON s.id = m.step \
-          LEFT JOIN schemad.operations o ON o.id = s.operation)"
+          LEFT JOIN schemad.operations o ON o.id = s.operation)";
+        let journal = "(SELECT s.version, jsonb_build_object('step', s.id, 'direction', s.direction, 'name', s.name, 'parts', \
+          jsonb_agg(jsonb_build_array(t.checksum, t.state, t.settles_by) ORDER BY t.ordinal))::text AS journal \
+          FROM schemad.statements t JOIN schemad.steps s ON s.id = t.step GROUP BY s.id \
+          HAVING bool_or(t.state <> 'pending' OR t.indexes_before IS NOT NULL))";
+        (ledger, journal)
     } else {
-        "(SELECT NULL::text AS version, NULL::text AS name, NULL::bigint AS position, NULL::text AS up_script, \
+        let ledger = "(SELECT NULL::text AS version, NULL::text AS name, NULL::bigint AS position, NULL::text AS up_script, \
           NULL::text AS down_script, NULL::text AS up_mode, NULL::text AS down_mode, NULL::timestamptz AS applied_at, \
-          NULL::boolean AS adopted, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE false)"
+          NULL::boolean AS adopted, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE false)";
+        (ledger, "(SELECT NULL::text AS version, NULL::text AS journal WHERE false)")
     };
     format!(
-        "SELECT coalesce(d.version, m.version) AS version, \
+        "SELECT coalesce(d.version, m.version, j.version) AS version, j.journal, \
          (extract(epoch FROM d.run_on) * 1000000)::bigint AS run_on, m.name, m.position, m.up_script, m.down_script, \
          m.up_mode, m.down_mode, (extract(epoch FROM m.applied_at) * 1000000)::bigint AS applied_at, m.adopted, \
          m.operation, m.principal, (extract(epoch FROM m.took) * 1000000)::bigint AS took \
-         FROM {diesel} d FULL JOIN {ledger} m ON m.version = d.version ORDER BY coalesce(d.version, m.version) COLLATE \"C\""
+         FROM {diesel} d FULL JOIN {ledger} m ON m.version = d.version \
+         FULL JOIN {journal} j ON j.version = coalesce(d.version, m.version) \
+         ORDER BY coalesce(d.version, m.version, j.version) COLLATE \"C\""
     )
 }
 
@@ -202,6 +216,33 @@ struct RawRow {
     principal: Option<String>,
     #[diesel(sql_type = Nullable<BigInt>)]
     took: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    journal: Option<String>,
+}
+
+/// A journal as the query above makes it.
+#[derive(serde::Deserialize)]
+struct RawJournal {
+    step: i64,
+    direction: String,
+    name: String,
+    /// Checksum, state and how it settles.
+    parts: Vec<(String, String, String)>,
+}
+
+impl RawJournal {
+    fn parse(json: &str) -> Option<Journal> {
+        let raw: Self = serde_json::from_str(json).ok()?;
+        let done = raw.parts.iter().take_while(|(_, state, _)| state == "done").map(|(c, ..)| c.clone()).collect();
+        let running = raw.parts.into_iter().find(|(_, state, _)| state == "running");
+        Some(Journal {
+            step: raw.step,
+            direction: Direction::parse(&raw.direction)?,
+            name: raw.name,
+            done,
+            running: running.map(|(checksum, _, by)| RunningPart { checksum, in_doubt: by == "nothing" }),
+        })
+    }
 }
 
 impl From<RawRow> for Row {
@@ -219,7 +260,8 @@ impl From<RawRow> for Row {
             operation: raw.operation.zip(raw.principal),
             duration: raw.took.and_then(|t| u64::try_from(t).ok()).map(Duration::from_micros),
         });
-        Self { version: Version::stored(raw.version), run_on: raw.run_on.map(micros), recorded }
+        let journal = raw.journal.as_deref().and_then(RawJournal::parse);
+        Self { version: Version::stored(raw.version), run_on: raw.run_on.map(micros), recorded, journal }
     }
 }
 

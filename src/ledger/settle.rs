@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     catalog::Catalog,
-    migration::{Migration, Row},
+    migration::{Direction, Migration, Row},
 };
 
 /// What the next operation settles before its first step.
@@ -26,7 +26,16 @@ impl<'a> Settlement<'a> {
             .map(|row| (row, catalog.get(&row.version)))
             .collect();
         adopted.sort_by_key(|(row, _)| (row.run_on, &row.version));
-        Self { adopted, forgotten: rows.iter().filter(|row| !row.is_applied()).collect() }
+        Self { adopted, forgotten: rows.iter().filter(|row| row.is_reverted_elsewhere()).collect() }
+    }
+
+    /// The steps whose scripts others finished, one way or the other: the Diesel table says so.
+    pub fn settled_journals(&self) -> impl Iterator<Item = i64> + '_ {
+        let adopted = self.adopted.iter().map(|(row, _)| (*row, Direction::Up));
+        let forgotten = self.forgotten.iter().map(|row| (*row, Direction::Down));
+        adopted.chain(forgotten).filter_map(|(row, settled)| {
+            row.journal.as_ref().filter(|journal| journal.direction == settled).map(|journal| journal.step)
+        })
     }
 
     /// Says it.

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{Checksum, Mode, Version};
+use super::{Checksum, Direction, Mode, Version};
 
 /// One version, as the Diesel table and the ledger know it.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub struct Row {
     pub run_on: Option<SystemTime>,
     /// The ledger's record of it.
     pub recorded: Option<Recorded>,
+    /// How far a script came that is not one transaction, while it is neither through nor given up.
+    pub journal: Option<Journal>,
 }
 
 impl Row {
@@ -20,6 +22,35 @@ impl Row {
     pub fn is_applied(&self) -> bool {
         self.run_on.is_some()
     }
+
+    /// schemad applied it and something else has taken it out of the Diesel table.
+    pub fn is_reverted_elsewhere(&self) -> bool {
+        self.run_on.is_none() && self.recorded.is_some()
+    }
+}
+
+/// How far a script came that is not one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// The row of the step that began it, in the ledger.
+    pub step: i64,
+    /// Which script it was.
+    pub direction: Direction,
+    /// The folder's name.
+    pub name: String,
+    /// The checksums of its parts that are done, in order.
+    pub done: Vec<String>,
+    /// The part after them, when it was sent outside a transaction and its end is not recorded.
+    pub running: Option<RunningPart>,
+}
+
+/// A part of a script of which it is not recorded whether it took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningPart {
+    /// Its checksum.
+    pub checksum: String,
+    /// Only a person can tell whether it took effect.
+    pub in_doubt: bool,
 }
 
 /// The ledger's record of an applied migration.

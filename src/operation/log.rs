@@ -60,6 +60,17 @@ pub enum Event {
         /// Until the next try.
         delay: Duration,
     },
+    /// A statement of a step is through.
+    StatementDone {
+        /// Of this version.
+        version: String,
+        /// From 1.
+        statement: usize,
+        /// Of so many.
+        statements: usize,
+        /// How long it took.
+        took: Duration,
+    },
     /// A step is committed.
     StepDone(StepName, Duration),
     /// The end.

@@ -13,8 +13,9 @@ use crate::{
     db::{lock::LockedSession, pool::Reader},
     failure::{Failure, Reason},
     ledger::{self, Snapshot, claims, install, operations, settle::Settlement},
-    migration::{Checksum, Direction, Mode, Script, Version},
-    planner::{self, Plan, StepScript},
+    migration::{Checksum, Direction, Mode, Row, Script, Version},
+    planner::{self, Plan, Resume, StepScript},
+    runner::Journaled,
     sql::{self, Hazard},
 };
 
@@ -36,6 +37,10 @@ pub(super) struct Step {
     pub from_ledger: bool,
     /// For an up: the down that the ledger keeps.
     pub down: Option<Script>,
+    /// Where a script that is not one transaction goes on.
+    pub resume: Resume,
+    /// Statements in the script.
+    pub statements: usize,
 }
 
 impl Step {
@@ -46,6 +51,31 @@ impl Step {
             Direction::Down => "down.sql",
         };
         format!("{}/{file}", self.name.name)
+    }
+
+    /// How the runner goes about a script that is not one transaction.
+    pub fn journaled(&self) -> Option<Journaled<'_>> {
+        if self.script.mode == Mode::Transactional {
+            return None;
+        }
+        let settings = self.settings();
+        Some(Journaled {
+            units: sql::units(&self.script.sql).unwrap_or_default(), // `check` has refused what has none
+            resume: self.resume,
+            lock_timeout: settings.lock_timeout.unwrap_or(operations::LOCK_TIMEOUT),
+            statement_timeout: settings.statement_timeout.unwrap_or_default(),
+        })
+    }
+
+    /// What the file asks for. The catalog refuses a file with a mistake in it; an older release let none through.
+    fn settings(&self) -> sql::Settings {
+        sql::settings(&self.script.sql).unwrap_or_default()
+    }
+
+    /// The parts of a script that is not one transaction: checksum, and how it can be told whether one took effect.
+    fn parts(&self) -> Result<Vec<(String, &'static str)>, (Hazard, sql::Place)> {
+        let part = |unit: sql::Unit<'_>| (Checksum::of_script(unit.body.sql).to_string(), unit.settles_by());
+        Ok(sql::units(&self.script.sql)?.into_iter().map(part).collect())
     }
 }
 
@@ -67,7 +97,7 @@ impl Inner {
         let plan = plan(&self.catalog, &snapshot, candidate.request)?;
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, &mut reader).await?;
-        check(&steps)?;
+        check(&mut steps, &snapshot.rows)?;
 
         let settlement = Settlement::of(&snapshot.rows, &self.catalog);
         settlement.log(candidate.id);
@@ -96,8 +126,8 @@ pub async fn validate(catalog: &Catalog, reader: &mut Reader, request: &Request)
     }
     let plan = plan(catalog, &snapshot, request)?;
     let warnings = plan.warnings.clone();
-    let steps = texts(plan, reader).await?;
-    check(&steps)?;
+    let mut steps = texts(plan, reader).await?;
+    check(&mut steps, &snapshot.rows)?;
     Ok(planned(&steps, &warnings))
 }
 
@@ -144,7 +174,9 @@ async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
                 name: step.name,
                 direction: step.direction,
             };
-            Ok(Step { id: 0, name, version: step.version, script, from_ledger, down: step.down })
+            let statements = sql::count(&script.sql);
+            let (version, down, resume) = (step.version, step.down, Resume::default());
+            Ok(Step { id: 0, name, version, script, from_ledger, down, resume, statements })
         })
         .collect()
 }
@@ -160,26 +192,36 @@ fn script_missing(version: &Version, checksum: Checksum) -> Failure {
     .with("version", version)
 }
 
-/// Refuses scripts that cannot run inside a step, before anything runs.
-fn check(steps: &[Step]) -> Result<(), Failure> {
-    steps.iter().try_for_each(|step| {
-        if step.script.mode == Mode::NonTransactional {
-            return Err(refused(
-                step,
-                Reason::NonTransactional,
-                format!(
-                    "{} must run outside a transaction (metadata.toml: run_in_transaction = false), which this version of \
-                     schemad cannot do yet. Nothing was run; apply it with diesel_cli, and schemad adopts it",
-                    step.file()
-                ),
-            ));
-        }
-        let Some((hazard, place)) = sql::hazard(&step.script.sql) else { return Ok(()) };
+/// Refuses scripts that cannot run, and finds out where the half done ones go on; before anything runs.
+fn check(steps: &mut [Step], rows: &[Row]) -> Result<(), Failure> {
+    steps.iter_mut().try_for_each(|step| {
+        let found = match step.script.mode {
+            Mode::Transactional => sql::hazard(&step.script.sql),
+            Mode::NonTransactional => match step.parts() {
+                Ok(parts) => {
+                    let row = rows.iter().find(|row| row.version == step.version);
+                    let parts: Vec<String> = parts.into_iter().map(|(checksum, _)| checksum).collect();
+                    step.resume = planner::resume(row, step.name.direction, &parts)?;
+                    None
+                }
+                Err(found) => Some(found),
+            },
+        };
+        let Some((hazard, place)) = found else { return Ok(()) };
         let (reason, why) = match hazard {
             Hazard::EndsTransaction => (
                 Reason::EndsTransaction,
-                "ends the transaction in which schemad runs the file together with its ledger row, so a failure after it \
-                 could not be undone. Remove the file's own BEGIN and COMMIT: every migration is a transaction already",
+                "ends a transaction that the file did not begin, or begins one that it does not commit. schemad runs a file in a \
+                 transaction with its ledger row; a file may have its own, as whole BEGIN ... COMMIT blocks",
+            ),
+            Hazard::NeedsNoTransaction => (
+                Reason::NonTransactional,
+                "cannot run in a transaction, and schemad runs the file in one. Put the statement into a migration of its own \
+                 whose metadata.toml says run_in_transaction = false",
+            ),
+            Hazard::NeedsPsql => (
+                Reason::NeedsClient,
+                "is a command of psql's, not SQL, and only psql understands it. Write the SQL that it stands for",
             ),
             Hazard::NeedsClient => (
                 Reason::NeedsClient,
@@ -210,6 +252,12 @@ fn rows(steps: &[Step]) -> Vec<operations::StepRow<'_>> {
             direction: step.name.direction,
             script: &step.script,
             down: step.down.as_ref(),
+            settings: step.settings(),
+            parts: match step.script.mode {
+                Mode::Transactional => Vec::new(),
+                Mode::NonTransactional => step.parts().unwrap_or_default(), // checked above
+            },
+            resume: step.resume,
         })
         .collect()
 }

@@ -12,7 +12,7 @@ use crate::{
     db::{self, lock::Attempt, lock::LockedSession},
     failure::{Failure, Reason},
     ledger::{Ending, Finished, State, operations},
-    migration::Direction,
+    migration::{Direction, Mode},
     runner::{self, Broken, Observer},
     shutdown::Phase,
 };
@@ -25,8 +25,11 @@ impl Inner {
     pub(super) async fn run(&self, begun: Begun, candidate: &Candidate<'_>) -> Result<(), Failure> {
         let Begun { mut locked, prepared } = begun;
         let started = Instant::now();
-        let scripts: Vec<runner::Step<'_>> =
-            prepared.steps.iter().map(|step| runner::Step { id: step.id, sql: &step.script.sql }).collect();
+        let scripts: Vec<runner::Step<'_>> = prepared
+            .steps
+            .iter()
+            .map(|step| runner::Step { id: step.id, sql: &step.script.sql, journaled: step.journaled() })
+            .collect();
         let observer = Watch { steps: &prepared.steps, candidate, inner: self };
         let ran = runner::run(&mut locked, &scripts, candidate.request.lock_wait, self.phases.clone(), &observer).await;
 
@@ -159,6 +162,15 @@ impl Observer for Watch<'_> {
         self.candidate.log.push(Event::StepDone(name, took));
     }
 
+    fn statement(&self, index: usize, number: usize, took: Duration) {
+        let step = &self.steps[index];
+        // What schemad itself sends after the script is no statement of it.
+        if number <= step.statements {
+            let (version, statements) = (step.name.version.clone(), step.statements);
+            self.candidate.log.push(Event::StatementDone { version, statement: number, statements, took });
+        }
+    }
+
     fn notice(&self, index: usize, notice: db::session::Notice) {
         self.candidate.log.push(Event::Notice {
             version: self.steps[index].name.version.clone(),
@@ -212,7 +224,7 @@ fn failure(broken: Broken, done: usize, steps: &[Step]) -> Failure {
     // The runner stops at the first step that is not done, so there is one.
     let step = &steps[done.min(steps.len() - 1)];
     match broken {
-        Broken::Sql(error) => runner::explain(&error, &step.script.sql, &step.file())
+        Broken::Sql(error) => runner::explain(&error, &step.script.sql, &step.file(), step.script.mode == Mode::Transactional)
             .with("version", &step.version)
             .with("file", step.file())
             .with("steps_done", done),

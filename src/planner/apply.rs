@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use super::{
     Plan, Refusal, Step, StepScript,
-    state::{edited, out_of_order},
+    state::{blocked, out_of_order},
 };
 use crate::{
     catalog::Catalog,
@@ -50,7 +50,7 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
     {
         return Err(Refusal::UnknownVersion(version.clone()));
     }
-    if let Some(refusal) = edited(catalog, rows).next() {
+    if let Some(refusal) = blocked(catalog, rows).next() {
         return Err(refusal);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     failure::{Failure, Reason},
-    migration::{Checksum, Version},
+    migration::{Checksum, Direction, Version},
 };
 
 /// A plan that is not made.
@@ -77,6 +77,48 @@ pub enum Refusal {
         /// schemad never saw its down.
         adopted: bool,
     },
+    /// A statement that may or may not have taken effect.
+    #[error(
+        "statement {statement} of the {} of migration {version} was sent outside a transaction and its end is not known. Look \
+         whether it took effect; if it did, run UPDATE schemad.statements SET state = 'done' WHERE step = {step} AND state = \
+         'running', else SET state = 'pending'",
+        .direction.as_str()
+    )]
+    InDoubt {
+        /// Which.
+        version: Version,
+        /// Up or down.
+        direction: Direction,
+        /// The row of the step.
+        step: i64,
+        /// The part of the script, from 1.
+        statement: usize,
+    },
+    /// A down that ended before its last statement.
+    #[error(
+        "the rollback of migration {version} failed or was interrupted after {done} of its statements or blocks; roll it back \
+         again, which goes on from there"
+    )]
+    HalfReverted {
+        /// Which.
+        version: Version,
+        /// Parts done.
+        done: usize,
+    },
+    /// A script that ended before its last statement and was changed in what ran.
+    #[error(
+        "the script of migration {version} ended before its last statement, and its part {statement}, which ran, is no longer \
+         what it was. Restore it (what did not run yet may be changed), or undo by hand what ran and DELETE FROM \
+         schemad.statements WHERE step = {step}"
+    )]
+    JournalDiffers {
+        /// Which.
+        version: Version,
+        /// The row of the step.
+        step: i64,
+        /// The part, from 1.
+        statement: usize,
+    },
     /// Two downs.
     #[error(
         "the down of migration {version} in the ledger ({ledger}) differs from the one in this binary ({binary}); choose \
@@ -116,6 +158,13 @@ impl From<Refusal> for Failure {
                 failure(Reason::TooFewApplied).with("applied", applied).with("asked", asked)
             }
             Refusal::Irreversible { version, .. } => failure(Reason::Irreversible).with("version", version),
+            Refusal::InDoubt { version, statement, .. } => {
+                failure(Reason::InDoubt).with("version", version).with("part", statement)
+            }
+            Refusal::HalfReverted { version, .. } => failure(Reason::HalfReverted).with("version", version),
+            Refusal::JournalDiffers { version, statement, .. } => {
+                failure(Reason::JournalDiffers).with("version", version).with("part", statement)
+            }
             Refusal::DownsDiffer { version, ledger, binary } => failure(Reason::DownsDiffer)
                 .with("version", version)
                 .with("ledger_checksum", ledger)

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Plan, Refusal, Step, StepScript, in_order_of_application};
+use super::{Plan, Refusal, Step, StepScript, in_order_of_application, journal};
 use crate::{
     catalog::Catalog,
     migration::{Direction, Row, Version},
@@ -59,6 +59,16 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
             None => return Err(Refusal::UnknownVersion(version.clone())),
         },
     };
+    if let Some(refusal) = journal::in_doubt(rows).next() {
+        return Err(refusal);
+    }
+    // What is half rolled back has to be first, or whatever comes after it would run on half a schema.
+    let first = applied[keep..].last().map(|row| &row.version);
+    if let Some(refusal) = journal::half_reverted(rows)
+        .find(|refusal| !matches!(refusal, Refusal::HalfReverted { version, .. } if Some(version) == first))
+    {
+        return Err(refusal);
+    }
     let steps =
         applied[keep..].iter().rev().map(|row| down(catalog, row, request.down_from)).collect::<Result<_, _>>()?;
     Ok(Plan { steps, warnings: Vec::new() })

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Refusal;
+use super::{Refusal, journal};
 use crate::{
     catalog::Catalog,
     failure::Failure,
-    migration::{Migration, Row, Version},
+    migration::{Direction, Migration, Row, Version},
 };
 
 /// The schema's state. DIVERGED means that an Apply without flags would be refused.
@@ -22,6 +22,8 @@ pub enum State {
     Ahead,
     /// Apply would be refused.
     Diverged,
+    /// Nobody knows whether a statement took effect.
+    InDoubt,
 }
 
 /// Something that somebody should know of.
@@ -61,16 +63,19 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     let pending: Vec<&Migration> = catalog.iter().filter(|m| !applied.contains_key(&m.version)).collect();
     let unknown: Vec<Version> = applied.keys().filter(|v| catalog.get(v).is_none()).map(|v| (*v).clone()).collect();
 
-    let mut problems: Vec<Problem> = edited(catalog, rows).map(blocking).collect();
+    let mut problems: Vec<Problem> = blocked(catalog, rows).map(blocking).collect();
     problems.extend(pending.iter().filter_map(|m| out_of_order(m, catalog, &applied)).map(blocking));
+    let in_doubt = journal::in_doubt(rows).next().is_some();
     let state = match (problems.is_empty(), applied.is_empty(), pending.is_empty(), unknown.is_empty()) {
+        _ if in_doubt => State::InDoubt,
         (false, ..) => State::Diverged,
         (_, true, false, _) => State::Empty,
         (_, _, false, _) => State::Behind,
         (_, _, true, false) => State::Ahead,
         (_, _, true, true) => State::Current,
     };
-    problems.extend(rows.iter().filter(|row| !row.is_applied()).map(|row| Problem {
+    problems.extend(rows.iter().filter_map(half_applied));
+    problems.extend(rows.iter().filter(|row| row.is_reverted_elsewhere()).map(|row| Problem {
         reason: "REVERTED_ELSEWHERE",
         version: row.version.to_string(),
         message: format!(
@@ -87,6 +92,27 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
         unknown,
         problems,
     }
+}
+
+/// Why nothing may be applied.
+pub(super) fn blocked<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
+    journal::in_doubt(rows).chain(journal::half_reverted(rows)).chain(edited(catalog, rows))
+}
+
+/// An up that is not one transaction and ended before its last statement.
+fn half_applied(row: &Row) -> Option<Problem> {
+    let journal = row.journal.as_ref().filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
+    Some(Problem {
+        reason: "HALF_APPLIED",
+        version: row.version.to_string(),
+        message: format!(
+            "the up of {} failed or was interrupted after {} of its statements or blocks; the next Apply goes on from there. What \
+             did not run yet may be changed",
+            row.version,
+            journal.done.len()
+        ),
+        blocking: false,
+    })
 }
 
 /// The applied migrations whose embedded up is no longer the one that ran.

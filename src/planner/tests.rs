@@ -43,6 +43,7 @@ fn applied(numbers: &[usize]) -> Vec<Row> {
                 operation: None,
                 duration: None,
             }),
+            journal: None,
         })
         .collect();
     rows.sort_by(|a, b| a.version.cmp(&b.version));
@@ -116,7 +117,7 @@ fn what_only_diesel_knows_was_applied_last_in_the_order_of_run_on() {
     let mut rows = applied(&[2, 1]);
     for (v, second) in [(5, 1), (3, 2)] {
         let run_on = Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second));
-        rows.push(Row { version: version(v), run_on, recorded: None });
+        rows.push(Row { version: version(v), run_on, recorded: None, journal: None });
     }
     let plan = plan_rollback(&set(&[1, 2, 3, 5]), &rows, &rollback(RollbackTarget::All)).unwrap();
     assert_eq!(versions(&plan), ["3", "5", "1", "2"]);

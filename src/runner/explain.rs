@@ -6,11 +6,11 @@ use crate::{
     sql::{self, Place},
 };
 
-/// The failure that tells where `sql`, the script of `file`, was refused.
-pub fn explain(failed: &ScriptError, sql: &str, file: &str) -> Failure {
+/// The failure that tells where `sql`, the script of `file`, was refused. A script that is one transaction was undone.
+pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: bool) -> Failure {
     let error = &failed.error;
     let total = sql::count(sql);
-    let in_script = total.is_none_or(|total| failed.statements_done < total);
+    let in_script = failed.statements_done < total;
     let place = if in_script { place(failed, sql) } else { None };
 
     let mut message = file.to_owned();
@@ -18,23 +18,25 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str) -> Failure {
         message += &format!(", line {line}, column {column}");
     }
     if in_script {
-        let of = total.map_or(String::new(), |total| format!(" of {total}"));
-        message += &format!(", statement {}{of}", failed.statements_done + 1);
+        message += &format!(", statement {} of {total}", failed.statements_done + 1);
     }
     message += &format!(": {}", error.to_string().trim_end_matches('.'));
     if let Some(meaning) = meaning(failed, in_script) {
         message += &format!(". {meaning}");
     }
-    message += ". The step was undone completely; the steps before it stay";
+    message += match one_transaction {
+        true => ". The step was undone completely; the steps before it stay",
+        false => {
+            ". The statements before it stay, and the next Apply goes on from there (a down: the next Rollback); what did not run \
+             yet may be changed"
+        }
+    };
 
     let mut failure = Failure::new(Reason::MigrationFailed, message)
         .with("sqlstate", &error.sqlstate)
         .with("database_message", &error.message);
     if in_script {
-        failure = failure.with("statement", failed.statements_done + 1);
-        if let Some(total) = total {
-            failure = failure.with("statements", total);
-        }
+        failure = failure.with("statement", failed.statements_done + 1).with("statements", total);
     }
     if let Some(Place { line, column }) = place {
         failure = failure.with("line", line).with("column", column);
@@ -103,23 +105,23 @@ mod tests {
 
     #[test]
     fn the_place_is_counted_in_characters_of_the_file() {
-        let failure = explain(&failed("42601", Some(14), 1, None), "SELECT 'é';\n SELCT 1", "1_x/up.sql");
+        let failure = explain(&failed("42601", Some(14), 1, None), "SELECT 'é';\n SELCT 1", "1_x/up.sql", true);
         assert_eq!((failure.metadata["line"].as_str(), failure.metadata["column"].as_str()), ("2", "2"));
         assert_eq!((failure.metadata["statement"].as_str(), failure.reason), ("2", Reason::MigrationFailed));
     }
 
     #[test]
     fn an_error_without_a_position_is_placed_at_its_statement() {
-        let failure = explain(&failed("22012", None, 1, None), "SELECT 1;\n-- why\nSELECT 1/0;", "1_x/up.sql");
+        let failure = explain(&failed("22012", None, 1, None), "SELECT 1;\n-- why\nSELECT 1/0;", "1_x/up.sql", true);
         insta::assert_snapshot!(failure.message, @"1_x/up.sql, line 3, column 1, statement 2 of 2: no (SQLSTATE 22012). The step was undone completely; the steps before it stay");
     }
 
     #[test]
     fn an_error_after_the_script_is_not_blamed_on_a_line() {
-        let failure = explain(&failed("23503", None, 1, None), "INSERT INTO t VALUES (1)", "1_x/up.sql");
+        let failure = explain(&failed("23503", None, 1, None), "INSERT INTO t VALUES (1)", "1_x/up.sql", true);
         assert!(failure.message.contains("deferred constraint"), "{failure}");
         assert!(!failure.metadata.contains_key("line") && !failure.metadata.contains_key("statement"));
-        let failure = explain(&failed("42P01", None, 1, Some("finish_step_v1")), "DROP TABLE d", "1_x/up.sql");
+        let failure = explain(&failed("42P01", None, 1, Some("finish_step_v1")), "DROP TABLE d", "1_x/up.sql", true);
         assert!(failure.message.contains("drops Diesel's table"), "{failure}");
     }
 }

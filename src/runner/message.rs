@@ -7,25 +7,75 @@ use crate::db::session::{RESET, settings};
 /// BEGIN and the first guard.
 pub const PREAMBLE_STATEMENTS: usize = 2;
 
-/// Ten digits and a sign are room for every id, and padding keeps the length, so positions can be told without the id.
-fn preamble(id: i64) -> String {
-    format!("BEGIN ISOLATION LEVEL READ COMMITTED;SELECT schemad.begin_step_v1({id:>19});\n")
+/// How schemad begins a transaction, where the file does not do it itself.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// Nineteen digits are room for every id, and padding keeps the length, so positions can be told without the id.
+fn preamble(begin: &str, id: i64) -> String {
+    format!("{begin};SELECT schemad.begin_step_v1({id:>19});\n")
 }
 
 /// Characters before the script (all of them ASCII).
 pub fn preamble_length() -> usize {
-    preamble(0).len()
+    preamble(BEGIN, 0).len()
 }
 
-/// The message for a step. The line break before the semicolon keeps a trailing `--` comment from swallowing it, and
-/// deferred constraints are checked while the script's own settings still hold.
+/// The message for a step.
 pub fn of(step: &Step<'_>, server_major: u32) -> String {
-    let Step { id, sql } = step;
-    format!(
-        "{}{sql}\n;SET CONSTRAINTS ALL IMMEDIATE;{RESET};{};SELECT schemad.finish_step_v1({id});COMMIT",
-        preamble(*id),
-        settings(server_major)
-    )
+    message(&preamble(BEGIN, step.id), step.sql, &finish_step(step.id), server_major)
+}
+
+/// What ends a part of a script that is not one transaction.
+#[derive(Clone, Copy)]
+pub enum Then {
+    /// The part is done, and there are more.
+    Note(usize),
+    /// The step is done.
+    Finish,
+}
+
+/// The message for a part of a script that is not one transaction, and the characters before `sql`, which is the part with the
+/// file's settings before it.
+pub fn of_part(id: i64, begin: Option<&str>, sql: &str, then: Then, server_major: u32) -> (String, usize) {
+    let preamble = preamble(begin.unwrap_or(BEGIN), id);
+    (message(&preamble, sql, &ending(id, then), server_major), preamble.chars().count())
+}
+
+/// The message that records a part which ran outside a transaction.
+pub fn record(id: i64, then: Then) -> String {
+    format!("{}{};COMMIT", preamble(BEGIN, id), ending(id, then))
+}
+
+/// The message before a part that runs outside a transaction, without its COMMIT.
+pub fn announce(id: i64, number: usize) -> String {
+    format!("{}{}", preamble(BEGIN, id), note(id, number, "running"))
+}
+
+/// The message after such a part was refused by the server.
+pub fn take_back(id: i64, number: usize) -> String {
+    format!("{}{};COMMIT", preamble(BEGIN, id), note(id, number, "pending"))
+}
+
+fn ending(id: i64, then: Then) -> String {
+    match then {
+        Then::Note(number) => note(id, number, "done"),
+        Then::Finish => finish_step(id),
+    }
+}
+
+fn note(id: i64, number: usize, state: &'static str) -> String {
+    format!("SELECT schemad.note_statement_v1({id},{number},'{state}')")
+}
+
+fn finish_step(id: i64) -> String {
+    format!("SELECT schemad.finish_step_v1({id})")
+}
+
+/// The line break before the semicolon keeps a trailing `--` comment from swallowing it, and deferred constraints are
+/// checked while the script's own settings still hold.
+fn message(preamble: &str, sql: &str, ending: &str, server_major: u32) -> String {
+    let settings = settings(server_major);
+    format!("{preamble}{sql}\n;SET CONSTRAINTS ALL IMMEDIATE;{RESET};{settings};{ending};COMMIT")
 }
 
 #[cfg(test)]
@@ -35,12 +85,12 @@ mod tests {
     #[test]
     fn the_preamble_has_one_length() {
         for id in [0, 7, i64::MAX] {
-            assert_eq!(preamble(id).len(), preamble_length());
+            assert_eq!(preamble(BEGIN, id).len(), preamble_length());
         }
     }
 
     #[test]
     fn a_message_reads_as_designed() {
-        insta::assert_snapshot!(of(&Step { id: 42, sql: "CREATE TABLE t (); -- last" }, 17));
+        insta::assert_snapshot!(of(&Step { id: 42, sql: "CREATE TABLE t (); -- last", journaled: None }, 17));
     }
 }

@@ -10,6 +10,7 @@ mod crash;
 mod dev;
 mod exclusion;
 mod health;
+mod journal;
 mod ledger;
 mod locks;
 mod misbehaving;

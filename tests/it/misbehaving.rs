@@ -98,8 +98,9 @@ walks! {
     a_commit_inside_a_do_block_fails: "DO $$ BEGIN COMMIT; END $$;" => Fails("2D000");
     savepoints_work: "SAVEPOINT a; INSERT INTO witness VALUES (2); ROLLBACK TO a; RELEASE a;" => Applied;
     discard_all_fails: "DISCARD ALL;" => Fails("25001");
-    vacuum_fails: "VACUUM witness;" => Fails("25001");
-    concurrently_fails: "CREATE INDEX CONCURRENTLY i ON witness (n);" => Fails("25001");
+    vacuum_is_refused: "VACUUM witness;" => Refused("NON_TRANSACTIONAL");
+    concurrently_is_refused: "CREATE INDEX CONCURRENTLY i ON witness (n);" => Refused("NON_TRANSACTIONAL");
+    a_command_of_psqls_is_refused: "\\connect other" => Refused("NEEDS_CLIENT");
     unlocking_everything_fails: "SELECT pg_advisory_unlock_all();" => Fails("SCH04");
     unlocking_the_lock_fails: "SELECT pg_advisory_unlock(32478922351141220);" => Fails("SCH04");
     another_advisory_lock_does_not_leak: "SELECT pg_advisory_lock(1);" => Applied;

@@ -6,16 +6,24 @@ use schemad::{grpc::pb, private_postgres::find_programs};
 
 use crate::harness::{Set, TestDaemon, TestDatabase};
 
-const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-fn reference_set() -> Set {
+fn set(folder: &str) -> Set {
     let set = Set::of(&[]);
-    for entry in std::fs::read_dir(MIGRATIONS).unwrap() {
+    for entry in std::fs::read_dir(format!("{ROOT}/{folder}")).unwrap() {
         let dir = entry.unwrap().path();
         let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap();
-        set.add(dir.file_name().unwrap().to_str().unwrap(), &read("up.sql"), &read("down.sql"));
+        let name = dir.file_name().unwrap().to_str().unwrap();
+        match dir.join("metadata.toml").exists() {
+            true => set.add_non_transactional(name, &read("up.sql"), &read("down.sql")),
+            false => set.add(name, &read("up.sql"), &read("down.sql")),
+        }
     }
     set
+}
+
+fn reference_set() -> Set {
+    set("migrations")
 }
 
 /// The schema as pg_dump writes it, without what schemad keeps.
@@ -39,7 +47,32 @@ fn one() -> pb::ApplyRequest {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_down_restores_the_catalog_exactly_and_every_up_goes_on_again() {
-    let (database, set) = (TestDatabase::new().await, reference_set());
+    goes_up_and_down("migrations", 16).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_synth_lab_set_does_too() {
+    let tables = goes_up_and_down("tests/schemas/synth_lab", 12).await;
+    assert_eq!(
+        tables,
+        "analysis_cache analysis_runs chart_insights experiment_documents experiments explorations feature_scorecards \
+         interview_guides region_analyses research_executions scenario_nodes sensitivity_results simulation_runs synth_groups \
+         synth_outcomes synths transcripts"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_document_server_set_does_too() {
+    let tables = goes_up_and_down("tests/schemas/document_server", 5).await;
+    assert_eq!(tables, "cat collections documents pat_tokens users");
+}
+
+const TABLES: &str = "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public' \
+    AND tablename <> '__diesel_schema_migrations'";
+
+/// Each migration up, down, up; then all down and all up; returns the tables.
+async fn goes_up_and_down(folder: &str, at_least: usize) -> String {
+    let (database, set) = (TestDatabase::new().await, set(folder));
     let daemon = TestDaemon::start(&database, &set).await;
     let empty = dump(&database).await;
     let mut before = empty.clone();
@@ -57,11 +90,12 @@ async fn every_down_restores_the_catalog_exactly_and_every_up_goes_on_again() {
         assert_eq!(dump(&database).await, after, "the second up of {}", finished.current_version);
         (before, steps) = (after, steps + 1);
     }
-    assert!(steps >= 12, "{steps} migrations");
+    assert!(steps >= at_least, "{steps} migrations");
     daemon.rollback_all().await.finished();
     assert_eq!(dump(&database).await, empty);
     daemon.apply_all().await.finished();
     assert_eq!(dump(&database).await, before);
+    database.text(TABLES).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,15 +132,15 @@ async fn the_labels_are_those_of_the_specification() {
     assert_eq!(
         database.texts(enums).await,
         [
+            "messagerole: system user assistant tool",
             "outputstatus: draft submitted pending awarded not_awarded",
             "outputtype: grant_proposal letter_of_inquiry grant_report other",
             "styletype: narrative technical persuasive academic other",
             "userrole: writer editor admin",
         ]
     );
-    let tables = "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename <> '__diesel_schema_migrations'";
     assert_eq!(
-        database.text(tables).await,
+        database.text(TABLES).await,
         "audit_log conversations document_programs document_tags documents messages outputs prompt_templates \
          system_config user_sessions users writing_styles"
     );

@@ -50,19 +50,6 @@ async fn another_set_than_expected_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_non_transactional_migration_is_refused_before_anything_runs() {
-    let (database, set) = (TestDatabase::new().await, Set::tables(1));
-    set.add("0002_index", "CREATE INDEX CONCURRENTLY i ON t1 (id);", "DROP INDEX i;");
-    std::fs::write(set.path().join("0002_index/metadata.toml"), "run_in_transaction = false").unwrap();
-    let daemon = TestDaemon::start(&database, &set).await;
-    let failed = daemon.apply_all().await.failure();
-    failed.assert(Code::FailedPrecondition, "NON_TRANSACTIONAL");
-    assert!(database.diesel_versions().await.is_empty());
-    let one = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
-    daemon.apply(one).await.finished();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_requests_name_the_field() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     let daemon = TestDaemon::start(&database, &set).await;

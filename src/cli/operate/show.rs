@@ -23,7 +23,7 @@ pub(super) fn event(event: &pb::OperationEvent, request_id: &str) {
             None => progress("waiting for another operation"),
         },
         Some(Event::Planned(plan)) => planned(plan, event.operation.is_empty()),
-        Some(Event::StepStarted(_) | Event::Heartbeat(_)) | None => {}
+        Some(Event::StepStarted(_) | Event::StatementDone(_) | Event::Heartbeat(_)) | None => {}
         Some(Event::Notice(notice)) => {
             progress(&format!("  {} {}", styled(DIM, &plain(&notice.severity)), plain(&notice.message)));
         }

@@ -35,6 +35,12 @@ impl Set {
         }
     }
 
+    /// A migration that is not one transaction.
+    pub fn add_non_transactional(&self, name: &str, up: &str, down: &str) {
+        self.add(name, up, down);
+        fs::write(self.0.path().join(name).join("metadata.toml"), "run_in_transaction = false").unwrap();
+    }
+
     pub fn path(&self) -> &Path {
         self.0.path()
     }

@@ -1,0 +1,106 @@
+//! Scripts that are not one transaction and ended before their last statement: what may go on, and what has to wait for a
+//! person.
+
+use super::Refusal;
+use crate::migration::{Direction, Journal, Row};
+
+/// Where a script goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// The step that began it, in the ledger.
+    pub step: Option<i64>,
+    /// Parts that are done.
+    pub done: usize,
+    /// The next one was sent, and its end is not recorded.
+    pub interrupted: bool,
+}
+
+/// Refuses to plan anything while nobody knows what a statement did.
+pub(super) fn in_doubt(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+    journals(rows).filter(|(_, journal)| journal.running.as_ref().is_some_and(|part| part.in_doubt)).map(
+        |(row, journal)| Refusal::InDoubt {
+            version: row.version.clone(),
+            direction: journal.direction,
+            step: journal.step,
+            statement: journal.done.len() + 1,
+        },
+    )
+}
+
+/// The migrations that are half rolled back; only rolling back goes on from there.
+pub(super) fn half_reverted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+    journals(rows)
+        .filter(|(row, journal)| row.is_applied() && journal.direction == Direction::Down)
+        .map(|(row, journal)| Refusal::HalfReverted { version: row.version.clone(), done: journal.done.len() })
+}
+
+fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
+    rows.iter().filter_map(|row| Some((row, row.journal.as_ref()?)))
+}
+
+/// Where a script whose parts have these checksums goes on. A part that is not done yet may have been mended.
+///
+/// # Errors
+/// [`Refusal::JournalDiffers`] when a part that ran is no longer what it was.
+pub fn resume(row: Option<&Row>, direction: Direction, parts: &[String]) -> Result<Resume, Refusal> {
+    let Some((row, journal)) =
+        row.and_then(|row| Some((row, row.journal.as_ref().filter(|journal| journal.direction == direction)?)))
+    else {
+        return Ok(Resume::default());
+    };
+    let running = journal.running.as_ref().map(|part| &part.checksum);
+    let differs = journal.done.iter().chain(running).enumerate().find(|(n, ran)| parts.get(*n) != Some(ran));
+    match differs {
+        Some((n, _)) => {
+            Err(Refusal::JournalDiffers { version: row.version.clone(), step: journal.step, statement: n + 1 })
+        }
+        None => {
+            Ok(Resume { step: Some(journal.step), done: journal.done.len(), interrupted: journal.running.is_some() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migration::RunningPart;
+
+    fn row(done: &[&str], running: Option<(&str, bool)>) -> Row {
+        let running = running.map(|(checksum, in_doubt)| RunningPart { checksum: checksum.into(), in_doubt });
+        let done = done.iter().map(|c| (*c).to_owned()).collect();
+        let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running };
+        Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) }
+    }
+
+    fn parts(parts: &[&str]) -> Vec<String> {
+        parts.iter().map(|p| (*p).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_script_goes_on_after_what_is_done() {
+        let go_on = |row: &Row, given: &[&str]| resume(Some(row), Direction::Up, &parts(given));
+        let expected = |done, interrupted| Ok(Resume { step: Some(7), done, interrupted });
+        assert_eq!(go_on(&row(&["a", "b"], None), &["a", "b", "c"]), expected(2, false));
+        assert_eq!(go_on(&row(&["a"], Some(("b", false))), &["a", "b"]), expected(1, true));
+        assert_eq!(go_on(&row(&["a"], None), &["a", "mended"]), expected(1, false));
+        assert_eq!(resume(Some(&row(&["a"], None)), Direction::Down, &parts(&["x"])), Ok(Resume::default()));
+        assert_eq!(resume(None, Direction::Up, &parts(&["x"])), Ok(Resume::default()));
+    }
+
+    #[test]
+    fn what_ran_may_not_have_changed() {
+        let statement = |row: &Row, given: &[&str]| match resume(Some(row), Direction::Up, &parts(given)) {
+            Err(Refusal::JournalDiffers { statement, .. }) => statement,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(statement(&row(&["a", "b"], None), &["a", "x"]), 2);
+        assert_eq!(statement(&row(&["a", "b"], None), &["a"]), 2);
+        assert_eq!(statement(&row(&[], Some(("a", false))), &["x"]), 1);
+    }
+
+    #[test]
+    fn doubt_is_seen() {
+        assert_eq!(in_doubt(&[row(&["a"], Some(("b", true)))]).count(), 1);
+        assert_eq!(in_doubt(&[row(&["a"], Some(("b", false)))]).count(), 0);
+    }
+}

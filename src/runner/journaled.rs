@@ -1,0 +1,198 @@
+//! A script that is not one transaction, part by part. What can run in a transaction commits together with its row in the
+//! journal; what cannot is announced before and recorded after (`outside`). Every part begins with a fresh session and the
+//! file's own SET statements before it, so going on later is no different from going on at once.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::{
+    Broken, Observer, ScriptError, Step,
+    answer::{self, Received},
+    message::{self, Then},
+    must_stop, outside,
+};
+use crate::{
+    db::{SqlError, lock::LockedSession},
+    planner::Resume,
+    shutdown::Phase,
+    sql::{self, Kind, Outside, Unit, Work},
+};
+
+/// The parts of a script that is not one transaction.
+#[derive(Clone, Debug)]
+pub struct Journaled<'a> {
+    /// In order.
+    pub units: Vec<Unit<'a>>,
+    /// Where an earlier operation left off.
+    pub resume: Resume,
+    /// One attempt may wait so long for a lock, outside a transaction (the step's row says it inside).
+    pub lock_timeout: Duration,
+    /// One statement may take so long, outside a transaction.
+    pub statement_timeout: Duration,
+}
+
+/// How far the step came that is being tried.
+#[derive(Default)]
+pub(super) struct Progress {
+    step: Option<usize>,
+    done: usize,
+    interrupted: bool,
+}
+
+impl Progress {
+    /// Step `index` begins, or is tried again.
+    pub(super) fn begin(&mut self, index: usize, journaled: &Journaled<'_>) {
+        if self.step != Some(index) {
+            let Resume { done, interrupted, .. } = journaled.resume;
+            *self = Self { step: Some(index), done, interrupted };
+        }
+    }
+}
+
+/// The part that runs.
+pub(super) struct Part<'a> {
+    /// Of this step.
+    pub step: &'a Step<'a>,
+    pub journaled: &'a Journaled<'a>,
+    pub unit: &'a Unit<'a>,
+    /// From 1.
+    pub number: usize,
+    /// The step's index.
+    pub index: usize,
+}
+
+impl Part<'_> {
+    /// Its ordinal in the ledger.
+    pub fn ordinal(&self) -> i32 {
+        i32::try_from(self.number).unwrap_or(i32::MAX)
+    }
+}
+
+pub(super) async fn run(
+    session: &mut LockedSession,
+    index: usize,
+    step: &Step<'_>,
+    journaled: &Journaled<'_>,
+    progress: &mut Progress,
+    stop: &watch::Receiver<Phase>,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    observer.started(index);
+    let begun = Instant::now();
+    let mut finished = false;
+    for (n, unit) in journaled.units.iter().enumerate().skip(progress.done) {
+        if must_stop(stop) {
+            return Err(Broken::Stopped);
+        }
+        let part = Part { step, journaled, unit, number: n + 1, index };
+        let then = if part.number == journaled.units.len() { Then::Finish } else { Then::Note(part.number) };
+        let begun = Instant::now();
+        let ran = match unit.work {
+            Work::InTransaction { begin } => in_transaction(session, &part, begin, then, stop, observer).await,
+            Work::Outside(what) => outside::run(session, &part, what, progress.interrupted, then, stop, observer).await,
+        };
+        match ran {
+            Err(Broken::Sql(refused)) if needs_no_transaction(unit, &refused.error) => {
+                session.clean().await.map_err(Broken::Lost)?;
+                outside::run(session, &part, Outside::Unknown, false, then, stop, observer).await?;
+            }
+            other => other?,
+        }
+        (progress.done, progress.interrupted) = (part.number, false);
+        finished = matches!(then, Then::Finish);
+        let statements = sql::count(unit.body.sql);
+        observer.statement(index, unit.statements_before + statements, begun.elapsed());
+    }
+    if !finished {
+        // Nothing but settings, or an earlier operation did the last part and not this.
+        record(session, step.id, Then::Finish).await?;
+    }
+    observer.done(index, begun.elapsed());
+    Ok(())
+}
+
+/// Runs a part with its row in the journal, or with the step's own rows when it is the last.
+async fn in_transaction(
+    session: &mut LockedSession,
+    part: &Part<'_>,
+    begin: Option<&str>,
+    then: Then,
+    stop: &watch::Receiver<Phase>,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    let text: String =
+        part.unit.settings.iter().map(|s| format!("{}\n;\n", s.sql)).chain([part.unit.body.sql.into()]).collect();
+    let (message, preamble) = message::of_part(part.step.id, begin, &text, then, session.server_major());
+    let received = send(session, &message, stop).await?;
+    notices(session, part.index, observer);
+    let Received { statements, stopping, result } = received;
+    result.map_err(|error| match answer::broken(error, stopping, statements, preamble) {
+        Broken::Sql(failed) => Broken::Sql(in_the_file(part, failed)),
+        other => other,
+    })
+}
+
+/// Sends one message and reads its answer.
+pub(super) async fn send(
+    session: &LockedSession,
+    message: &str,
+    stop: &watch::Receiver<Phase>,
+) -> Result<Received, Broken> {
+    let answer = session.client().simple_query_raw(message).await.map_err(|e| Broken::Lost(e.into()))?;
+    Ok(answer::receive(session, std::pin::pin!(answer), stop.clone(), |_, _| {}).await)
+}
+
+/// Records a part, or the step, in a transaction of its own.
+pub(super) async fn record(session: &LockedSession, step: i64, then: Then) -> Result<(), Broken> {
+    let recorded = session.client().batch_execute(&message::record(step, then)).await;
+    recorded.map_err(|error| answer::broken(error.into(), false, 0, usize::MAX))
+}
+
+/// Passes on what was said.
+pub(super) fn notices(session: &mut LockedSession, index: usize, observer: &impl Observer) {
+    for notice in session.take_notices() {
+        observer.notice(index, notice);
+    }
+}
+
+/// A statement that nobody knew to need this, found out by the server's refusal, before it did anything. (25001 is also what
+/// SET TRANSACTION says when it comes too late, and that is another mistake.)
+fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
+    let alone = matches!(unit.work, Work::InTransaction { begin: None }) && unit.body.kind() == Kind::Plain;
+    let is_set = unit.body.tokens().next().is_some_and(|word| word.eq_ignore_ascii_case("set"));
+    alone && !is_set && matches!(error.sqlstate.as_str(), "25001" | "2D000")
+}
+
+/// Translates a place in a part with its settings before it into one in the file. The result's preamble is 0.
+fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
+    let ScriptError { mut error, statements_done, preamble } = failed;
+    let unit = part.unit;
+    let mut at = error.position.and_then(|at| at.checked_sub(preamble)).filter(|at| *at > 0);
+    let mut place = None;
+    let pieces = unit.settings.iter().chain([&unit.body]);
+    for piece in pieces {
+        let length = piece.sql.chars().count();
+        match at {
+            Some(within) if within <= length => {
+                place = Some(sql::nth_character(part.step.sql, piece.start) + within - 1);
+                break;
+            }
+            other => at = other.and_then(|at| at.checked_sub(length + "\n;\n".len())),
+        }
+    }
+    let before = unit.settings.len();
+    let statement = match unit.settings.get(statements_done) {
+        Some(setting) => statement_at(part.step.sql, setting.start),
+        None => unit.statements_before + statements_done - before,
+    };
+    if error.position.is_some() {
+        error.position = place;
+    }
+    ScriptError { error, statements_done: statement, preamble: 0 }
+}
+
+/// Which statement (from 0) begins at byte `start`.
+pub(super) fn statement_at(sql: &str, start: usize) -> usize {
+    sql::split(sql).iter().take_while(|statement| statement.start < start).count()
+}

@@ -1,0 +1,205 @@
+//! A statement that cannot run in a transaction: announced in the ledger, sent, recorded. After a crash between the two, the
+//! catalog tells whether it took effect, or doing it again does no harm; what neither can tell was refused when it was planned.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::types::Type;
+
+use super::{
+    Broken, Observer, ScriptError,
+    answer::{self, Received},
+    journaled::{Part, notices, record, send, statement_at},
+    message::{self, Then},
+};
+use crate::{
+    db::{Error, lock::LockedSession, session::Notice},
+    shutdown::Phase,
+    sql::Outside,
+};
+
+/// Runs one statement outside a transaction and records that it is done. `interrupted`: an earlier try was announced and not
+/// recorded.
+pub(super) async fn run(
+    session: &mut LockedSession,
+    part: &Part<'_>,
+    what: Outside<'_>,
+    interrupted: bool,
+    then: Then,
+    stop: &watch::Receiver<Phase>,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    let statement = match what {
+        Outside::CreateIndex { .. } | Outside::DropIndex { .. } => {
+            let indexes = recorded(session, part).await.map_err(guarded)?;
+            // The file's search_path says which table is meant, and perhaps its role who may not read the ledger.
+            set(session, part, Duration::ZERO, Duration::ZERO).await?;
+            let found = find(session, what, indexes).await.map_err(guarded)?;
+            reset(session).await?;
+            found
+        }
+        Outside::Repeatable | Outside::Unknown => Found::default(),
+    };
+    if !(interrupted && statement.took_effect) {
+        announce(session, part, what, &statement).await?;
+        let (lock_timeout, statement_timeout) = match what {
+            // A timeout would end the wait for old snapshots too, and leave an invalid index behind.
+            Outside::CreateIndex { .. } | Outside::DropIndex { .. } => (Duration::ZERO, Duration::ZERO),
+            Outside::Repeatable | Outside::Unknown => (part.journaled.lock_timeout, part.journaled.statement_timeout),
+        };
+        set(session, part, lock_timeout, statement_timeout).await?;
+        if let Some(index) = &statement.invalid {
+            observer.notice(part.index, note(format!("dropping the invalid index {index}, which an earlier try left")));
+            // The name was quoted by the server.
+            sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), stop).await?;
+        }
+        sent(session, part, part.unit.body.sql, stop).await?;
+        notices(session, part.index, observer);
+        reset(session).await?;
+    }
+    record(session, part.step.id, then).await
+}
+
+/// Sends a statement; when the server refuses it, the announcement is taken back.
+async fn sent(
+    session: &mut LockedSession,
+    part: &Part<'_>,
+    statement: &str,
+    stop: &watch::Receiver<Phase>,
+) -> Result<(), Broken> {
+    let Received { stopping, result, .. } = send(session, statement, stop).await?;
+    let Err(error) = result else { return Ok(()) };
+    let broken = match answer::broken(error, stopping, message::PREAMBLE_STATEMENTS, 0) {
+        Broken::Lost(lost) => return Err(Broken::Lost(lost)),
+        Broken::Sql(failed) => Broken::Sql(in_the_file(part, failed)),
+        other => other,
+    };
+    reset(session).await?;
+    session.client().batch_execute(&message::take_back(part.step.id, part.number)).await.map_err(lost)?;
+    Err(broken)
+}
+
+/// What the catalog says before the statement, or after a crash in it.
+#[derive(Default)]
+struct Found {
+    /// The index is there and valid, or gone.
+    took_effect: bool,
+    /// An invalid index that an earlier try left, as the server quotes it.
+    invalid: Option<String>,
+    /// The table's indexes before the first try.
+    indexes_before: Option<Vec<u32>>,
+}
+
+/// The indexes of $1 that a try of this statement made: by name, or without one by not having been there before.
+const MADE: &str = "SELECT c.oid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i \
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass($1) AND CASE \
+    WHEN $2::text IS NULL THEN NOT c.oid = ANY ($3::oid[]) ELSE c.relname = (parse_ident($2))[1]::name END";
+
+/// The table's indexes before the first try, if there was one.
+async fn recorded(session: &LockedSession, part: &Part<'_>) -> Result<Option<Vec<u32>>, Error> {
+    let before = "SELECT indexes_before FROM schemad.statements WHERE step = $1 AND ordinal = $2";
+    let rows =
+        session.client().query_typed(before, &[(&part.step.id, Type::INT8), (&part.ordinal(), Type::INT4)]).await?;
+    Ok(rows.first().and_then(|row| row.get(0)))
+}
+
+async fn find(session: &LockedSession, what: Outside<'_>, before: Option<Vec<u32>>) -> Result<Found, Error> {
+    let client = session.client();
+    match what {
+        Outside::DropIndex { index } => {
+            let there = client.query_typed("SELECT to_regclass($1) IS NOT NULL", &[(&index, Type::TEXT)]).await?;
+            Ok(Found { took_effect: !there.first().is_some_and(|row| row.get(0)), ..Found::default() })
+        }
+        Outside::CreateIndex { index, table } => {
+            let indexes_before: Vec<u32> = match before {
+                Some(before) => before,
+                None => {
+                    let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = to_regclass($1)";
+                    client.query_typed(now, &[(&table, Type::TEXT)]).await?.iter().map(|row| row.get(0)).collect()
+                }
+            };
+            let made = client
+                .query_typed(MADE, &[(&table, Type::TEXT), (&index, Type::TEXT), (&indexes_before, Type::OID_ARRAY)])
+                .await?;
+            Ok(Found {
+                took_effect: made.iter().any(|row| row.get(1)),
+                invalid: made.iter().find(|row| !row.get::<_, bool>(1)).map(|row| row.get(0)),
+                indexes_before: Some(indexes_before),
+            })
+        }
+        Outside::Repeatable | Outside::Unknown => Ok(Found::default()),
+    }
+}
+
+/// Writes that the statement is sent next, and how it can be told afterwards whether it took effect.
+async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, found: &Found) -> Result<(), Broken> {
+    let client = session.client();
+    let how = "UPDATE schemad.statements SET settles_by = $3, indexes_before = $4 WHERE step = $1 AND ordinal = $2";
+    client.batch_execute(&message::announce(part.step.id, part.number)).await.map_err(lost)?;
+    client
+        .query_typed(
+            how,
+            &[
+                (&part.step.id, Type::INT8),
+                (&part.ordinal(), Type::INT4),
+                (&what.settles_by(), Type::TEXT),
+                (&found.indexes_before, Type::OID_ARRAY),
+            ],
+        )
+        .await
+        .map_err(lost)?;
+    client.batch_execute("COMMIT").await.map_err(lost)
+}
+
+/// The timeouts, then the file's own settings up to here.
+async fn set(
+    session: &LockedSession,
+    part: &Part<'_>,
+    lock_timeout: Duration,
+    statement_timeout: Duration,
+) -> Result<(), Broken> {
+    let (lock, statement) = (lock_timeout.as_millis(), statement_timeout.as_millis());
+    let client = session.client();
+    client.batch_execute(&format!("SET lock_timeout={lock};SET statement_timeout={statement}")).await.map_err(lost)?;
+    for setting in &part.unit.settings {
+        if let Err(error) = client.batch_execute(setting.sql).await {
+            let broken = answer::broken(error.into(), false, message::PREAMBLE_STATEMENTS, 0);
+            return Err(match broken {
+                Broken::Sql(failed) => {
+                    let statements_done = statement_at(part.step.sql, setting.start);
+                    Broken::Sql(ScriptError { statements_done, ..offset(part, failed, setting.start) })
+                }
+                other => other,
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn reset(session: &LockedSession) -> Result<(), Broken> {
+    session.reset().await.map_err(Broken::Lost)
+}
+
+fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
+    ScriptError { statements_done: part.unit.statements_before, ..offset(part, failed, part.unit.body.start) }
+}
+
+/// A position in a statement that begins at byte `start` of the file becomes one in the file.
+fn offset(part: &Part<'_>, failed: ScriptError, start: usize) -> ScriptError {
+    let mut error = failed.error;
+    error.position = error.position.map(|at| crate::sql::nth_character(part.step.sql, start) + at - 1);
+    ScriptError { error, ..failed }
+}
+
+fn note(message: String) -> Notice {
+    Notice { step: None, severity: "NOTICE".into(), message }
+}
+
+fn lost(error: tokio_postgres::Error) -> Broken {
+    guarded(error.into())
+}
+
+/// What schemad's own statements are refused with is no error of the script's.
+fn guarded(error: Error) -> Broken {
+    answer::broken(error, false, 0, usize::MAX)
+}

@@ -1,0 +1,105 @@
+//! Steps that are one transaction each, several in flight. The first guard makes that safe: whatever follows a failure is
+//! refused.
+
+use std::{collections::VecDeque, pin::Pin, time::Instant};
+
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+use tokio_postgres::SimpleQueryStream;
+
+use super::{
+    Attempts, Broken, Observer, Step,
+    answer::{self, Received},
+    message, must_stop,
+};
+use crate::{
+    db::{lock::LockedSession, session::Notice},
+    shutdown::Phase,
+};
+
+/// Steps in flight. Measured over a 20 ms link, 1,000 steps take 4.5 s with 32 and 25 s with 1; more gains nothing.
+const WINDOW: usize = 32;
+
+/// Bytes in flight, so that large scripts are not all copied into the send buffer at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A step that was sent and whose answer is awaited.
+struct Sent {
+    index: usize,
+    bytes: usize,
+    answer: Pin<Box<SimpleQueryStream>>,
+}
+
+/// Keeps a window of steps in flight from `done` on, until all are done or one fails; then nothing is in flight any more.
+pub(super) async fn run(
+    session: &mut LockedSession,
+    steps: &[Step<'_>],
+    done: &mut usize,
+    attempts: &mut Attempts,
+    stop: &watch::Receiver<Phase>,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    let mut flight: VecDeque<Sent> = VecDeque::new();
+    let mut early = Vec::new();
+    let mut next = *done;
+    loop {
+        while let Some(step) = steps.get(next)
+            && !must_stop(stop)
+            && (flight.is_empty() || flight.len() < WINDOW && in_flight(&flight) < WINDOW_BYTES)
+        {
+            let message = message::of(step, session.server_major());
+            let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
+            flight.push_back(Sent { index: next, bytes: message.len(), answer: Box::pin(answer) });
+            next += 1;
+        }
+        let Some(sent) = flight.pop_front() else {
+            return if must_stop(stop) && *done < steps.len() { Err(Broken::Stopped) } else { Ok(()) };
+        };
+        observer.started(sent.index);
+        attempts.begin(sent.index);
+        let begun = Instant::now();
+        match settle(session, sent, stop.clone(), steps, &mut early, observer).await {
+            Ok(()) => {
+                *done += 1;
+                observer.done(*done - 1, begun.elapsed());
+            }
+            Err(broken) => {
+                // The rest is refused by the aborted transaction or by the first guard; nothing of it runs.
+                for sent in flight {
+                    let _ = sent.answer.count().await;
+                }
+                return Err(broken);
+            }
+        }
+    }
+}
+
+fn in_flight(flight: &VecDeque<Sent>) -> usize {
+    flight.iter().map(|sent| sent.bytes).sum()
+}
+
+/// Reads one step's answer to its end, and tells what it means.
+async fn settle(
+    session: &mut LockedSession,
+    mut sent: Sent,
+    stop: watch::Receiver<Phase>,
+    steps: &[Step<'_>],
+    early: &mut Vec<Notice>,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    let index = sent.index;
+    let received = answer::receive(session, sent.answer.as_mut(), stop, |statement, took| {
+        observer.statement(index, statement, took);
+    })
+    .await;
+    early.extend(session.take_notices());
+    // What a later step has already said waits for its turn.
+    for notice in std::mem::take(early) {
+        match steps[index + 1..].iter().any(|later| notice.step == Some(later.id)) {
+            true => early.push(notice),
+            false => observer.notice(index, notice),
+        }
+    }
+    let Received { statements, stopping, result } = received;
+    result.map_err(|error| answer::broken(error, stopping, statements, message::preamble_length()))
+}

@@ -1,0 +1,203 @@
+//! What a statement does to the transaction it runs in, told by its words. A statement that is missing here and cannot run in
+//! a transaction is found out by trying: the server refuses it (25001, 2D000) before it has done anything.
+
+use super::Statement;
+
+/// What a statement does to the transaction it runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// Runs in a transaction like any other.
+    Plain,
+    /// BEGIN or START TRANSACTION.
+    Begin,
+    /// COMMIT or END.
+    Commit,
+    /// ROLLBACK, ABORT, PREPARE TRANSACTION, COMMIT AND CHAIN: ends the transaction otherwise.
+    Ends,
+    /// SET, RESET, SELECT set_config(…): holds for the statements after it.
+    Session,
+    /// COPY … FROM STDIN or TO STDOUT needs a client that sends or takes the data.
+    Streams,
+    /// `\connect` and the like are psql's, not SQL.
+    Meta,
+    /// Cannot run in a transaction.
+    Outside(Outside<'a>),
+}
+
+/// A statement that cannot run in a transaction, and how it can be told afterwards whether it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside<'a> {
+    /// CREATE INDEX CONCURRENTLY. Names as they are written.
+    CreateIndex {
+        /// None: the server makes one up.
+        index: Option<&'a str>,
+        /// The table, perhaps with its schema.
+        table: &'a str,
+    },
+    /// DROP INDEX CONCURRENTLY.
+    DropIndex {
+        /// The index, perhaps with its schema, as it is written.
+        index: &'a str,
+    },
+    /// Doing it again does no harm: VACUUM, REINDEX, ALTER SYSTEM, CLUSTER.
+    Repeatable,
+    /// Nobody can tell but a person.
+    Unknown,
+}
+
+impl Outside<'_> {
+    /// The ledger's word for how it can be told whether the statement took effect.
+    pub fn settles_by(self) -> &'static str {
+        match self {
+            Self::CreateIndex { .. } => "create_index",
+            Self::DropIndex { .. } => "drop_index",
+            Self::Repeatable => "repeat",
+            Self::Unknown => "nothing",
+        }
+    }
+}
+
+impl<'a> Statement<'a> {
+    /// What it does to its transaction.
+    pub fn kind(&self) -> Kind<'a> {
+        if self.sql.starts_with('\\') {
+            return Kind::Meta;
+        }
+        let mut head = [""; 4];
+        for (slot, token) in head.iter_mut().zip(self.tokens()) {
+            *slot = token;
+        }
+        let is = |at: usize, words: &[&str]| words.iter().any(|word| head[at].eq_ignore_ascii_case(word));
+        match () {
+            () if is(0, &["begin"]) || is(0, &["start"]) && is(1, &["transaction"]) => Kind::Begin,
+            () if is(0, &["commit", "end"]) => self.commit(),
+            () if is(0, &["abort"]) || is(0, &["prepare"]) && is(1, &["transaction"]) => Kind::Ends,
+            () if is(0, &["rollback"]) && !self.has(&["to"]) => Kind::Ends,
+            () if is(0, &["set"]) && !is(1, &["local", "transaction", "constraints"]) => Kind::Session,
+            () if is(0, &["reset"]) || is(0, &["select"]) && self.has(&["set_config"]) => Kind::Session,
+            () if is(0, &["copy"]) && self.has(&["stdin", "stdout"]) => Kind::Streams,
+            () if is(0, &["create"]) && (is(1, &["index"]) || is(1, &["unique"]) && is(2, &["index"])) => {
+                self.create_index()
+            }
+            () if is(0, &["drop"]) && is(1, &["index"]) && is(2, &["concurrently"]) => self.drop_index(),
+            () if is(0, &["vacuum"]) || is(0, &["alter"]) && is(1, &["system"]) => Kind::Outside(Outside::Repeatable),
+            () if is(0, &["cluster"]) && self.tokens().count() == 1 => Kind::Outside(Outside::Repeatable),
+            () if is(0, &["reindex"]) && self.has(&["concurrently", "database", "system", "schema"]) => {
+                Kind::Outside(Outside::Repeatable)
+            }
+            () if is(0, &["create", "drop"]) && is(1, &["database", "tablespace"]) => Kind::Outside(Outside::Unknown),
+            () if is(0, &["alter"]) && self.has(&["detach"]) && self.has(&["concurrently"]) => {
+                Kind::Outside(Outside::Unknown)
+            }
+            () => Kind::Plain,
+        }
+    }
+
+    fn commit(&self) -> Kind<'a> {
+        match self.has(&["chain", "prepared"]) && !self.has(&["no"]) {
+            true => Kind::Ends,
+            false => Kind::Commit,
+        }
+    }
+
+    /// CREATE [UNIQUE] INDEX CONCURRENTLY [[IF NOT EXISTS] name] ON [ONLY] table
+    fn create_index(&self) -> Kind<'a> {
+        let mut tokens = self.tokens().skip_while(|t| !t.eq_ignore_ascii_case("index")).skip(1).peekable();
+        if tokens.next_if(|t| t.eq_ignore_ascii_case("concurrently")).is_none() {
+            return Kind::Plain;
+        }
+        if tokens.next_if(|t| t.eq_ignore_ascii_case("if")).is_some() {
+            tokens.nth(1);
+        }
+        let index = tokens.next_if(|t| !t.eq_ignore_ascii_case("on"));
+        let after_on = tokens.skip(1).skip_while(|t| t.eq_ignore_ascii_case("only"));
+        Kind::Outside(Outside::CreateIndex { index, table: self.qualified(after_on) })
+    }
+
+    fn drop_index(&self) -> Kind<'a> {
+        let mut tokens = self.tokens().skip(3).peekable();
+        if tokens.next_if(|t| t.eq_ignore_ascii_case("if")).is_some() {
+            tokens.next();
+        }
+        Kind::Outside(Outside::DropIndex { index: self.qualified(tokens) })
+    }
+
+    /// The name that `tokens` begins with: parts joined by dots, as it is written.
+    fn qualified(&self, mut tokens: impl Iterator<Item = &'a str>) -> &'a str {
+        let offset = |token: &str| token.as_ptr() as usize - self.sql.as_ptr() as usize;
+        let Some(first) = tokens.next() else { return "" };
+        let mut end = offset(first) + first.len();
+        while tokens.next() == Some(".")
+            && let Some(part) = tokens.next()
+        {
+            end = offset(part) + part.len();
+        }
+        &self.sql[offset(first)..end]
+    }
+
+    fn has(&self, words: &[&str]) -> bool {
+        self.tokens().any(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::split;
+    use super::*;
+
+    fn kind(sql: &str) -> Kind<'_> {
+        split(sql)[0].kind()
+    }
+
+    #[test]
+    fn transaction_control_is_told_from_its_look_alikes() {
+        for (sql, expected) in [
+            ("BEGIN ISOLATION LEVEL SERIALIZABLE", Kind::Begin),
+            ("start transaction", Kind::Begin),
+            ("COMMIT AND NO CHAIN", Kind::Commit),
+            ("END", Kind::Commit),
+            ("COMMIT AND CHAIN", Kind::Ends),
+            ("abort work", Kind::Ends),
+            ("ROLLBACK", Kind::Ends),
+            ("ROLLBACK TO SAVEPOINT a", Kind::Plain),
+            ("PREPARE TRANSACTION 'x'", Kind::Ends),
+            ("PREPARE p AS SELECT 1", Kind::Plain),
+            ("CREATE TABLE \"end\" (commit int)", Kind::Plain),
+            ("SET search_path = a", Kind::Session),
+            ("SET LOCAL search_path = a", Kind::Plain),
+            ("SELECT pg_catalog.set_config('search_path', '', false)", Kind::Session),
+            ("COPY t FROM stdin WITH (FORMAT csv)", Kind::Streams),
+            ("COPY t FROM '/tmp/x'", Kind::Plain),
+            ("\\connect x", Kind::Meta),
+        ] {
+            assert_eq!(kind(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn statements_that_need_no_transaction_are_known_with_their_names() {
+        let create = |index, table| Kind::Outside(Outside::CreateIndex { index, table });
+        for (sql, expected) in [
+            ("CREATE INDEX CONCURRENTLY i ON t (a)", create(Some("i"), "t")),
+            (
+                "create unique index concurrently if not exists \"I x\" on only s . \"T\" using gin (a)",
+                create(Some("\"I x\""), "s . \"T\""),
+            ),
+            ("CREATE INDEX CONCURRENTLY ON /* x */ s.t(a)", create(None, "s.t")),
+            ("CREATE INDEX concurrently_used ON t (a)", Kind::Plain),
+            ("DROP INDEX CONCURRENTLY IF EXISTS s.i", Kind::Outside(Outside::DropIndex { index: "s.i" })),
+            ("DROP INDEX i", Kind::Plain),
+            ("VACUUM (ANALYZE) t", Kind::Outside(Outside::Repeatable)),
+            ("REINDEX INDEX CONCURRENTLY i", Kind::Outside(Outside::Repeatable)),
+            ("REINDEX TABLE t", Kind::Plain),
+            ("CLUSTER", Kind::Outside(Outside::Repeatable)),
+            ("CLUSTER t USING i", Kind::Plain),
+            ("CREATE DATABASE x", Kind::Outside(Outside::Unknown)),
+            ("ALTER TABLE t DETACH PARTITION p CONCURRENTLY", Kind::Outside(Outside::Unknown)),
+            ("REFRESH MATERIALIZED VIEW CONCURRENTLY v", Kind::Plain),
+            ("DO $$ BEGIN COMMIT; END $$", Kind::Plain),
+        ] {
+            assert_eq!(kind(sql), expected, "{sql}");
+        }
+    }
+}

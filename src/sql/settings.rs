@@ -1,0 +1,97 @@
+//! Settings of one migration, in its leading comments, so that they travel with the file through any source:
+//! `-- schemad: lock_timeout=2s statement_timeout=10min`.
+
+use std::time::Duration;
+
+/// What a script asks for; `None`: schemad's own default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// How long one attempt may wait for a lock; 0 is without end.
+    pub lock_timeout: Option<Duration>,
+    /// How long one statement may run; 0 is without end.
+    pub statement_timeout: Option<Duration>,
+}
+
+/// The largest that PostgreSQL's own settings hold.
+const MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// Reads the leading `--` comments of `sql`.
+///
+/// # Errors
+/// What is wrong with a line that begins with `schemad:`, for the author of the file.
+pub fn settings(sql: &str) -> Result<Settings, String> {
+    let mut settings = Settings::default();
+    let lines = sql.lines().map(str::trim).take_while(|line| line.is_empty() || line.starts_with("--"));
+    for text in lines.filter_map(|line| line.trim_start_matches('-').trim_start().strip_prefix("schemad:")) {
+        for word in text.split_whitespace() {
+            let (name, value) = word
+                .split_once('=')
+                .ok_or_else(|| format!("`{word}` in its `-- schemad:` comment is no name=value"))?;
+            let slot = match name {
+                "lock_timeout" => &mut settings.lock_timeout,
+                "statement_timeout" => &mut settings.statement_timeout,
+                _ => {
+                    return Err(format!(
+                        "`{name}` in its `-- schemad:` comment is unknown; there are lock_timeout and statement_timeout"
+                    ));
+                }
+            };
+            *slot = Some(duration(value).ok_or_else(|| {
+                format!("`{word}` in its `-- schemad:` comment: a duration is for example 0, 500ms, 2s, 10min or 1h, at most 24 days")
+            })?);
+        }
+    }
+    Ok(settings)
+}
+
+/// As PostgreSQL reads them: a bare number is milliseconds.
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match &text[digits..] {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(unit)?)).filter(|d| *d <= MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leading_comments_are_read_and_later_ones_are_not() {
+        let sql = "-- Adds a column.\n\n--schemad: lock_timeout=2s\n-- schemad: statement_timeout=0\nSELECT 1;\n-- schemad: lock_timeout=9s\n";
+        let expected = Settings { lock_timeout: Some(Duration::from_secs(2)), statement_timeout: Some(Duration::ZERO) };
+        assert_eq!(settings(sql), Ok(expected));
+        assert_eq!(settings("SELECT 1; -- schemad: x"), Ok(Settings::default()));
+        assert_eq!(settings("-- schemad is nice\nSELECT 1"), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn durations_are_postgresqls() {
+        for (text, millis) in
+            [("0", 0), ("250", 250), ("500ms", 500), ("2s", 2_000), ("10min", 600_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "s", "-1", "1 s", "1.5s", "25d", "99999999999999999999", "2m"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (sql, word) in [
+            ("-- schemad: lock_timeout", "lock_timeout"),
+            ("-- schemad: work_mem=1", "work_mem"),
+            ("-- schemad: lock_timeout=soon", "lock_timeout=soon"),
+        ] {
+            assert!(settings(sql).unwrap_err().contains(word), "{sql}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Splits SQL into statements as PostgreSQL's own psql does: by tokens, not by a grammar, so that a statement which this
+//! release of schemad has never heard of is still one statement. The tokens are squawk's.
+
+use squawk_lexer::{TokenKind, tokenize};
+
+/// One statement, from its first word to its last; comments before it and the semicolon are not part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statement<'a> {
+    /// The text.
+    pub sql: &'a str,
+    /// Where it begins in the whole, in bytes.
+    pub start: usize,
+}
+
+impl<'a> Statement<'a> {
+    /// Where it ends in the whole, in bytes; a semicolon may follow.
+    pub fn end(&self) -> usize {
+        self.start + self.sql.len()
+    }
+
+    /// Its words and signs, without white space and comments.
+    pub fn tokens(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        significant(self.sql).map(|(_, _, text)| text)
+    }
+}
+
+/// The statements of `sql`; empty ones do not count, as they do not for the server.
+pub fn split(sql: &str) -> Vec<Statement<'_>> {
+    let mut statements = Vec::new();
+    let mut open: Option<(usize, usize)> = None;
+    let mut nesting = Nesting::default();
+    let mut meta_until = 0;
+    for (kind, at, text) in significant(sql) {
+        if at < meta_until {
+            continue;
+        }
+        if kind == TokenKind::Unknown && text == "\\" && open.is_none() {
+            // One of psql's own commands takes the rest of its line.
+            meta_until = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
+            statements.push(Statement { sql: sql[at..meta_until].trim_end(), start: at });
+        } else if kind == TokenKind::Semi && nesting.is_top_level() {
+            if let Some((start, end)) = open.take() {
+                statements.push(Statement { sql: &sql[start..end], start });
+            }
+            nesting = Nesting::default();
+        } else {
+            nesting.pass(kind, text);
+            open = Some((open.map_or(at, |(start, _)| start), at + text.len()));
+        }
+    }
+    if let Some((start, end)) = open {
+        statements.push(Statement { sql: &sql[start..end], start });
+    }
+    statements
+}
+
+/// The tokens that mean something: kind, byte offset and text.
+fn significant(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
+    let mut at = 0;
+    tokenize(sql)
+        .map(move |token| {
+            let start = at;
+            at += token.len as usize;
+            (token.kind, start, &sql[start..at])
+        })
+        .filter(|(kind, ..)| {
+            !matches!(kind, TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. })
+        })
+}
+
+/// Semicolons inside parentheses (CREATE RULE) and in the BEGIN ATOMIC body of a routine end no statement.
+#[derive(Default)]
+struct Nesting {
+    parentheses: usize,
+    /// Words so far, up to the fourth.
+    words: usize,
+    /// CREATE, CREATE OR or CREATE OR REPLACE so far; then whether it is a routine.
+    creates: bool,
+    routine: bool,
+    /// Open BEGIN and CASE of a routine's body.
+    blocks: usize,
+}
+
+impl Nesting {
+    fn is_top_level(&self) -> bool {
+        self.parentheses == 0 && self.blocks == 0
+    }
+
+    fn pass(&mut self, kind: TokenKind, text: &str) {
+        let is = |word: &str| text.eq_ignore_ascii_case(word);
+        match kind {
+            TokenKind::OpenParen => self.parentheses += 1,
+            TokenKind::CloseParen => self.parentheses = self.parentheses.saturating_sub(1),
+            TokenKind::Ident => {
+                self.words += 1;
+                self.creates = match self.words {
+                    1 => is("create"),
+                    2 => self.creates && (is("or") || self.begins_routine(text)),
+                    3 => self.creates && (is("replace") || self.routine),
+                    4 => self.creates && (self.routine || self.begins_routine(text)),
+                    _ => self.creates,
+                };
+                if self.routine && self.parentheses == 0 {
+                    match () {
+                        () if is("begin") => self.blocks += 1,
+                        () if is("case") && self.blocks > 0 => self.blocks += 1,
+                        () if is("end") => self.blocks = self.blocks.saturating_sub(1),
+                        () => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn begins_routine(&mut self, word: &str) -> bool {
+        self.routine = word.eq_ignore_ascii_case("function") || word.eq_ignore_ascii_case("procedure");
+        self.routine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(sql: &str) -> Vec<&str> {
+        split(sql).into_iter().map(|statement| statement.sql).collect()
+    }
+
+    #[test]
+    fn semicolons_end_statements_and_nothing_else_does() {
+        for (sql, expected) in [
+            ("", vec![]),
+            (" ; -- x;\n ;", vec![]),
+            ("SELECT 1; SELECT 2", vec!["SELECT 1", "SELECT 2"]),
+            ("-- a;\nSELECT 1 /* ; /* ; */ ; */ -- ;\n;", vec!["SELECT 1"]),
+            (
+                "SELECT ';', E'\\';', \";\", U&'\\003b;', B'1'; b",
+                vec!["SELECT ';', E'\\';', \";\", U&'\\003b;', B'1'", "b"],
+            ),
+            ("DO $x$ BEGIN; $$ ; $x$; a", vec!["DO $x$ BEGIN; $$ ; $x$", "a"]),
+            ("SELECT $1; b", vec!["SELECT $1", "b"]),
+            (
+                "CREATE RULE r AS ON INSERT TO t DO (DELETE FROM a; DELETE FROM b); c",
+                vec!["CREATE RULE r AS ON INSERT TO t DO (DELETE FROM a; DELETE FROM b)", "c"],
+            ),
+            ("SELECT 'open; x", vec!["SELECT 'open; x"]),
+            ("SELECT é;\n\tü", vec!["SELECT é", "ü"]),
+            ("\\connect a b;\nSELECT 1; \\q", vec!["\\connect a b;", "SELECT 1", "\\q"]),
+        ] {
+            assert_eq!(texts(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_body_of_a_routine_is_part_of_it() {
+        for head in ["CREATE FUNCTION f()", "create or replace procedure f()", "CREATE OR REPLACE FUNCTION s.f(a int)"]
+        {
+            let body = format!(
+                "{head} RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT (CASE 1 WHEN 1 THEN 2 END); END"
+            );
+            assert_eq!(texts(&format!("{body}; SELECT 2")), [body.as_str(), "SELECT 2"]);
+        }
+        assert_eq!(texts("BEGIN; SELECT 1; END; a").len(), 4);
+        assert_eq!(texts("CREATE TABLE function (begin int); a").len(), 2);
+        assert_eq!(texts("CREATE FUNCTION f() RETURNS int RETURN 1; a").len(), 2);
+    }
+
+    #[test]
+    fn a_statement_knows_where_it_is() {
+        let sql = "-- é\nSELECT 1 ; SELECT 2";
+        let second = split(sql)[1];
+        assert_eq!((&sql[second.start..second.end()], second.tokens().count()), ("SELECT 2", 2));
+    }
+}

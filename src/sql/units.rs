@@ -1,0 +1,265 @@
+//! How a script that is not one transaction runs: which statements belong together, and which have to stand alone.
+
+use super::{Kind, Outside, Place, Statement, nth_character, place, split};
+
+/// A statement that cannot run, whatever the server would say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hazard {
+    /// It would end the transaction that holds the ledger's rows, or one that the file never began or never commits.
+    EndsTransaction,
+    /// COPY … FROM STDIN or TO STDOUT needs a client that sends or takes the data.
+    NeedsClient,
+    /// It cannot run in a transaction, and the file says that it runs in one.
+    NeedsNoTransaction,
+    /// psql's own commands are not SQL.
+    NeedsPsql,
+}
+
+/// A part of a script that is done wholly or not at all, with the file's own settings before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit<'a> {
+    /// The SET statements of the file that stand before it, because every unit begins with a fresh session.
+    pub settings: Vec<Statement<'a>>,
+    /// The statement, or what stands between a BEGIN and its COMMIT.
+    pub body: Statement<'a>,
+    /// Statements of the file before the body, the file's own BEGIN and COMMIT among them.
+    pub statements_before: usize,
+    /// How it runs.
+    pub work: Work<'a>,
+}
+
+/// How a unit runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work<'a> {
+    /// In a transaction, begun by the file's own BEGIN or a plain one.
+    InTransaction {
+        /// For example `BEGIN ISOLATION LEVEL SERIALIZABLE`.
+        begin: Option<&'a str>,
+    },
+    /// Alone, outside a transaction.
+    Outside(Outside<'a>),
+}
+
+/// True for a script with a transaction of its own: BEGIN … COMMIT. It runs as it is written.
+pub fn has_own_transactions(sql: &str) -> bool {
+    if !mentions(sql, &["begin", "start"]) {
+        return false;
+    }
+    let mut begun = false;
+    split(sql).iter().any(|statement| match statement.kind() {
+        Kind::Begin => {
+            begun = true;
+            false
+        }
+        Kind::Commit => begun,
+        _ => false,
+    })
+}
+
+/// The first statement of a script for one transaction that cannot run there, and where it is.
+pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
+    const WORDS: [&str; 14] = [
+        "commit",
+        "end",
+        "rollback",
+        "abort",
+        "prepare",
+        "copy",
+        "concurrently",
+        "vacuum",
+        "system",
+        "cluster",
+        "database",
+        "tablespace",
+        "reindex",
+        "\\",
+    ];
+    if !mentions(sql, &WORDS) {
+        return None; // as most files
+    }
+    let found = split(sql).into_iter().find_map(|statement| {
+        let hazard = match statement.kind() {
+            Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
+            kind => always(kind).or(matches!(kind, Kind::Outside(_)).then_some(Hazard::NeedsNoTransaction))?,
+        };
+        Some((hazard, statement))
+    });
+    found.map(|(hazard, statement)| (hazard, place_of(sql, &statement)))
+}
+
+fn always(kind: Kind<'_>) -> Option<Hazard> {
+    match kind {
+        Kind::Streams => Some(Hazard::NeedsClient),
+        Kind::Meta => Some(Hazard::NeedsPsql),
+        _ => None,
+    }
+}
+
+fn place_of(sql: &str, statement: &Statement<'_>) -> Place {
+    place(sql, nth_character(sql, statement.start))
+}
+
+/// The units of a script that is not one transaction, in order.
+///
+/// # Errors
+/// The first statement that cannot run, and where it is.
+pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
+    let mut units = Vec::new();
+    let mut settings: Vec<Statement<'_>> = Vec::new();
+    let mut block: Option<Block<'_>> = None;
+    let statements = split(sql);
+    for (index, statement) in statements.iter().enumerate() {
+        let kind = statement.kind();
+        let refused = |hazard| Err((hazard, place_of(sql, statement)));
+        if let Some(hazard) = always(kind) {
+            return refused(hazard);
+        }
+        match (kind, &mut block) {
+            (Kind::Begin, None) => {
+                block = Some(Block { begin: *statement, first: None, last: *statement, index: index + 1 });
+            }
+            (Kind::Commit, Some(_)) => {
+                if let Some(unit) = block.take().and_then(|block| block.unit(sql, &settings)) {
+                    units.push(unit);
+                }
+            }
+            (Kind::Begin | Kind::Commit | Kind::Ends, _) => return refused(Hazard::EndsTransaction),
+            (Kind::Outside(_), Some(_)) => return refused(Hazard::NeedsNoTransaction),
+            (_, Some(block)) => {
+                block.first.get_or_insert(*statement);
+                block.last = *statement;
+            }
+            (Kind::Session, None) => settings.push(*statement),
+            (Kind::Outside(outside), None) => {
+                units.push(Unit::new(&settings, *statement, index, Work::Outside(outside)));
+            }
+            (_, None) => {
+                units.push(Unit::new(&settings, *statement, index, Work::InTransaction { begin: None }));
+            }
+        }
+    }
+    match block {
+        // It would never be committed.
+        Some(block) => Err((Hazard::EndsTransaction, place_of(sql, &block.begin))),
+        None => Ok(units),
+    }
+}
+
+/// An open BEGIN of the file.
+struct Block<'a> {
+    begin: Statement<'a>,
+    first: Option<Statement<'a>>,
+    last: Statement<'a>,
+    /// Statements of the file up to and including the BEGIN.
+    index: usize,
+}
+
+impl<'a> Block<'a> {
+    /// None for an empty block.
+    fn unit(self, sql: &'a str, settings: &[Statement<'a>]) -> Option<Unit<'a>> {
+        let start = self.first?.start;
+        let body = Statement { sql: &sql[start..self.last.end()], start };
+        Some(Unit::new(settings, body, self.index, Work::InTransaction { begin: Some(self.begin.sql) }))
+    }
+}
+
+impl<'a> Unit<'a> {
+    fn new(settings: &[Statement<'a>], body: Statement<'a>, statements_before: usize, work: Work<'a>) -> Self {
+        Self { settings: settings.to_vec(), body, statements_before, work }
+    }
+
+    /// The ledger's word for how it can be told whether the unit took effect.
+    pub fn settles_by(&self) -> &'static str {
+        match self.work {
+            Work::InTransaction { .. } => "transaction",
+            Work::Outside(outside) => outside.settles_by(),
+        }
+    }
+}
+
+/// True when one of `words` stands in `sql`, in a comment or not: a quick look before a slow one.
+fn mentions(sql: &str, words: &[&str]) -> bool {
+    sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\\')
+        .any(|word| words.iter().any(|w| w.eq_ignore_ascii_case(word)) || word.contains('\\'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_that_cannot_run_in_one_transaction_are_found_with_their_place() {
+        use Hazard::{EndsTransaction, NeedsClient, NeedsNoTransaction, NeedsPsql};
+        for (sql, hazard_expected, line, column) in [
+            ("CREATE TABLE t (); COMMIT;", EndsTransaction, 1, 20),
+            ("-- ein é\n/* x */ ROLLBACK", EndsTransaction, 2, 9),
+            ("SELECT 1;\n  END;", EndsTransaction, 2, 3),
+            ("SELECT 1; PREPARE TRANSACTION 'x'", EndsTransaction, 1, 11),
+            ("COPY t FROM STDIN", NeedsClient, 1, 1),
+            ("COPY (SELECT 1) TO STDOUT", NeedsClient, 1, 1),
+            ("SELECT 1;\nCREATE INDEX CONCURRENTLY i ON t (a);", NeedsNoTransaction, 2, 1),
+            ("VACUUM t", NeedsNoTransaction, 1, 1),
+            ("SELECT 1;\n\\i other.sql\n", NeedsPsql, 2, 1),
+        ] {
+            assert_eq!(hazard(sql), Some((hazard_expected, Place { line, column })), "{sql}");
+        }
+    }
+
+    #[test]
+    fn look_alikes_are_left_alone() {
+        for sql in [
+            "SAVEPOINT a; ROLLBACK TO SAVEPOINT a; RELEASE a",
+            "BEGIN",
+            "PREPARE p AS SELECT 1; EXECUTE p",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN COMMIT; RETURN 1; END $$",
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",
+            "DO $x$ BEGIN PERFORM 1; END $x$; SELECT CASE WHEN true THEN 1 END",
+            "SELECT 'COMMIT', \"rollback\" FROM t -- COMMIT",
+            "/* COMMIT; /* nested */ END; */ SELECT E'\\'; COMMIT;'",
+            "COPY t FROM '/tmp/x'",
+            "CREATE TABLE \"end\" (commit int)",
+        ] {
+            assert_eq!(hazard(sql), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_script_is_cut_at_its_own_transactions() {
+        let sql = "SET a = 1;\nCREATE TABLE t ();\nBEGIN ISOLATION LEVEL SERIALIZABLE;\n INSERT INTO t DEFAULT VALUES; -- x\n SELECT 1;\nCOMMIT;\nBEGIN; END;\nRESET a;\nVACUUM t;";
+        let units = units(sql).unwrap();
+        let shown: Vec<_> =
+            units.iter().map(|u| (u.body.sql, u.settings.len(), u.statements_before, u.settles_by())).collect();
+        assert_eq!(
+            shown,
+            [
+                ("CREATE TABLE t ()", 1, 1, "transaction"),
+                ("INSERT INTO t DEFAULT VALUES; -- x\n SELECT 1", 1, 3, "transaction"),
+                ("VACUUM t", 2, 9, "repeat"),
+            ]
+        );
+        assert_eq!(units[1].work, Work::InTransaction { begin: Some("BEGIN ISOLATION LEVEL SERIALIZABLE") });
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_refused_with_its_place() {
+        for (sql, hazard, line) in [
+            ("SELECT 1;\nCOMMIT", Hazard::EndsTransaction, 2),
+            ("BEGIN;\nSELECT 1", Hazard::EndsTransaction, 1),
+            ("BEGIN;\nROLLBACK;", Hazard::EndsTransaction, 2),
+            ("BEGIN;\nVACUUM;\nCOMMIT", Hazard::NeedsNoTransaction, 2),
+            ("BEGIN;\nBEGIN;\nCOMMIT", Hazard::EndsTransaction, 2),
+        ] {
+            assert_eq!(units(sql).unwrap_err(), (hazard, Place { line, column: 1 }), "{sql}");
+        }
+    }
+
+    #[test]
+    fn only_a_block_that_is_committed_is_a_transaction_of_its_own() {
+        for sql in ["BEGIN; SELECT 1; COMMIT;", "start transaction;\nSELECT 1; end"] {
+            assert!(has_own_transactions(sql), "{sql}");
+        }
+        for sql in ["BEGIN; SELECT 1;", "SELECT 1; COMMIT;", "DO $$ BEGIN END $$; SELECT 'COMMIT'", "COMMIT; BEGIN"] {
+            assert!(!has_own_transactions(sql), "{sql}");
+        }
+    }
+}

@@ -1,0 +1,2 @@
+-- The accounts are gone for good.
+DROP TABLE users;

@@ -1,0 +1,2 @@
+-- Every client has to be given a new token.
+DROP TABLE pat_tokens;

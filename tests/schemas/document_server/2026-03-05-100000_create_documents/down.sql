@@ -1,0 +1,2 @@
+-- The documents are lost; the empty collections stay.
+DROP TABLE documents;

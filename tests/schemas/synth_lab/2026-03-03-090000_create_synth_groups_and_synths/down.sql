@@ -1,0 +1,3 @@
+-- The synths are lost with their groups.
+DROP TABLE synths;
+DROP TABLE synth_groups;

@@ -1,0 +1,3 @@
+-- The analyses are lost; the experiments and the synths stay.
+DROP TABLE synth_outcomes;
+DROP TABLE analysis_runs;

@@ -1,0 +1,3 @@
+-- The interviews are lost.
+DROP TABLE transcripts;
+DROP TABLE research_executions;

@@ -1,0 +1,3 @@
+-- The explorations are lost with their trees.
+DROP TABLE scenario_nodes;
+DROP TABLE explorations;
