@@ -28,6 +28,7 @@ use crate::{
     planner::Apply,
     refresh::Refresh,
     shutdown::{Phase, Shutdown},
+    systemd,
 };
 
 /// Notices a dead client. Half of the 60 s after which common load balancers forget an idle connection.
@@ -159,11 +160,14 @@ impl Daemon {
         }
 
         let [main_server, admin_server] = &mut servers;
+        systemd::ready();
         tokio::select! {
             () = end => {}
+            () = systemd::watchdog() => {} // never returns
             ended = main_server => return ended?,
             ended = admin_server => return ended?,
         }
+        systemd::stopping();
         shutdown.advance(Phase::Draining);
         if tokio::time::timeout(settings.shutdown_grace, operations.idle()).await.is_err() {
             shutdown.advance(Phase::Stopping);

@@ -3,9 +3,11 @@
 
 pub mod error;
 pub mod lock;
+mod options;
 pub mod pool;
 pub mod pooler;
 pub mod session;
+mod tls;
 pub mod url;
 
 pub use error::{Error, SqlError};

@@ -14,7 +14,7 @@
 //! - [`planner`]: decides, and touches nothing
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
-//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`]: shared by all of them
+//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
 
 pub mod admin;
@@ -36,5 +36,6 @@ pub mod refresh;
 pub mod runner;
 pub mod shutdown;
 pub mod sql;
+pub mod systemd;
 
 pub use app::{Builder, Daemon, Settings};

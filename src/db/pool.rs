@@ -14,7 +14,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 
 use tokio::task::JoinHandle;
 
-use super::{DatabaseUrl, Error, SqlError};
+use super::{DatabaseUrl, Error, SqlError, url::Connected};
 
 /// Connections are closed after this long without use; bb8 opens new ones up to the size that is kept.
 const IDLE: Duration = Duration::from_secs(5 * 60);
@@ -55,7 +55,7 @@ impl Reader {
     /// # Errors
     /// [`Error::Connect`] with the server's own words.
     pub async fn connect(url: &DatabaseUrl, application_name: &str) -> Result<Self, Error> {
-        let (client, mut connection) = url.connect(application_name).await?;
+        let Connected { client, mut connection, .. } = url.connect(application_name).await?;
         let closed = Arc::new(AtomicBool::new(false));
         let flag = closed.clone();
         let driver = tokio::spawn(async move {

@@ -5,8 +5,12 @@ use std::future::poll_fn;
 
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{DatabaseUrl, Error, url::Connection};
+use super::{
+    DatabaseUrl, Error,
+    url::{Connected, Connection},
+};
 
 /// Ends whatever a script left in the session. The order matters: the session's user before its role, and the settings
 /// after both. Advisory locks are the business of the step's second guard.
@@ -62,6 +66,7 @@ pub struct Notice {
 /// transaction and its locks.
 pub struct Session {
     client: Client,
+    tls: MakeRustlsConnect,
     notices: mpsc::Receiver<Notice>,
     server_major: u32,
     driver: JoinHandle<()>,
@@ -79,7 +84,7 @@ impl Session {
     /// # Errors
     /// [`Error::Connect`], [`Error::ServerTooOld`], or what the server says to the settings.
     pub async fn open(url: &DatabaseUrl) -> Result<Self, Error> {
-        let (client, connection) = url.connect("schemad").await?;
+        let Connected { client, connection, tls } = url.connect("schemad").await?;
         let version = connection.parameter("server_version").unwrap_or_default().to_owned();
         let server_major = major(&version);
         if server_major < 13 {
@@ -87,7 +92,7 @@ impl Session {
         }
         let (sender, notices) = mpsc::channel(NOTICE_BUFFER);
         let driver = tokio::spawn(drive(connection, sender));
-        let session = Self { client, notices, server_major, driver };
+        let session = Self { client, tls, notices, server_major, driver };
         session.client.batch_execute(settings(server_major)).await?;
         Ok(session)
     }
@@ -95,6 +100,12 @@ impl Session {
     /// The connection.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Asks the server, on a connection of its own, to cancel what runs. That nothing may run then is no mistake, and a server
+    /// that is gone shows in the answer that is awaited.
+    pub async fn cancel(&self) {
+        let _ = self.client.cancel_token().cancel_query(self.tls.clone()).await;
     }
 
     /// The server's major version, 13 or later.

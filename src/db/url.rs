@@ -3,12 +3,17 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use tokio_postgres::{
-    Client, Config, NoTls,
-    config::{Host, SslMode},
-    tls::NoTlsStream,
+    Client, Config, Socket,
+    config::{Host, SslMode, TargetSessionAttrs},
+    tls::MakeTlsConnect,
 };
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error::{Error, SqlError, chain};
+use super::{
+    error::{Error, SqlError, chain},
+    options,
+    tls::{Mode, Tls},
+};
 
 /// Longer than a slow TLS handshake over continents, shorter than anyone's patience; a URL's connect_timeout overrides.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,7 +22,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct DatabaseUrl {
     config: Config,
+    tls: Tls,
     target: String,
+    /// Several hosts, and the URL does not say which.
+    prefers_primary: bool,
 }
 
 /// Why a text is no usable database URL. Never repeats the text: it may hold a password.
@@ -26,25 +34,57 @@ pub enum InvalidUrl {
     /// It cannot be parsed.
     #[error("not a PostgreSQL URL (postgres://user:password@host:5432/database) or key=value DSN: {0}")]
     Syntax(String),
-    /// It asks for TLS.
-    #[error("{0}, but this version of schemad cannot speak TLS to the database; use a local or tunnelled connection")]
-    Tls(String),
+    /// An option asks for what there is not.
+    #[error("its option {name} {problem}")]
+    Option {
+        /// libpq's name of it.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// It names no host.
     #[error("names no host")]
     NoHost,
 }
 
 /// The half of a connection that a task has to drive.
-pub type Connection = tokio_postgres::Connection<tokio_postgres::Socket, NoTlsStream>;
+pub type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
+/// A new connection.
+pub struct Connected {
+    /// The half that asks.
+    pub client: Client,
+    /// The half that a task has to drive.
+    pub connection: Connection,
+    /// For cancelling what runs on it.
+    pub tls: MakeRustlsConnect,
+}
 
 impl FromStr for DatabaseUrl {
     type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
-        let config: Config = text.trim().parse().map_err(|e| syntax_error(&e))?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(InvalidUrl::Tls("sslmode=require".into()));
+        let (rest, options) = options::take(text.trim())?;
+        let mut config: Config = rest.parse().map_err(|e| syntax_error(&e))?;
+        let tls = Tls::of(&options)?;
+        config.ssl_mode(match tls.mode {
+            Mode::Disable => SslMode::Disable,
+            Mode::Prefer => SslMode::Prefer,
+            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+        });
+        // As libpq: a unix socket has no name to prove.
+        if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) && config.get_hostaddrs().is_empty() {
+            config.ssl_mode(SslMode::Disable);
         }
+        config.target_session_attrs(match options.get("target_session_attrs").map(String::as_str) {
+            None | Some("" | "any" | "prefer-standby") => TargetSessionAttrs::Any,
+            Some("read-write" | "primary") => TargetSessionAttrs::ReadWrite,
+            Some("read-only" | "standby") => TargetSessionAttrs::ReadOnly,
+            Some(_) => {
+                let problem = "is one of any, read-write, read-only, primary, standby, prefer-standby".into();
+                return Err(InvalidUrl::Option { name: "target_session_attrs", problem });
+            }
+        });
         // What stands between two @ is a piece of the password, and a target is shown.
         if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
             return Err(InvalidUrl::Syntax("a host has no @; write %40 for an @ in the password".into()));
@@ -52,7 +92,9 @@ impl FromStr for DatabaseUrl {
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(InvalidUrl::NoHost);
         }
-        Ok(Self { target: target(&config), config })
+        let several = config.get_hosts().len().max(config.get_hostaddrs().len()) > 1;
+        let prefers_primary = several && !options.contains_key("target_session_attrs");
+        Ok(Self { target: target(&config), config, tls, prefers_primary })
     }
 }
 
@@ -62,12 +104,23 @@ impl DatabaseUrl {
         &self.target
     }
 
-    /// Connects under `application_name`. The connection does nothing until the caller drives it.
+    /// Connects under `application_name`. The connection does nothing until the caller drives it. Of several hosts the one that
+    /// takes writes is preferred, unless the URL chooses itself: a standby lags behind, and nothing can be migrated there.
     ///
     /// # Errors
     /// [`Error::Connect`] with every cause, for example the server's own "password authentication failed".
-    pub async fn connect(&self, application_name: &str) -> Result<(Client, Connection), Error> {
-        let mut config = self.config.clone();
+    pub async fn connect(&self, application_name: &str) -> Result<Connected, Error> {
+        if self.prefers_primary {
+            let mut writing = self.config.clone();
+            writing.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            if let Ok(connected) = self.connect_with(writing, application_name).await {
+                return Ok(connected);
+            }
+        }
+        self.connect_with(self.config.clone(), application_name).await
+    }
+
+    async fn connect_with(&self, mut config: Config, application_name: &str) -> Result<Connected, Error> {
         config.application_name(application_name);
         // A dead peer is noticed after 30 s + 3 × 10 s instead of the kernel's two hours.
         config
@@ -77,17 +130,35 @@ impl DatabaseUrl {
         let timeout = *config.get_connect_timeout().unwrap_or(&CONNECT_TIMEOUT);
         config.connect_timeout(timeout);
         let failed = |cause: String| Error::Connect { target: self.target.clone(), cause };
+        let tls = self.tls.connector().map_err(failed)?;
         // connect_timeout covers the TCP handshake of each address only; a stalled server accepts and then says nothing.
         let addresses = u32::try_from(config.get_hosts().len().max(1)).unwrap_or(u32::MAX);
-        match tokio::time::timeout(timeout.saturating_mul(addresses), config.connect(NoTls)).await {
-            Ok(Ok(connected)) => Ok(connected),
+        match tokio::time::timeout(timeout.saturating_mul(addresses), config.connect(tls.clone())).await {
+            Ok(Ok((client, connection))) => Ok(Connected { client, connection, tls }),
             Ok(Err(error)) => Err(failed(match error.as_db_error() {
                 Some(db) => SqlError::from(db).to_string(),
-                None => chain(&error),
+                None => explained(chain(&error)),
             })),
             Err(_) => Err(failed(format!("no answer within {timeout:?}"))),
         }
     }
+}
+
+/// What some causes mean, where their words do not say it.
+fn explained(cause: String) -> String {
+    let meaning = match () {
+        () if cause.contains("UnknownIssuer") || cause.contains("BadSignature") => {
+            "the server's certificate is of no authority in sslrootcert (or of none that this machine trusts)"
+        }
+        () if cause.contains("NotValidForName") || cause.contains("not valid for name") => {
+            "the server's certificate is for another name; verify-ca would not look at it"
+        }
+        () if cause.contains("server does not support TLS") => {
+            "the server has TLS off; sslmode=prefer or disable would do without"
+        }
+        () => return cause,
+    };
+    format!("{cause}: {meaning}")
 }
 
 impl fmt::Debug for DatabaseUrl {
@@ -117,16 +188,6 @@ fn target(config: &Config) -> String {
 
 /// tokio-postgres repeats unknown keys, and in a DSN with an unquoted password a piece of it would be such a key.
 fn syntax_error(error: &tokio_postgres::Error) -> InvalidUrl {
-    const TLS_OPTIONS: [&str; 8] = [
-        "sslmode",
-        "sslrootcert",
-        "sslcert",
-        "sslkey",
-        "sslcrl",
-        "ssl_min_protocol_version",
-        "sslnegotiation",
-        "sslpassword",
-    ];
     const OTHER_OPTIONS: [&str; 12] = [
         "user",
         "dbname",
@@ -143,9 +204,6 @@ fn syntax_error(error: &tokio_postgres::Error) -> InvalidUrl {
     ];
     let text = chain(error);
     let names = |option: &&&str| text.contains(&format!("`{option}`"));
-    if let Some(option) = TLS_OPTIONS.iter().find(names) {
-        return InvalidUrl::Tls(format!("it sets {option}"));
-    }
     InvalidUrl::Syntax(match OTHER_OPTIONS.iter().find(names) {
         Some(option) => format!("the value of {option} is invalid"),
         None if text.contains("unknown option") => "it sets an option that schemad does not know".into(),
@@ -184,14 +242,47 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused() {
-        for tls in [
-            "postgres://u@h/d?sslmode=require",
-            "postgres://u@h/d?sslmode=verify-full",
-            "postgres://u@h/d?sslrootcert=x",
+        for bad in [
+            "postgres://u@h/d?sslmode=sometimes",
+            "postgres://u@h/d?sslrootcert=system&sslmode=require",
+            "postgres://u@h/d?sslcert=a.pem",
+            "postgres://u@h/d?ssl_min_protocol_version=2",
+            "postgres://u@h/d?gssencmode=require",
+            "postgres://u@h/d?target_session_attrs=some",
         ] {
-            assert!(matches!(tls.parse::<DatabaseUrl>(), Err(InvalidUrl::Tls(_))), "{tls}");
+            assert!(matches!(bad.parse::<DatabaseUrl>(), Err(InvalidUrl::Option { .. })), "{bad}");
         }
         assert_eq!("user=u dbname=d".parse::<DatabaseUrl>().unwrap_err(), InvalidUrl::NoHost);
+    }
+
+    #[test]
+    fn the_forms_that_providers_hand_out_mean_what_they_say() {
+        for (text, target, mode) in [
+            ("postgresql://postgres:pw@localhost:5433/app", "postgres@localhost:5433/app", Mode::Prefer),
+            (
+                "postgresql://postgres.abcdef:p%40w@aws-0-eu-central-1.pooler.supabase.com:5432/postgres",
+                "postgres.abcdef@aws-0-eu-central-1.pooler.supabase.com:5432/postgres",
+                Mode::Prefer,
+            ),
+            (
+                "postgresql://app_owner:pw@ep-cool-1.eu-central-1.aws.neon.tech/app?sslmode=require&channel_binding=require",
+                "app_owner@ep-cool-1.eu-central-1.aws.neon.tech:5432/app",
+                Mode::Require,
+            ),
+            (
+                "postgresql://postgres:pw@roundhouse.proxy.rlwy.net:12345/railway",
+                "postgres@roundhouse.proxy.rlwy.net:12345/railway",
+                Mode::Prefer,
+            ),
+            ("host=a port=6432 user=u dbname=d sslmode=verify-ca", "u@a:6432/d", Mode::VerifyCa),
+            ("postgres://u@h/d?sslmode=verify-full&sslrootcert=system", "u@h:5432/d", Mode::VerifyFull),
+            ("postgres://u@h/d?sslrootcert=system", "u@h:5432/d", Mode::VerifyFull),
+            ("postgres://u@h/d?sslmode=require&sslrootcert=/ca.pem", "u@h:5432/d", Mode::VerifyCa),
+            ("postgres://u@h/d?sslmode=disable", "u@h:5432/d", Mode::Disable),
+        ] {
+            let url: DatabaseUrl = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!((url.target(), url.tls.mode), (target, mode), "{text}");
+        }
     }
 
     #[test]

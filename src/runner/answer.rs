@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tokio_postgres::{NoTls, SimpleQueryMessage, SimpleQueryStream, error::SqlState};
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryStream, error::SqlState};
 
 use super::{Broken, ScriptError, message, stopped};
 use crate::{
@@ -82,7 +82,6 @@ pub(super) fn broken(error: Error, stopping: bool, statements: usize, preamble: 
 
 /// Asks the server to cancel what runs, and waits a little.
 async fn cancel(session: &LockedSession) {
-    // A cancel that does not arrive is sent again; a server that is gone shows in the answer.
-    let _ = session.client().cancel_token().cancel_query(NoTls).await;
+    session.cancel().await;
     tokio::time::sleep(CANCEL_AGAIN).await;
 }

@@ -5,12 +5,14 @@ pub mod daemon;
 pub mod database;
 pub mod process;
 pub mod proxy;
+pub mod server;
 pub mod set;
 
 pub use daemon::TestDaemon;
 pub use database::TestDatabase;
 pub use process::Process;
 pub use proxy::Proxy;
+pub use server::Server;
 pub use set::Set;
 
 use std::time::{Duration, Instant};

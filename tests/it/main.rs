@@ -22,3 +22,4 @@ mod repeats;
 mod rollback;
 mod serve;
 mod shutdown;
+mod tls;

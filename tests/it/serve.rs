@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    Process, TestDatabase,
+    PATIENCE, Process, TestDatabase,
     process::{output, schemad, stderr},
 };
 
@@ -48,7 +48,7 @@ async fn wrong_settings_end_with_one_line_and_exit_code_2() {
         (&["serve"], &[], "set DATABASE_URL"),
         (&["serve"], &[("DATABASE_URL", "")], "set DATABASE_URL"),
         (&["serve"], &[("DATABASE_URL", "mysql://u:s3cret@h/d")], "DATABASE_URL: not a PostgreSQL URL"),
-        (&["serve"], &[("DATABASE_URL", "postgres://u:s3cret@h/d?sslmode=verify-full")], "cannot speak TLS"),
+        (&["serve"], &[("DATABASE_URL", "postgres://u:s3cret@h/d?sslmode=sometimes")], "sslmode is one of"),
         (&["serve"], &[("DATABASE_URL_FILE", "/no/such/file")], "DATABASE_URL_FILE: /no/such/file"),
         (&["serve"], &[("DATABASE_URL", secret), ("DATABASE_URL_FILE", "/x")], "both set"),
         (&["serve"], &[("DATABASE_URL", "postgres://app:p@s3cret@127.0.0.1/x")], "%40"),
@@ -125,4 +125,27 @@ async fn a_broken_env_file_is_told_without_its_text() {
     let output = output(command).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains(".env") && !stderr(&output).contains("s3cret"), "{}", stderr(&output));
+}
+
+/// What a service of Type=notify owes systemd.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn systemd_hears_that_it_listens_that_it_lives_and_that_it_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut command = schemad(&["serve"]);
+    command
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "200000");
+    let mut process = Process::start(command).await;
+    let next = async || {
+        let mut buffer = [0; 200];
+        let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("a message").unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    assert_eq!([next().await, next().await, next().await], ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]);
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    while next().await != "STOPPING=1" {}
+    assert_eq!(process.exit_code().await, Some(0));
 }

@@ -1,0 +1,150 @@
+//! A server of a test's own, for what needs another one than all tests share: TLS, standbys, shutdowns.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use nix::{sys::signal::Signal, unistd::Pid, unistd::User};
+use schemad::private_postgres::{Durability, PrivatePostgres, find_programs};
+
+use super::eventually;
+
+pub struct Server {
+    child: Child,
+    dir: tempfile::TempDir,
+    pub port: u16,
+}
+
+impl Server {
+    /// A new server on a loopback port. `files` are put beside its data, with their contents; `settings` may name them as
+    /// `{dir}/name`.
+    pub async fn start(files: &[(&str, &str)], settings: &[&str], hba: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("server");
+        let programs = find_programs().expect("server programs");
+        // Its initdb, and who owns what.
+        let (place, made) = (root.clone(), programs.clone());
+        tokio::task::spawn_blocking(move || {
+            drop(PrivatePostgres::start(&made, &place, Durability::Throwaway).unwrap())
+        })
+        .await
+        .unwrap();
+        for (name, content) in files {
+            give(&root.join(name), content);
+        }
+        std::fs::write(
+            root.join("data/pg_hba.conf"),
+            format!("local all all trust\nlocal replication all trust\n{hba}\n"),
+        )
+        .unwrap();
+        let settings = settings.iter().map(|s| s.replace("{dir}", root.to_str().unwrap())).collect::<Vec<_>>();
+        Self::run(dir, &settings).await
+    }
+
+    /// A standby that follows this server.
+    pub async fn standby(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("server");
+        std::fs::create_dir(&root).unwrap();
+        own(&root);
+        let output = as_server(&find_programs().unwrap().join("pg_basebackup"), &root)
+            .args([
+                "-h",
+                self.root().to_str().unwrap(),
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                "postgres",
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+                "-D",
+            ])
+            .arg(root.join("data"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self::run(dir, &["hot_standby=on".to_owned()]).await
+    }
+
+    async fn run(dir: tempfile::TempDir, settings: &[String]) -> Self {
+        let root = dir.path().join("server");
+        if nix::unistd::geteuid().is_root() {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = as_server(&find_programs().unwrap().join("postgres"), &root);
+        command.arg("-D").arg(root.join("data")).arg("-k").arg(&root).args([
+            "-p",
+            &port.to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]);
+        for setting in ["fsync=off", "log_min_messages=fatal"].into_iter().chain(settings.iter().map(String::as_str)) {
+            command.args(["-c", setting]);
+        }
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let server = Self { child, dir, port };
+        eventually("the server answers", async || {
+            tokio_postgres::connect(&server.local_url(), tokio_postgres::NoTls).await.ok().map(drop)
+        })
+        .await;
+        server
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("server")
+    }
+
+    /// Through the unix socket, which trusts.
+    pub fn local_url(&self) -> String {
+        format!("postgres://postgres@{}:{}/postgres", self.root().to_str().unwrap().replace('/', "%2F"), self.port)
+    }
+
+    pub async fn execute(&self, sql: &str) {
+        let (client, connection) = tokio_postgres::connect(&self.local_url(), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGQUIT);
+        let _ = self.child.wait();
+    }
+}
+
+fn user() -> Option<User> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).unwrap())
+}
+
+fn as_server(program: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    if let Some(user) = user() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).env("HOME", dir);
+    }
+    command.current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+fn own(path: &Path) {
+    if let Some(user) = user() {
+        std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+}
+
+fn give(path: &Path, content: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, content).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    own(path);
+}
