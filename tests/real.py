@@ -11,7 +11,7 @@ Where one stops, a rule has to know why (`= explained`). What no rule knows is `
 was left behind is carried on: psql runs the same file for it and records it in Diesel's table, so psql is then who is compared.
 The servers are private ones on unix sockets, or TEST_DATABASE_URL.
 """
-import argparse, collections, concurrent.futures, contextlib, functools, json, os, pathlib, re, shutil, socket, subprocess, sys, tempfile, urllib.parse
+import argparse, collections, concurrent.futures, contextlib, datetime, functools, json, os, pathlib, re, shutil, signal, socket, subprocess, sys, tempfile, urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -48,6 +48,8 @@ class Migration:
         return statements(self.sql(direction))
     def has(self, direction, pattern):
         return any(re.match(pattern, s, re.I | re.S) for s in self.statements(direction))
+    def ends_transaction(self, direction):
+        return self.has(direction, r"(commit|end|abort|prepare\s+transaction)\b|rollback\b(?!.*\bto\b)")
     def changes_session(self, direction):
         return self.has(direction, r"(set|reset)\s+(?!local\b|constraints\b|transaction\b)") or "set_config" in self.sql(direction).lower()
     def split(self, direction):
@@ -55,8 +57,7 @@ class Migration:
 
 def explain(name, migration, direction, result):
     """The rules: why this side stopped at this migration, so that the other need not. None: nobody knows."""
-    own_end = migration.has(direction, r"(commit|end|abort|prepare\s+transaction)\b|rollback\b(?!.*\bto\b)")
-    session, empty = migration.changes_session(direction), not migration.statements(direction)
+    own_end, session, empty = migration.ends_transaction(direction), migration.changes_session(direction), not migration.statements(direction)
     rules = {"schemad": [
         ("ENDS_TRANSACTION", own_end, "the file ends its own transaction, so it and its row would not commit together: refused before it runs"),
         ("NEEDS_CLIENT", migration.has(direction, r"copy\b.*\b(stdin|stdout)\b"), "the file copies from or to a client: refused before it runs"),
@@ -71,7 +72,6 @@ def explain(name, migration, direction, result):
     return next((why for word, holds, why in rules if word in (result.reason if name == "schemad" else result.error) and holds), None)
 
 def agree(migration, direction, ours, theirs):
-    """Both stopped: is it for the same reason?"""
     if ours.error and ours.error in theirs.error:
         return "both stop: " + cut(ours.error, 100)
     if IN_BLOCK in theirs.error and migration.transactional and re.match(r"(?!MIGRATION_|INTER|LOCK_|DATABASE_|BUSY)\w", ours.reason):
@@ -80,7 +80,6 @@ def agree(migration, direction, ours, theirs):
     return why and theirs.error and f"both stop: {why}; diesel_cli when it comes to it: {cut(theirs.error, 60)}"
 
 class Server:
-    """A private server, or the one of TEST_DATABASE_URL."""
     def __init__(self, dir, at_end):
         self.dir, self.given = dir, os.environ.get("TEST_DATABASE_URL")
         newest = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))[-1:]
@@ -104,7 +103,6 @@ class Server:
         return not done.returncode, done.stderr if done.returncode else done.stdout
 
 class Side:
-    """One database, and who migrates it."""
     def __init__(self, tree, server):
         self.tree, self.server, self.work = tree, server, pathlib.Path(tempfile.mkdtemp(dir=tree.work))
         self.database = f"real_{self.name}_{os.getpid()}" if server.given else "real"
@@ -117,19 +115,22 @@ class Side:
     def run(self, *arguments):
         return subprocess.run(["timeout", "900", self.program, *map(str, arguments)], cwd=self.work, env=self.environment, **TEXT)
     def applied(self):
-        """In Diesel's table, which need not be there yet."""
         found, out = self.server.psql(self.database, "-c", "SELECT version FROM __diesel_schema_migrations")
         return set(out.split("\n")) - {""} if found else set()
     def dump(self):
         done = subprocess.run([self.server.programs / "pg_dump", "--schema-only", "--no-owner", "--exclude-schema=schemad",
                                "-d", self.server.url(self.database)], **TEXT)
         done.returncode and sys.exit(done.stderr)
-        return [line for line in done.stdout.splitlines() if line.strip() and not line.startswith(("\\restrict", "\\unrestrict"))]
+        # A view or a default can hold the time at which it was made ('now'), which is another for each side.
+        today = "|".join(str(datetime.date.today() + datetime.timedelta(days)) for days in (-1, 0, 1))
+        text = re.sub(rf"'({today})[ T][\d:.]+", "'(now)", done.stdout)
+        return [line for line in text.splitlines() if line.strip() and not line.startswith(("\\restrict", "\\unrestrict"))]
     def carry(self, migration, direction):
         """psql does what this side did not. Its error, if any."""
         row = "INSERT INTO {} (version) VALUES ('{}')" if direction == "up" else "DELETE FROM {} WHERE version = '{}'"
-        row = row.format("__diesel_schema_migrations", migration.version)
-        commands = [["-f", migration.folder / f"{direction}.sql"]] * bool(migration.statements(direction)) + [["-c", row]]
+        # As one message in a transaction, like diesel_cli, if the file is one that ends it; else statement by statement.
+        whole = ["-c", "BEGIN", "-c", migration.sql(direction), "-c", "COMMIT"] if migration.transactional and migration.ends_transaction(direction) else []
+        commands = [whole or ["-f", migration.folder / f"{direction}.sql"]] * bool(migration.statements(direction)) + [["-c", row.format("__diesel_schema_migrations", migration.version)]]
         return next((error for done, error in (self.server.psql(self.database, *command) for command in commands) if not done), None)
     def whole(self, direction, goal):
         """All at once to `goal` applied migrations; only what stopped this side one by one may stop it again."""
@@ -174,8 +175,8 @@ class Ours(Side):
         super().close()
     def move(self, direction, goal, one):
         to = ["--steps", "1"] if one else ["--to", self.tree.migrations[goal - 1].version] if goal else ["--all"]
-        command = ["apply"] if direction == "up" else ["rollback"]
-        done = self.run(*command, *(to if one or direction == "down" or goal < len(self.tree.migrations) else []), "--output", "json")
+        everything = direction == "up" and goal == len(self.tree.migrations) and not one
+        done = self.run("apply" if direction == "up" else "rollback", *([] if everything else to), "--output", "json")
         answer = next((line for line in reversed(done.stderr.splitlines()) if line.startswith('{"')), None) if done.returncode else ""
         if not answer:
             return Result("" if answer == "" else f"exit {done.returncode}: {done.stderr}")
@@ -209,25 +210,23 @@ class Tree:
     def __init__(self, folder, servers, arguments, work):
         self.folder, self.servers, self.arguments, self.work = pathlib.Path(folder).resolve(), servers, arguments, work
         self.migrations = sorted((Migration(p) for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda m: (m.version, m.name))
-        self.counts, self.dumps, self.known, self.sides, self.difference = collections.Counter(), {}, {}, [], "same"
+        self.counts, self.dumps, self.known, self.sides = collections.Counter(), {}, {}, []
     def close(self):
         while self.sides:
             self.sides.pop().close()
     def open(self):
         """Fresh databases. Why schemad does not serve this set, if so."""
         self.close()
-        self.sides, self.difference = [Ours(self, self.servers[0]), Theirs(self, self.servers[-1])], "same"
+        for who, server in (Ours, self.servers[0]), (Theirs, self.servers[-1]):
+            self.sides.append(who(self, server))
         return self.sides[0].refuses()
     def row(self, what, direction, said, catalog, agreed=(), explained=(), bad=()):
         self.counts["UNEXPLAINED" if bad else "explained" if explained else "same"] += 1
         if agreed or explained or bad or not self.arguments.brief or what.startswith("("):
             print(f"{cut(what, 50):50}  {direction:9}  {cut(said[0], 26):26}  {cut(said[1], 26):26}  {catalog}")
         for mark, notes in ("=", agreed), ("= explained:", explained), ("! UNEXPLAINED:", bad):
-            for note in notes:
-                print(f"    {mark} {cut(note, 300)}")
-        sys.stdout.flush()
+            print(*(f"    {mark} {cut(note, 300)}\n" for note in notes), sep="", end="", flush=True)
     def compare(self, key):
-        """`same`, or the first line that differs."""
         ours, theirs = self.dumps[key] = list(BOTH.map(lambda side: side.dump(), self.sides))
         if ours == theirs:
             return "same"
@@ -261,12 +260,11 @@ class Tree:
                 bad.append(f"{side.title}: psql cannot run it either, so the comparison ends here: {error}")
                 going = None
         catalog = self.compare((direction, at))
-        if catalog not in ("same", self.difference) and going is not None:
+        if catalog != "same" and going is not None:
             if going or not migration.split(direction):
                 bad.append("the catalogs differ")
             else:
                 explained, going = ["schemad keeps what ran before the statement that failed"], None
-        self.difference = catalog
         by = f" (psql for {' and '.join(side.title for side in carried)})" if carried else ""
         said = [f"{result.reason or 'stops'}: {result.error or 'no error'}" if result.error or not there else "ok" for result, there in zip(results, moved)]
         self.row(migration.name, direction, said, catalog + by, agreed, explained, bad)
@@ -309,9 +307,8 @@ class Tree:
     def play(self):
         print(f"\n{self.folder}: {len(self.migrations)} migrations\n{'migration':50}  direction  {'ours':26}  {'diesel_cli':26}  catalog", flush=True)
         refusal = self.open()
-        if refusal and (not self.without_bad(refusal) or self.open()):
-            self.counts["UNEXPLAINED"] += 1
-            return
+        if refusal and (not self.without_bad(refusal) or self.open()) or not self.migrations:
+            return self.row("(set)", "", ["", ""], "", bad=["nothing to compare"])
         top = self.one_by_one("up", 0, len(self.migrations))
         bottom = top and self.one_by_one("down", 0, top)
         if top and bottom is not None:
@@ -338,6 +335,7 @@ def main():
         subprocess.run(["cargo", "install", "diesel_cli", "--no-default-features", "--features", "postgres", "--root", TARGET / "diesel_cli"], check=True)
     arguments.schemad, arguments.diesel = pathlib.Path(schemad).resolve(), pathlib.Path(diesel).resolve()
     total = collections.Counter()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and stop what was started
     with tempfile.TemporaryDirectory(prefix="real-") as root, contextlib.ExitStack() as at_end:
         os.chmod(root, 0o755)
         # Roles belong to a server, so it is two.
@@ -349,5 +347,4 @@ def main():
             total += tree.counts
     sys.exit(1 if total["UNEXPLAINED"] else 0)
 
-if __name__ == "__main__":
-    main()
+main()

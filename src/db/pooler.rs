@@ -6,53 +6,73 @@
 
 use std::time::Duration;
 
+use tokio_postgres::SimpleQueryMessage;
+
 use super::{DatabaseUrl, Error, session::Session};
 
 /// With a pool of one server connection the first connection would wait for the second's transaction for ever. A server
-/// that needs longer for `SELECT pg_backend_pid()` is in no state to be migrated either.
+/// that needs longer for one `SELECT pg_backend_pid()` is in no state to be migrated either.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// In an idle pool the first round tells. In a busy one others take and return server connections meanwhile, and a round
-/// can pass by chance; eight in a row do not.
+/// can pass by chance; so there are several, not in step with anybody.
 const ROUNDS: usize = 8;
 
-const WHO_AM_I: &str = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('schemad.probe', true) = 'mark'";
+const WHO_AM_I: &str = "SELECT pg_catalog.pg_backend_pid()::text, pg_catalog.current_setting('schemad.probe', true)";
 
 /// Proves that `session` keeps its server connection to itself.
 ///
 /// # Errors
 /// [`Error::Pooler`] when it does not; otherwise the database's or its loss.
 pub async fn prove_direct(session: &Session, url: &DatabaseUrl) -> Result<(), Error> {
-    match tokio::time::timeout(PATIENCE, is_shared(session, url)).await {
-        Ok(Ok(false)) => Ok(()),
-        Ok(Ok(true)) => Err(pooled(url, "two connections share a server connection")),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(pooled(url, "one connection waited for another's transaction to end")),
+    match is_shared(session, url).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(pooled(url, "two connections share a server connection")),
+        Err(Error::Timeout(_)) => Err(pooled(url, "one connection waited for another's transaction to end")),
+        Err(error) => Err(error),
     }
 }
 
 async fn is_shared(session: &Session, url: &DatabaseUrl) -> Result<bool, Error> {
-    session.client().batch_execute("SET schemad.probe='mark'").await?;
-    let (own_pid, _) = who_am_i(session).await?;
+    // Of this proof only: what an earlier one set may still be in the server connection of a pool.
+    let mark = uuid::Uuid::new_v4().to_string();
+    let own = who_am_i(session, &format!("SET schemad.probe='{mark}';{WHO_AM_I}")).await?.0;
     let other = Session::open(url).await?;
-    for _ in 0..ROUNDS {
-        // While the other's transaction holds a server connection, the next transaction of a pool gets another one.
-        other.client().batch_execute("BEGIN").await?;
-        let (other_pid, other_sees_mark) = who_am_i(&other).await?;
-        let (own_pid_now, own_mark) = who_am_i(session).await?;
-        other.client().batch_execute("ROLLBACK").await?;
-        if own_pid == other_pid || other_sees_mark || own_pid_now != own_pid || !own_mark {
+    for round in 0..ROUNDS {
+        // While the other's transaction holds a server connection, a pool gives the next transaction another one ...
+        let (other_pid, other_mark) = who_am_i(&other, &format!("BEGIN;{WHO_AM_I}")).await?;
+        let meanwhile = who_am_i(session, WHO_AM_I).await?;
+        // ... and afterwards perhaps the very one that the other had.
+        in_time(other.client().batch_execute("ROLLBACK")).await?;
+        let afterwards = who_am_i(session, WHO_AM_I).await?;
+        let kept = |(pid, seen): &(String, String)| *pid == own && *seen == mark;
+        if other_pid == own || other_mark == mark || !kept(&meanwhile) || !kept(&afterwards) {
             return Ok(true);
         }
+        let digits = u64::from(mark.as_bytes().get(round).copied().unwrap_or_default());
+        tokio::time::sleep(Duration::from_micros(digits % 16 * 100)).await;
     }
     session.client().batch_execute("RESET schemad.probe").await?;
     Ok(false)
 }
 
-async fn who_am_i(session: &Session) -> Result<(i32, bool), Error> {
-    let rows = session.client().query_typed(WHO_AM_I, &[]).await?;
-    let row = rows.first().ok_or_else(|| Error::Lost("the server returned no row".into()))?;
-    Ok((row.get(0), row.get::<_, Option<bool>>(1).unwrap_or(false)))
+/// The server connection and the mark in it, as the last row of `query` says.
+async fn who_am_i(session: &Session, query: &str) -> Result<(String, String), Error> {
+    let messages = in_time(session.client().simple_query(query)).await?;
+    let row = messages.into_iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = row.ok_or_else(|| Error::Lost("the server returned no row".into()))?;
+    let column = |n| row.get(n).unwrap_or_default().to_owned();
+    Ok((column(0), column(1)))
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Error::Timeout(PATIENCE)),
+    }
 }
 
 fn pooled(url: &DatabaseUrl, seen: &str) -> Error {

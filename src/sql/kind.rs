@@ -57,6 +57,30 @@ impl Outside<'_> {
     }
 }
 
+/// All that BEGIN and START TRANSACTION may say.
+const BEGIN: [&str; 17] = [
+    "begin",
+    "start",
+    "transaction",
+    "work",
+    "isolation",
+    "level",
+    "serializable",
+    "repeatable",
+    "read",
+    "committed",
+    "uncommitted",
+    "write",
+    "only",
+    "not",
+    "deferrable",
+    ",",
+    "",
+];
+
+/// All that COMMIT and END may say, but for COMMIT PREPARED with its name.
+const END: [&str; 7] = ["commit", "end", "work", "transaction", "and", "no", "chain"];
+
 impl<'a> Statement<'a> {
     /// What it does to its transaction.
     pub fn kind(&self) -> Kind<'a> {
@@ -69,9 +93,16 @@ impl<'a> Statement<'a> {
         }
         let is = |at: usize, words: &[&str]| words.iter().any(|word| head[at].eq_ignore_ascii_case(word));
         match () {
-            () if is(0, &["begin"]) || is(0, &["start"]) && is(1, &["transaction"]) => Kind::Begin,
-            () if is(0, &["commit", "end"]) => self.commit(),
-            () if is(0, &["abort"]) || is(0, &["prepare"]) && is(1, &["transaction"]) => Kind::Ends,
+            () if (is(0, &["begin"]) || is(0, &["start"]) && is(1, &["transaction"])) && self.only(&BEGIN) => {
+                Kind::Begin
+            }
+            () if is(0, &["commit", "end"]) && self.only(&END) => self.commit(),
+            () if is(0, &["abort"])
+                || is(0, &["commit", "rollback"]) && is(1, &["prepared"])
+                || is(0, &["prepare"]) && is(1, &["transaction"]) =>
+            {
+                Kind::Ends
+            }
             () if is(0, &["rollback"]) && !self.has(&["to"]) => Kind::Ends,
             () if is(0, &["set"]) && !is(1, &["local", "transaction", "constraints"]) => Kind::Session,
             () if is(0, &["reset"]) || is(0, &["select"]) && self.has(&["set_config"]) => Kind::Session,
@@ -135,6 +166,11 @@ impl<'a> Statement<'a> {
         &self.sql[offset(first)..end]
     }
 
+    /// True when there is nothing but these words: `begin raise 'x'` is a mistake and begins nothing.
+    fn only(&self, words: &[&str]) -> bool {
+        self.tokens().all(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
+    }
+
     fn has(&self, words: &[&str]) -> bool {
         self.tokens().any(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
     }
@@ -157,6 +193,9 @@ mod tests {
             ("COMMIT AND NO CHAIN", Kind::Commit),
             ("END", Kind::Commit),
             ("COMMIT AND CHAIN", Kind::Ends),
+            ("COMMIT PREPARED 'x'", Kind::Ends),
+            ("begin raise 'x'", Kind::Plain),
+            ("end $$", Kind::Plain),
             ("abort work", Kind::Ends),
             ("ROLLBACK", Kind::Ends),
             ("ROLLBACK TO SAVEPOINT a", Kind::Plain),

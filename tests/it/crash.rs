@@ -32,15 +32,6 @@ async fn assert_whole(database: &TestDatabase) {
     assert_eq!((&tables, &indexes), (&applied, &applied));
 }
 
-/// Waits until nobody holds the lock any more: the killed daemon's backend has noticed.
-async fn until_free(database: &TestDatabase) {
-    eventually("the lock is free", async || {
-        let held = database.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").await;
-        (held == "0").then_some(())
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_daemon_leaves_whole_steps_up_and_down_and_the_next_one_goes_on() {
     const MIGRATIONS: usize = 60;
@@ -71,7 +62,7 @@ async fn a_killed_daemon_leaves_whole_steps_up_and_down_and_the_next_one_goes_on
         tokio::time::sleep(Duration::from_millis(round * 37 % 250)).await;
         process.kill().await;
         asked.await.unwrap();
-        until_free(&database).await;
+        database.until_free().await;
         assert_whole(&database).await;
         interrupted +=
             usize::from(database.text("SELECT count(*) FROM schemad.operations WHERE state = 'running'").await == "1");
@@ -108,12 +99,12 @@ async fn the_killed_daemons_operation_is_closed_with_what_it_reached() {
     command.env("DATABASE_URL", &database.url);
     let mut process = Process::start(command).await;
     eventually("the second step runs", async || {
-        let running = database.text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()").await;
+        let running = database.text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()").await;
         (running == "1").then_some(())
     })
     .await;
     process.kill().await;
-    until_free(&database).await;
+    database.until_free().await;
     let daemon = TestDaemon::start(&database, &set).await;
     let state = "SELECT state || ' ' || (result->'finished'->>'steps_done') || ' ' || (result->'failure'->>'reason') FROM schemad.operations";
     assert_eq!(database.text(state).await, "interrupted 1 INTERRUPTED");
@@ -128,7 +119,7 @@ async fn a_terminated_session_interrupts_the_operation_and_tells_what_it_reached
     let daemon = TestDaemon::start(&database, &set).await;
     let applying = daemon.apply_all();
     let terminating = eventually("the second step runs", async || {
-        let ended = database.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()").await;
+        let ended = database.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()").await;
         (ended == "t").then_some(())
     });
     let (outcome, ()) = tokio::join!(applying, terminating);
@@ -154,7 +145,7 @@ async fn what_was_committed_while_the_answer_was_lost_counts_as_done() {
     daemon.until_ready().await;
     let losing = async {
         eventually("the second step runs", async || {
-            let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.7)%' AND state = 'active' AND pid <> pg_backend_pid()";
+            let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.7)%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()";
             (database.text(running).await == "1").then_some(())
         })
         .await;
@@ -189,13 +180,13 @@ async fn a_down_that_was_killed_is_undone_wholly() {
         .unwrap()
         .into_inner();
     eventually("the slow down runs", async || {
-        let running = database.text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()").await;
+        let running = database.text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()").await;
         (running == "1").then_some(())
     })
     .await;
     process.kill().await;
     while let Ok(Some(_)) = stream.message().await {}
-    until_free(&database).await;
+    database.until_free().await;
     assert_eq!(database.diesel_versions().await, ["1", "2"]);
     let tables = "SELECT string_agg(relname, '' ORDER BY relname) FROM pg_class WHERE relname IN ('a', 'b', 'c')";
     assert_eq!(database.text(tables).await, "ab");

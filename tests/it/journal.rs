@@ -29,14 +29,6 @@ async fn until_active(database: &TestDatabase, like: &str) {
     eventually(like, async || (database.text(&query).await == "1").then_some(())).await;
 }
 
-async fn until_free(database: &TestDatabase) {
-    eventually("the lock is free", async || {
-        let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        (database.text(held).await == "0").then_some(())
-    })
-    .await;
-}
-
 async fn problems(daemon: &TestDaemon) -> Vec<String> {
     daemon.status().await.problems.into_iter().map(|problem| problem.reason).collect()
 }
@@ -44,11 +36,19 @@ async fn problems(daemon: &TestDaemon) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_statement_goes_up_and_down() {
     let database = TestDatabase::new().await;
-    let set = set(
+    // SQL bodies came with 14.
+    let body = match database.server_major().await {
+        13 => "LANGUAGE sql AS 'SELECT 1; SELECT 2;'",
+        _ => "BEGIN ATOMIC SELECT 1; SELECT 2; END",
+    };
+    let up = format!(
         "SET search_path = pg_catalog, public;\nCREATE INDEX CONCURRENTLY i ON t (n);\n\
          CREATE INDEX CONCURRENTLY ON public.t (n DESC);\nINSERT INTO t VALUES (3);\nVACUUM t;\n\
          BEGIN;\nINSERT INTO t VALUES (4);\nSAVEPOINT a;\nINSERT INTO t VALUES (5);\nCOMMIT;\n\
-         CREATE FUNCTION public.f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END;\nREINDEX INDEX CONCURRENTLY i;",
+         CREATE FUNCTION public.f() RETURNS int {body};\nREINDEX INDEX CONCURRENTLY i;",
+    );
+    let set = set(
+        &up,
         "DROP FUNCTION f;\nDROP INDEX CONCURRENTLY t_n_idx;\nDROP INDEX CONCURRENTLY IF EXISTS i;\nDELETE FROM t WHERE n > 2;",
     );
     let daemon = TestDaemon::start(&database, &set).await;
@@ -173,7 +173,7 @@ async fn a_daemon_killed_while_it_builds_an_index_is_continued_by_the_next() {
             eventually("the index is valid", async || (index_state(&database, "i").await == "t").then_some(())).await;
         }
         process.kill().await;
-        until_free(&database).await;
+        database.until_free().await;
         assert_eq!(journal(&database).await, ["1 done", "2 running", "3 pending"]);
         drop(reader);
         let built = database.text("SELECT to_regclass('i')::oid").await;
@@ -203,7 +203,7 @@ async fn what_nobody_can_know_waits_for_a_person() {
     let mut process = Process::start(command).await;
     until_active(&database, "CALL work()%").await;
     process.kill().await;
-    until_free(&database).await;
+    database.until_free().await;
     let daemon = TestDaemon::start(&database, &set).await;
     let status = daemon.status().await;
     assert_eq!(status.state(), pb::SchemaState::InDoubt);

@@ -59,6 +59,11 @@ async fn each_right_missing_on_a_ledger_that_exists_is_named_too() {
     let role = role(&database).await;
     database.execute(&format!("ALTER TABLE t1 OWNER TO {role}; ALTER TABLE t2 OWNER TO {role}")).await;
     let daemon = TestDaemon::launch(settings(&database.url_as(&role)), &set).await;
+    crate::harness::eventually("the database was asked", async || {
+        let refused = daemon.client().get_status(pb::GetStatusRequest {}).await.err()?;
+        (!refused.message().contains("not answered yet")).then_some(())
+    })
+    .await;
     let mut grants = Vec::new();
     loop {
         let outcome = daemon.rollback_all().await;

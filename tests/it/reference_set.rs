@@ -1,10 +1,10 @@
 //! The set in migrations/: every down restores the catalog exactly, one step at a time and all together, and goes up again.
 
-use std::{path::PathBuf, process::Stdio};
+use std::process::Stdio;
 
-use schemad::{grpc::pb, private_postgres::find_programs};
+use schemad::grpc::pb;
 
-use crate::harness::{Set, TestDaemon, TestDatabase};
+use crate::harness::{Set, TestDaemon, TestDatabase, server::tool};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -28,7 +28,7 @@ fn reference_set() -> Set {
 
 /// The schema as pg_dump writes it, without what schemad keeps.
 async fn dump(database: &TestDatabase) -> String {
-    let program: PathBuf = find_programs().map_or("pg_dump".into(), |dir| dir.join("pg_dump"));
+    let program = tool("pg_dump");
     let output = tokio::process::Command::new(program)
         .args(["--schema-only", "--no-owner", "-N", "schemad", "-T", "__diesel_schema_migrations", "-d", &database.url])
         .stderr(Stdio::inherit())

@@ -64,7 +64,7 @@ async fn every_sslmode_means_what_libpq_means() {
     let tls = ["ssl=on", "ssl_cert_file={dir}/server.crt", "ssl_key_file={dir}/server.key", "ssl_ca_file={dir}/ca.pem"];
     let hba = "hostssl all certified all cert\nhostssl all scrammed all scram-sha-256\nhostssl all postgres all trust";
     let server = Server::start(&files, &tls, hba).await;
-    server.execute("CREATE ROLE certified LOGIN SUPERUSER; CREATE ROLE scrammed LOGIN SUPERUSER PASSWORD 'pw'").await;
+    server.execute("CREATE ROLE certified LOGIN SUPERUSER; SET password_encryption = 'scram-sha-256'; CREATE ROLE scrammed LOGIN SUPERUSER PASSWORD 'pw'").await;
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| {
         let path = dir.path().join(name);

@@ -11,6 +11,8 @@ use std::{
 use schemad::private_postgres::{Durability, Error, PrivatePostgres, find_programs};
 use tokio_postgres::{Client, NoTls};
 
+use super::eventually;
+
 /// The URL of a database on the server, and the server where it is ours.
 fn server() -> &'static (String, Option<PrivatePostgres>) {
     static SERVER: OnceLock<(String, Option<PrivatePostgres>)> = OnceLock::new();
@@ -102,6 +104,29 @@ impl TestDatabase {
         let of_steps = "SELECT version FROM (SELECT DISTINCT ON (version) version, direction FROM schemad.steps \
             WHERE state = 'applied' ORDER BY version, id DESC) last WHERE direction = 'up' ORDER BY 1";
         assert_eq!(self.texts(of_steps).await, ledger);
+    }
+
+    /// The server's major version.
+    pub async fn server_major(&self) -> u32 {
+        self.text("SELECT current_setting('server_version_num')::int / 10000").await.parse().unwrap()
+    }
+
+    /// Waits until nobody holds the lock any more: a killed daemon's backend has noticed. PostgreSQL 13 notices only when the
+    /// statement is through, so somebody has to end it.
+    pub async fn until_free(&self) {
+        if self.server_major().await < 14 {
+            self.texts(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
+                AND application_name = 'schemad' AND pid <> pg_backend_pid()",
+            )
+            .await;
+        }
+        eventually("the lock is free", async || {
+            let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \
+                (SELECT oid FROM pg_database WHERE datname = current_database())";
+            (self.text(held).await == "0").then_some(())
+        })
+        .await;
     }
 
     /// The URL for another role, whose password is `pw`.

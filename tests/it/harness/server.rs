@@ -49,7 +49,7 @@ impl Server {
         let root = dir.path().join("server");
         std::fs::create_dir(&root).unwrap();
         own(&root);
-        let output = as_server(&find_programs().unwrap().join("pg_basebackup"), &root)
+        let output = as_server(&tool("pg_basebackup"), &root)
             .args([
                 "-h",
                 self.root().to_str().unwrap(),
@@ -68,7 +68,9 @@ impl Server {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self::run(dir, &["hot_standby=on".to_owned()]).await
+        // What a newer pg_basebackup writes, an older server does not understand.
+        let primary = format!("primary_conninfo=host={} port={} user=postgres", self.root().display(), self.port);
+        Self::run(dir, &[primary]).await
     }
 
     async fn run(dir: tempfile::TempDir, settings: &[String]) -> Self {
@@ -118,6 +120,13 @@ impl Drop for Server {
         let _ = nix::sys::signal::kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGQUIT);
         let _ = self.child.wait();
     }
+}
+
+/// A client program: `$PG_TOOLS`, else beside the server's, else on PATH.
+pub fn tool(name: &str) -> PathBuf {
+    let given = std::env::var_os("PG_TOOLS").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let dirs = given.into_iter().chain(find_programs());
+    dirs.map(|dir| dir.join(name)).find(|program| program.is_file()).unwrap_or_else(|| name.into())
 }
 
 fn user() -> Option<User> {
