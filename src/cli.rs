@@ -3,6 +3,7 @@
 mod client;
 mod dev;
 mod exit;
+mod generate;
 mod health;
 mod list;
 mod operate;
@@ -10,6 +11,7 @@ mod output;
 mod serve;
 mod settings;
 mod show;
+mod snippet;
 mod status;
 mod telemetry;
 mod wait;
@@ -52,6 +54,10 @@ enum Command {
     Health(health::Health),
     /// Wait until the daemon, the database or the schema is ready.
     Wait(wait::Wait),
+    /// Print a shell's completion script.
+    Completions(generate::Completions),
+    /// Print the manual page.
+    Man(generate::Man),
 }
 
 /// Parses the command line and runs it around `source`. Returns the process's exit code (docs/exit-codes.md).
@@ -90,6 +96,8 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
             Command::Rollback(rollback) => rollback.run().await,
             Command::Health(health) => health.run().await,
             Command::Wait(wait) => wait.run().await,
+            Command::Completions(completions) => completions.run(),
+            Command::Man(man) => man.run(),
         }
     })
 }

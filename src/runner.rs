@@ -39,7 +39,7 @@ pub struct Step<'a> {
 pub trait Observer {
     /// Step `index` begins.
     fn started(&self, index: usize);
-    /// Statement `number` (from 1) of step `index` is through.
+    /// Statement `number` (from 1) of step `index`, which is not one transaction, is committed.
     fn statement(&self, index: usize, number: usize, took: Duration);
     /// Step `index` is committed.
     fn done(&self, index: usize, took: Duration);

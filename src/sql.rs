@@ -37,6 +37,19 @@ pub fn nth_character(sql: &str, at: usize) -> usize {
     sql[..at].chars().count() + 1
 }
 
+/// Characters of a line that an excerpt holds.
+const EXCERPT: usize = 200;
+
+/// The line at `place`, or the part of a very long one around it, and the column in that.
+pub fn excerpt(sql: &str, place: Place) -> (String, usize) {
+    let line = sql.split('\n').nth(place.line - 1).unwrap_or_default().trim_end_matches('\r');
+    let skipped = match line.chars().count() {
+        short if short <= EXCERPT => 0,
+        long => (place.column - 1).saturating_sub(EXCERPT / 2).min(long - EXCERPT),
+    };
+    (line.chars().skip(skipped).take(EXCERPT).collect(), place.column - skipped)
+}
+
 /// How many statements `sql` holds.
 pub fn count(sql: &str) -> usize {
     split(sql).len()
@@ -51,6 +64,18 @@ pub fn start_of(sql: &str, index: usize) -> Option<Place> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_is_the_line_or_the_part_that_matters() {
+        let at = |sql: &str, line, column| excerpt(sql, Place { line, column });
+        assert_eq!(at("a\n bé c\r\nd", 2, 3), (" bé c".into(), 3));
+        assert_eq!(at("", 1, 1), (String::new(), 1));
+        let long = format!("{}X{}", "a".repeat(1000), "b".repeat(1000));
+        let (part, column) = at(&long, 1, 1001);
+        assert_eq!((part.chars().count(), part.chars().nth(column - 1)), (200, Some('X')));
+        let (part, column) = at(&long, 1, 2001);
+        assert_eq!((part.chars().count(), column), (200, 200));
+    }
 
     #[test]
     fn places_count_characters() {

@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::output;
+use super::{output, snippet};
 use crate::{failure::Reason, grpc::status::DOMAIN};
 
 /// An exit code and what to say on stderr.
@@ -13,10 +13,12 @@ use crate::{failure::Reason, grpc::status::DOMAIN};
 pub(super) struct Exit {
     code: u8,
     message: Option<String>,
+    /// The message is ready to be shown as it is.
+    rendered: bool,
 }
 
 impl Exit {
-    pub(super) const DONE: Self = Self { code: 0, message: None };
+    pub(super) const DONE: Self = Self { code: 0, message: None, rendered: false };
     const FAILED: u8 = 1;
     const USAGE: u8 = 2;
     const REFUSED: u8 = 3;
@@ -29,27 +31,27 @@ impl Exit {
 
     /// Wrong arguments or settings.
     pub(super) fn usage(message: impl fmt::Display) -> Self {
-        Self { code: Self::USAGE, message: Some(message.to_string()) }
+        Self::with_code(Self::USAGE, Some(message.to_string()))
     }
 
     /// Nobody answers, or not in time.
     pub(super) fn unavailable(message: impl fmt::Display) -> Self {
-        Self { code: Self::UNAVAILABLE, message: Some(message.to_string()) }
+        Self::with_code(Self::UNAVAILABLE, Some(message.to_string()))
     }
 
     /// The operation was accepted, and its result is not known.
     pub(super) fn unknown(message: impl fmt::Display) -> Self {
-        Self { code: Self::UNKNOWN, message: Some(message.to_string()) }
+        Self::with_code(Self::UNKNOWN, Some(message.to_string()))
     }
 
     /// Ctrl-C.
     pub(super) fn interrupted(message: impl fmt::Display) -> Self {
-        Self { code: Self::INTERRUPTED, message: Some(message.to_string()) }
+        Self::with_code(Self::INTERRUPTED, Some(message.to_string()))
     }
 
     /// Any other code; what there was to say has been said.
     pub(super) fn with_code(code: u8, message: Option<String>) -> Self {
-        Self { code, message }
+        Self { code, message, rendered: false }
     }
 
     /// A status as a result.
@@ -75,7 +77,10 @@ impl Exit {
             }
             _ => status.message(),
         };
-        Self { code, message: Some(format!("{reason}: {message}")) }
+        match snippet::of(status) {
+            Some(rendered) => Self { code, message: Some(rendered), rendered: true },
+            None => Self::with_code(code, Some(format!("{reason}: {message}"))),
+        }
     }
 
     /// The same code; what there was to say has been said.
@@ -86,7 +91,10 @@ impl Exit {
     /// Says the message and returns the code.
     pub(super) fn report(self) -> ExitCode {
         if let Some(message) = self.message.filter(|m| !m.is_empty()) {
-            output::complain(&message);
+            match self.rendered {
+                true => output::progress(&message),
+                false => output::complain(&message),
+            }
         }
         ExitCode::from(self.code)
     }

@@ -1,6 +1,7 @@
 //! `schemad apply` and `schemad rollback`: one request, repeated under the same id until its result is known.
 
 mod follow;
+mod live;
 mod show;
 
 use std::time::Duration;

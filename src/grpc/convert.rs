@@ -183,12 +183,15 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             message: message.clone(),
             delay: Some(duration(*delay)),
         }),
-        Event::StatementDone { version, statement, statements, took } => Pb::StatementDone(pb::StatementDone {
-            version: version.clone(),
-            statement: count(*statement),
-            statements: count(*statements),
-            duration: Some(duration(*took)),
-        }),
+        Event::StatementDone { version, statement, statements, summary, took } => {
+            Pb::StatementDone(pb::StatementDone {
+                version: version.clone(),
+                statement: count(*statement),
+                statements: count(*statements),
+                summary: summary.clone(),
+                duration: Some(duration(*took)),
+            })
+        }
         Event::StepDone(StepName { ordinal, total, version, name, direction: way }, took) => {
             Pb::StepDone(pb::StepDone {
                 ordinal: count(*ordinal),

@@ -60,7 +60,7 @@ pub enum Event {
         /// Until the next try.
         delay: Duration,
     },
-    /// A statement of a step is through.
+    /// A statement of a step that is not one transaction is committed.
     StatementDone {
         /// Of this version.
         version: String,
@@ -68,6 +68,8 @@ pub enum Event {
         statement: usize,
         /// Of so many.
         statements: usize,
+        /// How it begins.
+        summary: String,
         /// How long it took.
         took: Duration,
     },

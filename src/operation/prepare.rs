@@ -39,8 +39,8 @@ pub(super) struct Step {
     pub down: Option<Script>,
     /// Where a script that is not one transaction goes on.
     pub resume: Resume,
-    /// Statements in the script.
-    pub statements: usize,
+    /// How each statement of a script that is not one transaction begins; empty for more than anybody would follow.
+    pub summaries: Vec<String>,
 }
 
 impl Step {
@@ -174,11 +174,20 @@ async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
                 name: step.name,
                 direction: step.direction,
             };
-            let statements = sql::count(&script.sql);
+            let summaries = summaries(&script);
             let (version, down, resume) = (step.version, step.down, Resume::default());
-            Ok(Step { id: 0, name, version, script, from_ledger, down, resume, statements })
+            Ok(Step { id: 0, name, version, script, from_ledger, down, resume, summaries })
         })
         .collect()
+}
+
+fn summaries(script: &Script) -> Vec<String> {
+    const MOST: usize = 1_000;
+    if script.mode == Mode::Transactional {
+        return Vec::new();
+    }
+    let statements = sql::split(&script.sql);
+    if statements.len() > MOST { Vec::new() } else { statements.iter().map(sql::Statement::summary).collect() }
 }
 
 fn script_missing(version: &Version, checksum: Checksum) -> Failure {

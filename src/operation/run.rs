@@ -164,10 +164,9 @@ impl Observer for Watch<'_> {
 
     fn statement(&self, index: usize, number: usize, took: Duration) {
         let step = &self.steps[index];
-        // What schemad itself sends after the script is no statement of it.
-        if number <= step.statements {
-            let (version, statements) = (step.name.version.clone(), step.statements);
-            self.candidate.log.push(Event::StatementDone { version, statement: number, statements, took });
+        if let Some(summary) = step.summaries.get(number - 1).cloned() {
+            let (version, statements) = (step.name.version.clone(), step.summaries.len());
+            self.candidate.log.push(Event::StatementDone { version, statement: number, statements, summary, took });
         }
     }
 

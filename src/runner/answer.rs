@@ -1,9 +1,6 @@
 //! Reads what the server answers to one message.
 
-use std::{
-    pin::Pin,
-    time::{Duration, Instant},
-};
+use std::{pin::Pin, time::Duration};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
@@ -27,15 +24,14 @@ pub(super) struct Received {
     pub result: Result<(), Error>,
 }
 
-/// Reads an answer to its end. Rows are dropped as they come, so memory stays flat. `each` hears of every statement after the
-/// preamble, with its number from 1 and how long it took.
+/// Reads an answer to its end. Rows are dropped as they come, so memory stays flat. Which statement of a message runs cannot be
+/// told meanwhile: the server keeps what it has to say until its buffer is full or the message is through.
 pub(super) async fn receive(
     session: &LockedSession,
     mut answer: Pin<&mut SimpleQueryStream>,
     mut stop: watch::Receiver<Phase>,
-    mut each: impl FnMut(usize, Duration),
 ) -> Received {
-    let (mut statements, mut stopping, mut begun) = (0_usize, false, Instant::now());
+    let (mut statements, mut stopping) = (0_usize, false);
     let result = loop {
         let message = tokio::select! {
             message = answer.next() => message,
@@ -43,13 +39,7 @@ pub(super) async fn receive(
             () = cancel(session), if stopping => continue,
         };
         match message {
-            Some(Ok(SimpleQueryMessage::CommandComplete(_))) => {
-                statements += 1;
-                if let Some(number) = statements.checked_sub(message::PREAMBLE_STATEMENTS).filter(|n| *n > 0) {
-                    each(number, begun.elapsed());
-                }
-                begun = Instant::now();
-            }
+            Some(Ok(SimpleQueryMessage::CommandComplete(_))) => statements += 1,
             Some(Ok(_)) => {}
             Some(Err(error)) => break Err(Error::from(error)),
             None => break Ok(()),

@@ -12,6 +12,14 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: boo
     let total = sql::count(sql);
     let in_script = failed.statements_done < total;
     let place = if in_script { place(failed, sql) } else { None };
+    let meaning = meaning(failed, in_script);
+    let consequence = match one_transaction {
+        true => "The step was undone completely; the steps before it stay",
+        false => {
+            "The statements before it stay, and the next Apply goes on from there (a down: the next Rollback); what did not run \
+             yet may be changed"
+        }
+    };
 
     let mut message = file.to_owned();
     if let Some(Place { line, column }) = place {
@@ -21,41 +29,73 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: boo
         message += &format!(", statement {} of {total}", failed.statements_done + 1);
     }
     message += &format!(": {}", error.to_string().trim_end_matches('.'));
-    if let Some(meaning) = meaning(failed, in_script) {
-        message += &format!(". {meaning}");
+    for sentence in meaning.into_iter().chain([consequence]) {
+        message += &format!(". {sentence}");
     }
-    message += match one_transaction {
-        true => ". The step was undone completely; the steps before it stay",
-        false => {
-            ". The statements before it stay, and the next Apply goes on from there (a down: the next Rollback); what did not run \
-             yet may be changed"
-        }
-    };
 
     let mut failure = Failure::new(Reason::MigrationFailed, message)
         .with("sqlstate", &error.sqlstate)
-        .with("database_message", &error.message);
+        .with("database_message", &error.message)
+        .with("consequence", consequence);
     if in_script {
         failure = failure.with("statement", failed.statements_done + 1).with("statements", total);
     }
-    if let Some(Place { line, column }) = place {
-        failure = failure.with("line", line).with("column", column);
+    if let Some(place) = place {
+        let (source, source_column) = sql::excerpt(sql, place);
+        failure = failure.with("line", place.line).with("column", place.column);
+        failure = failure.with("source", source).with("source_column", source_column);
     }
-    for (key, text) in [("detail", &error.detail), ("hint", &error.hint), ("context", &error.context)] {
+    // A statement that the server ran itself, inside a function.
+    if let (Some(query), Some(at)) = (&error.internal_query, error.internal_position) {
+        let place = sql::place(query, at);
+        let (source, source_column) = sql::excerpt(query, place);
+        failure = failure.with("inner_line", place.line).with("inner_source", source);
+        failure = failure.with("inner_source_column", source_column);
+    }
+    let texts = [
+        ("detail", error.detail.as_deref()),
+        ("hint", error.hint.as_deref()),
+        ("context", error.context.as_deref()),
+        ("meaning", meaning),
+    ];
+    for (key, text) in texts {
         if let Some(text) = text {
-            failure = failure.with(key, text);
+            failure = failure.with(key, cut(text));
         }
     }
     failure
 }
 
-/// Where the server pointed, else where the statement begins.
+/// Metadata travels in a trailer, which proxies limit; the first 1,000 characters say what there is to say.
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 1_000;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Where the server pointed, else the line in a DO block that it named, else where the statement begins.
 fn place(failed: &ScriptError, sql: &str) -> Option<Place> {
     let pointed = failed.error.position.and_then(|at| at.checked_sub(failed.preamble)).filter(|at| *at > 0);
     match pointed {
         Some(at) if at <= sql.chars().count() => Some(sql::place(sql, at)),
-        _ => sql::start_of(sql, failed.statements_done),
+        _ => in_block(failed, sql).or_else(|| sql::start_of(sql, failed.statements_done)),
     }
+}
+
+/// The line of a DO block that the outermost context names. PL/pgSQL counts from the line of the opening quote.
+fn in_block(failed: &ScriptError, sql: &str) -> Option<Place> {
+    let outermost = failed.error.context.as_deref()?.lines().last()?;
+    let line: usize = outermost.split_once("inline_code_block line ")?.1.split(' ').next()?.parse().ok()?;
+    let statement = sql::split(sql).into_iter().nth(failed.statements_done)?;
+    let body = statement.tokens().find(|token| token.starts_with('$'))?;
+    let offset = statement.start + statement.sql.find(body)?;
+    let opened = sql::place(sql, sql::nth_character(sql, offset)).line;
+    let line = opened + line - 1;
+    let text = sql.split('\n').nth(line - 1)?;
+    let indent = text.chars().take_while(|c| c.is_whitespace()).count();
+    Some(Place { line, column: indent + 1 })
 }
 
 /// What a SQLSTATE means here, where the server's words alone do not say it.
@@ -114,6 +154,14 @@ mod tests {
     fn an_error_without_a_position_is_placed_at_its_statement() {
         let failure = explain(&failed("22012", None, 1, None), "SELECT 1;\n-- why\nSELECT 1/0;", "1_x/up.sql", true);
         insta::assert_snapshot!(failure.message, @"1_x/up.sql, line 3, column 1, statement 2 of 2: no (SQLSTATE 22012). The step was undone completely; the steps before it stay");
+    }
+
+    #[test]
+    fn a_line_of_a_do_block_is_a_line_of_the_file() {
+        let sql = "SELECT 1;\nDO LANGUAGE plpgsql $x$\nBEGIN\n    RAISE 'no';\nEND\n$x$;";
+        let context = "SQL statement \"x\"\nPL/pgSQL function inline_code_block line 3 at RAISE";
+        let failure = explain(&failed("P0001", None, 1, Some(context)), sql, "1_x/up.sql", true);
+        assert_eq!(["line", "column", "source"].map(|k| failure.metadata[k].as_str()), ["4", "5", "    RAISE 'no';"]);
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub(super) async fn send(
     stop: &watch::Receiver<Phase>,
 ) -> Result<Received, Broken> {
     let answer = session.client().simple_query_raw(message).await.map_err(|e| Broken::Lost(e.into()))?;
-    Ok(answer::receive(session, std::pin::pin!(answer), stop.clone(), |_, _| {}).await)
+    Ok(answer::receive(session, std::pin::pin!(answer), stop.clone()).await)
 }
 
 /// Records a part, or the step, in a transaction of its own.

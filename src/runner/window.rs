@@ -88,10 +88,7 @@ async fn settle(
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let index = sent.index;
-    let received = answer::receive(session, sent.answer.as_mut(), stop, |statement, took| {
-        observer.statement(index, statement, took);
-    })
-    .await;
+    let received = answer::receive(session, sent.answer.as_mut(), stop).await;
     early.extend(session.take_notices());
     // What a later step has already said waits for its turn.
     for notice in std::mem::take(early) {

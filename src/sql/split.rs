@@ -18,6 +18,23 @@ impl<'a> Statement<'a> {
         self.start + self.sql.len()
     }
 
+    /// How it begins, on one line of at most 80 characters.
+    pub fn summary(&self) -> String {
+        const LONGEST: usize = 80;
+        let mut summary = String::new();
+        for word in self.sql.split_whitespace() {
+            if !summary.is_empty() {
+                summary.push(' ');
+            }
+            summary.push_str(word);
+            if let Some((end, _)) = summary.char_indices().nth(LONGEST) {
+                summary.truncate(end);
+                break;
+            }
+        }
+        summary
+    }
+
     /// Its words and signs, without white space and comments.
     pub fn tokens(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         significant(self.sql).map(|(_, _, text)| text)
@@ -171,5 +188,7 @@ mod tests {
         let sql = "-- é\nSELECT 1 ; SELECT 2";
         let second = split(sql)[1];
         assert_eq!((&sql[second.start..second.end()], second.tokens().count()), ("SELECT 2", 2));
+        assert_eq!(split("CREATE  TABLE\n\tt (n int)")[0].summary(), "CREATE TABLE t (n int)");
+        assert_eq!(split(&format!("SELECT {}", "é ".repeat(100)))[0].summary().chars().count(), 80);
     }
 }

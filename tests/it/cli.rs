@@ -50,7 +50,7 @@ async fn exit_codes_say_how_it_ended() {
     assert_eq!(code, 1, "{err}");
     assert!(out.contains("Failed: 1 of 2 steps done"), "{out}");
     assert!(
-        err.contains("2_bad/up.sql, line 2, column 15, statement 2 of 2: relation \"missing\" does not exist"),
+        err.contains("2_bad/up.sql:2:15") && err.contains("relation \"missing\" does not exist (SQLSTATE 42P01)"),
         "{err}"
     );
     for (args, expected) in [

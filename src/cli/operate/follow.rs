@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 
-use super::{Call, Operate, show};
+use super::{Call, Operate, live::Live, show};
 use crate::{
     cli::{
         exit::{self, Exit},
@@ -21,23 +21,27 @@ const RETRY: Duration = Duration::from_millis(300);
 const FIRST_CONTACT: Duration = Duration::from_secs(5);
 
 /// What is known of the operation so far.
-#[derive(Default)]
 struct Known {
     operation: Option<String>,
     last_sequence: i64,
     reached: bool,
+    live: Live,
 }
 
 /// Sends the request until its result is known, shows what happens, and returns how to exit.
 pub(super) async fn follow(operate: &Operate, call: &Call) -> Exit {
-    let mut known = Known::default();
+    let mut known = Known { operation: None, last_sequence: 0, reached: false, live: Live::new() };
     let exit = tokio::select! {
-        exit = until_known(operate, call, &mut known) => return exit,
+        exit = until_known(operate, call, &mut known) => {
+            known.live.clear();
+            return exit;
+        }
         signal = tokio::signal::ctrl_c() => signal.err().map_or_else(
             || Exit::interrupted(""),
             |error| Exit::unknown(format!("cannot wait for Ctrl-C: {error}")),
         ),
     };
+    known.live.clear();
     match known.operation {
         None => exit,
         Some(operation) => Exit::interrupted(format!(
@@ -75,7 +79,7 @@ async fn until_known(operate: &Operate, call: &Call, known: &mut Known) -> Exit 
             ));
         }
         if since.elapsed() < RETRY && known.reached {
-            progress(&format!("lost the connection ({}); asking again", status.message()));
+            known.live.above(|| progress(&format!("lost the connection ({}); asking again", status.message())));
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -118,7 +122,10 @@ async fn once(
         *lost_since = None;
         known.last_sequence = event.sequence;
         match operate.common.output {
-            Output::Table => show::event(&event, call.request_id()),
+            Output::Table => {
+                known.live.event(&event);
+                known.live.above(|| show::event(&event, call.request_id()));
+            }
             Output::Json => {
                 let name = events.message_name();
                 let shown = match call {

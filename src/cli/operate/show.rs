@@ -23,6 +23,17 @@ pub(super) fn event(event: &pb::OperationEvent, request_id: &str) {
             None => progress("waiting for another operation"),
         },
         Some(Event::Planned(plan)) => planned(plan, event.operation.is_empty()),
+        // Worth a line in a log when it took its time; a terminal shows the others while they run.
+        Some(Event::StatementDone(done)) if done.duration.is_some_and(|took| took.seconds > 0) => progress(&styled(
+            DIM,
+            &format!(
+                "  {}/{}  {}  {}",
+                done.statement,
+                done.statements,
+                plain(&done.summary),
+                duration(done.duration.as_ref())
+            ),
+        )),
         Some(Event::StepStarted(_) | Event::StatementDone(_) | Event::Heartbeat(_)) | None => {}
         Some(Event::Notice(notice)) => {
             progress(&format!("  {} {}", styled(DIM, &plain(&notice.severity)), plain(&notice.message)));

@@ -1,0 +1,103 @@
+//! What moves on a terminal while an operation runs: the step with the statement that was done last, and a bar of all steps.
+//! What stays are the lines of `show`. Where stderr is no terminal, nothing is drawn.
+
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::{
+    cli::output::{duration, plain},
+    grpc::pb::{self, operation_event::Event},
+};
+
+/// What is longer than the terminal is wide is cut at its edge.
+const OPERATION: &str = "{bar:24} {pos}/{len} steps, {elapsed}";
+const STEP: &str = "{spinner} {wide_msg}";
+
+/// The bars of one operation.
+pub(super) struct Live {
+    screen: MultiProgress,
+    bars: Option<Bars>,
+}
+
+struct Bars {
+    step: ProgressBar,
+    operation: ProgressBar,
+    /// The step that runs.
+    name: String,
+}
+
+impl Live {
+    pub(super) fn new() -> Self {
+        Self { screen: MultiProgress::new(), bars: None }
+    }
+
+    /// Writes lines above the bars.
+    pub(super) fn above(&self, write: impl FnOnce()) {
+        self.screen.suspend(write);
+    }
+
+    pub(super) fn event(&mut self, event: &pb::OperationEvent) {
+        match (&event.event, &mut self.bars) {
+            (Some(Event::StepStarted(step)), _) => self.started(step),
+            (Some(Event::StatementDone(done)), Some(bars)) => bars.step.set_message(format!(
+                "{}  statement {}/{} done in {}: {}",
+                plain(&done.version), // a name would leave no room
+                done.statement,
+                done.statements,
+                duration(done.duration.as_ref()),
+                plain(&done.summary)
+            )),
+            (Some(Event::Retrying(_)), Some(bars)) => {
+                bars.step.set_message(format!("{}  locked, trying again", bars.name));
+            }
+            (Some(Event::StepDone(step)), Some(bars)) => bars.operation.set_position(count(step.ordinal)),
+            (Some(Event::Finished(_)), _) => self.clear(),
+            _ => {}
+        }
+    }
+
+    /// Takes everything off the screen.
+    pub(super) fn clear(&mut self) {
+        if let Some(Bars { step, operation, .. }) = self.bars.take() {
+            step.finish_and_clear();
+            operation.finish_and_clear();
+        }
+    }
+
+    fn started(&mut self, started: &pb::StepStarted) {
+        let bars = self.bars.get_or_insert_with(|| {
+            let step = self.screen.add(ProgressBar::new_spinner().with_style(style(STEP)));
+            let total = ProgressBar::new(count(started.total)).with_style(style(OPERATION));
+            // The spinner turns, and with it the time is drawn anew.
+            step.enable_steady_tick(Duration::from_millis(100));
+            Bars { step, operation: self.screen.add(total), name: String::new() }
+        });
+        let way = if started.direction() == pb::Direction::Down { "down" } else { "up" };
+        bars.name = format!("{way} {}", plain(&started.name));
+        bars.step.set_message(bars.name.clone());
+        bars.operation.set_position(count(started.ordinal - 1));
+        bars.operation.tick();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates above are checked by a test.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ")
+}
+
+fn count(n: i32) -> u64 {
+    u64::try_from(n).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_are_valid() {
+        for template in [OPERATION, STEP] {
+            ProgressStyle::with_template(template).unwrap();
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A failed statement as compilers show one: the line of the file, a caret, and what the server said about it.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use anstream::{AutoStream, ColorChoice};
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+use super::output::plain;
+use crate::{failure::Reason, grpc::status::DOMAIN};
+
+/// What to show instead of the status's message, which says the same in one line. None when it is no failed script's.
+pub(super) fn of(status: &Status) -> Option<String> {
+    let colours = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
+    let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
+    let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(120, |(width, _)| usize::from(width.0));
+    render(status, renderer, width.clamp(60, 160))
+}
+
+fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
+    let renderer = renderer.term_width(width);
+    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    if info.reason != Reason::MigrationFailed.as_str() {
+        return None;
+    }
+    let get = |key: &str| info.metadata.get(key).map(|text| plain(text)).filter(|text| !text.is_empty());
+    let number = |key: &str| info.metadata.get(key).and_then(|text| text.parse::<usize>().ok());
+    let title = format!("{} (SQLSTATE {})", get("database_message")?, get("sqlstate")?);
+    let file = get("file")?;
+    // Of a very long line only a part is there, and its columns are not the file's.
+    let column = number("column").filter(|column| Some(*column) != number("source_column"));
+    let column = column.map_or(String::new(), |column| format!(", column {column}"));
+    let statement =
+        number("statement").zip(number("statements")).map(|(n, of)| format!("statement {n} of {of}{column}"));
+
+    let mut group = Group::with_title(Level::ERROR.primary_title(title).id("MIGRATION_FAILED"));
+    let (source, inner) = (get("source"), get("inner_source"));
+    match (&source, number("line"), number("source_column")) {
+        (Some(source), Some(line), Some(column)) => {
+            let span = AnnotationKind::Primary.span(word(source, column)).label(statement);
+            group = group.element(Snippet::source(source).line_start(line).path(file).annotation(span));
+        }
+        _ => group = group.element(Level::NOTE.message(format!("in {file}, after its last statement"))),
+    }
+    if let (Some(inner), Some(line), Some(column)) = (&inner, number("inner_line"), number("inner_source_column")) {
+        let span = AnnotationKind::Primary.span(word(inner, column));
+        group = group.element(Snippet::source(inner).line_start(line).path("a statement inside it").annotation(span));
+    }
+    for (name, key) in [("detail", "detail"), ("context", "context"), ("hint", "hint")] {
+        if let Some(text) = get(key) {
+            group = group.element(Level::NOTE.with_name(name).message(wrapped(&text, width)));
+        }
+    }
+    for (level, key) in [(Level::HELP, "meaning"), (Level::NOTE, "consequence")] {
+        if let Some(text) = get(key) {
+            group = group.element(level.message(wrapped(&text, width)));
+        }
+    }
+    Some(renderer.render(&[group]))
+}
+
+/// Notes are not wrapped by themselves, and a terminal would break their words.
+fn wrapped(text: &str, width: usize) -> String {
+    const MARGIN: usize = 16;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let mut current = String::new();
+        for word in line.split(' ') {
+            if !current.is_empty() && current.chars().count() + 1 + word.chars().count() > width - MARGIN {
+                lines.push(std::mem::take(&mut current));
+            }
+            if !current.is_empty() {
+                current.push(' ');
+            }
+            current.push_str(word);
+        }
+        lines.push(current);
+    }
+    lines.join("\n")
+}
+
+/// The bytes of the word, or the one sign, at a column (from 1, in characters).
+fn word(source: &str, column: usize) -> std::ops::Range<usize> {
+    let start = source.char_indices().nth(column.saturating_sub(1)).map_or(source.len(), |(at, _)| at);
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let rest = &source[start..];
+    let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+    let length = length.max(rest.chars().next().map_or(0, char::len_utf8));
+    start..start + length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        db::SqlError,
+        grpc::status::from_failure,
+        runner::{ScriptError, explain},
+    };
+
+    /// What a person sees when `error` comes after `statements_done` of `sql`.
+    fn shown(sql: &str, statements_done: usize, position: Option<usize>, error: SqlError) -> String {
+        let error = SqlError {
+            position,
+            sqlstate: if error.sqlstate.is_empty() { "42601".into() } else { error.sqlstate },
+            ..error
+        };
+        let failed = ScriptError { error, statements_done, preamble: 0 };
+        let status = from_failure(
+            &explain(&failed, sql, "2026-01-05_users/up.sql", true).with("file", "2026-01-05_users/up.sql"),
+        );
+        render(&status, Renderer::plain(), 80).unwrap()
+    }
+
+    fn said(message: &str) -> SqlError {
+        SqlError { message: message.into(), ..SqlError::default() }
+    }
+
+    #[test]
+    fn a_syntax_error() {
+        let sql = "CREATE TABLE a (id int);\nCREATE TABLE b (\n    id int,\n    name txt NOT NULL\n);\n";
+        let error = SqlError {
+            sqlstate: "42704".into(),
+            hint: Some("Is it text?".into()),
+            ..said("type \"txt\" does not exist")
+        };
+        insta::assert_snapshot!(shown(sql, 1, Some(64), error));
+    }
+
+    #[test]
+    fn an_error_without_a_position() {
+        let error = SqlError { sqlstate: "22012".into(), ..said("division by zero") };
+        insta::assert_snapshot!(shown("SELECT 1;\n-- why\nSELECT\n 1/0;", 1, None, error));
+    }
+
+    #[test]
+    fn an_error_in_a_do_block() {
+        let error = SqlError {
+            sqlstate: "P0001".into(),
+            context: Some("PL/pgSQL function inline_code_block line 3 at RAISE".into()),
+            ..said("the table is not empty")
+        };
+        insta::assert_snapshot!(shown("DO $$\nBEGIN\n    RAISE 'the table is not empty';\nEND $$;", 0, None, error));
+    }
+
+    #[test]
+    fn an_error_inside_a_function() {
+        let error = SqlError {
+            sqlstate: "42703".into(),
+            internal_query: Some("INSERT INTO log\n  VALUES (nobody)".into()),
+            internal_position: Some(27),
+            context: Some("PL/pgSQL function note() line 2 at SQL statement".into()),
+            ..said("column \"nobody\" does not exist")
+        };
+        insta::assert_snapshot!(shown("UPDATE t SET n = 1;", 0, None, error));
+    }
+
+    #[test]
+    fn text_of_several_bytes_and_of_double_width() {
+        insta::assert_snapshot!(shown(
+            "SELECT 'größe', '漢字', wo FROM t;",
+            0,
+            Some(23),
+            said("column \"wo\" does not exist")
+        ));
+    }
+
+    #[test]
+    fn a_very_long_line() {
+        let sql = format!("INSERT INTO t VALUES ({}oops, {});", "1, ".repeat(3000), "2, ".repeat(3000));
+        insta::assert_snapshot!(shown(&sql, 0, Some(9023), said("column \"oops\" does not exist")));
+    }
+
+    #[test]
+    fn a_deferred_constraint_at_the_end() {
+        let error = SqlError {
+            sqlstate: "23503".into(),
+            detail: Some("Key (p)=(1) is not present in table \"p\".".into()),
+            ..said("insert or update on table \"c\" violates foreign key constraint \"c_p_fkey\"")
+        };
+        insta::assert_snapshot!(shown("INSERT INTO c VALUES (1);", 1, None, error));
+    }
+
+    #[test]
+    fn nothing_commands_the_terminal() {
+        let text = shown("SELECT '\u{1b}[2J', x", 0, Some(16), said("no\u{1b}[2J"));
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+}
