@@ -4,7 +4,11 @@ use std::process::Stdio;
 
 use schemad::grpc::pb;
 
-use crate::harness::{Set, TestDaemon, TestDatabase, server::tool};
+use crate::harness::{
+    Set, TestDaemon, TestDatabase,
+    process::{example, output, stderr, stdout},
+    server::tool,
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -120,6 +124,32 @@ async fn an_enum_type_with_other_labels_is_named_with_both_lists() {
         assert!(failed.message.contains(part), "{}", failed.message);
     }
     assert!(database.diesel_versions().await.is_empty());
+}
+
+/// `examples/models.rs` has every label, and each goes there and back as its value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_typed_models_know_every_label() {
+    let database = TestDatabase::new().await;
+    let daemon = TestDaemon::start(&database, &reference_set()).await;
+    daemon.apply_all().await.finished();
+    let mut command = tokio::process::Command::new(example("models"));
+    command.env("DATABASE_URL", &database.url);
+    let ran = output(command).await;
+    assert!(ran.status.success(), "{}", stderr(&ran));
+    let types = [
+        ("UserRole", "userrole"),
+        ("OutputType", "outputtype"),
+        ("OutputStatus", "outputstatus"),
+        ("StyleType", "styletype"),
+        ("MessageRole", "messagerole"),
+    ];
+    let mut expected = Vec::new();
+    for (rust, sql) in types {
+        let labels = format!("SELECT enumlabel FROM pg_enum WHERE enumtypid = '{sql}'::regtype ORDER BY enumsortorder");
+        expected.extend(database.texts(&labels).await.into_iter().map(|label| format!("{rust} {label}")));
+    }
+    assert_eq!(stdout(&ran).lines().collect::<Vec<_>>(), expected);
+    assert_eq!(database.text("SELECT count(*) FROM users").await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

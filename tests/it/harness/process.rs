@@ -20,11 +20,16 @@ pub fn schemad(args: &[&str]) -> Command {
 
 /// The example around a folder.
 pub fn from_folder(set: &Set, args: &[&str]) -> Command {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_schemad")).with_file_name("examples").join("from_folder");
-    assert!(program.exists(), "{} is not built: run `cargo test` without --test", program.display());
-    let mut command = clean(Command::new(program), args);
+    let mut command = clean(Command::new(example("from_folder")), args);
     command.env("MIGRATIONS_DIR", set.path());
     command
+}
+
+/// The program of an example.
+pub fn example(name: &str) -> PathBuf {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_schemad")).with_file_name("examples").join(name);
+    assert!(program.exists(), "{} is not built: run `cargo test` without --test", program.display());
+    program
 }
 
 fn clean(mut command: Command, args: &[&str]) -> Command {
