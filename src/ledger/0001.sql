@@ -187,6 +187,9 @@ BEGIN
     END IF;
 
     IF step.mode <> 'transactional' THEN
+        UPDATE schemad.steps s
+           SET started_at = least(s.started_at, (SELECT min(p.started_at) FROM schemad.statements p WHERE p.step = step_id))
+         WHERE s.id = step_id;
         DELETE FROM schemad.statements s WHERE s.step = step_id;
     END IF;
     SELECT format('%I.%I', l.diesel_schema, l.diesel_table) INTO STRICT diesel FROM schemad.ledger l;
