@@ -116,9 +116,13 @@ fn meaning(failed: &ScriptError, in_script: bool) -> Option<&'static str> {
              run_in_transaction = false"
         }
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
-        "42501" => "The role that migrates lacks a right on what the file touches: GRANT it, or make the role a member of the owner",
+        "42501" => {
+            "The role that migrates lacks a right on what the file touches: GRANT it, or make the role a member of the owner"
+        }
         "53100" => "The server's disk is full",
-        "42601" if error.message.contains("\"\\\"") => "A backslash begins a command of psql's, which only psql understands",
+        "42601" if error.message.contains("\"\\\"") => {
+            "A backslash begins a command of psql's, which only psql understands"
+        }
         "57014" => "statement_timeout ran out, or somebody cancelled it",
         _ if !in_script && !in_guard && error.sqlstate.starts_with("23") => {
             "A deferred constraint was violated when the file was through"

@@ -42,41 +42,56 @@ pub(super) async fn run(
     };
     if !(interrupted && statement.took_effect) {
         announce(session, part, what, &statement).await?;
-        let (lock_timeout, statement_timeout) = match what {
-            // A timeout would end the wait for old snapshots too, and leave an invalid index behind.
-            Outside::CreateIndex { .. } | Outside::DropIndex { .. } => (Duration::ZERO, Duration::ZERO),
-            Outside::Repeatable | Outside::Unknown => (part.journaled.lock_timeout, part.journaled.statement_timeout),
-        };
-        set(session, part, lock_timeout, statement_timeout).await?;
-        if let Some(index) = &statement.invalid {
-            observer.notice(part.index, note(format!("dropping the invalid index {index}, which an earlier try left")));
-            // The name was quoted by the server.
-            sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), stop).await?;
-        }
-        sent(session, part, part.unit.body.sql, stop).await?;
+        let ran = announced(session, part, what, statement.invalid.as_deref(), stop, observer).await;
         notices(session, part.index, observer);
+        if let Err(Broken::Lost(lost)) = ran {
+            return Err(Broken::Lost(lost)); // nobody knows; the next try finds out
+        }
         reset(session).await?;
+        if ran.is_err() {
+            // The server refused it, so it is not done, and there is no doubt.
+            let take_back = message::take_back(part.step.id, part.number);
+            session.client().batch_execute(&take_back).await.map_err(lost)?;
+            return ran;
+        }
     }
     record(session, part.step.id, then).await
 }
 
-/// Sends a statement; when the server refuses it, the announcement is taken back.
+async fn announced(
+    session: &LockedSession,
+    part: &Part<'_>,
+    what: Outside<'_>,
+    invalid: Option<&str>,
+    stop: &watch::Receiver<Phase>,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    let (lock_timeout, statement_timeout) = match what {
+        // A timeout would end the wait for old snapshots too, and leave an invalid index behind.
+        Outside::CreateIndex { .. } | Outside::DropIndex { .. } => (Duration::ZERO, Duration::ZERO),
+        Outside::Repeatable | Outside::Unknown => (part.journaled.lock_timeout, part.journaled.statement_timeout),
+    };
+    set(session, part, lock_timeout, statement_timeout).await?;
+    if let Some(index) = invalid {
+        observer.notice(part.index, note(format!("dropping the invalid index {index}, which an earlier try left")));
+        // The name was quoted by the server.
+        sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), stop).await?;
+    }
+    sent(session, part, part.unit.body.sql, stop).await
+}
+
 async fn sent(
-    session: &mut LockedSession,
+    session: &LockedSession,
     part: &Part<'_>,
     statement: &str,
     stop: &watch::Receiver<Phase>,
 ) -> Result<(), Broken> {
     let Received { stopping, result, .. } = send(session, statement, stop).await?;
     let Err(error) = result else { return Ok(()) };
-    let broken = match answer::broken(error, stopping, message::PREAMBLE_STATEMENTS, 0) {
-        Broken::Lost(lost) => return Err(Broken::Lost(lost)),
+    Err(match answer::broken(error, stopping, message::PREAMBLE_STATEMENTS, 0) {
         Broken::Sql(failed) => Broken::Sql(in_the_file(part, failed)),
         other => other,
-    };
-    reset(session).await?;
-    session.client().batch_execute(&message::take_back(part.step.id, part.number)).await.map_err(lost)?;
-    Err(broken)
+    })
 }
 
 /// What the catalog says before the statement, or after a crash in it.

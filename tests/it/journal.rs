@@ -222,6 +222,21 @@ async fn what_nobody_can_know_waits_for_a_person() {
     assert_eq!(daemon.status().await.state(), pb::SchemaState::Current);
 }
 
+/// What the server refused is not in doubt, and neither is what was never sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_statement_leaves_no_doubt() {
+    let database = TestDatabase::new().await;
+    let existing = "CREATE DATABASE postgres;";
+    for up in [existing, &format!("SET work_mem = 'lots';\n{existing}"), "SET work_mem = 'lots';\nVACUUM t;"] {
+        let daemon = TestDaemon::start(&database, &set(up, "")).await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+        assert_eq!(["line", "statement"].map(|key| failed.metadata[key].as_str()), ["1", "1"], "{up}");
+        assert_eq!(daemon.status().await.state(), pb::SchemaState::Behind);
+        daemon.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_half_reverted_migration_is_only_rolled_back_further() {
     let database = TestDatabase::new().await;
