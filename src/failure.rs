@@ -97,6 +97,8 @@ reasons! {
     DownsDiffer "DOWNS_DIFFER" Refused,
     /// A statement was sent outside a transaction and nobody recorded whether it took effect.
     InDoubt "IN_DOUBT" Refused,
+    /// An up that is not one transaction ended before its last statement; nothing is rolled back under it.
+    HalfApplied "HALF_APPLIED" Refused,
     /// A down that is not one transaction ended before its last statement; only a rollback goes on from there.
     HalfReverted "HALF_REVERTED" Refused,
     /// A script that ended before its last statement was changed in what had run.

@@ -8,7 +8,7 @@ mod units;
 
 pub use kind::{Kind, Outside};
 pub use settings::{Settings, settings};
-pub use split::{Statement, split};
+pub use split::{Statement, split, unterminated};
 pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, units};
 
 /// Line and column, both from 1, columns in characters.

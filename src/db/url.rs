@@ -64,6 +64,10 @@ impl FromStr for DatabaseUrl {
     type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        // What stands between two @ is a piece of the password, and the parser would take it for host and database.
+        if text.contains("://") && text.split('?').next().unwrap_or_default().matches('@').count() > 1 {
+            return Err(InvalidUrl::Syntax("there are two @; write %40 for an @ in the password, %2F for a /".into()));
+        }
         let (rest, options) = options::take(text.trim())?;
         let mut config: Config = rest.parse().map_err(|e| syntax_error(&e))?;
         let tls = Tls::of(&options)?;
@@ -234,6 +238,7 @@ mod tests {
             "s3cret",
             "host=db s3cret=1",
             "postgres://app:x@s3cret@db/x",
+            "postgres://app:x@s3/cret@db/x",
         ] {
             let error = bad.parse::<DatabaseUrl>().unwrap_err().to_string();
             assert!(!error.contains("s3cret"), "{error}");

@@ -161,7 +161,12 @@ impl Migrations {
 
     async fn status(&self) -> Result<pb::SchemaStatus, Failure> {
         let snapshot = self.snapshot().await?;
-        let assessment = planner::assess(&self.catalog, &snapshot.rows);
+        let mut assessment = planner::assess(&self.catalog, &snapshot.rows);
+        if let Err(impossible) = &self.views.borrow().preflight {
+            let (version, message) = (String::new(), impossible.message.clone());
+            let problem = planner::Problem { reason: impossible.reason.as_str(), version, message, blocking: true };
+            assessment.problems.insert(0, problem);
+        }
         Ok(convert::status(&self.catalog, &snapshot, &assessment))
     }
 }

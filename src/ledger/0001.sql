@@ -231,8 +231,8 @@ BEGIN
            started_at = CASE new_state WHEN 'pending' THEN NULL ELSE coalesce(s.started_at, transaction_timestamp()) END,
            finished_at = CASE new_state WHEN 'done' THEN clock_timestamp() END
      WHERE s.step = step_id AND s.ordinal = statement AND s.state <> 'done'
-       AND NOT EXISTS (SELECT FROM schemad.statements q
-             WHERE q.step = step_id AND q.ordinal < statement AND q.state <> 'done');
+       AND (statement = 1 OR EXISTS (SELECT FROM schemad.statements q
+             WHERE q.step = step_id AND q.ordinal = statement - 1 AND q.state = 'done'));
     IF NOT FOUND THEN
         RAISE EXCEPTION 'statement % of step % is not the next one', statement, step_id USING ERRCODE = 'SCH01';
     END IF;

@@ -34,6 +34,17 @@ pub(super) fn half_reverted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ 
         .map(|(row, journal)| Refusal::HalfReverted { version: row.version.clone(), done: journal.done.len() })
 }
 
+/// The migrations that are half applied; nothing they stand on may go.
+pub(super) fn half_applied(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+    journals(rows)
+        .filter(|(row, journal)| !row.is_applied() && journal.direction == Direction::Up && !journal.done.is_empty())
+        .map(|(row, journal)| Refusal::HalfApplied {
+            version: row.version.clone(),
+            step: journal.step,
+            done: journal.done.len(),
+        })
+}
+
 fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
     rows.iter().filter_map(|row| Some((row, row.journal.as_ref()?)))
 }

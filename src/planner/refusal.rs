@@ -80,8 +80,8 @@ pub enum Refusal {
     /// A statement that may or may not have taken effect.
     #[error(
         "statement {statement} of the {} of migration {version} was sent outside a transaction and its end is not known. Look \
-         whether it took effect; if it did, run UPDATE schemad.statements SET state = 'done' WHERE step = {step} AND state = \
-         'running', else SET state = 'pending'",
+         whether it took effect. If it did: UPDATE schemad.statements SET state = 'done' WHERE step = {step} AND state = \
+         'running'; if it did not: UPDATE schemad.statements SET state = 'pending' WHERE step = {step} AND state = 'running'",
         .direction.as_str()
     )]
     InDoubt {
@@ -102,6 +102,20 @@ pub enum Refusal {
     HalfReverted {
         /// Which.
         version: Version,
+        /// Parts done.
+        done: usize,
+    },
+    /// An up that ended before its last statement: what it did would lose its ground.
+    #[error(
+        "the up of migration {version} failed or was interrupted after {done} of its statements or blocks, and a rollback of \
+         what it stands on would break what it did. Mend it and apply it to its end, which goes on from there; or undo by hand \
+         what ran, DELETE FROM schemad.statements WHERE step = {step}, and roll back then"
+    )]
+    HalfApplied {
+        /// Which.
+        version: Version,
+        /// The row of the step.
+        step: i64,
         /// Parts done.
         done: usize,
     },
@@ -161,6 +175,7 @@ impl From<Refusal> for Failure {
             Refusal::InDoubt { version, statement, .. } => {
                 failure(Reason::InDoubt).with("version", version).with("part", statement)
             }
+            Refusal::HalfApplied { version, .. } => failure(Reason::HalfApplied).with("version", version),
             Refusal::HalfReverted { version, .. } => failure(Reason::HalfReverted).with("version", version),
             Refusal::JournalDiffers { version, statement, .. } => {
                 failure(Reason::JournalDiffers).with("version", version).with("part", statement)

@@ -102,6 +102,9 @@ pub(super) fn blocked<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterato
 /// An up that is not one transaction and ended before its last statement.
 fn half_applied(row: &Row) -> Option<Problem> {
     let journal = row.journal.as_ref().filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
+    if journal.running.as_ref().is_some_and(|part| part.in_doubt) {
+        return None; // said already
+    }
     Some(Problem {
         reason: "HALF_APPLIED",
         version: row.version.to_string(),

@@ -2,16 +2,25 @@
 
 use super::ScriptError;
 use crate::{
+    db::SqlError,
     failure::{Failure, Reason},
     sql::{self, Place},
 };
 
 /// The failure that tells where `sql`, the script of `file`, was refused. A script that is one transaction was undone.
 pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: bool) -> Failure {
+    // An open quote swallows what schemad sends after the script, and the server's words would be about that.
+    let open = if failed.error.sqlstate == "42601" { sql::unterminated(sql) } else { None };
+    let opened = open.map(|(what, at)| unterminated(failed, sql, what, at));
+    let failed = opened.as_ref().unwrap_or(failed);
     let error = &failed.error;
     let total = sql::count(sql);
     let in_script = failed.statements_done < total;
-    let place = if in_script { place(failed, sql) } else { None };
+    let place = match open {
+        Some((_, at)) => Some(sql::place(sql, sql::nth_character(sql, at))),
+        None if in_script => place(failed, sql),
+        None => None,
+    };
     let meaning = meaning(failed, in_script);
     let consequence = match one_transaction {
         true => "The step was undone completely; the steps before it stay",
@@ -64,6 +73,18 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: boo
         }
     }
     failure
+}
+
+/// The error as the server would have put it, had the script come alone.
+fn unterminated(failed: &ScriptError, sql: &str, what: &str, at: usize) -> ScriptError {
+    let statements = sql::split(sql);
+    let error = SqlError {
+        sqlstate: failed.error.sqlstate.clone(),
+        message: format!("unterminated {what}"),
+        ..SqlError::default()
+    };
+    let before = statements.iter().filter(|statement| statement.end() <= at).count();
+    ScriptError { error, statements_done: before.min(statements.len().saturating_sub(1)), preamble: failed.preamble }
 }
 
 /// Metadata travels in a trailer, which proxies limit; the first 1,000 characters say what there is to say.

@@ -22,6 +22,14 @@ const MAX: Duration = Duration::from_millis(i32::MAX as u64);
 pub fn settings(sql: &str) -> Result<Settings, String> {
     let mut settings = Settings::default();
     let lines = sql.lines().map(str::trim).take_while(|line| line.is_empty() || line.starts_with("--"));
+    let misspelt = |line: &&str| {
+        let text = line.trim_start_matches('-').trim_start();
+        let about_us = text.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("schemad"));
+        about_us && !text.starts_with("schemad:") && text.contains('=')
+    };
+    if let Some(line) = lines.clone().find(misspelt) {
+        return Err(format!("`{line}` sets nothing: write `-- schemad: name=value`"));
+    }
     for text in lines.filter_map(|line| line.trim_start_matches('-').trim_start().strip_prefix("schemad:")) {
         for word in text.split_whitespace() {
             let (name, value) = word
@@ -90,6 +98,8 @@ mod tests {
             ("-- schemad: lock_timeout", "lock_timeout"),
             ("-- schemad: work_mem=1", "work_mem"),
             ("-- schemad: lock_timeout=soon", "lock_timeout=soon"),
+            ("-- schemad lock_timeout=2s", "sets nothing"),
+            ("-- Schemad: lock_timeout=2s", "sets nothing"),
         ] {
             assert!(settings(sql).unwrap_err().contains(word), "{sql}");
         }

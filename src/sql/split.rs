@@ -1,7 +1,7 @@
 //! Splits SQL into statements as PostgreSQL's own psql does: by tokens, not by a grammar, so that a statement which this
 //! release of schemad has never heard of is still one statement. The tokens are squawk's.
 
-use squawk_lexer::{TokenKind, tokenize};
+use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 
 /// One statement, from its first word to its last; comments before it and the semicolon are not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,33 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
         statements.push(Statement { sql: &sql[start..end], start });
     }
     statements
+}
+
+/// The quote or comment that is opened and never closed: what it is, and where it begins, in bytes.
+pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
+    let mut at = 0;
+    for token in tokenize(sql) {
+        let what = match token.kind {
+            TokenKind::BlockComment { terminated: false } => Some("comment"),
+            TokenKind::QuotedIdent { terminated: false, .. } => Some("quoted identifier"),
+            TokenKind::Literal { kind } => match kind {
+                LiteralKind::Str { terminated: false }
+                | LiteralKind::EscStr { terminated: false }
+                | LiteralKind::UnicodeEscStr { terminated: false }
+                | LiteralKind::NationalStr { terminated: false }
+                | LiteralKind::BitStr { terminated: false }
+                | LiteralKind::ByteStr { terminated: false } => Some("quoted string"),
+                LiteralKind::DollarQuotedString { terminated: false } => Some("dollar-quoted string"),
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Some(what) = what {
+            return Some((what, at));
+        }
+        at += token.len as usize;
+    }
+    None
 }
 
 /// The tokens that mean something: kind, byte offset and text.
@@ -181,6 +208,19 @@ mod tests {
         assert_eq!(texts("BEGIN; SELECT 1; END; a").len(), 4);
         assert_eq!(texts("CREATE TABLE function (begin int); a").len(), 2);
         assert_eq!(texts("CREATE FUNCTION f() RETURNS int RETURN 1; a").len(), 2);
+    }
+
+    #[test]
+    fn what_is_never_closed_is_found() {
+        for (sql, expected) in [
+            ("SELECT 1; SELECT 'it''s", Some(("quoted string", 17))),
+            ("/* a /* b */", Some(("comment", 0))),
+            ("DO $x$ $$ ", Some(("dollar-quoted string", 3))),
+            ("SELECT \"a", Some(("quoted identifier", 7))),
+            ("SELECT 'a', $$b$$, \"c\" /* d */ -- '", None),
+        ] {
+            assert_eq!(unterminated(sql), expected, "{sql}");
+        }
     }
 
     #[test]

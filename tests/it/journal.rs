@@ -97,6 +97,7 @@ async fn after_a_failure_a_mended_file_goes_on_at_the_right_statement() {
     assert_eq!((status.state(), problems(&daemon).await), (pb::SchemaState::Behind, vec!["HALF_APPLIED".to_owned()]));
     let list = daemon.client().list_migrations(pb::ListMigrationsRequest::default()).await.unwrap().into_inner();
     assert_eq!(list.migrations[1].state(), pb::MigrationState::HalfDone);
+    daemon.rollback_all().await.failure().assert(Code::FailedPrecondition, "HALF_APPLIED");
     daemon.stop().await;
 
     let changed = set("INSERT INTO t VALUES (11);\nVACUUM t;\nSELECT 1;", "");
@@ -265,6 +266,10 @@ async fn a_file_with_its_own_transactions_runs_as_it_is_written() {
     assert_eq!(["line", "statement"].map(|key| failed.metadata[key].as_str()), ["6", "6"]);
     assert_eq!(database.text("SELECT to_regclass('b') IS NOT NULL AND to_regclass('c') IS NULL").await, "t");
     assert_eq!(journal(&database).await, ["1 done", "2 pending"]);
+    database.assert_consistent().await;
+    // Undone by hand, as the refusal says, the way back is free.
+    daemon.rollback_all().await.failure().assert(Code::FailedPrecondition, "HALF_APPLIED");
+    database.execute("DROP TABLE b; DELETE FROM schemad.statements").await;
     daemon.rollback_all().await.finished();
     database.assert_consistent().await;
 }

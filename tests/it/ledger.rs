@@ -137,7 +137,12 @@ async fn a_ledger_that_needs_a_newer_daemon_is_refused_and_still_reported() {
     let failed = daemon.rollback_all().await.failure();
     failed.assert(Code::FailedPrecondition, "LEDGER_TOO_NEW");
     assert_eq!(failed.metadata["compatible_with"], "5");
-    assert_eq!(daemon.status().await.ledger.unwrap().version, 7);
+    let status = crate::harness::eventually("the problem is told", async || {
+        let status = daemon.status().await;
+        (status.problems.first()?.reason == "LEDGER_TOO_NEW").then_some(status)
+    })
+    .await;
+    assert_eq!(status.ledger.unwrap().version, 7);
     assert_eq!(database.diesel_versions().await, ["0001"]);
 }
 

@@ -84,3 +84,24 @@ async fn a_read_only_server_reports_and_refuses_work() {
     let ready = daemon.check("schemad.v1.MigrationService").await.unwrap();
     assert_eq!(ready, ServingStatus::NotServing);
 }
+
+/// What an open quote swallows is schemad's own, and no business of the reader's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_quote_is_placed_where_it_opens() {
+    for (script, line, column) in [
+        ("CREATE TABLE a (id int);\nSELECT 'it''s\nSELECT 2;", "2", "8"),
+        ("SELECT 1;\n/* x", "2", "1"),
+        ("DO $x$ BEGIN", "1", "4"),
+    ] {
+        let (database, set) = (TestDatabase::new().await, Set::of(&[("1_a", script, "")]));
+        let daemon = TestDaemon::start(&database, &set).await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+        assert_eq!(
+            (failed.metadata["line"].as_str(), failed.metadata["column"].as_str()),
+            (line, column),
+            "{failed:?}"
+        );
+        assert!(failed.message.contains("unterminated") && !failed.message.contains("RESET"), "{}", failed.message);
+    }
+}

@@ -34,6 +34,10 @@ pub fn example(name: &str) -> PathBuf {
 
 fn clean(mut command: Command, args: &[&str]) -> Command {
     command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    // `./dev coverage` counts what these processes run, too.
+    if let Some(file) = std::env::var_os("LLVM_PROFILE_FILE") {
+        command.env("LLVM_PROFILE_FILE", file);
+    }
     command.current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
     command
 }
