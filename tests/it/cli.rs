@@ -234,3 +234,13 @@ async fn ctrl_c_leaves_the_operation_running_and_says_how_to_find_it() {
     crate::harness::eventually("it is applied", async || (database.diesel_versions().await == ["1"]).then_some(()))
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completions_and_the_manual_page_know_every_command() {
+    let bash = stdout(&output(schemad(&["completions", "bash"])).await);
+    let man = stdout(&output(schemad(&["man"])).await);
+    assert!(man.starts_with(".ie") || man.contains(".TH schemad"), "{}", &man[..200]);
+    for command in ["serve", "status", "apply", "rollback", "wait"] {
+        assert!(bash.contains(command) && man.contains(&format!("SCHEMAD {}", command.to_uppercase())), "{command}");
+    }
+}
