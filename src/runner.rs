@@ -63,6 +63,8 @@ pub struct Stopped {
 pub enum Broken {
     /// The server refused a statement.
     Sql(ScriptError),
+    /// The server refused a statement that may have committed a part of its work before.
+    Doubt(ScriptError),
     /// Its locks could not be had in time.
     Locks {
         /// The last refusal.
@@ -111,7 +113,11 @@ pub async fn run(
             Some(journaled) => {
                 attempts.begin(done);
                 progress.begin(done, journaled);
+                let before = progress.done();
                 let ran = journaled::run(session, done, &steps[done], journaled, &mut progress, &stop, observer).await;
+                if progress.done() != before {
+                    attempts = Attempts::default(); // another part has its own patience
+                }
                 done += usize::from(ran.is_ok());
                 ran
             }

@@ -70,16 +70,16 @@ impl FromStr for DatabaseUrl {
         }
         let (rest, options) = options::take(text.trim())?;
         let mut config: Config = rest.parse().map_err(|e| syntax_error(&e))?;
-        let tls = Tls::of(&options)?;
+        let mut tls = Tls::of(&options)?;
+        // As libpq: a unix socket has no name to prove, and no files are looked at.
+        if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) && config.get_hostaddrs().is_empty() {
+            tls.mode = Mode::Disable;
+        }
         config.ssl_mode(match tls.mode {
             Mode::Disable => SslMode::Disable,
             Mode::Prefer => SslMode::Prefer,
             Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
         });
-        // As libpq: a unix socket has no name to prove.
-        if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) && config.get_hostaddrs().is_empty() {
-            config.ssl_mode(SslMode::Disable);
-        }
         config.target_session_attrs(match options.get("target_session_attrs").map(String::as_str) {
             None | Some("" | "any" | "prefer-standby") => TargetSessionAttrs::Any,
             Some("read-write" | "primary") => TargetSessionAttrs::ReadWrite,

@@ -158,7 +158,8 @@ async fn write_journals(
             .query_typed(
                 "INSERT INTO schemad.statements (step, ordinal, checksum, settles_by) SELECT $1, n, checksum, by \
                  FROM unnest($2::text[], $3::text[]) WITH ORDINALITY p (checksum, by, n) \
-                 ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, settles_by = excluded.settles_by \
+                 ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, settles_by = excluded.settles_by, \
+                     indexes_before = CASE WHEN statements.checksum = excluded.checksum THEN statements.indexes_before END \
                  WHERE statements.state = 'pending'",
                 &[(id, Type::INT8), (&checksums, Type::TEXT_ARRAY), (&settles_by, Type::TEXT_ARRAY)],
             )

@@ -205,7 +205,11 @@ fn script_missing(version: &Version, checksum: Checksum) -> Failure {
 fn check(steps: &mut [Step], rows: &[Row]) -> Result<(), Failure> {
     steps.iter_mut().try_for_each(|step| {
         let found = match step.script.mode {
-            Mode::Transactional => sql::hazard(&step.script.sql),
+            Mode::Transactional => {
+                // What ran part by part is no transaction now: that its parts are gone is a difference.
+                planner::resume(rows.iter().find(|row| row.version == step.version), step.name.direction, &[])?;
+                sql::hazard(&step.script.sql)
+            }
             Mode::NonTransactional => match step.parts() {
                 Ok(parts) => {
                     let row = rows.iter().find(|row| row.version == step.version);

@@ -222,15 +222,19 @@ fn failure(broken: Broken, done: usize, steps: &[Step]) -> Failure {
     let progress = format!("{done} of {} steps are done and stay", steps.len());
     // The runner stops at the first step that is not done, so there is one.
     let step = &steps[done.min(steps.len() - 1)];
+    let undone = match step.script.mode {
+        Mode::Transactional => "what ran of it was undone",
+        Mode::NonTransactional => "its statements before this one stay",
+    };
     match broken {
-        Broken::Sql(error) => runner::explain(&error, &step.script.sql, &step.file(), step.script.mode == Mode::Transactional)
+        Broken::Sql(error) | Broken::Doubt(error) => runner::explain(&error, &step.script.sql, &step.file(), step.script.mode == Mode::Transactional)
             .with("version", &step.version)
             .with("file", step.file())
             .with("steps_done", done),
         Broken::Locks { error, waited } => Failure::new(
             Reason::LockTimeout,
             format!(
-                "{} could not get its locks within {waited:.0?} ({error}); it was undone, {progress}. Find who holds them in \
+                "{} could not get its locks within {waited:.0?} ({error}); {undone}, {progress}. Find who holds them in \
                  pg_locks and pg_stat_activity, or allow more with lock_wait",
                 step.file()
             ),
@@ -240,7 +244,7 @@ fn failure(broken: Broken, done: usize, steps: &[Step]) -> Failure {
         .with("sqlstate", &error.sqlstate),
         Broken::Stopped => Failure::new(
             Reason::Interrupted,
-            format!("the daemon was told to stop; {progress} and the step that ran was undone. Ask again"),
+            format!("the daemon was told to stop; {progress}, {undone}. Ask again"),
         ),
         Broken::Guard(error) => {
             let failure = Failure::from(db::Error::from(error));

@@ -60,7 +60,11 @@ pub(super) fn broken(error: Error, stopping: bool, statements: usize, preamble: 
         {
             Broken::Guard(*error)
         }
-        Error::Sql(error) if error.sqlstate == "SCH02" => Broken::Lost(Error::Lost(error.to_string())),
+        Error::Sql(error)
+            if error.sqlstate == "SCH02" && error.context.as_deref().is_some_and(|c| c.contains("begin_step_v1")) =>
+        {
+            Broken::Lost(Error::Lost(error.to_string()))
+        }
         Error::Sql(error) => Broken::Sql(ScriptError {
             error: *error,
             statements_done: statements.saturating_sub(message::PREAMBLE_STATEMENTS),

@@ -42,9 +42,9 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: boo
         message += &format!(". {sentence}");
     }
 
-    let mut failure = Failure::new(Reason::MigrationFailed, message)
+    let mut failure = Failure::new(Reason::MigrationFailed, cut(&message))
         .with("sqlstate", &error.sqlstate)
-        .with("database_message", &error.message)
+        .with("database_message", cut(&error.message))
         .with("consequence", consequence);
     if in_script {
         failure = failure.with("statement", failed.statements_done + 1).with("statements", total);
@@ -87,9 +87,9 @@ fn unterminated(failed: &ScriptError, sql: &str, what: &str, at: usize) -> Scrip
     ScriptError { error, statements_done: before.min(statements.len().saturating_sub(1)), preamble: failed.preamble }
 }
 
-/// Metadata travels in a trailer, which proxies limit; the first 1,000 characters say what there is to say.
+/// Metadata travels in a trailer, which proxies limit; the first 2,000 characters say what there is to say.
 fn cut(text: &str) -> String {
-    const LONGEST: usize = 1_000;
+    const LONGEST: usize = 2_000;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -108,13 +108,14 @@ fn place(failed: &ScriptError, sql: &str) -> Option<Place> {
 /// The line of a DO block that the outermost context names. PL/pgSQL counts from the line of the opening quote.
 fn in_block(failed: &ScriptError, sql: &str) -> Option<Place> {
     let outermost = failed.error.context.as_deref()?.lines().last()?;
-    let line: usize = outermost.split_once("inline_code_block line ")?.1.split(' ').next()?.parse().ok()?;
+    let line: usize =
+        outermost.strip_prefix("PL/pgSQL function inline_code_block line ")?.split(' ').next()?.parse().ok()?;
     let statement = sql::split(sql).into_iter().nth(failed.statements_done)?;
     let body = statement.tokens().find(|token| token.starts_with('$'))?;
     let offset = statement.start + statement.sql.find(body)?;
     let opened = sql::place(sql, sql::nth_character(sql, offset)).line;
-    let line = opened + line - 1;
-    let text = sql.split('\n').nth(line - 1)?;
+    let line = opened.checked_add(line)?.checked_sub(1)?;
+    let text = sql.split('\n').nth(line.checked_sub(1)?)?;
     let indent = text.chars().take_while(|c| c.is_whitespace()).count();
     Some(Place { line, column: indent + 1 })
 }

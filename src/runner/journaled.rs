@@ -41,6 +41,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Parts done.
+    pub(super) fn done(&self) -> usize {
+        self.done
+    }
+
     /// Step `index` begins, or is tried again.
     pub(super) fn begin(&mut self, index: usize, journaled: &Journaled<'_>) {
         if self.step != Some(index) {

@@ -34,7 +34,7 @@ pub(super) async fn run(
             let indexes = recorded(session, part).await.map_err(guarded)?;
             // The file's search_path says which table is meant, and perhaps its role who may not read the ledger.
             set(session, part, Duration::ZERO, Duration::ZERO).await?;
-            let found = find(session, what, indexes).await.map_err(guarded)?;
+            let found = find(session, what, indexes).await.map_err(|error| unnamed(part, error))?;
             reset(session).await?;
             found
         }
@@ -42,17 +42,22 @@ pub(super) async fn run(
     };
     if !(interrupted && statement.took_effect) {
         announce(session, part, what, &statement).await?;
-        let ran = announced(session, part, what, statement.invalid.as_deref(), stop, observer).await;
+        let ran = announced(session, part, statement.invalid.as_deref(), stop, observer).await;
         notices(session, part.index, observer);
         if let Err(Broken::Lost(lost)) = ran {
             return Err(Broken::Lost(lost)); // nobody knows; the next try finds out
         }
         reset(session).await?;
-        if ran.is_err() {
-            // The server refused it, so it is not done, and there is no doubt.
-            let take_back = message::take_back(part.step.id, part.number);
-            session.client().batch_execute(&take_back).await.map_err(lost)?;
-            return ran;
+        match ran {
+            Ok(()) => {}
+            // The announcement stays, and with it the doubt.
+            Err(Broken::Sql(failed)) if may_commit(part) => return Err(Broken::Doubt(failed)),
+            Err(broken) => {
+                // The server refused it, so it is not done, and there is no doubt.
+                let take_back = message::take_back(part.step.id, part.number);
+                session.client().batch_execute(&take_back).await.map_err(lost)?;
+                return Err(broken);
+            }
         }
     }
     record(session, part.step.id, then).await
@@ -61,15 +66,15 @@ pub(super) async fn run(
 async fn announced(
     session: &LockedSession,
     part: &Part<'_>,
-    what: Outside<'_>,
     invalid: Option<&str>,
     stop: &watch::Receiver<Phase>,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
-    let (lock_timeout, statement_timeout) = match what {
-        // A timeout would end the wait for old snapshots too, and leave an invalid index behind.
-        Outside::CreateIndex { .. } | Outside::DropIndex { .. } => (Duration::ZERO, Duration::ZERO),
-        Outside::Repeatable | Outside::Unknown => (part.journaled.lock_timeout, part.journaled.statement_timeout),
+    // A timeout would end the wait for old snapshots too, and leave an invalid index or a half detached partition behind.
+    let concurrently = part.unit.body.tokens().any(|token| token.eq_ignore_ascii_case("concurrently"));
+    let (lock_timeout, statement_timeout) = match concurrently {
+        true => (Duration::ZERO, Duration::ZERO),
+        false => (part.journaled.lock_timeout, part.journaled.statement_timeout),
     };
     set(session, part, lock_timeout, statement_timeout).await?;
     if let Some(index) = invalid {
@@ -78,6 +83,12 @@ async fn announced(
         sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), stop).await?;
     }
     sent(session, part, part.unit.body.sql, stop).await
+}
+
+/// A procedure or a block may have committed before it failed.
+fn may_commit(part: &Part<'_>) -> bool {
+    let first = part.unit.body.tokens().next().unwrap_or_default();
+    ["call", "do"].iter().any(|word| first.eq_ignore_ascii_case(word))
 }
 
 async fn sent(
@@ -105,10 +116,13 @@ struct Found {
     indexes_before: Option<Vec<u32>>,
 }
 
-/// The indexes of $1 that a try of this statement made: by name, or without one by not having been there before.
+/// The indexes of $1 that a try of this statement made: valid ones that were not there before, under its name if it has one;
+/// invalid ones under its name, or without one that were not there before, unless somebody is building them just now.
 const MADE: &str = "SELECT c.oid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i \
-    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass($1) AND CASE \
-    WHEN $2::text IS NULL THEN NOT c.oid = ANY ($3::oid[]) ELSE c.relname = (parse_ident($2))[1]::name END";
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass($1) \
+    AND ($2::text IS NULL OR c.relname = (parse_ident($2))[1]::name) \
+    AND (NOT c.oid = ANY ($3::oid[]) OR $2::text IS NOT NULL AND NOT i.indisvalid) \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
 
 /// The table's indexes before the first try, if there was one.
 async fn recorded(session: &LockedSession, part: &Part<'_>) -> Result<Option<Vec<u32>>, Error> {
@@ -122,8 +136,18 @@ async fn find(session: &LockedSession, what: Outside<'_>, before: Option<Vec<u32
     let client = session.client();
     match what {
         Outside::DropIndex { index } => {
-            let there = client.query_typed("SELECT to_regclass($1) IS NOT NULL", &[(&index, Type::TEXT)]).await?;
-            Ok(Found { took_effect: !there.first().is_some_and(|row| row.get(0)), ..Found::default() })
+            // By its oid: after a crash, another index may have the name.
+            let indexes_before: Vec<u32> = match before {
+                Some(before) => before,
+                None => {
+                    let named = "SELECT to_regclass($1)::oid WHERE to_regclass($1) IS NOT NULL";
+                    client.query_typed(named, &[(&index, Type::TEXT)]).await?.iter().map(|row| row.get(0)).collect()
+                }
+            };
+            let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = ANY ($1))";
+            let there = client.query_typed(there, &[(&indexes_before, Type::OID_ARRAY)]).await?;
+            let took_effect = !there.first().is_some_and(|row| row.get(0));
+            Ok(Found { took_effect, invalid: None, indexes_before: Some(indexes_before) })
         }
         Outside::CreateIndex { index, table } => {
             let indexes_before: Vec<u32> = match before {
@@ -204,6 +228,17 @@ fn offset(part: &Part<'_>, failed: ScriptError, start: usize) -> ScriptError {
     let mut error = failed.error;
     error.position = error.position.map(|at| crate::sql::nth_character(part.step.sql, start) + at - 1);
     ScriptError { error, ..failed }
+}
+
+/// A name that the server cannot read is the file's mistake.
+fn unnamed(part: &Part<'_>, error: Error) -> Broken {
+    match answer::broken(error, false, message::PREAMBLE_STATEMENTS, 0) {
+        Broken::Sql(mut failed) => {
+            failed.error.position = None;
+            Broken::Sql(ScriptError { statements_done: part.unit.statements_before, ..failed })
+        }
+        other => other,
+    }
 }
 
 fn note(message: String) -> Notice {

@@ -105,7 +105,7 @@ impl<'a> Statement<'a> {
             }
             () if is(0, &["rollback"]) && !self.has(&["to"]) => Kind::Ends,
             () if is(0, &["set"]) && !is(1, &["local", "transaction", "constraints"]) => Kind::Session,
-            () if is(0, &["reset"]) || is(0, &["select"]) && self.has(&["set_config"]) => Kind::Session,
+            () if is(0, &["reset"]) || self.is_set_config() => Kind::Session,
             () if is(0, &["copy"]) && self.has(&["stdin", "stdout"]) => Kind::Streams,
             () if is(0, &["create"]) && (is(1, &["index"]) || is(1, &["unique"]) && is(2, &["index"])) => {
                 self.create_index()
@@ -122,6 +122,18 @@ impl<'a> Statement<'a> {
             }
             () => Kind::Plain,
         }
+    }
+
+    /// SELECT [pg_catalog.]set_config(literal, literal, false) and nothing more: repeating it does no harm.
+    fn is_set_config(&self) -> bool {
+        let is_value =
+            |token: &str| token.starts_with('\'') || ["true", "false"].iter().any(|b| token.eq_ignore_ascii_case(b));
+        let mut tokens = self.tokens().peekable();
+        let mut next = |word: &str| tokens.next().is_some_and(|token| token.eq_ignore_ascii_case(word));
+        let named = next("select") && (next("set_config") || next(".") && next("set_config"));
+        let arguments: Vec<&str> = tokens.collect();
+        let values = arguments.iter().filter(|token| is_value(token)).count();
+        named && values == 3 && arguments.len() == 7 // with two parentheses and two commas
     }
 
     fn commit(&self) -> Kind<'a> {
@@ -205,6 +217,9 @@ mod tests {
             ("SET search_path = a", Kind::Session),
             ("SET LOCAL search_path = a", Kind::Plain),
             ("SELECT pg_catalog.set_config('search_path', '', false)", Kind::Session),
+            ("SELECT set_config('a.b', 'c', false)", Kind::Session),
+            ("SELECT set_config('a.b', f(), false)", Kind::Plain),
+            ("SELECT set_config('a.b', 'c', false), 1", Kind::Plain),
             ("COPY t FROM stdin WITH (FORMAT csv)", Kind::Streams),
             ("COPY t FROM '/tmp/x'", Kind::Plain),
             ("\\connect x", Kind::Meta),

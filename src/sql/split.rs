@@ -21,6 +21,10 @@ impl<'a> Statement<'a> {
     /// How it begins, on one line of at most 80 characters.
     pub fn summary(&self) -> String {
         const LONGEST: usize = 80;
+        // CREATE ROLE, a user mapping, a subscription's connection: no event shows what they keep secret.
+        if self.tokens().any(|token| token.to_ascii_lowercase().contains("password")) {
+            return self.tokens().take(2).collect::<Vec<_>>().join(" ") + " …";
+        }
         let mut summary = String::new();
         for word in self.sql.split_whitespace() {
             if !summary.is_empty() {
@@ -121,6 +125,8 @@ struct Nesting {
     /// CREATE, CREATE OR or CREATE OR REPLACE so far; then whether it is a routine.
     creates: bool,
     routine: bool,
+    /// The word before was BEGIN.
+    after_begin: bool,
     /// Open BEGIN and CASE of a routine's body.
     blocks: usize,
 }
@@ -146,14 +152,15 @@ impl Nesting {
                 };
                 if self.routine && self.parentheses == 0 {
                     match () {
-                        () if is("begin") => self.blocks += 1,
+                        () if is("atomic") && self.after_begin => self.blocks += 1,
                         () if is("case") && self.blocks > 0 => self.blocks += 1,
                         () if is("end") => self.blocks = self.blocks.saturating_sub(1),
                         () => {}
                     }
                 }
+                self.after_begin = is("begin");
             }
-            _ => {}
+            _ => self.after_begin = false,
         }
     }
 
@@ -206,6 +213,7 @@ mod tests {
             assert_eq!(texts(&format!("{body}; SELECT 2")), [body.as_str(), "SELECT 2"]);
         }
         assert_eq!(texts("BEGIN; SELECT 1; END; a").len(), 4);
+        assert_eq!(texts("CREATE FUNCTION begin(a int) RETURNS int AS $$$$; a").len(), 2);
         assert_eq!(texts("CREATE TABLE function (begin int); a").len(), 2);
         assert_eq!(texts("CREATE FUNCTION f() RETURNS int RETURN 1; a").len(), 2);
     }
@@ -229,6 +237,7 @@ mod tests {
         let second = split(sql)[1];
         assert_eq!((&sql[second.start..second.end()], second.tokens().count()), ("SELECT 2", 2));
         assert_eq!(split("CREATE  TABLE\n\tt (n int)")[0].summary(), "CREATE TABLE t (n int)");
+        assert_eq!(split("CREATE ROLE a PASSWORD 'x'")[0].summary(), "CREATE ROLE …");
         assert_eq!(split(&format!("SELECT {}", "é ".repeat(100)))[0].summary().chars().count(), 80);
     }
 }

@@ -238,6 +238,47 @@ async fn a_refused_statement_leaves_no_doubt() {
     }
 }
 
+/// A procedure that committed and then failed has done something, and nobody knows what: it does not run again by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_procedure_that_failed_after_a_commit_is_in_doubt() {
+    let database = TestDatabase::new().await;
+    database
+        .execute("CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (3); COMMIT; PERFORM 1/0; END $$")
+        .await;
+    let daemon = TestDaemon::start(&database, &set("CALL work();", "")).await;
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "IN_DOUBT");
+    assert_eq!(database.text("SELECT count(*) FROM t").await, "3");
+}
+
+/// What the journal remembers is not run again because the file became a transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_done_file_that_becomes_a_transaction_is_refused() {
+    let database = TestDatabase::new().await;
+    let base = ("1_t", "CREATE TABLE t (n int);", "DROP TABLE t;");
+    let first = Set::of(&[base, ("2_a", "BEGIN; INSERT INTO t VALUES (1); COMMIT; SELECT 1/0;", "")]);
+    let daemon = TestDaemon::start(&database, &first).await;
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    daemon.stop().await;
+    let daemon = TestDaemon::start(&database, &Set::of(&[base, ("2_a", "INSERT INTO t VALUES (1);", "")])).await;
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "JOURNAL_DIFFERS");
+    assert_eq!(database.text("SELECT count(*) FROM t").await, "1");
+}
+
+/// After a crash, an index that was there before is not the one that should have been built.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_was_there_before_is_not_taken_for_the_migrations() {
+    let database = TestDatabase::new().await;
+    let daemon = TestDaemon::start(&database, &set("CREATE UNIQUE INDEX CONCURRENTLY i ON t (n);", "")).await;
+    let one = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    daemon.apply(one).await.finished();
+    database.execute("CREATE INDEX i ON t (n)").await;
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    database.execute("UPDATE schemad.statements SET state = 'running'").await;
+    let failed = daemon.apply_all().await.failure();
+    assert_eq!(failed.metadata["sqlstate"], "42P07");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_half_reverted_migration_is_only_rolled_back_further() {
     let database = TestDatabase::new().await;
