@@ -5,8 +5,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{client::Address, exit::Exit, output::progress};
-use crate::{health, migration::Version};
+use super::{
+    client::Address,
+    exit::{self, Exit},
+    output::progress,
+};
+use crate::{grpc::pb, health, migration::Version};
 
 /// Between tries while nobody answers.
 const RETRY: Duration = Duration::from_millis(200);
@@ -55,9 +59,24 @@ impl Wait {
             Ok(Ok(())) => Exit::DONE,
             Ok(Err(exit)) => exit,
             Err(_) => Exit::unavailable(format!(
-                "{service} of {} was not SERVING within {:?}",
-                self.address.address, self.timeout
+                "{service} of {} was not SERVING within {:?}{}",
+                self.address.address,
+                self.timeout,
+                self.why().await.map_or(String::new(), |why| format!(": {why}"))
             )),
+        }
+    }
+
+    /// What the daemon says of the database, which health has no words for.
+    async fn why(&self) -> Option<String> {
+        let mut client = self.address.client().ok()?;
+        let asked = client.get_status(pb::GetStatusRequest {});
+        match tokio::time::timeout(RETRY * 4, asked).await.ok()? {
+            Err(status) => exit::reason(&status).map(|reason| format!("{reason}: {}", status.message())),
+            Ok(answer) => {
+                let problem = answer.into_inner().status?.problems.into_iter().find(|problem| problem.blocking)?;
+                Some(format!("{}: {}", problem.reason, problem.message))
+            }
         }
     }
 }

@@ -29,9 +29,13 @@ pub(super) fn in_doubt(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
 
 /// The migrations that are half rolled back; only rolling back goes on from there.
 pub(super) fn half_reverted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
-    journals(rows)
-        .filter(|(row, journal)| row.is_applied() && journal.direction == Direction::Down)
-        .map(|(row, journal)| Refusal::HalfReverted { version: row.version.clone(), done: journal.done.len() })
+    journals(rows).filter(|(row, journal)| row.is_applied() && journal.direction == Direction::Down).map(
+        |(row, journal)| Refusal::HalfReverted {
+            version: row.version.clone(),
+            step: journal.step,
+            done: journal.done.len(),
+        },
+    )
 }
 
 /// The migrations that are half applied; nothing they stand on may go.

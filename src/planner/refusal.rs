@@ -97,11 +97,14 @@ pub enum Refusal {
     /// A down that ended before its last statement.
     #[error(
         "the rollback of migration {version} failed or was interrupted after {done} of its statements or blocks; roll it back \
-         again, which goes on from there"
+         again, which goes on from there. Where something newer is in the way: finish or undo by hand what ran, and DELETE FROM \
+         schemad.statements WHERE step = {step}"
     )]
     HalfReverted {
         /// Which.
         version: Version,
+        /// The row of the step.
+        step: i64,
         /// Parts done.
         done: usize,
     },

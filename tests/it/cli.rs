@@ -244,3 +244,13 @@ async fn completions_and_the_manual_page_know_every_command() {
         assert!(bash.contains(command) && man.contains(&format!("SCHEMAD {}", command.to_uppercase())), "{command}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waited_in_vain_is_told_why() {
+    let database = TestDatabase::new().await;
+    let url = database.url.replacen(&database.name, "no_such_database", 1);
+    let daemon = TestDaemon::launch(crate::harness::daemon::settings(&url), &Set::tables(1)).await;
+    let (code, _, err) = run(&daemon, &["wait", "--timeout", "1s", "database"]).await;
+    assert_eq!(code, 5);
+    assert!(err.contains("DATABASE_UNAVAILABLE") && err.contains("no_such_database"), "{err}");
+}
