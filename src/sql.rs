@@ -55,6 +55,12 @@ pub fn count(sql: &str) -> usize {
     split(sql).len()
 }
 
+/// Which statement (from 0) the `nth` character (from 1) belongs to; what stands between two belongs to the first.
+pub fn statement_of(sql: &str, nth: usize) -> usize {
+    let byte = sql.char_indices().nth(nth.saturating_sub(1)).map_or(sql.len(), |(byte, _)| byte);
+    split(sql).iter().take_while(|statement| statement.start <= byte).count().saturating_sub(1)
+}
+
 /// Where the `index`th statement (from 0) begins.
 pub fn start_of(sql: &str, index: usize) -> Option<Place> {
     let statement = split(sql).into_iter().nth(index)?;
@@ -83,5 +89,6 @@ mod tests {
         assert_eq!(place("a", 1), Place { line: 1, column: 1 });
         assert_eq!(start_of("SELECT 1; -- x\n  SELECT 2", 1), Some(Place { line: 2, column: 3 }));
         assert_eq!(count("SELECT 1;; SELECT 2;"), 2);
+        assert_eq!([1, 9, 10, 11].map(|nth| statement_of("SELECT é; SELECT 2", nth)), [0, 0, 0, 1]);
     }
 }

@@ -74,6 +74,11 @@ pub(super) fn broken(error: Error, stopping: bool, statements: usize, preamble: 
     }
 }
 
+/// What schemad's own statements are refused with is no error of the script's.
+pub(super) fn of_our_own(error: impl Into<Error>) -> Broken {
+    broken(error.into(), false, 0, usize::MAX)
+}
+
 /// Asks the server to cancel what runs, and waits a little.
 async fn cancel(session: &LockedSession) {
     session.cancel().await;

@@ -11,8 +11,10 @@ use crate::{
 pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: bool) -> Failure {
     // An open quote swallows what schemad sends after the script, and the server's words would be about that.
     let open = if failed.error.sqlstate == "42601" { sql::unterminated(sql) } else { None };
-    let opened = open.map(|(what, at)| unterminated(failed, sql, what, at));
-    let failed = opened.as_ref().unwrap_or(failed);
+    let failed = &match open {
+        Some((what, at)) => unterminated(failed, sql, what, at),
+        None => located(failed, sql),
+    };
     let error = &failed.error;
     let total = sql::count(sql);
     let in_script = failed.statements_done < total;
@@ -77,14 +79,25 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: boo
 
 /// The error as the server would have put it, had the script come alone.
 fn unterminated(failed: &ScriptError, sql: &str, what: &str, at: usize) -> ScriptError {
-    let statements = sql::split(sql);
     let error = SqlError {
         sqlstate: failed.error.sqlstate.clone(),
         message: format!("unterminated {what}"),
         ..SqlError::default()
     };
-    let before = statements.iter().filter(|statement| statement.end() <= at).count();
-    ScriptError { error, statements_done: before.min(statements.len().saturating_sub(1)), preamble: failed.preamble }
+    let statements_done = sql::statement_of(sql, sql::nth_character(sql, at));
+    ScriptError { error, statements_done, preamble: failed.preamble }
+}
+
+/// The server reads a whole message before it runs the first statement, so where it points tells more than what was through.
+fn located(failed: &ScriptError, sql: &str) -> ScriptError {
+    let statements_done = pointed(failed, sql).map_or(failed.statements_done, |at| sql::statement_of(sql, at));
+    ScriptError { error: failed.error.clone(), statements_done, preamble: failed.preamble }
+}
+
+/// The character of the script (from 1) that the server pointed to.
+fn pointed(failed: &ScriptError, sql: &str) -> Option<usize> {
+    let at = failed.error.position?.checked_sub(failed.preamble)?;
+    (1..=sql.chars().count()).contains(&at).then_some(at)
 }
 
 /// Metadata travels in a trailer, which proxies limit; the first 2,000 characters say what there is to say.
@@ -98,10 +111,9 @@ fn cut(text: &str) -> String {
 
 /// Where the server pointed, else the line in a DO block that it named, else where the statement begins.
 fn place(failed: &ScriptError, sql: &str) -> Option<Place> {
-    let pointed = failed.error.position.and_then(|at| at.checked_sub(failed.preamble)).filter(|at| *at > 0);
-    match pointed {
-        Some(at) if at <= sql.chars().count() => Some(sql::place(sql, at)),
-        _ => in_block(failed, sql).or_else(|| sql::start_of(sql, failed.statements_done)),
+    match pointed(failed, sql) {
+        Some(at) => Some(sql::place(sql, at)),
+        None => in_block(failed, sql).or_else(|| sql::start_of(sql, failed.statements_done)),
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) async fn send(
 /// Records a part, or the step, in a transaction of its own.
 pub(super) async fn record(session: &LockedSession, step: i64, then: Then) -> Result<(), Broken> {
     let recorded = session.client().batch_execute(&message::record(step, then)).await;
-    recorded.map_err(|error| answer::broken(error.into(), false, 0, usize::MAX))
+    recorded.map_err(answer::of_our_own)
 }
 
 /// Passes on what was said.

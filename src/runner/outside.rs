@@ -31,7 +31,7 @@ pub(super) async fn run(
 ) -> Result<(), Broken> {
     let statement = match what {
         Outside::CreateIndex { .. } | Outside::DropIndex { .. } => {
-            let indexes = recorded(session, part).await.map_err(guarded)?;
+            let indexes = recorded(session, part).await.map_err(answer::of_our_own)?;
             // The file's search_path says which table is meant, and perhaps its role who may not read the ledger.
             set(session, part, Duration::ZERO, Duration::ZERO).await?;
             let found = find(session, what, indexes).await.map_err(|error| unnamed(part, error))?;
@@ -55,7 +55,7 @@ pub(super) async fn run(
             Err(broken) => {
                 // The server refused it, so it is not done, and there is no doubt.
                 let take_back = message::take_back(part.step.id, part.number);
-                session.client().batch_execute(&take_back).await.map_err(lost)?;
+                session.client().batch_execute(&take_back).await.map_err(answer::of_our_own)?;
                 return Err(broken);
             }
         }
@@ -174,7 +174,7 @@ async fn find(session: &LockedSession, what: Outside<'_>, before: Option<Vec<u32
 async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, found: &Found) -> Result<(), Broken> {
     let client = session.client();
     let how = "UPDATE schemad.statements SET settles_by = $3, indexes_before = $4 WHERE step = $1 AND ordinal = $2";
-    client.batch_execute(&message::announce(part.step.id, part.number)).await.map_err(lost)?;
+    client.batch_execute(&message::announce(part.step.id, part.number)).await.map_err(answer::of_our_own)?;
     client
         .query_typed(
             how,
@@ -186,8 +186,8 @@ async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, f
             ],
         )
         .await
-        .map_err(lost)?;
-    client.batch_execute("COMMIT").await.map_err(lost)
+        .map_err(answer::of_our_own)?;
+    client.batch_execute("COMMIT").await.map_err(answer::of_our_own)
 }
 
 /// The timeouts, then the file's own settings up to here.
@@ -199,7 +199,10 @@ async fn set(
 ) -> Result<(), Broken> {
     let (lock, statement) = (lock_timeout.as_millis(), statement_timeout.as_millis());
     let client = session.client();
-    client.batch_execute(&format!("SET lock_timeout={lock};SET statement_timeout={statement}")).await.map_err(lost)?;
+    client
+        .batch_execute(&format!("SET lock_timeout={lock};SET statement_timeout={statement}"))
+        .await
+        .map_err(answer::of_our_own)?;
     for setting in &part.unit.settings {
         if let Err(error) = client.batch_execute(setting.sql).await {
             let broken = answer::broken(error.into(), false, message::PREAMBLE_STATEMENTS, 0);
@@ -243,13 +246,4 @@ fn unnamed(part: &Part<'_>, error: Error) -> Broken {
 
 fn note(message: String) -> Notice {
     Notice { step: None, severity: "NOTICE".into(), message }
-}
-
-fn lost(error: tokio_postgres::Error) -> Broken {
-    guarded(error.into())
-}
-
-/// What schemad's own statements are refused with is no error of the script's.
-fn guarded(error: Error) -> Broken {
-    answer::broken(error, false, 0, usize::MAX)
 }

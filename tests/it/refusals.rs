@@ -105,3 +105,20 @@ async fn an_open_quote_is_placed_where_it_opens() {
         assert!(failed.message.contains("unterminated") && !failed.message.contains("RESET"), "{}", failed.message);
     }
 }
+
+/// The server reads a whole message before it runs the first statement, so only the position tells which one it means.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_syntax_error_names_the_statement_it_is_in() {
+    let script = "SET search_path = public;\nSELECT 'é';\nSELCT 3;\nSELECT 4;";
+    for one_transaction in [true, false] {
+        let (database, set) = (TestDatabase::new().await, Set::of(&[]));
+        match one_transaction {
+            true => set.add("1_a", script, ""),
+            false => set.add_non_transactional("1_a", script, ""),
+        }
+        let daemon = TestDaemon::start(&database, &set).await;
+        let failed = daemon.apply_all().await.failure();
+        let told = ["line", "column", "statement", "statements"].map(|key| failed.metadata[key].as_str());
+        assert_eq!(told, ["3", "1", "3", "4"], "{failed:?}");
+    }
+}
