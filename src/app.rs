@@ -20,11 +20,11 @@ use crate::{
         pool::{Pool, PoolSettings},
     },
     failure::Kind,
-    grpc::{migrations::Migrations, pb},
+    grpc::{self, migrations::Migrations, pb, reads::Reads},
     health::Health,
     metrics::Metrics,
     monitor::{Monitor, View},
-    operation::{Action, Operations, Request},
+    operation::{Action, Operations, Parts, Request},
     planner::Apply,
     refresh::Refresh,
     shutdown::{Phase, Shutdown},
@@ -50,6 +50,8 @@ pub struct Settings {
     pub database: DatabaseUrl,
     /// Where it migrates: direct, or through a session pooler. `None`: the same.
     pub migration_database: Option<DatabaseUrl>,
+    /// Runs the migrations, where it is not the role that logs in: their owner, who needs no rights on the ledger.
+    pub role: Option<String>,
     /// The reading pool.
     pub pool: PoolSettings,
     /// What a running operation gets to end by itself.
@@ -131,18 +133,25 @@ impl Daemon {
             metrics.clone(),
             refresh.clone(),
         );
-        let operations =
-            Operations::new(catalog.clone(), migrating, daemon_name(), metrics.clone(), refresh, shutdown.phases());
+        let operations = Operations::new(Parts {
+            catalog: catalog.clone(),
+            url: migrating,
+            pool: pool.clone(),
+            side: monitor.side(),
+            role: settings.role.clone(),
+            daemon: daemon_name(),
+            metrics: metrics.clone(),
+            refresh,
+            phases: shutdown.phases(),
+        });
         let health = HealthServer::new(Health::new(monitor.views(), shutdown.phases()));
         let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
-        let service = Migrations {
-            catalog: catalog.clone(),
-            pool: pool.clone(),
-            operations: operations.clone(),
-            views: monitor.views(),
-        };
-        let mut main_routes =
-            Routes::new(pb::migration_service_server::MigrationServiceServer::new(service)).add_service(health.clone());
+        let reads = Reads { pool: pool.clone(), views: monitor.views() };
+        let service = Migrations { catalog: catalog.clone(), reads: reads.clone(), operations: operations.clone() };
+        let history = grpc::operations::Operations { reads, operations: operations.clone() };
+        let mut main_routes = Routes::new(pb::migration_service_server::MigrationServiceServer::new(service))
+            .add_service(pb::operation_service_server::OperationServiceServer::new(history))
+            .add_service(health.clone());
         if settings.reflection {
             main_routes = with_reflection(main_routes)?;
         }

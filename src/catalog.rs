@@ -8,10 +8,12 @@ use diesel::{
 };
 
 use crate::{
-    migration::{Checksum, Migration, Mode, Script, Version},
+    failure::Failure,
+    migration::{Checksum, Direction, Migration, Mode, Script, Version},
     sql,
 };
 
+pub mod fitness;
 pub mod folder;
 mod recorder;
 
@@ -19,6 +21,7 @@ mod recorder;
 #[derive(Clone, Debug)]
 pub struct Catalog {
     migrations: BTreeMap<Version, Migration>,
+    unfit: BTreeMap<Version, Failure>,
     digest: Checksum,
 }
 
@@ -58,7 +61,11 @@ impl Catalog {
             }
         }
         if problems.is_empty() {
-            Ok(Self { digest: digest(&migrations), migrations })
+            let unfit = |m: &Migration| {
+                Some((m.version.clone(), fitness::parts(&m.name, &m.version, Direction::Up, &m.up).err()?))
+            };
+            let unfit = migrations.values().filter_map(unfit).collect();
+            Ok(Self { digest: digest(&migrations), migrations, unfit })
         } else {
             Err(InvalidSet(problems))
         }
@@ -72,6 +79,11 @@ impl Catalog {
     /// The migration with this version.
     pub fn get(&self, version: &Version) -> Option<&Migration> {
         self.migrations.get(version)
+    }
+
+    /// Why this migration's up cannot run, if it cannot.
+    pub fn unfit(&self, version: &Version) -> Option<&Failure> {
+        self.unfit.get(version)
     }
 
     /// How many there are.

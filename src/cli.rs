@@ -5,6 +5,7 @@ mod dev;
 mod exit;
 mod generate;
 mod health;
+mod history;
 mod list;
 mod operate;
 mod output;
@@ -50,6 +51,12 @@ enum Command {
     Apply(operate::Apply),
     /// Roll back applied migrations.
     Rollback(operate::Rollback),
+    /// List operations.
+    History(history::History),
+    /// Follow an operation.
+    Watch(history::Watch),
+    /// Cancel an operation.
+    Cancel(history::Cancel),
     /// Ask the gRPC health service, with the flags and exit codes of grpc_health_probe.
     Health(health::Health),
     /// Wait until the daemon, the database or the schema is ready.
@@ -94,6 +101,9 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
             Command::Show(show) => show.run().await,
             Command::Apply(apply) => apply.run().await,
             Command::Rollback(rollback) => rollback.run().await,
+            Command::History(history) => history.run().await,
+            Command::Watch(watch) => watch.run().await,
+            Command::Cancel(cancel) => cancel.run().await,
             Command::Health(health) => health.run().await,
             Command::Wait(wait) => wait.run().await,
             Command::Completions(completions) => completions.run(),

@@ -20,6 +20,8 @@ pub enum Kind {
     Busy,
     /// The daemon or the database session went away in the middle.
     Interrupted,
+    /// Somebody cancelled it.
+    Cancelled,
     /// Try later: database, pool or daemon are not available.
     Unavailable,
     /// Too many at once.
@@ -41,6 +43,11 @@ macro_rules! reasons {
             /// UPPER_SNAKE, as on the wire and in the ledger.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $word,)+ }
+            }
+
+            /// The reason of this word. A newer daemon's that this one does not know reads as [`Reason::Internal`].
+            pub fn parse(word: &str) -> Self {
+                Self::ALL.iter().copied().find(|r| r.as_str() == word).unwrap_or(Self::Internal)
             }
 
             /// What kind of no it is.
@@ -79,6 +86,18 @@ reasons! {
     InvalidSource "INVALID_SOURCE" Invalid,
     /// Neither the binary, the Diesel table nor the ledger knows the version.
     UnknownVersion "UNKNOWN_VERSION" NotFound,
+    /// The operation is not in this database's ledger.
+    UnknownOperation "UNKNOWN_OPERATION" NotFound,
+    /// The operation's id is not a UUID.
+    InvalidOperation "INVALID_OPERATION" Invalid,
+    /// The sequence is negative, or beyond the operation's last event.
+    InvalidSequence "INVALID_SEQUENCE" Invalid,
+    /// A filter names no kind, state, time or principal there is.
+    InvalidFilter "INVALID_FILTER" Invalid,
+    /// The operation has ended, so it cannot be cancelled.
+    OperationEnded "OPERATION_ENDED" Refused,
+    /// Somebody cancelled the operation; its running step was undone, the steps before it stay.
+    Cancelled "CANCELLED" Cancelled,
     /// A pending migration is older than one that is applied.
     OutOfOrder "OUT_OF_ORDER" Refused,
     /// A pending migration is older than an applied one that this binary does not know.
@@ -158,8 +177,7 @@ impl Serialize for Reason {
 impl<'de> Deserialize<'de> for Reason {
     /// A newer daemon's reason that this one does not know reads as [`Reason::Internal`]; the message is still its own.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = String::deserialize(deserializer)?;
-        Ok(Self::ALL.iter().copied().find(|r| r.as_str() == word).unwrap_or(Self::Internal))
+        Ok(Self::parse(&String::deserialize(deserializer)?))
     }
 }
 

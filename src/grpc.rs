@@ -3,6 +3,8 @@
 
 pub mod convert;
 pub mod migrations;
+pub mod operations;
+pub mod reads;
 pub mod request;
 pub mod status;
 mod stream;

@@ -2,6 +2,8 @@
 //! tables or Diesel's. The Diesel table decides *what* is applied; the ledger tells *how* it came to be.
 
 pub mod claims;
+pub mod control;
+pub mod history;
 pub mod install;
 pub mod operations;
 mod outcome;
@@ -56,9 +58,9 @@ pub struct LedgerInfo {
 pub struct OperationRow {
     /// UUID.
     pub id: uuid::Uuid,
-    /// `apply` or `rollback`.
+    /// `apply`, `rollback` or `resolve`.
     pub kind: String,
-    /// `pending`, `running`, `succeeded`, `failed` or `interrupted`.
+    /// [`State`]'s word, or a newer daemon's.
     pub state: String,
     /// Who asked.
     pub principal: String,
@@ -74,4 +76,12 @@ pub struct OperationRow {
     pub steps_total: i32,
     /// Steps committed.
     pub steps_done: i32,
+    /// The caller's id for the request.
+    pub request_id: String,
+    /// Why it did not succeed: a [`crate::failure::Reason`]'s word.
+    pub reason: Option<String>,
+    /// And in sentences; or what was said when it was asked for.
+    pub message: Option<String>,
+    /// Somebody asked to cancel it.
+    pub cancel_requested: bool,
 }

@@ -150,6 +150,11 @@ impl Direction {
         }
     }
 
+    /// The file in the folder `name`, as errors call it.
+    pub fn file(self, name: &str) -> String {
+        format!("{name}/{}.sql", self.as_str())
+    }
+
     /// The direction that the ledger's word names.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Up, Self::Down].into_iter().find(|d| d.as_str() == word)

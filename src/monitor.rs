@@ -10,10 +10,11 @@ use tokio::sync::watch;
 
 use crate::{
     catalog::Catalog,
-    db::{DatabaseUrl, Error, lock::Attempt, lock::LockedSession, pool::Reader, pooler, session::Session},
+    db::{DatabaseUrl, Error, activity, lock::Attempt, lock::LockedSession, pool::Reader, pooler, session::Session},
     failure::{Failure, Reason},
-    ledger::{self, Snapshot, claims, install},
+    ledger::{self, Snapshot, claims, control, install},
     metrics::Metrics,
+    operation::Side,
     planner::{Assessment, assess},
     refresh::Refresh,
 };
@@ -66,6 +67,7 @@ impl View {
 /// Watches one database. Its tasks end when it is dropped.
 pub struct Monitor {
     views: watch::Receiver<Arc<View>>,
+    side: Side,
     tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
@@ -82,7 +84,14 @@ impl Monitor {
         let (sender, views) = watch::channel(Arc::new(View { database: not_yet(), preflight: not_yet(), seen: None }));
         let sender = Arc::new(sender);
         let probe = Probe { url: reading, catalog, metrics, views: sender.clone(), refresh };
-        Self { views, tasks: [tokio::spawn(probe.run()), tokio::spawn(preflights(migrating, sender))] }
+        let (side_sender, side) = watch::channel(None);
+        let tasks = [tokio::spawn(probe.run()), tokio::spawn(preflights(migrating, sender, side_sender))];
+        Self { views, side, tasks }
+    }
+
+    /// The session beside the one that migrates, for what has to be said and seen while that one is busy.
+    pub fn side(&self) -> Side {
+        self.side.clone()
     }
 
     /// The latest view, and every change of it.
@@ -192,7 +201,7 @@ impl Probe {
 
 /// Proves that operations could run, and goes on proving it on a session of its own: the migration address may be another
 /// one, rights are given and taken, and a server becomes read-only while it is watched.
-async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>) {
+async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>, side: watch::Sender<Option<Arc<Session>>>) {
     let mut backoff = BACKOFF.0;
     let mut told = None;
     let mut publish = |result: Result<(), Failure>| {
@@ -215,15 +224,30 @@ async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>) {
     loop {
         let failure = match within(PREFLIGHT_WITHIN, preflight(&url)).await {
             Err(failure) => failure,
-            Ok(session) => loop {
+            Ok(session) => {
                 backoff = BACKOFF.0;
-                publish(Ok(()));
-                tokio::time::sleep(EVERY).await;
-                if let Err(failure) = within(ANSWER_WITHIN, check(&session)).await {
-                    break failure;
+                let session = Arc::new(session);
+                side.send_replace(Some(session.clone()));
+                loop {
+                    publish(Ok(()));
+                    tokio::time::sleep(EVERY).await;
+                    let recovered = async {
+                        match check(&session).await? {
+                            // No operations, or no columns for them yet.
+                            install::State::ToBeMade => Ok(false),
+                            install::State::Usable => take_over(&session).await,
+                        }
+                    };
+                    match within(ANSWER_WITHIN, recovered).await {
+                        Ok(false) => {}
+                        // Wins the lock, if it can be had, and closes them.
+                        Ok(true) => drop(within(PREFLIGHT_WITHIN, preflight(&url)).await),
+                        Err(failure) => break failure,
+                    }
                 }
-            },
+            }
         };
+        side.send_replace(None);
         publish(Err(failure));
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF.1);
@@ -250,6 +274,22 @@ async fn preflight(url: &DatabaseUrl) -> Result<Session, Failure> {
             Ok(locked.release().await?)
         }
     }
+}
+
+/// Ends the sessions of operations whose daemons are silent. Without the right to end them (another role's) it says so and leaves
+/// them. True when there are operations to be closed.
+async fn take_over(session: &Session) -> Result<bool, Failure> {
+    let client = session.client();
+    let silent = control::silent(client).await?;
+    for (operation, daemon, backend) in &silent {
+        match activity::terminate(client, *backend).await {
+            Ok(_) => tracing::warn!(event = "operation.taken_over", %operation, daemon,
+                "the daemon that runs this operation has been silent for {:?}; its session was ended", control::DEAD_AFTER),
+            Err(error) => tracing::warn!(event = "operation.not_taken_over", %operation, daemon, cause = %error,
+                "the daemon that runs this operation is silent, and its session cannot be ended from here"),
+        }
+    }
+    Ok(!silent.is_empty() || control::has_orphan(client).await?)
 }
 
 /// What can change while a session lives.

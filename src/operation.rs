@@ -3,12 +3,16 @@
 
 mod accept;
 mod attach;
+mod cancel;
 mod log;
+mod onlooker;
 mod prepare;
 mod request;
 mod run;
+mod watch;
 
-pub use accept::Operations;
+pub use accept::{Operations, Parts};
 pub use log::{Entry, Event, Follower, Log, Next, StepName};
+pub use onlooker::Side;
 pub use prepare::validate;
 pub use request::{Action, Request};

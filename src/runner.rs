@@ -3,23 +3,21 @@
 //! applied and the lock is still ours.
 
 mod answer;
+mod evidence;
 mod explain;
 mod journaled;
 mod message;
+mod orders;
 mod outside;
 mod window;
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 pub use explain::explain;
 pub use journaled::Journaled;
+pub use orders::{Halt, Orders, Wait};
 
-use crate::{
-    db::{Error, SqlError, lock::LockedSession, session::Notice},
-    shutdown::Phase,
-};
+use crate::db::{Error, SqlError, lock::LockedSession, session::Notice};
 
 /// The pause before a step is tried again, doubled each time up to the second.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -72,8 +70,8 @@ pub enum Broken {
         /// How long was tried.
         waited: Duration,
     },
-    /// It was told to stop.
-    Stopped,
+    /// It was told to end.
+    Halted(Halt),
     /// The server refused BEGIN or the first guard: nothing of the script ran.
     Guard(SqlError),
     /// The session is gone.
@@ -91,8 +89,8 @@ pub struct ScriptError {
     pub preamble: usize,
 }
 
-/// Runs `steps` in order; `lock_wait` is how long one may go on retrying for its locks. [`Phase::Stopping`] ends it at a commit boundary:
-/// the running statement is cancelled and its step undone.
+/// Runs `steps` in order; `lock_wait` is how long one may go on retrying for its locks. A [`Halt`] ends it at a commit boundary: the
+/// running statement is cancelled and its step undone.
 ///
 /// Dropping the future leaves up to a window of steps running on the server until the session is dropped too.
 ///
@@ -102,7 +100,7 @@ pub async fn run(
     session: &mut LockedSession,
     steps: &[Step<'_>],
     lock_wait: Duration,
-    stop: watch::Receiver<Phase>,
+    orders: Orders,
     observer: &impl Observer,
 ) -> Result<(), Stopped> {
     let mut done = 0;
@@ -114,7 +112,8 @@ pub async fn run(
                 attempts.begin(done);
                 progress.begin(done, journaled);
                 let before = progress.done();
-                let ran = journaled::run(session, done, &steps[done], journaled, &mut progress, &stop, observer).await;
+                let ran =
+                    journaled::run(session, done, &steps[done], journaled, &mut progress, &orders, observer).await;
                 if progress.done() != before {
                     attempts = Attempts::default(); // another part has its own patience
                 }
@@ -124,7 +123,7 @@ pub async fn run(
             None => {
                 let end = steps.iter().skip(done).position(|step| step.journaled.is_some());
                 let plain = &steps[..end.map_or(steps.len(), |n| done + n)];
-                window::run(session, plain, &mut done, &mut attempts, &stop, observer).await
+                window::run(session, plain, &mut done, &mut attempts, &orders, observer).await
             }
         };
         let Err(error) = ran else { continue };
@@ -139,7 +138,7 @@ pub async fn run(
             Broken::Sql(failed) if failed.error.is_lock_conflict() => match attempts.next(done, lock_wait) {
                 Ok(delay) => {
                     observer.retrying(done, attempts.count, &failed.error, delay);
-                    pause(delay, stop.clone()).await;
+                    pause(delay, orders.clone()).await;
                 }
                 Err(waited) => {
                     return Err(Stopped { done, broken: Broken::Locks { error: failed.error, waited } });
@@ -180,20 +179,9 @@ impl Attempts {
     }
 }
 
-async fn pause(delay: Duration, mut stop: watch::Receiver<Phase>) {
+async fn pause(delay: Duration, mut orders: Orders) {
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
-        () = stopped(&mut stop) => {}
-    }
-}
-
-fn must_stop(phases: &watch::Receiver<Phase>) -> bool {
-    *phases.borrow() >= Phase::Stopping
-}
-
-/// Returns when the operation has to end. A sender that is gone will not say so any more: then never.
-async fn stopped(stop: &mut watch::Receiver<Phase>) {
-    if stop.wait_for(|phase| *phase >= Phase::Stopping).await.is_err() {
-        std::future::pending().await
+        () = orders.until_halted() => {}
     }
 }

@@ -9,7 +9,7 @@ mod units;
 pub use kind::{Kind, Outside};
 pub use settings::{Settings, settings};
 pub use split::{Statement, split, unterminated};
-pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, units};
+pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, transaction_modes, units};
 
 /// Line and column, both from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -84,13 +84,27 @@ impl Read {
         Self { common, timeout: Duration::from_secs(15) }
     }
 
-    /// Makes one call within the timeout.
+    /// A read that may take so long.
+    pub(super) fn with_timeout(common: Common, timeout: Duration) -> Self {
+        Self { common, timeout }
+    }
+
+    /// Makes one call to MigrationService within the timeout.
     pub(super) async fn call<T>(
         &self,
         call: impl AsyncFnOnce(MigrationServiceClient<Channel>) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, Exit> {
+        self.call_on(MigrationServiceClient::new, call).await
+    }
+
+    /// Makes one call within the timeout to the service whose client `client` makes.
+    pub(super) async fn call_on<C, T>(
+        &self,
+        client: impl FnOnce(Channel) -> C,
+        call: impl AsyncFnOnce(C) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, Exit> {
         let address = &self.common.address;
-        match tokio::time::timeout(self.timeout, call(address.client()?)).await {
+        match tokio::time::timeout(self.timeout, call(client(address.channel()?))).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(address.explain(&status)),
             Err(_) => Err(Exit::unavailable(format!("no answer from {} within {:?}", address.address, self.timeout))),

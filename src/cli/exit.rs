@@ -6,7 +6,13 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::{output, snippet};
-use crate::{failure::Reason, grpc::status::DOMAIN};
+use crate::{
+    failure::{Failure, Reason},
+    grpc::{
+        pb,
+        status::{DOMAIN, from_failure},
+    },
+};
 
 /// An exit code and what to say on stderr.
 #[derive(Debug)]
@@ -83,6 +89,15 @@ impl Exit {
         }
     }
 
+    /// How an operation ended that was only watched.
+    pub(super) fn from_failure(failure: Option<&pb::Failure>) -> Self {
+        let Some(failure) = failure else { return Self::DONE };
+        let reason = Reason::parse(&failure.reason);
+        let metadata = failure.metadata.clone().into_iter().collect();
+        let failure = Failure { reason, message: failure.message.clone(), metadata, field: None };
+        Self::from_status(&from_failure(&failure))
+    }
+
     /// The same code; what there was to say has been said.
     pub(super) fn silently(self) -> Self {
         Self { message: None, ..self }
@@ -113,7 +128,6 @@ pub(super) fn operation(status: &Status) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{failure::Failure, grpc::status::from_failure};
 
     /// docs/errors.md is this text; `UPDATE_DOCS=1 cargo test --lib` writes it.
     #[test]

@@ -2,7 +2,9 @@
 
 mod follow;
 mod live;
-mod show;
+pub(super) mod show;
+
+pub(super) use live::Live;
 
 use std::time::Duration;
 
@@ -33,6 +35,9 @@ struct Operate {
     /// How long to go on asking when the connection is lost.
     #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration)]
     reconnect: Duration,
+    /// End when the operation is accepted, without waiting for it; `schemad watch` follows it.
+    #[arg(long, conflicts_with = "validate_only")]
+    detach: bool,
 }
 
 /// Apply pending migrations, in version order, all of them without --to or --steps.
@@ -93,8 +98,9 @@ impl Apply {
             validate_only: operate.validate_only,
             queue_timeout: operate.queue_timeout.map(wire),
             lock_wait: operate.lock_wait.map(wire),
+            detach: operate.detach,
         };
-        follow::follow(&operate, &Call::Apply(request)).await
+        follow::follow(&operate, Call::Apply(request)).await
     }
 }
 
@@ -114,8 +120,9 @@ impl Rollback {
             validate_only: operate.validate_only,
             queue_timeout: operate.queue_timeout.map(wire),
             lock_wait: operate.lock_wait.map(wire),
+            detach: operate.detach,
         };
-        follow::follow(&operate, &Call::Rollback(request)).await
+        follow::follow(&operate, Call::Rollback(request)).await
     }
 }
 
@@ -141,6 +148,15 @@ impl Call {
         match self {
             Self::Apply(request) => &request.request_id,
             Self::Rollback(request) => &request.request_id,
+        }
+    }
+
+    /// Asks for the same as a new operation.
+    fn renew(&mut self) {
+        let id = Uuid::new_v4().to_string();
+        match self {
+            Self::Apply(request) => request.request_id = id,
+            Self::Rollback(request) => request.request_id = id,
         }
     }
 

@@ -43,6 +43,10 @@ pub(super) struct Settings {
     /// What a running operation gets to end by itself after SIGTERM.
     #[arg(long, env = "SCHEMAD_SHUTDOWN_GRACE", default_value = "25s", value_parser = humantime::parse_duration)]
     shutdown_grace: Duration,
+    /// Runs the migrations: the role that owns the schema, of which the one that logs in is a member. It needs no rights on the
+    /// ledger.
+    #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
+    role: Option<String>,
     /// Do not serve gRPC reflection.
     #[arg(long, env = "SCHEMAD_NO_REFLECTION")]
     no_reflection: bool,
@@ -102,6 +106,7 @@ impl Settings {
         app::Settings {
             database,
             migration_database,
+            role: self.role.clone(),
             pool: PoolSettings {
                 size: self.pool_size,
                 overflow: self.pool_overflow,

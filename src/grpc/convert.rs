@@ -7,6 +7,8 @@ use uuid::Uuid;
 use super::pb;
 use crate::{
     catalog::Catalog,
+    db::activity::Blocker,
+    failure::Failure,
     ledger::{OperationRow, Snapshot, State},
     migration::{Direction, Migration, Mode, Recorded, Row, Script, Version},
     operation::{Entry, Event, StepName},
@@ -86,6 +88,10 @@ pub fn operation(row: &OperationRow) -> pb::Operation {
         end_time: row.finished_at.map(Into::into),
         steps_total: row.steps_total,
         steps_done: row.steps_done,
+        request_id: row.request_id.clone(),
+        reason: row.reason.clone().unwrap_or_default(),
+        message: row.message.clone().unwrap_or_default(),
+        cancel_requested: row.cancel_requested,
     }
 }
 
@@ -145,11 +151,9 @@ pub fn sql(text: &str) -> (String, bool) {
 pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
     use pb::operation_event::Event as Pb;
     let event = match &entry.event {
-        Event::Accepted { kind: word, request_id, repeated } => Pb::Accepted(pb::Accepted {
-            kind: kind(word).into(),
-            request_id: request_id.to_string(),
-            repeated: *repeated,
-        }),
+        Event::Accepted { kind: word, request_id, repeated } => {
+            Pb::Accepted(pb::Accepted { kind: kind(word).into(), request_id: request_id.clone(), repeated: *repeated })
+        }
         Event::Queued(running) => Pb::Queued(pb::Queued { running: running.as_ref().map(self::operation) }),
         Event::Planned { steps, warnings } => Pb::Planned(pb::Planned {
             steps: steps
@@ -159,7 +163,12 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
                     version: version.clone(),
                     name: name.clone(),
                     direction: direction(*way).into(),
-                    source: if *from_ledger { pb::ScriptSource::Ledger } else { pb::ScriptSource::Binary }.into(),
+                    source: match from_ledger {
+                        Some(true) => pb::ScriptSource::Ledger,
+                        Some(false) => pb::ScriptSource::Binary,
+                        None => pb::ScriptSource::Unspecified,
+                    }
+                    .into(),
                 })
                 .collect(),
             warnings: warnings.clone(),
@@ -202,16 +211,54 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
                 duration: Some(duration(*took)),
             })
         }
-        Event::Finished(ended, finished) => Pb::Finished(pb::Finished {
+        Event::Finished(ended, finished, failure) => Pb::Finished(pb::Finished {
             state: state(*ended).into(),
             nothing_to_do: finished.nothing_to_do,
             steps_done: count(finished.steps_done),
             steps_total: count(finished.steps_total),
             current_version: finished.current.clone().unwrap_or_default(),
             warnings: finished.warnings.clone(),
+            failure: failure.as_ref().map(self::failure),
         }),
+        Event::Waiting { version, waiting, waited } => Pb::Waiting(pb::Waiting {
+            version: version.clone(),
+            mode: waiting.mode.clone(),
+            relation: waiting.relation.clone().unwrap_or_default(),
+            blockers: waiting.blockers.iter().map(blocker).collect(),
+            waited: Some(duration(*waited)),
+        }),
+        Event::Progress { version, building } => Pb::Progress(pb::Progress {
+            version: version.clone(),
+            relation: building.relation.clone().unwrap_or_default(),
+            index: building.index.clone().unwrap_or_default(),
+            phase: building.phase.clone(),
+            done: building.done,
+            total: building.total,
+            percent: if building.total > 0 { 100.0 * building.done as f64 / building.total as f64 } else { 0.0 },
+        }),
+        Event::Dropped(events) => Pb::Dropped(pb::Dropped { events: i64::try_from(*events).unwrap_or(i64::MAX) }),
     };
     message(operation, entry.sequence, entry.time, event)
+}
+
+fn blocker(blocker: &Blocker) -> pb::Blocker {
+    pb::Blocker {
+        pid: blocker.pid,
+        user: blocker.user.clone().unwrap_or_default(),
+        application_name: blocker.application.clone().unwrap_or_default(),
+        state: blocker.state.clone().unwrap_or_default(),
+        age: blocker.age.map(duration),
+        relation: blocker.relation.clone().unwrap_or_default(),
+        mode: blocker.mode.clone().unwrap_or_default(),
+    }
+}
+
+fn failure(failure: &Failure) -> pb::Failure {
+    pb::Failure {
+        reason: failure.reason.to_string(),
+        message: failure.message.clone(),
+        metadata: failure.metadata.clone().into_iter().collect(),
+    }
 }
 
 /// An event with its frame.
@@ -233,6 +280,7 @@ fn kind(word: &str) -> pb::OperationKind {
     match word {
         "apply" => pb::OperationKind::Apply,
         "rollback" => pb::OperationKind::Rollback,
+        "resolve" => pb::OperationKind::Resolve,
         _ => pb::OperationKind::Unspecified,
     }
 }
@@ -244,6 +292,7 @@ fn state(state: State) -> pb::OperationState {
         State::Succeeded => pb::OperationState::Succeeded,
         State::Failed => pb::OperationState::Failed,
         State::Interrupted => pb::OperationState::Interrupted,
+        State::Cancelled => pb::OperationState::Cancelled,
     }
 }
 

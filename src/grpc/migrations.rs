@@ -4,78 +4,55 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     pin::Pin,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use futures_util::stream::{self, Stream, StreamExt as _};
-use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::{convert, pb, request, status, stream::Events};
+use super::{
+    convert, pb,
+    reads::Reads,
+    request, status,
+    stream::{Ends, Events},
+};
 use crate::{
     catalog::Catalog,
-    db::{
-        Error,
-        pool::{Pool, Reader},
-    },
-    failure::{Failure, Reason},
+    failure::Failure,
     ledger::{self, Snapshot},
     migration::{Migration, Row, Version},
-    monitor::View,
     operation::{self, Event, Operations},
     planner,
 };
-
-/// A read that takes longer is no use to whoever asked.
-const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// The service.
 pub struct Migrations {
     /// The embedded set.
     pub catalog: Arc<Catalog>,
     /// For reads.
-    pub pool: Pool,
+    pub reads: Reads,
     /// For Apply and Rollback.
     pub operations: Operations,
-    /// To answer at once when the database is known to be away.
-    pub views: watch::Receiver<Arc<View>>,
 }
 
-type Reading<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
-type Answer<T> = Result<Response<T>, Status>;
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Migrations {
-    /// Reads with a connection of the pool, and with the next one when the server had closed that.
-    async fn read<T, E: Into<Failure>>(&self, read: impl Fn(&mut Reader) -> Reading<'_, T, E>) -> Result<T, Failure> {
-        if let Err(away) = &self.views.borrow().database
-            && away.reason == Reason::DatabaseUnavailable
-        {
-            return Err(away.clone());
-        }
-        let reading = async {
-            let mut closed = 0;
-            loop {
-                let mut reader = self.pool.get().await?;
-                match read(&mut reader).await {
-                    // Each broken connection leaves the pool, so this ends at the latest with a new one.
-                    Err(_) if reader.is_broken() && closed <= self.pool.max_size() => closed += 1,
-                    answer => return answer.map_err(Into::into),
-                }
-            }
-        };
-        let late = |_| Err(Error::Timeout(READ_WITHIN).into());
-        tokio::time::timeout(READ_WITHIN, reading).await.unwrap_or_else(late)
-    }
-
     async fn snapshot(&self) -> Result<Snapshot, Failure> {
-        self.read(|reader| Box::pin(ledger::read::snapshot(reader))).await
+        self.reads.read(|reader| Box::pin(ledger::read::snapshot(reader))).await
     }
 
-    async fn start(&self, checked: Result<operation::Request, Failure>, validate_only: bool) -> Result<Events, Status> {
+    async fn start(
+        &self,
+        checked: Result<operation::Request, Failure>,
+        validate_only: bool,
+        detach: bool,
+    ) -> Result<Events, Status> {
         let checked = checked.map_err(|e| status::from_failure(&e))?;
         if !validate_only {
-            return Ok(super::stream::follow(&self.operations.submit(checked)));
+            let ends = if detach { Ends::Accepted } else { Ends::AsTheOperation };
+            return Ok(super::stream::follow(self.operations.submit(checked).follow(), ends));
         }
         let planned = self.validate(&checked).await.map_err(|e| status::from_failure(&e))?;
         let entry = operation::Entry { sequence: 1, time: SystemTime::now(), event: planned };
@@ -83,12 +60,13 @@ impl Migrations {
     }
 
     async fn validate(&self, request: &operation::Request) -> Result<Event, Failure> {
-        self.views.borrow().ready()?;
-        self.read(|reader| {
-            let (catalog, request) = (self.catalog.clone(), request.clone());
-            Box::pin(async move { operation::validate(&catalog, reader, &request).await })
-        })
-        .await
+        self.reads.views.borrow().ready()?;
+        self.reads
+            .read(|reader| {
+                let (catalog, request) = (self.catalog.clone(), request.clone());
+                Box::pin(async move { operation::validate(&catalog, reader, &request).await })
+            })
+            .await
     }
 
     async fn migration(&self, version: &Version) -> Result<pb::Migration, Failure> {
@@ -122,7 +100,8 @@ impl Migrations {
         down: Option<(crate::migration::Checksum, crate::migration::Mode)>,
     ) -> Result<(Option<String>, Option<String>), Failure> {
         let wanted: Vec<_> = [up, down].into_iter().flatten().map(|(checksum, _)| checksum).collect();
-        let mut found = self.read(|reader| Box::pin(ledger::read::scripts(reader, wanted.clone()))).await?.into_iter();
+        let mut found =
+            self.reads.read(|reader| Box::pin(ledger::read::scripts(reader, wanted.clone()))).await?.into_iter();
         let up = up.and_then(|_| found.next().flatten());
         let down = down.and_then(|_| found.next().flatten());
         Ok((up, down))
@@ -162,7 +141,7 @@ impl Migrations {
     async fn status(&self) -> Result<pb::SchemaStatus, Failure> {
         let snapshot = self.snapshot().await?;
         let mut assessment = planner::assess(&self.catalog, &snapshot.rows);
-        if let Err(impossible) = &self.views.borrow().preflight {
+        if let Err(impossible) = &self.reads.views.borrow().preflight {
             let (version, message) = (String::new(), impossible.message.clone());
             let problem = planner::Problem { reason: impossible.reason.as_str(), version, message, blocking: true };
             assessment.problems.insert(0, problem);
@@ -194,8 +173,8 @@ impl pb::migration_service_server::MigrationService for Migrations {
 
     async fn apply(&self, request: Request<pb::ApplyRequest>) -> Answer<Self::ApplyStream> {
         let message = request.into_inner();
-        let validate_only = message.validate_only;
-        let events = self.start(request::apply(message), validate_only).await?;
+        let (validate_only, detach) = (message.validate_only, message.detach);
+        let events = self.start(request::apply(message), validate_only, detach).await?;
         Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::ApplyResponse { event: Some(event) })))))
     }
 
@@ -203,8 +182,8 @@ impl pb::migration_service_server::MigrationService for Migrations {
 
     async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Answer<Self::RollbackStream> {
         let message = request.into_inner();
-        let validate_only = message.validate_only;
-        let events = self.start(request::rollback(message), validate_only).await?;
+        let (validate_only, detach) = (message.validate_only, message.detach);
+        let events = self.start(request::rollback(message), validate_only, detach).await?;
         Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::RollbackResponse { event: Some(event) })))))
     }
 }

@@ -3,8 +3,13 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
+
+mod operations;
+mod page;
+
+pub use operations::{operation_id, operations, operations_page_token, watch};
+pub use page::{page, page_token};
 
 use super::pb;
 use crate::{
@@ -20,10 +25,6 @@ const MAX_STEPS: i32 = 10_000;
 const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// As long as people wait for a lock before they look why.
 const DEFAULT_LOCK_WAIT: Duration = Duration::from_secs(120);
-const MAX_PAGE: i32 = 1000;
-const DEFAULT_PAGE: usize = 100;
-/// Marks the page tokens of ListMigrations.
-const MIGRATIONS_PAGE: &str = "migrations:";
 
 /// Until callers authenticate, everybody is this principal.
 pub const ANONYMOUS: &str = "anonymous";
@@ -103,41 +104,6 @@ pub fn version(field: &str, text: &str) -> Result<Version, Failure> {
     text.parse().map_err(|e| Failure::invalid(Reason::InvalidVersion, field, format!("{field}: {e}")))
 }
 
-/// Checks a page size and token; returns the version after which the page begins, and its length.
-///
-/// # Errors
-/// INVALID_PAGE_SIZE or INVALID_PAGE_TOKEN.
-pub fn page(size: i32, token: &str) -> Result<(Option<String>, usize), Failure> {
-    let size = match size {
-        0 => DEFAULT_PAGE,
-        1..=MAX_PAGE => size as usize,
-        _ => {
-            let message = format!("page_size is 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}");
-            return Err(Failure::invalid(Reason::InvalidPageSize, "page_size", message));
-        }
-    };
-    let after = match token {
-        "" => None,
-        token => Some(
-            URL_SAFE_NO_PAD
-                .decode(token)
-                .ok()
-                .and_then(|bytes| String::from_utf8(bytes).ok())
-                .and_then(|text| text.strip_prefix(MIGRATIONS_PAGE).map(str::to_owned))
-                .ok_or_else(|| {
-                    let message = "page_token is not one that ListMigrations returned; begin without one";
-                    Failure::invalid(Reason::InvalidPageToken, "page_token", message)
-                })?,
-        ),
-    };
-    Ok((after, size))
-}
-
-/// The token for the page after `version`.
-pub fn page_token(version: &Version) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{MIGRATIONS_PAGE}{version}"))
-}
-
 fn steps(n: i32) -> Result<NonZeroUsize, Failure> {
     let in_range = (1..=MAX_STEPS).contains(&n).then(|| usize::try_from(n).ok().and_then(NonZeroUsize::new)).flatten();
     in_range.ok_or_else(|| {
@@ -191,19 +157,6 @@ mod tests {
         }
         let request = pb::RollbackRequest { target: Some(Target::All(true)), down_from: 9, ..Default::default() };
         assert_eq!(reason(rollback(request)), (Reason::InvalidSource, "down_from".into()));
-    }
-
-    #[test]
-    fn page_tokens_read_back_and_foreign_ones_are_refused() {
-        let version = version("v", "2026").unwrap();
-        assert_eq!(page(0, &page_token(&version)).unwrap(), (Some("2026".into()), DEFAULT_PAGE));
-        let foreign = URL_SAFE_NO_PAD.encode("operations:2026");
-        for token in ["x", "!", foreign.as_str()] {
-            assert_eq!(page(0, token).unwrap_err().reason, Reason::InvalidPageToken);
-        }
-        for size in [-1, 1001] {
-            assert_eq!(page(size, "").unwrap_err().reason, Reason::InvalidPageSize);
-        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub fn code(kind: Kind) -> Code {
         Kind::NotFound => Code::NotFound,
         Kind::Refused | Kind::Failed => Code::FailedPrecondition,
         Kind::Busy | Kind::Interrupted => Code::Aborted,
+        Kind::Cancelled => Code::Cancelled,
         Kind::Unavailable => Code::Unavailable,
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Internal => Code::Internal,

@@ -2,7 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -10,26 +9,41 @@ use futures_util::stream::{self, Stream};
 use tonic::Status;
 
 use super::{convert, pb, status};
-use crate::operation::{Log, Next};
+use crate::operation::{Event, Follower, Next};
 
 /// Proxies cut a stream that is silent for longer; Envoy's default for a route is 15 s to the first byte.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// What Apply and Rollback return, before it is wrapped into their own response types.
+/// What the streaming methods return, before it is wrapped into their own response types.
 pub type Events = Pin<Box<dyn Stream<Item = Result<pb::OperationEvent, Status>> + Send>>;
 
+/// How a stream ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// With the operation's result as its status.
+    AsTheOperation,
+    /// With OK: the result is in the last event.
+    Well,
+    /// With OK as soon as the operation is accepted.
+    Accepted,
+}
+
 /// Follows a log to its end. Dropping the stream changes nothing for the operation.
-pub fn follow(log: &Arc<Log>) -> Events {
-    let follower = log.follow();
-    Box::pin(stream::unfold(Some(follower), async |state| {
-        let mut follower = state?;
+pub fn follow(follower: Follower, ends: Ends) -> Events {
+    Box::pin(stream::unfold(Some((follower, ends)), async |state| {
+        let (mut follower, ends) = state?;
         match tokio::time::timeout(HEARTBEAT, follower.next()).await {
-            Ok(Next::Event(operation, entry)) => Some((Ok(convert::event(operation, &entry)), Some(follower))),
+            Ok(Next::Event(operation, entry)) => {
+                let last = ends == Ends::Accepted && matches!(entry.event, Event::Accepted { .. });
+                Some((Ok(convert::event(operation, &entry)), (!last).then_some((follower, ends))))
+            }
             Ok(Next::End(Ok(()))) => None,
+            // An operation's own failure names it; any other is of the following.
+            Ok(Next::End(Err(failure))) if ends == Ends::Well && failure.metadata.contains_key("operation") => None,
             Ok(Next::End(Err(failure))) => Some((Err(status::from_failure(&failure)), None)),
             Err(_) => {
                 let beat = pb::operation_event::Event::Heartbeat(pb::Heartbeat {});
-                Some((Ok(convert::message(None, 0, SystemTime::now(), beat)), Some(follower)))
+                Some((Ok(convert::message(None, 0, SystemTime::now(), beat)), Some((follower, ends))))
             }
         }
     }))

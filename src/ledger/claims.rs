@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
-use super::{Ending, OperationRow, State, read::micros};
+use super::{Ending, OperationRow, State, history::operation_columns};
 use crate::db::{Error, lock::LockedSession};
 
 /// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its session says.
@@ -134,23 +134,12 @@ pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
     if !ledger.first().is_some_and(|row| row.get(0)) {
         return Ok(None);
     }
-    let query = "SELECT o.id, o.kind, o.state, o.principal, o.daemon, \
-        (extract(epoch FROM o.created_at) * 1000000)::bigint, (extract(epoch FROM o.started_at) * 1000000)::bigint, \
-        o.steps_total, (SELECT count(*)::integer FROM schemad.steps s WHERE s.operation = o.id AND s.state = 'applied') \
-        FROM schemad.operations o WHERE o.state = 'running' ORDER BY o.started_at DESC LIMIT 1";
-    let rows = client.query_typed(query, &[]).await?;
-    Ok(rows.first().map(|row| OperationRow {
-        id: row.get(0),
-        kind: row.get(1),
-        state: row.get(2),
-        principal: row.get(3),
-        daemon: row.get(4),
-        created_at: micros(row.get(5)),
-        started_at: row.get::<_, Option<i64>>(6).map(micros),
-        finished_at: None,
-        steps_total: row.get(7),
-        steps_done: row.get(8),
-    }))
+    let query = concat!(
+        "SELECT ",
+        operation_columns!(),
+        " FROM schemad.operations o WHERE o.state = 'running' ORDER BY o.started_at DESC LIMIT 1"
+    );
+    Ok(client.query_typed(query, &[]).await?.first().map(OperationRow::from))
 }
 
 /// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not. Its committed steps
@@ -193,8 +182,8 @@ fn existing(row: &tokio_postgres::Row) -> Existing {
     Existing {
         id: row.get(0),
         request_hash: row.get(1),
-        // A newer daemon's state that this one does not know is at least not over.
-        state: State::parse(row.get(2)).unwrap_or(State::Running),
+        // A word of a newer daemon's is one for another end.
+        state: State::parse(row.get(2)).unwrap_or(State::Failed),
         result: row.get::<_, Option<&str>>(3).and_then(|json| serde_json::from_str(json).ok()),
         is_alive: row.get(4),
     }

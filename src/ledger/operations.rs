@@ -31,9 +31,11 @@ pub struct StepRow<'a> {
     /// What its file asks for.
     pub settings: Settings,
     /// The parts of a script that is not one transaction: checksum, and how it can be told whether one took effect.
-    pub parts: Vec<(String, &'static str)>,
+    pub parts: &'a [(String, &'static str)],
     /// Where such a script goes on.
     pub resume: Resume,
+    /// Runs it, where it is not the session's own role.
+    pub role: Option<&'a str>,
 }
 
 /// Writes everything an operation needs before its first step: what others changed, the scripts, the steps; and makes it
@@ -71,7 +73,8 @@ async fn write_begin(
     write_settlement(client, operation, settlement).await?;
     let ours = client
         .query_typed(
-            "UPDATE schemad.operations SET state = 'running', started_at = clock_timestamp(), steps_total = $2 \
+            "UPDATE schemad.operations SET state = 'running', started_at = clock_timestamp(), \
+             heartbeat_at = clock_timestamp(), steps_total = $2 \
              WHERE id = $1 AND state = 'pending' RETURNING true",
             &[(&operation, Type::UUID), (&(steps.len() as i32), Type::INT4)],
         )
@@ -107,11 +110,11 @@ async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -
     let rows = client
         .query_typed(
             "WITH new AS (INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, up_script, \
-                 up_mode, down_script, down_mode, lock_timeout_ms, statement_timeout_ms) \
+                 up_mode, down_script, down_mode, lock_timeout_ms, statement_timeout_ms, role) \
              SELECT $1, n, version, name, direction, script, mode, CASE direction WHEN 'up' THEN script END, \
-                 CASE direction WHEN 'up' THEN mode END, down, down_mode, lock_timeout, statement_timeout \
-             FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[]) \
-                 WITH ORDINALITY s (version, name, direction, script, mode, down, down_mode, lock_timeout, statement_timeout, n) \
+                 CASE direction WHEN 'up' THEN mode END, down, down_mode, lock_timeout, statement_timeout, role \
+             FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[], $11::text[]) \
+                 WITH ORDINALITY s (version, name, direction, script, mode, down, down_mode, lock_timeout, statement_timeout, role, n) \
              RETURNING id, ordinal) \
              SELECT id FROM new ORDER BY ordinal",
             &[
@@ -125,6 +128,7 @@ async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -
                 (&column(&|s| s.down.map(|d| d.mode.as_str().into())), Type::TEXT_ARRAY),
                 (&millis(&|s| s.settings.lock_timeout.unwrap_or(LOCK_TIMEOUT)), Type::INT4_ARRAY),
                 (&millis(&|s| s.settings.statement_timeout.unwrap_or_default()), Type::INT4_ARRAY),
+                (&column(&|s| s.role.map(Into::into)), Type::TEXT_ARRAY),
             ],
         )
         .await?;
@@ -215,22 +219,22 @@ fn seconds(at: Option<std::time::SystemTime>) -> f64 {
     at.and_then(|at| at.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// Records how an operation ended. One that was closed by another daemon stays as that daemon left it.
+/// Records how an operation ended. False: another daemon closed it, and it stays as that left it.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Result<(), Error> {
+pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Result<bool, Error> {
     let result = serde_json::to_string(ending).map_err(|e| Error::Lost(e.to_string()))?;
-    client
+    let ended = client
         .query_typed(
             "WITH ended AS (UPDATE schemad.operations SET state = $2, finished_at = clock_timestamp(), result = $3::text::jsonb \
                  WHERE id = $1 AND state IN ('pending', 'running') RETURNING id) \
              INSERT INTO schemad.events (operation, sequence, kind) SELECT e.id, \
-                 1 + (SELECT coalesce(max(x.sequence), 0) FROM schemad.events x WHERE x.operation = e.id), $2 FROM ended e",
+                 1 + (SELECT coalesce(max(x.sequence), 0) FROM schemad.events x WHERE x.operation = e.id), $2 FROM ended e RETURNING true",
             &[(&id, Type::UUID), (&state.as_str(), Type::TEXT), (&result, Type::TEXT)],
         )
         .await?;
-    Ok(())
+    Ok(!ended.is_empty())
 }
 
 /// How many steps of an operation are committed.

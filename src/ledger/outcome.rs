@@ -19,6 +19,8 @@ pub enum State {
     Failed,
     /// Its daemon or its session went away.
     Interrupted,
+    /// Somebody cancelled it.
+    Cancelled,
 }
 
 impl State {
@@ -30,12 +32,13 @@ impl State {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Interrupted => "interrupted",
+            Self::Cancelled => "cancelled",
         }
     }
 
     /// The state that the ledger's word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Interrupted]
+        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Interrupted, Self::Cancelled]
             .into_iter()
             .find(|state| state.as_str() == word)
     }

@@ -8,7 +8,10 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 
-use super::{LedgerInfo, OperationRow, Server, Snapshot};
+use super::{
+    LedgerInfo, OperationRow, Server, Snapshot,
+    history::{RawOperation, operation_columns},
+};
 use crate::{
     db::{Error, pool::Reader},
     migration::{Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, Version},
@@ -145,16 +148,15 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
 }
 
 /// A row 'running' whose lock nobody holds is what a dead daemon left. A standby does not see the primary's locks.
-const RUNNING: &str = "SELECT o.id::text AS id, o.kind, o.state, o.principal, o.daemon, \
-    (extract(epoch FROM o.created_at) * 1000000)::bigint AS created_at, \
-    (extract(epoch FROM o.started_at) * 1000000)::bigint AS started_at, \
-    (extract(epoch FROM o.finished_at) * 1000000)::bigint AS finished_at, o.steps_total, \
-    (SELECT count(*)::integer FROM schemad.steps s WHERE s.operation = o.id AND s.state = 'applied') AS steps_done \
-    FROM schemad.operations o WHERE o.state = 'running' AND (pg_catalog.pg_is_in_recovery() OR EXISTS ( \
+const RUNNING: &str = concat!(
+    "SELECT ",
+    operation_columns!(),
+    " FROM schemad.operations o WHERE o.state = 'running' AND (pg_catalog.pg_is_in_recovery() OR EXISTS ( \
         SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 \
         AND k.classid = 7562088 AND k.objid = 1701667172 AND k.database = \
             (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))) \
-    ORDER BY o.started_at DESC LIMIT 1";
+    ORDER BY o.started_at DESC LIMIT 1"
+);
 
 #[derive(QueryableByName)]
 struct Place {
@@ -262,47 +264,6 @@ impl From<RawRow> for Row {
         });
         let journal = raw.journal.as_deref().and_then(RawJournal::parse);
         Self { version: Version::stored(raw.version), run_on: raw.run_on.map(micros), recorded, journal }
-    }
-}
-
-#[derive(QueryableByName)]
-struct RawOperation {
-    #[diesel(sql_type = Text)]
-    id: String,
-    #[diesel(sql_type = Text)]
-    kind: String,
-    #[diesel(sql_type = Text)]
-    state: String,
-    #[diesel(sql_type = Text)]
-    principal: String,
-    #[diesel(sql_type = Text)]
-    daemon: String,
-    #[diesel(sql_type = BigInt)]
-    created_at: i64,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    started_at: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    finished_at: Option<i64>,
-    #[diesel(sql_type = Integer)]
-    steps_total: i32,
-    #[diesel(sql_type = Integer)]
-    steps_done: i32,
-}
-
-impl From<RawOperation> for OperationRow {
-    fn from(raw: RawOperation) -> Self {
-        Self {
-            id: raw.id.parse().unwrap_or_default(),
-            kind: raw.kind,
-            state: raw.state,
-            principal: raw.principal,
-            daemon: raw.daemon,
-            created_at: micros(raw.created_at),
-            started_at: raw.started_at.map(micros),
-            finished_at: raw.finished_at.map(micros),
-            steps_total: raw.steps_total,
-            steps_done: raw.steps_done,
-        }
     }
 }
 

@@ -3,21 +3,26 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use super::{Event, Log, Request, prepare::Prepared};
+use super::{
+    Event, Log, Request,
+    onlooker::{self, Side},
+    prepare::Prepared,
+};
 use crate::{
     catalog::Catalog,
-    db::{DatabaseUrl, lock::Attempt, lock::LockedSession, pooler, session::Session},
+    db::{DatabaseUrl, lock::Attempt, lock::LockedSession, pool::Pool, pooler, session::Session},
     failure::{Failure, Reason},
-    ledger::{OperationRow, claims, install},
+    ledger::{OperationRow, claims, control, install},
     metrics::Metrics,
     refresh::Refresh,
+    runner::Halt,
     shutdown::Phase,
 };
 
@@ -43,11 +48,21 @@ pub(super) struct Inner {
     pub metrics: Arc<Metrics>,
     /// Asked after every operation, so that health has seen what the caller is told.
     pub refresh: Arc<Refresh>,
+    /// For reading what other daemons do.
+    pub pool: Pool,
+    /// The session beside the one that migrates.
+    pub side: Side,
+    /// Runs the migrations, where it is not the session's own role.
+    pub role: Option<String>,
     /// Says when no new operation may begin, and when a running one has to end.
     pub phases: watch::Receiver<Phase>,
     open: Semaphore,
     /// The open operations, by principal and request_id.
     logs: Mutex<HashMap<(String, Uuid), Open>>,
+    /// The operations that this daemon itself runs or queues, and how each is told to end.
+    halts: Mutex<HashMap<Uuid, watch::Sender<Option<Halt>>>>,
+    /// Other daemons' operations that are watched here.
+    pub tails: Mutex<HashMap<Uuid, Weak<Log>>>,
     running: watch::Sender<usize>,
 }
 
@@ -57,25 +72,46 @@ struct Open {
     log: Arc<Log>,
 }
 
+/// What operations need of the daemon around them.
+pub struct Parts {
+    /// The embedded set.
+    pub catalog: Arc<Catalog>,
+    /// Where migrations run.
+    pub url: DatabaseUrl,
+    /// For reading.
+    pub pool: Pool,
+    /// The session beside the one that migrates.
+    pub side: Side,
+    /// Runs the migrations, where it is not the session's own role.
+    pub role: Option<String>,
+    /// "host:pid" of this daemon.
+    pub daemon: String,
+    /// Counts them.
+    pub metrics: Arc<Metrics>,
+    /// Asked at each end.
+    pub refresh: Arc<Refresh>,
+    /// Says when no new operation may begin and when a running one has to end.
+    pub phases: watch::Receiver<Phase>,
+}
+
 impl Operations {
-    /// `phases` says when no new operation may begin and when a running one has to end; `refresh` is asked at each end.
-    pub fn new(
-        catalog: Arc<Catalog>,
-        url: DatabaseUrl,
-        daemon: String,
-        metrics: Arc<Metrics>,
-        refresh: Arc<Refresh>,
-        phases: watch::Receiver<Phase>,
-    ) -> Self {
+    /// Accepts nothing before it is asked to.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { catalog, url, pool, side, role, daemon, metrics, refresh, phases } = parts;
         Self(Arc::new(Inner {
             catalog,
             url,
             daemon,
             metrics,
             refresh,
+            pool,
+            side,
+            role,
             phases,
             open: Semaphore::new(MAX_OPEN),
             logs: Mutex::default(),
+            halts: Mutex::default(),
+            tails: Mutex::default(),
             running: watch::Sender::new(0),
         }))
     }
@@ -106,7 +142,7 @@ impl Operations {
                 Err(Failure::new(Reason::Internal, "a mistake in schemad ended the operation; see the daemon's log"))
             });
             inner.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            if result.is_named() {
+            if result.operation().is_some() {
                 inner.refresh.now().await;
             }
             result.close(outcome);
@@ -123,7 +159,7 @@ impl Operations {
 }
 
 impl Inner {
-    async fn operate(self: &Arc<Self>, request: &Request, log: &Log) -> Result<(), Failure> {
+    async fn operate(self: &Arc<Self>, request: &Request, log: &Arc<Log>) -> Result<(), Failure> {
         if *self.phases.borrow() > Phase::Serving {
             return Err(Failure::new(
                 Reason::ShuttingDown,
@@ -166,9 +202,11 @@ impl Inner {
         request: &Request,
         id: Uuid,
         deadline: Instant,
-        log: &Log,
+        log: &Arc<Log>,
     ) -> Result<(), Failure> {
-        let mut candidate = Candidate { request, id, log, accepted: false };
+        let halt = watch::Sender::new(None);
+        let mut candidate = Candidate { request, id, log, halt: halt.subscribe(), accepted: false };
+        let _registered = Registered::new(self, id, halt);
         match self.begin(session, &mut candidate, deadline).await {
             Ok(begun) => self.run(begun, &candidate).await,
             Err(failure) if candidate.accepted => Err(self.end_without_steps(&candidate, failure).await),
@@ -185,6 +223,23 @@ impl Inner {
         }
     }
 
+    /// The log of an open operation of this daemon, its own or one that it follows for a repeat.
+    pub(super) fn log_of(&self, id: Uuid) -> Option<Arc<Log>> {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.values().find(|open| open.log.operation() == Some(id)).map(|open| open.log.clone())
+    }
+
+    /// Tells an operation of this daemon to end. False: it is not here.
+    pub(super) fn halt(&self, id: Uuid, why: Halt) -> bool {
+        let halts = self.halts.lock().unwrap_or_else(PoisonError::into_inner);
+        halts.get(&id).map(|sender| onlooker::halt(sender, why)).is_some()
+    }
+
+    /// How an operation of this daemon is told to end.
+    pub(super) fn halt_sender(&self, id: Uuid) -> Option<watch::Sender<Option<Halt>>> {
+        self.halts.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
     /// Wins the lock, plans and writes the operation's rows. Dropped in the middle, the lock goes with the session.
     async fn begin(
         &self,
@@ -199,8 +254,7 @@ impl Inner {
                     candidate.accept();
                     candidate.log.push(Event::Queued(claims::running(session.client()).await?));
                 }
-                let unaccepted = (!candidate.accepted).then_some(candidate.id);
-                self.win(session, deadline, unaccepted).await?
+                self.win(session, deadline, Some(candidate)).await?
             }
         };
         match self.prepare(&locked, candidate).await {
@@ -241,13 +295,13 @@ impl Inner {
         Ok(session)
     }
 
-    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation. Takes back the claim
-    /// `unaccepted` before it gives up.
+    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation. A claim that was not
+    /// accepted is taken back before it gives up; an accepted one can be cancelled meanwhile.
     pub(super) async fn win(
         &self,
         session: Session,
         deadline: Instant,
-        unaccepted: Option<Uuid>,
+        candidate: Option<&Candidate<'_>>,
     ) -> Result<LockedSession, Failure> {
         let mut session = session;
         let mut phases = self.phases.clone();
@@ -261,11 +315,16 @@ impl Inner {
             if now >= deadline {
                 let running = claims::running(session.client()).await?;
                 if running.is_some() || now >= patience {
-                    if let Some(id) = unaccepted {
-                        claims::abandon(session.client(), id).await?;
+                    if let Some(candidate) = candidate.filter(|candidate| !candidate.accepted) {
+                        claims::abandon(session.client(), candidate.id).await?;
                     }
                     return Err(busy(running));
                 }
+            }
+            if let Some(candidate) = candidate.filter(|candidate| candidate.accepted)
+                && let Some(by) = control::cancel_requested_by(session.client(), candidate.id).await?
+            {
+                return Err(cancelled(&by, "it was still waiting for another operation, so nothing was done"));
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
@@ -277,11 +336,41 @@ impl Inner {
     }
 }
 
+/// Keeps an operation among those that can be told to end, as long as it lives.
+struct Registered<'a> {
+    inner: &'a Inner,
+    id: Uuid,
+    /// Passes on that the daemon's grace is over.
+    shutdown: tokio::task::JoinHandle<()>,
+}
+
+impl<'a> Registered<'a> {
+    fn new(inner: &'a Inner, id: Uuid, halt: watch::Sender<Option<Halt>>) -> Self {
+        inner.halts.lock().unwrap_or_else(PoisonError::into_inner).insert(id, halt.clone());
+        let mut phases = inner.phases.clone();
+        let shutdown = tokio::spawn(async move {
+            if phases.wait_for(|phase| *phase >= Phase::Stopping).await.is_ok() {
+                onlooker::halt(&halt, Halt::Shutdown);
+            }
+        });
+        Self { inner, id, shutdown }
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.shutdown.abort();
+        self.inner.halts.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
 /// A claimed request that is not yet running.
 pub(super) struct Candidate<'a> {
     pub request: &'a Request,
     pub id: Uuid,
-    pub log: &'a Log,
+    pub log: &'a Arc<Log>,
+    /// Set when it has to end.
+    pub halt: watch::Receiver<Option<Halt>>,
     pub accepted: bool,
 }
 
@@ -289,9 +378,10 @@ impl Candidate<'_> {
     /// Says so, once.
     fn accept(&mut self) {
         if !std::mem::replace(&mut self.accepted, true) {
-            let (kind, request_id) = (self.request.action.kind(), self.request.request_id);
+            let kind = self.request.action.kind();
             self.log.name(self.id);
-            self.log.push(Event::Accepted { kind, request_id, repeated: false });
+            let request_id = self.request.request_id.to_string();
+            self.log.push(Event::Accepted { kind: kind.into(), request_id, repeated: false });
             tracing::info!(event = "operation.accepted", operation = %self.id, kind,
                 principal = self.request.principal, "operation accepted");
         }
@@ -310,6 +400,11 @@ pub(super) fn reused(request_id: Uuid) -> Failure {
         "request_id",
         format!("request_id {request_id} was used before for another request; use a new one"),
     )
+}
+
+/// Why an operation ended that somebody cancelled.
+pub(super) fn cancelled(by: &str, reached: &str) -> Failure {
+    Failure::new(Reason::Cancelled, format!("cancelled by {by}; {reached}")).with("cancelled_by", by)
 }
 
 /// The refusal that names who runs.

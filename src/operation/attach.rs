@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::{
     Event, Log, Request,
     accept::{Inner, reused},
+    watch::Tail,
 };
 use crate::{
     db::{lock::Attempt, lock::LockedSession, session::Session},
     failure::{Failure, Reason},
     ledger::{
-        Ending, Finished, State,
+        State,
         claims::{self, Existing},
     },
     shutdown::Phase,
@@ -31,7 +32,7 @@ impl Inner {
         if existing.request_hash != request.hash().to_string() {
             return Err(reused(request.request_id));
         }
-        let mut announced = false;
+        let (mut announced, mut tail) = (false, Tail::accepted());
         let mut phases = self.phases.clone();
         let mut current = Some(existing);
         while let Some(operation) = current {
@@ -39,15 +40,11 @@ impl Inner {
             if operation.state != State::Pending && !announced {
                 announced = true;
                 log.name(operation.id);
-                log.push(Event::Accepted {
-                    kind: request.action.kind(),
-                    request_id: request.request_id,
-                    repeated: true,
-                });
+                let (kind, request_id) = (request.action.kind().to_owned(), request.request_id.to_string());
+                log.push(Event::Accepted { kind, request_id, repeated: true });
             }
-            match operation.state {
-                State::Pending | State::Running => {}
-                ended => return Ok(Some(replay(&operation, ended, log))),
+            if announced && let Some(ending) = tail.advance(self, operation.id, log).await? {
+                return Ok(Some(ending.failure.map_or(Ok(()), Err)));
             }
             if !operation.is_alive {
                 self.bury().await?;
@@ -71,19 +68,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-/// The recorded end, as the first caller saw it.
-fn replay(operation: &Existing, state: State, log: &Log) -> Result<(), Failure> {
-    let (finished, result) = match &operation.result {
-        Some(Ending { finished, failure: None }) => (finished.clone(), Ok(())),
-        Some(Ending { finished, failure: Some(failure) }) => (finished.clone(), Err(failure.clone())),
-        None => (
-            Finished::default(),
-            Err(Failure::new(Reason::Internal, "the ledger holds no result for this operation")
-                .with("operation", operation.id)),
-        ),
-    };
-    log.push(Event::Finished(state, finished));
-    result
 }

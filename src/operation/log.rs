@@ -1,7 +1,9 @@
 //! What happened to an operation, kept while it runs so that any number of followers can read it from the beginning at
-//! their own pace. A follower never slows the operation: it reads, the operation appends.
+//! their own pace. A follower never slows the operation: it reads, the operation appends. State changes are kept to the end;
+//! of what is told live only, the latest is, and a follower who is too slow for that is told how much it missed.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -10,29 +12,34 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
+    db::activity::{Building, Waiting},
     failure::Failure,
     ledger::{Finished, OperationRow, State},
     migration::Direction,
 };
+
+/// Live-only events that are kept for slow followers; at most 8 KiB each.
+const LIVE_KEPT: usize = 1_000;
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The operation is recorded and will run or has run.
     Accepted {
-        /// `apply` or `rollback`.
-        kind: &'static str,
+        /// `apply`, `rollback` or `resolve`.
+        kind: String,
         /// The caller's id.
-        request_id: Uuid,
+        request_id: String,
         /// It had been accepted before.
         repeated: bool,
     },
     /// Another operation holds the lock.
     Queued(Option<OperationRow>),
-    /// The steps that will run: version, name, direction, true when the script comes from the ledger.
+    /// The steps that will run: version, name, direction, true when the script comes from the ledger (in a replay that is not
+    /// known).
     Planned {
         /// In order.
-        steps: Vec<(String, String, Direction, bool)>,
+        steps: Vec<(String, String, Direction, Option<bool>)>,
         /// For the caller.
         warnings: Vec<String>,
     },
@@ -60,6 +67,24 @@ pub enum Event {
         /// Until the next try.
         delay: Duration,
     },
+    /// The running step waits for a lock.
+    Waiting {
+        /// The migration's version.
+        version: String,
+        /// For what, and who has it.
+        waiting: Waiting,
+        /// How long the statement has waited so far.
+        waited: Duration,
+    },
+    /// The running step builds an index.
+    Progress {
+        /// The migration's version.
+        version: String,
+        /// How far it is.
+        building: Building,
+    },
+    /// This follower was too slow for so many live-only events.
+    Dropped(u64),
     /// A statement of a step that is not one transaction is committed.
     StatementDone {
         /// Of this version.
@@ -75,8 +100,15 @@ pub enum Event {
     },
     /// A step is committed.
     StepDone(StepName, Duration),
-    /// The end.
-    Finished(State, Finished),
+    /// The end, and why it is not the one that was asked for.
+    Finished(State, Finished, Option<Failure>),
+}
+
+impl Event {
+    /// A state change, which the ledger holds too; anything else is told live only.
+    pub fn is_durable(&self) -> bool {
+        matches!(self, Self::Accepted { .. } | Self::Planned { .. } | Self::StepDone(..) | Self::Finished(..))
+    }
 }
 
 /// Which step of how many.
@@ -97,7 +129,7 @@ pub struct StepName {
 /// An event with its number and time.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// From 1.
+    /// Of a state change, from 1; 0 for what is told live only.
     pub sequence: u64,
     /// When.
     pub time: SystemTime,
@@ -115,8 +147,39 @@ pub struct Log {
 #[derive(Debug, Default)]
 struct Content {
     operation: Option<Uuid>,
-    entries: Vec<Arc<Entry>>,
+    /// State changes, each with its place among all events.
+    durable: Vec<(u64, Arc<Entry>)>,
+    /// The latest of the others.
+    live: VecDeque<(u64, Arc<Entry>)>,
+    /// How many of them are gone.
+    dropped: u64,
+    /// All events so far.
+    count: u64,
     result: Option<Result<(), Failure>>,
+}
+
+impl Content {
+    fn push(&mut self, time: SystemTime, event: Event) {
+        let place = self.count;
+        self.count += 1;
+        if event.is_durable() {
+            let sequence = self.durable.len() as u64 + 1;
+            self.durable.push((place, Arc::new(Entry { sequence, time, event })));
+            return;
+        }
+        self.live.push_back((place, Arc::new(Entry { sequence: 0, time, event })));
+        if self.live.len() > LIVE_KEPT {
+            self.live.pop_front();
+            self.dropped += 1;
+        }
+    }
+
+    /// The first event at `place` or later, and its place.
+    fn at(&self, place: u64) -> Option<(u64, Arc<Entry>)> {
+        let durable = self.durable.get(self.durable.partition_point(|(at, _)| *at < place));
+        let live = self.live.get(self.live.partition_point(|(at, _)| *at < place));
+        [durable, live].into_iter().flatten().min_by_key(|(at, _)| *at).cloned()
+    }
 }
 
 impl Log {
@@ -130,17 +193,35 @@ impl Log {
         self.change(|content| content.operation = Some(operation));
     }
 
-    /// True once the operation has an id: it was accepted.
-    pub fn is_named(&self) -> bool {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner).operation.is_some()
+    /// The operation's id, once it has one.
+    pub fn operation(&self) -> Option<Uuid> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner).operation
     }
 
     /// Appends.
     pub fn push(&self, event: Event) {
-        self.change(|content| {
-            let sequence = content.entries.len() as u64 + 1;
-            content.entries.push(Arc::new(Entry { sequence, time: SystemTime::now(), event }));
-        });
+        self.push_at(SystemTime::now(), event);
+    }
+
+    /// Appends what happened then.
+    pub fn push_at(&self, time: SystemTime, event: Event) {
+        self.change(|content| content.push(time, event));
+    }
+
+    /// The number of its last state change.
+    pub fn last_sequence(&self) -> u64 {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner).durable.len() as u64
+    }
+
+    /// True once nothing more comes.
+    pub fn is_closed(&self) -> bool {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner).result.is_some()
+    }
+
+    /// How many steps it says are done.
+    pub fn steps_done(&self) -> usize {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        content.durable.iter().filter(|(_, entry)| matches!(entry.event, Event::StepDone(..))).count()
     }
 
     /// Closes the log with the operation's result.
@@ -150,7 +231,17 @@ impl Log {
 
     /// Reads it from the beginning.
     pub fn follow(self: &Arc<Self>) -> Follower {
-        Follower { log: self.clone(), changed: self.changed.subscribe(), next: 0 }
+        self.follow_after(0)
+    }
+
+    /// Reads what came after the state change with this sequence. What was dropped before this follower came is not missed.
+    pub fn follow_after(self: &Arc<Self>, sequence: u64) -> Follower {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = usize::try_from(sequence).unwrap_or(usize::MAX).min(content.durable.len());
+        let next = content.durable[..seen].last().map_or(0, |(place, _)| place + 1);
+        let missed = content.dropped;
+        drop(content);
+        Follower { log: self.clone(), changed: self.changed.subscribe(), next, after: sequence, missed }
     }
 
     fn change(&self, change: impl FnOnce(&mut Content)) {
@@ -164,7 +255,12 @@ impl Log {
 pub struct Follower {
     log: Arc<Log>,
     changed: watch::Receiver<()>,
-    next: usize,
+    /// The place of the next event.
+    next: u64,
+    /// State changes up to this one are known to the follower.
+    after: u64,
+    /// Live-only events that it was told were dropped.
+    missed: u64,
 }
 
 /// What a follower gets.
@@ -183,9 +279,19 @@ impl Follower {
             self.changed.mark_unchanged();
             {
                 let content = self.log.content.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(entry) = content.entries.get(self.next) {
-                    self.next += 1;
-                    return Next::Event(content.operation, entry.clone());
+                if let Some((place, entry)) = content.at(self.next) {
+                    let behind = content.live.front().is_some_and(|(first, _)| self.next < *first);
+                    let dropped = content.dropped - std::mem::replace(&mut self.missed, content.dropped);
+                    if dropped > 0 && behind {
+                        let event = Event::Dropped(dropped);
+                        let entry = Entry { sequence: 0, time: SystemTime::now(), event };
+                        return Next::Event(content.operation, Arc::new(entry));
+                    }
+                    self.next = place + 1;
+                    if entry.sequence == 0 || entry.sequence > self.after {
+                        return Next::Event(content.operation, entry);
+                    }
+                    continue;
                 }
                 if let Some(result) = &content.result {
                     return Next::End(result.clone());
@@ -206,5 +312,58 @@ impl Follower {
                 return result;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(n: usize) -> Event {
+        Event::Notice { version: "1".into(), severity: "NOTICE".into(), message: n.to_string() }
+    }
+
+    fn done(ordinal: usize) -> Event {
+        let (version, name) = (ordinal.to_string(), format!("{ordinal}_t"));
+        Event::StepDone(StepName { ordinal, total: 2, version, name, direction: Direction::Up }, Duration::ZERO)
+    }
+
+    async fn sequences(mut follower: Follower) -> Vec<u64> {
+        let mut seen = Vec::new();
+        while let Next::Event(_, entry) = follower.next().await {
+            seen.push(entry.sequence);
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn only_state_changes_count_and_a_follower_can_begin_after_one() {
+        let log = Log::new();
+        for event in [done(1), notice(1), notice(2), done(2)] {
+            log.push(event);
+        }
+        log.close(Ok(()));
+        assert_eq!(sequences(log.follow()).await, [1, 0, 0, 2]);
+        assert_eq!(sequences(log.follow_after(1)).await, [0, 0, 2]);
+        assert_eq!(sequences(log.follow_after(2)).await, [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_slow_follower_loses_no_state_change_and_is_told_what_it_lost() {
+        let log = Log::new();
+        let mut slow = log.follow();
+        log.push(done(1));
+        (0..LIVE_KEPT + 7).for_each(|n| log.push(notice(n)));
+        log.push(done(2));
+        log.close(Ok(()));
+        let (mut durable, mut live, mut dropped) = (0, 0, 0);
+        while let Next::Event(_, entry) = slow.next().await {
+            match entry.event {
+                Event::StepDone(..) => durable += 1,
+                Event::Dropped(n) => dropped += n,
+                _ => live += 1,
+            }
+        }
+        assert_eq!((durable, live, dropped), (2, LIVE_KEPT, 7));
     }
 }

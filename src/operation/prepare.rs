@@ -1,7 +1,7 @@
 //! Planning under the lock: what a dead daemon left is closed, the plan is made from what the database holds now, every
 //! script is looked at, and the operation's rows are written. validate_only takes the same path without the lock.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Action, Event, Request,
@@ -9,14 +9,14 @@ use super::{
     log::StepName,
 };
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, fitness},
     db::{lock::LockedSession, pool::Reader},
     failure::{Failure, Reason},
     ledger::{self, Snapshot, claims, install, operations, settle::Settlement},
-    migration::{Checksum, Direction, Mode, Row, Script, Version},
+    migration::{Checksum, Mode, Row, Script, Version},
     planner::{self, Plan, Resume, StepScript},
     runner::Journaled,
-    sql::{self, Hazard},
+    sql,
 };
 
 /// What an operation will do, its rows written.
@@ -37,7 +37,9 @@ pub(super) struct Step {
     pub from_ledger: bool,
     /// For an up: the down that the ledger keeps.
     pub down: Option<Script>,
-    /// Where a script that is not one transaction goes on.
+    /// The parts of a script that is not one transaction.
+    pub parts: Vec<fitness::Part>,
+    /// Where such a script goes on.
     pub resume: Resume,
     /// How each statement of a script that is not one transaction begins; empty for more than anybody would follow.
     pub summaries: Vec<String>,
@@ -46,15 +48,11 @@ pub(super) struct Step {
 impl Step {
     /// The file the script was, for error messages.
     pub fn file(&self) -> String {
-        let file = match self.name.direction {
-            Direction::Up => "up.sql",
-            Direction::Down => "down.sql",
-        };
-        format!("{}/{file}", self.name.name)
+        self.name.direction.file(&self.name.name)
     }
 
     /// How the runner goes about a script that is not one transaction.
-    pub fn journaled(&self) -> Option<Journaled<'_>> {
+    pub fn journaled<'a>(&'a self, lock_wait: Duration, role: Option<&'a str>) -> Option<Journaled<'a>> {
         if self.script.mode == Mode::Transactional {
             return None;
         }
@@ -64,18 +62,14 @@ impl Step {
             resume: self.resume,
             lock_timeout: settings.lock_timeout.unwrap_or(operations::LOCK_TIMEOUT),
             statement_timeout: settings.statement_timeout.unwrap_or_default(),
+            lock_wait,
+            role,
         })
     }
 
     /// What the file asks for. The catalog refuses a file with a mistake in it; an older release let none through.
     fn settings(&self) -> sql::Settings {
         sql::settings(&self.script.sql).unwrap_or_default()
-    }
-
-    /// The parts of a script that is not one transaction: checksum, and how it can be told whether one took effect.
-    fn parts(&self) -> Result<Vec<(String, &'static str)>, (Hazard, sql::Place)> {
-        let part = |unit: sql::Unit<'_>| (Checksum::of_script(unit.body.sql).to_string(), unit.settles_by());
-        Ok(sql::units(&self.script.sql)?.into_iter().map(part).collect())
     }
 }
 
@@ -101,12 +95,14 @@ impl Inner {
 
         let settlement = Settlement::of(&snapshot.rows, &self.catalog);
         settlement.log(candidate.id);
-        let ids = operations::begin(locked, candidate.id, &rows(&steps), &settlement).await?.ok_or_else(|| {
-            Failure::new(
-                Reason::Interrupted,
-                "another daemon took this one for dead and closed the operation; ask again",
-            )
-        })?;
+        let ids = operations::begin(locked, candidate.id, &rows(&steps, self.role.as_deref()), &settlement)
+            .await?
+            .ok_or_else(|| {
+                Failure::new(
+                    Reason::Interrupted,
+                    "another daemon took this one for dead and closed the operation; ask again",
+                )
+            })?;
         for (step, id) in steps.iter_mut().zip(ids) {
             step.id = id;
         }
@@ -176,7 +172,7 @@ async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
             };
             let summaries = summaries(&script);
             let (version, down, resume) = (step.version, step.down, Resume::default());
-            Ok(Step { id: 0, name, version, script, from_ledger, down, resume, summaries })
+            Ok(Step { id: 0, name, version, script, from_ledger, down, parts: Vec::new(), resume, summaries })
         })
         .collect()
 }
@@ -204,59 +200,22 @@ fn script_missing(version: &Version, checksum: Checksum) -> Failure {
 /// Refuses scripts that cannot run, and finds out where the half done ones go on; before anything runs.
 fn check(steps: &mut [Step], rows: &[Row]) -> Result<(), Failure> {
     steps.iter_mut().try_for_each(|step| {
-        let found = match step.script.mode {
-            Mode::Transactional => {
-                // What ran part by part is no transaction now: that its parts are gone is a difference.
-                planner::resume(rows.iter().find(|row| row.version == step.version), step.name.direction, &[])?;
-                sql::hazard(&step.script.sql)
-            }
-            Mode::NonTransactional => match step.parts() {
-                Ok(parts) => {
-                    let row = rows.iter().find(|row| row.version == step.version);
-                    let parts: Vec<String> = parts.into_iter().map(|(checksum, _)| checksum).collect();
-                    step.resume = planner::resume(row, step.name.direction, &parts)?;
-                    None
-                }
-                Err(found) => Some(found),
-            },
-        };
-        let Some((hazard, place)) = found else { return Ok(()) };
-        let (reason, why) = match hazard {
-            Hazard::EndsTransaction => (
-                Reason::EndsTransaction,
-                "ends a transaction that the file did not begin, or begins one that it does not commit. schemad runs a file in a \
-                 transaction with its ledger row; a file may have its own, as whole BEGIN ... COMMIT blocks",
-            ),
-            Hazard::NeedsNoTransaction => (
-                Reason::NonTransactional,
-                "cannot run in a transaction, and schemad runs the file in one. Put the statement into a migration of its own \
-                 whose metadata.toml says run_in_transaction = false",
-            ),
-            Hazard::NeedsPsql => (
-                Reason::NeedsClient,
-                "is a command of psql's, not SQL, and only psql understands it. Write the SQL that it stands for",
-            ),
-            Hazard::NeedsClient => (
-                Reason::NeedsClient,
-                "exchanges data with a client, and a migration has none. Use INSERT, or COPY with a file on the server",
-            ),
-        };
-        let message = format!("{}, line {}: the statement {why}. Nothing was run", step.file(), place.line);
-        Err(refused(step, reason, message).with("line", place.line).with("column", place.column))
+        let row = rows.iter().find(|row| row.version == step.version);
+        step.parts = fitness::parts(&step.name.name, &step.version, step.name.direction, &step.script)?;
+        step.resume = planner::resume(row, step.name.direction, &step.parts)?;
+        Ok(())
     })
 }
 
-fn refused(step: &Step, reason: Reason, message: String) -> Failure {
-    Failure::new(reason, message).with("version", &step.version).with("file", step.file())
-}
-
 fn planned(steps: &[Step], warnings: &[String]) -> Event {
-    let steps =
-        steps.iter().map(|s| (s.name.version.clone(), s.name.name.clone(), s.name.direction, s.from_ledger)).collect();
+    let steps = steps
+        .iter()
+        .map(|s| (s.name.version.clone(), s.name.name.clone(), s.name.direction, Some(s.from_ledger)))
+        .collect();
     Event::Planned { steps, warnings: warnings.to_vec() }
 }
 
-fn rows(steps: &[Step]) -> Vec<operations::StepRow<'_>> {
+fn rows<'a>(steps: &'a [Step], role: Option<&'a str>) -> Vec<operations::StepRow<'a>> {
     steps
         .iter()
         .map(|step| operations::StepRow {
@@ -266,11 +225,9 @@ fn rows(steps: &[Step]) -> Vec<operations::StepRow<'_>> {
             script: &step.script,
             down: step.down.as_ref(),
             settings: step.settings(),
-            parts: match step.script.mode {
-                Mode::Transactional => Vec::new(),
-                Mode::NonTransactional => step.parts().unwrap_or_default(), // checked above
-            },
+            parts: &step.parts,
             resume: step.resume,
+            role,
         })
         .collect()
 }

@@ -3,17 +3,25 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+use tokio_postgres::error::SqlState;
+
 use super::{
     Event,
-    accept::{Begun, Candidate, Inner},
+    accept::{Begun, Candidate, Inner, cancelled},
+    onlooker::Onlooker,
     prepare::{Prepared, Step},
 };
 use crate::{
-    db::{self, lock::Attempt, lock::LockedSession},
+    db::{
+        self,
+        activity::{self, Blocker},
+        lock::{Attempt, LockedSession},
+    },
     failure::{Failure, Reason},
-    ledger::{Ending, Finished, State, operations},
+    ledger::{Ending, Finished, State, claims, control, operations},
     migration::{Direction, Mode},
-    runner::{self, Broken, Observer},
+    runner::{self, Broken, Halt, Observer, Orders, Wait},
     shutdown::Phase,
 };
 
@@ -28,10 +36,18 @@ impl Inner {
         let scripts: Vec<runner::Step<'_>> = prepared
             .steps
             .iter()
-            .map(|step| runner::Step { id: step.id, sql: &step.script.sql, journaled: step.journaled() })
+            .map(|step| {
+                let journaled = step.journaled(candidate.request.lock_wait, self.role.as_deref());
+                runner::Step { id: step.id, sql: &step.script.sql, journaled }
+            })
             .collect();
-        let observer = Watch { steps: &prepared.steps, candidate, inner: self };
-        let ran = runner::run(&mut locked, &scripts, candidate.request.lock_wait, self.phases.clone(), &observer).await;
+        let (wait, version) = (watch::Sender::new(Wait::default()), watch::Sender::new(String::new()));
+        let orders = Orders { halt: candidate.halt.clone(), wait: wait.subscribe() };
+        let seen = orders.wait.clone();
+        let onlooker = self.look_on(&locked, candidate, &version, wait).await;
+        let observer = Watch { steps: &prepared.steps, candidate, inner: self, version };
+        let ran = runner::run(&mut locked, &scripts, candidate.request.lock_wait, orders, &observer).await;
+        drop(onlooker);
 
         let (locked, done, broken) = match ran {
             Ok(()) => (Some(locked), prepared.steps.len(), None),
@@ -40,6 +56,10 @@ impl Inner {
                     "the migration session was lost; finding out what was committed");
                 drop(locked);
                 let (locked, done) = self.find_out(candidate, done).await;
+                // Those whose answers were lost.
+                for step in prepared.steps.iter().take(done).skip(candidate.log.steps_done()) {
+                    candidate.log.push(Event::StepDone(step.name.clone(), Duration::ZERO));
+                }
                 // Everything may have been committed and only the answer lost.
                 let error = if locked.is_some() { error } else { unknown(&error) };
                 let broken = (done < prepared.steps.len()).then_some(Broken::Lost(error));
@@ -47,9 +67,50 @@ impl Inner {
             }
             Err(runner::Stopped { done, broken }) => (Some(locked), done, Some(broken)),
         };
-        let failure = broken.map(|broken| failure(broken, done, &prepared.steps).with("operation", candidate.id));
+        let broken = match broken {
+            Some(broken) => Some(self.cancelled_elsewhere(broken, candidate).await),
+            None => None,
+        };
+        let blockers = seen.borrow().blockers.clone();
+        let failure =
+            broken.map(|broken| failure(broken, done, &prepared.steps, &blockers).with("operation", candidate.id));
         let finished = finished(&prepared, done);
         self.record(locked, candidate, started, finished, failure).await
+    }
+
+    /// Looks at the session from beside it, until the task is dropped.
+    async fn look_on(
+        &self,
+        locked: &LockedSession,
+        candidate: &Candidate<'_>,
+        version: &watch::Sender<String>,
+        wait: watch::Sender<Wait>,
+    ) -> Option<AbortOnDrop> {
+        let onlooker = Onlooker {
+            side: self.side.clone(),
+            operation: candidate.id,
+            backend: activity::own(locked.client()).await.ok()?,
+            log: candidate.log.clone(),
+            version: version.subscribe(),
+            wait,
+            halt: self.halt_sender(candidate.id)?,
+        };
+        Some(AbortOnDrop(tokio::spawn(onlooker.run())))
+    }
+
+    /// Another daemon cancels a statement before this one has heard that the operation is to end.
+    async fn cancelled_elsewhere(&self, broken: Broken, candidate: &Candidate<'_>) -> Broken {
+        let is_cancel = matches!(&broken, Broken::Sql(failed) if failed.error.is(&SqlState::QUERY_CANCELED));
+        let side = self.side.borrow().clone();
+        match side {
+            Some(session) if is_cancel => {
+                match control::cancel_requested_by(session.client(), candidate.id).await.ok().flatten() {
+                    Some(by) => Broken::Halted(Halt::Cancelled(by)),
+                    None => broken,
+                }
+            }
+            _ => broken,
+        }
     }
 
     /// An accepted operation that could not begin: it waited in vain, or its plan was refused under the lock.
@@ -71,18 +132,25 @@ impl Inner {
         let state = match &failure {
             None => State::Succeeded,
             Some(failure) if failure.reason == Reason::Interrupted => State::Interrupted,
+            Some(failure) if failure.reason == Reason::Cancelled => State::Cancelled,
             Some(_) => State::Failed,
         };
-        let ending = Ending { finished: finished.clone(), failure: failure.clone() };
-        if let Err(error) = self.write_end(locked, candidate, state, &ending).await {
-            // The row stays 'running' without a holder of the lock; whoever wins it next closes it.
-            tracing::error!(event = "operation.not_recorded", operation = %candidate.id, cause = %error,
-                "the operation's end could not be recorded");
-        }
+        let ending = Ending { finished, failure };
+        let (state, Ending { finished, failure }) = match self.write_end(locked, candidate, state, &ending).await {
+            Ok(None) => (state, ending),
+            // What the ledger says is what everybody else is told.
+            Ok(Some(recorded)) => recorded,
+            Err(error) => {
+                // The row stays 'running' without a holder of the lock; whoever wins it next closes it.
+                tracing::error!(event = "operation.not_recorded", operation = %candidate.id, cause = %error,
+                    "the operation's end could not be recorded");
+                (state, ending)
+            }
+        };
         let kind = candidate.request.action.kind();
         self.metrics.operation(kind, state.as_str());
         let (steps_done, steps_total) = (finished.steps_done, finished.steps_total);
-        candidate.log.push(Event::Finished(state, finished));
+        candidate.log.push(Event::Finished(state, finished, failure.clone()));
         let seconds = started.elapsed().as_secs_f64();
         match failure {
             None => {
@@ -98,24 +166,32 @@ impl Inner {
         }
     }
 
+    /// Records the end. Returns the one that another daemon has recorded meanwhile, which took this one for dead.
     async fn write_end(
         &self,
         locked: Option<LockedSession>,
         candidate: &Candidate<'_>,
         state: State,
         ending: &Ending,
-    ) -> Result<(), Failure> {
-        match locked {
+    ) -> Result<Option<(State, Ending)>, Failure> {
+        let session = match locked {
             Some(locked) => {
-                operations::end(locked.client(), candidate.id, state, ending).await?;
-                locked.release().await?;
+                if operations::end(locked.client(), candidate.id, state, ending).await? {
+                    locked.release().await?;
+                    return Ok(None);
+                }
+                locked.release().await?
             }
             None => {
                 let session = self.open_session().await?;
-                operations::end(session.client(), candidate.id, state, ending).await?;
+                if operations::end(session.client(), candidate.id, state, ending).await? {
+                    return Ok(None);
+                }
+                session
             }
-        }
-        Ok(())
+        };
+        let recorded = claims::find(session.client(), candidate.id).await?;
+        Ok(recorded.and_then(|recorded| Some((recorded.state, recorded.result?))))
     }
 
     /// After a loss: wins the lock on a new session, which the old backend holds until it is through, and only then reads
@@ -149,11 +225,24 @@ struct Watch<'a> {
     steps: &'a [Step],
     candidate: &'a Candidate<'a>,
     inner: &'a Inner,
+    /// Which version runs.
+    version: watch::Sender<String>,
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Observer for Watch<'_> {
     fn started(&self, index: usize) {
-        self.candidate.log.push(Event::StepStarted(self.steps[index].name.clone()));
+        let name = self.steps[index].name.clone();
+        self.version.send_replace(name.version.clone());
+        self.candidate.log.push(Event::StepStarted(name));
     }
 
     fn done(&self, index: usize, took: Duration) {
@@ -218,7 +307,7 @@ fn unknown(error: &db::Error) -> db::Error {
 }
 
 /// Why an operation did not do all its steps, in an operator's words.
-fn failure(broken: Broken, done: usize, steps: &[Step]) -> Failure {
+fn failure(broken: Broken, done: usize, steps: &[Step], blockers: &[Blocker]) -> Failure {
     let progress = format!("{done} of {} steps are done and stay", steps.len());
     // The runner stops at the first step that is not done, so there is one.
     let step = &steps[done.min(steps.len() - 1)];
@@ -227,32 +316,44 @@ fn failure(broken: Broken, done: usize, steps: &[Step]) -> Failure {
         Mode::NonTransactional => "its statements before this one stay",
     };
     match broken {
-        Broken::Sql(error) | Broken::Doubt(error) => runner::explain(&error, &step.script.sql, &step.file(), step.script.mode == Mode::Transactional)
+        Broken::Sql(error) | Broken::Doubt(error) => {
+            runner::explain(&error, &step.script.sql, &step.file(), step.script.mode == Mode::Transactional)
+                .with("version", &step.version)
+                .with("file", step.file())
+                .with("steps_done", done)
+        }
+        Broken::Locks { error, waited } => {
+            let blocked_by = blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let who = match blocked_by.as_str() {
+                "" => "Find who holds them in pg_locks and pg_stat_activity".to_owned(),
+                who => format!("In the way: {who}. End that"),
+            };
+            let failure = Failure::new(
+                Reason::LockTimeout,
+                format!(
+                    "{} could not get its locks within {waited:.0?} ({error}); {undone}, {progress}. {who}, or allow more with \
+                     lock_wait",
+                    step.file()
+                ),
+            )
             .with("version", &step.version)
             .with("file", step.file())
-            .with("steps_done", done),
-        Broken::Locks { error, waited } => Failure::new(
-            Reason::LockTimeout,
-            format!(
-                "{} could not get its locks within {waited:.0?} ({error}); {undone}, {progress}. Find who holds them in \
-                 pg_locks and pg_stat_activity, or allow more with lock_wait",
-                step.file()
-            ),
-        )
-        .with("version", &step.version)
-        .with("file", step.file())
-        .with("sqlstate", &error.sqlstate),
-        Broken::Stopped => Failure::new(
-            Reason::Interrupted,
-            format!("the daemon was told to stop; {progress}, {undone}. Ask again"),
-        ),
+            .with("sqlstate", &error.sqlstate);
+            if blocked_by.is_empty() { failure } else { failure.with("blocked_by", blocked_by) }
+        }
+        Broken::Halted(Halt::Shutdown) => {
+            Failure::new(Reason::Interrupted, format!("the daemon was told to stop; {progress}, {undone}. Ask again"))
+        }
+        Broken::Halted(Halt::Cancelled(by)) => {
+            cancelled(&by, &format!("{progress}, {undone}")).with("version", &step.version).with("steps_done", done)
+        }
         Broken::Guard(error) => {
             let failure = Failure::from(db::Error::from(error));
-            Failure { message: format!("the ledger refused to begin {}: {}; {progress}", step.file(), failure.message), ..failure }
+            Failure {
+                message: format!("the ledger refused to begin {}: {}; {progress}", step.file(), failure.message),
+                ..failure
+            }
         }
-        Broken::Lost(error) => Failure::new(
-            Reason::Interrupted,
-            format!("{error}; {progress}. Ask again"),
-        ),
+        Broken::Lost(error) => Failure::new(Reason::Interrupted, format!("{error}; {progress}. Ask again")),
     }
 }

@@ -2,7 +2,10 @@
 //! person.
 
 use super::Refusal;
-use crate::migration::{Direction, Journal, Row};
+use crate::{
+    catalog::fitness::Part,
+    migration::{Direction, Journal, Row},
+};
 
 /// Where a script goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,18 +56,23 @@ fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
     rows.iter().filter_map(|row| Some((row, row.journal.as_ref()?)))
 }
 
-/// Where a script whose parts have these checksums goes on. A part that is not done yet may have been mended.
+/// Where a script with these parts goes on. A part that is not done yet may have been mended.
 ///
 /// # Errors
 /// [`Refusal::JournalDiffers`] when a part that ran is no longer what it was.
-pub fn resume(row: Option<&Row>, direction: Direction, parts: &[String]) -> Result<Resume, Refusal> {
+pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result<Resume, Refusal> {
     let Some((row, journal)) =
         row.and_then(|row| Some((row, row.journal.as_ref().filter(|journal| journal.direction == direction)?)))
     else {
         return Ok(Resume::default());
     };
     let running = journal.running.as_ref().map(|part| &part.checksum);
-    let differs = journal.done.iter().chain(running).enumerate().find(|(n, ran)| parts.get(*n) != Some(ran));
+    let differs = journal
+        .done
+        .iter()
+        .chain(running)
+        .enumerate()
+        .find(|(n, ran)| parts.get(*n).map(|(checksum, _)| checksum) != Some(ran));
     match differs {
         Some((n, _)) => {
             Err(Refusal::JournalDiffers { version: row.version.clone(), step: journal.step, statement: n + 1 })
@@ -87,8 +95,8 @@ mod tests {
         Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) }
     }
 
-    fn parts(parts: &[&str]) -> Vec<String> {
-        parts.iter().map(|p| (*p).to_owned()).collect()
+    fn parts(parts: &[&str]) -> Vec<Part> {
+        parts.iter().map(|p| ((*p).to_owned(), "transaction")).collect()
     }
 
     #[test]

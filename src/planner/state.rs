@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Refusal, journal};
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, fitness},
     failure::Failure,
     migration::{Direction, Migration, Row, Version},
 };
@@ -65,6 +65,8 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
 
     let mut problems: Vec<Problem> = blocked(catalog, rows).map(blocking).collect();
     problems.extend(pending.iter().filter_map(|m| out_of_order(m, catalog, &applied)).map(blocking));
+    problems.extend(pending.iter().filter_map(|m| catalog.unfit(&m.version)).cloned().map(blocking));
+    problems.extend(rows.iter().filter_map(|row| changed(row, catalog)).map(blocking));
     let in_doubt = journal::in_doubt(rows).next().is_some();
     let state = match (problems.is_empty(), applied.is_empty(), pending.is_empty(), unknown.is_empty()) {
         _ if in_doubt => State::InDoubt,
@@ -118,6 +120,14 @@ fn half_applied(row: &Row) -> Option<Problem> {
     })
 }
 
+/// An up that ended before its last statement and was changed in what had run.
+fn changed(row: &Row, catalog: &Catalog) -> Option<Refusal> {
+    row.journal.as_ref().filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
+    let m = catalog.get(&row.version)?;
+    let parts = fitness::parts(&m.name, &m.version, Direction::Up, &m.up).ok()?;
+    journal::resume(Some(row), Direction::Up, &parts).err()
+}
+
 /// The applied migrations whose embedded up is no longer the one that ran.
 pub(super) fn edited<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
     rows.iter().filter(|row| row.is_applied()).filter_map(|row| {
@@ -142,8 +152,8 @@ pub(super) fn out_of_order(
 }
 
 /// A refusal, as a problem.
-fn blocking(refusal: Refusal) -> Problem {
-    let mut failure = Failure::from(refusal);
+fn blocking(refusal: impl Into<Failure>) -> Problem {
+    let mut failure = refusal.into();
     Problem {
         reason: failure.reason.as_str(),
         version: failure.metadata.remove("version").unwrap_or_default(),

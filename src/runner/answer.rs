@@ -3,14 +3,10 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryStream, error::SqlState};
 
-use super::{Broken, ScriptError, message, stopped};
-use crate::{
-    db::{Error, lock::LockedSession},
-    shutdown::Phase,
-};
+use super::{Broken, Halt, Orders, ScriptError, message};
+use crate::db::{Error, lock::LockedSession};
 
 /// How often a running statement is asked to stop. A cancel can arrive between two statements and hit neither.
 const CANCEL_AGAIN: Duration = Duration::from_millis(200);
@@ -19,24 +15,39 @@ const CANCEL_AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct Received {
     /// Statements that were through.
     pub statements: usize,
-    /// It was told to stop meanwhile.
-    pub stopping: bool,
+    /// Why the server was asked to cancel meanwhile, if it was.
+    pub ended: Option<Ended>,
     pub result: Result<(), Error>,
 }
 
+/// Why the server was asked to cancel.
+pub(super) enum Ended {
+    /// The operation has to end.
+    Halted(Halt),
+    /// It waited too long for locks.
+    Impatient(Duration),
+}
+
 /// Reads an answer to its end. Rows are dropped as they come, so memory stays flat. Which statement of a message runs cannot be
-/// told meanwhile: the server keeps what it has to say until its buffer is full or the message is through.
+/// told meanwhile: the server keeps what it has to say until its buffer is full or the message is through. `patience` is how
+/// long it may wait for locks; none: its lock_timeout says so.
 pub(super) async fn receive(
     session: &LockedSession,
     mut answer: Pin<&mut SimpleQueryStream>,
-    mut stop: watch::Receiver<Phase>,
+    patience: Option<Duration>,
+    mut orders: Orders,
 ) -> Received {
-    let (mut statements, mut stopping) = (0_usize, false);
+    let mut impatient = orders.clone();
+    let (mut statements, mut ended) = (0_usize, None);
     let result = loop {
         let message = tokio::select! {
             message = answer.next() => message,
-            () = stopped(&mut stop), if !stopping => { stopping = true; continue }
-            () = cancel(session), if stopping => continue,
+            () = orders.until_halted(), if ended.is_none() => { ended = orders.halted().map(Ended::Halted); continue }
+            () = impatient.until_impatient(patience), if ended.is_none() => {
+                ended = Some(Ended::Impatient(impatient.wait.borrow().waited));
+                continue
+            }
+            () = cancel(session), if ended.is_some() => continue,
         };
         match message {
             Some(Ok(SimpleQueryMessage::CommandComplete(_))) => statements += 1,
@@ -45,38 +56,41 @@ pub(super) async fn receive(
             None => break Ok(()),
         }
     };
-    Received { statements, stopping, result }
+    Received { statements, ended, result }
 }
 
 /// What an error means that came after `statements` of a message whose script begins after `preamble` characters.
-pub(super) fn broken(error: Error, stopping: bool, statements: usize, preamble: usize) -> Broken {
-    match error {
-        Error::Sql(error) if stopping && error.is(&SqlState::QUERY_CANCELED) => Broken::Stopped,
+pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, preamble: usize) -> Broken {
+    match (error, ended) {
+        (Error::Sql(error), Some(ended)) if error.is(&SqlState::QUERY_CANCELED) => match ended {
+            Ended::Impatient(waited) => Broken::Locks { error: *error, waited },
+            Ended::Halted(halt) => Broken::Halted(halt),
+        },
         // A syntax error anywhere comes before the first command, but it points into the script.
-        Error::Sql(error)
+        (Error::Sql(error), _)
             if statements < message::PREAMBLE_STATEMENTS
                 && error.position.is_none_or(|at| at <= preamble)
                 && !error.sqlstate.starts_with("SCH") =>
         {
             Broken::Guard(*error)
         }
-        Error::Sql(error)
+        (Error::Sql(error), _)
             if error.sqlstate == "SCH02" && error.context.as_deref().is_some_and(|c| c.contains("begin_step_v1")) =>
         {
             Broken::Lost(Error::Lost(error.to_string()))
         }
-        Error::Sql(error) => Broken::Sql(ScriptError {
+        (Error::Sql(error), _) => Broken::Sql(ScriptError {
             error: *error,
             statements_done: statements.saturating_sub(message::PREAMBLE_STATEMENTS),
             preamble,
         }),
-        lost => Broken::Lost(lost),
+        (lost, _) => Broken::Lost(lost),
     }
 }
 
 /// What schemad's own statements are refused with is no error of the script's.
 pub(super) fn of_our_own(error: impl Into<Error>) -> Broken {
-    broken(error.into(), false, 0, usize::MAX)
+    broken(error.into(), None, 0, usize::MAX)
 }
 
 /// Asks the server to cancel what runs, and waits a little.

@@ -4,18 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 use super::{
-    Broken, Observer, ScriptError, Step,
+    Broken, Observer, Orders, ScriptError, Step,
     answer::{self, Received},
     message::{self, Then},
-    must_stop, outside,
+    outside,
 };
 use crate::{
     db::{SqlError, lock::LockedSession},
     planner::Resume,
-    shutdown::Phase,
     sql::{self, Kind, Outside, Unit, Work},
 };
 
@@ -30,6 +27,10 @@ pub struct Journaled<'a> {
     pub lock_timeout: Duration,
     /// One statement may take so long, outside a transaction.
     pub statement_timeout: Duration,
+    /// A CONCURRENTLY statement, which has neither, may wait so long for locks.
+    pub lock_wait: Duration,
+    /// Runs the script, when it is not the session's own user.
+    pub role: Option<&'a str>,
 }
 
 /// How far the step came that is being tried.
@@ -80,27 +81,31 @@ pub(super) async fn run(
     step: &Step<'_>,
     journaled: &Journaled<'_>,
     progress: &mut Progress,
-    stop: &watch::Receiver<Phase>,
+    orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     observer.started(index);
     let begun = Instant::now();
     let mut finished = false;
     for (n, unit) in journaled.units.iter().enumerate().skip(progress.done) {
-        if must_stop(stop) {
-            return Err(Broken::Stopped);
+        if let Some(halt) = orders.halted() {
+            return Err(Broken::Halted(halt));
         }
         let part = Part { step, journaled, unit, number: n + 1, index };
         let then = if part.number == journaled.units.len() { Then::Finish } else { Then::Note(part.number) };
         let begun = Instant::now();
         let ran = match unit.work {
-            Work::InTransaction { begin } => in_transaction(session, &part, begin, then, stop, observer).await,
-            Work::Outside(what) => outside::run(session, &part, what, progress.interrupted, then, stop, observer).await,
+            Work::InTransaction { begin, modes } => {
+                in_transaction(session, &part, (begin, modes), then, orders, observer).await
+            }
+            Work::Outside(what) => {
+                outside::run(session, &part, what, progress.interrupted, then, orders, observer).await
+            }
         };
         match ran {
             Err(Broken::Sql(refused)) if needs_no_transaction(unit, &refused.error) => {
                 session.clean().await.map_err(Broken::Lost)?;
-                outside::run(session, &part, Outside::Unknown, false, then, stop, observer).await?;
+                outside::run(session, &part, Outside::Unknown, false, then, orders, observer).await?;
             }
             other => other?,
         }
@@ -121,18 +126,18 @@ pub(super) async fn run(
 async fn in_transaction(
     session: &mut LockedSession,
     part: &Part<'_>,
-    begin: Option<&str>,
+    begin: (Option<&str>, Option<&str>),
     then: Then,
-    stop: &watch::Receiver<Phase>,
+    orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let text: String =
         part.unit.settings.iter().map(|s| format!("{}\n;\n", s.sql)).chain([part.unit.body.sql.into()]).collect();
     let (message, preamble) = message::of_part(part.step.id, begin, &text, then, session.server_major());
-    let received = send(session, &message, stop).await?;
+    let received = send(session, &message, None, orders).await?;
     notices(session, part.index, observer);
-    let Received { statements, stopping, result } = received;
-    result.map_err(|error| match answer::broken(error, stopping, statements, preamble) {
+    let Received { statements, ended, result } = received;
+    result.map_err(|error| match answer::broken(error, ended, statements, preamble) {
         Broken::Sql(failed) => Broken::Sql(in_the_file(part, failed)),
         other => other,
     })
@@ -142,10 +147,11 @@ async fn in_transaction(
 pub(super) async fn send(
     session: &LockedSession,
     message: &str,
-    stop: &watch::Receiver<Phase>,
+    patience: Option<Duration>,
+    orders: &Orders,
 ) -> Result<Received, Broken> {
     let answer = session.client().simple_query_raw(message).await.map_err(|e| Broken::Lost(e.into()))?;
-    Ok(answer::receive(session, std::pin::pin!(answer), stop.clone()).await)
+    Ok(answer::receive(session, std::pin::pin!(answer), patience, orders.clone()).await)
 }
 
 /// Records a part, or the step, in a transaction of its own.
@@ -164,7 +170,7 @@ pub(super) fn notices(session: &mut LockedSession, index: usize, observer: &impl
 /// A statement that nobody knew to need this, found out by the server's refusal, before it did anything. (25001 is also what
 /// SET TRANSACTION says when it comes too late, and that is another mistake.)
 fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
-    let alone = matches!(unit.work, Work::InTransaction { begin: None }) && unit.body.kind() == Kind::Plain;
+    let alone = matches!(unit.work, Work::InTransaction { begin: None, .. }) && unit.body.kind() == Kind::Plain;
     let is_set = unit.body.tokens().next().is_some_and(|word| word.eq_ignore_ascii_case("set"));
     alone && !is_set && matches!(error.sqlstate.as_str(), "25001" | "2D000")
 }

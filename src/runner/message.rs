@@ -2,7 +2,10 @@
 //! trip, atomic, and safe to send ahead. No value is formed into it but the step's integer.
 
 use super::Step;
-use crate::db::session::{RESET, settings};
+use crate::{
+    db::session::{RESET, settings},
+    sql,
+};
 
 /// BEGIN and the first guard.
 pub const PREAMBLE_STATEMENTS: usize = 2;
@@ -10,19 +13,20 @@ pub const PREAMBLE_STATEMENTS: usize = 2;
 /// How schemad begins a transaction, where the file does not do it itself.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
+/// Said once more by the script's own SET TRANSACTION, which is then no change and so not too late.
+fn begin(own: Option<&str>, modes: Option<&str>) -> String {
+    [own.unwrap_or(BEGIN), modes.unwrap_or_default()].join(" ").trim_end().to_owned()
+}
+
 /// Nineteen digits are room for every id, and padding keeps the length, so positions can be told without the id.
 fn preamble(begin: &str, id: i64) -> String {
     format!("{begin};SELECT schemad.begin_step_v1({id:>19});\n")
 }
 
-/// Characters before the script (all of them ASCII).
-pub fn preamble_length() -> usize {
-    preamble(BEGIN, 0).len()
-}
-
-/// The message for a step.
-pub fn of(step: &Step<'_>, server_major: u32) -> String {
-    message(&preamble(BEGIN, step.id), step.sql, &finish_step(step.id), server_major)
+/// The message for a step, and the characters before its script.
+pub fn of(step: &Step<'_>, server_major: u32) -> (String, usize) {
+    let preamble = preamble(&begin(None, sql::transaction_modes(step.sql)), step.id);
+    (message(&preamble, step.sql, &finish_step(step.id), server_major), preamble.chars().count())
 }
 
 /// What ends a part of a script that is not one transaction.
@@ -34,11 +38,17 @@ pub enum Then {
     Finish,
 }
 
-/// The message for a part of a script that is not one transaction, and the characters before `sql`, which is the part with the
+/// The message for a part of a script that is not one transaction, and the characters before `text`, which is the part with the
 /// file's settings before it.
-pub fn of_part(id: i64, begin: Option<&str>, sql: &str, then: Then, server_major: u32) -> (String, usize) {
-    let preamble = preamble(begin.unwrap_or(BEGIN), id);
-    (message(&preamble, sql, &ending(id, then), server_major), preamble.chars().count())
+pub fn of_part(
+    id: i64,
+    (own, modes): (Option<&str>, Option<&str>),
+    text: &str,
+    then: Then,
+    server_major: u32,
+) -> (String, usize) {
+    let preamble = preamble(&begin(own, modes), id);
+    (message(&preamble, text, &ending(id, then), server_major), preamble.chars().count())
 }
 
 /// The message that records a part which ran outside a transaction.
@@ -85,12 +95,17 @@ mod tests {
     #[test]
     fn the_preamble_has_one_length() {
         for id in [0, 7, i64::MAX] {
-            assert_eq!(preamble(BEGIN, id).len(), preamble_length());
+            assert_eq!(preamble(BEGIN, id).len(), preamble(BEGIN, 1).len());
         }
+        let modes = |sql| of(&Step { id: 1, sql, journaled: None }, 17).0;
+        assert!(
+            modes("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1")
+                .starts_with("BEGIN ISOLATION LEVEL READ COMMITTED ISOLATION LEVEL SERIALIZABLE;SELECT")
+        );
     }
 
     #[test]
     fn a_message_reads_as_designed() {
-        insta::assert_snapshot!(of(&Step { id: 42, sql: "CREATE TABLE t (); -- last", journaled: None }, 17));
+        insta::assert_snapshot!(of(&Step { id: 42, sql: "CREATE TABLE t (); -- last", journaled: None }, 17).0);
     }
 }

@@ -4,18 +4,14 @@
 use std::{collections::VecDeque, pin::Pin, time::Instant};
 
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
 use tokio_postgres::SimpleQueryStream;
 
 use super::{
-    Attempts, Broken, Observer, Step,
+    Attempts, Broken, Observer, Orders, Step,
     answer::{self, Received},
-    message, must_stop,
+    message,
 };
-use crate::{
-    db::{lock::LockedSession, session::Notice},
-    shutdown::Phase,
-};
+use crate::db::{lock::LockedSession, session::Notice};
 
 /// Steps in flight. Measured over a 20 ms link, 1,000 steps take 4.5 s with 32 and 25 s with 1; more gains nothing.
 const WINDOW: usize = 32;
@@ -27,6 +23,8 @@ const WINDOW_BYTES: usize = 1 << 20;
 struct Sent {
     index: usize,
     bytes: usize,
+    /// Characters before its script.
+    preamble: usize,
     answer: Pin<Box<SimpleQueryStream>>,
 }
 
@@ -36,7 +34,7 @@ pub(super) async fn run(
     steps: &[Step<'_>],
     done: &mut usize,
     attempts: &mut Attempts,
-    stop: &watch::Receiver<Phase>,
+    orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let mut flight: VecDeque<Sent> = VecDeque::new();
@@ -44,21 +42,24 @@ pub(super) async fn run(
     let mut next = *done;
     loop {
         while let Some(step) = steps.get(next)
-            && !must_stop(stop)
+            && orders.halted().is_none()
             && (flight.is_empty() || flight.len() < WINDOW && in_flight(&flight) < WINDOW_BYTES)
         {
-            let message = message::of(step, session.server_major());
+            let (message, preamble) = message::of(step, session.server_major());
             let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
-            flight.push_back(Sent { index: next, bytes: message.len(), answer: Box::pin(answer) });
+            flight.push_back(Sent { index: next, bytes: message.len(), preamble, answer: Box::pin(answer) });
             next += 1;
         }
         let Some(sent) = flight.pop_front() else {
-            return if must_stop(stop) && *done < steps.len() { Err(Broken::Stopped) } else { Ok(()) };
+            return match orders.halted() {
+                Some(halt) if *done < steps.len() => Err(Broken::Halted(halt)),
+                _ => Ok(()),
+            };
         };
         observer.started(sent.index);
         attempts.begin(sent.index);
         let begun = Instant::now();
-        match settle(session, sent, stop.clone(), steps, &mut early, observer).await {
+        match settle(session, sent, orders.clone(), steps, &mut early, observer).await {
             Ok(()) => {
                 *done += 1;
                 observer.done(*done - 1, begun.elapsed());
@@ -82,13 +83,13 @@ fn in_flight(flight: &VecDeque<Sent>) -> usize {
 async fn settle(
     session: &mut LockedSession,
     mut sent: Sent,
-    stop: watch::Receiver<Phase>,
+    orders: Orders,
     steps: &[Step<'_>],
     early: &mut Vec<Notice>,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let index = sent.index;
-    let received = answer::receive(session, sent.answer.as_mut(), stop).await;
+    let received = answer::receive(session, sent.answer.as_mut(), None, orders).await;
     early.extend(session.take_notices());
     // What a later step has already said waits for its turn.
     for notice in std::mem::take(early) {
@@ -97,6 +98,6 @@ async fn settle(
             false => observer.notice(index, notice),
         }
     }
-    let Received { statements, stopping, result } = received;
-    result.map_err(|error| answer::broken(error, stopping, statements, message::preamble_length()))
+    let Received { statements, ended, result } = received;
+    result.map_err(|error| answer::broken(error, ended, statements, sent.preamble))
 }

@@ -39,6 +39,17 @@ pub enum Outside<'a> {
         /// The index, perhaps with its schema, as it is written.
         index: &'a str,
     },
+    /// REINDEX … CONCURRENTLY: doing it again does no harm, once the copies are gone that a failed one leaves.
+    Reindex,
+    /// ALTER TABLE … DETACH PARTITION … CONCURRENTLY, which a failure leaves half done. Names as they are written.
+    Detach {
+        /// The partitioned table.
+        table: &'a str,
+        /// The partition.
+        partition: &'a str,
+    },
+    /// A block of the file's own that is READ ONLY: the journal cannot be written in it, and doing it again does no harm.
+    ReadOnlyBlock,
     /// Doing it again does no harm: VACUUM, REINDEX, ALTER SYSTEM, CLUSTER.
     Repeatable,
     /// Nobody can tell but a person.
@@ -51,7 +62,9 @@ impl Outside<'_> {
         match self {
             Self::CreateIndex { .. } => "create_index",
             Self::DropIndex { .. } => "drop_index",
-            Self::Repeatable => "repeat",
+            Self::Reindex => "reindex",
+            Self::Detach { .. } => "detach",
+            Self::ReadOnlyBlock | Self::Repeatable => "repeat",
             Self::Unknown => "nothing",
         }
     }
@@ -113,12 +126,13 @@ impl<'a> Statement<'a> {
             () if is(0, &["drop"]) && is(1, &["index"]) && is(2, &["concurrently"]) => self.drop_index(),
             () if is(0, &["vacuum"]) || is(0, &["alter"]) && is(1, &["system"]) => Kind::Outside(Outside::Repeatable),
             () if is(0, &["cluster"]) && self.tokens().count() == 1 => Kind::Outside(Outside::Repeatable),
-            () if is(0, &["reindex"]) && self.has(&["concurrently", "database", "system", "schema"]) => {
+            () if is(0, &["reindex"]) && self.has(&["concurrently"]) => Kind::Outside(Outside::Reindex),
+            () if is(0, &["reindex"]) && self.has(&["database", "system", "schema"]) => {
                 Kind::Outside(Outside::Repeatable)
             }
             () if is(0, &["create", "drop"]) && is(1, &["database", "tablespace"]) => Kind::Outside(Outside::Unknown),
-            () if is(0, &["alter"]) && self.has(&["detach"]) && self.has(&["concurrently"]) => {
-                Kind::Outside(Outside::Unknown)
+            () if is(0, &["alter"]) && is(1, &["table"]) && self.has(&["detach"]) && self.has(&["concurrently"]) => {
+                self.detach()
             }
             () => Kind::Plain,
         }
@@ -134,6 +148,20 @@ impl<'a> Statement<'a> {
         let arguments: Vec<&str> = tokens.collect();
         let values = arguments.iter().filter(|token| is_value(token)).count();
         named && values == 3 && arguments.len() == 7 // with two parentheses and two commas
+    }
+
+    /// The modes of a SET TRANSACTION, which say how a transaction has to begin.
+    pub fn transaction_modes(&self) -> Option<&'a str> {
+        let mut tokens = self.tokens();
+        let mut next = |word: &str| tokens.next().is_some_and(|token| token.eq_ignore_ascii_case(word));
+        let sets = next("set") && next("transaction");
+        let first = tokens.next().filter(|token| sets && !token.eq_ignore_ascii_case("snapshot"))?;
+        Some(&self.sql[first.as_ptr() as usize - self.sql.as_ptr() as usize..])
+    }
+
+    /// True for BEGIN READ ONLY and SET TRANSACTION READ ONLY.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.has(&["only"])
     }
 
     fn commit(&self) -> Kind<'a> {
@@ -155,6 +183,16 @@ impl<'a> Statement<'a> {
         let index = tokens.next_if(|t| !t.eq_ignore_ascii_case("on"));
         let after_on = tokens.skip(1).skip_while(|t| t.eq_ignore_ascii_case("only"));
         Kind::Outside(Outside::CreateIndex { index, table: self.qualified(after_on) })
+    }
+
+    /// ALTER TABLE [IF EXISTS] table DETACH PARTITION partition CONCURRENTLY
+    fn detach(&self) -> Kind<'a> {
+        let mut table = self.tokens().skip(2).peekable();
+        if table.next_if(|t| t.eq_ignore_ascii_case("if")).is_some() {
+            table.next();
+        }
+        let partition = self.tokens().skip_while(|t| !t.eq_ignore_ascii_case("detach")).skip(2);
+        Kind::Outside(Outside::Detach { table: self.qualified(table), partition: self.qualified(partition) })
     }
 
     fn drop_index(&self) -> Kind<'a> {
@@ -242,12 +280,17 @@ mod tests {
             ("DROP INDEX CONCURRENTLY IF EXISTS s.i", Kind::Outside(Outside::DropIndex { index: "s.i" })),
             ("DROP INDEX i", Kind::Plain),
             ("VACUUM (ANALYZE) t", Kind::Outside(Outside::Repeatable)),
-            ("REINDEX INDEX CONCURRENTLY i", Kind::Outside(Outside::Repeatable)),
+            ("REINDEX INDEX CONCURRENTLY i", Kind::Outside(Outside::Reindex)),
+            ("REINDEX SCHEMA s", Kind::Outside(Outside::Repeatable)),
             ("REINDEX TABLE t", Kind::Plain),
             ("CLUSTER", Kind::Outside(Outside::Repeatable)),
             ("CLUSTER t USING i", Kind::Plain),
             ("CREATE DATABASE x", Kind::Outside(Outside::Unknown)),
-            ("ALTER TABLE t DETACH PARTITION p CONCURRENTLY", Kind::Outside(Outside::Unknown)),
+            (
+                "ALTER TABLE IF EXISTS s.t DETACH PARTITION \"p q\" CONCURRENTLY",
+                Kind::Outside(Outside::Detach { table: "s.t", partition: "\"p q\"" }),
+            ),
+            ("ALTER TABLE t DETACH PARTITION p", Kind::Plain),
             ("REFRESH MATERIALIZED VIEW CONCURRENTLY v", Kind::Plain),
             ("DO $$ BEGIN COMMIT; END $$", Kind::Plain),
         ] {

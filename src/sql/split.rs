@@ -102,6 +102,11 @@ pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
     None
 }
 
+/// The first word, comments left out.
+pub(super) fn first_word(sql: &str) -> Option<&str> {
+    significant(sql).next().map(|(_, _, text)| text)
+}
+
 /// The tokens that mean something: kind, byte offset and text.
 fn significant(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
     let mut at = 0;

@@ -33,11 +33,20 @@ pub struct Unit<'a> {
 pub enum Work<'a> {
     /// In a transaction, begun by the file's own BEGIN or a plain one.
     InTransaction {
-        /// For example `BEGIN ISOLATION LEVEL SERIALIZABLE`.
+        /// The file's own, for example `BEGIN ISOLATION LEVEL SERIALIZABLE`.
         begin: Option<&'a str>,
+        /// What the first statement sets with SET TRANSACTION, which has to hold before it: the guard comes first.
+        modes: Option<&'a str>,
     },
     /// Alone, outside a transaction.
     Outside(Outside<'a>),
+}
+
+/// What a script for one transaction sets first with SET TRANSACTION.
+pub fn transaction_modes(sql: &str) -> Option<&str> {
+    // Most files do not, and need no more than this look.
+    super::split::first_word(sql).filter(|word| word.eq_ignore_ascii_case("set"))?;
+    split(sql).first()?.transaction_modes()
 }
 
 /// True for a script with a transaction of its own: BEGIN … COMMIT. It runs as it is written.
@@ -116,10 +125,10 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
         }
         match (kind, &mut block) {
             (Kind::Begin, None) => {
-                block = Some(Block { begin: *statement, first: None, last: *statement, index: index + 1 });
+                block = Some(Block { begin: *statement, first: None, last: *statement, index });
             }
             (Kind::Commit, Some(_)) => {
-                if let Some(unit) = block.take().and_then(|block| block.unit(sql, &settings)) {
+                if let Some(unit) = block.take().and_then(|block| block.unit(sql, &settings, statement)) {
                     units.push(unit);
                 }
             }
@@ -134,14 +143,22 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
                 units.push(Unit::new(&settings, *statement, index, Work::Outside(outside)));
             }
             (_, None) => {
-                units.push(Unit::new(&settings, *statement, index, Work::InTransaction { begin: None }));
+                units.push(Unit::new(&settings, *statement, index, Work::InTransaction { begin: None, modes: None }));
             }
         }
     }
     match block {
         // It would never be committed.
         Some(block) => Err((Hazard::EndsTransaction, place_of(sql, &block.begin))),
-        None => Ok(units),
+        None => {
+            // Settings after the last unit change nothing, but a mistake in them is the file's.
+            let used = units.last().map_or(0, |unit: &Unit<'_>| unit.settings.len());
+            if let Some((last, before)) = settings.split_last().filter(|_| settings.len() > used) {
+                let index = statements.len() - 1;
+                units.push(Unit::new(before, *last, index, Work::InTransaction { begin: None, modes: None }));
+            }
+            Ok(units)
+        }
     }
 }
 
@@ -150,16 +167,21 @@ struct Block<'a> {
     begin: Statement<'a>,
     first: Option<Statement<'a>>,
     last: Statement<'a>,
-    /// Statements of the file up to and including the BEGIN.
+    /// Statements of the file before the BEGIN.
     index: usize,
 }
 
 impl<'a> Block<'a> {
     /// None for an empty block.
-    fn unit(self, sql: &'a str, settings: &[Statement<'a>]) -> Option<Unit<'a>> {
-        let start = self.first?.start;
-        let body = Statement { sql: &sql[start..self.last.end()], start };
-        Some(Unit::new(settings, body, self.index, Work::InTransaction { begin: Some(self.begin.sql) }))
+    fn unit(self, sql: &'a str, settings: &[Statement<'a>], commit: &Statement<'a>) -> Option<Unit<'a>> {
+        let first = self.first?;
+        let modes = first.transaction_modes();
+        if self.begin.is_read_only() || modes.is_some() && first.is_read_only() {
+            let body = Statement { sql: &sql[self.begin.start..commit.end()], start: self.begin.start };
+            return Some(Unit::new(settings, body, self.index, Work::Outside(Outside::ReadOnlyBlock)));
+        }
+        let body = Statement { sql: &sql[first.start..self.last.end()], start: first.start };
+        Some(Unit::new(settings, body, self.index + 1, Work::InTransaction { begin: Some(self.begin.sql), modes }))
     }
 }
 
@@ -237,7 +259,19 @@ mod tests {
                 ("VACUUM t", 2, 9, "repeat"),
             ]
         );
-        assert_eq!(units[1].work, Work::InTransaction { begin: Some("BEGIN ISOLATION LEVEL SERIALIZABLE") });
+        let begin = Some("BEGIN ISOLATION LEVEL SERIALIZABLE");
+        assert_eq!(units[1].work, Work::InTransaction { begin, modes: None });
+    }
+
+    #[test]
+    fn a_block_begins_as_its_first_statement_says() {
+        let sql = "BEGIN;\nSET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1; COMMIT; BEGIN READ ONLY; SELECT 2; END; SET a = 1; RESET a";
+        let units = units(sql).unwrap();
+        let modes = Some("ISOLATION LEVEL REPEATABLE READ");
+        assert_eq!(units[0].work, Work::InTransaction { begin: Some("BEGIN"), modes });
+        assert_eq!((units[1].body.sql, units[1].settles_by()), ("BEGIN READ ONLY; SELECT 2; END", "repeat"));
+        assert_eq!((units[2].body.sql, units[2].settings.len(), units[2].statements_before), ("RESET a", 1, 8));
+        assert_eq!(units.len(), 3);
     }
 
     #[test]

@@ -55,18 +55,18 @@ async fn the_previous_release_uses_a_ledger_that_the_next_one_upgraded() {
     // What a next release does: it adds, gives changed guards new names, and stays compatible with version 1.
     database
         .execute(
-            "BEGIN; ALTER TABLE schemad.operations ADD reason text; ALTER TABLE schemad.migrations ADD verdict text; \
+            "BEGIN; ALTER TABLE schemad.operations ADD ticket text; ALTER TABLE schemad.migrations ADD verdict text; \
              CREATE TABLE schemad.verdicts (version text PRIMARY KEY); \
              CREATE FUNCTION schemad.begin_step_v2(bigint) RETURNS void LANGUAGE sql AS 'SELECT'; \
-             UPDATE schemad.ledger SET version = 2, compatible_with = 1; COMMIT",
+             UPDATE schemad.ledger SET version = 999, compatible_with = 1; COMMIT",
         )
         .await;
     let previous = TestDaemon::start(&database, &Set::tables(1)).await;
     let ledger = previous.status().await.ledger.unwrap();
-    assert_eq!((ledger.version, ledger.compatible_with), (2, 1));
+    assert_eq!((ledger.version, ledger.compatible_with), (999, 1));
     assert_eq!(previous.rollback_steps(1).await.done(), ["0002"]);
     database.assert_consistent().await;
-    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "2");
+    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "999");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

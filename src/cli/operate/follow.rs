@@ -11,6 +11,7 @@ use crate::{
         exit::{self, Exit},
         output::{self, Output, progress},
     },
+    failure::Reason,
     grpc::pb::{self, operation_event::Event},
 };
 
@@ -23,16 +24,19 @@ const FIRST_CONTACT: Duration = Duration::from_secs(5);
 /// What is known of the operation so far.
 struct Known {
     operation: Option<String>,
+    /// Of the state changes that were shown.
     last_sequence: i64,
     reached: bool,
+    /// It was interrupted and asked for anew.
+    renewed: bool,
     live: Live,
 }
 
 /// Sends the request until its result is known, shows what happens, and returns how to exit.
-pub(super) async fn follow(operate: &Operate, call: &Call) -> Exit {
-    let mut known = Known { operation: None, last_sequence: 0, reached: false, live: Live::new() };
+pub(super) async fn follow(operate: &Operate, mut call: Call) -> Exit {
+    let mut known = Known { operation: None, last_sequence: 0, reached: false, renewed: false, live: Live::new() };
     let exit = tokio::select! {
-        exit = until_known(operate, call, &mut known) => {
+        exit = until_known(operate, &mut call, &mut known) => {
             known.live.clear();
             return exit;
         }
@@ -52,7 +56,7 @@ pub(super) async fn follow(operate: &Operate, call: &Call) -> Exit {
     }
 }
 
-async fn until_known(operate: &Operate, call: &Call, known: &mut Known) -> Exit {
+async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> Exit {
     let address = &operate.common.address;
     let mut lost_since: Option<Instant> = None;
     loop {
@@ -61,6 +65,16 @@ async fn until_known(operate: &Operate, call: &Call, known: &mut Known) -> Exit 
             Err(status) => status,
         };
         if is_result(&status, known) {
+            let interrupted = exit::reason(&status).as_deref() == Some(Reason::Interrupted.as_str());
+            if interrupted && known.operation.is_some() && !known.renewed && !operate.reconnect.is_zero() {
+                call.renew();
+                known.renewed = true;
+                (known.operation, known.last_sequence) = (None, 0);
+                known.live.above(|| {
+                    progress(&format!("{}; asking once more, as request {}", status.message(), call.request_id()));
+                });
+                continue;
+            }
             if operate.common.output == Output::Json {
                 return json_error(&status);
             }
@@ -98,17 +112,12 @@ async fn once(
     };
     let mut events = call.send(&mut client).await?;
     known.reached = true;
-    let mut finished = false;
+    let (mut finished, mut behind) = (false, known.last_sequence > 0);
     while let Some(event) = events.next().await? {
-        // A repeat through the ledger, or by another daemon, numbers its events anew.
-        if matches!(&event.event, Some(Event::Accepted(accepted)) if accepted.repeated) {
-            known.last_sequence = 0;
-        }
-        if matches!(event.event, Some(Event::Finished(_) | Event::Planned(_))) {
+        let detached = operate.detach && matches!(event.event, Some(Event::Accepted(_)));
+        if detached || matches!(event.event, Some(Event::Finished(_) | Event::Planned(_))) {
             finished = true;
         }
-        let shown_before =
-            event.sequence <= known.last_sequence && known.operation.as_deref() == Some(event.operation.as_str());
         if matches!(event.event, Some(Event::Heartbeat(_))) {
             *lost_since = None;
             continue;
@@ -116,11 +125,13 @@ async fn once(
         if !event.operation.is_empty() {
             known.operation = Some(event.operation.clone());
         }
-        if shown_before {
+        // After a lost connection everything comes again from the beginning: what was shown, and what was live before it.
+        if behind {
+            behind = event.sequence < known.last_sequence;
             continue;
         }
         *lost_since = None;
-        known.last_sequence = event.sequence;
+        known.last_sequence = event.sequence.max(known.last_sequence);
         match operate.common.output {
             Output::Table => {
                 known.live.event(&event);

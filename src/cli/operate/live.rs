@@ -15,7 +15,7 @@ const OPERATION: &str = "{bar:24} {pos}/{len} steps, {elapsed}";
 const STEP: &str = "{spinner} {wide_msg}";
 
 /// The bars of one operation.
-pub(super) struct Live {
+pub(in crate::cli) struct Live {
     screen: MultiProgress,
     bars: Option<Bars>,
 }
@@ -28,16 +28,16 @@ struct Bars {
 }
 
 impl Live {
-    pub(super) fn new() -> Self {
+    pub(in crate::cli) fn new() -> Self {
         Self { screen: MultiProgress::new(), bars: None }
     }
 
     /// Writes lines above the bars.
-    pub(super) fn above(&self, write: impl FnOnce()) {
+    pub(in crate::cli) fn above(&self, write: impl FnOnce()) {
         self.screen.suspend(write);
     }
 
-    pub(super) fn event(&mut self, event: &pb::OperationEvent) {
+    pub(in crate::cli) fn event(&mut self, event: &pb::OperationEvent) {
         match (&event.event, &mut self.bars) {
             (Some(Event::StepStarted(step)), _) => self.started(step),
             (Some(Event::StatementDone(done)), Some(bars)) => bars.step.set_message(format!(
@@ -48,6 +48,25 @@ impl Live {
                 duration(done.duration.as_ref()),
                 plain(&done.summary)
             )),
+            (Some(Event::Progress(progress)), Some(bars)) => {
+                let percent = if progress.total > 0 { format!(" {:.0} %", progress.percent) } else { String::new() };
+                let index = if progress.index.is_empty() { &progress.relation } else { &progress.index };
+                bars.step.set_message(format!(
+                    "{}  {}: {}{percent}",
+                    plain(&progress.version),
+                    plain(index),
+                    plain(&progress.phase)
+                ));
+            }
+            (Some(Event::Waiting(waiting)), Some(bars)) => {
+                let behind: Vec<String> = waiting.blockers.iter().map(|blocker| blocker.pid.to_string()).collect();
+                bars.step.set_message(format!(
+                    "{}  waiting for {} behind {}",
+                    bars.name,
+                    waiting.mode,
+                    behind.join(", ")
+                ));
+            }
             (Some(Event::Retrying(_)), Some(bars)) => {
                 bars.step.set_message(format!("{}  locked, trying again", bars.name));
             }
@@ -58,7 +77,7 @@ impl Live {
     }
 
     /// Takes everything off the screen.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::cli) fn clear(&mut self) {
         if let Some(Bars { step, operation, .. }) = self.bars.take() {
             step.finish_and_clear();
             operation.finish_and_clear();

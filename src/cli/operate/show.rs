@@ -2,11 +2,12 @@
 
 use crate::{
     cli::output::{BAD, BOLD, DIM, GOOD, WARN, duration, plain, progress, say, styled, table},
+    db::activity,
     grpc::pb::{self, operation_event::Event},
 };
 
 /// Shows one event.
-pub(super) fn event(event: &pb::OperationEvent, request_id: &str) {
+pub(in crate::cli) fn event(event: &pb::OperationEvent, request_id: &str) {
     match &event.event {
         Some(Event::Accepted(accepted)) => {
             let again = if accepted.repeated { ", accepted before" } else { "" };
@@ -38,6 +39,29 @@ pub(super) fn event(event: &pb::OperationEvent, request_id: &str) {
         Some(Event::Notice(notice)) => {
             progress(&format!("  {} {}", styled(DIM, &plain(&notice.severity)), plain(&notice.message)));
         }
+        Some(Event::Waiting(waiting)) => {
+            let relation =
+                if waiting.relation.is_empty() { String::new() } else { format!(" on {}", waiting.relation) };
+            progress(&format!(
+                "{} {}: for {}{}",
+                styled(WARN, "waiting"),
+                plain(&waiting.version),
+                plain(&waiting.mode),
+                plain(&relation)
+            ));
+            waiting
+                .blockers
+                .iter()
+                .for_each(|blocker| progress(&format!("  behind {}", plain(&self::blocker(blocker)))));
+        }
+        // A terminal shows it while it moves.
+        Some(Event::Progress(_)) => {}
+        Some(Event::Dropped(dropped)) => {
+            progress(&styled(
+                DIM,
+                &format!("  {} messages were dropped, because this end was too slow", dropped.events),
+            ));
+        }
         Some(Event::Retrying(retry)) => progress(&format!(
             "{} {}: {}; trying again in {}",
             styled(WARN, "locked"),
@@ -56,6 +80,21 @@ pub(super) fn event(event: &pb::OperationEvent, request_id: &str) {
         )),
         Some(Event::Finished(finished)) => self::finished(finished),
     }
+}
+
+/// A session that is in the way, in one line.
+fn blocker(blocker: &pb::Blocker) -> String {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    activity::Blocker {
+        pid: blocker.pid,
+        user: some(&blocker.user),
+        application: some(&blocker.application_name),
+        state: some(&blocker.state),
+        age: blocker.age.and_then(|age| age.try_into().ok()),
+        relation: some(&blocker.relation),
+        mode: some(&blocker.mode),
+    }
+    .to_string()
 }
 
 fn planned(plan: &pb::Planned, validating: bool) {
@@ -92,6 +131,7 @@ fn finished(finished: &pb::Finished) {
     match finished.state() {
         pb::OperationState::Succeeded if finished.nothing_to_do => say(&format!("Nothing to do; {current}.")),
         pb::OperationState::Succeeded => say(&format!("{} {done}.", styled(GOOD, "Done:"))),
+        pb::OperationState::Cancelled => say(&format!("{} {done}.", styled(WARN, "Cancelled:"))),
         pb::OperationState::Interrupted => say(&format!("{} {done}.", styled(WARN, "Interrupted:"))),
         _ if finished.steps_total == 0 => say(&styled(BAD, "Failed before the first step.")),
         _ => say(&format!("{} {done}.", styled(BOLD.fg_color(BAD.get_fg_color()), "Failed:"))),

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use schemad::{
     Daemon, Settings,
     db::pool::PoolSettings,
-    grpc::pb::{self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event},
+    grpc::pb::{
+        self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event,
+        operation_service_client::OperationServiceClient,
+    },
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
@@ -30,6 +33,7 @@ pub struct Outcome {
 pub fn settings(url: &str) -> Settings {
     Settings {
         database: url.parse().unwrap(),
+        role: None,
         migration_database: None,
         pool: PoolSettings {
             size: 1,
@@ -81,6 +85,10 @@ impl TestDaemon {
 
     pub fn client(&self) -> MigrationServiceClient<Channel> {
         MigrationServiceClient::new(self.channel())
+    }
+
+    pub fn operations(&self) -> OperationServiceClient<Channel> {
+        OperationServiceClient::new(self.channel())
     }
 
     pub fn health(&self) -> HealthClient<Channel> {

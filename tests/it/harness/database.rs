@@ -107,6 +107,15 @@ impl TestDatabase {
     }
 
     /// The server's major version.
+    /// Waits until somebody waits for the advisory lock with this key.
+    pub async fn until_waiting(&self, key: i64) {
+        let waits = format!(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {key} AND NOT granted \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        );
+        super::eventually("a wait", async || (self.text(&waits).await == "1").then_some(())).await;
+    }
+
     pub async fn server_major(&self) -> u32 {
         self.text("SELECT current_setting('server_version_num')::int / 10000").await.parse().unwrap()
     }

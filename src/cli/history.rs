@@ -1,0 +1,259 @@
+//! `schemad history`, `schemad watch` and `schemad cancel`: operations, whoever began them.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::{Args, ValueEnum};
+use tonic::Status;
+
+use super::{
+    client::{Common, Read},
+    exit::Exit,
+    operate::{Live, show},
+    output::{self, Output, plain, progress, say, table},
+};
+use crate::grpc::pb::{self, operation_event::Event, operation_service_client::OperationServiceClient};
+
+/// Between tries after a lost connection.
+const RETRY: Duration = Duration::from_millis(300);
+
+/// List operations, the newest first.
+#[derive(Debug, Args)]
+pub(super) struct History {
+    #[command(flatten)]
+    read: Read,
+    /// Only these.
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// Only those in this state.
+    #[arg(long, value_enum)]
+    state: Option<State>,
+    /// Only those that this principal asked for.
+    #[arg(long, value_name = "NAME")]
+    principal: Option<String>,
+    /// Only those with a step of this migration.
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+    /// Only those of the last, for example, 2h or 7d.
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    since: Option<Duration>,
+    /// At most so many.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    limit: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Apply,
+    Rollback,
+    Resolve,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum State {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Interrupted,
+    Cancelled,
+}
+
+impl History {
+    pub(super) async fn run(self) -> Exit {
+        self.print().await.err().unwrap_or(Exit::DONE)
+    }
+
+    /// As many pages as needed: one table, or one JSON object a page.
+    async fn print(self) -> Result<(), Exit> {
+        let mut request = pb::ListOperationsRequest {
+            kind: self.kind.map_or(pb::OperationKind::Unspecified, kind).into(),
+            state: self.state.map_or(pb::OperationState::Unspecified, state).into(),
+            principal: self.principal.unwrap_or_default(),
+            version: self.version.unwrap_or_default(),
+            create_time_from: self.since.and_then(|since| SystemTime::now().checked_sub(since)).map(Into::into),
+            ..Default::default()
+        };
+        let (mut rows, mut left) = (Vec::new(), self.limit);
+        while left > 0 {
+            request.page_size = i32::try_from(left.min(1000)).unwrap_or(1000);
+            let call = request.clone();
+            let page = self
+                .read
+                .call_on(OperationServiceClient::new, async |mut client| client.list_operations(call).await)
+                .await?;
+            if self.read.common.output == Output::Json {
+                output::json(&page, "schemad.v1.ListOperationsResponse")?;
+            }
+            left -= page.operations.len().min(left);
+            rows.extend(page.operations.iter().map(row));
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                break;
+            }
+        }
+        if self.read.common.output == Output::Table {
+            say(&table(&["OPERATION", "WHAT", "STATE", "STEPS", "BEGUN", "TOOK", "BY", "REASON"], rows));
+        }
+        Ok(())
+    }
+}
+
+fn row(operation: &pb::Operation) -> Vec<String> {
+    let word = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
+    let end = operation.end_time.and_then(|time| SystemTime::try_from(time).ok());
+    let begin = operation.create_time.and_then(|time| SystemTime::try_from(time).ok());
+    let took = begin.zip(end).and_then(|(begin, end)| end.duration_since(begin).ok());
+    vec![
+        operation.id.clone(),
+        word(operation.kind().as_str_name(), "OPERATION_KIND_"),
+        word(operation.state().as_str_name(), "OPERATION_STATE_"),
+        format!("{}/{}", operation.steps_done, operation.steps_total),
+        output::time(operation.create_time.as_ref()),
+        output::duration(took.and_then(|took| prost_types::Duration::try_from(took).ok()).as_ref()),
+        operation.principal.clone(),
+        operation.reason.clone(),
+    ]
+}
+
+fn kind(kind: Kind) -> pb::OperationKind {
+    match kind {
+        Kind::Apply => pb::OperationKind::Apply,
+        Kind::Rollback => pb::OperationKind::Rollback,
+        Kind::Resolve => pb::OperationKind::Resolve,
+    }
+}
+
+fn state(state: State) -> pb::OperationState {
+    match state {
+        State::Pending => pb::OperationState::Pending,
+        State::Running => pb::OperationState::Running,
+        State::Succeeded => pb::OperationState::Succeeded,
+        State::Failed => pb::OperationState::Failed,
+        State::Interrupted => pb::OperationState::Interrupted,
+        State::Cancelled => pb::OperationState::Cancelled,
+    }
+}
+
+/// Follow an operation to its end, on whichever daemon it runs, and exit as it ended.
+#[derive(Debug, Args)]
+pub(super) struct Watch {
+    /// The operation's id.
+    operation: String,
+    /// Begin after the state change with this number.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    after: i64,
+    /// How long to go on asking when the connection is lost.
+    #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration)]
+    reconnect: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Watch {
+    pub(super) async fn run(self) -> Exit {
+        let mut live = Live::new();
+        let exit = tokio::select! {
+            exit = self.to_the_end(&mut live) => exit,
+            _ = tokio::signal::ctrl_c() => {
+                Exit::interrupted(format!("left operation {}, which goes on in the daemon", self.operation))
+            }
+        };
+        live.clear();
+        exit
+    }
+
+    async fn to_the_end(&self, live: &mut Live) -> Exit {
+        let (mut after, mut ended, mut lost_since) = (self.after, None, None::<Instant>);
+        loop {
+            let status = match self.once(&mut after, &mut ended, &mut lost_since, live).await {
+                Ok(()) => match ended {
+                    Some(exit) => return exit,
+                    None => Status::unavailable("the stream ended early"),
+                },
+                Err(Cut::Status(status)) => status,
+                Err(Cut::Exit(exit)) => return exit,
+            };
+            if super::exit::reason(&status).is_some() {
+                return self.common.address.explain(&status);
+            }
+            let since = *lost_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.reconnect {
+                return self.common.address.explain(&status);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn once(
+        &self,
+        after: &mut i64,
+        ended: &mut Option<Exit>,
+        lost_since: &mut Option<Instant>,
+        live: &mut Live,
+    ) -> Result<(), Cut> {
+        let mut client = OperationServiceClient::new(self.common.address.channel().map_err(Cut::Exit)?);
+        let request = pb::WatchOperationRequest { id: self.operation.clone(), after_sequence: *after };
+        let mut events = client.watch_operation(request).await.map_err(Cut::Status)?.into_inner();
+        while let Some(response) = events.message().await.map_err(Cut::Status)? {
+            let Some(event) = &response.event else { continue };
+            *lost_since = None;
+            *after = event.sequence.max(*after);
+            if let Some(Event::Finished(finished)) = &event.event {
+                *ended = Some(Exit::from_failure(finished.failure.as_ref()));
+            }
+            match self.common.output {
+                Output::Json => output::json(&response, "schemad.v1.WatchOperationResponse").map_err(Cut::Exit)?,
+                Output::Table => {
+                    live.event(event);
+                    live.above(|| show::event(event, &self.operation));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a stream was cut.
+enum Cut {
+    Status(Status),
+    Exit(Exit),
+}
+
+/// Cancel an operation: its running step is undone, what was committed before stays.
+#[derive(Debug, Args)]
+pub(super) struct Cancel {
+    /// The operation's id.
+    operation: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Cancel {
+    pub(super) async fn run(self) -> Exit {
+        let request = pb::CancelOperationRequest { id: self.operation.clone() };
+        // It answers when the operation has ended.
+        let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
+        let answer =
+            read.call_on(OperationServiceClient::new, async |mut client| client.cancel_operation(request).await).await;
+        let response = match answer {
+            Ok(response) => response,
+            Err(exit) => return exit,
+        };
+        if self.common.output == Output::Json {
+            return output::json(&response, "schemad.v1.CancelOperationResponse").err().unwrap_or(Exit::DONE);
+        }
+        let operation = response.operation.unwrap_or_default();
+        let reached = format!("{} of {} steps are done and stay", operation.steps_done, operation.steps_total);
+        match operation.state() {
+            pb::OperationState::Cancelled => say(&format!("Cancelled; {reached}.")),
+            pb::OperationState::Pending | pb::OperationState::Running => {
+                progress("It was told to end and has not yet; `schemad watch` follows it.");
+            }
+            other => {
+                let word = other.as_str_name().trim_start_matches("OPERATION_STATE_").to_lowercase();
+                say(&format!("It ended by itself before that: {}; {reached}.", plain(&word)));
+            }
+        }
+        Exit::DONE
+    }
+}

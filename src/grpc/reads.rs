@@ -1,0 +1,59 @@
+//! Reading for an answer: with a connection of the pool, and at once in the negative when the database is known to be away.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    db::{
+        Error,
+        pool::{Pool, Reader},
+    },
+    failure::{Failure, Reason},
+    monitor::View,
+};
+
+/// A read that takes longer is no use to whoever asked.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
+/// A read under way.
+pub type Reading<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+/// What reads need.
+#[derive(Clone)]
+pub struct Reads {
+    /// The connections.
+    pub pool: Pool,
+    /// What is known about the database.
+    pub views: watch::Receiver<Arc<View>>,
+}
+
+impl Reads {
+    /// Reads with a connection of the pool, and with the next one when the server had closed that.
+    ///
+    /// # Errors
+    /// The read's own, or why it could not be made.
+    pub async fn read<T, E: Into<Failure>>(
+        &self,
+        read: impl Fn(&mut Reader) -> Reading<'_, T, E>,
+    ) -> Result<T, Failure> {
+        if let Err(away) = &self.views.borrow().database
+            && away.reason == Reason::DatabaseUnavailable
+        {
+            return Err(away.clone());
+        }
+        let reading = async {
+            let mut closed = 0;
+            loop {
+                let mut reader = self.pool.get().await?;
+                match read(&mut reader).await {
+                    // Each broken connection leaves the pool, so this ends at the latest with a new one.
+                    Err(_) if reader.is_broken() && closed <= self.pool.max_size() => closed += 1,
+                    answer => return answer.map_err(Into::into),
+                }
+            }
+        };
+        let late = |_| Err(Error::Timeout(READ_WITHIN).into());
+        tokio::time::timeout(READ_WITHIN, reading).await.unwrap_or_else(late)
+    }
+}

@@ -1,0 +1,111 @@
+//! What daemons tell each other about operations through the ledger: that one is to be cancelled, that its daemon lives, and
+//! which daemon is dead although its session is not.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, types::Type};
+use uuid::Uuid;
+
+use super::{OperationRow, State, history::operation_columns};
+use crate::{
+    db::{Error, activity::Backend},
+    failure::{Failure, Reason},
+};
+
+/// How often a running operation's daemon says that it lives.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// After so long without a word its session is ended, so that another daemon can go on.
+pub const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// Asks for an operation's end. Returns it, and the session that runs it. `None`: there is no such operation.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn request_cancel(client: &Client, id: Uuid, by: &str) -> Result<Option<(OperationRow, Backend)>, Error> {
+    let query = concat!(
+        "WITH asked AS (UPDATE schemad.operations o SET cancel_requested_by = coalesce(o.cancel_requested_by, $2) \
+             WHERE o.id = $1 AND o.state IN ('pending', 'running')) SELECT ",
+        operation_columns!(),
+        ", o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) AS backend_start \
+         FROM schemad.operations o WHERE o.id = $1"
+    );
+    let rows = client.query_typed(query, &[(&id, Type::UUID), (&by, Type::TEXT)]).await?;
+    let backend =
+        |row: &tokio_postgres::Row| Backend { pid: row.get("backend_pid"), started: row.get("backend_start") };
+    Ok(rows.first().map(|row| (OperationRow::from(row), backend(row))))
+}
+
+/// Who asked to cancel an operation, if anybody did.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn cancel_requested_by(client: &Client, id: Uuid) -> Result<Option<String>, Error> {
+    let query = "SELECT cancel_requested_by FROM schemad.operations WHERE id = $1";
+    let rows = client.query_typed(query, &[(&id, Type::UUID)]).await?;
+    Ok(rows.first().and_then(|row| row.get(0)))
+}
+
+/// Says that the operation's daemon lives.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn beat(client: &Client, id: Uuid) -> Result<(), Error> {
+    let update = "UPDATE schemad.operations SET heartbeat_at = clock_timestamp() WHERE id = $1 AND state = 'running'";
+    client.query_typed(update, &[(&id, Type::UUID)]).await?;
+    Ok(())
+}
+
+/// The sessions of running operations whose daemons have not said for [`DEAD_AFTER`] that they live: id, daemon, session. The
+/// server's clock decides.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn silent(client: &Client) -> Result<Vec<(Uuid, String, Backend)>, Error> {
+    let query = "SELECT o.id, o.daemon, o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) \
+        FROM schemad.operations o WHERE o.state = 'running' \
+        AND o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
+        AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid)";
+    let rows = client.query_typed(query, &[(&DEAD_AFTER.as_secs_f64(), Type::FLOAT8)]).await?;
+    let backend = |row: &tokio_postgres::Row| Backend { pid: row.get(2), started: row.get(3) };
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), backend(row))).collect())
+}
+
+/// True when an operation is 'running' although nobody holds its lock: its daemon died and nobody has won the lock since. A daemon
+/// that has only lost its session gets the time to win the lock itself.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn has_orphan(client: &Client) -> Result<bool, Error> {
+    let query = "SELECT EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'running' \
+        AND coalesce(o.heartbeat_at, o.started_at) < clock_timestamp() - 2 * make_interval(secs => $1) \
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 \
+            AND k.classid = 7562088 AND k.objid = 1701667172 AND k.database = \
+                (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())))";
+    let rows = client.query_typed(query, &[(&HEARTBEAT.as_secs_f64(), Type::FLOAT8)]).await?;
+    Ok(rows.first().is_some_and(|row| row.get(0)))
+}
+
+/// Why an operation cannot be cancelled: it has ended.
+pub fn ended(operation: &OperationRow) -> Option<Failure> {
+    let open = matches!(State::parse(&operation.state), Some(State::Pending | State::Running));
+    (!open).then(|| {
+        Failure::new(
+            Reason::OperationEnded,
+            format!(
+                "operation {} has ended already ({}, {} of {} steps done)",
+                operation.id, operation.state, operation.steps_done, operation.steps_total
+            ),
+        )
+        .with("state", &operation.state)
+        .with("steps_done", operation.steps_done)
+    })
+}
+
+/// Nobody knows this operation.
+pub fn unknown(id: Uuid) -> Failure {
+    Failure::new(
+        Reason::UnknownOperation,
+        format!("operation {id} is unknown to this database; `schemad history` lists what it knows"),
+    )
+}

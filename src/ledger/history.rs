@@ -1,0 +1,295 @@
+//! Reading operations: one, a page of them, and what changed in one since it was looked at last. Works on a ledger of every
+//! version and on a standby.
+
+use std::time::{Duration, SystemTime};
+
+use diesel::{
+    QueryableByName, sql_query,
+    sql_types::{BigInt, Bool, Integer, Nullable, Text},
+};
+use diesel_async::RunQueryDsl as _;
+use uuid::Uuid;
+
+use super::{Ending, OperationRow, State, read::micros};
+use crate::{
+    db::{Error, pool::Reader},
+    migration::Direction,
+};
+
+/// An operation's columns. to_jsonb, because a ledger of version 1 does not have them all.
+macro_rules! operation_columns {
+    () => {
+        "o.id::text AS id, o.kind, o.state, o.principal, o.daemon, o.request_id::text AS request_id, \
+         (extract(epoch FROM o.created_at) * 1000000)::bigint AS created_at, \
+         (extract(epoch FROM o.started_at) * 1000000)::bigint AS started_at, \
+         (extract(epoch FROM o.finished_at) * 1000000)::bigint AS finished_at, o.steps_total, \
+         (SELECT count(*)::integer FROM schemad.steps s WHERE s.operation = o.id AND s.state = 'applied') AS steps_done, \
+         o.result->'failure'->>'reason' AS reason, \
+         coalesce(o.result->'failure'->>'message', to_jsonb(o)->>'reason') AS message, \
+         to_jsonb(o)->>'cancel_requested_by' IS NOT NULL AS cancel_requested"
+    };
+}
+pub(super) use operation_columns;
+
+/// Which operations.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this kind.
+    pub kind: Option<&'static str>,
+    /// In this state.
+    pub state: Option<State>,
+    /// Asked for by this principal.
+    pub principal: Option<String>,
+    /// With a step of this version.
+    pub version: Option<String>,
+    /// Created at this time or later, in microseconds since 1970.
+    pub from: Option<i64>,
+    /// Created before this time, in microseconds since 1970.
+    pub before: Option<i64>,
+    /// After this one, in the order of the list: when it was created, and its id.
+    pub after: Option<(i64, Uuid)>,
+}
+
+/// Operations, the newest first, at most `limit`.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn list(reader: &mut Reader, filter: &Filter, limit: usize) -> Result<Vec<OperationRow>, Error> {
+    // A parameter that is null asks for nothing. The range is said twice so that the index on the time is of use.
+    let query = concat!(
+        "SELECT ",
+        operation_columns!(),
+        " FROM schemad.operations o WHERE ($1::text IS NULL OR o.kind = $1) AND ($2::text IS NULL OR o.state = $2) \
+         AND ($3::text IS NULL OR o.principal = $3) \
+         AND ($4::text IS NULL OR EXISTS (SELECT FROM schemad.steps v WHERE v.operation = o.id AND v.version = $4)) \
+         AND o.created_at >= coalesce('epoch'::timestamptz + $5 * interval '1 microsecond', '-infinity') \
+         AND o.created_at < coalesce('epoch'::timestamptz + $6 * interval '1 microsecond', 'infinity') \
+         AND (o.created_at, o.id) < (coalesce('epoch'::timestamptz + $7 * interval '1 microsecond', 'infinity'), \
+             coalesce($8::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)) \
+         ORDER BY o.created_at DESC, o.id DESC LIMIT $9"
+    );
+    if !exists(reader).await? {
+        return Ok(Vec::new());
+    }
+    reader.begin().await?;
+    let result = sql_query(query)
+        .bind::<Nullable<Text>, _>(filter.kind)
+        .bind::<Nullable<Text>, _>(filter.state.map(State::as_str))
+        .bind::<Nullable<Text>, _>(filter.principal.as_deref())
+        .bind::<Nullable<Text>, _>(filter.version.as_deref())
+        .bind::<Nullable<BigInt>, _>(filter.from)
+        .bind::<Nullable<BigInt>, _>(filter.before)
+        .bind::<Nullable<BigInt>, _>(filter.after.map(|(at, _)| at))
+        .bind::<Nullable<Text>, _>(filter.after.map(|(_, id)| id.to_string()))
+        .bind::<BigInt, _>(i64::try_from(limit).unwrap_or(i64::MAX))
+        .load::<RawOperation>(reader.conn())
+        .await
+        .map(|rows| rows.into_iter().map(OperationRow::from).collect());
+    reader.end(result).await
+}
+
+/// One operation.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn get(reader: &mut Reader, id: Uuid) -> Result<Option<OperationRow>, Error> {
+    let query = concat!("SELECT ", operation_columns!(), " FROM schemad.operations o WHERE o.id = $1::uuid");
+    if !exists(reader).await? {
+        return Ok(None);
+    }
+    reader.begin().await?;
+    let result = sql_query(query).bind::<Text, _>(id.to_string()).load::<RawOperation>(reader.conn()).await;
+    Ok(reader.end(result.map(|mut rows| rows.pop())).await?.map(OperationRow::from))
+}
+
+/// A database without a ledger has no operations.
+async fn exists(reader: &mut Reader) -> Result<bool, Error> {
+    #[derive(QueryableByName)]
+    struct Exists {
+        #[diesel(sql_type = Bool)]
+        there: bool,
+    }
+    reader.begin().await?;
+    let query = "SELECT pg_catalog.to_regclass('schemad.operations') IS NOT NULL AS there";
+    let result = sql_query(query).get_result::<Exists>(reader.conn()).await.map(|row| row.there);
+    reader.end(result).await
+}
+
+/// What changed in an operation.
+#[derive(Debug)]
+pub struct Changes {
+    /// The operation now.
+    pub operation: OperationRow,
+    /// The steps after those that were seen; all of them the first time.
+    pub steps: Vec<StepChange>,
+    /// How it ended, if it has.
+    pub ending: Option<Ending>,
+}
+
+/// A step, as the ledger has it.
+#[derive(Clone, Debug)]
+pub struct StepChange {
+    /// From 1.
+    pub ordinal: usize,
+    /// The migration's version.
+    pub version: String,
+    /// Its name.
+    pub name: String,
+    /// Up or down.
+    pub direction: Direction,
+    /// When it was committed and how long it took.
+    pub done: Option<(SystemTime, Duration)>,
+}
+
+/// What changed in an operation since its first `seen` steps were done. `None`: there is no such operation (any more).
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn changes(reader: &mut Reader, id: Uuid, seen: usize) -> Result<Option<Changes>, Error> {
+    if !exists(reader).await? {
+        return Ok(None);
+    }
+    reader.begin().await?;
+    let result = async {
+        let query = concat!(
+            "SELECT ",
+            operation_columns!(),
+            ", o.result::text AS result FROM schemad.operations o WHERE o.id = $1::uuid"
+        );
+        let Some(raw) = sql_query(query).bind::<Text, _>(id.to_string()).load::<RawEnding>(reader.conn()).await?.pop()
+        else {
+            return Ok(None);
+        };
+        let steps = "SELECT s.ordinal, s.version, s.name, s.direction, s.state = 'applied' AS done, \
+            (extract(epoch FROM s.finished_at) * 1000000)::bigint AS finished_at, \
+            (extract(epoch FROM s.finished_at - s.started_at) * 1000000)::bigint AS took \
+            FROM schemad.steps s WHERE s.operation = $1::uuid AND s.ordinal > $2 ORDER BY s.ordinal";
+        let steps = sql_query(steps)
+            .bind::<Text, _>(id.to_string())
+            .bind::<Integer, _>(i32::try_from(seen).unwrap_or(i32::MAX))
+            .load::<RawStep>(reader.conn())
+            .await?;
+        Ok(Some((raw, steps)))
+    };
+    let found = result.await;
+    let found = reader.end(found).await?;
+    Ok(found.map(|(raw, steps)| Changes {
+        ending: raw.result.as_deref().and_then(|json| serde_json::from_str(json).ok()),
+        operation: raw.operation.into(),
+        steps: steps.into_iter().filter_map(RawStep::read).collect(),
+    }))
+}
+
+#[derive(QueryableByName)]
+struct RawEnding {
+    #[diesel(embed)]
+    operation: RawOperation,
+    #[diesel(sql_type = Nullable<Text>)]
+    result: Option<String>,
+}
+
+#[derive(QueryableByName)]
+struct RawStep {
+    #[diesel(sql_type = Integer)]
+    ordinal: i32,
+    #[diesel(sql_type = Text)]
+    version: String,
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = Text)]
+    direction: String,
+    #[diesel(sql_type = Bool)]
+    done: bool,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    finished_at: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    took: Option<i64>,
+}
+
+impl RawStep {
+    fn read(self) -> Option<StepChange> {
+        let took = Duration::from_micros(self.took.and_then(|took| u64::try_from(took).ok()).unwrap_or_default());
+        Some(StepChange {
+            ordinal: usize::try_from(self.ordinal).ok()?,
+            version: self.version,
+            name: self.name,
+            direction: Direction::parse(&self.direction)?,
+            done: self.done.then(|| (self.finished_at.map_or(SystemTime::UNIX_EPOCH, micros), took)),
+        })
+    }
+}
+
+#[derive(QueryableByName)]
+pub(super) struct RawOperation {
+    #[diesel(sql_type = Text)]
+    id: String,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Text)]
+    state: String,
+    #[diesel(sql_type = Text)]
+    principal: String,
+    #[diesel(sql_type = Text)]
+    daemon: String,
+    #[diesel(sql_type = Text)]
+    request_id: String,
+    #[diesel(sql_type = BigInt)]
+    created_at: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    started_at: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    finished_at: Option<i64>,
+    #[diesel(sql_type = Integer)]
+    steps_total: i32,
+    #[diesel(sql_type = Integer)]
+    steps_done: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    reason: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    message: Option<String>,
+    #[diesel(sql_type = Bool)]
+    cancel_requested: bool,
+}
+
+impl From<RawOperation> for OperationRow {
+    fn from(raw: RawOperation) -> Self {
+        Self {
+            id: raw.id.parse().unwrap_or_default(),
+            kind: raw.kind,
+            state: raw.state,
+            principal: raw.principal,
+            daemon: raw.daemon,
+            request_id: raw.request_id,
+            created_at: micros(raw.created_at),
+            started_at: raw.started_at.map(micros),
+            finished_at: raw.finished_at.map(micros),
+            steps_total: raw.steps_total,
+            steps_done: raw.steps_done,
+            reason: raw.reason,
+            message: raw.message,
+            cancel_requested: raw.cancel_requested,
+        }
+    }
+}
+
+impl From<&tokio_postgres::Row> for OperationRow {
+    /// Of a query for the columns above.
+    fn from(row: &tokio_postgres::Row) -> Self {
+        Self {
+            id: row.get::<_, String>("id").parse().unwrap_or_default(),
+            kind: row.get("kind"),
+            state: row.get("state"),
+            principal: row.get("principal"),
+            daemon: row.get("daemon"),
+            request_id: row.get("request_id"),
+            created_at: micros(row.get("created_at")),
+            started_at: row.get::<_, Option<i64>>("started_at").map(micros),
+            finished_at: row.get::<_, Option<i64>>("finished_at").map(micros),
+            steps_total: row.get("steps_total"),
+            steps_done: row.get("steps_done"),
+            reason: row.get("reason"),
+            message: row.get("message"),
+            cancel_requested: row.get("cancel_requested"),
+        }
+    }
+}

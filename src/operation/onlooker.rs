@@ -1,0 +1,119 @@
+//! Beside a running operation: looks at its session from another one, so that followers see what it waits for and how far it
+//! is; says in the ledger that the daemon lives; and hears there that somebody cancels it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{Event, Log};
+use crate::{
+    db::{
+        Error,
+        activity::{self, Activity, Backend, Building},
+        session::Session,
+    },
+    ledger::control,
+    runner::{Halt, Wait},
+};
+
+/// How often it looks. Most operations are over before the first look.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// The daemon's session beside the one that migrates; `None` while it is not connected.
+pub type Side = watch::Receiver<Option<Arc<Session>>>;
+
+/// What an onlooker needs.
+pub(super) struct Onlooker {
+    pub side: Side,
+    pub operation: Uuid,
+    /// The session that runs the steps.
+    pub backend: Backend,
+    pub log: Arc<Log>,
+    /// Which version runs.
+    pub version: watch::Receiver<String>,
+    pub wait: watch::Sender<Wait>,
+    pub halt: watch::Sender<Option<Halt>>,
+}
+
+/// What was told last, so that nothing is told twice.
+#[derive(Default)]
+struct Told {
+    /// The pids in the way.
+    blockers: Vec<i32>,
+    building: Option<Building>,
+    /// The statement whose waits are added up.
+    statement: Option<i64>,
+}
+
+impl Onlooker {
+    /// Looks on until it is dropped. What it cannot see is no reason to end anything.
+    pub(super) async fn run(self) {
+        let (mut told, mut last, mut beat) = (Told::default(), Instant::now(), None::<Instant>);
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let Some(session) = self.side.borrow().clone() else { continue };
+            if beat.is_none_or(|at| at.elapsed() >= control::HEARTBEAT)
+                && control::beat(session.client(), self.operation).await.is_ok()
+            {
+                beat = Some(Instant::now());
+            }
+            let seen = self.look(&session, &mut told, last.elapsed()).await;
+            last = Instant::now();
+            if let Err(error) = seen {
+                tracing::debug!(operation = %self.operation, cause = %error, "cannot look at the migration session");
+            }
+        }
+    }
+
+    async fn look(&self, session: &Session, told: &mut Told, passed: Duration) -> Result<(), Error> {
+        let client = session.client();
+        if let Some(by) = control::cancel_requested_by(client, self.operation).await? {
+            halt(&self.halt, Halt::Cancelled(by));
+        }
+        let Some(activity) = activity::look(client, self.backend.pid).await? else { return Ok(()) };
+        let version = self.version.borrow().clone();
+        self.waits(&version, &activity, told, passed);
+        if let Some(building) = activity.building.filter(|building| told.building.as_ref() != Some(building)) {
+            told.building = Some(building.clone());
+            self.log.push(Event::Progress { version, building });
+        }
+        Ok(())
+    }
+
+    fn waits(&self, version: &str, activity: &Activity, told: &mut Told, passed: Duration) {
+        let same_statement = told.statement == activity.query_start;
+        told.statement = activity.query_start;
+        let before = if same_statement { self.wait.borrow().waited } else { Duration::ZERO };
+        let Some(waiting) = &activity.waiting else {
+            told.blockers.clear();
+            if !same_statement {
+                // Who was in the way of the statement before is still of interest when that is tried again in vain.
+                self.wait.send_modify(|wait| wait.waited = Duration::ZERO);
+            }
+            return;
+        };
+        let waited = before + passed;
+        self.wait.send_replace(Wait { waited, blockers: waiting.blockers.clone() });
+        let blockers: Vec<i32> = waiting.blockers.iter().map(|blocker| blocker.pid).collect();
+        if told.blockers != blockers {
+            told.blockers = blockers;
+            let (version, waiting) = (version.to_owned(), waiting.clone());
+            self.log.push(Event::Waiting { version, waiting, waited });
+        }
+    }
+}
+
+/// Says once why the operation has to end.
+pub(super) fn halt(sender: &watch::Sender<Option<Halt>>, why: Halt) {
+    sender.send_if_modified(|halt| {
+        let first = halt.is_none();
+        if first {
+            *halt = Some(why);
+        }
+        first
+    });
+}

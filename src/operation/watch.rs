@@ -1,0 +1,160 @@
+//! Following an operation that another daemon runs, or that is over: what the ledger says of it becomes the same events as
+//! those of a running one, with the same numbers.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use uuid::Uuid;
+
+use super::{Event, Follower, Log, Operations, StepName, accept::Inner};
+use crate::{
+    failure::{Failure, Kind, Reason},
+    ledger::{
+        Ending, Finished, State, control,
+        history::{self, Changes, StepChange},
+    },
+};
+
+/// How often another daemon's operation is looked at, for all its watchers together.
+const POLL: Duration = Duration::from_millis(250);
+
+impl Operations {
+    /// Follows an operation, here or elsewhere, after the state change with this sequence.
+    ///
+    /// # Errors
+    /// UNKNOWN_OPERATION, INVALID_SEQUENCE for one beyond the end, or the database's.
+    pub async fn watch(&self, id: Uuid, after: u64) -> Result<Follower, Failure> {
+        let inner = &self.0;
+        let log = match inner.log_of(id) {
+            Some(log) => log,
+            None => inner.tailed(id).await?,
+        };
+        let follower = log.follow_after(after);
+        match log.last_sequence() {
+            last if after > last && log.is_closed() => Err(beyond(after, last)),
+            _ => Ok(follower),
+        }
+    }
+}
+
+fn beyond(after: u64, last: u64) -> Failure {
+    let message = format!("after_sequence is {after}, and the operation has ended with {last}");
+    Failure::invalid(Reason::InvalidSequence, "after_sequence", message)
+}
+
+impl Inner {
+    /// The log of an operation that is not this daemon's, shared by all its watchers; filled as far as the ledger is now.
+    async fn tailed(self: &Arc<Self>, id: Uuid) -> Result<Arc<Log>, Failure> {
+        let known =
+            self.tails.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id).and_then(Weak::upgrade);
+        if let Some(log) = known {
+            return Ok(log);
+        }
+        let log = Log::new();
+        let mut tail = Tail::default();
+        let mut reader = self.pool.get().await?;
+        let first = history::changes(&mut reader, id, 0).await?.ok_or_else(|| control::unknown(id))?;
+        drop(reader);
+        log.name(id);
+        if tail.tell(first, &log).is_some() {
+            log.close(Ok(()));
+            return Ok(log);
+        }
+        let mut tails = self.tails.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        tails.retain(|_, log| log.strong_count() > 0);
+        tails.insert(id, Arc::downgrade(&log));
+        drop(tails);
+        let (inner, weak) = (self.clone(), Arc::downgrade(&log));
+        tokio::spawn(async move { inner.tail(id, tail, &weak).await });
+        Ok(log)
+    }
+
+    /// Goes on telling until the operation ends or nobody listens.
+    async fn tail(&self, id: Uuid, mut tail: Tail, log: &Weak<Log>) {
+        loop {
+            tokio::time::sleep(POLL).await;
+            let Some(log) = log.upgrade() else { return };
+            match tail.advance(self, id, &log).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return log.close(Ok(())),
+                // While the database is away nothing happens to the operation that could be told.
+                Err(failure) if failure.reason.kind() == Kind::Unavailable => {}
+                Err(failure) => return log.close(Err(failure)),
+            }
+        }
+    }
+}
+
+/// What was told of an operation from the ledger.
+#[derive(Default)]
+pub(super) struct Tail {
+    accepted: bool,
+    planned: bool,
+    steps: Vec<StepChange>,
+    done: usize,
+    /// A step that was said to have started.
+    started: usize,
+}
+
+impl Tail {
+    /// The repeat of an accepted request begins like this.
+    pub(super) fn accepted() -> Self {
+        Self { accepted: true, ..Self::default() }
+    }
+
+    /// Reads what changed and tells it. Returns how the operation ended, once it has.
+    pub(super) async fn advance(&mut self, inner: &Inner, id: Uuid, log: &Log) -> Result<Option<Ending>, Failure> {
+        let mut reader = inner.pool.get().await?;
+        let seen = if self.planned { self.done } else { 0 };
+        let changes = history::changes(&mut reader, id, seen).await?.ok_or_else(|| control::unknown(id))?;
+        Ok(self.tell(changes, log))
+    }
+
+    fn tell(&mut self, changes: Changes, log: &Log) -> Option<Ending> {
+        let Changes { operation, steps, ending } = changes;
+        if !std::mem::replace(&mut self.accepted, true) {
+            let (kind, request_id) = (operation.kind.clone(), operation.request_id.clone());
+            log.push_at(operation.created_at, Event::Accepted { kind, request_id, repeated: true });
+        }
+        if let Some(at) = operation.started_at
+            && !std::mem::replace(&mut self.planned, true)
+        {
+            self.steps.clone_from(&steps);
+            let plan = |s: &StepChange| (s.version.clone(), s.name.clone(), s.direction, None);
+            log.push_at(at, Event::Planned { steps: steps.iter().map(plan).collect(), warnings: Vec::new() });
+        }
+        for step in &steps {
+            let Some((at, took)) = step.done else { break };
+            self.done = step.ordinal;
+            log.push_at(at, Event::StepDone(self.name(step), took));
+        }
+        let state = State::parse(&operation.state).unwrap_or(State::Failed);
+        if matches!(state, State::Pending | State::Running) {
+            if let Some(next) = self.steps.get(self.done)
+                && self.started <= self.done
+            {
+                self.started = self.done + 1;
+                log.push(Event::StepStarted(self.name(next)));
+            }
+            return None;
+        }
+        let ending = ending.unwrap_or_else(|| Ending {
+            finished: Finished::default(),
+            failure: Some(
+                Failure::new(Reason::Internal, "the ledger holds no result for this operation")
+                    .with("operation", operation.id),
+            ),
+        });
+        let failure = ending.failure.clone();
+        let at = operation.finished_at.unwrap_or(operation.created_at);
+        log.push_at(at, Event::Finished(state, ending.finished.clone(), failure));
+        Some(ending)
+    }
+
+    fn name(&self, step: &StepChange) -> StepName {
+        let StepChange { ordinal, version, name, direction, .. } = step.clone();
+        StepName { ordinal, total: self.steps.len(), version, name, direction }
+    }
+}

@@ -1,0 +1,108 @@
+//! What the catalog says of a statement that runs outside a transaction: whether an earlier try took effect, and what it left
+//! half done.
+
+use tokio_postgres::{Client, types::Type};
+
+use super::journaled::Part;
+use crate::{
+    db::{Error, lock::LockedSession},
+    sql::Outside,
+};
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Found {
+    /// The index is there and valid, or gone; the partition is none any more.
+    pub took_effect: bool,
+    /// Invalid indexes that an earlier try left, as the server quotes them.
+    pub invalid: Vec<String>,
+    /// What is to run instead of the statement, because an earlier try did half of it.
+    pub instead: Option<String>,
+    /// The indexes before the first try, of the table or (for REINDEX) all invalid ones.
+    pub before: Option<Vec<u32>>,
+}
+
+/// The indexes of $1 that a try of this statement made: valid ones that were not there before, under its name if it has one;
+/// invalid ones under its name, or without one that were not there before, unless somebody is building them just now.
+const MADE: &str = "SELECT c.oid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i \
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass($1) \
+    AND ($2::text IS NULL OR c.relname = (parse_ident($2))[1]::name) \
+    AND (NOT c.oid = ANY ($3::oid[]) OR $2::text IS NOT NULL AND NOT i.indisvalid) \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
+
+/// The copies that a failed REINDEX CONCURRENTLY leaves, told by their names, invalidity and novelty.
+const COPIES: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_index i \
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE NOT i.indisvalid AND NOT c.oid = ANY ($1::oid[]) \
+    AND c.relname ~ '_cc(new|old)[0-9]*$' \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
+
+/// The indexes before the first try, if there was one.
+pub(super) async fn recorded(session: &LockedSession, part: &Part<'_>) -> Result<Option<Vec<u32>>, Error> {
+    let before = "SELECT indexes_before FROM schemad.statements WHERE step = $1 AND ordinal = $2";
+    let rows =
+        session.client().query_typed(before, &[(&part.step.id, Type::INT8), (&part.ordinal(), Type::INT4)]).await?;
+    Ok(rows.first().and_then(|row| row.get(0)))
+}
+
+/// Looks, with the file's own settings in force: its search_path says which table is meant.
+pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Option<Vec<u32>>) -> Result<Found, Error> {
+    let client = session.client();
+    match what {
+        Outside::DropIndex { index } => {
+            // By its oid: after a crash, another index may have the name.
+            let named = "SELECT to_regclass($1)::oid WHERE to_regclass($1) IS NOT NULL";
+            let before = known(client, before, named, Some(index)).await?;
+            let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = ANY ($1))";
+            let there = client.query_typed(there, &[(&before, Type::OID_ARRAY)]).await?;
+            let took_effect = !there.first().is_some_and(|row| row.get(0));
+            Ok(Found { took_effect, before: Some(before), ..Found::default() })
+        }
+        Outside::CreateIndex { index, table } => {
+            let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = to_regclass($1)";
+            let before = known(client, before, now, Some(table)).await?;
+            let made = client
+                .query_typed(MADE, &[(&table, Type::TEXT), (&index, Type::TEXT), (&before, Type::OID_ARRAY)])
+                .await?;
+            Ok(Found {
+                took_effect: made.iter().any(|row| row.get(1)),
+                invalid: made.iter().filter(|row| !row.get::<_, bool>(1)).map(|row| row.get(0)).collect(),
+                before: Some(before),
+                ..Found::default()
+            })
+        }
+        Outside::Reindex => {
+            let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE NOT i.indisvalid";
+            let before = known(client, before, now, None).await?;
+            let copies = client.query_typed(COPIES, &[(&before, Type::OID_ARRAY)]).await?;
+            let invalid = copies.iter().map(|row| row.get(0)).collect();
+            Ok(Found { invalid, before: Some(before), ..Found::default() })
+        }
+        Outside::Detach { table, partition } if session.server_major() >= 14 => {
+            let state = "SELECT h.inhdetachpending FROM pg_catalog.pg_inherits h \
+                WHERE h.inhparent = to_regclass($1) AND h.inhrelid = to_regclass($2)";
+            let rows = client.query_typed(state, &[(&table, Type::TEXT), (&partition, Type::TEXT)]).await?;
+            let pending = rows.first().map(|row| row.get::<_, bool>(0));
+            let instead = format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE");
+            Ok(Found {
+                took_effect: pending.is_none(),
+                instead: (pending == Some(true)).then_some(instead),
+                ..Found::default()
+            })
+        }
+        Outside::Detach { .. } | Outside::ReadOnlyBlock | Outside::Repeatable | Outside::Unknown => {
+            Ok(Found::default())
+        }
+    }
+}
+
+/// What was there before the first try: as recorded then, or as it is now.
+async fn known(client: &Client, before: Option<Vec<u32>>, now: &str, name: Option<&str>) -> Result<Vec<u32>, Error> {
+    if let Some(before) = before {
+        return Ok(before);
+    }
+    let rows = match &name {
+        Some(name) => client.query_typed(now, &[(name, Type::TEXT)]).await?,
+        None => client.query_typed(now, &[]).await?,
+    };
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

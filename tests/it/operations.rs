@@ -1,0 +1,273 @@
+//! OperationService: what was, what is, following and ending it, from any daemon.
+
+use futures_util::future::join_all;
+use schemad::grpc::pb::{self, operation_event::Event};
+use tonic::{Code, Streaming};
+use uuid::Uuid;
+
+use crate::harness::{
+    Process, Set, TestDaemon, TestDatabase,
+    daemon::{Failed, Outcome, collect},
+    eventually,
+    process::from_folder,
+};
+
+/// A step that lasts until it is released.
+fn gated(n: usize) -> Set {
+    let set = Set::tables(n);
+    let wait = "SELECT pg_advisory_lock(77); CREATE TABLE gated (id int); SELECT pg_advisory_unlock(77);";
+    set.add("9999_gated", &format!("-- schemad: lock_timeout=0\n{wait}"), "DROP TABLE gated;");
+    set
+}
+
+async fn gate(database: &TestDatabase) -> tokio_postgres::Client {
+    let gate = database.connect().await;
+    gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+    gate
+}
+
+async fn accepted(daemon: &TestDaemon, request: pb::ApplyRequest) -> (String, Streaming<pb::ApplyResponse>) {
+    let mut stream = daemon.client().apply(request).await.unwrap().into_inner();
+    let event = stream.message().await.unwrap().unwrap().event.unwrap();
+    (event.operation, stream)
+}
+
+async fn watch(daemon: &TestDaemon, id: &str, after_sequence: i64) -> Outcome {
+    let request = pb::WatchOperationRequest { id: id.into(), after_sequence };
+    collect(daemon.operations().watch_operation(request).await, |r: pb::WatchOperationResponse| r.event).await
+}
+
+async fn get(daemon: &TestDaemon, id: &str) -> pb::Operation {
+    let request = pb::GetOperationRequest { id: id.into() };
+    daemon.operations().get_operation(request).await.unwrap().into_inner().operation.unwrap()
+}
+
+async fn cancel(daemon: &TestDaemon, id: &str) -> Result<pb::Operation, Failed> {
+    let request = pb::CancelOperationRequest { id: id.into() };
+    let answer = daemon.operations().cancel_operation(request).await;
+    answer.map(|r| r.into_inner().operation.unwrap()).map_err(|status| Failed::of(&status))
+}
+
+fn durable(outcome: &Outcome) -> Vec<(i64, String)> {
+    let name = |event: &Event| match event {
+        Event::Accepted(_) => "accepted".to_owned(),
+        Event::Planned(plan) => format!("planned {}", plan.steps.len()),
+        Event::StepDone(step) => format!("done {}", step.version),
+        Event::Finished(finished) => format!("finished {}", finished.state().as_str_name()),
+        other => panic!("{other:?} is no state change"),
+    };
+    let changes = outcome.events.iter().filter(|e| e.sequence > 0);
+    changes.map(|e| (e.sequence, name(e.event.as_ref().unwrap()))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_watcher_on_every_daemon_sees_the_same_state_changes_with_the_same_numbers() {
+    let (database, set) = (TestDatabase::new().await, gated(3));
+    let (runs, other) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await);
+    let gate = gate(&database).await;
+    let (id, stream) = accepted(&runs, pb::ApplyRequest::default()).await;
+    database.until_waiting(77).await;
+    let watchers = async {
+        let (here, there, late) = (watch(&runs, &id, 0), watch(&other, &id, 0), watch(&other, &id, 4));
+        join_all([Box::pin(here) as std::pin::Pin<Box<dyn Future<Output = Outcome>>>, Box::pin(there), Box::pin(late)])
+            .await
+    };
+    let release = async {
+        // Only once the daemon elsewhere has told the first steps.
+        eventually("three steps", async || (get(&other, &id).await.steps_done == 3).then_some(())).await;
+        gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    };
+    let (seen, ()) = tokio::join!(watchers, release);
+    drop(stream);
+    let expected: Vec<(i64, String)> = (1..)
+        .zip([
+            "accepted",
+            "planned 4",
+            "done 0001",
+            "done 0002",
+            "done 0003",
+            "done 9999",
+            "finished OPERATION_STATE_SUCCEEDED",
+        ])
+        .map(|(n, what)| (n, what.to_owned()))
+        .collect();
+    assert_eq!(durable(&seen[0]), expected);
+    assert_eq!(durable(&seen[1]), expected);
+    assert_eq!(durable(&seen[2]), expected[4..]);
+    assert!(seen.iter().all(|outcome| outcome.status.is_ok()));
+    assert!(seen[1].has(|e| matches!(e, Event::StepStarted(step) if step.version == "9999")), "also told elsewhere");
+    // And for ever after.
+    assert_eq!(durable(&watch(&other, &id, 0).await), expected);
+    let beyond = watch(&other, &id, 8).await.failure();
+    beyond.assert(Code::InvalidArgument, "INVALID_SEQUENCE");
+    let unknown = watch(&runs, &Uuid::new_v4().to_string(), 0).await.failure();
+    unknown.assert(Code::NotFound, "UNKNOWN_OPERATION");
+    watch(&runs, "x", 0).await.failure().assert(Code::InvalidArgument, "INVALID_OPERATION");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_well_and_its_last_event_says_why_the_operation_did_not() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_bad", "SELECT 1;\nSELECT 1/0;", "")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let failed = daemon.apply_all().await;
+    let seen = watch(&daemon, &failed.operation(), 0).await;
+    assert!(seen.status.is_ok());
+    let finished = seen.last_finished().unwrap();
+    assert_eq!(finished.state(), pb::OperationState::Failed);
+    let failure = finished.failure.unwrap();
+    assert_eq!((failure.reason.as_str(), failure.metadata["line"].as_str()), ("MIGRATION_FAILED", "2"));
+    let operation = get(&daemon, &failed.operation()).await;
+    assert_eq!((operation.state(), operation.reason.as_str()), (pb::OperationState::Failed, "MIGRATION_FAILED"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_detached_call_ends_when_the_operation_is_accepted() {
+    let (database, set) = (TestDatabase::new().await, gated(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let gate = gate(&database).await;
+    let outcome = daemon.apply(pb::ApplyRequest { detach: true, ..Default::default() }).await;
+    assert!(outcome.status.is_ok());
+    assert!(matches!(outcome.events.last().unwrap().event, Some(Event::Accepted(_))));
+    database.until_waiting(77).await;
+    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    watch(&daemon, &outcome.operation(), 0).await.finished();
+    assert_eq!(database.diesel_versions().await, ["0001", "9999"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_operation_is_cancelled_from_any_daemon() {
+    let (database, set) = (TestDatabase::new().await, gated(2));
+    let (runs, other) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await);
+    let _gate = gate(&database).await;
+    for from in [&runs, &other] {
+        let (id, stream) = accepted(&runs, pb::ApplyRequest::default()).await;
+        database.until_waiting(77).await;
+        let cancelled = cancel(from, &id).await.unwrap();
+        assert_eq!(
+            (cancelled.state(), cancelled.steps_total - cancelled.steps_done),
+            (pb::OperationState::Cancelled, 1)
+        );
+        assert!(cancelled.cancel_requested);
+        let outcome = collect(Ok(tonic::Response::new(stream)), |r: pb::ApplyResponse| r.event).await;
+        let failed = outcome.failure();
+        failed.assert(Code::Cancelled, "CANCELLED");
+        assert_eq!(failed.metadata["steps_done"], cancelled.steps_done.to_string());
+        assert_eq!(database.diesel_versions().await, ["0001", "0002"]);
+        cancel(from, &id).await.unwrap_err().assert(Code::FailedPrecondition, "OPERATION_ENDED");
+        database.assert_consistent().await;
+    }
+    let unknown = cancel(&runs, &Uuid::new_v4().to_string()).await.unwrap_err();
+    unknown.assert(Code::NotFound, "UNKNOWN_OPERATION");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_that_waits_for_another_is_cancelled_too() {
+    let (database, set) = (TestDatabase::new().await, gated(1));
+    let (runs, other) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await);
+    let gate = gate(&database).await;
+    let (first, stream) = accepted(&runs, pb::ApplyRequest::default()).await;
+    database.until_waiting(77).await;
+    let patient =
+        pb::ApplyRequest { queue_timeout: Some(prost_types::Duration { seconds: 60, nanos: 0 }), ..Default::default() };
+    let (queued, _events) = accepted(&other, patient).await;
+    let cancelled = cancel(&runs, &queued).await.unwrap();
+    assert_eq!((cancelled.state(), cancelled.steps_total), (pb::OperationState::Cancelled, 0));
+    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    watch(&runs, &first, 0).await.finished();
+    drop(stream);
+    database.assert_consistent().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_index_build_leaves_no_invalid_index_behind() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_t", "CREATE TABLE t (n int);", "")]);
+    set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY i ON t (n);", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon
+        .apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() })
+        .await
+        .finished();
+    let writer = database.connect().await;
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    let (id, _stream) = accepted(&daemon, pb::ApplyRequest::default()).await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE INDEX%' \
+                 AND datname = current_database()";
+    eventually("a build that waits", async || (database.text(waits).await == "1").then_some(())).await;
+    let cancelled = cancel(&daemon, &id).await.unwrap();
+    assert_eq!(cancelled.state(), pb::OperationState::Cancelled);
+    writer.batch_execute("COMMIT").await.unwrap();
+    daemon.apply_all().await.finished();
+    assert_eq!(
+        database.text("SELECT string_agg(indisvalid::text, ' ') FROM pg_index WHERE indrelid = 't'::regclass").await,
+        "true"
+    );
+    database.assert_consistent().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_are_listed_by_pages_and_filters() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(3));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(daemon.apply_all().await.operation());
+        ids.push(daemon.rollback_steps(1).await.operation());
+    }
+    ids.reverse();
+    let list = async |request: pb::ListOperationsRequest| {
+        let page = daemon.operations().list_operations(request).await;
+        page.map(tonic::Response::into_inner).map_err(|status| Failed::of(&status))
+    };
+    let listed = |page: &pb::ListOperationsResponse| page.operations.iter().map(|o| o.id.clone()).collect::<Vec<_>>();
+    let all = list(pb::ListOperationsRequest::default()).await.unwrap();
+    assert_eq!((listed(&all), all.next_page_token.as_str()), (ids.clone(), ""));
+
+    let first = list(pb::ListOperationsRequest { page_size: 3, ..Default::default() }).await.unwrap();
+    assert_eq!(listed(&first), ids[..3]);
+    let page_token = first.next_page_token;
+    let second =
+        list(pb::ListOperationsRequest { page_token: page_token.clone(), ..Default::default() }).await.unwrap();
+    assert_eq!((listed(&second), second.next_page_token.as_str()), (ids[3..].to_vec(), ""));
+    let foreign = pb::ListOperationsRequest { page_token, kind: 1, ..Default::default() };
+    list(foreign).await.unwrap_err().assert(Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+
+    let kind = pb::ListOperationsRequest { kind: pb::OperationKind::Rollback.into(), ..Default::default() };
+    assert_eq!(listed(&list(kind).await.unwrap()), [ids[0].clone(), ids[2].clone()]);
+    let version = pb::ListOperationsRequest { version: "0001".into(), ..Default::default() };
+    assert_eq!(listed(&list(version).await.unwrap()), [ids[3].clone()]);
+    let state = pb::ListOperationsRequest { state: pb::OperationState::Failed.into(), ..Default::default() };
+    assert_eq!(listed(&list(state).await.unwrap()), [""; 0]);
+    let third = get(&daemon, &ids[1]).await.create_time;
+    let from = pb::ListOperationsRequest { create_time_from: third, ..Default::default() };
+    assert_eq!(listed(&list(from).await.unwrap()), ids[..2]);
+    let before = pb::ListOperationsRequest { create_time_before: third, ..Default::default() };
+    assert_eq!(listed(&list(before).await.unwrap()), ids[2..]);
+    let somebody = pb::ListOperationsRequest { principal: "somebody".into(), ..Default::default() };
+    assert_eq!(listed(&list(somebody).await.unwrap()), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_daemons_session_is_ended_and_its_operation_closed() {
+    let (database, set) = (TestDatabase::new().await, gated(1));
+    let other = TestDaemon::start(&database, &set).await;
+    let gate = gate(&database).await;
+    let mut command = from_folder(&set, &["serve", "--apply-on-start"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut stopped = Process::start(command).await;
+    let id = stopped.event("operation.accepted").await["operation"].as_str().unwrap().to_owned();
+    database.until_waiting(77).await;
+    stopped.signal(nix::sys::signal::Signal::SIGSTOP);
+    // Half a minute later, for the ledger.
+    database.execute("UPDATE schemad.operations SET heartbeat_at = heartbeat_at - interval '31 s'").await;
+    eventually("closed", async || (get(&other, &id).await.state() == pb::OperationState::Interrupted).then_some(()))
+        .await;
+    let operation = get(&other, &id).await;
+    assert_eq!((operation.reason.as_str(), operation.steps_done), ("INTERRUPTED", 1));
+    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    other.apply_all().await.finished();
+    database.assert_consistent().await;
+    stopped.signal(nix::sys::signal::Signal::SIGCONT);
+    stopped.kill().await;
+}
