@@ -4,24 +4,24 @@
 use schemad::grpc::pb::{self, operation_event::Event};
 use tonic::Code;
 
-use crate::harness::{Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
+use crate::harness::{Set, TestDaemon, TestDatabase, eventually};
 
-fn set(up: &str, down: &str) -> Set {
+pub fn set(up: &str, down: &str) -> Set {
     let set = Set::of(&[("1_t", "CREATE TABLE t (n int); INSERT INTO t VALUES (1), (2);", "DROP TABLE t;")]);
     set.add_non_transactional("2_wide", up, down);
     set
 }
 
-async fn index_state(database: &TestDatabase, name: &str) -> String {
+pub async fn index_state(database: &TestDatabase, name: &str) -> String {
     database.text(&format!("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{name}')")).await
 }
 
-async fn journal(database: &TestDatabase) -> Vec<String> {
+pub async fn journal(database: &TestDatabase) -> Vec<String> {
     database.texts("SELECT ordinal || ' ' || state FROM schemad.statements ORDER BY step, ordinal").await
 }
 
 /// Waits until a statement that looks like this is active.
-async fn until_active(database: &TestDatabase, like: &str) {
+pub async fn until_active(database: &TestDatabase, like: &str) {
     let query = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '{like}' AND state = 'active' AND pid <> pg_backend_pid() \
          AND datname = current_database()"
@@ -29,7 +29,7 @@ async fn until_active(database: &TestDatabase, like: &str) {
     eventually(like, async || (database.text(&query).await == "1").then_some(())).await;
 }
 
-async fn problems(daemon: &TestDaemon) -> Vec<String> {
+pub async fn problems(daemon: &TestDaemon) -> Vec<String> {
     daemon.status().await.problems.into_iter().map(|problem| problem.reason).collect()
 }
 
@@ -154,125 +154,6 @@ async fn an_invalid_index_of_an_earlier_try_is_found_and_built_again() {
     }
 }
 
-/// The kill comes while the index waits for an old snapshot, and again right after it was built.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_daemon_killed_while_it_builds_an_index_is_continued_by_the_next() {
-    for released in [false, true] {
-        let database = TestDatabase::new().await;
-        let set = set(
-            "INSERT INTO t VALUES (3);\nCREATE INDEX CONCURRENTLY i ON t (n);\nINSERT INTO t VALUES (4);",
-            "SELECT 1;",
-        );
-        let daemon = TestDaemon::start(&database, &set).await;
-        daemon
-            .apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() })
-            .await
-            .finished();
-        daemon.stop().await;
-        let reader = database.connect().await;
-        reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM t").await.unwrap();
-        let mut command = from_folder(&set, &["serve", "--apply-on-start"]);
-        command.env("DATABASE_URL", &database.url);
-        let mut process = Process::start(command).await;
-        until_active(&database, "CREATE INDEX CONCURRENTLY%").await;
-        if released {
-            // A stopped daemon does not see that its statement is through; then it is killed.
-            process.signal(nix::sys::signal::Signal::SIGSTOP);
-            reader.batch_execute("COMMIT").await.unwrap();
-            eventually("the index is valid", async || (index_state(&database, "i").await == "t").then_some(())).await;
-        }
-        process.kill().await;
-        database.until_free().await;
-        assert_eq!(journal(&database).await, ["1 done", "2 running", "3 pending"]);
-        drop(reader);
-        let built = database.text("SELECT to_regclass('i')::oid").await;
-        let daemon = TestDaemon::start(&database, &set).await;
-        assert_eq!(problems(&daemon).await, ["HALF_APPLIED"]);
-        daemon.apply_all().await.finished();
-        assert_eq!(index_state(&database, "i").await, "t");
-        assert_eq!(
-            database.text("SELECT to_regclass('i')::oid").await == built,
-            released,
-            "built again only when it must be"
-        );
-        assert_eq!(database.text("SELECT string_agg(n::text, '' ORDER BY n) FROM t").await, "1234");
-        database.assert_consistent().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_can_know_waits_for_a_person() {
-    let database = TestDatabase::new().await;
-    let set = set("CALL work();\nINSERT INTO t VALUES (4);", "SELECT 1;");
-    database
-        .execute("CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (3); COMMIT; PERFORM pg_sleep(60); END $$")
-        .await;
-    let mut command = from_folder(&set, &["serve", "--apply-on-start"]);
-    command.env("DATABASE_URL", &database.url);
-    let mut process = Process::start(command).await;
-    until_active(&database, "CALL work()%").await;
-    process.kill().await;
-    database.until_free().await;
-    let daemon = TestDaemon::start(&database, &set).await;
-    let status = daemon.status().await;
-    assert_eq!(status.state(), pb::SchemaState::InDoubt);
-    assert_eq!(
-        daemon.check("schemad.schema.current").await,
-        Ok(tonic_health::pb::health_check_response::ServingStatus::NotServing)
-    );
-    for outcome in [daemon.apply_all().await, daemon.rollback_all().await] {
-        let failed = outcome.failure();
-        failed.assert(Code::FailedPrecondition, "IN_DOUBT");
-        assert!(failed.message.contains("statement 1 of the up of migration 2"), "{}", failed.message);
-    }
-    database.execute("UPDATE schemad.statements SET state = 'done' WHERE state = 'running'").await;
-    daemon.apply_all().await.finished();
-    assert_eq!(database.text("SELECT string_agg(n::text, '' ORDER BY n) FROM t").await, "1234");
-    assert_eq!(daemon.status().await.state(), pb::SchemaState::Current);
-}
-
-/// What the server refused is not in doubt, and neither is what was never sent.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_statement_leaves_no_doubt() {
-    let database = TestDatabase::new().await;
-    let existing = "CREATE DATABASE postgres;";
-    for up in [existing, &format!("SET work_mem = 'lots';\n{existing}"), "SET work_mem = 'lots';\nVACUUM t;"] {
-        let daemon = TestDaemon::start(&database, &set(up, "")).await;
-        let failed = daemon.apply_all().await.failure();
-        failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
-        assert_eq!(["line", "statement"].map(|key| failed.metadata[key].as_str()), ["1", "1"], "{up}");
-        assert_eq!(daemon.status().await.state(), pb::SchemaState::Behind);
-        daemon.stop().await;
-    }
-}
-
-/// A procedure that committed and then failed has done something, and nobody knows what: it does not run again by itself.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_procedure_that_failed_after_a_commit_is_in_doubt() {
-    let database = TestDatabase::new().await;
-    database
-        .execute("CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (3); COMMIT; PERFORM 1/0; END $$")
-        .await;
-    let daemon = TestDaemon::start(&database, &set("CALL work();", "")).await;
-    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "MIGRATION_FAILED");
-    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "IN_DOUBT");
-    assert_eq!(database.text("SELECT count(*) FROM t").await, "3");
-}
-
-/// What the journal remembers is not run again because the file became a transaction.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_done_file_that_becomes_a_transaction_is_refused() {
-    let database = TestDatabase::new().await;
-    let base = ("1_t", "CREATE TABLE t (n int);", "DROP TABLE t;");
-    let first = Set::of(&[base, ("2_a", "BEGIN; INSERT INTO t VALUES (1); COMMIT; SELECT 1/0;", "")]);
-    let daemon = TestDaemon::start(&database, &first).await;
-    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "MIGRATION_FAILED");
-    daemon.stop().await;
-    let daemon = TestDaemon::start(&database, &Set::of(&[base, ("2_a", "INSERT INTO t VALUES (1);", "")])).await;
-    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "JOURNAL_DIFFERS");
-    assert_eq!(database.text("SELECT count(*) FROM t").await, "1");
-}
-
 /// After a crash, an index that was there before is not the one that should have been built.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_that_was_there_before_is_not_taken_for_the_migrations() {
@@ -285,21 +166,6 @@ async fn an_index_that_was_there_before_is_not_taken_for_the_migrations() {
     database.execute("UPDATE schemad.statements SET state = 'running'").await;
     let failed = daemon.apply_all().await.failure();
     assert_eq!(failed.metadata["sqlstate"], "42P07");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_reverted_migration_is_only_rolled_back_further() {
-    let database = TestDatabase::new().await;
-    let set = set("CREATE INDEX CONCURRENTLY i ON t (n);", "DROP INDEX CONCURRENTLY i;\nSELECT 1 FROM missing;");
-    let daemon = TestDaemon::start(&database, &set).await;
-    daemon.apply_all().await.finished();
-    daemon.rollback_steps(1).await.failure().assert(Code::FailedPrecondition, "MIGRATION_FAILED");
-    assert_eq!(daemon.status().await.state(), pb::SchemaState::Diverged);
-    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "HALF_REVERTED");
-    database.execute("CREATE TABLE missing ()").await;
-    daemon.rollback_all().await.finished();
-    assert_eq!(database.diesel_versions().await, [""; 0]);
-    assert_eq!(journal(&database).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -370,4 +236,40 @@ async fn a_files_own_settings_hold_to_its_end_and_no_further() {
     daemon.rollback_all().await.finished();
     daemon.stop().await;
     database.execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_and_files_begin_as_they_say() {
+    let database = TestDatabase::new().await;
+    let level = "INSERT INTO levels VALUES (current_setting('transaction_isolation'));";
+    let set = Set::of(&[
+        ("1_levels", "CREATE TABLE levels (level text);", ""),
+        ("2_file", &format!("-- first\nSET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\n{level}"), ""),
+        (
+            "3_block",
+            &format!(
+                "BEGIN;\nSET TRANSACTION ISOLATION LEVEL REPEATABLE READ;\n{level}\nCOMMIT;\nBEGIN READ ONLY;\nSELECT * FROM levels;\nCOMMIT;"
+            ),
+            "",
+        ),
+        ("4_only_settings", "BEGIN; COMMIT; SET lock_timeout = 7;", ""),
+    ]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    assert_eq!(database.texts("SELECT level FROM levels").await, ["serializable", "repeatable read"]);
+    database.assert_consistent().await;
+
+    let set = Set::of(&[]);
+    set.add_non_transactional("5_wrong", "SET nonsense_timeout = 7;", "");
+    set.add_non_transactional("6_read_only", "SELECT 1;\nBEGIN READ ONLY;\nSELECT 1;\nCREATE TABLE x ();\nCOMMIT;", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let failed = daemon.apply_all().await.failure();
+    assert_eq!((failed.metadata["sqlstate"].as_str(), failed.metadata["version"].as_str()), ("42704", "5"));
+    daemon.stop().await;
+    set.add_non_transactional("5_wrong", "SET lock_timeout = 7;", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let failed = daemon.apply_all().await.failure();
+    assert_eq!((failed.metadata["sqlstate"].as_str(), failed.metadata["version"].as_str()), ("25006", "6"));
+    assert_eq!(failed.metadata["line"], "2", "a block is sent whole");
+    database.assert_consistent().await;
 }

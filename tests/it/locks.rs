@@ -61,3 +61,85 @@ async fn when_lock_wait_is_over_the_step_is_undone_and_the_caller_told() {
     assert_eq!(daemon.apply_all().await.done(), ["2"]);
     database.assert_consistent().await;
 }
+
+/// The events until `is` says so.
+async fn until(stream: &mut tonic::Streaming<pb::ApplyResponse>, is: impl Fn(&Event) -> bool) -> Event {
+    loop {
+        let event = stream.message().await.unwrap().expect("the stream ended").event.unwrap().event.unwrap();
+        if is(&event) {
+            return event;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_in_the_way_is_named_while_the_step_waits_and_when_it_gives_up() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE busy (id int)").await;
+    let set = Set::of(&[("1_locked", "-- schemad: lock_timeout=2s\nALTER TABLE busy ADD COLUMN more int;", "")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let user = database.connect().await;
+    user.batch_execute("SET application_name = 'a user'; BEGIN; LOCK TABLE busy IN ACCESS SHARE MODE").await.unwrap();
+    let pid: i32 = user.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let mut stream = daemon.client().apply(wait(0, 500_000_000)).await.unwrap().into_inner();
+    let Event::Waiting(waiting) = until(&mut stream, |e| matches!(e, Event::Waiting(_))).await else { panic!() };
+    assert_eq!((waiting.version.as_str(), waiting.mode.as_str()), ("1", "AccessExclusiveLock"));
+    assert_eq!(waiting.relation, "busy");
+    let blocker = &waiting.blockers[0];
+    assert_eq!((blocker.pid, blocker.application_name.as_str()), (pid, "a user"));
+    assert_eq!((blocker.state.as_str(), blocker.mode.as_str()), ("idle in transaction", "AccessShareLock"));
+    let status = loop {
+        match stream.message().await {
+            Ok(message) => assert!(message.is_some()),
+            Err(status) => break status,
+        }
+    };
+    let failed = crate::harness::daemon::Failed::of(&status);
+    failed.assert(Code::FailedPrecondition, "LOCK_TIMEOUT");
+    let words = &failed.metadata["blocked_by"];
+    assert!(words.contains(&format!("pid {pid} (")) && words.contains("AccessShareLock on busy"), "{words}");
+    database.assert_consistent().await;
+}
+
+/// CREATE INDEX CONCURRENTLY waits without a timeout of its own; lock_wait ends it, and nothing stays behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lock_wait_ends_the_wait_of_a_concurrent_build() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_t", "CREATE TABLE t (n int);", "")]);
+    set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY i ON t (n);", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let first = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    daemon.apply(first).await.finished();
+    let writer = database.connect().await;
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    let outcome = daemon.apply(wait(1, 0)).await;
+    let failed = outcome.failure();
+    failed.assert(Code::FailedPrecondition, "LOCK_TIMEOUT");
+    assert!(failed.metadata["blocked_by"].contains("idle in transaction"), "{:?}", failed.metadata);
+    assert!(outcome.has(|e| matches!(e, Event::Progress(p) if p.phase.starts_with("waiting"))));
+    writer.batch_execute("COMMIT").await.unwrap();
+    daemon.apply_all().await.finished();
+    let valid = "SELECT string_agg(indisvalid::text, ' ') FROM pg_index WHERE indrelid = 't'::regclass";
+    assert_eq!(database.text(valid).await, "true");
+    database.assert_consistent().await;
+}
+
+/// The wait of one statement is not the next one's: each has lock_wait for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_reader_does_not_end_a_concurrent_build() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_t", "CREATE TABLE t (n int); INSERT INTO t VALUES (1);", "")]);
+    set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY i ON t (n);", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let first = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    daemon.apply(first).await.finished();
+    let reader = database.connect().await;
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM t").await.unwrap();
+    let mut stream = daemon.client().apply(wait(120, 0)).await.unwrap().into_inner();
+    let waits = until(&mut stream, |e| matches!(e, Event::Waiting(_))).await;
+    assert!(matches!(waits, Event::Waiting(w) if w.version == "2" && w.blockers.len() == 1));
+    reader.batch_execute("COMMIT").await.unwrap();
+    until(&mut stream, |e| matches!(e, Event::Finished(f) if f.state() == pb::OperationState::Succeeded)).await;
+    assert_eq!(database.text("SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass").await, "1");
+    database.assert_consistent().await;
+}

@@ -8,6 +8,7 @@ mod apply;
 mod cli;
 mod crash;
 mod dev;
+mod doubt;
 mod exclusion;
 mod health;
 mod journal;
