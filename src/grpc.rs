@@ -3,6 +3,7 @@
 
 pub mod convert;
 pub mod migrations;
+pub mod own_words;
 pub mod request;
 pub mod status;
 mod stream;

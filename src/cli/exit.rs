@@ -70,13 +70,13 @@ impl Exit {
             Code::Cancelled => Self::CANCELLED,
             _ => Self::UNKNOWN,
         };
-        let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         let message = match status.code() {
-            Code::Unimplemented => {
+            Code::Unimplemented if reason.is_none() => {
                 "whoever answers there is no schemad, or it is the admin listener or another release's"
             }
             _ => status.message(),
         };
+        let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         match snippet::of(status) {
             Some(rendered) => Self { code, message: Some(rendered), rendered: true },
             None => Self::with_code(code, Some(format!("{reason}: {message}"))),

@@ -22,6 +22,7 @@ pub fn code(kind: Kind) -> Code {
         Kind::Busy | Kind::Interrupted => Code::Aborted,
         Kind::Unavailable => Code::Unavailable,
         Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Unsupported => Code::Unimplemented,
         Kind::Internal => Code::Internal,
     }
 }
