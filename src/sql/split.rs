@@ -55,8 +55,13 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
         if at < meta_until {
             continue;
         }
-        if kind == TokenKind::Unknown && text == "\\" && open.is_none() {
-            // One of psql's own commands takes the rest of its line.
+        if kind == TokenKind::Unknown && text == "\\" {
+            // One of psql's own commands takes the rest of its line, and ends the statement before it as a semicolon does:
+            // outside of quotes no SQL has a backslash.
+            if let Some((start, end)) = open.take() {
+                statements.push(Statement { sql: &sql[start..end], start });
+            }
+            nesting = Nesting::default();
             meta_until = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
             statements.push(Statement { sql: sql[at..meta_until].trim_end(), start: at });
         } else if kind == TokenKind::Semi && nesting.is_top_level() {
@@ -239,6 +244,7 @@ mod tests {
             ("SELECT 'open; x", vec!["SELECT 'open; x"]),
             ("SELECT é;\n\tü", vec!["SELECT é", "ü"]),
             ("\\connect a b;\nSELECT 1; \\q", vec!["\\connect a b;", "SELECT 1", "\\q"]),
+            ("SELECT 1 \\gexec\nSELECT (2 \\gset; x\n;", vec!["SELECT 1", "\\gexec", "SELECT (2", "\\gset; x"]),
         ] {
             assert_eq!(texts(sql), expected, "{sql}");
         }
