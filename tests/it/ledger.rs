@@ -229,3 +229,43 @@ async fn a_guard_that_is_missing_fails_the_operation_before_its_script() {
     daemon.apply_all().await.finished();
     database.assert_consistent().await;
 }
+
+/// What a migration itself may not do: the failure says in the server's case which right it takes, and that is enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_without_a_right_is_told_what_helps() {
+    let database = TestDatabase::new().await;
+    let role = role(&database).await;
+    let other = format!("other_{}", database.name);
+    database
+        .execute(&format!(
+            "CREATE SCHEMA s; CREATE TABLE public.t (id int PRIMARY KEY); CREATE SEQUENCE public.q; CREATE ROLE {other}; \
+             CREATE SCHEMA schemad AUTHORIZATION {role}; CREATE SCHEMA own AUTHORIZATION {role}; \
+             ALTER ROLE {role} IN DATABASE {} SET search_path = own, public",
+            database.name
+        ))
+        .await;
+    let scripts = [
+        ("CREATE TABLE s.a (id int);".to_owned(), "GRANT USAGE, CREATE ON SCHEMA s TO the migration role".to_owned()),
+        ("INSERT INTO t VALUES (1);".into(), "GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE t TO".into()),
+        ("SELECT nextval('q');".into(), "GRANT USAGE, SELECT, UPDATE ON SEQUENCE q TO".into()),
+        ("ALTER TABLE t ADD COLUMN n int;".into(), "ALTER TABLE t OWNER TO the migration role".into()),
+        ("CREATE SCHEMA mine;".into(), format!("GRANT CREATE ON DATABASE {} TO", database.name)),
+        ("CREATE ROLE nobody_at_all;".into(), "ALTER ROLE with CREATEROLE".into()),
+        ("CREATE EXTENSION file_fdw;".into(), "A superuser".into()),
+        (format!("SET ROLE {other};"), format!("GRANT {other} TO")),
+    ];
+    for (script, expected) in scripts {
+        let set = Set::of(&[("1_a", &script, "")]);
+        let daemon = TestDaemon::launch(settings(&database.url_as(&role)), &set).await;
+        daemon.until_ready().await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+        assert_eq!(failed.metadata["sqlstate"], "42501", "{script}: {failed:?}");
+        let meaning = &failed.metadata["meaning"];
+        assert!(meaning.contains(&expected), "{script}: {meaning}: {}", failed.message);
+        assert!(failed.message.contains(&expected), "{}", failed.message);
+        daemon.stop().await;
+    }
+    database.execute(&format!("DROP ROLE {other}")).await;
+    drop_role(&database, &role).await;
+}
