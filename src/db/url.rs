@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use tokio_postgres::{
     Client, Config, Socket,
     config::{Host, SslMode, TargetSessionAttrs},
-    error::SqlState,
+    error::{DbError, SqlState},
     tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -144,6 +144,7 @@ impl DatabaseUrl {
             Ok(Ok((client, connection))) => Ok(Connected { client, connection, tls }),
             Ok(Err(error)) => Err(match error.as_db_error() {
                 Some(db) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => self.may_not_connect(),
+                Some(db) if *db.code() == SqlState::INVALID_CATALOG_NAME => failed(self.names_no_database(db)),
                 Some(db) => failed(SqlError::from(db).to_string()),
                 None => failed(explained(chain(&error))),
             }),
@@ -153,9 +154,18 @@ impl DatabaseUrl {
 
     /// 42501 while connecting has one cause (InitPostgres in postinit.c): the role has no CONNECT on the database.
     fn may_not_connect(&self) -> Error {
-        let user = self.config.get_user().unwrap_or_default();
-        let database = self.config.get_dbname().unwrap_or(user);
-        Error::MissingRight { role: sql::ident(user), right: format!("CONNECT ON DATABASE {}", sql::ident(database)) }
+        let role = sql::ident(self.config.get_user().unwrap_or_default());
+        Error::MissingRight { role, right: format!("CONNECT ON DATABASE {}", self.database()) }
+    }
+
+    /// The server's words, and that nobody here makes the database.
+    fn names_no_database(&self, error: &DbError) -> String {
+        format!("{}: schemad creates no database; CREATE DATABASE {}", SqlError::from(error), self.database())
+    }
+
+    /// As SQL names it.
+    fn database(&self) -> String {
+        sql::ident(self.config.get_dbname().or(self.config.get_user()).unwrap_or_default())
     }
 }
 

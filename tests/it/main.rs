@@ -14,6 +14,7 @@ mod journal;
 mod ledger;
 mod locks;
 mod misbehaving;
+mod outages;
 mod pool;
 mod pooler;
 mod reference_set;
