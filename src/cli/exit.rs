@@ -115,6 +115,14 @@ mod tests {
     use super::*;
     use crate::{failure::Failure, grpc::status::from_failure};
 
+    #[test]
+    fn a_method_that_there_is_not_is_told_in_the_daemons_words_when_it_is_one() {
+        let told = |status: &Status| Exit::from_status(status).message.unwrap();
+        let ours = from_failure(&Failure::new(Reason::UnknownMethod, "no method x"));
+        assert_eq!(told(&ours), "UNKNOWN_METHOD: no method x");
+        assert!(told(&Status::unimplemented("")).contains("no schemad"));
+    }
+
     /// docs/errors.md is this text; `UPDATE_DOCS=1 cargo test --lib` writes it.
     #[test]
     fn every_reason_is_documented_with_its_codes() {

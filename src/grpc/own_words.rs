@@ -35,7 +35,7 @@ fn failure(status: &Status, path: &str) -> Option<Failure> {
         ),
         Code::Internal => (
             Reason::MalformedMessage,
-            format!("the request is no message of {path}; make the client from the proto of schemad.v1 ({said})"),
+            format!("the request is no message of {path}; make the client from that service's proto ({said})"),
         ),
         // Only an encoding has a text.
         Code::Unimplemented if !said.is_empty() => {

@@ -254,7 +254,11 @@ async fn a_migration_without_a_right_is_told_what_helps() {
         ("CREATE EXTENSION file_fdw;".into(), "A superuser".into()),
         (format!("SET ROLE {other};"), format!("GRANT {other} TO")),
     ];
+    let has_file_fdw = "SELECT count(*) FROM pg_available_extensions WHERE name = 'file_fdw'";
     for (script, expected) in scripts {
+        if script.contains("file_fdw") && database.text(has_file_fdw).await == "0" {
+            continue; // a server without the additional modules
+        }
         let set = Set::of(&[("1_a", &script, "")]);
         let daemon = TestDaemon::launch(settings(&database.url_as(&role)), &set).await;
         daemon.until_ready().await;
