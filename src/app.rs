@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
+use axum::middleware;
 use diesel::{migration::MigrationSource, pg::Pg};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::{
@@ -20,7 +21,7 @@ use crate::{
         pool::{Pool, PoolSettings},
     },
     failure::Kind,
-    grpc::{self, migrations::Migrations, pb, reads::Reads},
+    grpc::{self, migrations::Migrations, own_words::own_words, pb, reads::Reads},
     health::Health,
     metrics::Metrics,
     monitor::{Monitor, View},
@@ -155,12 +156,13 @@ impl Daemon {
         if settings.reflection {
             main_routes = with_reflection(main_routes)?;
         }
+        let main_routes = main_routes.into_axum_router().layer(middleware::from_fn(own_words));
         let admin_router = Admin { views: monitor.views(), phases: shutdown.phases(), pool, metrics }
             .router()
             // A route, not tonic's Routes: those answer 200 to every path, and a mistyped probe would always pass.
             .route_service("/grpc.health.v1.Health/{method}", health);
         let mut servers = [
-            tokio::spawn(listen(main, main_routes, Protocols::Http2, shutdown.phases())),
+            tokio::spawn(listen(main, Routes::from(main_routes), Protocols::Http2, shutdown.phases())),
             tokio::spawn(listen(admin, Routes::from(admin_router), Protocols::Both, shutdown.phases())),
         ];
         start_event(&settings, &catalog, main_address, admin_address);

@@ -26,6 +26,8 @@ pub enum Kind {
     Unavailable,
     /// Too many at once.
     Exhausted,
+    /// Nothing here does that.
+    Unsupported,
     /// A mistake in schemad.
     Internal,
 }
@@ -84,6 +86,14 @@ reasons! {
     InvalidPageToken "INVALID_PAGE_TOKEN" Invalid,
     /// down_from is not a known source.
     InvalidSource "INVALID_SOURCE" Invalid,
+    /// The request is larger than 4 MiB.
+    MessageTooLarge "MESSAGE_TOO_LARGE" Invalid,
+    /// The request's bytes are not a message of that method.
+    MalformedMessage "MALFORMED_MESSAGE" Invalid,
+    /// The daemon has no method of that name.
+    UnknownMethod "UNKNOWN_METHOD" Unsupported,
+    /// The request is compressed in a way that the daemon does not read.
+    UnsupportedCompression "UNSUPPORTED_COMPRESSION" Unsupported,
     /// Neither the binary, the Diesel table nor the ledger knows the version.
     UnknownVersion "UNKNOWN_VERSION" NotFound,
     /// The operation is not in this database's ledger.

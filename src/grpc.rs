@@ -4,6 +4,7 @@
 pub mod convert;
 pub mod migrations;
 pub mod operations;
+pub mod own_words;
 pub mod reads;
 pub mod request;
 pub mod status;

@@ -1,11 +1,13 @@
 //! A look at SQL without a server: where the statements are, what line a character is on, what a statement may do to the
 //! transaction it runs in, and what a file's leading comments ask for.
 
+mod ident;
 mod kind;
 mod settings;
 mod split;
 mod units;
 
+pub use ident::ident;
 pub use kind::{Kind, Outside};
 pub use settings::{Settings, settings};
 pub use split::{Statement, split, unterminated};

@@ -76,13 +76,13 @@ impl Exit {
             Code::Cancelled => Self::CANCELLED,
             _ => Self::UNKNOWN,
         };
-        let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         let message = match status.code() {
-            Code::Unimplemented => {
+            Code::Unimplemented if reason.is_none() => {
                 "whoever answers there is no schemad, or it is the admin listener or another release's"
             }
             _ => status.message(),
         };
+        let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         match snippet::of(status) {
             Some(rendered) => Self { code, message: Some(rendered), rendered: true },
             None => Self::with_code(code, Some(format!("{reason}: {message}"))),
@@ -128,6 +128,14 @@ pub(super) fn operation(status: &Status) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_method_that_there_is_not_is_told_in_the_daemons_words_when_it_is_one() {
+        let told = |status: &Status| Exit::from_status(status).message.unwrap();
+        let ours = from_failure(&Failure::new(Reason::UnknownMethod, "no method x"));
+        assert_eq!(told(&ours), "UNKNOWN_METHOD: no method x");
+        assert!(told(&Status::unimplemented("")).contains("no schemad"));
+    }
 
     /// docs/errors.md is this text; `UPDATE_DOCS=1 cargo test --lib` writes it.
     #[test]

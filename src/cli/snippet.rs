@@ -26,17 +26,14 @@ fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
     let number = |key: &str| info.metadata.get(key).and_then(|text| text.parse::<usize>().ok());
     let title = format!("{} (SQLSTATE {})", get("database_message")?, get("sqlstate")?);
     let file = get("file")?;
-    // Of a very long line only a part is there, and its columns are not the file's.
-    let column = number("column").filter(|column| Some(*column) != number("source_column"));
-    let column = column.map_or(String::new(), |column| format!(", column {column}"));
-    let statement =
-        number("statement").zip(number("statements")).map(|(n, of)| format!("statement {n} of {of}{column}"));
+    let statement = number("statement").zip(number("statements")).map(|(n, of)| format!("statement {n} of {of}"));
 
     let mut group = Group::with_title(Level::ERROR.primary_title(title).id("MIGRATION_FAILED"));
     let (source, inner) = (get("source"), get("inner_source"));
     match (&source, number("line"), number("source_column")) {
         (Some(source), Some(line), Some(column)) => {
-            let span = AnnotationKind::Primary.span(word(source, column)).label(statement);
+            let (source, column) = whole(source, column, number("column").unwrap_or(column));
+            let span = AnnotationKind::Primary.span(word(&source, column)).label(statement);
             group = group.element(Snippet::source(source).line_start(line).path(file).annotation(span));
         }
         _ => group = group.element(Level::NOTE.message(format!("in {file}, after its last statement"))),
@@ -56,6 +53,15 @@ fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
         }
     }
     Some(renderer.render(&[group]))
+}
+
+/// Of a very long line only the part around `source_column` is there. What is before it is filled with space, which the renderer
+/// leaves out again, so that the location it shows is `column`, the file's.
+fn whole(source: &str, source_column: usize, column: usize) -> (String, usize) {
+    // More than any file's line, and nothing that a daemon says makes this program run out of memory.
+    const LONGEST: usize = 1 << 24;
+    let before = column.saturating_sub(source_column).min(LONGEST);
+    (" ".repeat(before) + source, source_column + before)
 }
 
 /// Notes are not wrapped by themselves, and a terminal would break their words.

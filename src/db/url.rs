@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use tokio_postgres::{
     Client, Config, Socket,
     config::{Host, SslMode, TargetSessionAttrs},
+    error::{DbError, SqlState},
     tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -14,6 +15,7 @@ use super::{
     options,
     tls::{Mode, Tls},
 };
+use crate::sql;
 
 /// Longer than a slow TLS handshake over continents, shorter than anyone's patience; a URL's connect_timeout overrides.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -112,7 +114,8 @@ impl DatabaseUrl {
     /// takes writes is preferred, unless the URL chooses itself: a standby lags behind, and nothing can be migrated there.
     ///
     /// # Errors
-    /// [`Error::Connect`] with every cause, for example the server's own "password authentication failed".
+    /// [`Error::Connect`] with every cause, for example the server's own "password authentication failed"; [`Error::MissingRight`] where
+    /// the role may not connect.
     pub async fn connect(&self, application_name: &str) -> Result<Connected, Error> {
         if self.prefers_primary {
             let mut writing = self.config.clone();
@@ -139,12 +142,30 @@ impl DatabaseUrl {
         let addresses = u32::try_from(config.get_hosts().len().max(1)).unwrap_or(u32::MAX);
         match tokio::time::timeout(timeout.saturating_mul(addresses), config.connect(tls.clone())).await {
             Ok(Ok((client, connection))) => Ok(Connected { client, connection, tls }),
-            Ok(Err(error)) => Err(failed(match error.as_db_error() {
-                Some(db) => SqlError::from(db).to_string(),
-                None => explained(chain(&error)),
-            })),
+            Ok(Err(error)) => Err(match error.as_db_error() {
+                Some(db) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => self.may_not_connect(),
+                Some(db) if *db.code() == SqlState::INVALID_CATALOG_NAME => failed(self.names_no_database(db)),
+                Some(db) => failed(SqlError::from(db).to_string()),
+                None => failed(explained(chain(&error))),
+            }),
             Err(_) => Err(failed(format!("no answer within {timeout:?}"))),
         }
+    }
+
+    /// 42501 while connecting has one cause (InitPostgres in postinit.c): the role has no CONNECT on the database.
+    fn may_not_connect(&self) -> Error {
+        let role = sql::ident(self.config.get_user().unwrap_or_default());
+        Error::MissingRight { role, right: format!("CONNECT ON DATABASE {}", self.database()) }
+    }
+
+    /// The server's words, and that nobody here makes the database.
+    fn names_no_database(&self, error: &DbError) -> String {
+        format!("{}: schemad creates no database; CREATE DATABASE {}", SqlError::from(error), self.database())
+    }
+
+    /// As SQL names it.
+    fn database(&self) -> String {
+        sql::ident(self.config.get_dbname().or(self.config.get_user()).unwrap_or_default())
     }
 }
 

@@ -23,6 +23,7 @@ pub fn code(kind: Kind) -> Code {
         Kind::Cancelled => Code::Cancelled,
         Kind::Unavailable => Code::Unavailable,
         Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Unsupported => Code::Unimplemented,
         Kind::Internal => Code::Internal,
     }
 }

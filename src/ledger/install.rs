@@ -40,7 +40,7 @@ pub async fn check(client: &Client) -> Result<State, Failure> {
 /// Creates or upgrades the ledger, and the Diesel table with Diesel's own DDL. Does nothing where both are there.
 ///
 /// # Errors
-/// MISSING_RIGHT with the GRANT that helps, LEDGER_FOREIGN, LEDGER_TOO_NEW, or the database's. Nothing is changed then.
+/// MISSING_RIGHT with the GRANTs that help, LEDGER_FOREIGN, LEDGER_TOO_NEW, or the database's. Nothing is changed then.
 pub async fn ensure(session: &LockedSession) -> Result<(), Failure> {
     let client = session.client();
     let place = Place::find(client).await?;
@@ -120,11 +120,12 @@ struct Place {
     foreign: Option<String>,
     may_create_schema: bool,
     may_create_in_schema: bool,
-    /// The Diesel table, quoted.
+    /// The Diesel table with its schema, quoted.
     diesel: Option<String>,
     may_use_diesel: bool,
-    /// A right on the ledger's tables or functions that the role lacks.
-    missing_in_ledger: Option<String>,
+    /// Whether the role lacks a right on one of the ledger's tables, and on one of its functions.
+    lacks_tables: bool,
+    lacks_functions: bool,
     /// Where the Diesel table would be created, quoted.
     current_schema: Option<String>,
     may_create_diesel: bool,
@@ -136,17 +137,15 @@ const PLACE: &str = "SELECT quote_ident(current_user), quote_ident(current_datab
     EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname = 'ledger'), \
     (SELECT min(relname::text) FROM pg_class c WHERE c.relnamespace = s.oid), \
     has_database_privilege(current_database(), 'CREATE'), s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE'), \
-    d.oid::regclass::text, coalesce(has_table_privilege(d.oid, 'SELECT') AND has_table_privilege(d.oid, 'INSERT') \
+    quote_ident(m.nspname) || '.' || quote_ident(d.relname), coalesce(has_table_privilege(d.oid, 'SELECT') AND has_table_privilege(d.oid, 'INSERT') \
         AND has_table_privilege(d.oid, 'DELETE'), false), \
     quote_ident(current_schema()), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), \
-    CASE WHEN EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = s.oid AND t.relkind = 'r' \
-            AND NOT (has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT') \
-                AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE'))) \
-            THEN 'SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad' \
-        WHEN EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = s.oid AND NOT has_function_privilege(p.oid, 'EXECUTE')) \
-            THEN 'EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad' END \
+    EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = s.oid AND t.relkind = 'r' \
+        AND NOT (has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT') \
+            AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE'))), \
+    EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = s.oid AND NOT has_function_privilege(p.oid, 'EXECUTE')) \
     FROM (SELECT 1) one LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
-    LEFT JOIN pg_class d ON d.oid = to_regclass('__diesel_schema_migrations')";
+    LEFT JOIN (pg_class d JOIN pg_namespace m ON m.oid = d.relnamespace) ON d.oid = to_regclass('__diesel_schema_migrations')";
 
 impl Place {
     async fn find(client: &Client) -> Result<Self, Failure> {
@@ -165,7 +164,8 @@ impl Place {
             may_use_diesel: row.get(9),
             current_schema: row.get(10),
             may_create_diesel: row.get(11),
-            missing_in_ledger: row.get(12),
+            lacks_tables: row.get(12),
+            lacks_functions: row.get(13),
         })
     }
 
@@ -179,44 +179,66 @@ impl Place {
                 ),
             ));
         }
-        if !self.has_schema && !self.may_create_schema {
-            return Err(self
-                .missing(&format!("CREATE ON DATABASE {}", self.database))
-                .with("alternative", format!("CREATE SCHEMA schemad AUTHORIZATION {}", self.role)));
-        }
-        if self.has_schema && !(self.may_use_schema && self.may_create_in_schema) {
-            return Err(self.missing("USAGE, CREATE ON SCHEMA schemad"));
-        }
-        match (&self.diesel, &self.current_schema) {
-            (Some(table), _) if !self.may_use_diesel => {
-                Err(self.missing(&format!("SELECT, INSERT, DELETE ON {table}")))
-            }
-            (None, Some(schema)) if !self.may_create_diesel => {
-                Err(self.missing(&format!("USAGE, CREATE ON SCHEMA {schema}")))
-            }
-            (None, None) => Err(Failure::new(
+        if let (None, None) = (&self.diesel, &self.current_schema) {
+            return Err(Failure::new(
                 Reason::MissingRight,
                 "no schema of the search_path exists, so there is no place for Diesel's table; create the schema or name \
                  another in the URL (options=-csearch_path%3D...)",
-            )),
-            _ => Ok(()),
+            ));
         }
+        let mut lacks = Vec::new();
+        if !self.has_schema && !self.may_create_schema {
+            lacks.push(format!("CREATE ON DATABASE {}", self.database));
+        }
+        if self.has_schema && !(self.may_use_schema && self.may_create_in_schema) {
+            lacks.push("USAGE, CREATE ON SCHEMA schemad".into());
+        }
+        lacks.extend(self.lacks_diesel());
+        let alternative = format!("CREATE SCHEMA schemad AUTHORIZATION {}", self.role);
+        self.has(&lacks).map_err(|failure| match self.has_schema || self.may_create_schema {
+            true => failure,
+            false => failure.with("alternative", alternative),
+        })
     }
 
     /// What the guards and the operations' own SQL need on a ledger that another role made.
     fn may_be_used(&self) -> Result<(), Failure> {
-        match (&self.missing_in_ledger, &self.diesel) {
-            _ if !self.may_use_schema => Err(self.missing("USAGE ON SCHEMA schemad")),
-            (Some(right), _) => Err(self.missing(right)),
-            (None, Some(table)) if !self.may_use_diesel => {
-                Err(self.missing(&format!("SELECT, INSERT, DELETE ON {table}")))
-            }
-            _ => Ok(()),
+        let needs = [
+            (!self.may_use_schema, "USAGE ON SCHEMA schemad"),
+            (self.lacks_tables, "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad"),
+            (self.lacks_functions, "EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad"),
+        ];
+        let mut lacks: Vec<String> =
+            needs.iter().filter(|(lacks, _)| *lacks).map(|(_, right)| (*right).into()).collect();
+        if self.diesel.is_some() {
+            lacks.extend(self.lacks_diesel());
+        }
+        self.has(&lacks)
+    }
+
+    /// What is missing to use Diesel's table, or to create it.
+    fn lacks_diesel(&self) -> Option<String> {
+        match (&self.diesel, &self.current_schema) {
+            (Some(table), _) if !self.may_use_diesel => Some(format!("SELECT, INSERT, DELETE ON {table}")),
+            (None, Some(schema)) if !self.may_create_diesel => Some(format!("USAGE, CREATE ON SCHEMA {schema}")),
+            _ => None,
         }
     }
 
-    fn missing(&self, right: &str) -> Failure {
-        db::Error::MissingRight { role: self.role.clone(), right: right.into() }.into()
+    /// All rights that are missing at once, so that nobody has to ask for them one by one.
+    fn has(&self, lacks: &[String]) -> Result<(), Failure> {
+        match lacks {
+            [] => Ok(()),
+            [right] => Err(db::Error::MissingRight { role: self.role.clone(), right: right.clone() }.into()),
+            _ => {
+                let grants: Vec<_> = lacks.iter().map(|right| format!("GRANT {right} TO {}", self.role)).collect();
+                let message = format!("the role {} lacks rights: {};", self.role, grants.join("; "));
+                // One key each: a value that is too long for a trailer is cut, and half a GRANT is none.
+                let keys = ["grant", "grant_2", "grant_3", "grant_4"];
+                let failure = Failure::new(Reason::MissingRight, message);
+                Err(keys.iter().zip(grants).fold(failure, |failure, (key, grant)| failure.with(key, grant)))
+            }
+        }
     }
 }
 

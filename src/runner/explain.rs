@@ -1,5 +1,7 @@
 //! A refused statement in an operator's words: which file, which statement, which line, and what it means.
 
+mod grant;
+
 use super::ScriptError;
 use crate::{
     db::SqlError,
@@ -40,7 +42,7 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: boo
         message += &format!(", statement {} of {total}", failed.statements_done + 1);
     }
     message += &format!(": {}", error.to_string().trim_end_matches('.'));
-    for sentence in meaning.into_iter().chain([consequence]) {
+    for sentence in meaning.as_deref().into_iter().chain([consequence]) {
         message += &format!(". {sentence}");
     }
 
@@ -67,7 +69,7 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: boo
         ("detail", error.detail.as_deref()),
         ("hint", error.hint.as_deref()),
         ("context", error.context.as_deref()),
-        ("meaning", meaning),
+        ("meaning", meaning.as_deref()),
     ];
     for (key, text) in texts {
         if let Some(text) = text {
@@ -133,10 +135,10 @@ fn in_block(failed: &ScriptError, sql: &str) -> Option<Place> {
 }
 
 /// What a SQLSTATE means here, where the server's words alone do not say it.
-fn meaning(failed: &ScriptError, in_script: bool) -> Option<&'static str> {
+fn meaning(failed: &ScriptError, in_script: bool) -> Option<String> {
     let error = &failed.error;
     let in_guard = error.context.as_deref().is_some_and(|c| c.contains("finish_step_v1"));
-    Some(match error.sqlstate.as_str() {
+    let words = match error.sqlstate.as_str() {
         "SCH03" => "A migration is one transaction with its ledger row; the file must not end it",
         "SCH04" => "The file calls pg_advisory_unlock_all() or releases schemad's own lock; remove that",
         "SCH05" => "The file changes the session's user for good; use SET LOCAL ROLE",
@@ -150,9 +152,7 @@ fn meaning(failed: &ScriptError, in_script: bool) -> Option<&'static str> {
              run_in_transaction = false"
         }
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
-        "42501" => {
-            "The role that migrates lacks a right on what the file touches: GRANT it, or make the role a member of the owner"
-        }
+        "42501" => return Some(grant::helps(&error.message)),
         "53100" => "The server's disk is full",
         "42601" if error.message.contains("\"\\\"") => {
             "A backslash begins a command of psql's, which only psql understands"
@@ -162,7 +162,8 @@ fn meaning(failed: &ScriptError, in_script: bool) -> Option<&'static str> {
             "A deferred constraint was violated when the file was through"
         }
         _ => return None,
-    })
+    };
+    Some(words.to_owned())
 }
 
 #[cfg(test)]

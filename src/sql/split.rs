@@ -55,8 +55,13 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
         if at < meta_until {
             continue;
         }
-        if kind == TokenKind::Unknown && text == "\\" && open.is_none() {
-            // One of psql's own commands takes the rest of its line.
+        if kind == TokenKind::Unknown && text == "\\" {
+            // One of psql's own commands takes the rest of its line, and ends the statement before it as a semicolon does:
+            // outside of quotes no SQL has a backslash.
+            if let Some((start, end)) = open.take() {
+                statements.push(Statement { sql: &sql[start..end], start });
+            }
+            nesting = Nesting::default();
             meta_until = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
             statements.push(Statement { sql: sql[at..meta_until].trim_end(), start: at });
         } else if kind == TokenKind::Semi && nesting.is_top_level() {
@@ -77,9 +82,8 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
 
 /// The quote or comment that is opened and never closed: what it is, and where it begins, in bytes.
 pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
-    let mut at = 0;
-    for token in tokenize(sql) {
-        let what = match token.kind {
+    tokens(sql).find_map(|(kind, at, _)| {
+        let what = match kind {
             TokenKind::BlockComment { terminated: false } => Some("comment"),
             TokenKind::QuotedIdent { terminated: false, .. } => Some("quoted identifier"),
             TokenKind::Literal { kind } => match kind {
@@ -94,12 +98,8 @@ pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
             },
             _ => None,
         };
-        if let Some(what) = what {
-            return Some((what, at));
-        }
-        at += token.len as usize;
-    }
-    None
+        what.map(|what| (what, at))
+    })
 }
 
 /// The first word, comments left out.
@@ -109,16 +109,56 @@ pub(super) fn first_word(sql: &str) -> Option<&str> {
 
 /// The tokens that mean something: kind, byte offset and text.
 fn significant(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
-    let mut at = 0;
-    tokenize(sql)
-        .map(move |token| {
-            let start = at;
-            at += token.len as usize;
-            (token.kind, start, &sql[start..at])
-        })
-        .filter(|(kind, ..)| {
-            !matches!(kind, TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. })
-        })
+    tokens(sql).filter(|(kind, ..)| {
+        !matches!(kind, TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. })
+    })
+}
+
+/// Every token: kind, byte offset and text. An E'…' string is one token with what continues it on later lines; squawk's lexer
+/// takes that for a plain string, in which a backslash escapes nothing.
+fn tokens(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
+    let (mut rest, mut at) = (tokenize(sql), 0);
+    std::iter::from_fn(move || {
+        let token = rest.next()?;
+        let (mut kind, start) = (token.kind, at);
+        at += token.len as usize;
+        while kind == (TokenKind::Literal { kind: LiteralKind::EscStr { terminated: true } })
+            && let Some(quote) = continuation(sql, at)
+        {
+            let end = end_of_escaped(sql, quote + 1);
+            kind = TokenKind::Literal { kind: LiteralKind::EscStr { terminated: end.is_some() } };
+            at = end.unwrap_or(sql.len());
+            rest = tokenize(&sql[at..]);
+        }
+        Some((kind, start, &sql[start..at]))
+    })
+}
+
+/// The quote that continues a string which ended at byte `at`: after white space with a line's end in it, `--` comments
+/// allowed (quotecontinue in PostgreSQL's scan.l).
+fn continuation(sql: &str, at: usize) -> Option<usize> {
+    let mut quote = at;
+    for token in tokenize(&sql[at..]) {
+        match token.kind {
+            TokenKind::Whitespace | TokenKind::LineComment => quote += token.len as usize,
+            _ => break,
+        }
+    }
+    (sql[quote..].starts_with('\'') && sql[at..quote].contains(['\n', '\r'])).then_some(quote)
+}
+
+/// Where a string with backslash escapes ends, after its closing quote; `from` is inside it.
+fn end_of_escaped(sql: &str, from: usize) -> Option<usize> {
+    let mut bytes = sql.bytes().enumerate().skip(from).peekable();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            // Two are one that does not end it.
+            b'\'' if bytes.next_if(|(_, next)| *next == b'\'').is_none() => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Semicolons inside parentheses (CREATE RULE) and in the BEGIN ATOMIC body of a routine end no statement.
@@ -194,6 +234,12 @@ mod tests {
                 "SELECT ';', E'\\';', \";\", U&'\\003b;', B'1'; b",
                 vec!["SELECT ';', E'\\';', \";\", U&'\\003b;', B'1'", "b"],
             ),
+            // A string that goes on after a line's end goes on by the rules it began with.
+            ("SELECT E'a'\n'b\\'; c'; d", vec!["SELECT E'a'\n'b\\'; c'", "d"]),
+            ("SELECT e'a' -- x '\n  \t'\\';'\r'\\''; d", vec!["SELECT e'a' -- x '\n  \t'\\';'\r'\\''", "d"]),
+            ("SELECT E'a' 'b\\'; c", vec!["SELECT E'a' 'b\\'", "c"]),
+            ("SELECT E'a' /* \n */ 'b\\'; c", vec!["SELECT E'a' /* \n */ 'b\\'", "c"]),
+            ("SELECT 'a'\n'b\\'; c", vec!["SELECT 'a'\n'b\\'", "c"]),
             ("DO $x$ BEGIN; $$ ; $x$; a", vec!["DO $x$ BEGIN; $$ ; $x$", "a"]),
             ("SELECT $1; b", vec!["SELECT $1", "b"]),
             (
@@ -203,6 +249,7 @@ mod tests {
             ("SELECT 'open; x", vec!["SELECT 'open; x"]),
             ("SELECT é;\n\tü", vec!["SELECT é", "ü"]),
             ("\\connect a b;\nSELECT 1; \\q", vec!["\\connect a b;", "SELECT 1", "\\q"]),
+            ("SELECT 1 \\gexec\nSELECT (2 \\gset; x\n;", vec!["SELECT 1", "\\gexec", "SELECT (2", "\\gset; x"]),
         ] {
             assert_eq!(texts(sql), expected, "{sql}");
         }
@@ -230,6 +277,7 @@ mod tests {
             ("/* a /* b */", Some(("comment", 0))),
             ("DO $x$ $$ ", Some(("dollar-quoted string", 3))),
             ("SELECT \"a", Some(("quoted identifier", 7))),
+            ("SELECT E'a'\n'b\\'; c", Some(("quoted string", 7))),
             ("SELECT 'a', $$b$$, \"c\" /* d */ -- '", None),
         ] {
             assert_eq!(unterminated(sql), expected, "{sql}");

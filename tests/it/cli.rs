@@ -39,6 +39,22 @@ async fn a_session_at_the_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_where_nothing_is_applied_has_nothing_to_do() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    for _ in 0..2 {
+        for args in [&["rollback", "--steps", "1"][..], &["rollback", "--steps", "3"], &["rollback", "--all"]] {
+            let (code, out, err) = run(&daemon, args).await;
+            assert_eq!((code, out.as_str()), (0, "Nothing to do; nothing is applied.\n"), "{args:?}: {err}");
+        }
+        // With one applied, two are too many.
+        assert_eq!(run(&daemon, &["apply"]).await.0, 0);
+        assert_eq!(run(&daemon, &["rollback", "--steps", "2"]).await.0, 3);
+        assert_eq!(run(&daemon, &["rollback", "--steps", "1"]).await.0, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exit_codes_say_how_it_ended() {
     let database = TestDatabase::new().await;
     let set = Set::of(&[

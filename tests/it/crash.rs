@@ -1,11 +1,11 @@
 //! kill -9 in the middle, and sessions that break: ledger, Diesel table and catalog agree, and a new request gets to the end.
 
-use std::time::Duration;
-
-use schemad::grpc::pb::{self, migration_service_client::MigrationServiceClient};
+use schemad::grpc::pb::{
+    self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event,
+};
 use tonic::Code;
 
-use crate::harness::{Process, Proxy, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
+use crate::harness::{PATIENCE, Process, Proxy, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
 
 /// Tables and the data in them, so that half a step would show.
 fn set(n: usize) -> Set {
@@ -37,29 +37,41 @@ async fn a_killed_daemon_leaves_whole_steps_up_and_down_and_the_next_one_goes_on
     const MIGRATIONS: usize = 60;
     let (database, set) = (TestDatabase::new().await, set(MIGRATIONS));
     let mut interrupted = 0;
-    for round in 0..8_u64 {
+    for round in 0..8 {
         let mut command = from_folder(&set, &["serve"]);
         command.env("DATABASE_URL", &database.url);
         let mut process = Process::start(command).await;
         let address = process.address.clone();
         let goes_up = database.diesel_versions_or_none().await < MIGRATIONS / 2;
+        let (progress, mut steps) = tokio::sync::mpsc::unbounded_channel();
         let asked = tokio::spawn(async move {
             let mut client = MigrationServiceClient::connect(format!("http://{address}")).await.unwrap();
             let patient = Some(prost_types::Duration { seconds: 20, nanos: 0 });
+            let told = |event: Option<OperationEvent>| {
+                if let Some(Event::StepDone(_)) = event.and_then(|e| e.event) {
+                    let _ = progress.send(());
+                }
+            };
             if goes_up {
                 let request = pb::ApplyRequest { queue_timeout: patient, ..Default::default() };
                 let mut stream = client.apply(request).await.unwrap().into_inner();
-                while let Ok(Some(_)) = stream.message().await {}
+                while let Ok(Some(message)) = stream.message().await {
+                    told(message.event);
+                }
             } else {
                 let target = Some(pb::rollback_request::Target::All(true));
                 let request = pb::RollbackRequest { target, queue_timeout: patient, ..Default::default() };
                 let mut stream = client.rollback(request).await.unwrap().into_inner();
-                while let Ok(Some(_)) = stream.message().await {}
+                while let Ok(Some(message)) = stream.message().await {
+                    told(message.event);
+                }
             }
         });
         process.event("operation.accepted").await;
-        // A different moment each time, spread over the few hundred milliseconds that it takes.
-        tokio::time::sleep(Duration::from_millis(round * 37 % 250)).await;
+        // After another step each time. More are under way by then, so the kill hits any part of one.
+        for _ in 0..round * 4 {
+            tokio::time::timeout(PATIENCE, steps.recv()).await.expect("no progress");
+        }
         process.kill().await;
         asked.await.unwrap();
         database.until_free().await;
@@ -67,7 +79,7 @@ async fn a_killed_daemon_leaves_whole_steps_up_and_down_and_the_next_one_goes_on
         interrupted +=
             usize::from(database.text("SELECT count(*) FROM schemad.operations WHERE state = 'running'").await == "1");
     }
-    assert!(interrupted > 0, "no kill hit an operation");
+    assert!(interrupted >= 4, "only {interrupted} of 8 kills hit an operation");
 
     let daemon = TestDaemon::start(&database, &set).await;
     daemon.apply_all().await.finished();

@@ -16,6 +16,7 @@ mod ledger;
 mod locks;
 mod misbehaving;
 mod operations;
+mod outages;
 mod pool;
 mod pooler;
 mod reference_set;

@@ -101,6 +101,8 @@ walks! {
     vacuum_is_refused: "VACUUM witness;" => Refused("NON_TRANSACTIONAL");
     concurrently_is_refused: "CREATE INDEX CONCURRENTLY i ON witness (n);" => Refused("NON_TRANSACTIONAL");
     a_command_of_psqls_is_refused: "\\connect other" => Refused("NEEDS_CLIENT");
+    a_command_of_psqls_behind_a_statement_is_refused: "SELECT 1 \\gexec" => Refused("NEEDS_CLIENT");
+    a_string_that_goes_on_keeps_its_escapes: "SELECT E'a' -- b\n 'b\\'; COMMIT; c';" => Applied;
     unlocking_everything_fails: "SELECT pg_advisory_unlock_all();" => Fails("SCH04");
     unlocking_the_lock_fails: "SELECT pg_advisory_unlock(32478922351141220);" => Fails("SCH04");
     another_advisory_lock_does_not_leak: "SELECT pg_advisory_lock(1);" => Applied;

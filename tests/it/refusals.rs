@@ -122,3 +122,54 @@ async fn a_syntax_error_names_the_statement_it_is_in() {
         assert_eq!(told, ["3", "1", "3", "4"], "{failed:?}");
     }
 }
+
+/// The answer to a message as it is, frame and all.
+async fn answer(daemon: &TestDaemon, path: &str, encoding: Option<&str>, frame: Vec<u8>) -> Failed {
+    use tonic::codegen::{Service as _, http::Request};
+    let mut request =
+        Request::post(format!("http://{}/{path}", daemon.address)).header("content-type", "application/grpc");
+    if let Some(encoding) = encoding {
+        request = request.header("grpc-encoding", encoding);
+    }
+    let request = request.body(tonic::body::Body::new(axum::body::Body::from(frame))).unwrap();
+    let mut channel = daemon.channel();
+    std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+    let response = channel.call(request).await.unwrap();
+    Failed::of(&tonic::Status::from_header_map(response.headers()).expect("a status in the headers"))
+}
+
+/// The length-prefixed message of gRPC over HTTP/2.
+fn frame(flag: u8, message: &[u8]) -> Vec<u8> {
+    [&[flag][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_never_reaches_a_handler_is_refused_in_our_words_too() {
+    const METHOD: &str = "schemad.v1.MigrationService/GetMigration";
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+
+    let request = pb::GetMigrationRequest { version: "1".repeat(5 << 20) };
+    let failed = Failed::of(&daemon.client().get_migration(request).await.unwrap_err());
+    failed.assert(Code::InvalidArgument, "MESSAGE_TOO_LARGE");
+    assert!(failed.message.contains("4 MiB"), "{}", failed.message);
+
+    // A version that is a number; a version that ends too early; a flag that there is not; a message that is none.
+    for broken in [frame(0, &[8, 1]), frame(0, &[10, 9, b'1']), frame(7, &[]), vec![]] {
+        let failed = answer(&daemon, METHOD, None, broken).await;
+        failed.assert(Code::InvalidArgument, "MALFORMED_MESSAGE");
+        assert!(failed.message.contains("schemad.v1"), "{}", failed.message);
+    }
+    for unknown in ["schemad.v1.MigrationService/Nope", "nope.v1.Nope/Nope", "nope"] {
+        let failed = answer(&daemon, unknown, None, frame(0, &[])).await;
+        failed.assert(Code::Unimplemented, "UNKNOWN_METHOD");
+        assert!(failed.message.contains(unknown), "{}", failed.message);
+    }
+    let failed = answer(&daemon, METHOD, Some("gzip"), frame(1, &[])).await;
+    failed.assert(Code::Unimplemented, "UNSUPPORTED_COMPRESSION");
+    // What is not ours stays as it is.
+    let request = tonic_health::pb::HealthCheckRequest { service: "nope".into() };
+    let status = daemon.health().check(request).await.unwrap_err();
+    assert_eq!((status.code(), status.details()), (Code::NotFound, &[][..]));
+    daemon.apply_all().await.finished();
+}

@@ -1,7 +1,10 @@
 use schemad::grpc::pb::{self, ScriptSource, operation_event::Event};
 use tonic::Code;
 
-use crate::harness::{Set, TestDaemon, TestDatabase};
+use crate::harness::{
+    Process, Set, TestDaemon, TestDatabase,
+    process::{from_folder, output, schemad, stderr},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_applied_comes_back_off_in_reverse_and_on_again() {
@@ -147,4 +150,37 @@ async fn out_of_order_migrations_come_off_in_the_order_they_went_on() {
     let insist = pb::ApplyRequest { allow_out_of_order: true, ..Default::default() };
     assert_eq!(daemon.apply(insist).await.done(), ["0002"]);
     assert_eq!(daemon.rollback_steps(2).await.done(), ["0002", "0003"]);
+}
+
+/// Through a program that reads its folder at start, where no build has looked at it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_0_bytes_mean_what_they_mean_to_diesel() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[
+        ("1_empty_down", "CREATE TABLE a (id int);", ""),
+        ("2_comment_down", "CREATE TABLE b (id int);", "-- nothing\n"),
+        ("3_empty_metadata", "CREATE TABLE c (id int);\nCREATE INDEX CONCURRENTLY i ON c (id);", "DROP TABLE c;"),
+    ]);
+    std::fs::write(set.path().join("1_empty_down/down.sql"), "").unwrap();
+    std::fs::write(set.path().join("3_empty_metadata/metadata.toml"), "").unwrap();
+    let mut command = from_folder(&set, &["serve"]);
+    command.env("DATABASE_URL", &database.url);
+    let process = Process::start(command).await;
+    let run = async |args: &[&str]| {
+        let mut command = schemad(args);
+        command.env("SCHEMAD_ADDRESS", &process.address);
+        let output = output(command).await;
+        (output.status.code().unwrap(), stderr(&output))
+    };
+    assert_eq!(run(&["wait", "ready"]).await.0, 0);
+    let applied = run(&["apply"]).await;
+    assert_eq!(applied.0, 0, "{applied:?}");
+    let modes = "SELECT string_agg(version || ' ' || mode, ', ' ORDER BY id) FROM schemad.steps";
+    assert_eq!(database.text(modes).await, "1 transactional, 2 transactional, 3 non_transactional");
+    assert_eq!(run(&["rollback", "--steps", "1"]).await.0, 0);
+    for version in ["2", "1"] {
+        let (code, told) = run(&["rollback", "--steps", "1"]).await;
+        assert_eq!((code, told.contains("IRREVERSIBLE") && told.contains(version)), (3, true), "{told}");
+        database.execute(&format!("DELETE FROM __diesel_schema_migrations WHERE version = '{version}'")).await;
+    }
 }

@@ -1,10 +1,13 @@
 //! The daemon as a process: settings, signals, refusals to start.
 
+use std::process::Stdio;
+
 use nix::sys::signal::Signal;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::harness::{
-    PATIENCE, Process, TestDatabase,
-    process::{output, schemad, stderr},
+    PATIENCE, Process, Server, TestDatabase, eventually,
+    process::{output, schemad, stderr, stdout},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,4 +151,57 @@ async fn systemd_hears_that_it_listens_that_it_lives_and_that_it_stops() {
     process.signal(nix::sys::signal::Signal::SIGTERM);
     while next().await != "STOPPING=1" {}
     assert_eq!(process.exit_code().await, Some(0));
+}
+
+/// Whatever the log's format, and whoever asks: the password that the server refused is nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_is_refused_is_not_told() {
+    const PASSWORD: &str = "h0rse%2Fbattery";
+    let server = Server::start(&[], &[], "host all all 127.0.0.1/32 scram-sha-256").await;
+    server.execute("CREATE ROLE app LOGIN PASSWORD 'another'").await;
+    let url = format!("postgres://app:{PASSWORD}@127.0.0.1:{}/postgres", server.port);
+    for format in ["json", "text"] {
+        let mut command = schemad(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args(["--log-level", "trace", "--log-format", format, "--apply-on-start"]).env("DATABASE_URL", &url);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, mut log) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let _ = sender.send(line);
+            }
+        });
+        let mut next = async || tokio::time::timeout(PATIENCE, log.recv()).await.expect("a line, or the end");
+        let (mut told, mut address) = (String::new(), None);
+        while !told.contains("password authentication failed") {
+            let line = next().await.expect("the daemon ended");
+            if let Some((_, rest)) = line.split_once("serving on ") {
+                let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(rest.len());
+                address = Some(rest[..end].to_owned());
+            }
+            told += &line;
+        }
+        let to = address.unwrap();
+        for args in [["status", "--output", "json"].as_slice(), &["status"], &["apply"], &["list"]] {
+            // "has not answered yet" comes first.
+            let refused = async || {
+                let mut command = schemad(args);
+                command.args(["--address", &to]);
+                let output = output(command).await;
+                assert_eq!(output.status.code(), Some(5), "{args:?}: {}", stderr(&output));
+                stderr(&output).contains("password authentication failed").then_some(output)
+            };
+            let output = eventually("it says why", refused).await;
+            told += &(stdout(&output) + &stderr(&output));
+        }
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+        while let Some(line) = next().await {
+            told += &line;
+        }
+        let rest = child.wait_with_output().await.unwrap();
+        told += &String::from_utf8_lossy(&rest.stdout);
+        for secret in ["h0rse", "battery", PASSWORD] {
+            assert!(!told.contains(secret), "{told}");
+        }
+    }
 }

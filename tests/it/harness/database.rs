@@ -66,6 +66,20 @@ impl TestDatabase {
         Self { url: with_database(base, &name), name }
     }
 
+    /// Drops it under everybody who uses it.
+    pub async fn drop_forced(&self) {
+        self.administer(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+
+    /// Creates it again, empty.
+    pub async fn create_again(&self) {
+        self.administer(&format!("CREATE DATABASE {} TEMPLATE template0", self.name)).await;
+    }
+
+    async fn administer(&self, sql: &str) {
+        connect(&server().0).await.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+
     /// A session on it.
     pub async fn connect(&self) -> Client {
         connect(&self.url).await

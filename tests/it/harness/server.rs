@@ -103,6 +103,11 @@ impl Server {
         self.dir.path().join("server")
     }
 
+    /// A file of its data.
+    pub fn data(&self, path: &str) -> PathBuf {
+        self.root().join("data").join(path)
+    }
+
     /// Through the unix socket, which trusts.
     pub fn local_url(&self) -> String {
         format!("postgres://postgres@{}:{}/postgres", self.root().to_str().unwrap().replace('/', "%2F"), self.port)
