@@ -24,7 +24,7 @@ use crate::{
     grpc::{self, migrations::Migrations, own_words::own_words, pb, reads::Reads},
     health::Health,
     metrics::Metrics,
-    monitor::{Monitor, View},
+    monitor::{Migrating, Monitor, View},
     operation::{Action, Operations, Parts, Request},
     planner::Apply,
     refresh::Refresh,
@@ -129,7 +129,7 @@ impl Daemon {
         let pool = Pool::new(settings.database.clone(), &settings.pool);
         let monitor = Monitor::start(
             settings.database.clone(),
-            migrating.clone(),
+            Migrating { url: migrating.clone(), role: settings.role.clone() },
             catalog.clone(),
             metrics.clone(),
             refresh.clone(),

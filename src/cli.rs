@@ -9,6 +9,7 @@ mod history;
 mod list;
 mod operate;
 mod output;
+mod resolve;
 mod serve;
 mod settings;
 mod show;
@@ -51,6 +52,8 @@ enum Command {
     Apply(operate::Apply),
     /// Roll back applied migrations.
     Rollback(operate::Rollback),
+    /// Settle what only a person can know: a statement in doubt, a half done script, an edited up.
+    Resolve(resolve::Resolve),
     /// List operations.
     History(history::History),
     /// Follow an operation.
@@ -101,6 +104,7 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
             Command::Show(show) => show.run().await,
             Command::Apply(apply) => apply.run().await,
             Command::Rollback(rollback) => rollback.run().await,
+            Command::Resolve(resolve) => resolve.run().await,
             Command::History(history) => history.run().await,
             Command::Watch(watch) => watch.run().await,
             Command::Cancel(cancel) => cancel.run().await,

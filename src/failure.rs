@@ -130,6 +130,12 @@ reasons! {
     HalfApplied "HALF_APPLIED" Refused,
     /// A down that is not one transaction ended before its last statement; only a rollback goes on from there.
     HalfReverted "HALF_REVERTED" Refused,
+    /// Nothing about the migration is in doubt, half done or edited that could be resolved like this.
+    NothingToResolve "NOTHING_TO_RESOLVE" Refused,
+    /// Resolve needs a reason, of at most 1,000 characters.
+    InvalidReason "INVALID_REASON" Invalid,
+    /// Resolve needs an outcome.
+    InvalidOutcome "INVALID_OUTCOME" Invalid,
     /// A script that ended before its last statement was changed in what had run.
     JournalDiffers "JOURNAL_DIFFERS" Refused,
     /// The script runs in a transaction and holds a statement that cannot.
@@ -240,7 +246,7 @@ impl From<crate::db::Error> for Failure {
             Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_) => Reason::DatabaseUnavailable,
             Error::PoolExhausted { .. } => Reason::PoolExhausted,
             Error::Pooler(_) => Reason::TransactionPooler,
-            Error::MissingRight { .. } => Reason::MissingRight,
+            Error::MissingRight { .. } | Error::Role { .. } => Reason::MissingRight,
             Error::ServerTooOld(_) => Reason::ServerTooOld,
             Error::Sql(sql) if sql.sqlstate == "42501" || sql.message.starts_with("permission denied") => {
                 Reason::MissingRight

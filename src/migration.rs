@@ -181,7 +181,7 @@ impl Script {
 }
 
 /// An embedded migration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
     /// Its version.
     pub version: Version,

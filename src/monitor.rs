@@ -64,6 +64,15 @@ impl View {
     }
 }
 
+/// Where operations run, and as whom.
+#[derive(Clone)]
+pub struct Migrating {
+    /// Direct, or through a session pooler.
+    pub url: DatabaseUrl,
+    /// Runs the migrations, where it is not the role that logs in.
+    pub role: Option<String>,
+}
+
 /// Watches one database. Its tasks end when it is dropped.
 pub struct Monitor {
     views: watch::Receiver<Arc<View>>,
@@ -75,7 +84,7 @@ impl Monitor {
     /// Begins to watch. `reading` is probed; `migrating` is where operations will run.
     pub fn start(
         reading: DatabaseUrl,
-        migrating: DatabaseUrl,
+        migrating: Migrating,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
         refresh: Arc<Refresh>,
@@ -201,7 +210,11 @@ impl Probe {
 
 /// Proves that operations could run, and goes on proving it on a session of its own: the migration address may be another
 /// one, rights are given and taken, and a server becomes read-only while it is watched.
-async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>, side: watch::Sender<Option<Arc<Session>>>) {
+async fn preflights(
+    migrating: Migrating,
+    views: Arc<watch::Sender<Arc<View>>>,
+    side: watch::Sender<Option<Arc<Session>>>,
+) {
     let mut backoff = BACKOFF.0;
     let mut told = None;
     let mut publish = |result: Result<(), Failure>| {
@@ -222,7 +235,7 @@ async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>, side
         });
     };
     loop {
-        let failure = match within(PREFLIGHT_WITHIN, preflight(&url)).await {
+        let failure = match within(PREFLIGHT_WITHIN, preflight(&migrating)).await {
             Err(failure) => failure,
             Ok(session) => {
                 backoff = BACKOFF.0;
@@ -241,7 +254,7 @@ async fn preflights(url: DatabaseUrl, views: Arc<watch::Sender<Arc<View>>>, side
                     match within(ANSWER_WITHIN, recovered).await {
                         Ok(false) => {}
                         // Wins the lock, if it can be had, and closes them.
-                        Ok(true) => drop(within(PREFLIGHT_WITHIN, preflight(&url)).await),
+                        Ok(true) => drop(within(PREFLIGHT_WITHIN, preflight(&migrating)).await),
                         Err(failure) => break failure,
                     }
                 }
@@ -259,9 +272,12 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure
 }
 
 /// A session that is proved direct, on a database whose ledger is in order or was just made.
-async fn preflight(url: &DatabaseUrl) -> Result<Session, Failure> {
+async fn preflight(Migrating { url, role }: &Migrating) -> Result<Session, Failure> {
     let session = Session::open(url).await?;
     pooler::prove_direct(&session, url).await?;
+    if let Some(role) = role {
+        session.may_become(role).await?;
+    }
     let state = check(&session).await?;
     // When another session has the lock, the next operation makes the ledger and closes what dead daemons left.
     match LockedSession::try_lock(session).await? {

@@ -4,12 +4,14 @@
 mod apply;
 mod journal;
 mod refusal;
+mod resolve;
 mod rollback;
 mod state;
 
 pub use apply::{Apply, Target as ApplyTarget, plan_apply};
 pub use journal::{Resume, resume};
 pub use refusal::Refusal;
+pub use resolve::{Outcome, Resolution, Resolve, plan_resolve};
 pub use rollback::{Rollback, Source, Target as RollbackTarget, plan_rollback};
 pub use state::{Assessment, Problem, State, assess};
 
@@ -22,6 +24,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What the caller should know although it is no reason to refuse.
     pub warnings: Vec<String>,
+    /// What a person settles.
+    pub resolution: Option<Resolution>,
 }
 
 /// One migration, run once, up or down.

@@ -112,6 +112,16 @@ pub enum Error {
         /// What GRANT gives, for example `SELECT ON ALL TABLES IN SCHEMA schemad`.
         right: String,
     },
+    /// The role that runs the migrations cannot be taken.
+    #[error(
+        "cannot run migrations as the role {role:?} (--role): {cause}. GRANT it to the role that logs in, or name another"
+    )]
+    Role {
+        /// As it was given.
+        role: String,
+        /// The server's words.
+        cause: String,
+    },
     /// The server is older than schemad can use.
     #[error("the server is PostgreSQL {0}; schemad needs 13 or later")]
     ServerTooOld(String),

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, types::Type};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
@@ -106,6 +106,20 @@ impl Session {
     /// that is gone shows in the answer that is awaited.
     pub async fn cancel(&self) {
         let _ = self.client.cancel_token().cancel_query(self.tls.clone()).await;
+    }
+
+    /// Proves that the session may take `role`, and is itself again afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Role`] with the server's words, or the session's loss.
+    pub async fn may_become(&self, role: &str) -> Result<(), Error> {
+        let taken = self.client.query_typed("SELECT set_config('role', $1, false)", &[(&role, Type::TEXT)]).await;
+        match taken.map_err(Error::from) {
+            Ok(_) => {}
+            Err(Error::Sql(error)) => return Err(Error::Role { role: role.into(), cause: error.message.clone() }),
+            Err(lost) => return Err(lost),
+        }
+        Ok(self.client.batch_execute("RESET ROLE").await?)
     }
 
     /// The server's major version, 13 or later.

@@ -110,6 +110,11 @@ impl DatabaseUrl {
         &self.target
     }
 
+    /// The role that logs in, as SQL names it.
+    pub fn role(&self) -> String {
+        sql::ident(self.config.get_user().unwrap_or_default())
+    }
+
     /// Connects under `application_name`. The connection does nothing until the caller drives it. Of several hosts the one that
     /// takes writes is preferred, unless the URL chooses itself: a standby lags behind, and nothing can be migrated there.
     ///
@@ -154,8 +159,7 @@ impl DatabaseUrl {
 
     /// 42501 while connecting has one cause (InitPostgres in postinit.c): the role has no CONNECT on the database.
     fn may_not_connect(&self) -> Error {
-        let role = sql::ident(self.config.get_user().unwrap_or_default());
-        Error::MissingRight { role, right: format!("CONNECT ON DATABASE {}", self.database()) }
+        Error::MissingRight { role: self.role(), right: format!("CONNECT ON DATABASE {}", self.database()) }
     }
 
     /// The server's words, and that nobody here makes the database.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
-    failure::Failure,
+    failure::{Failure, Reason},
     ledger::{self, Snapshot},
     migration::{Migration, Row, Version},
     operation::{self, Event, Operations},
@@ -150,6 +150,17 @@ impl Migrations {
     }
 }
 
+impl Migrations {
+    /// Runs a Resolve to its end.
+    async fn settle(&self, message: &pb::ResolveRequest) -> Result<pb::Operation, Failure> {
+        let log = self.operations.submit(request::resolve(message)?);
+        log.follow().result().await?;
+        let id = log.operation().ok_or_else(|| Failure::new(Reason::Internal, "an operation without an id"))?;
+        let found = self.reads.read(|reader| Box::pin(ledger::history::get(reader, id))).await?;
+        found.as_ref().map(convert::operation).ok_or_else(|| ledger::control::unknown(id))
+    }
+}
+
 #[tonic::async_trait]
 impl pb::migration_service_server::MigrationService for Migrations {
     async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Answer<pb::GetStatusResponse> {
@@ -185,5 +196,10 @@ impl pb::migration_service_server::MigrationService for Migrations {
         let (validate_only, detach) = (message.validate_only, message.detach);
         let events = self.start(request::rollback(message), validate_only, detach).await?;
         Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::RollbackResponse { event: Some(event) })))))
+    }
+
+    async fn resolve(&self, request: Request<pb::ResolveRequest>) -> Answer<pb::ResolveResponse> {
+        let operation = self.settle(&request.into_inner()).await.map_err(|e| status::from_failure(&e))?;
+        Ok(Response::new(pb::ResolveResponse { operation: Some(operation) }))
     }
 }

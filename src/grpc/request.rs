@@ -16,11 +16,13 @@ use crate::{
     failure::{Failure, Reason},
     migration::Version,
     operation::{Action, Request},
-    planner::{Apply, ApplyTarget, Rollback, RollbackTarget, Source},
+    planner::{Apply, ApplyTarget, Outcome, Resolve, Rollback, RollbackTarget, Source},
 };
 
 /// More migrations than any project has.
 const MAX_STEPS: i32 = 10_000;
+/// A few sentences.
+const MAX_REASON: usize = 1_000;
 /// A request that waits longer than a day is forgotten by whoever sent it.
 const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// As long as people wait for a lock before they look why.
@@ -74,6 +76,32 @@ pub fn rollback(request: pb::RollbackRequest) -> Result<Request, Failure> {
     };
     let action = Action::Rollback(Rollback { target, down_from });
     operation(action, &request.request_id, request.queue_timeout, request.lock_wait)
+}
+
+/// Checks a ResolveRequest.
+///
+/// # Errors
+/// The first malformed field.
+pub fn resolve(request: &pb::ResolveRequest) -> Result<Request, Failure> {
+    let outcome = match pb::ResolveOutcome::try_from(request.outcome) {
+        Ok(pb::ResolveOutcome::Applied) => Outcome::Applied,
+        Ok(pb::ResolveOutcome::NotApplied) => Outcome::NotApplied,
+        Ok(pb::ResolveOutcome::Retry) => Outcome::Retry,
+        Ok(pb::ResolveOutcome::StartOver) => Outcome::StartOver,
+        Ok(pb::ResolveOutcome::Accept) => Outcome::Accept,
+        Ok(pb::ResolveOutcome::Unspecified) | Err(_) => {
+            let message = "outcome is APPLIED, NOT_APPLIED, RETRY, START_OVER or ACCEPT";
+            return Err(Failure::invalid(Reason::InvalidOutcome, "outcome", message));
+        }
+    };
+    let reason = request.reason.trim();
+    if reason.is_empty() || reason.chars().count() > MAX_REASON || reason.contains('\0') {
+        let message = format!("reason says why, in at most {MAX_REASON} characters");
+        return Err(Failure::invalid(Reason::InvalidReason, "reason", message));
+    }
+    let action =
+        Action::Resolve(Resolve { version: version("version", &request.version)?, outcome, reason: reason.into() });
+    operation(action, &request.request_id, request.queue_timeout, None)
 }
 
 fn operation(

@@ -44,6 +44,8 @@ pub struct NewOperation<'a> {
     pub queue_timeout: Duration,
     /// host:pid.
     pub daemon: &'a str,
+    /// What was said with it.
+    pub reason: Option<String>,
 }
 
 /// What became of a claim.
@@ -79,9 +81,9 @@ pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Err
         let inserted = client
             .query_typed(
                 "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, \
-                     backend_pid, backend_start, queue_until) \
+                     backend_pid, backend_start, queue_until, reason) \
                  SELECT $1, $2, $3, $4, $5, 'pending', $6, a.pid, a.backend_start, \
-                     clock_timestamp() + make_interval(secs => $7) FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() \
+                     clock_timestamp() + make_interval(secs => $7), $8 FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() \
                  ON CONFLICT (principal, request_id) DO NOTHING RETURNING true",
                 &[
                     (&id, Type::UUID),
@@ -91,6 +93,7 @@ pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Err
                     (&new.request_hash, Type::TEXT),
                     (&new.daemon, Type::TEXT),
                     (&wait, Type::FLOAT8),
+                    (&new.reason, Type::TEXT),
                 ],
             )
             .await?;

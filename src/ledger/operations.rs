@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{
+    Client,
+    types::{ToSql, Type},
+};
 use uuid::Uuid;
 
 use super::{Ending, State, settle::Settlement};
 use crate::{
     db::{Error, lock::LockedSession},
     migration::{Direction, Script},
-    planner::Resume,
+    planner::{Resolution, Resume},
     sql::Settings,
 };
 
@@ -71,6 +74,9 @@ async fn write_begin(
         .collect();
     store_scripts(client, &scripts).await?;
     write_settlement(client, operation, settlement).await?;
+    if let Some(resolution) = &settlement.resolution {
+        write_resolution(client, operation, resolution).await?;
+    }
     let ours = client
         .query_typed(
             "UPDATE schemad.operations SET state = 'running', started_at = clock_timestamp(), \
@@ -213,6 +219,32 @@ async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlem
             .await?;
     }
     Ok(())
+}
+
+async fn write_resolution(client: &Client, operation: Uuid, resolution: &Resolution) -> Result<(), Error> {
+    let settled = match resolution {
+        Resolution::Statement { step, done } => {
+            let change = "UPDATE schemad.statements SET state = CASE WHEN $2 THEN 'done' ELSE 'pending' END, \
+                finished_at = CASE WHEN $2 THEN clock_timestamp() END WHERE step = $1 AND state = 'running'";
+            client.query_typed(change, &[(step, Type::INT8), (done, Type::BOOL)]).await?;
+            serde_json::json!({ "step": step, "done": done })
+        }
+        Resolution::StartOver { step } => {
+            client.query_typed("DELETE FROM schemad.statements WHERE step = $1", &[(step, Type::INT8)]).await?;
+            serde_json::json!({ "step": step, "start_over": true })
+        }
+        Resolution::Accept(migration) => {
+            store_scripts(client, &[&migration.up]).await?;
+            let (version, checksum) = (migration.version.as_str(), migration.up.checksum.to_string());
+            let change = "UPDATE schemad.migrations SET up_script = $2, up_mode = $3 WHERE version = $1";
+            let mode = migration.up.mode.as_str();
+            let values: [(&(dyn ToSql + Sync), Type); 3] =
+                [(&version, Type::TEXT), (&checksum, Type::TEXT), (&mode, Type::TEXT)];
+            client.query_typed(change, &values).await?;
+            serde_json::json!({ "version": version, "up": checksum })
+        }
+    };
+    note(client, operation, "resolved", &settled.to_string()).await
 }
 
 fn seconds(at: Option<std::time::SystemTime>) -> f64 {

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use crate::{
     catalog::Catalog,
     migration::{Direction, Migration, Row},
+    planner::Resolution,
 };
 
 /// What the next operation settles before its first step.
@@ -15,6 +16,8 @@ pub struct Settlement<'a> {
     pub adopted: Vec<(&'a Row, Option<&'a Migration>)>,
     /// In the ledger only.
     pub forgotten: Vec<&'a Row>,
+    /// What a person settles.
+    pub resolution: Option<Resolution>,
 }
 
 impl<'a> Settlement<'a> {
@@ -26,7 +29,7 @@ impl<'a> Settlement<'a> {
             .map(|row| (row, catalog.get(&row.version)))
             .collect();
         adopted.sort_by_key(|(row, _)| (row.run_on, &row.version));
-        Self { adopted, forgotten: rows.iter().filter(|row| row.is_reverted_elsewhere()).collect() }
+        Self { adopted, forgotten: rows.iter().filter(|row| row.is_reverted_elsewhere()).collect(), resolution: None }
     }
 
     /// The steps whose scripts others finished, one way or the other: the Diesel table says so.

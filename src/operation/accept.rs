@@ -182,6 +182,7 @@ impl Inner {
                 request_hash: &request.hash().to_string(),
                 queue_timeout: request.queue_timeout,
                 daemon: &self.daemon,
+                reason: request.action.reason(),
             };
             match claims::claim(session.client(), &new).await? {
                 claims::Claim::Ours(id) => return self.claimed(session, request, id, deadline, log).await,
@@ -278,6 +279,9 @@ impl Inner {
     /// A direct session to a database whose ledger this daemon can use; creates or upgrades it first where needed.
     async fn usable_session(&self, deadline: Instant) -> Result<Session, Failure> {
         let session = self.open_session().await?;
+        if let Some(role) = &self.role {
+            session.may_become(role).await?;
+        }
         match install::check(session.client()).await? {
             install::State::Usable => Ok(session),
             install::State::ToBeMade => {

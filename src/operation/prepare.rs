@@ -25,6 +25,8 @@ pub(super) struct Prepared {
     pub warnings: Vec<String>,
     /// The applied versions before the first step.
     pub applied: BTreeSet<Version>,
+    /// There is no step, and nothing was settled.
+    pub nothing_to_do: bool,
 }
 
 /// A step with its text.
@@ -88,12 +90,13 @@ impl Inner {
         // A second connection to the same place, because the migration session takes no prepared statements.
         let mut reader = Reader::connect(&self.url, "schemad planner").await?;
         let snapshot = ledger::read::snapshot(&mut reader).await?;
-        let plan = plan(&self.catalog, &snapshot, candidate.request)?;
+        let mut plan = plan(&self.catalog, &snapshot, candidate.request)?;
+        let resolution = plan.resolution.take();
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, &mut reader).await?;
         check(&mut steps, &snapshot.rows)?;
 
-        let settlement = Settlement::of(&snapshot.rows, &self.catalog);
+        let settlement = Settlement { resolution, ..Settlement::of(&snapshot.rows, &self.catalog) };
         settlement.log(candidate.id);
         let ids = operations::begin(locked, candidate.id, &rows(&steps, self.role.as_deref()), &settlement)
             .await?
@@ -107,7 +110,8 @@ impl Inner {
             step.id = id;
         }
         let applied = snapshot.rows.iter().filter(|row| row.is_applied()).map(|row| row.version.clone()).collect();
-        Ok(Prepared { steps, warnings, applied })
+        let nothing_to_do = steps.is_empty() && settlement.resolution.is_none();
+        Ok(Prepared { steps, warnings, applied, nothing_to_do })
     }
 }
 
@@ -138,6 +142,10 @@ fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Pla
     Ok(match &request.action {
         Action::Apply(apply) => planner::plan_apply(catalog, &snapshot.rows, apply)?,
         Action::Rollback(rollback) => planner::plan_rollback(catalog, &snapshot.rows, rollback)?,
+        Action::Resolve(resolve) => {
+            let resolution = planner::plan_resolve(catalog, &snapshot.rows, resolve)?;
+            Plan { resolution: Some(resolution), ..Plan::default() }
+        }
     })
 }
 

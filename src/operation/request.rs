@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     migration::Checksum,
-    planner::{Apply, ApplyTarget, Rollback, RollbackTarget, Source},
+    planner::{Apply, ApplyTarget, Resolve, Rollback, RollbackTarget, Source},
 };
 
 /// A checked request.
@@ -31,6 +31,8 @@ pub enum Action {
     Apply(Apply),
     /// Revert applied ones.
     Rollback(Rollback),
+    /// Settle what nobody but a person can know.
+    Resolve(Resolve),
 }
 
 impl Action {
@@ -39,6 +41,19 @@ impl Action {
         match self {
             Self::Apply(_) => "apply",
             Self::Rollback(_) => "rollback",
+            Self::Resolve(_) => "resolve",
+        }
+    }
+}
+
+impl Action {
+    /// What the ledger keeps of what was said with it.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Resolve(resolve) => {
+                Some(format!("{} {}: {}", resolve.version, resolve.outcome.as_str(), resolve.reason))
+            }
+            Self::Apply(_) | Self::Rollback(_) => None,
         }
     }
 }
@@ -49,6 +64,9 @@ impl Request {
     pub fn hash(&self) -> Checksum {
         let mut parts = vec![self.action.kind().to_owned()];
         match &self.action {
+            Action::Resolve(resolve) => {
+                parts.extend([resolve.version.to_string(), resolve.outcome.as_str().into(), resolve.reason.clone()]);
+            }
             Action::Apply(apply) => {
                 parts.push(match &apply.target {
                     ApplyTarget::All => "all".into(),

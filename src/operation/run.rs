@@ -72,8 +72,9 @@ impl Inner {
             None => None,
         };
         let blockers = seen.borrow().blockers.clone();
-        let failure =
-            broken.map(|broken| failure(broken, done, &prepared.steps, &blockers).with("operation", candidate.id));
+        let role = self.role.as_deref().map_or_else(|| self.url.role(), crate::sql::ident);
+        let failure = broken
+            .map(|broken| failure(broken, done, &prepared.steps, &role, &blockers).with("operation", candidate.id));
         let finished = finished(&prepared, done);
         self.record(locked, candidate, started, finished, failure).await
     }
@@ -290,7 +291,7 @@ fn finished(prepared: &Prepared, done: usize) -> Finished {
         };
     }
     Finished {
-        nothing_to_do: prepared.steps.is_empty(),
+        nothing_to_do: prepared.nothing_to_do,
         steps_done: done,
         steps_total: prepared.steps.len(),
         current: applied.last().map(ToString::to_string),
@@ -307,7 +308,7 @@ fn unknown(error: &db::Error) -> db::Error {
 }
 
 /// Why an operation did not do all its steps, in an operator's words.
-fn failure(broken: Broken, done: usize, steps: &[Step], blockers: &[Blocker]) -> Failure {
+fn failure(broken: Broken, done: usize, steps: &[Step], role: &str, blockers: &[Blocker]) -> Failure {
     let progress = format!("{done} of {} steps are done and stay", steps.len());
     // The runner stops at the first step that is not done, so there is one.
     let step = &steps[done.min(steps.len() - 1)];
@@ -317,7 +318,7 @@ fn failure(broken: Broken, done: usize, steps: &[Step], blockers: &[Blocker]) ->
     };
     match broken {
         Broken::Sql(error) | Broken::Doubt(error) => {
-            runner::explain(&error, &step.script.sql, &step.file(), step.script.mode == Mode::Transactional)
+            runner::explain(&error, &step.script.sql, &step.file(), role, step.script.mode == Mode::Transactional)
                 .with("version", &step.version)
                 .with("file", step.file())
                 .with("steps_done", done)

@@ -3,8 +3,9 @@
 
 use super::Refusal;
 use crate::{
-    catalog::fitness::Part,
+    catalog::{Catalog, fitness::Part},
     migration::{Direction, Journal, Row},
+    sql,
 };
 
 /// Where a script goes on.
@@ -19,37 +20,41 @@ pub struct Resume {
 }
 
 /// Refuses to plan anything while nobody knows what a statement did.
-pub(super) fn in_doubt(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+pub(super) fn in_doubt<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
     journals(rows).filter(|(_, journal)| journal.running.as_ref().is_some_and(|part| part.in_doubt)).map(
         |(row, journal)| Refusal::InDoubt {
             version: row.version.clone(),
             direction: journal.direction,
-            step: journal.step,
             statement: journal.done.len() + 1,
+            sql: sent(catalog, row, journal),
         },
     )
 }
 
+/// How the statement begins that was sent, where the binary still carries it.
+fn sent(catalog: &Catalog, row: &Row, journal: &Journal) -> String {
+    let migration = catalog.get(&row.version);
+    let script = migration.and_then(|m| match journal.direction {
+        Direction::Up => Some(&m.up),
+        Direction::Down => m.down.as_ref(),
+    });
+    let units = script.and_then(|script| sql::units(&script.sql).ok()).unwrap_or_default();
+    let unit = units.get(journal.done.len()).map(|unit| unit.body.summary());
+    unit.unwrap_or_else(|| "this binary does not carry its text".into())
+}
+
 /// The migrations that are half rolled back; only rolling back goes on from there.
 pub(super) fn half_reverted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
-    journals(rows).filter(|(row, journal)| row.is_applied() && journal.direction == Direction::Down).map(
-        |(row, journal)| Refusal::HalfReverted {
-            version: row.version.clone(),
-            step: journal.step,
-            done: journal.done.len(),
-        },
-    )
+    journals(rows)
+        .filter(|(row, journal)| row.is_applied() && journal.direction == Direction::Down)
+        .map(|(row, journal)| Refusal::HalfReverted { version: row.version.clone(), done: journal.done.len() })
 }
 
 /// The migrations that are half applied; nothing they stand on may go.
 pub(super) fn half_applied(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
     journals(rows)
         .filter(|(row, journal)| !row.is_applied() && journal.direction == Direction::Up && !journal.done.is_empty())
-        .map(|(row, journal)| Refusal::HalfApplied {
-            version: row.version.clone(),
-            step: journal.step,
-            done: journal.done.len(),
-        })
+        .map(|(row, journal)| Refusal::HalfApplied { version: row.version.clone(), done: journal.done.len() })
 }
 
 fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
@@ -74,9 +79,7 @@ pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result
         .enumerate()
         .find(|(n, ran)| parts.get(*n).map(|(checksum, _)| checksum) != Some(ran));
     match differs {
-        Some((n, _)) => {
-            Err(Refusal::JournalDiffers { version: row.version.clone(), step: journal.step, statement: n + 1 })
-        }
+        Some((n, _)) => Err(Refusal::JournalDiffers { version: row.version.clone(), statement: n + 1 }),
         None => {
             Ok(Resume { step: Some(journal.step), done: journal.done.len(), interrupted: journal.running.is_some() })
         }
@@ -86,7 +89,10 @@ pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migration::RunningPart;
+    use crate::{
+        catalog::tests::{Hand, Source},
+        migration::RunningPart,
+    };
 
     fn row(done: &[&str], running: Option<(&str, bool)>) -> Row {
         let running = running.map(|(checksum, in_doubt)| RunningPart { checksum: checksum.into(), in_doubt });
@@ -123,7 +129,10 @@ mod tests {
 
     #[test]
     fn doubt_is_seen() {
-        assert_eq!(in_doubt(&[row(&["a"], Some(("b", true)))]).count(), 1);
-        assert_eq!(in_doubt(&[row(&["a"], Some(("b", false)))]).count(), 0);
+        let set = Catalog::load(&Source(vec![Hand("1_a", vec!["SELECT 1; CREATE DATABASE x"], None)])).unwrap();
+        let rows = [row(&["a"], Some(("b", true)))];
+        let refusal = in_doubt(&set, &rows).next().unwrap().to_string();
+        assert!(refusal.contains(": CREATE DATABASE x. Look"), "{refusal}");
+        assert_eq!(in_doubt(&set, &[row(&["a"], Some(("b", false)))]).count(), 0);
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     failure::{Failure, Reason},
     migration::{Checksum, Direction, Version},
+    planner::Outcome,
 };
 
 /// A plan that is not made.
@@ -36,7 +37,8 @@ pub enum Refusal {
     /// An applied up was changed.
     #[error(
         "the up of migration {version} was changed after it was applied (applied {recorded}, embedded {embedded}): \
-         restore the file and put the change into a new migration"
+         restore the file and put the change into a new migration; or, where the change is only one of words, say so with \
+         `schemad resolve {version} --accept --reason ...`"
     )]
     Edited {
         /// Which.
@@ -79,9 +81,9 @@ pub enum Refusal {
     },
     /// A statement that may or may not have taken effect.
     #[error(
-        "statement {statement} of the {} of migration {version} was sent outside a transaction and its end is not known. Look \
-         whether it took effect. If it did: UPDATE schemad.statements SET state = 'done' WHERE step = {step} AND state = \
-         'running'; if it did not: UPDATE schemad.statements SET state = 'pending' WHERE step = {step} AND state = 'running'",
+        "part {statement} of the {} of migration {version} was sent outside a transaction and its end is not known: {sql}. Look \
+         whether it took effect, and say so: `schemad resolve {version} --applied` (or --not-applied, or --retry when doing \
+         it again does no harm) --reason ...",
         .direction.as_str()
     )]
     InDoubt {
@@ -89,22 +91,20 @@ pub enum Refusal {
         version: Version,
         /// Up or down.
         direction: Direction,
-        /// The row of the step.
-        step: i64,
         /// The part of the script, from 1.
         statement: usize,
+        /// How it begins, where the binary still carries it.
+        sql: String,
     },
     /// A down that ended before its last statement.
     #[error(
         "the rollback of migration {version} failed or was interrupted after {done} of its statements or blocks; roll it back \
-         again, which goes on from there. Where something newer is in the way: finish or undo by hand what ran, and DELETE FROM \
-         schemad.statements WHERE step = {step}"
+         again, which goes on from there. Where something newer is in the way: undo by hand what ran, and `schemad resolve \
+         {version} --start-over --reason ...`"
     )]
     HalfReverted {
         /// Which.
         version: Version,
-        /// The row of the step.
-        step: i64,
         /// Parts done.
         done: usize,
     },
@@ -112,29 +112,35 @@ pub enum Refusal {
     #[error(
         "the up of migration {version} failed or was interrupted after {done} of its statements or blocks, and a rollback of \
          what it stands on would break what it did. Mend it and apply it to its end, which goes on from there; or undo by hand \
-         what ran, DELETE FROM schemad.statements WHERE step = {step}, and roll back then"
+         what ran, `schemad resolve {version} --start-over --reason ...`, and roll back then"
     )]
     HalfApplied {
         /// Which.
         version: Version,
-        /// The row of the step.
-        step: i64,
         /// Parts done.
         done: usize,
     },
     /// A script that ended before its last statement and was changed in what ran.
     #[error(
         "the script of migration {version} ended before its last statement, and its part {statement}, which ran, is no longer \
-         what it was. Restore it (what did not run yet may be changed), or undo by hand what ran and DELETE FROM \
-         schemad.statements WHERE step = {step}"
+         what it was. Restore it (what did not run yet may be changed), or undo by hand what ran and `schemad resolve \
+         {version} --start-over --reason ...`"
     )]
     JournalDiffers {
         /// Which.
         version: Version,
-        /// The row of the step.
-        step: i64,
         /// The part, from 1.
         statement: usize,
+    },
+    /// Nothing of that kind is to be settled.
+    #[error("migration {version} cannot be resolved as {}: {instead}", .outcome.as_str())]
+    NothingToResolve {
+        /// Which.
+        version: Version,
+        /// How it was to be settled.
+        outcome: Outcome,
+        /// What there is.
+        instead: &'static str,
     },
     /// Two downs.
     #[error(
@@ -175,6 +181,7 @@ impl From<Refusal> for Failure {
                 failure(Reason::TooFewApplied).with("applied", applied).with("asked", asked)
             }
             Refusal::Irreversible { version, .. } => failure(Reason::Irreversible).with("version", version),
+            Refusal::NothingToResolve { version, .. } => failure(Reason::NothingToResolve).with("version", version),
             Refusal::InDoubt { version, statement, .. } => {
                 failure(Reason::InDoubt).with("version", version).with("part", statement)
             }

@@ -59,7 +59,7 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
             None => return Err(Refusal::UnknownVersion(version.clone())),
         },
     };
-    if let Some(refusal) = journal::in_doubt(rows).chain(journal::half_applied(rows)).next() {
+    if let Some(refusal) = journal::in_doubt(catalog, rows).chain(journal::half_applied(rows)).next() {
         return Err(refusal);
     }
     // What is half rolled back has to be first, or whatever comes after it would run on half a schema.
@@ -71,7 +71,7 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
     }
     let steps =
         applied[keep..].iter().rev().map(|row| down(catalog, row, request.down_from)).collect::<Result<_, _>>()?;
-    Ok(Plan { steps, warnings: Vec::new() })
+    Ok(Plan { steps, ..Plan::default() })
 }
 
 fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Refusal> {

@@ -67,7 +67,7 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     problems.extend(pending.iter().filter_map(|m| out_of_order(m, catalog, &applied)).map(blocking));
     problems.extend(pending.iter().filter_map(|m| catalog.unfit(&m.version)).cloned().map(blocking));
     problems.extend(rows.iter().filter_map(|row| changed(row, catalog)).map(blocking));
-    let in_doubt = journal::in_doubt(rows).next().is_some();
+    let in_doubt = journal::in_doubt(catalog, rows).next().is_some();
     let state = match (problems.is_empty(), applied.is_empty(), pending.is_empty(), unknown.is_empty()) {
         _ if in_doubt => State::InDoubt,
         (false, ..) => State::Diverged,
@@ -98,7 +98,7 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
 
 /// Why nothing may be applied.
 pub(super) fn blocked<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
-    journal::in_doubt(rows).chain(journal::half_reverted(rows)).chain(edited(catalog, rows))
+    journal::in_doubt(catalog, rows).chain(journal::half_reverted(rows)).chain(edited(catalog, rows))
 }
 
 /// An up that is not one transaction and ended before its last statement.

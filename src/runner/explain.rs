@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The failure that tells where `sql`, the script of `file`, was refused. A script that is one transaction was undone.
-pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: bool) -> Failure {
+pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, one_transaction: bool) -> Failure {
     // An open quote swallows what schemad sends after the script, and the server's words would be about that.
     let open = if failed.error.sqlstate == "42601" { sql::unterminated(sql) } else { None };
     let failed = &match open {
@@ -25,7 +25,7 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, one_transaction: boo
         None if in_script => place(failed, sql),
         None => None,
     };
-    let meaning = meaning(failed, in_script);
+    let meaning = meaning(failed, role, in_script);
     let consequence = match one_transaction {
         true => "The step was undone completely; the steps before it stay",
         false => {
@@ -135,7 +135,7 @@ fn in_block(failed: &ScriptError, sql: &str) -> Option<Place> {
 }
 
 /// What a SQLSTATE means here, where the server's words alone do not say it.
-fn meaning(failed: &ScriptError, in_script: bool) -> Option<String> {
+fn meaning(failed: &ScriptError, role: &str, in_script: bool) -> Option<String> {
     let error = &failed.error;
     let in_guard = error.context.as_deref().is_some_and(|c| c.contains("finish_step_v1"));
     let words = match error.sqlstate.as_str() {
@@ -152,7 +152,7 @@ fn meaning(failed: &ScriptError, in_script: bool) -> Option<String> {
              run_in_transaction = false"
         }
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
-        "42501" => return Some(grant::helps(&error.message)),
+        "42501" => return Some(grant::helps(&error.message, role)),
         "53100" => "The server's disk is full",
         "42601" if error.message.contains("\"\\\"") => {
             "A backslash begins a command of psql's, which only psql understands"
@@ -187,14 +187,16 @@ mod tests {
 
     #[test]
     fn the_place_is_counted_in_characters_of_the_file() {
-        let failure = explain(&failed("42601", Some(14), 1, None), "SELECT 'é';\n SELCT 1", "1_x/up.sql", true);
+        let failure =
+            explain(&failed("42601", Some(14), 1, None), "SELECT 'é';\n SELCT 1", "1_x/up.sql", "deploy", true);
         assert_eq!((failure.metadata["line"].as_str(), failure.metadata["column"].as_str()), ("2", "2"));
         assert_eq!((failure.metadata["statement"].as_str(), failure.reason), ("2", Reason::MigrationFailed));
     }
 
     #[test]
     fn an_error_without_a_position_is_placed_at_its_statement() {
-        let failure = explain(&failed("22012", None, 1, None), "SELECT 1;\n-- why\nSELECT 1/0;", "1_x/up.sql", true);
+        let failure =
+            explain(&failed("22012", None, 1, None), "SELECT 1;\n-- why\nSELECT 1/0;", "1_x/up.sql", "deploy", true);
         insta::assert_snapshot!(failure.message, @"1_x/up.sql, line 3, column 1, statement 2 of 2: no (SQLSTATE 22012). The step was undone completely; the steps before it stay");
     }
 
@@ -202,16 +204,18 @@ mod tests {
     fn a_line_of_a_do_block_is_a_line_of_the_file() {
         let sql = "SELECT 1;\nDO LANGUAGE plpgsql $x$\nBEGIN\n    RAISE 'no';\nEND\n$x$;";
         let context = "SQL statement \"x\"\nPL/pgSQL function inline_code_block line 3 at RAISE";
-        let failure = explain(&failed("P0001", None, 1, Some(context)), sql, "1_x/up.sql", true);
+        let failure = explain(&failed("P0001", None, 1, Some(context)), sql, "1_x/up.sql", "deploy", true);
         assert_eq!(["line", "column", "source"].map(|k| failure.metadata[k].as_str()), ["4", "5", "    RAISE 'no';"]);
     }
 
     #[test]
     fn an_error_after_the_script_is_not_blamed_on_a_line() {
-        let failure = explain(&failed("23503", None, 1, None), "INSERT INTO t VALUES (1)", "1_x/up.sql", true);
+        let failure =
+            explain(&failed("23503", None, 1, None), "INSERT INTO t VALUES (1)", "1_x/up.sql", "deploy", true);
         assert!(failure.message.contains("deferred constraint"), "{failure}");
         assert!(!failure.metadata.contains_key("line") && !failure.metadata.contains_key("statement"));
-        let failure = explain(&failed("42P01", None, 1, Some("finish_step_v1")), "DROP TABLE d", "1_x/up.sql", true);
+        let failure =
+            explain(&failed("42P01", None, 1, Some("finish_step_v1")), "DROP TABLE d", "1_x/up.sql", "deploy", true);
         assert!(failure.message.contains("drops Diesel's table"), "{failure}");
     }
 }

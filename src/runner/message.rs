@@ -51,19 +51,20 @@ pub fn of_part(
     (message(&preamble, text, &ending(id, then), server_major), preamble.chars().count())
 }
 
-/// The message that records a part which ran outside a transaction.
+/// The message that records a part which ran outside a transaction. The first guard has taken the step's role, which may not touch
+/// the ledger; so in the two below.
 pub fn record(id: i64, then: Then) -> String {
-    format!("{}{};COMMIT", preamble(BEGIN, id), ending(id, then))
+    format!("{}RESET ROLE;{};COMMIT", preamble(BEGIN, id), ending(id, then))
 }
 
 /// The message before a part that runs outside a transaction, without its COMMIT.
 pub fn announce(id: i64, number: usize) -> String {
-    format!("{}{}", preamble(BEGIN, id), note(id, number, "running"))
+    format!("{}RESET ROLE;{}", preamble(BEGIN, id), note(id, number, "running"))
 }
 
 /// The message after such a part was refused by the server.
 pub fn take_back(id: i64, number: usize) -> String {
-    format!("{}{};COMMIT", preamble(BEGIN, id), note(id, number, "pending"))
+    format!("{}RESET ROLE;{};COMMIT", preamble(BEGIN, id), note(id, number, "pending"))
 }
 
 fn ending(id: i64, then: Then) -> String {

@@ -245,12 +245,12 @@ async fn a_migration_without_a_right_is_told_what_helps() {
         ))
         .await;
     let scripts = [
-        ("CREATE TABLE s.a (id int);".to_owned(), "GRANT USAGE, CREATE ON SCHEMA s TO the migration role".to_owned()),
+        ("CREATE TABLE s.a (id int);".to_owned(), format!("GRANT USAGE, CREATE ON SCHEMA s TO {role}")),
         ("INSERT INTO t VALUES (1);".into(), "GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE t TO".into()),
         ("SELECT nextval('q');".into(), "GRANT USAGE, SELECT, UPDATE ON SEQUENCE q TO".into()),
-        ("ALTER TABLE t ADD COLUMN n int;".into(), "ALTER TABLE t OWNER TO the migration role".into()),
+        ("ALTER TABLE t ADD COLUMN n int;".into(), format!("ALTER TABLE t OWNER TO {role}")),
         ("CREATE SCHEMA mine;".into(), format!("GRANT CREATE ON DATABASE {} TO", database.name)),
-        ("CREATE ROLE nobody_at_all;".into(), "ALTER ROLE with CREATEROLE".into()),
+        ("CREATE ROLE nobody_at_all;".into(), format!("ALTER ROLE {role} CREATEROLE")),
         ("CREATE EXTENSION file_fdw;".into(), "A superuser".into()),
         (format!("SET ROLE {other};"), format!("GRANT {other} TO")),
     ];

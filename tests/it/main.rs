@@ -22,6 +22,8 @@ mod pooler;
 mod reference_set;
 mod refusals;
 mod repeats;
+mod resolve;
+mod role;
 mod rollback;
 mod serve;
 mod shutdown;

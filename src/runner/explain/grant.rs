@@ -2,9 +2,6 @@
 
 use crate::sql::ident;
 
-/// The session's own name is not known where a failure is explained.
-const ROLE: &str = "the migration role";
-
 /// What stands between "permission denied for" and the name, and the GRANT for it. As aclchk.c has them.
 const RIGHTS: [(&str, &str, &str); 16] = [
     ("schema", "USAGE, CREATE", "SCHEMA"),
@@ -45,27 +42,29 @@ const OWNED: [(&str, &str); 14] = [
 ];
 
 /// What helps against `message`, in a sentence without its full stop.
-pub(super) fn helps(message: &str) -> String {
-    specific(message).unwrap_or_else(|| {
-        "The migration role lacks a right on what the file touches: GRANT it, or make the role a member of the owner's".to_owned()
+pub(super) fn helps(message: &str, role: &str) -> String {
+    specific(message, role).unwrap_or_else(|| {
+        format!(
+            "The role {role} lacks a right on what the file touches: GRANT it, or make it a member of the owner's role"
+        )
     })
 }
 
-fn specific(message: &str) -> Option<String> {
+fn specific(message: &str, role: &str) -> Option<String> {
     if let Some(what) = message.strip_prefix("permission denied for ") {
         let (right, on, name) = RIGHTS.iter().find_map(|(kind, right, on)| Some((*right, *on, named(what, kind)?)))?;
         let all = match right {
             TABLE => ", or as much as the statement needs (REFERENCES for a foreign key)",
             _ => "",
         };
-        return Some(format!("GRANT {right} ON {on} {} TO {ROLE}{all}", ident(name)));
+        return Some(format!("GRANT {right} ON {on} {} TO {role}{all}", ident(name)));
     }
     if let Some(what) = message.strip_prefix("must be owner of ") {
         let member = "make it a member of the owner's role";
         let owned = OWNED.iter().find_map(|(kind, alter)| Some((*alter, named(what, kind)?)));
         return Some(match owned {
-            Some((alter, name)) => format!("ALTER {alter} {} OWNER TO {ROLE}, or {member}", ident(name)),
-            None => format!("The migration role does not own {what}: {member}"),
+            Some((alter, name)) => format!("ALTER {alter} {} OWNER TO {role}, or {member}", ident(name)),
+            None => format!("The role {role} does not own {what}: {member}"),
         });
     }
     let quoted = message.split('"').nth(1).map(ident);
@@ -75,16 +74,16 @@ fn specific(message: &str) -> Option<String> {
              EXTENSION {name} once as one of them, and write IF NOT EXISTS into the file"
         )),
         (m, Some(name)) if m.starts_with("permission denied to create temporary tables") => {
-            Some(format!("GRANT TEMPORARY ON DATABASE {name} TO {ROLE}"))
+            Some(format!("GRANT TEMPORARY ON DATABASE {name} TO {role}"))
         }
         (m, Some(name)) if ["set role", "member of role", "SET ROLE"].iter().any(|words| m.contains(words)) => {
-            Some(format!("GRANT {name} TO {ROLE}"))
+            Some(format!("GRANT {name} TO {role}"))
         }
         ("permission denied to create role", _) => {
-            Some("The migration role may not create roles: ALTER ROLE with CREATEROLE".to_owned())
+            Some(format!("The role may not create roles: ALTER ROLE {role} CREATEROLE"))
         }
         ("permission denied to create database", _) => {
-            Some("The migration role may not create databases: ALTER ROLE with CREATEDB".to_owned())
+            Some(format!("The role may not create databases: ALTER ROLE {role} CREATEDB"))
         }
         (m, _) if m.starts_with("must be superuser") => {
             Some("Only a superuser may do that: do it once as one, outside of the migrations".to_owned())
@@ -105,25 +104,25 @@ mod tests {
     #[test]
     fn the_servers_words_tell_the_right() {
         for (message, expected) in [
-            ("permission denied for schema My s", "GRANT USAGE, CREATE ON SCHEMA \"My s\" TO the migration role"),
-            ("permission denied for database d", "GRANT CREATE ON DATABASE d TO the migration role"),
+            ("permission denied for schema My s", "GRANT USAGE, CREATE ON SCHEMA \"My s\" TO deploy"),
+            ("permission denied for database d", "GRANT CREATE ON DATABASE d TO deploy"),
             ("permission denied for materialized view m", "GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE m TO"),
             ("permission denied for foreign server f", "GRANT USAGE ON FOREIGN SERVER f TO"),
-            ("must be owner of table t", "ALTER TABLE t OWNER TO the migration role, or make it a member"),
+            ("must be owner of table t", "ALTER TABLE t OWNER TO deploy, or make it a member"),
             ("must be owner of extension x", "does not own extension x: make it a member"),
             ("permission denied to create role", "CREATEROLE"),
             ("permission denied to create database", "CREATEDB"),
             ("permission denied to create extension \"x-y\"", "CREATE EXTENSION \"x-y\" once"),
             ("permission denied to create temporary tables in database \"d\"", "GRANT TEMPORARY ON DATABASE d TO"),
-            ("permission denied to set role \"r\"", "GRANT r TO the migration role"),
-            ("must be member of role \"r\"", "GRANT r TO the migration role"),
-            ("must be able to SET ROLE \"r\"", "GRANT r TO the migration role"),
+            ("permission denied to set role \"r\"", "GRANT r TO deploy"),
+            ("must be member of role \"r\"", "GRANT r TO deploy"),
+            ("must be able to SET ROLE \"r\"", "GRANT r TO deploy"),
             ("must be superuser to alter superusers", "Only a superuser"),
             ("permission denied: \"pg_class\" is a system catalog", "lacks a right"),
             ("permission denied for wonder w", "lacks a right"),
             ("keine Berechtigung für Tabelle t", "lacks a right"),
         ] {
-            assert!(helps(message).contains(expected), "{message}: {}", helps(message));
+            assert!(helps(message, "deploy").contains(expected), "{message}: {}", helps(message, "deploy"));
         }
     }
 }

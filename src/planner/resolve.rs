@@ -1,0 +1,159 @@
+//! What a person settles that schemad cannot know: whether a statement took effect, that a half done script is given up, or
+//! that an applied up was changed on purpose.
+
+use super::Refusal;
+use crate::{
+    catalog::Catalog,
+    migration::{Journal, Migration, Row, Version},
+};
+
+/// What to settle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolve {
+    /// Of this migration.
+    pub version: Version,
+    /// How.
+    pub outcome: Outcome,
+    /// Why, in the words of whoever asks; kept in the ledger.
+    pub reason: String,
+}
+
+/// How something is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The statement in doubt took effect: the script goes on after it.
+    Applied,
+    /// It did not: the script goes on with it.
+    NotApplied,
+    /// Nobody knows, and doing it again does no harm.
+    Retry,
+    /// What ran of a half done script was undone by hand: an up begins anew, a down is as if it had never begun.
+    StartOver,
+    /// The embedded up of an applied migration is taken for the one that ran.
+    Accept,
+}
+
+impl Outcome {
+    /// The ledger's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::NotApplied => "not applied",
+            Self::Retry => "retry",
+            Self::StartOver => "start over",
+            Self::Accept => "accept",
+        }
+    }
+}
+
+/// What the ledger has to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// The running part of this step's journal is done, or is to be run again.
+    Statement {
+        /// The row of the step.
+        step: i64,
+        /// It took effect.
+        done: bool,
+    },
+    /// The journal of this step is over.
+    StartOver {
+        /// The row of the step.
+        step: i64,
+    },
+    /// This is the up that counts as applied.
+    Accept(Migration),
+}
+
+/// Plans a Resolve.
+///
+/// # Errors
+/// [`Refusal::UnknownVersion`], or [`Refusal::NothingToResolve`] with what there is instead.
+pub fn plan_resolve(catalog: &Catalog, rows: &[Row], request: &Resolve) -> Result<Resolution, Refusal> {
+    let version = &request.version;
+    let row = rows.iter().find(|row| row.version == *version);
+    if row.is_none() && catalog.get(version).is_none() {
+        return Err(Refusal::UnknownVersion(version.clone()));
+    }
+    let journal = row.and_then(|row| row.journal.as_ref());
+    let running = journal.filter(|journal| journal.running.is_some());
+    let settled = match request.outcome {
+        Outcome::Applied => running.map(|journal| Resolution::Statement { step: journal.step, done: true }),
+        Outcome::NotApplied | Outcome::Retry => {
+            running.map(|journal| Resolution::Statement { step: journal.step, done: false })
+        }
+        Outcome::StartOver => journal.map(|journal| Resolution::StartOver { step: journal.step }),
+        Outcome::Accept => edited(catalog, row).map(|migration| Resolution::Accept(migration.clone())),
+    };
+    settled.ok_or_else(|| Refusal::NothingToResolve {
+        version: version.clone(),
+        outcome: request.outcome,
+        instead: instead(journal, edited(catalog, row).is_some()),
+    })
+}
+
+/// The embedded migration, when its up is not the one that was applied.
+fn edited<'a>(catalog: &'a Catalog, row: Option<&Row>) -> Option<&'a Migration> {
+    let row = row.filter(|row| row.is_applied())?;
+    let (recorded, _) = row.recorded.as_ref()?.up?;
+    catalog.get(&row.version).filter(|migration| migration.up.checksum != recorded)
+}
+
+fn instead(journal: Option<&Journal>, edited: bool) -> &'static str {
+    match journal {
+        Some(Journal { running: Some(_), .. }) => {
+            "one of its statements is in doubt: applied, not applied, retry or start over settles that"
+        }
+        Some(_) => "it is half done: the next Apply (a down: the next Rollback) goes on, or start over",
+        None if edited => "its up was changed after it was applied: accept settles that",
+        None => "nothing about it is in doubt",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::tests::{Hand, Source},
+        migration::{Direction, RunningPart},
+    };
+
+    fn catalog() -> Catalog {
+        Catalog::load(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap()
+    }
+
+    fn row(done: usize, running: bool) -> Row {
+        let running = running.then(|| RunningPart { checksum: "c".into(), in_doubt: true });
+        let done = vec!["d".to_owned(); done];
+        let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running };
+        Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) }
+    }
+
+    fn plan(rows: &[Row], outcome: Outcome) -> Result<Resolution, Refusal> {
+        let request = Resolve { version: "1".parse().unwrap(), outcome, reason: "r".into() };
+        plan_resolve(&catalog(), rows, &request)
+    }
+
+    #[test]
+    fn a_statement_in_doubt_is_settled_either_way() {
+        let doubt = [row(1, true)];
+        assert_eq!(plan(&doubt, Outcome::Applied), Ok(Resolution::Statement { step: 7, done: true }));
+        assert_eq!(plan(&doubt, Outcome::NotApplied), Ok(Resolution::Statement { step: 7, done: false }));
+        assert_eq!(plan(&doubt, Outcome::Retry), Ok(Resolution::Statement { step: 7, done: false }));
+        assert_eq!(plan(&doubt, Outcome::StartOver), Ok(Resolution::StartOver { step: 7 }));
+    }
+
+    #[test]
+    fn what_is_not_there_cannot_be_settled_and_what_is_there_is_told() {
+        let instead = |rows: &[Row], outcome| match plan(rows, outcome) {
+            Err(Refusal::NothingToResolve { instead, .. }) => instead,
+            other => panic!("{other:?}"),
+        };
+        assert!(instead(&[row(1, false)], Outcome::Applied).contains("half done"));
+        assert!(instead(&[row(1, true)], Outcome::Accept).contains("in doubt"));
+        assert!(instead(&[], Outcome::Retry).contains("nothing"));
+        let unknown = Resolve { version: "9".parse().unwrap(), outcome: Outcome::Retry, reason: "r".into() };
+        let refused = plan_resolve(&catalog(), &[], &unknown);
+        assert_eq!(refused, Err(Refusal::UnknownVersion("9".parse().unwrap())));
+    }
+}
