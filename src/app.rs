@@ -23,13 +23,16 @@ use crate::{
     failure::Kind,
     grpc::{self, migrations::Migrations, own_words::own_words, pb, reads::Reads},
     health::Health,
+    ledger::upkeep::Retention,
     metrics::Metrics,
-    monitor::{Migrating, Monitor, View},
+    monitor::{Monitor, View},
     operation::{Action, Operations, Parts, Request},
     planner::Apply,
+    preflight::Preflight,
     refresh::Refresh,
     shutdown::{Phase, Shutdown},
     systemd,
+    watchers::Watchers,
 };
 
 /// Notices a dead client. Half of the 60 s after which common load balancers forget an idle connection.
@@ -59,6 +62,8 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// Apply everything pending as soon as the database is there.
     pub apply_on_start: bool,
+    /// How long ended operations and refusals are kept.
+    pub retention: Retention,
     /// Serve reflection.
     pub reflection: bool,
 }
@@ -125,11 +130,17 @@ impl Daemon {
         let Self { catalog, settings } = self;
         let shutdown = Shutdown::new();
         let (refresh, metrics) = (Arc::new(Refresh::default()), Arc::new(Metrics::new()));
+        let watchers = Watchers::new(&daemon_name());
         let migrating = settings.migration_database.clone().unwrap_or_else(|| settings.database.clone());
         let pool = Pool::new(settings.database.clone(), &settings.pool);
         let monitor = Monitor::start(
             settings.database.clone(),
-            Migrating { url: migrating.clone(), role: settings.role.clone() },
+            Preflight {
+                url: migrating.clone(),
+                role: settings.role.clone(),
+                watchers: watchers.clone(),
+                retention: settings.retention,
+            },
             catalog.clone(),
             metrics.clone(),
             refresh.clone(),
@@ -140,12 +151,13 @@ impl Daemon {
             pool: pool.clone(),
             side: monitor.side(),
             role: settings.role.clone(),
+            watchers: watchers.clone(),
             daemon: daemon_name(),
             metrics: metrics.clone(),
             refresh,
             phases: shutdown.phases(),
         });
-        let health = HealthServer::new(Health::new(monitor.views(), shutdown.phases()));
+        let health = HealthServer::new(Health::new(monitor.views(), shutdown.phases(), watchers));
         let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
         let reads = Reads { pool: pool.clone(), views: monitor.views() };
         let service = Migrations { catalog: catalog.clone(), reads: reads.clone(), operations: operations.clone() };

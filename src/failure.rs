@@ -130,6 +130,8 @@ reasons! {
     HalfApplied "HALF_APPLIED" Refused,
     /// A down that is not one transaction ended before its last statement; only a rollback goes on from there.
     HalfReverted "HALF_REVERTED" Refused,
+    /// Clients watch the version that would be rolled back.
+    InUse "IN_USE" Refused,
     /// Nothing about the migration is in doubt, half done or edited that could be resolved like this.
     NothingToResolve "NOTHING_TO_RESOLVE" Refused,
     /// Resolve needs a reason, of at most 1,000 characters.

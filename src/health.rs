@@ -13,6 +13,7 @@ use crate::{
     monitor::View,
     planner::{self},
     shutdown::Phase,
+    watchers::Watchers,
 };
 
 /// SERVING when an operation could be accepted.
@@ -66,12 +67,13 @@ impl Name {
 pub struct Health {
     views: watch::Receiver<Arc<View>>,
     phases: watch::Receiver<Phase>,
+    watchers: Watchers,
 }
 
 impl Health {
-    /// Answers from what `views` and `phases` last said.
-    pub fn new(views: watch::Receiver<Arc<View>>, phases: watch::Receiver<Phase>) -> Self {
-        Self { views, phases }
+    /// Answers from what `views` and `phases` last said; who watches a version is counted among `watchers`.
+    pub fn new(views: watch::Receiver<Arc<View>>, phases: watch::Receiver<Phase>, watchers: Watchers) -> Self {
+        Self { views, phases, watchers }
     }
 
     fn status(&self, name: &Name) -> ServingStatus {
@@ -96,10 +98,15 @@ impl health_server::Health for Health {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let name = Name::parse(&request.into_inner().service);
         let health = self.clone();
+        let watched = match &name {
+            Some(Name::Applied(version)) => Some(self.watchers.enter(version.clone())),
+            _ => None,
+        };
         let changes =
             WatchStream::new(self.views.clone()).map(|_| ()).merge(WatchStream::new(self.phases.clone()).map(|_| ()));
         let mut last = None;
         let statuses = changes.filter_map(move |()| {
+            let _as_long_as_the_stream = &watched;
             let status = name.as_ref().map_or(ServingStatus::ServiceUnknown, |name| health.status(name));
             (last.replace(status) != Some(status)).then(|| Ok(HealthCheckResponse { status: status.into() }))
         });

@@ -9,6 +9,7 @@ pub mod operations;
 mod outcome;
 pub mod read;
 pub mod settle;
+pub mod upkeep;
 
 pub use outcome::{Ending, Finished, State};
 

@@ -7,14 +7,14 @@
 //! - [`cli`]: the command line, one file a subcommand; the only reader of the environment
 //! - [`app`]: wires a daemon together, the one place that sees everything
 //! - [`grpc`], [`health`], [`admin`]: what others talk to
-//! - [`monitor`]: how the database is, kept in memory
+//! - [`monitor`], [`preflight`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
 //! - [`runner`]: runs steps, each as one message
 //! - [`ledger`]: what schemad remembers in the database
 //! - [`planner`]: decides, and touches nothing
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
-//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`systemd`]: shared by all of them
+//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
 
 pub mod admin;
@@ -31,11 +31,13 @@ pub mod migration;
 pub mod monitor;
 pub mod operation;
 pub mod planner;
+pub mod preflight;
 pub mod private_postgres;
 pub mod refresh;
 pub mod runner;
 pub mod shutdown;
 pub mod sql;
 pub mod systemd;
+pub mod watchers;
 
 pub use app::{Builder, Daemon, Settings};

@@ -10,29 +10,27 @@ use tokio::sync::watch;
 
 use crate::{
     catalog::Catalog,
-    db::{DatabaseUrl, Error, activity, lock::Attempt, lock::LockedSession, pool::Reader, pooler, session::Session},
+    db::{DatabaseUrl, Error, pool::Reader},
     failure::{Failure, Reason},
-    ledger::{self, Snapshot, claims, control, install},
+    ledger::{self, Snapshot},
     metrics::Metrics,
     operation::Side,
     planner::{Assessment, assess},
+    preflight::{Preflight, preflights},
     refresh::Refresh,
 };
 
 /// Between probes. With `ANSWER_WITHIN` it keeps the promise that a stalled database shows within 2 s.
-const EVERY: Duration = Duration::from_millis(500);
+pub const EVERY: Duration = Duration::from_millis(500);
 
 /// A probe is six round trips, so this allows 200 ms each.
-const ANSWER_WITHIN: Duration = Duration::from_millis(1300);
+pub const ANSWER_WITHIN: Duration = Duration::from_millis(1300);
 
 /// How long a migration may keep the ledger or the Diesel table locked before its readers are said to be failing.
 const LOCKED_FOR: Duration = Duration::from_secs(10);
 
-/// Opening a session, proving that it is direct and making the ledger.
-const PREFLIGHT_WITHIN: Duration = Duration::from_secs(15);
-
 /// The pause after a failed connect or preflight: doubled from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What is known about the database.
 #[derive(Clone, Debug)]
@@ -64,15 +62,6 @@ impl View {
     }
 }
 
-/// Where operations run, and as whom.
-#[derive(Clone)]
-pub struct Migrating {
-    /// Direct, or through a session pooler.
-    pub url: DatabaseUrl,
-    /// Runs the migrations, where it is not the role that logs in.
-    pub role: Option<String>,
-}
-
 /// Watches one database. Its tasks end when it is dropped.
 pub struct Monitor {
     views: watch::Receiver<Arc<View>>,
@@ -81,10 +70,10 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Begins to watch. `reading` is probed; `migrating` is where operations will run.
+    /// Begins to watch. `reading` is probed; `preflight` proves that operations could run.
     pub fn start(
         reading: DatabaseUrl,
-        migrating: Migrating,
+        preflight: Preflight,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
         refresh: Arc<Refresh>,
@@ -94,7 +83,7 @@ impl Monitor {
         let sender = Arc::new(sender);
         let probe = Probe { url: reading, catalog, metrics, views: sender.clone(), refresh };
         let (side_sender, side) = watch::channel(None);
-        let tasks = [tokio::spawn(probe.run()), tokio::spawn(preflights(migrating, sender, side_sender))];
+        let tasks = [tokio::spawn(probe.run()), tokio::spawn(preflights(preflight, sender, side_sender))];
         Self { views, side, tasks }
     }
 
@@ -206,118 +195,4 @@ impl Probe {
             view.database = Err(failure);
         });
     }
-}
-
-/// Proves that operations could run, and goes on proving it on a session of its own: the migration address may be another
-/// one, rights are given and taken, and a server becomes read-only while it is watched.
-async fn preflights(
-    migrating: Migrating,
-    views: Arc<watch::Sender<Arc<View>>>,
-    side: watch::Sender<Option<Arc<Session>>>,
-) {
-    let mut backoff = BACKOFF.0;
-    let mut told = None;
-    let mut publish = |result: Result<(), Failure>| {
-        let message = result.as_ref().err().map(|failure| failure.message.clone());
-        if told != message {
-            if let Err(failure) = &result {
-                tracing::warn!(event = "operation.impossible", reason = %failure.reason,
-                    "operations cannot run: {}", failure.message);
-            }
-            told = message;
-        }
-        views.send_if_modified(|view| {
-            let changed = view.preflight != result;
-            if changed {
-                Arc::make_mut(view).preflight = result;
-            }
-            changed
-        });
-    };
-    loop {
-        let failure = match within(PREFLIGHT_WITHIN, preflight(&migrating)).await {
-            Err(failure) => failure,
-            Ok(session) => {
-                backoff = BACKOFF.0;
-                let session = Arc::new(session);
-                side.send_replace(Some(session.clone()));
-                loop {
-                    publish(Ok(()));
-                    tokio::time::sleep(EVERY).await;
-                    let recovered = async {
-                        match check(&session).await? {
-                            // No operations, or no columns for them yet.
-                            install::State::ToBeMade => Ok(false),
-                            install::State::Usable => take_over(&session).await,
-                        }
-                    };
-                    match within(ANSWER_WITHIN, recovered).await {
-                        Ok(false) => {}
-                        // Wins the lock, if it can be had, and closes them.
-                        Ok(true) => drop(within(PREFLIGHT_WITHIN, preflight(&migrating)).await),
-                        Err(failure) => break failure,
-                    }
-                }
-            }
-        };
-        side.send_replace(None);
-        publish(Err(failure));
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
-    }
-}
-
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::Timeout(limit).into()))
-}
-
-/// A session that is proved direct, on a database whose ledger is in order or was just made.
-async fn preflight(Migrating { url, role }: &Migrating) -> Result<Session, Failure> {
-    let session = Session::open(url).await?;
-    pooler::prove_direct(&session, url).await?;
-    if let Some(role) = role {
-        session.may_become(role).await?;
-    }
-    let state = check(&session).await?;
-    // When another session has the lock, the next operation makes the ledger and closes what dead daemons left.
-    match LockedSession::try_lock(session).await? {
-        Attempt::Held(session) => Ok(session),
-        Attempt::Won(locked) => {
-            if state == install::State::ToBeMade {
-                install::ensure(&locked).await?;
-            }
-            claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
-            Ok(locked.release().await?)
-        }
-    }
-}
-
-/// Ends the sessions of operations whose daemons are silent. Without the right to end them (another role's) it says so and leaves
-/// them. True when there are operations to be closed.
-async fn take_over(session: &Session) -> Result<bool, Failure> {
-    let client = session.client();
-    let silent = control::silent(client).await?;
-    for (operation, daemon, backend) in &silent {
-        match activity::terminate(client, *backend).await {
-            Ok(_) => tracing::warn!(event = "operation.taken_over", %operation, daemon,
-                "the daemon that runs this operation has been silent for {:?}; its session was ended", control::DEAD_AFTER),
-            Err(error) => tracing::warn!(event = "operation.not_taken_over", %operation, daemon, cause = %error,
-                "the daemon that runs this operation is silent, and its session cannot be ended from here"),
-        }
-    }
-    Ok(!silent.is_empty() || control::has_orphan(client).await?)
-}
-
-/// What can change while a session lives.
-async fn check(session: &Session) -> Result<install::State, Failure> {
-    let read_only = "SELECT pg_is_in_recovery() OR (SELECT reset_val::bool FROM pg_settings \
-        WHERE name = 'default_transaction_read_only')";
-    let rows = session.client().query_typed(read_only, &[]).await.map_err(Error::from)?;
-    if rows.first().is_some_and(|row| row.get(0)) {
-        return Err(Failure::new(
-            Reason::ReadOnlyServer,
-            "the server is a standby or read-only; it reports, and cannot run operations",
-        ));
-    }
-    install::check(session.client()).await
 }

@@ -14,5 +14,4 @@ mod watch;
 pub use accept::{Operations, Parts};
 pub use log::{Entry, Event, Follower, Log, Next, StepName};
 pub use onlooker::Side;
-pub use prepare::validate;
 pub use request::{Action, Request};

@@ -75,6 +75,9 @@ pub(super) struct Rollback {
     /// Which down script to run where the ledger's and the binary's differ.
     #[arg(long, value_enum)]
     down_from: Option<DownFrom>,
+    /// Also what clients watch (schemad.schema.applied.<version>), which is refused otherwise.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     operate: Operate,
 }
@@ -107,7 +110,7 @@ impl Apply {
 impl Rollback {
     pub(super) async fn run(self) -> Exit {
         use pb::rollback_request::Target;
-        let Self { to, steps, all, down_from, operate } = self;
+        let Self { to, steps, all, down_from, force, operate } = self;
         let request = pb::RollbackRequest {
             target: to.map(Target::To).or(steps.map(Target::Steps)).or(all.then_some(Target::All(true))),
             down_from: match down_from {
@@ -120,6 +123,7 @@ impl Rollback {
             validate_only: operate.validate_only,
             queue_timeout: operate.queue_timeout.map(wire),
             lock_wait: operate.lock_wait.map(wire),
+            force,
             detach: operate.detach,
         };
         follow::follow(&operate, Call::Rollback(request)).await

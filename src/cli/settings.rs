@@ -11,6 +11,7 @@ use super::{
 use crate::{
     app,
     db::{DatabaseUrl, pool::PoolSettings},
+    ledger::upkeep::Retention,
 };
 
 pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
@@ -47,6 +48,12 @@ pub(super) struct Settings {
     /// ledger.
     #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
     role: Option<String>,
+    /// How long ended operations are kept. Those that explain an applied migration stay.
+    #[arg(long, env = "SCHEMAD_KEEP_OPERATIONS", default_value = "90days", value_parser = positive_duration)]
+    keep_operations: Duration,
+    /// How long refused requests are kept.
+    #[arg(long, env = "SCHEMAD_KEEP_REFUSALS", default_value = "7days", value_parser = positive_duration)]
+    keep_refusals: Duration,
     /// Do not serve gRPC reflection.
     #[arg(long, env = "SCHEMAD_NO_REFLECTION")]
     no_reflection: bool,
@@ -115,6 +122,7 @@ impl Settings {
             },
             shutdown_grace: self.shutdown_grace,
             apply_on_start,
+            retention: Retention { operations: self.keep_operations, refusals: self.keep_refusals },
             reflection: !self.no_reflection,
         }
     }

@@ -63,8 +63,8 @@ impl Migrations {
         self.reads.views.borrow().ready()?;
         self.reads
             .read(|reader| {
-                let (catalog, request) = (self.catalog.clone(), request.clone());
-                Box::pin(async move { operation::validate(&catalog, reader, &request).await })
+                let (operations, request) = (self.operations.clone(), request.clone());
+                Box::pin(async move { operations.validate(reader, &request).await })
             })
             .await
     }

@@ -74,7 +74,7 @@ pub fn rollback(request: pb::RollbackRequest) -> Result<Request, Failure> {
         Ok(pb::ScriptSource::Binary) => Some(Source::Binary),
         Err(_) => return Err(Failure::invalid(Reason::InvalidSource, "down_from", "down_from is LEDGER or BINARY")),
     };
-    let action = Action::Rollback(Rollback { target, down_from });
+    let action = Action::Rollback(Rollback { target, down_from, force: request.force });
     operation(action, &request.request_id, request.queue_timeout, request.lock_wait)
 }
 

@@ -19,11 +19,15 @@ use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, lock::Attempt, lock::LockedSession, pool::Pool, pooler, session::Session},
     failure::{Failure, Reason},
-    ledger::{OperationRow, claims, control, install},
+    ledger::{
+        OperationRow, claims, control, install,
+        upkeep::{self, Refused},
+    },
     metrics::Metrics,
     refresh::Refresh,
     runner::Halt,
     shutdown::Phase,
+    watchers::Watchers,
 };
 
 /// How often a waiting operation tries the lock. Short enough that nobody notices, long enough that a thousand waiters
@@ -32,6 +36,9 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Who holds the lock but runs no operation is starting one, ending one or making the ledger; that is over in no time.
 const SHORT_HOLD: Duration = Duration::from_secs(2);
+
+/// Refusals that are kept in the ledger within a second.
+const REFUSALS: usize = 5;
 
 /// Operations of this daemon that may be in preparation or queued; each has a database session.
 const MAX_OPEN: usize = 16;
@@ -54,6 +61,10 @@ pub(super) struct Inner {
     pub side: Side,
     /// Runs the migrations, where it is not the session's own role.
     pub role: Option<String>,
+    /// Who watches which version here.
+    pub watchers: Watchers,
+    /// A few refusals a second are kept in the ledger.
+    pub refusals: Semaphore,
     /// Says when no new operation may begin, and when a running one has to end.
     pub phases: watch::Receiver<Phase>,
     open: Semaphore,
@@ -84,6 +95,8 @@ pub struct Parts {
     pub side: Side,
     /// Runs the migrations, where it is not the session's own role.
     pub role: Option<String>,
+    /// Who watches which version here.
+    pub watchers: Watchers,
     /// "host:pid" of this daemon.
     pub daemon: String,
     /// Counts them.
@@ -97,7 +110,7 @@ pub struct Parts {
 impl Operations {
     /// Accepts nothing before it is asked to.
     pub fn new(parts: Parts) -> Self {
-        let Parts { catalog, url, pool, side, role, daemon, metrics, refresh, phases } = parts;
+        let Parts { catalog, url, pool, side, role, watchers, daemon, metrics, refresh, phases } = parts;
         Self(Arc::new(Inner {
             catalog,
             url,
@@ -107,6 +120,8 @@ impl Operations {
             pool,
             side,
             role,
+            watchers,
+            refusals: Semaphore::new(REFUSALS),
             phases,
             open: Semaphore::new(MAX_OPEN),
             logs: Mutex::default(),
@@ -135,17 +150,21 @@ impl Operations {
         inner.running.send_modify(|n| *n += 1);
         let (inner, result) = (inner.clone(), log.clone());
         tokio::spawn(async move {
-            let (worker, log) = (inner.clone(), result.clone());
-            let work = tokio::spawn(async move { worker.operate(&request, &log).await });
+            let (worker, log, asked) = (inner.clone(), result.clone(), request.clone());
+            let work = tokio::spawn(async move { worker.operate(&asked, &log).await });
             let outcome = work.await.unwrap_or_else(|panic| {
                 tracing::error!(event = "operation.panicked", cause = %panic, "a mistake in schemad");
                 Err(Failure::new(Reason::Internal, "a mistake in schemad ended the operation; see the daemon's log"))
             });
             inner.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            let refused = outcome.as_ref().err().filter(|_| result.operation().is_none()).cloned();
             if result.operation().is_some() {
                 inner.refresh.now().await;
             }
             result.close(outcome);
+            if let Some(failure) = refused {
+                inner.keep_refusal(&request, &failure).await;
+            }
             inner.running.send_modify(|n| *n -= 1);
         });
         log
@@ -159,6 +178,28 @@ impl Operations {
 }
 
 impl Inner {
+    /// Keeps a refusal in the ledger, as well as can be and no more than a few a second.
+    async fn keep_refusal(self: &Arc<Self>, request: &Request, failure: &Failure) {
+        let Ok(permit) = self.refusals.try_acquire() else { return };
+        permit.forget();
+        let inner = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            inner.refusals.add_permits(1);
+        });
+        let Some(session) = self.side.borrow().clone() else { return };
+        let refused = Refused {
+            daemon: &self.daemon,
+            principal: &request.principal,
+            kind: request.action.kind(),
+            request_id: request.request_id,
+            failure,
+        };
+        if let Err(error) = upkeep::refused(session.client(), &refused).await {
+            tracing::debug!(cause = %error, "a refusal could not be kept");
+        }
+    }
+
     async fn operate(self: &Arc<Self>, request: &Request, log: &Arc<Log>) -> Result<(), Failure> {
         if *self.phases.borrow() > Phase::Serving {
             return Err(Failure::new(

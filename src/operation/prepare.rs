@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
-    Action, Event, Request,
+    Action, Event, Operations, Request,
     accept::{Candidate, Inner},
     log::StepName,
 };
@@ -12,9 +12,9 @@ use crate::{
     catalog::{Catalog, fitness},
     db::{lock::LockedSession, pool::Reader},
     failure::{Failure, Reason},
-    ledger::{self, Snapshot, claims, install, operations, settle::Settlement},
+    ledger::{self, Snapshot, claims, install, operations, settle::Settlement, upkeep},
     migration::{Checksum, Mode, Row, Script, Version},
-    planner::{self, Plan, Resume, StepScript},
+    planner::{self, Plan, Refusal, Resume, Rollback, StepScript},
     runner::Journaled,
     sql,
 };
@@ -91,6 +91,7 @@ impl Inner {
         let mut reader = Reader::connect(&self.url, "schemad planner").await?;
         let snapshot = ledger::read::snapshot(&mut reader).await?;
         let mut plan = plan(&self.catalog, &snapshot, candidate.request)?;
+        self.spare_users(&plan, &mut reader, candidate.request).await?;
         let resolution = plan.resolution.take();
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, &mut reader).await?;
@@ -115,20 +116,40 @@ impl Inner {
     }
 }
 
-/// The plan for a request without running it: validate_only. Takes no lock and writes nothing.
-///
-/// # Errors
-/// What the real call would answer.
-pub async fn validate(catalog: &Catalog, reader: &mut Reader, request: &Request) -> Result<Event, Failure> {
-    let snapshot = ledger::read::snapshot(reader).await?;
-    if snapshot.running.is_some() && request.queue_timeout.is_zero() {
-        return Err(super::accept::busy(snapshot.running));
+impl Operations {
+    /// The plan for a request without running it: validate_only. Takes no lock and writes nothing.
+    ///
+    /// # Errors
+    /// What the real call would answer.
+    pub async fn validate(&self, reader: &mut Reader, request: &Request) -> Result<Event, Failure> {
+        let inner = &self.0;
+        let snapshot = ledger::read::snapshot(reader).await?;
+        if snapshot.running.is_some() && request.queue_timeout.is_zero() {
+            return Err(super::accept::busy(snapshot.running));
+        }
+        let plan = plan(&inner.catalog, &snapshot, request)?;
+        inner.spare_users(&plan, reader, request).await?;
+        let warnings = plan.warnings.clone();
+        let mut steps = texts(plan, reader).await?;
+        check(&mut steps, &snapshot.rows)?;
+        Ok(planned(&steps, &warnings))
     }
-    let plan = plan(catalog, &snapshot, request)?;
-    let warnings = plan.warnings.clone();
-    let mut steps = texts(plan, reader).await?;
-    check(&mut steps, &snapshot.rows)?;
-    Ok(planned(&steps, &warnings))
+}
+
+impl Inner {
+    /// Refuses to roll back what clients of any daemon watch, unless that is forced.
+    async fn spare_users(&self, plan: &Plan, reader: &mut Reader, request: &Request) -> Result<(), Failure> {
+        let Action::Rollback(Rollback { force: false, .. }) = &request.action else { return Ok(()) };
+        let mut watched = upkeep::watchers_elsewhere(reader, self.watchers.daemon()).await?;
+        for (version, clients) in self.watchers.count() {
+            *watched.entry(version).or_default() += clients;
+        }
+        let used = plan.steps.iter().find_map(|step| Some((&step.version, *watched.get(&step.version)?)));
+        match used {
+            None => Ok(()),
+            Some((version, clients)) => Err(Refusal::InUse { version: version.clone(), clients }.into()),
+        }
+    }
 }
 
 fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Plan, Failure> {

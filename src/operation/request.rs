@@ -86,6 +86,9 @@ impl Request {
                     Source::Ledger => "from ledger".into(),
                     Source::Binary => "from binary".into(),
                 }));
+                if rollback.force {
+                    parts.push("force".into());
+                }
             }
         }
         parts.push(format!("queue {}", self.queue_timeout.as_nanos()));

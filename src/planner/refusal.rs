@@ -132,6 +132,17 @@ pub enum Refusal {
         /// The part, from 1.
         statement: usize,
     },
+    /// Clients watch it.
+    #[error(
+        "migration {version} is in use: {clients} client(s) watch schemad.schema.applied.{version}, so an app depends on it. Stop \
+         the app first, or insist with --force"
+    )]
+    InUse {
+        /// Which.
+        version: Version,
+        /// How many.
+        clients: usize,
+    },
     /// Nothing of that kind is to be settled.
     #[error("migration {version} cannot be resolved as {}: {instead}", .outcome.as_str())]
     NothingToResolve {
@@ -181,6 +192,9 @@ impl From<Refusal> for Failure {
                 failure(Reason::TooFewApplied).with("applied", applied).with("asked", asked)
             }
             Refusal::Irreversible { version, .. } => failure(Reason::Irreversible).with("version", version),
+            Refusal::InUse { version, clients } => {
+                failure(Reason::InUse).with("version", version).with("clients", clients)
+            }
             Refusal::NothingToResolve { version, .. } => failure(Reason::NothingToResolve).with("version", version),
             Refusal::InDoubt { version, statement, .. } => {
                 failure(Reason::InDoubt).with("version", version).with("part", statement)

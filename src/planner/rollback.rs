@@ -15,6 +15,8 @@ pub struct Rollback {
     pub target: Target,
     /// Which down where two differ.
     pub down_from: Option<Source>,
+    /// Also what clients watch.
+    pub force: bool,
 }
 
 /// How far to roll back.

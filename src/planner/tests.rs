@@ -55,7 +55,7 @@ fn apply(target: ApplyTarget) -> Apply {
 }
 
 fn rollback(target: RollbackTarget) -> Rollback {
-    Rollback { target, down_from: None }
+    Rollback { target, down_from: None, force: false }
 }
 
 fn versions(plan: &Plan) -> Vec<&str> {
@@ -164,7 +164,7 @@ fn an_edited_up_refuses_apply_and_an_edited_down_does_not() {
     let differ = plan_rollback(&catalog, &rows, &rollback(RollbackTarget::All));
     assert!(matches!(differ, Err(Refusal::DownsDiffer { .. })));
     for (source, expected) in [(Source::Ledger, "SELECT 0"), (Source::Binary, "SELECT 2")] {
-        let request = Rollback { target: RollbackTarget::All, down_from: Some(source) };
+        let request = Rollback { target: RollbackTarget::All, down_from: Some(source), force: false };
         let plan = plan_rollback(&catalog, &rows, &request).unwrap();
         assert_eq!(plan.steps[0].script.checksum(), Checksum::of_script(expected));
     }

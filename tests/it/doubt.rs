@@ -76,7 +76,7 @@ async fn what_nobody_can_know_waits_for_a_person() {
     for outcome in [daemon.apply_all().await, daemon.rollback_all().await] {
         let failed = outcome.failure();
         failed.assert(Code::FailedPrecondition, "IN_DOUBT");
-        assert!(failed.message.contains("statement 1 of the up of migration 2"), "{}", failed.message);
+        assert!(failed.message.contains("part 1 of the up of migration 2"), "{}", failed.message);
     }
     database.execute("UPDATE schemad.statements SET state = 'done' WHERE state = 'running'").await;
     daemon.apply_all().await.finished();

@@ -28,3 +28,4 @@ mod rollback;
 mod serve;
 mod shutdown;
 mod tls;
+mod upkeep;

@@ -9,6 +9,7 @@ use schemad::{
         self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event,
         operation_service_client::OperationServiceClient,
     },
+    ledger::upkeep::Retention,
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
@@ -43,6 +44,7 @@ pub fn settings(url: &str) -> Settings {
         },
         shutdown_grace: Duration::from_secs(25),
         apply_on_start: false,
+        retention: Retention { operations: Duration::from_secs(86_400), refusals: Duration::from_secs(86_400) },
         reflection: true,
     }
 }

@@ -1,0 +1,148 @@
+//! What the ledger keeps beside operations, and for how long: refusals, watchers, and the operations themselves.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use diesel::{
+    QueryableByName, sql_query,
+    sql_types::{BigInt, Bool, Text},
+};
+use diesel_async::RunQueryDsl as _;
+use tokio_postgres::{Client, types::Type};
+use uuid::Uuid;
+
+use crate::{
+    db::{Error, pool::Reader},
+    failure::Failure,
+    migration::Version,
+};
+
+/// Rows deleted at once, so that nobody waits for a long transaction.
+const BATCH: i64 = 1_000;
+
+/// What another daemon said of its watchers holds for so long.
+const WATCHERS_HOLD: Duration = Duration::from_secs(15);
+
+/// How long things are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Operations that ended.
+    pub operations: Duration,
+    /// Refusals.
+    pub refusals: Duration,
+}
+
+/// A request that was refused before it became an operation.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    /// host:pid.
+    pub daemon: &'a str,
+    /// Who asked.
+    pub principal: &'a str,
+    /// For what.
+    pub kind: &'a str,
+    /// The caller's id.
+    pub request_id: Uuid,
+    /// Why not.
+    pub failure: &'a Failure,
+}
+
+/// Notes a refusal.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn refused(client: &Client, refused: &Refused<'_>) -> Result<(), Error> {
+    let insert = "INSERT INTO schemad.refusals (daemon, principal, kind, request_id, reason, message) \
+        VALUES ($1, $2, $3, $4, $5, $6)";
+    let (reason, message) = (refused.failure.reason.as_str(), &refused.failure.message);
+    client
+        .query_typed(
+            insert,
+            &[
+                (&refused.daemon, Type::TEXT),
+                (&refused.principal, Type::TEXT),
+                (&refused.kind, Type::TEXT),
+                (&refused.request_id, Type::UUID),
+                (&reason, Type::TEXT),
+                (message, Type::TEXT),
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Deletes a batch of what is kept no longer. An operation stays as long as it explains an applied migration or a half done one.
+/// True when there is more.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn prune(client: &Client, keep: Retention) -> Result<bool, Error> {
+    let operations = "DELETE FROM schemad.operations WHERE id IN (SELECT o.id FROM schemad.operations o \
+        WHERE o.created_at < clock_timestamp() - make_interval(secs => $1) AND o.finished_at IS NOT NULL \
+        AND NOT EXISTS (SELECT FROM schemad.steps s WHERE s.operation = o.id AND (\
+            EXISTS (SELECT FROM schemad.migrations m WHERE m.version = s.version AND m.step = s.id) \
+            OR EXISTS (SELECT FROM schemad.statements t WHERE t.step = s.id))) \
+        ORDER BY o.created_at LIMIT $2) RETURNING true";
+    let refusals = "DELETE FROM schemad.refusals WHERE id IN (SELECT r.id FROM schemad.refusals r \
+        WHERE r.at < clock_timestamp() - make_interval(secs => $1) ORDER BY r.at LIMIT $2) RETURNING true";
+    let mut more = false;
+    for (delete, keep) in [(operations, keep.operations), (refusals, keep.refusals)] {
+        let gone = client.query_typed(delete, &[(&keep.as_secs_f64(), Type::FLOAT8), (&BATCH, Type::INT8)]).await?;
+        more |= i64::try_from(gone.len()).unwrap_or(BATCH) >= BATCH;
+    }
+    Ok(more)
+}
+
+/// Says how many clients of this daemon watch which versions.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn say_watchers(client: &Client, daemon: &str, watched: &BTreeMap<Version, usize>) -> Result<(), Error> {
+    let versions: Vec<&str> = watched.keys().map(Version::as_str).collect();
+    let clients: Vec<i32> = watched.values().map(|n| i32::try_from(*n).unwrap_or(i32::MAX)).collect();
+    let say = "WITH gone AS (DELETE FROM schemad.watchers w WHERE w.daemon = $1 AND NOT w.version = ANY ($2) \
+            OR w.seen_at < clock_timestamp() - interval '1 hour') \
+        INSERT INTO schemad.watchers (daemon, version, clients) SELECT $1, version, clients \
+        FROM unnest($2::text[], $3::int[]) w (version, clients) \
+        ON CONFLICT (daemon, version) DO UPDATE SET clients = excluded.clients, seen_at = clock_timestamp()";
+    client
+        .query_typed(say, &[(&daemon, Type::TEXT), (&versions, Type::TEXT_ARRAY), (&clients, Type::INT4_ARRAY)])
+        .await?;
+    Ok(())
+}
+
+/// How many clients of the other daemons watch which versions.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn watchers_elsewhere(reader: &mut Reader, daemon: &str) -> Result<BTreeMap<Version, usize>, Error> {
+    #[derive(QueryableByName)]
+    struct There {
+        #[diesel(sql_type = Bool)]
+        there: bool,
+    }
+    #[derive(QueryableByName)]
+    struct Watched {
+        #[diesel(sql_type = Text)]
+        version: String,
+        #[diesel(sql_type = BigInt)]
+        clients: i64,
+    }
+    reader.begin().await?;
+    let result = async {
+        let there = sql_query("SELECT pg_catalog.to_regclass('schemad.watchers') IS NOT NULL AS there");
+        if !there.get_result::<There>(reader.conn()).await?.there {
+            return Ok(Vec::new());
+        }
+        let query = "SELECT w.version, sum(w.clients)::bigint AS clients FROM schemad.watchers w WHERE w.daemon <> $1 \
+            AND w.seen_at > clock_timestamp() - $2 * interval '1 second' GROUP BY w.version";
+        sql_query(query)
+            .bind::<Text, _>(daemon)
+            .bind::<BigInt, _>(i64::try_from(WATCHERS_HOLD.as_secs()).unwrap_or(i64::MAX))
+            .load::<Watched>(reader.conn())
+            .await
+    };
+    let found = result.await;
+    let found = reader.end(found).await?;
+    let count = |w: Watched| (Version::stored(w.version), usize::try_from(w.clients).unwrap_or_default());
+    Ok(found.into_iter().map(count).collect())
+}

@@ -1,0 +1,95 @@
+//! What daemons keep beside operations: who watches what, refusals, and for how long.
+
+use std::time::Duration;
+
+use schemad::{Settings, grpc::pb, ledger::upkeep::Retention};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+
+use crate::harness::{Set, TestDaemon, TestDatabase, daemon::settings, eventually};
+
+async fn watch(daemon: &TestDaemon, version: &str) -> tonic::Streaming<tonic_health::pb::HealthCheckResponse> {
+    let request = HealthCheckRequest { service: format!("schemad.schema.applied.{version}") };
+    daemon.health().watch(request).await.unwrap().into_inner()
+}
+
+fn all(force: bool) -> pb::RollbackRequest {
+    pb::RollbackRequest { target: Some(pb::rollback_request::Target::All(true)), force, ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_of_any_daemon_watch_is_not_rolled_back_unless_that_is_forced() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(3));
+    let (one, two) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await);
+    one.apply_all().await.finished();
+    let watches = [watch(&one, "0002").await, watch(&two, "0002").await, watch(&two, "0001").await];
+    let said = "SELECT sum(clients) FROM schemad.watchers";
+    eventually("three watches", async || (database.text(said).await == "3").then_some(())).await;
+    one.rollback_steps(1).await.finished();
+    for daemon in [&one, &two] {
+        let failed = daemon.rollback(all(false)).await.failure();
+        failed.assert(Code::FailedPrecondition, "IN_USE");
+        assert_eq!((failed.metadata["version"].as_str(), failed.metadata["clients"].as_str()), ("0002", "2"));
+        let dry = pb::RollbackRequest { validate_only: true, ..all(false) };
+        daemon.rollback(dry).await.failure().assert(Code::FailedPrecondition, "IN_USE");
+    }
+    assert_eq!(database.diesel_versions().await, ["0001", "0002"]);
+    drop(watches);
+    eventually("no watch", async || {
+        (database.text("SELECT count(*) FROM schemad.watchers").await == "0").then_some(())
+    })
+    .await;
+    assert_eq!(one.rollback_steps(1).await.done(), ["0002"]);
+    let _again = watch(&one, "0001").await;
+    one.rollback(all(false)).await.failure().assert(Code::FailedPrecondition, "IN_USE");
+    assert_eq!(one.rollback(all(true)).await.done(), ["0001"]);
+    database.assert_consistent().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_are_kept_but_not_a_flood_of_them() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_a", "CREATE TABLE a ();", "")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    for _ in 0..20 {
+        daemon.rollback(all(false)).await.failure().assert(Code::FailedPrecondition, "IRREVERSIBLE");
+    }
+    let kept = "SELECT DISTINCT kind || ' ' || reason || ' ' || principal FROM schemad.refusals";
+    eventually("a refusal", async || (!database.texts(kept).await.is_empty()).then_some(())).await;
+    assert_eq!(database.texts(kept).await, ["rollback IRREVERSIBLE anonymous"]);
+    let count: usize = database.text("SELECT count(*) FROM schemad.refusals").await.parse().unwrap();
+    assert!(count < 20, "{count} of 20");
+    assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_operations_go_but_for_those_that_explain_what_is_applied() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let applied = daemon.apply_all().await.operation();
+    let nothing = daemon.apply_all().await.operation();
+    daemon.stop().await;
+    database
+        .execute(
+            "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, backend_pid, \
+                 queue_until, created_at, finished_at) \
+             SELECT gen_random_uuid(), 'apply', 'p', gen_random_uuid(), 'h', 'succeeded', 'd', 0, now(), \
+                 now() - interval '1 year', now() FROM generate_series(1, 2500); \
+             INSERT INTO schemad.refusals (at, daemon, principal, kind, request_id, reason, message) \
+             SELECT now() - interval '1 year', 'd', 'p', 'apply', gen_random_uuid(), 'BUSY', 'm' FROM generate_series(1, 2500)",
+        )
+        .await;
+    let retention = Retention { operations: Duration::from_millis(1), refusals: Duration::from_secs(60) };
+    let daemon = TestDaemon::launch(Settings { retention, ..settings(&database.url) }, &set).await;
+    daemon.until_ready().await;
+    let left = "SELECT id::text FROM schemad.operations";
+    eventually("only what explains", async || (database.texts(left).await == [applied.clone()]).then_some(())).await;
+    eventually("no refusals", async || {
+        (database.text("SELECT count(*) FROM schemad.refusals").await == "0").then_some(())
+    })
+    .await;
+    assert_ne!(applied, nothing);
+    daemon.rollback_all().await.finished();
+    database.assert_consistent().await;
+}
