@@ -205,7 +205,7 @@ impl Watch {
                 Output::Json => output::json(&response, "schemad.v1.WatchOperationResponse").map_err(Cut::Exit)?,
                 Output::Table => {
                     live.event(event);
-                    live.above(|| show::event(event, &self.operation));
+                    live.above(|| show::event(event));
                 }
             }
         }

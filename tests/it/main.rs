@@ -6,6 +6,7 @@ mod harness;
 mod adopting;
 mod apply;
 mod cli;
+mod cli_operations;
 mod crash;
 mod dev;
 mod doubt;

@@ -135,7 +135,7 @@ async fn once(
         match operate.common.output {
             Output::Table => {
                 known.live.event(&event);
-                known.live.above(|| show::event(&event, call.request_id()));
+                known.live.above(|| show::event(&event));
             }
             Output::Json => {
                 let name = events.message_name();

@@ -88,9 +88,11 @@ impl Live {
         let bars = self.bars.get_or_insert_with(|| {
             let step = self.screen.add(ProgressBar::new_spinner().with_style(style(STEP)));
             let total = ProgressBar::new(count(started.total)).with_style(style(OPERATION));
-            // The spinner turns, and with it the time is drawn anew.
+            let operation = self.screen.add(total);
+            // The spinner turns, and the time is drawn anew.
             step.enable_steady_tick(Duration::from_millis(100));
-            Bars { step, operation: self.screen.add(total), name: String::new() }
+            operation.enable_steady_tick(Duration::from_millis(500));
+            Bars { step, operation, name: String::new() }
         });
         let way = if started.direction() == pb::Direction::Down { "down" } else { "up" };
         bars.name = format!("{way} {}", plain(&started.name));

@@ -7,11 +7,12 @@ use crate::{
 };
 
 /// Shows one event.
-pub(in crate::cli) fn event(event: &pb::OperationEvent, request_id: &str) {
+pub(in crate::cli) fn event(event: &pb::OperationEvent) {
     match &event.event {
         Some(Event::Accepted(accepted)) => {
             let again = if accepted.repeated { ", accepted before" } else { "" };
-            progress(&styled(DIM, &format!("operation {} (request {request_id}{again})", event.operation)));
+            let request = format!("operation {} (request {}{again})", event.operation, plain(&accepted.request_id));
+            progress(&styled(DIM, &request));
         }
         Some(Event::Queued(queued)) => match &queued.running {
             Some(running) => progress(&format!(

@@ -1,0 +1,92 @@
+//! `history`, `watch`, `cancel`, `--detach`, and what `apply` does when its daemon dies.
+
+use crate::harness::{
+    Process, Set, TestDaemon, TestDatabase, eventually,
+    process::{from_folder, output, schemad, stderr, stdout},
+};
+
+async fn run(address: &str, args: &[&str]) -> (i32, String, String) {
+    let mut command = schemad(args);
+    command.env("SCHEMAD_ADDRESS", address);
+    let output = output(command).await;
+    (output.status.code().unwrap(), stdout(&output), stderr(&output))
+}
+
+fn gated() -> Set {
+    Set::of(&[
+        ("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;"),
+        (
+            "2_gated",
+            "-- schemad: lock_timeout=0\nSELECT pg_advisory_lock(77); CREATE TABLE b (id int);",
+            "DROP TABLE b;",
+        ),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_is_begun_listed_watched_and_cancelled_at_the_terminal() {
+    let (database, set) = (TestDatabase::new().await, gated());
+    let daemon = TestDaemon::start(&database, &set).await;
+    let gate = database.connect().await;
+    gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+    let (code, out, err) = run(&daemon.address, &["apply", "--detach"]).await;
+    assert_eq!((code, out.as_str()), (0, ""), "{err}");
+    let id = err.split_whitespace().nth(1).unwrap().to_owned();
+    database.until_waiting(77).await;
+    let (code, out, _) = run(&daemon.address, &["history"]).await;
+    assert!(code == 0 && out.lines().nth(1).unwrap().starts_with(&format!("{id}  apply  running  1/2")), "{out}");
+    let mut watch = schemad(&["watch", &id, "--address", &daemon.address]);
+    let watch = watch.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let (code, out, _) = run(&daemon.address, &["cancel", &id]).await;
+    assert_eq!((code, out.as_str()), (0, "Cancelled; 1 of 2 steps are done and stay.\n"));
+    let watched = watch.wait_with_output().await.unwrap();
+    assert_eq!(watched.status.code(), Some(7), "it exits as the operation ended");
+    assert_eq!(stdout(&watched), "Cancelled: 1 of 2 steps done, the current version is 1.\n");
+    assert!(stderr(&watched).contains("error: CANCELLED: cancelled by anonymous"), "{}", stderr(&watched));
+    let (code, _, err) = run(&daemon.address, &["cancel", &id]).await;
+    assert!(code == 3 && err.contains("OPERATION_ENDED"), "{err}");
+    let (code, out, _) = run(&daemon.address, &["history", "--state", "cancelled", "--output", "json"]).await;
+    assert!(
+        code == 0 && out.contains(&format!("\"id\":\"{id}\"")) && out.contains("OPERATION_STATE_CANCELLED"),
+        "{out}"
+    );
+    let (code, out, _) = run(&daemon.address, &["watch", &id, "--after", "3", "--output", "json"]).await;
+    let kept: Vec<&str> = out.lines().filter(|line| line.contains("\"sequence\":\"4\"")).collect();
+    assert!(code == 7 && kept.len() == 1 && out.lines().count() == 1, "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apply_asks_once_more_when_its_daemon_died_and_says_so() {
+    let (database, set) = (TestDatabase::new().await, gated());
+    let serve = |listen: &str| {
+        let mut command = from_folder(&set, &["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0"]);
+        command.env("DATABASE_URL", &database.url);
+        command
+    };
+    let mut command = from_folder(&set, &["serve"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut first = Process::start(command).await;
+    let gate = database.connect().await;
+    gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+    let mut apply = schemad(&["apply", "--address", &first.address]);
+    let apply = apply.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    database.until_waiting(77).await;
+    first.kill().await;
+    // PostgreSQL 13 would not notice before the statement's end, and commit.
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'advisory'";
+    database.text(end).await;
+    database.until_free().await;
+    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    let mut second = serve(&first.address).spawn().unwrap();
+    let ended =
+        tokio::time::timeout(crate::harness::PATIENCE, apply.wait_with_output()).await.expect("it hangs").unwrap();
+    let said = stderr(&ended);
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    assert_eq!(stdout(&ended).lines().last(), Some("Done: 1 of 1 steps done, the current version is 2."), "{said}");
+    assert!(said.contains("asking again") && said.contains("asking once more, as request"), "{said}");
+    let states = "SELECT state FROM schemad.operations ORDER BY created_at";
+    eventually("two operations", async || (database.texts(states).await == ["interrupted", "succeeded"]).then_some(()))
+        .await;
+    database.assert_consistent().await;
+    second.kill().await.unwrap();
+}
