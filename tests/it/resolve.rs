@@ -30,7 +30,6 @@ async fn in_doubt(database: &TestDatabase) -> Set {
     let mut killed = Process::start(command).await;
     database.until_waiting(77).await;
     killed.kill().await;
-    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
     database.until_free().await;
     set
 }

@@ -145,8 +145,8 @@ impl TestDatabase {
             .await;
         }
         eventually("the lock is free", async || {
-            let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \
-                (SELECT oid FROM pg_database WHERE datname = current_database())";
+            let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 7562088 \
+                AND objid = 1701667172 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
             (self.text(held).await == "0").then_some(())
         })
         .await;
