@@ -184,3 +184,36 @@ async fn files_of_0_bytes_mean_what_they_mean_to_diesel() {
         database.execute(&format!("DELETE FROM __diesel_schema_migrations WHERE version = '{version}'")).await;
     }
 }
+
+/// The fixture was left by a daemon whose ledger had version 1, with its fourth migration half applied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_of_version_1_is_upgraded_read_gone_on_with_and_rolled_back() {
+    let database = TestDatabase::new().await;
+    database.execute(include_str!("../fixtures/ledger-1.sql")).await;
+    let set = Set::of(&[
+        ("1_t", "CREATE TABLE t (n int);", "DROP TABLE t;"),
+        ("3_u", "CREATE TABLE u (n int);", "DROP TABLE u;"),
+    ]);
+    set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY t_n ON t (n);", "DROP INDEX CONCURRENTLY t_n;");
+    set.add_non_transactional("4_half", "INSERT INTO t VALUES (1);\nINSERT INTO t VALUES (2);", "DELETE FROM t;");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let status = daemon.status().await;
+    assert_eq!((status.state(), status.problems[0].reason.as_str()), (pb::SchemaState::Behind, "HALF_APPLIED"));
+    assert_eq!(status.ledger.unwrap().version, schemad::ledger::install::VERSION);
+    let history = daemon.operations().list_operations(pb::ListOperationsRequest::default()).await.unwrap().into_inner();
+    let states: Vec<_> = history.operations.iter().map(|o| (o.state(), o.steps_done, o.reason.as_str())).collect();
+    let (failed, succeeded) = (pb::OperationState::Failed, pb::OperationState::Succeeded);
+    let half = (failed, 0, "MIGRATION_FAILED");
+    assert_eq!(states, [half, half, (succeeded, 3, "")]);
+    let watched = pb::WatchOperationRequest { id: history.operations[2].id.clone(), after_sequence: 0 };
+    let watched = daemon.operations().watch_operation(watched).await;
+    let watched = crate::harness::daemon::collect(watched, |r: pb::WatchOperationResponse| r.event).await;
+    assert_eq!(watched.done(), ["1", "2", "3"]);
+
+    daemon.apply_all().await.finished();
+    assert_eq!(database.text("SELECT string_agg(n::text, '' ORDER BY n) FROM t").await, "12", "only what had not run");
+    database.assert_consistent().await;
+    daemon.rollback_all().await.finished();
+    assert_eq!(database.text("SELECT count(*) FROM pg_class WHERE relname IN ('t', 'u')").await, "0");
+    database.assert_consistent().await;
+}
