@@ -26,7 +26,7 @@ use crate::{
     ledger::upkeep::Retention,
     metrics::Metrics,
     monitor::{Monitor, View},
-    operation::{Action, Operations, Parts, Request},
+    operation::{Action, LOCK_TIMEOUT, Operations, Parts, Request},
     planner::Apply,
     preflight::Preflight,
     refresh::Refresh,
@@ -282,6 +282,7 @@ async fn apply_on_start(operations: Operations, mut views: watch::Receiver<Arc<V
             request_id: Uuid::new_v4(),
             queue_timeout: START_QUEUE,
             lock_wait: START_QUEUE,
+            lock_timeout: LOCK_TIMEOUT,
         };
         match operations.submit(request).follow().result().await {
             Err(failure) if matches!(failure.reason.kind(), Kind::Unavailable | Kind::Interrupted | Kind::Busy) => {

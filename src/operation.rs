@@ -14,4 +14,4 @@ mod watch;
 pub use accept::{Operations, Parts};
 pub use log::{Entry, Event, Follower, Log, Next, StepName};
 pub use onlooker::Side;
-pub use request::{Action, Request};
+pub use request::{Action, LOCK_TIMEOUT, Request};

@@ -29,6 +29,8 @@ pub struct Step<'a> {
     pub id: i64,
     /// The script.
     pub sql: &'a str,
+    /// How long it may go on retrying for its locks.
+    pub lock_wait: Duration,
     /// For a script that is not one transaction: its parts, and where it goes on.
     pub journaled: Option<Journaled<'a>>,
 }
@@ -89,8 +91,7 @@ pub struct ScriptError {
     pub preamble: usize,
 }
 
-/// Runs `steps` in order; `lock_wait` is how long one may go on retrying for its locks. A [`Halt`] ends it at a commit boundary: the
-/// running statement is cancelled and its step undone.
+/// Runs `steps` in order. A [`Halt`] ends it at a commit boundary: the running statement is cancelled and its step undone.
 ///
 /// Dropping the future leaves up to a window of steps running on the server until the session is dropped too.
 ///
@@ -99,7 +100,6 @@ pub struct ScriptError {
 pub async fn run(
     session: &mut LockedSession,
     steps: &[Step<'_>],
-    lock_wait: Duration,
     orders: Orders,
     observer: &impl Observer,
 ) -> Result<(), Stopped> {
@@ -135,15 +135,17 @@ pub async fn run(
             },
         };
         match broken {
-            Broken::Sql(failed) if failed.error.is_lock_conflict() => match attempts.next(done, lock_wait) {
-                Ok(delay) => {
-                    observer.retrying(done, attempts.count, &failed.error, delay);
-                    pause(delay, orders.clone()).await;
+            Broken::Sql(failed) if failed.error.is_lock_conflict() => {
+                match attempts.next(done, steps[done].lock_wait) {
+                    Ok(delay) => {
+                        observer.retrying(done, attempts.count, &failed.error, delay);
+                        pause(delay, orders.clone()).await;
+                    }
+                    Err(waited) => {
+                        return Err(Stopped { done, broken: Broken::Locks { error: failed.error, waited } });
+                    }
                 }
-                Err(waited) => {
-                    return Err(Stopped { done, broken: Broken::Locks { error: failed.error, waited } });
-                }
-            },
+            }
             broken => return Err(Stopped { done, broken }),
         }
     }

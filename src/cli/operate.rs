@@ -32,6 +32,9 @@ struct Operate {
     /// How long a step may go on retrying for its locks [default: 2m].
     #[arg(long, env = "SCHEMAD_LOCK_WAIT", value_parser = humantime::parse_duration, value_name = "DURATION")]
     lock_wait: Option<Duration>,
+    /// How long one attempt of a step may wait for a lock, and users behind it [default: 5s].
+    #[arg(long, env = "SCHEMAD_LOCK_TIMEOUT", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    lock_timeout: Option<Duration>,
     /// How long to go on asking when the connection is lost.
     #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration)]
     reconnect: Duration,
@@ -101,6 +104,7 @@ impl Apply {
             validate_only: operate.validate_only,
             queue_timeout: operate.queue_timeout.map(wire),
             lock_wait: operate.lock_wait.map(wire),
+            lock_timeout: operate.lock_timeout.map(wire),
             detach: operate.detach,
         };
         follow::follow(&operate, Call::Apply(request)).await
@@ -123,6 +127,7 @@ impl Rollback {
             validate_only: operate.validate_only,
             queue_timeout: operate.queue_timeout.map(wire),
             lock_wait: operate.lock_wait.map(wire),
+            lock_timeout: operate.lock_timeout.map(wire),
             force,
             detach: operate.detach,
         };

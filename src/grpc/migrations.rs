@@ -38,6 +38,12 @@ pub struct Migrations {
 pub(super) type Answer<T> = Result<Response<T>, Status>;
 pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// A request that is none is no operation's and no refusal's: only the log says that it came.
+fn malformed(failure: &Failure) -> Status {
+    tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: {}", failure.message);
+    status::from_failure(failure)
+}
+
 impl Migrations {
     async fn snapshot(&self) -> Result<Snapshot, Failure> {
         self.reads.read(|reader| Box::pin(ledger::read::snapshot(reader))).await
@@ -49,7 +55,7 @@ impl Migrations {
         validate_only: bool,
         detach: bool,
     ) -> Result<Events, Status> {
-        let checked = checked.map_err(|e| status::from_failure(&e))?;
+        let checked = checked.map_err(|e| malformed(&e))?;
         if !validate_only {
             let ends = if detach { Ends::Accepted } else { Ends::AsTheOperation };
             return Ok(super::stream::follow(self.operations.submit(checked).follow(), ends));
@@ -153,7 +159,10 @@ impl Migrations {
 impl Migrations {
     /// Runs a Resolve to its end.
     async fn settle(&self, message: &pb::ResolveRequest) -> Result<pb::Operation, Failure> {
-        let log = self.operations.submit(request::resolve(message)?);
+        let checked = request::resolve(message).inspect_err(|e| {
+            malformed(e);
+        })?;
+        let log = self.operations.submit(checked);
         log.follow().result().await?;
         let id = log.operation().ok_or_else(|| Failure::new(Reason::Internal, "an operation without an id"))?;
         let found = self.reads.read(|reader| Box::pin(ledger::history::get(reader, id))).await?;

@@ -15,7 +15,7 @@ use super::pb;
 use crate::{
     failure::{Failure, Reason},
     migration::Version,
-    operation::{Action, Request},
+    operation::{Action, LOCK_TIMEOUT, Request},
     planner::{Apply, ApplyTarget, Outcome, Resolve, Rollback, RollbackTarget, Source},
 };
 
@@ -48,7 +48,7 @@ pub fn apply(request: pb::ApplyRequest) -> Result<Request, Failure> {
         })?),
     };
     let action = Action::Apply(Apply { target, allow_out_of_order: request.allow_out_of_order, expected_set });
-    operation(action, &request.request_id, request.queue_timeout, request.lock_wait)
+    operation(action, &request.request_id, request.queue_timeout, request.lock_wait, request.lock_timeout)
 }
 
 /// Checks a RollbackRequest.
@@ -75,7 +75,7 @@ pub fn rollback(request: pb::RollbackRequest) -> Result<Request, Failure> {
         Err(_) => return Err(Failure::invalid(Reason::InvalidSource, "down_from", "down_from is LEDGER or BINARY")),
     };
     let action = Action::Rollback(Rollback { target, down_from, force: request.force });
-    operation(action, &request.request_id, request.queue_timeout, request.lock_wait)
+    operation(action, &request.request_id, request.queue_timeout, request.lock_wait, request.lock_timeout)
 }
 
 /// Checks a ResolveRequest.
@@ -101,7 +101,7 @@ pub fn resolve(request: &pb::ResolveRequest) -> Result<Request, Failure> {
     }
     let action =
         Action::Resolve(Resolve { version: version("version", &request.version)?, outcome, reason: reason.into() });
-    operation(action, &request.request_id, request.queue_timeout, None)
+    operation(action, &request.request_id, request.queue_timeout, None, None)
 }
 
 fn operation(
@@ -109,6 +109,7 @@ fn operation(
     request_id: &str,
     queue_timeout: Option<prost_types::Duration>,
     lock_wait: Option<prost_types::Duration>,
+    lock_timeout: Option<prost_types::Duration>,
 ) -> Result<Request, Failure> {
     let request_id = match request_id {
         "" => Uuid::new_v4(),
@@ -121,6 +122,7 @@ fn operation(
         request_id,
         queue_timeout: wait("queue_timeout", queue_timeout)?.unwrap_or_default(),
         lock_wait: wait("lock_wait", lock_wait)?.unwrap_or(DEFAULT_LOCK_WAIT),
+        lock_timeout: wait("lock_timeout", lock_timeout)?.unwrap_or(LOCK_TIMEOUT),
     })
 }
 

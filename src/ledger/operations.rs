@@ -13,11 +13,7 @@ use crate::{
     db::{Error, lock::LockedSession},
     migration::{Direction, Script},
     planner::{Resolution, Resume},
-    sql::Settings,
 };
-
-/// lock_timeout of a step that asks for none: what users wait behind a migration that waits. Short of the 15 s after which proxies give up.
-pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A step to be recorded.
 pub struct StepRow<'a> {
@@ -31,8 +27,10 @@ pub struct StepRow<'a> {
     pub script: &'a Script,
     /// For an up: the down that belongs to it.
     pub down: Option<&'a Script>,
-    /// What its file asks for.
-    pub settings: Settings,
+    /// How long one attempt may wait for a lock; 0 is without end.
+    pub lock_timeout: Duration,
+    /// How long one statement may run; 0 is without end.
+    pub statement_timeout: Duration,
     /// The parts of a script that is not one transaction: checksum, and how it can be told whether one took effect.
     pub parts: &'a [(String, &'static str)],
     /// Where such a script goes on.
@@ -132,8 +130,8 @@ async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -
                 (&column(&|s| Some(s.script.mode.as_str().into())), Type::TEXT_ARRAY),
                 (&column(&|s| s.down.map(|d| d.checksum.to_string())), Type::TEXT_ARRAY),
                 (&column(&|s| s.down.map(|d| d.mode.as_str().into())), Type::TEXT_ARRAY),
-                (&millis(&|s| s.settings.lock_timeout.unwrap_or(LOCK_TIMEOUT)), Type::INT4_ARRAY),
-                (&millis(&|s| s.settings.statement_timeout.unwrap_or_default()), Type::INT4_ARRAY),
+                (&millis(&|s| s.lock_timeout), Type::INT4_ARRAY),
+                (&millis(&|s| s.statement_timeout), Type::INT4_ARRAY),
                 (&column(&|s| s.role.map(Into::into)), Type::TEXT_ARRAY),
             ],
         )

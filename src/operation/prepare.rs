@@ -54,7 +54,7 @@ impl Step {
     }
 
     /// How the runner goes about a script that is not one transaction.
-    pub fn journaled<'a>(&'a self, lock_wait: Duration, role: Option<&'a str>) -> Option<Journaled<'a>> {
+    pub fn journaled<'a>(&'a self, lock_timeout: Duration, role: Option<&'a str>) -> Option<Journaled<'a>> {
         if self.script.mode == Mode::Transactional {
             return None;
         }
@@ -62,15 +62,15 @@ impl Step {
         Some(Journaled {
             units: sql::units(&self.script.sql).unwrap_or_default(), // `check` has refused what has none
             resume: self.resume,
-            lock_timeout: settings.lock_timeout.unwrap_or(operations::LOCK_TIMEOUT),
+            lock_timeout: settings.lock_timeout.unwrap_or(lock_timeout),
             statement_timeout: settings.statement_timeout.unwrap_or_default(),
-            lock_wait,
             role,
         })
     }
 
     /// What the file asks for. The catalog refuses a file with a mistake in it; an older release let none through.
-    fn settings(&self) -> sql::Settings {
+    /// What its file asks for.
+    pub fn settings(&self) -> sql::Settings {
         sql::settings(&self.script.sql).unwrap_or_default()
     }
 }
@@ -99,14 +99,19 @@ impl Inner {
 
         let settlement = Settlement { resolution, ..Settlement::of(&snapshot.rows, &self.catalog) };
         settlement.log(candidate.id);
-        let ids = operations::begin(locked, candidate.id, &rows(&steps, self.role.as_deref()), &settlement)
-            .await?
-            .ok_or_else(|| {
-                Failure::new(
-                    Reason::Interrupted,
-                    "another daemon took this one for dead and closed the operation; ask again",
-                )
-            })?;
+        let ids = operations::begin(
+            locked,
+            candidate.id,
+            &rows(&steps, candidate.request, self.role.as_deref()),
+            &settlement,
+        )
+        .await?
+        .ok_or_else(|| {
+            Failure::new(
+                Reason::Interrupted,
+                "another daemon took this one for dead and closed the operation; ask again",
+            )
+        })?;
         for (step, id) in steps.iter_mut().zip(ids) {
             step.id = id;
         }
@@ -244,7 +249,7 @@ fn planned(steps: &[Step], warnings: &[String]) -> Event {
     Event::Planned { steps, warnings: warnings.to_vec() }
 }
 
-fn rows<'a>(steps: &'a [Step], role: Option<&'a str>) -> Vec<operations::StepRow<'a>> {
+fn rows<'a>(steps: &'a [Step], request: &Request, role: Option<&'a str>) -> Vec<operations::StepRow<'a>> {
     steps
         .iter()
         .map(|step| operations::StepRow {
@@ -253,7 +258,8 @@ fn rows<'a>(steps: &'a [Step], role: Option<&'a str>) -> Vec<operations::StepRow
             direction: step.name.direction,
             script: &step.script,
             down: step.down.as_ref(),
-            settings: step.settings(),
+            lock_timeout: step.settings().lock_timeout.unwrap_or(request.lock_timeout),
+            statement_timeout: step.settings().statement_timeout.unwrap_or_default(),
             parts: &step.parts,
             resume: step.resume,
             role,

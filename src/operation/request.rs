@@ -9,6 +9,10 @@ use crate::{
     planner::{Apply, ApplyTarget, Resolve, Rollback, RollbackTarget, Source},
 };
 
+/// lock_timeout where nobody asks for another: what users wait behind a migration that waits. Short of the 15 s after which proxies
+/// give up.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A checked request.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -20,8 +24,10 @@ pub struct Request {
     pub request_id: Uuid,
     /// How long to wait for another operation.
     pub queue_timeout: Duration,
-    /// How long a step may go on retrying for its locks.
+    /// How long a step may go on retrying for its locks, where its file does not say.
     pub lock_wait: Duration,
+    /// How long one attempt of a step may wait for a lock, where its file does not say; 0 is without end.
+    pub lock_timeout: Duration,
 }
 
 /// What to do.
@@ -93,6 +99,9 @@ impl Request {
         }
         parts.push(format!("queue {}", self.queue_timeout.as_nanos()));
         parts.push(format!("locks {}", self.lock_wait.as_nanos()));
+        if self.lock_timeout != LOCK_TIMEOUT {
+            parts.push(format!("lock {}", self.lock_timeout.as_nanos()));
+        }
         Checksum::of_parts("schemad.request.1", parts.iter().map(String::as_str))
     }
 }

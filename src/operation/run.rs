@@ -37,8 +37,13 @@ impl Inner {
             .steps
             .iter()
             .map(|step| {
-                let journaled = step.journaled(candidate.request.lock_wait, self.role.as_deref());
-                runner::Step { id: step.id, sql: &step.script.sql, journaled }
+                let request = candidate.request;
+                runner::Step {
+                    id: step.id,
+                    sql: &step.script.sql,
+                    lock_wait: step.settings().lock_wait.unwrap_or(request.lock_wait),
+                    journaled: step.journaled(request.lock_timeout, self.role.as_deref()),
+                }
             })
             .collect();
         let (wait, version) = (watch::Sender::new(Wait::default()), watch::Sender::new(String::new()));
@@ -46,7 +51,7 @@ impl Inner {
         let seen = orders.wait.clone();
         let onlooker = self.look_on(&locked, candidate, &version, wait).await;
         let observer = Watch { steps: &prepared.steps, candidate, inner: self, version };
-        let ran = runner::run(&mut locked, &scripts, candidate.request.lock_wait, orders, &observer).await;
+        let ran = runner::run(&mut locked, &scripts, orders, &observer).await;
         drop(onlooker);
 
         let (locked, done, broken) = match ran {

@@ -27,8 +27,6 @@ pub struct Journaled<'a> {
     pub lock_timeout: Duration,
     /// One statement may take so long, outside a transaction.
     pub statement_timeout: Duration,
-    /// A CONCURRENTLY statement, which has neither, may wait so long for locks.
-    pub lock_wait: Duration,
     /// Runs the script, when it is not the session's own user.
     pub role: Option<&'a str>,
 }

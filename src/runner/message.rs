@@ -91,6 +91,8 @@ fn message(preamble: &str, sql: &str, ending: &str, server_major: u32) -> String
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -98,7 +100,7 @@ mod tests {
         for id in [0, 7, i64::MAX] {
             assert_eq!(preamble(BEGIN, id).len(), preamble(BEGIN, 1).len());
         }
-        let modes = |sql| of(&Step { id: 1, sql, journaled: None }, 17).0;
+        let modes = |sql| of(&Step { id: 1, sql, lock_wait: Duration::ZERO, journaled: None }, 17).0;
         assert!(
             modes("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1")
                 .starts_with("BEGIN ISOLATION LEVEL READ COMMITTED ISOLATION LEVEL SERIALIZABLE;SELECT")
@@ -107,6 +109,8 @@ mod tests {
 
     #[test]
     fn a_message_reads_as_designed() {
-        insta::assert_snapshot!(of(&Step { id: 42, sql: "CREATE TABLE t (); -- last", journaled: None }, 17).0);
+        insta::assert_snapshot!(
+            of(&Step { id: 42, sql: "CREATE TABLE t (); -- last", lock_wait: Duration::ZERO, journaled: None }, 17).0
+        );
     }
 }

@@ -112,7 +112,7 @@ async fn announced(
     // A timeout would end the wait for old snapshots too, and leave an invalid index or a half detached partition behind.
     let concurrently = part.unit.body.tokens().any(|token| token.eq_ignore_ascii_case("concurrently"));
     let (lock_timeout, statement_timeout, patience) = match concurrently {
-        true => (Duration::ZERO, Duration::ZERO, Some(part.journaled.lock_wait)),
+        true => (Duration::ZERO, Duration::ZERO, Some(part.step.lock_wait)),
         false => (part.journaled.lock_timeout, part.journaled.statement_timeout, None),
     };
     set(session, part, lock_timeout, statement_timeout).await?;

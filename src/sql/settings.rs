@@ -10,6 +10,8 @@ pub struct Settings {
     pub lock_timeout: Option<Duration>,
     /// How long one statement may run; 0 is without end.
     pub statement_timeout: Option<Duration>,
+    /// How long the step may go on retrying for its locks.
+    pub lock_wait: Option<Duration>,
 }
 
 /// The largest that PostgreSQL's own settings hold.
@@ -38,9 +40,10 @@ pub fn settings(sql: &str) -> Result<Settings, String> {
             let slot = match name {
                 "lock_timeout" => &mut settings.lock_timeout,
                 "statement_timeout" => &mut settings.statement_timeout,
+                "lock_wait" => &mut settings.lock_wait,
                 _ => {
                     return Err(format!(
-                        "`{name}` in its `-- schemad:` comment is unknown; there are lock_timeout and statement_timeout"
+                        "`{name}` in its `-- schemad:` comment is unknown; there are lock_timeout, statement_timeout and lock_wait"
                     ));
                 }
             };
@@ -73,8 +76,12 @@ mod tests {
 
     #[test]
     fn leading_comments_are_read_and_later_ones_are_not() {
-        let sql = "-- Adds a column.\n\n--schemad: lock_timeout=2s\n-- schemad: statement_timeout=0\nSELECT 1;\n-- schemad: lock_timeout=9s\n";
-        let expected = Settings { lock_timeout: Some(Duration::from_secs(2)), statement_timeout: Some(Duration::ZERO) };
+        let sql = "-- Adds a column.\n\n--schemad: lock_timeout=2s\n-- schemad: statement_timeout=0 lock_wait=1h\nSELECT 1;\n-- schemad: lock_timeout=9s\n";
+        let expected = Settings {
+            lock_timeout: Some(Duration::from_secs(2)),
+            statement_timeout: Some(Duration::ZERO),
+            lock_wait: Some(Duration::from_secs(3600)),
+        };
         assert_eq!(settings(sql), Ok(expected));
         assert_eq!(settings("SELECT 1; -- schemad: x"), Ok(Settings::default()));
         assert_eq!(settings("-- schemad is nice\nSELECT 1"), Ok(Settings::default()));

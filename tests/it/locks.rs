@@ -124,6 +124,28 @@ async fn lock_wait_ends_the_wait_of_a_concurrent_build() {
     database.assert_consistent().await;
 }
 
+/// The request says how patient a step is, and the file knows better.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patience_is_the_requests_unless_the_file_says_otherwise() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE busy (id int)").await;
+    let alter = "ALTER TABLE busy ADD COLUMN more int;";
+    let user = database.connect().await;
+    user.batch_execute("BEGIN; LOCK TABLE busy IN ACCESS SHARE MODE").await.unwrap();
+    let soon = |millis| Some(prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 });
+    let request = pb::ApplyRequest { lock_timeout: soon(50), lock_wait: soon(400), ..Default::default() };
+    for (comment, at_least) in [("", 2), ("-- schemad: lock_timeout=2s\n", 0), ("-- schemad: lock_wait=0\n", 0)] {
+        let set = Set::of(&[("1_locked", &format!("{comment}{alter}"), "")]);
+        let daemon = TestDaemon::start(&database, &set).await;
+        let outcome = daemon.apply(request.clone()).await;
+        outcome.failure().assert(Code::FailedPrecondition, "LOCK_TIMEOUT");
+        let retries = outcome.events.iter().filter(|e| matches!(e.event, Some(Event::Retrying(_)))).count();
+        assert!(if at_least == 0 { retries == 0 } else { retries >= at_least }, "{comment}: {retries}");
+        daemon.stop().await;
+    }
+    database.assert_consistent().await;
+}
+
 /// The wait of one statement is not the next one's: each has lock_wait for itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_reader_does_not_end_a_concurrent_build() {

@@ -47,36 +47,43 @@ async fn cancelling_a_running_statement() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a number for people"]
 async fn a_committed_step_reaches_two_hundred_watchers() {
-    let (database, set) = (TestDatabase::new().await, Set::tables(200));
-    set.add("0000_gate", "SELECT pg_advisory_lock(77), pg_advisory_unlock(77);", "");
-    let daemon = TestDaemon::start(&database, &set).await;
-    let gate = database.connect().await;
-    gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
-    let (id, _stream) = accepted(&daemon).await;
-    database.until_waiting(77).await;
-    let mut watchers = Vec::new();
-    for _ in 0..200 {
-        let request = pb::WatchOperationRequest { id: id.clone(), after_sequence: 0 };
-        let mut stream = daemon.operations().watch_operation(request).await.unwrap().into_inner();
-        watchers.push(tokio::spawn(async move {
-            let mut late = Vec::new();
-            while let Some(response) = stream.message().await.unwrap() {
-                let event = response.event.unwrap();
-                if matches!(event.event, Some(Event::StepDone(_))) {
-                    // The event's time is when the daemon had read the commit.
-                    let told = SystemTime::try_from(event.time.unwrap()).unwrap();
-                    late.push(SystemTime::now().duration_since(told).unwrap_or_default());
-                }
-            }
-            late
-        }));
+    for (pace, sleep) in [("every 20 ms", "SELECT pg_sleep(0.02);"), ("as fast as they run", "")] {
+        let (database, set) = (TestDatabase::new().await, Set::of(&[]));
+        set.add("0000_gate", "SELECT pg_advisory_lock(77), pg_advisory_unlock(77);", "");
+        for n in 1..=200 {
+            set.add(&format!("{n:04}_t"), &format!("CREATE TABLE t{n} (id int); {sleep}"), "");
+        }
+        let daemon = TestDaemon::start(&database, &set).await;
+        let gate = database.connect().await;
+        gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+        let (id, _stream) = accepted(&daemon).await;
+        database.until_waiting(77).await;
+        let mut watchers = Vec::new();
+        for _ in 0..200 {
+            let request = pb::WatchOperationRequest { id: id.clone(), after_sequence: 0 };
+            let stream = daemon.operations().watch_operation(request).await.unwrap().into_inner();
+            watchers.push(tokio::spawn(late(stream)));
+        }
+        gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+        let mut all = Vec::new();
+        for watcher in watchers {
+            all.extend(watcher.await.unwrap());
+        }
+        shown(&format!("committed to received by 200 watchers in this process, steps {pace}"), all);
     }
-    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
-    let mut all = Vec::new();
-    for watcher in watchers {
-        all.extend(watcher.await.unwrap());
+}
+
+/// How late each step was told; its time is when the daemon had read the commit.
+async fn late(mut stream: tonic::Streaming<pb::WatchOperationResponse>) -> Vec<Duration> {
+    let mut late = Vec::new();
+    while let Some(response) = stream.message().await.unwrap() {
+        let event = response.event.unwrap();
+        if matches!(event.event, Some(Event::StepDone(_))) {
+            let told = SystemTime::try_from(event.time.unwrap()).unwrap();
+            late.push(SystemTime::now().duration_since(told).unwrap_or_default());
+        }
     }
-    shown("committed to received, 200 watchers", all);
+    late
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
