@@ -3,7 +3,10 @@
 
 use tokio_postgres::types::Type;
 
-use super::{Error, session::Session};
+use super::{
+    Error,
+    session::{Session, insist},
+};
 
 /// The key: "schemad" in ASCII. The guards in `ledger/0001.sql` hold the same number.
 pub const KEY: i64 = 32_478_922_351_141_220;
@@ -37,7 +40,8 @@ impl LockedSession {
     /// # Errors
     /// The database's, or its loss (which releases the lock too).
     pub async fn release(self) -> Result<Session, Error> {
-        self.session.client().query_typed("SELECT pg_advisory_unlock($1)", &[(&KEY, Type::INT8)]).await?;
+        let client = self.session.client();
+        insist!(client.query_typed("SELECT pg_advisory_unlock($1)", &[(&KEY, Type::INT8)]))?;
         Ok(self.session)
     }
 }

@@ -51,6 +51,24 @@ pub fn settings(server_major: u32) -> &'static str {
     }
 }
 
+/// Does what schemad itself has to do although a cancel that was meant for a statement before comes late: a cancel names a
+/// session, not a statement. The work must be such that it can be done again. (A macro, because a closure that borrows what it
+/// awaits is not known to be Send.)
+macro_rules! insist {
+    ($work:expr) => {{
+        let mut tries = 5;
+        loop {
+            tries -= 1;
+            match $work.await.map_err($crate::db::Error::from) {
+                Err($crate::db::Error::Sql(error))
+                    if tries > 0 && error.is(&::tokio_postgres::error::SqlState::QUERY_CANCELED) => {}
+                done => break done,
+            }
+        }
+    }};
+}
+pub(crate) use insist;
+
 /// Something the server said beside the result.
 #[derive(Clone, Debug)]
 pub struct Notice {
@@ -137,7 +155,7 @@ impl Session {
     /// # Errors
     /// The database's, or its loss.
     pub async fn clean(&self) -> Result<(), Error> {
-        self.client.batch_execute("ROLLBACK").await?;
+        insist!(self.client.batch_execute("ROLLBACK"))?;
         self.reset().await
     }
 
@@ -146,8 +164,8 @@ impl Session {
     /// # Errors
     /// The database's, or its loss.
     pub async fn reset(&self) -> Result<(), Error> {
-        self.client.batch_execute(&format!("{RESET};{}", settings(self.server_major))).await?;
-        Ok(())
+        let reset = format!("{RESET};{}", settings(self.server_major));
+        insist!(self.client.batch_execute(&reset))
     }
 }
 
@@ -179,6 +197,20 @@ fn major(version: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::SqlError;
+
+    #[tokio::test]
+    async fn a_late_cancel_does_not_keep_from_what_has_to_be_done() {
+        let cancelled = || Error::from(SqlError { sqlstate: "57014".into(), ..SqlError::default() });
+        for (cancels, done) in [(0, true), (4, true), (5, false)] {
+            let mut left = cancels;
+            let mut work = async || {
+                left -= 1;
+                if left >= 0 { Err(cancelled()) } else { Ok(()) }
+            };
+            assert_eq!(insist!(work()).is_ok(), done, "{cancels}");
+        }
+    }
 
     #[test]
     fn server_versions_are_read() {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Ending, State, settle::Settlement};
 use crate::{
-    db::{Error, lock::LockedSession},
+    db::{Error, lock::LockedSession, session::insist},
     migration::{Direction, Script},
     planner::{Resolution, Resume},
 };
@@ -255,15 +255,14 @@ fn seconds(at: Option<std::time::SystemTime>) -> f64 {
 /// The database's, or its loss.
 pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Result<bool, Error> {
     let result = serde_json::to_string(ending).map_err(|e| Error::Lost(e.to_string()))?;
-    let ended = client
-        .query_typed(
-            "WITH ended AS (UPDATE schemad.operations SET state = $2, finished_at = clock_timestamp(), result = $3::text::jsonb \
-                 WHERE id = $1 AND state IN ('pending', 'running') RETURNING id) \
-             INSERT INTO schemad.events (operation, sequence, kind) SELECT e.id, \
-                 1 + (SELECT coalesce(max(x.sequence), 0) FROM schemad.events x WHERE x.operation = e.id), $2 FROM ended e RETURNING true",
-            &[(&id, Type::UUID), (&state.as_str(), Type::TEXT), (&result, Type::TEXT)],
-        )
-        .await?;
+    let update = "WITH ended AS (UPDATE schemad.operations SET state = $2, finished_at = clock_timestamp(), result = $3::text::jsonb \
+            WHERE id = $1 AND state IN ('pending', 'running') RETURNING id) \
+        INSERT INTO schemad.events (operation, sequence, kind) SELECT e.id, \
+            1 + (SELECT coalesce(max(x.sequence), 0) FROM schemad.events x WHERE x.operation = e.id), $2 FROM ended e \
+        RETURNING true";
+    let values: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&id, Type::UUID), (&state.as_str(), Type::TEXT), (&result, Type::TEXT)];
+    let ended = insist!(client.query_typed(update, &values))?;
     Ok(!ended.is_empty())
 }
 

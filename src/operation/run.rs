@@ -106,7 +106,11 @@ impl Inner {
 
     /// Another daemon cancels a statement before this one has heard that the operation is to end.
     async fn cancelled_elsewhere(&self, broken: Broken, candidate: &Candidate<'_>) -> Broken {
-        let is_cancel = matches!(&broken, Broken::Sql(failed) if failed.error.is(&SqlState::QUERY_CANCELED));
+        let is_cancel = match &broken {
+            Broken::Sql(failed) => failed.error.is(&SqlState::QUERY_CANCELED),
+            Broken::Guard(error) => error.is(&SqlState::QUERY_CANCELED),
+            _ => false,
+        };
         let side = self.side.borrow().clone();
         match side {
             Some(session) if is_cancel => {
