@@ -4,14 +4,18 @@
 mod accept;
 mod attach;
 mod cancel;
+mod event;
+mod failed;
 mod log;
 mod onlooker;
+mod open;
 mod prepare;
 mod request;
 mod run;
 mod watch;
 
-pub use accept::{Operations, Parts};
-pub use log::{Entry, Event, Follower, Log, Next, StepName};
+pub use event::{Entry, Event, StepName};
+pub use log::{Follower, Log, Next};
 pub use onlooker::Side;
+pub use open::{Operations, Parts};
 pub use request::{Action, LOCK_TIMEOUT, Request};

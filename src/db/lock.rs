@@ -1,10 +1,13 @@
 //! The one lock of a database. Every operation holds it as a session advisory lock, however many daemons there are; it is
 //! polled, never waited for, because a waiter's open transaction would deadlock with CREATE INDEX CONCURRENTLY.
 
-use tokio_postgres::types::Type;
+use std::time::Duration;
+
+use tokio_postgres::{Client, types::Type};
 
 use super::{
     Error,
+    activity::Blocker,
     session::{Session, insist},
 };
 
@@ -44,6 +47,28 @@ impl LockedSession {
         insist!(client.query_typed("SELECT pg_advisory_unlock($1)", &[(&KEY, Type::INT8)]))?;
         Ok(self.session)
     }
+}
+
+/// Who holds the lock. `None`: nobody any more.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn holder(client: &Client) -> Result<Option<Blocker>, Error> {
+    let query = "SELECT k.pid, a.usename::text, a.application_name, a.state, \
+        extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.state_change))::float8 \
+        FROM pg_catalog.pg_locks k LEFT JOIN pg_catalog.pg_stat_activity a USING (pid) \
+        WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 \
+        AND k.classid = ($1 >> 32)::oid AND k.objid = ($1 & 4294967295)::oid \
+        AND k.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())";
+    let rows = client.query_typed(query, &[(&KEY, Type::INT8)]).await?;
+    Ok(rows.first().map(|row| Blocker {
+        pid: row.get(0),
+        user: row.get(1),
+        application: row.get(2),
+        state: row.get(3),
+        age: row.get::<_, Option<f64>>(4).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        ..Blocker::default()
+    }))
 }
 
 impl std::ops::Deref for LockedSession {

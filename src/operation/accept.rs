@@ -2,32 +2,29 @@
 //! and only then is the operation accepted. Until then a refusal leaves nothing behind.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
     Event, Log, Request,
-    onlooker::{self, Side},
+    open::{Inner, MAX_OPEN, Registered},
     prepare::Prepared,
 };
 use crate::{
-    catalog::Catalog,
-    db::{DatabaseUrl, lock::Attempt, lock::LockedSession, pool::Pool, pooler, session::Session},
-    failure::{Failure, Reason},
-    ledger::{
-        OperationRow, claims, control, install,
-        upkeep::{self, Refused},
+    db::{
+        activity::Blocker,
+        lock::{Attempt, LockedSession, holder},
+        pooler,
+        session::Session,
     },
-    metrics::Metrics,
-    refresh::Refresh,
+    failure::{Failure, Reason},
+    ledger::{OperationRow, claims, control, install},
     runner::Halt,
     shutdown::Phase,
-    watchers::Watchers,
 };
 
 /// How often a waiting operation tries the lock. Short enough that nobody notices, long enough that a thousand waiters
@@ -37,170 +34,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// Who holds the lock but runs no operation is starting one, ending one or making the ledger; that is over in no time.
 const SHORT_HOLD: Duration = Duration::from_secs(2);
 
-/// Refusals that are kept in the ledger within a second.
-const REFUSALS: usize = 5;
-
-/// Operations of this daemon that may be in preparation or queued; each has a database session.
-const MAX_OPEN: usize = 16;
-
-/// Accepts and runs operations.
-#[derive(Clone)]
-pub struct Operations(pub(super) Arc<Inner>);
-
-pub(super) struct Inner {
-    pub catalog: Arc<Catalog>,
-    pub url: DatabaseUrl,
-    /// "host:pid" of this daemon.
-    pub daemon: String,
-    pub metrics: Arc<Metrics>,
-    /// Asked after every operation, so that health has seen what the caller is told.
-    pub refresh: Arc<Refresh>,
-    /// For reading what other daemons do.
-    pub pool: Pool,
-    /// The session beside the one that migrates.
-    pub side: Side,
-    /// Runs the migrations, where it is not the session's own role.
-    pub role: Option<String>,
-    /// Who watches which version here.
-    pub watchers: Watchers,
-    /// A few refusals a second are kept in the ledger.
-    pub refusals: Semaphore,
-    /// Says when no new operation may begin, and when a running one has to end.
-    pub phases: watch::Receiver<Phase>,
-    open: Semaphore,
-    /// The open operations, by principal and request_id.
-    logs: Mutex<HashMap<(String, Uuid), Open>>,
-    /// The operations that this daemon itself runs or queues, and how each is told to end.
-    halts: Mutex<HashMap<Uuid, watch::Sender<Option<Halt>>>>,
-    /// Other daemons' operations that are watched here.
-    pub tails: Mutex<HashMap<Uuid, Weak<Log>>>,
-    running: watch::Sender<usize>,
-}
-
-/// An open operation: the hash of its request, and its log.
-struct Open {
-    hash: String,
-    log: Arc<Log>,
-}
-
-/// What operations need of the daemon around them.
-pub struct Parts {
-    /// The embedded set.
-    pub catalog: Arc<Catalog>,
-    /// Where migrations run.
-    pub url: DatabaseUrl,
-    /// For reading.
-    pub pool: Pool,
-    /// The session beside the one that migrates.
-    pub side: Side,
-    /// Runs the migrations, where it is not the session's own role.
-    pub role: Option<String>,
-    /// Who watches which version here.
-    pub watchers: Watchers,
-    /// "host:pid" of this daemon.
-    pub daemon: String,
-    /// Counts them.
-    pub metrics: Arc<Metrics>,
-    /// Asked at each end.
-    pub refresh: Arc<Refresh>,
-    /// Says when no new operation may begin and when a running one has to end.
-    pub phases: watch::Receiver<Phase>,
-}
-
-impl Operations {
-    /// Accepts nothing before it is asked to.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { catalog, url, pool, side, role, watchers, daemon, metrics, refresh, phases } = parts;
-        Self(Arc::new(Inner {
-            catalog,
-            url,
-            daemon,
-            metrics,
-            refresh,
-            pool,
-            side,
-            role,
-            watchers,
-            refusals: Semaphore::new(REFUSALS),
-            phases,
-            open: Semaphore::new(MAX_OPEN),
-            logs: Mutex::default(),
-            halts: Mutex::default(),
-            tails: Mutex::default(),
-            running: watch::Sender::new(0),
-        }))
-    }
-
-    /// Begins an operation, or finds the one that this request began, and returns its log. Never waits.
-    pub fn submit(&self, request: Request) -> Arc<Log> {
-        let inner = &self.0;
-        let (key, hash) = ((request.principal.clone(), request.request_id), request.hash().to_string());
-        let mut logs = inner.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        match logs.get(&key) {
-            Some(open) if open.hash == hash => return open.log.clone(),
-            Some(_) => {
-                let log = Log::new();
-                log.close(Err(reused(request.request_id)));
-                return log;
-            }
-            None => {}
-        }
-        let log = Log::new();
-        logs.insert(key.clone(), Open { hash, log: log.clone() });
-        inner.running.send_modify(|n| *n += 1);
-        let (inner, result) = (inner.clone(), log.clone());
-        tokio::spawn(async move {
-            let (worker, log, asked) = (inner.clone(), result.clone(), request.clone());
-            let work = tokio::spawn(async move { worker.operate(&asked, &log).await });
-            let outcome = work.await.unwrap_or_else(|panic| {
-                tracing::error!(event = "operation.panicked", cause = %panic, "a mistake in schemad");
-                Err(Failure::new(Reason::Internal, "a mistake in schemad ended the operation; see the daemon's log"))
-            });
-            inner.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            let refused = outcome.as_ref().err().filter(|_| result.operation().is_none()).cloned();
-            if result.operation().is_some() {
-                inner.refresh.now().await;
-            }
-            result.close(outcome);
-            if let Some(failure) = refused {
-                inner.keep_refusal(&request, &failure).await;
-            }
-            inner.running.send_modify(|n| *n -= 1);
-        });
-        log
-    }
-
-    /// Returns when no operation is open in this daemon.
-    pub async fn idle(&self) {
-        // The sender lives as long as self, so this cannot fail.
-        let _ = self.0.running.subscribe().wait_for(|n| *n == 0).await;
-    }
-}
-
 impl Inner {
-    /// Keeps a refusal in the ledger, as well as can be and no more than a few a second.
-    async fn keep_refusal(self: &Arc<Self>, request: &Request, failure: &Failure) {
-        let Ok(permit) = self.refusals.try_acquire() else { return };
-        permit.forget();
-        let inner = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            inner.refusals.add_permits(1);
-        });
-        let Some(session) = self.side.borrow().clone() else { return };
-        let refused = Refused {
-            daemon: &self.daemon,
-            principal: &request.principal,
-            kind: request.action.kind(),
-            request_id: request.request_id,
-            failure,
-        };
-        if let Err(error) = upkeep::refused(session.client(), &refused).await {
-            tracing::debug!(cause = %error, "a refusal could not be kept");
-        }
-    }
-
-    async fn operate(self: &Arc<Self>, request: &Request, log: &Arc<Log>) -> Result<(), Failure> {
+    pub(super) async fn operate(self: &Arc<Self>, request: &Request, log: &Arc<Log>) -> Result<(), Failure> {
         if *self.phases.borrow() > Phase::Serving {
             return Err(Failure::new(
                 Reason::ShuttingDown,
@@ -263,23 +98,6 @@ impl Inner {
                 Err(failure)
             }
         }
-    }
-
-    /// The log of an open operation of this daemon, its own or one that it follows for a repeat.
-    pub(super) fn log_of(&self, id: Uuid) -> Option<Arc<Log>> {
-        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.values().find(|open| open.log.operation() == Some(id)).map(|open| open.log.clone())
-    }
-
-    /// Tells an operation of this daemon to end. False: it is not here.
-    pub(super) fn halt(&self, id: Uuid, why: Halt) -> bool {
-        let halts = self.halts.lock().unwrap_or_else(PoisonError::into_inner);
-        halts.get(&id).map(|sender| onlooker::halt(sender, why)).is_some()
-    }
-
-    /// How an operation of this daemon is told to end.
-    pub(super) fn halt_sender(&self, id: Uuid) -> Option<watch::Sender<Option<Halt>>> {
-        self.halts.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     /// Wins the lock, plans and writes the operation's rows. Dropped in the middle, the lock goes with the session.
@@ -363,7 +181,8 @@ impl Inner {
                     if let Some(candidate) = candidate.filter(|candidate| !candidate.accepted) {
                         claims::abandon(session.client(), candidate.id).await?;
                     }
-                    return Err(busy(running));
+                    let holder = if running.is_none() { holder(session.client()).await? } else { None };
+                    return Err(busy(running, holder.as_ref()));
                 }
             }
             if let Some(candidate) = candidate.filter(|candidate| candidate.accepted)
@@ -378,34 +197,6 @@ impl Inner {
                 }
             }
         }
-    }
-}
-
-/// Keeps an operation among those that can be told to end, as long as it lives.
-struct Registered<'a> {
-    inner: &'a Inner,
-    id: Uuid,
-    /// Passes on that the daemon's grace is over.
-    shutdown: tokio::task::JoinHandle<()>,
-}
-
-impl<'a> Registered<'a> {
-    fn new(inner: &'a Inner, id: Uuid, halt: watch::Sender<Option<Halt>>) -> Self {
-        inner.halts.lock().unwrap_or_else(PoisonError::into_inner).insert(id, halt.clone());
-        let mut phases = inner.phases.clone();
-        let shutdown = tokio::spawn(async move {
-            if phases.wait_for(|phase| *phase >= Phase::Stopping).await.is_ok() {
-                onlooker::halt(&halt, Halt::Shutdown);
-            }
-        });
-        Self { inner, id, shutdown }
-    }
-}
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        self.shutdown.abort();
-        self.inner.halts.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
@@ -453,7 +244,7 @@ pub(super) fn cancelled(by: &str, reached: &str) -> Failure {
 }
 
 /// The refusal that names who runs.
-pub(super) fn busy(running: Option<OperationRow>) -> Failure {
+pub(super) fn busy(running: Option<OperationRow>, holder: Option<&Blocker>) -> Failure {
     match running {
         Some(row) => Failure::new(
             Reason::Busy,
@@ -465,9 +256,11 @@ pub(super) fn busy(running: Option<OperationRow>) -> Failure {
         .with("running_operation", row.id)
         .with("running_kind", &row.kind)
         .with("running_daemon", &row.daemon),
-        None => Failure::new(
-            Reason::Busy,
-            "another session holds the operation lock without running an operation; ask again later",
-        ),
+        None => {
+            let who = holder.map_or_else(|| "another session".to_owned(), ToString::to_string);
+            let message =
+                format!("{who} holds the operation lock without running an operation; end it, or ask again later");
+            Failure::new(Reason::Busy, message).with("holder", who)
+        }
     }
 }

@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    Event, Log, Request,
-    accept::{Inner, reused},
-    watch::Tail,
-};
+use super::{Event, Log, Request, accept::reused, open::Inner, watch::Tail};
 use crate::{
     db::{lock::Attempt, lock::LockedSession, session::Session},
     failure::{Failure, Reason},

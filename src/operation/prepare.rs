@@ -3,11 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{
-    Action, Event, Operations, Request,
-    accept::{Candidate, Inner},
-    log::StepName,
-};
+use super::{Action, Event, Operations, Request, StepName, accept::Candidate, open::Inner};
 use crate::{
     catalog::{Catalog, fitness},
     db::{lock::LockedSession, pool::Reader},
@@ -130,7 +126,7 @@ impl Operations {
         let inner = &self.0;
         let snapshot = ledger::read::snapshot(reader).await?;
         if snapshot.running.is_some() && request.queue_timeout.is_zero() {
-            return Err(super::accept::busy(snapshot.running));
+            return Err(super::accept::busy(snapshot.running, None));
         }
         let plan = plan(&inner.catalog, &snapshot, request)?;
         inner.spare_users(&plan, reader, request).await?;

@@ -8,7 +8,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Event, Follower, Log, Operations, StepName, accept::Inner};
+use super::{Event, Follower, Log, Operations, StepName, open::Inner};
 use crate::{
     failure::{Failure, Kind, Reason},
     ledger::{

@@ -162,3 +162,16 @@ async fn only_so_many_operations_wait_in_one_daemon() {
     let worked = outcomes.iter().filter(|outcome| !outcome.finished().nothing_to_do).count();
     assert_eq!((outcomes.len(), worked), (16, 1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_holds_the_lock_without_an_operation_is_named() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let holder = database.connect().await;
+    holder.batch_execute("SET application_name = 'by hand'; SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
+    let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::Aborted, "BUSY");
+    assert!(failed.message.starts_with(&format!("pid {pid} (")), "{}", failed.message);
+    assert!(failed.metadata["holder"].contains("by hand, idle for"), "{:?}", failed.metadata);
+}

@@ -1,7 +1,7 @@
 //! What people see of an operation: a line an event, on stderr but for the last, which is the result.
 
 use crate::{
-    cli::output::{BAD, BOLD, DIM, GOOD, WARN, duration, plain, progress, say, styled, table},
+    cli::output::{self, BAD, BOLD, DIM, GOOD, WARN, duration, plain, progress, say, styled, table},
     db::activity,
     grpc::pb::{self, operation_event::Event},
 };
@@ -16,11 +16,12 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
         }
         Some(Event::Queued(queued)) => match &queued.running {
             Some(running) => progress(&format!(
-                "waiting for operation {} of {} ({} of {} steps done)",
+                "waiting for operation {} of {} ({} of {} steps done since {})",
                 running.id,
                 plain(&running.daemon),
                 running.steps_done,
-                running.steps_total
+                running.steps_total,
+                output::time(running.start_time.as_ref())
             )),
             None => progress("waiting for another operation"),
         },

@@ -1,0 +1,126 @@
+//! What happens to an operation, as its followers are told it.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    db::activity::{Building, Waiting},
+    failure::Failure,
+    ledger::{Finished, OperationRow, State},
+    migration::Direction,
+};
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The operation is recorded and will run or has run.
+    Accepted {
+        /// `apply`, `rollback` or `resolve`.
+        kind: String,
+        /// The caller's id.
+        request_id: String,
+        /// It had been accepted before.
+        repeated: bool,
+    },
+    /// Another operation holds the lock.
+    Queued(Option<OperationRow>),
+    /// The steps that will run: version, name, direction, true when the script comes from the ledger (in a replay that is not
+    /// known).
+    Planned {
+        /// In order.
+        steps: Vec<(String, String, Direction, Option<bool>)>,
+        /// For the caller.
+        warnings: Vec<String>,
+    },
+    /// A step begins.
+    StepStarted(StepName),
+    /// The server said something.
+    Notice {
+        /// While this version ran.
+        version: String,
+        /// NOTICE, WARNING and so on.
+        severity: String,
+        /// What.
+        message: String,
+    },
+    /// The step could not get its locks and was undone.
+    Retrying {
+        /// Which.
+        version: String,
+        /// From 1.
+        attempt: u32,
+        /// 55P03 or 40P01.
+        sqlstate: String,
+        /// The server's words.
+        message: String,
+        /// Until the next try.
+        delay: Duration,
+    },
+    /// The running step waits for a lock.
+    Waiting {
+        /// The migration's version.
+        version: String,
+        /// For what, and who has it.
+        waiting: Waiting,
+        /// How long the statement has waited so far.
+        waited: Duration,
+    },
+    /// The running step builds an index.
+    Progress {
+        /// The migration's version.
+        version: String,
+        /// How far it is.
+        building: Building,
+    },
+    /// This follower was too slow for so many live-only events.
+    Dropped(u64),
+    /// A statement of a step that is not one transaction is committed.
+    StatementDone {
+        /// Of this version.
+        version: String,
+        /// From 1.
+        statement: usize,
+        /// Of so many.
+        statements: usize,
+        /// How it begins.
+        summary: String,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A step is committed.
+    StepDone(StepName, Duration),
+    /// The end, and why it is not the one that was asked for.
+    Finished(State, Finished, Option<Failure>),
+}
+
+impl Event {
+    /// A state change, which the ledger holds too; anything else is told live only.
+    pub fn is_durable(&self) -> bool {
+        matches!(self, Self::Accepted { .. } | Self::Planned { .. } | Self::StepDone(..) | Self::Finished(..))
+    }
+}
+
+/// Which step of how many.
+#[derive(Clone, Debug)]
+pub struct StepName {
+    /// From 1.
+    pub ordinal: usize,
+    /// Of so many.
+    pub total: usize,
+    /// The migration's version.
+    pub version: String,
+    /// Its name.
+    pub name: String,
+    /// Up or down.
+    pub direction: Direction,
+}
+
+/// An event with its number and time.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Of a state change, from 1; 0 for what is told live only.
+    pub sequence: u64,
+    /// When.
+    pub time: SystemTime,
+    /// What.
+    pub event: Event,
+}

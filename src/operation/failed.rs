@@ -1,0 +1,69 @@
+//! Why an operation did not do all its steps, in an operator's words.
+
+use super::{accept::cancelled, prepare::Step};
+use crate::{
+    db::{self, activity::Blocker},
+    failure::{Failure, Reason},
+    migration::Mode,
+    runner::{self, Broken, Halt},
+};
+
+/// The session was lost and the lock could not be won again to read what it had committed.
+pub(super) fn unknown(error: &db::Error) -> db::Error {
+    db::Error::Lost(format!(
+        "{error}, and the database could not be asked in time whether the step that ran was committed. The next operation \
+         records it; `schemad status` shows it"
+    ))
+}
+
+/// Why an operation did not do all its steps, in an operator's words.
+pub(super) fn failure(broken: Broken, done: usize, steps: &[Step], role: &str, blockers: &[Blocker]) -> Failure {
+    let progress = format!("{done} of {} steps are done and stay", steps.len());
+    // The runner stops at the first step that is not done, so there is one.
+    let step = &steps[done.min(steps.len() - 1)];
+    let undone = match step.script.mode {
+        Mode::Transactional => "what ran of it was undone",
+        Mode::NonTransactional => "its statements before this one stay",
+    };
+    match broken {
+        Broken::Sql(error) | Broken::Doubt(error) => {
+            runner::explain(&error, &step.script.sql, &step.file(), role, step.script.mode == Mode::Transactional)
+                .with("version", &step.version)
+                .with("file", step.file())
+                .with("steps_done", done)
+        }
+        Broken::Locks { error, waited } => {
+            let blocked_by = blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let who = match blocked_by.as_str() {
+                "" => "Find who holds them in pg_locks and pg_stat_activity".to_owned(),
+                who => format!("In the way: {who}. End that"),
+            };
+            let failure = Failure::new(
+                Reason::LockTimeout,
+                format!(
+                    "{} could not get its locks within {waited:.0?} ({error}); {undone}, {progress}. {who}, or allow more with \
+                     lock_wait",
+                    step.file()
+                ),
+            )
+            .with("version", &step.version)
+            .with("file", step.file())
+            .with("sqlstate", &error.sqlstate);
+            if blocked_by.is_empty() { failure } else { failure.with("blocked_by", blocked_by) }
+        }
+        Broken::Halted(Halt::Shutdown) => {
+            Failure::new(Reason::Interrupted, format!("the daemon was told to stop; {progress}, {undone}. Ask again"))
+        }
+        Broken::Halted(Halt::Cancelled(by)) => {
+            cancelled(&by, &format!("{progress}, {undone}")).with("version", &step.version).with("steps_done", done)
+        }
+        Broken::Guard(error) => {
+            let failure = Failure::from(db::Error::from(error));
+            Failure {
+                message: format!("the ledger refused to begin {}: {}; {progress}", step.file(), failure.message),
+                ..failure
+            }
+        }
+        Broken::Lost(error) => Failure::new(Reason::Interrupted, format!("{error}; {progress}. Ask again")),
+    }
+}
