@@ -65,7 +65,8 @@ pub async fn ensure(session: &LockedSession) -> Result<(), Failure> {
     }
     for (version, compatible_with, sql) in MIGRATIONS.iter().filter(|(v, ..)| *v > installed.max(MIGRATIONS[0].0)) {
         let update = format!("UPDATE schemad.ledger SET version = {version}, compatible_with = {compatible_with}");
-        execute(client, &format!("BEGIN;{sql};{update};COMMIT")).await?;
+        // Behind a long reader (a dump of the whole database) it tries again later, rather than keep others waiting behind it.
+        execute(client, &format!("BEGIN;SET LOCAL lock_timeout='3s';{sql};{update};COMMIT")).await?;
         tracing::info!(event = "ledger.upgraded", version, "upgraded the ledger");
     }
     restore_diesel_table(client).await
