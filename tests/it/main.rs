@@ -10,6 +10,7 @@ mod crash;
 mod dev;
 mod doubt;
 mod exclusion;
+mod faults;
 mod health;
 mod journal;
 mod ledger;
