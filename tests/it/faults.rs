@@ -12,6 +12,7 @@ mod field;
 mod kills;
 mod migrations;
 mod random;
+mod sessions;
 mod tally;
 
 use std::{fs, panic::AssertUnwindSafe, pin::Pin, time::SystemTime};
@@ -40,7 +41,10 @@ type Running = Pin<Box<dyn Future<Output = Tally>>>;
 
 /// What a letter stands for.
 fn scenarios() -> Vec<(char, fn(Length, Random) -> Running)> {
-    vec![('a', |length, random| Box::pin(kills::run(length, random)))]
+    vec![
+        ('a', |length, random| Box::pin(kills::run(length, random))),
+        ('b', |length, random| Box::pin(sessions::run(length, random))),
+    ]
 }
 
 /// A number from the environment.
