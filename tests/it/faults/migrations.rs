@@ -7,8 +7,13 @@ use crate::harness::Set;
 pub const COUNTERS: &str = "CREATE TABLE counter (version int NOT NULL); \
     CREATE TABLE trail (id bigint GENERATED ALWAYS AS IDENTITY, version int NOT NULL, direction text NOT NULL)";
 
-/// How many migrations there are: eleven of each kind.
-pub const MIGRATIONS: usize = 66;
+/// How many migrations there are.
+pub const MIGRATIONS: usize = 72;
+
+/// Their kinds take turns: 0 and 1 are one transaction, eight in a row, so that several are in flight; the others are not.
+fn kind(i: usize) -> usize {
+    [0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 4, 5][i % 12]
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
@@ -74,7 +79,7 @@ pub struct Journal {
     pub running: bool,
 }
 
-/// The parts of migration `i`. The kinds take turns: two that are one transaction, four that are not.
+/// The parts of migration `i`.
 fn parts(i: usize, direction: Direction) -> Vec<Part> {
     let make = format!("CREATE TABLE t{i} AS SELECT generate_series(1, 300) AS id;");
     let concurrently = |rest: &str| outside(format!("CREATE INDEX CONCURRENTLY {rest};"), &[Index]);
@@ -88,7 +93,7 @@ fn parts(i: usize, direction: Direction) -> Vec<Part> {
     let count = format!("{count} INSERT INTO trail (version, direction) VALUES ({i}, '{}');", direction.word());
     let block = |sql: &[&str]| format!("BEGIN;\n{}\nCOMMIT;", sql.join("\n"));
     let index = format!("CREATE INDEX i{i} ON t{i} (id);");
-    match (i % 6, direction) {
+    match (kind(i), direction) {
         (0, Direction::Up) => vec![part([make, index, count].join("\n"), &[Table, Index, Count])],
         (1, Direction::Up) => {
             vec![part([count, make, "SELECT pg_sleep(0.01);".into(), index].join("\n"), &[Table, Index, Count])]
@@ -133,7 +138,7 @@ pub fn set() -> Set {
     for i in 1..=MIGRATIONS {
         let script = |direction| parts(i, direction).into_iter().map(|part| part.sql).collect::<Vec<_>>().join("\n");
         let (name, up, down) = (format!("{i:04}_m{i}"), script(Direction::Up), script(Direction::Down));
-        match i % 6 {
+        match kind(i) {
             0 | 1 => set.add(&name, &up, &down),
             _ => set.add_non_transactional(&name, &up, &down),
         }
