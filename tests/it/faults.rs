@@ -8,6 +8,7 @@
 
 mod asking;
 mod audit;
+mod crowd;
 mod field;
 mod kills;
 mod migrations;
@@ -44,6 +45,7 @@ fn scenarios() -> Vec<(char, fn(Length, Random) -> Running)> {
     vec![
         ('a', |length, random| Box::pin(kills::run(length, random))),
         ('b', |length, random| Box::pin(sessions::run(length, random))),
+        ('c', |length, random| Box::pin(crowd::run(length, random))),
     ]
 }
 

@@ -19,12 +19,6 @@ pub enum Wish {
     RollbackAll,
 }
 
-impl Wish {
-    pub fn is_apply(self) -> bool {
-        matches!(self, Self::Apply | Self::ApplySteps(_))
-    }
-}
-
 /// A wish with its options.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -50,6 +44,8 @@ pub struct Told {
     /// StepDone: version and direction.
     pub done: Vec<(String, String)>,
     pub finished: Option<pb::Finished>,
+    /// It followed an operation that was there before.
+    pub repeated: bool,
     /// The final status, when it was not OK.
     pub status: Option<Status>,
 }
@@ -86,6 +82,7 @@ impl Told {
                 let direction = if step.direction() == pb::Direction::Up { "up" } else { "down" };
                 self.done.push((step.version, direction.into()));
             }
+            Some(Event::Accepted(accepted)) => self.repeated = accepted.repeated,
             Some(Event::Finished(finished)) => self.finished = Some(finished),
             _ => {}
         }
