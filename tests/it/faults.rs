@@ -12,6 +12,7 @@ mod crowd;
 mod field;
 mod kills;
 mod migrations;
+mod promotion;
 mod random;
 mod sessions;
 mod tally;
@@ -46,6 +47,7 @@ fn scenarios() -> Vec<(char, fn(Length, Random) -> Running)> {
         ('a', |length, random| Box::pin(kills::run(length, random))),
         ('b', |length, random| Box::pin(sessions::run(length, random))),
         ('c', |length, random| Box::pin(crowd::run(length, random))),
+        ('d', |length, random| Box::pin(promotion::run(length, random))),
     ]
 }
 
