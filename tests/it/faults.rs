@@ -9,12 +9,15 @@
 mod asking;
 mod audit;
 mod crowd;
+mod disk;
 mod field;
 mod kills;
+mod locks;
 mod migrations;
 mod promotion;
 mod random;
 mod sessions;
+mod silence;
 mod tally;
 
 use std::{fs, panic::AssertUnwindSafe, pin::Pin, time::SystemTime};
@@ -48,6 +51,9 @@ fn scenarios() -> Vec<(char, fn(Length, Random) -> Running)> {
         ('b', |length, random| Box::pin(sessions::run(length, random))),
         ('c', |length, random| Box::pin(crowd::run(length, random))),
         ('d', |length, random| Box::pin(promotion::run(length, random))),
+        ('e', |length, random| Box::pin(silence::run(length, random))),
+        ('f', |length, random| Box::pin(locks::run(length, random))),
+        ('g', |length, random| Box::pin(disk::run(length, random))),
     ]
 }
 

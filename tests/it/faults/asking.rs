@@ -7,7 +7,7 @@ use schemad::grpc::pb::{
     self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event,
 };
 use tokio::sync::mpsc::UnboundedSender;
-use tonic::{Code, Status};
+use tonic::{Status, transport::Endpoint};
 use tonic_types::StatusExt;
 
 /// What is asked for.
@@ -60,10 +60,6 @@ impl Told {
         info.map(|info| info.reason).unwrap_or_default()
     }
 
-    pub fn code(&self) -> Option<Code> {
-        self.status.as_ref().map(Status::code)
-    }
-
     pub fn message(&self) -> &str {
         self.status.as_ref().map_or("", |status| status.message())
     }
@@ -93,9 +89,13 @@ pub type Events = Pin<Box<dyn Stream<Item = Result<OperationEvent, Status>> + Se
 
 /// Sends a request, and returns what is heard.
 pub async fn send(address: &str, request: &Request) -> Result<Events, Status> {
-    let mut client = MigrationServiceClient::connect(format!("http://{address}"))
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
+    send_on(Endpoint::from_shared(format!("http://{address}")).unwrap(), request).await
+}
+
+/// The same on a connection with settings of its own.
+pub async fn send_on(endpoint: Endpoint, request: &Request) -> Result<Events, Status> {
+    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let mut client = MigrationServiceClient::new(channel);
     let duration =
         |d: Duration| Some(prost_types::Duration { seconds: d.as_secs() as i64, nanos: d.subsec_nanos() as i32 });
     let (queue_timeout, lock_wait) = (duration(request.queue), duration(request.lock_wait));
