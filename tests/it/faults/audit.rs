@@ -28,9 +28,9 @@ const LEDGER: &str = "SELECT version FROM schemad.migrations";
 const DIESEL: &str = "SELECT version FROM __diesel_schema_migrations";
 const STEPS: &str =
     "SELECT version, direction, count(*), max(id) FROM schemad.steps WHERE state = 'applied' GROUP BY 1, 2";
-const JOURNALS: &str = "SELECT s.version, s.direction, count(*) FILTER (WHERE p.state = 'done'), bool_or(p.state = 'running') \
-    FROM schemad.statements p JOIN schemad.steps s ON s.id = p.step GROUP BY s.id, s.version, s.direction \
-    HAVING bool_or(p.state <> 'pending')";
+const JOURNALS: &str = "SELECT s.version, s.direction, count(*) FILTER (WHERE p.state = 'done'), bool_or(p.state = 'running'), \
+    bool_or(p.state = 'pending' AND p.indexes_before IS NOT NULL) FROM schemad.statements p JOIN schemad.steps s ON s.id = p.step \
+    GROUP BY s.id, s.version, s.direction HAVING bool_or(p.state <> 'pending' OR p.indexes_before IS NOT NULL)";
 const TABLES: &str = "SELECT substr(c.relname, 2)::int, count(i.indexrelid) FILTER (WHERE i.indisvalid), \
     count(i.indexrelid) FILTER (WHERE NOT i.indisvalid) FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid \
     WHERE c.relname ~ '^t[0-9]+$' AND c.relkind = 'r' GROUP BY 1";
@@ -99,7 +99,8 @@ fn compare_objects(
     let mut open: BTreeMap<usize, Journal> = BTreeMap::new();
     for row in journals {
         let (version, direction) = (number(row.get(0)), direction(row.get(1)));
-        let journal = Journal { direction, done: row.get::<_, i64>(2) as usize, running: row.get(3) };
+        let journal =
+            Journal { direction, done: row.get::<_, i64>(2) as usize, running: row.get(3), given_up: row.get(4) };
         seen.half = Some(direction);
         seen.running |= journal.running;
         if open.insert(version, journal).is_some() {

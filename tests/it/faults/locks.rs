@@ -111,6 +111,7 @@ async fn for_ever(field: &mut Field, address: &str, i: usize) {
         field.tally.disagreement(format!("for ever {i}"), text);
     }
     field.remember(told);
+    // A DROP INDEX CONCURRENTLY that is given up has made its index invalid, and the ledger calls the migration half reverted.
     let seen = field.look().await;
     if seen.running {
         field.tally.disagreement("announced", "a statement that was given up is still announced");

@@ -77,6 +77,8 @@ pub struct Journal {
     pub done: usize,
     /// The next part was announced, and its end is not recorded.
     pub running: bool,
+    /// The next part was tried and refused. An index may be invalid since: the next request goes on with it.
+    pub given_up: bool,
 }
 
 /// The parts of migration `i`.
@@ -149,7 +151,7 @@ pub fn set() -> Set {
 /// What may be there of migration `i`, and how often its runs are in the trail beyond the applied steps (up, down).
 pub fn expected(i: usize, applied: bool, journal: Option<Journal>) -> (Vec<Made>, (usize, usize)) {
     let base = if applied { Made::ALL } else { Made::NOTHING };
-    let Some(Journal { direction, done, running }) = journal else { return (vec![base], (0, 0)) };
+    let Some(Journal { direction, done, running, given_up }) = journal else { return (vec![base], (0, 0)) };
     let parts = parts(i, direction);
     let made = parts[..done.min(parts.len())]
         .iter()
@@ -161,8 +163,11 @@ pub fn expected(i: usize, applied: bool, journal: Option<Journal>) -> (Vec<Made>
         Direction::Down => (0, usize::from(counted)),
     };
     let mut allowed = vec![made];
-    if let Some(part) = parts.get(done).filter(|part| running && part.outside && part.effects == [Index]) {
+    let next = parts.get(done).filter(|part| part.outside && part.effects == [Index]);
+    if next.is_some() && (running || given_up) {
         allowed.push(Made { valid_indexes: 0, invalid_indexes: 1, ..made });
+    }
+    if let Some(part) = next.filter(|_| running) {
         allowed.push(part.effects.iter().fold(made, |made, effect| after(made, *effect, direction)));
     }
     (allowed, more)
