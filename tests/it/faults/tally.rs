@@ -45,7 +45,7 @@ pub struct Tally {
 }
 
 pub const HEADER: &str =
-    "scenario                                           tries faults   lost doubled disagreements in doubt seconds";
+    "scenario                                              tries faults   lost doubled disagreements in doubt seconds";
 
 impl Tally {
     pub fn new(scenario: &str) -> Self {
@@ -92,7 +92,7 @@ impl Tally {
 
     pub fn print(&self) {
         println!(
-            "{:<50} {:>5} {:>6} {:>6} {:>7} {:>13} {:>8} {:>7.1}",
+            "{:<53} {:>5} {:>6} {:>6} {:>7} {:>13} {:>8} {:>7.1}",
             self.scenario,
             self.tries,
             self.faults,
