@@ -93,16 +93,18 @@ fn parts(i: usize, direction: Direction) -> Vec<Part> {
         Direction::Down => format!("WITH counted AS (DELETE FROM counter WHERE version = {i})"),
     };
     let count = format!("{count} INSERT INTO trail (version, direction) VALUES ({i}, '{}');", direction.word());
+    // Long enough for a lost session's daemon to be back before the statement is through.
+    let pause = format!("SELECT pg_sleep({});", if i % 12 == 3 { 0.12 } else { 0.01 });
     let block = |sql: &[&str]| format!("BEGIN;\n{}\nCOMMIT;", sql.join("\n"));
     let index = format!("CREATE INDEX i{i} ON t{i} (id);");
     match (kind(i), direction) {
         (0, Direction::Up) => vec![part([make, index, count].join("\n"), &[Table, Index, Count])],
         (1, Direction::Up) => {
-            vec![part([count, make, "SELECT pg_sleep(0.01);".into(), index].join("\n"), &[Table, Index, Count])]
+            vec![part([count, make, pause, index].join("\n"), &[Table, Index, Count])]
         }
         (0, Direction::Down) => vec![part([count, drop].join("\n"), &[Table, Index, Count])],
         (1, Direction::Down) => {
-            vec![part([drop, "SELECT pg_sleep(0.01);".into(), count].join("\n"), &[Table, Index, Count])]
+            vec![part([drop, pause, count].join("\n"), &[Table, Index, Count])]
         }
         (2, Direction::Up) => {
             vec![part(make, &[Table]), concurrently(&format!("i{i} ON t{i} (id)")), part(count, &[Count])]

@@ -115,7 +115,9 @@ async fn inject(fault: Fault, field: &mut Field, server: &mut Server, proxy: &Pr
         }
         Fault::Cut => {
             proxy.cut();
-            tokio::time::sleep(field.random.millis(300)).await;
+            if field.random.one_in(2) {
+                tokio::time::sleep(field.random.millis(300)).await;
+            }
             proxy.open();
         }
         Fault::Stall | Fault::StallAndCut => {
