@@ -42,10 +42,10 @@ impl Length {
     }
 }
 
-type Running = Pin<Box<dyn Future<Output = Tally>>>;
+type Scenario = fn(Length, Random) -> Pin<Box<dyn Future<Output = Tally>>>;
 
 /// What a letter stands for.
-fn scenarios() -> Vec<(char, fn(Length, Random) -> Running)> {
+fn scenarios() -> Vec<(char, Scenario)> {
     vec![
         ('a', |length, random| Box::pin(kills::run(length, random))),
         ('b', |length, random| Box::pin(sessions::run(length, random))),
