@@ -65,9 +65,10 @@ pub(super) async fn run(
                 observer.done(*done - 1, begun.elapsed());
             }
             Err(broken) => {
-                // The rest is refused by the aborted transaction or by the first guard; nothing of it runs.
-                for sent in flight {
-                    let _ = sent.answer.count().await;
+                // The rest is refused by the aborted transaction or by the first guard; nothing of it runs. Only up to its first
+                // error: a lost connection's answers repeat that for ever.
+                for mut sent in flight {
+                    while let Some(Ok(_)) = sent.answer.next().await {}
                 }
                 return Err(broken);
             }

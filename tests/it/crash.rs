@@ -143,6 +143,23 @@ async fn a_terminated_session_interrupts_the_operation_and_tells_what_it_reached
     assert_eq!(database.text("SELECT state FROM schemad.operations").await, "interrupted");
 }
 
+/// The answers of the steps behind never come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_lost_with_a_window_in_flight_ends_the_operation() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(20));
+    set.add("0000_slow", "SELECT pg_sleep(60);", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let terminating = eventually("the first step runs", async || {
+        let ended = database.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()").await;
+        (ended == "t").then_some(())
+    });
+    let ended = async { tokio::time::timeout(PATIENCE, daemon.apply_all()).await.expect("it hangs") };
+    let (outcome, ()) = tokio::join!(ended, terminating);
+    outcome.failure().assert(Code::Aborted, "INTERRUPTED");
+    assert_eq!(database.diesel_versions().await, [""; 0]);
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_committed_while_the_answer_was_lost_counts_as_done() {
     let database = TestDatabase::new().await;

@@ -165,3 +165,30 @@ async fn a_long_reader_does_not_end_a_concurrent_build() {
     assert_eq!(database.text("SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass").await, "1");
     database.assert_consistent().await;
 }
+
+/// PostgreSQL marks the index invalid before it waits, and has no way back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_was_dropped_by_half_counts_as_half_reverted() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE t (n int)").await;
+    let set = Set::of(&[]);
+    set.add_non_transactional("1_index", "CREATE INDEX CONCURRENTLY i ON t (n);", "DROP INDEX CONCURRENTLY i;");
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    let user = database.connect().await;
+    user.batch_execute("BEGIN; SELECT * FROM t").await.unwrap();
+    let request = pb::RollbackRequest {
+        target: Some(pb::rollback_request::Target::All(true)),
+        lock_wait: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        ..Default::default()
+    };
+    daemon.rollback(request).await.failure().assert(Code::FailedPrecondition, "LOCK_TIMEOUT");
+    assert_eq!(database.text("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass").await, "f");
+    assert_eq!(super::journal::problems(&daemon).await, ["HALF_REVERTED"]);
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "HALF_REVERTED");
+    user.batch_execute("COMMIT").await.unwrap();
+    daemon.rollback_all().await.finished();
+    assert_eq!(database.text("SELECT to_regclass('i')").await, "NULL");
+    daemon.apply_all().await.finished();
+    database.assert_consistent().await;
+}

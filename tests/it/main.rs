@@ -11,6 +11,7 @@ mod crash;
 mod dev;
 mod doubt;
 mod exclusion;
+mod faults;
 mod health;
 mod journal;
 mod ledger;

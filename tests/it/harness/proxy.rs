@@ -21,15 +21,24 @@ enum Mode {
     Cut,
 }
 
-/// The mode, and how often it was cut: a connection sees a cut even when it is opened again at once.
+/// The mode, and how often it was cut or half closed: a connection sees a cut even when it is opened again at once.
 #[derive(Clone, Copy, Debug)]
 struct State {
     mode: Mode,
     cuts: usize,
+    halves: [usize; 2],
+}
+
+/// Who reads the end of a connection that is closed in one direction only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    Server,
+    Client,
 }
 
 pub struct Proxy {
     pub url: String,
+    pub port: u16,
     state: watch::Sender<State>,
     /// Changes of direction from client to server: what a round trip begins with.
     turns: Arc<AtomicUsize>,
@@ -37,13 +46,18 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn to(database: &TestDatabase) -> Self {
-        let config: tokio_postgres::Config = database.url.parse().unwrap();
+        Self::before(&database.url).await
+    }
+
+    /// In front of the server of this address.
+    pub async fn before(address: &str) -> Self {
+        let config: tokio_postgres::Config = address.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let user = config.get_user().unwrap().to_owned();
         let password = config.get_password().map(|p| format!(":{}", String::from_utf8_lossy(p))).unwrap_or_default();
-        let url = format!("postgres://{user}{password}@127.0.0.1:{port}/{}", database.name);
-        let (state, states) = watch::channel(State { mode: Mode::Open, cuts: 0 });
+        let url = format!("postgres://{user}{password}@127.0.0.1:{port}/{}", config.get_dbname().unwrap());
+        let (state, states) = watch::channel(State { mode: Mode::Open, cuts: 0, halves: [0; 2] });
         let turns = Arc::new(AtomicUsize::new(0));
         let counter = turns.clone();
         tokio::spawn(async move {
@@ -53,18 +67,21 @@ impl Proxy {
                     let port = config.get_ports().first().copied().unwrap_or(5432);
                     match &config.get_hosts()[0] {
                         Host::Unix(dir) => {
-                            let server = UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.unwrap();
+                            // A server that is down refuses, and so does this.
+                            let Ok(server) = UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await else {
+                                return;
+                            };
                             carry(client, server, states, counter).await;
                         }
                         Host::Tcp(host) => {
-                            let server = TcpStream::connect((host.as_str(), port)).await.unwrap();
+                            let Ok(server) = TcpStream::connect((host.as_str(), port)).await else { return };
                             carry(client, server, states, counter).await;
                         }
                     }
                 });
             }
         });
-        Self { url, state, turns }
+        Self { url, port, state, turns }
     }
 
     /// Nothing passes any more, and nobody is told.
@@ -74,7 +91,12 @@ impl Proxy {
 
     /// Every connection is closed, and every new one at once.
     pub fn cut(&self) {
-        self.state.send_modify(|state| *state = State { mode: Mode::Cut, cuts: state.cuts + 1 });
+        self.state.send_modify(|state| *state = State { mode: Mode::Cut, cuts: state.cuts + 1, ..*state });
+    }
+
+    /// Whoever reads in this direction reads the end of it; the other direction goes on.
+    pub fn half_close(&self, reader: Half) {
+        self.state.send_modify(|state| state.halves[reader as usize] += 1);
     }
 
     pub fn open(&self) {
@@ -95,7 +117,7 @@ where
     let (server_reads, server_writes) = tokio::io::split(server);
     // 0: the server spoke last, 1: the client did.
     let last = Arc::new(AtomicUsize::new(0));
-    let up = pump(client_reads, server_writes, states.clone(), {
+    let up = pump(client_reads, server_writes, states.clone(), Half::Server, {
         let last = last.clone();
         move || {
             if last.swap(1, Ordering::SeqCst) == 0 {
@@ -103,32 +125,54 @@ where
             }
         }
     });
-    let down = pump(server_reads, client_writes, states.clone(), move || last.store(0, Ordering::SeqCst));
+    let down = pump(server_reads, client_writes, states.clone(), Half::Client, move || last.store(0, Ordering::SeqCst));
+    let both = async {
+        let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
+        tokio::select! {
+            pumped = &mut up => if pumped == Pumped::Halved { down.await; },
+            pumped = &mut down => if pumped == Pumped::Halved { up.await; },
+        }
+    };
     tokio::select! {
-        () = up => {}
-        () = down => {}
+        () = both => {}
         _ = states.wait_for(|state| state.mode == Mode::Cut || state.cuts != born) => {}
     }
+}
+
+/// Why a direction ended.
+#[derive(PartialEq, Eq)]
+enum Pumped {
+    Ended,
+    Halved,
 }
 
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut states: watch::Receiver<State>,
+    reader: Half,
     passed: impl Fn(),
-) {
-    let born = states.borrow().cuts;
+) -> Pumped {
+    let State { cuts: born, halves, .. } = *states.borrow();
+    let mut halved = states.clone();
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            () = async { drop(halved.wait_for(|state| state.halves[reader as usize] != halves[reader as usize]).await) } => {
+                let _ = to.shutdown().await;
+                return Pumped::Halved;
+            }
+        };
+        let Ok(read @ 1..) = read else { return Pumped::Ended };
         // What was held back when the connection is cut is lost.
         match states.wait_for(|state| state.mode != Mode::Stalled || state.cuts != born).await {
             Ok(state) if state.mode == Mode::Open && state.cuts == born => {}
-            _ => return,
+            _ => return Pumped::Ended,
         }
         passed();
         if to.write_all(&buffer[..read]).await.is_err() {
-            return;
+            return Pumped::Ended;
         }
     }
 }

@@ -14,14 +14,23 @@ use super::eventually;
 pub struct Server {
     child: Child,
     dir: tempfile::TempDir,
+    settings: Vec<String>,
     pub port: u16,
 }
+
+/// Who may connect over the loopback interface: everybody.
+pub const TRUST: &str = "host all all 127.0.0.1/32 trust";
 
 impl Server {
     /// A new server on a loopback port. `files` are put beside its data, with their contents; `settings` may name them as
     /// `{dir}/name`.
     pub async fn start(files: &[(&str, &str)], settings: &[&str], hba: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(&std::env::temp_dir(), files, settings, hba).await
+    }
+
+    /// The same with its data in a folder under `parent`, for example on a small disk.
+    pub async fn start_in(parent: &Path, files: &[(&str, &str)], settings: &[&str], hba: &str) -> Self {
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let root = dir.path().join("server");
         let programs = find_programs().expect("server programs");
         // Its initdb, and who owns what.
@@ -45,6 +54,11 @@ impl Server {
 
     /// A standby that follows this server.
     pub async fn standby(&self) -> Self {
+        self.standby_through(self.root().to_str().unwrap(), self.port).await
+    }
+
+    /// A standby that follows this server by way of another address.
+    pub async fn standby_through(&self, host: &str, port: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("server");
         std::fs::create_dir(&root).unwrap();
@@ -69,7 +83,7 @@ impl Server {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // What a newer pg_basebackup writes, an older server does not understand.
-        let primary = format!("primary_conninfo=host={} port={} user=postgres", self.root().display(), self.port);
+        let primary = format!("primary_conninfo=host={host} port={port} user=postgres");
         Self::run(dir, &[primary]).await
     }
 
@@ -80,23 +94,39 @@ impl Server {
             std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = as_server(&find_programs().unwrap().join("postgres"), &root);
-        command.arg("-D").arg(root.join("data")).arg("-k").arg(&root).args([
-            "-p",
-            &port.to_string(),
-            "-c",
-            "listen_addresses=127.0.0.1",
-        ]);
-        for setting in ["fsync=off", "log_min_messages=fatal"].into_iter().chain(settings.iter().map(String::as_str)) {
-            command.args(["-c", setting]);
-        }
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let server = Self { child, dir, port };
+        let child = spawn(&root, port, settings);
+        let server = Self { child, dir, settings: settings.to_vec(), port };
+        server.answers().await;
+        server
+    }
+
+    async fn answers(&self) {
         eventually("the server answers", async || {
-            tokio_postgres::connect(&server.local_url(), tokio_postgres::NoTls).await.ok().map(drop)
+            tokio_postgres::connect(&self.local_url(), tokio_postgres::NoTls).await.ok().map(drop)
         })
         .await;
-        server
+    }
+
+    /// What `pg_ctl stop -m immediate` does: no checkpoint, no goodbye.
+    pub fn stop_immediately(&mut self) {
+        let _ = nix::sys::signal::kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGQUIT);
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again where it was, and recovers.
+    pub async fn start_again(&mut self) {
+        self.child = spawn(&self.root(), self.port, &self.settings);
+        self.answers().await;
+    }
+
+    /// True while the server's process lives.
+    pub fn is_up(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Makes a standby the primary.
+    pub async fn promote(&self) {
+        self.execute("SELECT pg_promote(true, 30)").await;
     }
 
     fn root(&self) -> PathBuf {
@@ -122,9 +152,20 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGQUIT);
-        let _ = self.child.wait();
+        if self.is_up() {
+            self.stop_immediately();
+        }
     }
+}
+
+fn spawn(root: &Path, port: u16, settings: &[String]) -> Child {
+    let mut command = as_server(&find_programs().unwrap().join("postgres"), root);
+    command.arg("-D").arg(root.join("data")).arg("-k").arg(root);
+    command.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+    for setting in ["fsync=off", "log_min_messages=fatal"].into_iter().chain(settings.iter().map(String::as_str)) {
+        command.args(["-c", setting]);
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// A client program: `$PG_TOOLS`, else beside the server's, else on PATH.
