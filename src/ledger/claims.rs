@@ -146,36 +146,43 @@ pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
 }
 
 /// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not. Its committed steps
-/// stay and say what it reached. Pending ones are closed when their session is gone or their time is over.
+/// stay and say what it reached; when those are all, it has succeeded and only its end was not recorded. Pending ones are closed
+/// when their session is gone or their time is over.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
     let close = concat!(
         "WITH dead AS ( \
-            SELECT o.id, o.daemon, count(s.id) FILTER (WHERE s.state = 'applied') AS done, o.steps_total \
+            SELECT o.id, o.daemon, count(s.id) FILTER (WHERE s.state = 'applied') AS done, o.steps_total, \
+                o.state = 'running' AND count(s.id) FILTER (WHERE s.state = 'applied') = o.steps_total AS all_done \
             FROM schemad.operations o LEFT JOIN schemad.steps s ON s.operation = o.id \
             WHERE o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ",
         pending_alive!(),
         ") GROUP BY o.id), \
         closed AS ( \
-            UPDATE schemad.operations o SET state = 'interrupted', finished_at = clock_timestamp(), \
-                result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', false, 'steps_done', d.done, \
-                    'steps_total', d.steps_total, 'current', NULL, 'warnings', '[]'::jsonb), \
-                'failure', jsonb_build_object('reason', 'INTERRUPTED', 'message', format('the daemon %s went away; %s of %s \
-steps are done and stay, the rest was not run. Ask again', d.daemon, d.done, d.steps_total), \
-                    'metadata', jsonb_build_object('operation', o.id::text))) \
-            FROM dead d WHERE o.id = d.id RETURNING o.id), \
+            UPDATE schemad.operations o SET finished_at = clock_timestamp(), \
+                state = CASE WHEN d.all_done THEN 'succeeded' ELSE 'interrupted' END, \
+                result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
+                    d.all_done AND d.done = 0 AND o.kind <> 'resolve', \
+                    'steps_done', d.done, 'steps_total', d.steps_total, 'warnings', '[]'::jsonb, 'current', \
+                    (SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1)), \
+                'failure', CASE WHEN NOT d.all_done THEN jsonb_build_object('reason', 'INTERRUPTED', 'message', \
+                    format('the daemon %s, or its database session, went away; %s of %s steps are done and stay, the rest was \
+not run. Ask again', d.daemon, d.done, d.steps_total), \
+                    'metadata', jsonb_build_object('operation', o.id::text)) END) \
+            FROM dead d WHERE o.id = d.id RETURNING o.id, o.state), \
         noted AS (INSERT INTO schemad.events (operation, sequence, kind) \
-            SELECT c.id, 1 + coalesce(max(e.sequence), 0), 'interrupted' \
-            FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id) \
-        SELECT id::text FROM closed"
+            SELECT c.id, 1 + coalesce(max(e.sequence), 0), c.state \
+            FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id, c.state) \
+        SELECT id::text, state FROM closed"
     );
     for row in locked.client().query_typed(close, &[(&own, Type::UUID)]).await? {
         tracing::warn!(
             event = "operation.interrupted",
             operation = row.get::<_, String>(0),
-            "closed an operation that a dead daemon had left"
+            state = row.get::<_, String>(1),
+            "closed an operation that a dead daemon or a lost session had left"
         );
     }
     Ok(())

@@ -160,32 +160,64 @@ async fn a_session_that_is_lost_with_a_window_in_flight_ends_the_operation() {
     daemon.stop().await;
 }
 
+/// Two migrations of which the second waits until the test lets it go on.
+fn gated() -> Set {
+    Set::of(&[
+        ("1_a", "CREATE TABLE a (id int);", ""),
+        ("2_gated", "SELECT pg_advisory_xact_lock(77); CREATE TABLE b (id int);", ""),
+    ])
+}
+
+/// Lets the gated step commit while no answer passes through the proxy. Returns before anybody knows.
+async fn commit_unheard(database: &TestDatabase, proxy: &Proxy, gate: tokio_postgres::Client) {
+    database.until_waiting(77).await;
+    proxy.stall();
+    drop(gate);
+    eventually("it is committed", async || (database.diesel_versions().await == ["1", "2"]).then_some(())).await;
+}
+
+async fn closed_gate(database: &TestDatabase) -> tokio_postgres::Client {
+    let gate = database.connect().await;
+    gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+    gate
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_committed_while_the_answer_was_lost_counts_as_done() {
-    let database = TestDatabase::new().await;
-    let set = Set::of(&[
-        ("1_a", "CREATE TABLE a (id int);", ""),
-        ("2_slow", "SELECT pg_sleep(0.7); CREATE TABLE b (id int);", ""),
-    ]);
-    let proxy = Proxy::to(&database).await;
+    let (database, set) = (TestDatabase::new().await, gated());
+    let (proxy, gate) = (Proxy::to(&database).await, closed_gate(&database).await);
     let mut settings = crate::harness::daemon::settings(&database.url);
     settings.migration_database = Some(proxy.url.parse().unwrap());
     let daemon = TestDaemon::launch(settings, &set).await;
     daemon.until_ready().await;
     let losing = async {
-        eventually("the second step runs", async || {
-            let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.7)%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()";
-            (database.text(running).await == "1").then_some(())
-        })
-        .await;
-        proxy.stall();
-        eventually("it is committed", async || (database.diesel_versions().await == ["1", "2"]).then_some(())).await;
+        commit_unheard(&database, &proxy, gate).await;
         proxy.cut();
         proxy.open();
     };
     let (outcome, ()) = tokio::join!(daemon.apply_all(), losing);
     let finished = outcome.finished();
     assert_eq!((finished.steps_done, finished.state()), (2, pb::OperationState::Succeeded));
+    database.assert_consistent().await;
+}
+
+/// Whoever wins the lock first after a loss tells the same end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_whose_steps_are_all_committed_has_succeeded_whoever_records_it() {
+    let (database, set) = (TestDatabase::new().await, gated());
+    let (proxy, gate) = (Proxy::to(&database).await, closed_gate(&database).await);
+    let mut command = from_folder(&set, &["serve", "--apply-on-start"]);
+    command.env("DATABASE_URL", &database.url).env("MIGRATION_DATABASE_URL", &proxy.url);
+    let mut process = Process::start(command).await;
+    commit_unheard(&database, &proxy, gate).await;
+    process.kill().await;
+    proxy.cut();
+    database.until_free().await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    let ended = "SELECT state || ' ' || (result->'finished'->>'steps_done') || ' ' || (result->'finished'->>'current') || ' ' \
+        || coalesce(result->>'failure', 'no failure') FROM schemad.operations";
+    assert_eq!(database.text(ended).await, "succeeded 2 2 no failure");
+    drop(daemon);
     database.assert_consistent().await;
 }
 

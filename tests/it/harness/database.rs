@@ -120,7 +120,6 @@ impl TestDatabase {
         assert_eq!(self.texts(of_steps).await, ledger);
     }
 
-    /// The server's major version.
     /// Waits until somebody waits for the advisory lock with this key.
     pub async fn until_waiting(&self, key: i64) {
         let waits = format!(
@@ -130,6 +129,7 @@ impl TestDatabase {
         super::eventually("a wait", async || (self.text(&waits).await == "1").then_some(())).await;
     }
 
+    /// The server's major version.
     pub async fn server_major(&self) -> u32 {
         self.text("SELECT current_setting('server_version_num')::int / 10000").await.parse().unwrap()
     }
