@@ -26,6 +26,10 @@ pub enum Kind {
     Unavailable,
     /// Too many at once.
     Exhausted,
+    /// Nobody knows who asks.
+    Unauthenticated,
+    /// It is known who asks, and that is not enough.
+    Denied,
     /// Nothing here does that.
     Unsupported,
     /// A mistake in schemad.
@@ -176,6 +180,24 @@ reasons! {
     ShuttingDown "SHUTTING_DOWN" Unavailable,
     /// Too many operations are queued in this daemon.
     TooManyQueued "TOO_MANY_QUEUED" Exhausted,
+    /// The call needs a credential: a bearer token or a client certificate.
+    CredentialMissing "CREDENTIAL_MISSING" Unauthenticated,
+    /// The credential is not one that this daemon accepts, or not any more.
+    CredentialInvalid "CREDENTIAL_INVALID" Unauthenticated,
+    /// The credential is not valid yet, or was valid once.
+    CredentialExpired "CREDENTIAL_EXPIRED" Unauthenticated,
+    /// Whoever asks is known and has a role that does not allow it.
+    PermissionDenied "PERMISSION_DENIED" Denied,
+    /// One caller has too many requests under way.
+    TooManyRequests "TOO_MANY_REQUESTS" Exhausted,
+    /// The daemon, or one address, has too many connections.
+    TooManyConnections "TOO_MANY_CONNECTIONS" Exhausted,
+    /// Too many clients watch, or too many names are watched.
+    TooManyWatchers "TOO_MANY_WATCHERS" Exhausted,
+    /// The request did not arrive in time.
+    RequestTooSlow "REQUEST_TOO_SLOW" Exhausted,
+    /// A down script in the ledger has no signature, or one that does not verify.
+    SignatureInvalid "SIGNATURE_INVALID" Refused,
     /// A mistake in schemad; please report it with the daemon's log.
     Internal "INTERNAL" Internal,
 }

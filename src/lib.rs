@@ -7,6 +7,7 @@
 //! - [`cli`]: the command line, one file a subcommand; the only reader of the environment
 //! - [`app`]: wires a daemon together, the one place that sees everything
 //! - [`grpc`], [`health`], [`admin`]: what others talk to
+//! - [`access`]: who may do what
 //! - [`monitor`], [`preflight`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
 //! - [`runner`]: runs steps, each as one message
@@ -17,6 +18,7 @@
 //! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
 
+pub mod access;
 pub mod admin;
 pub mod app;
 pub mod catalog;
