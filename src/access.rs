@@ -48,3 +48,27 @@ pub struct Presented<'a> {
     /// The client certificate that the TLS handshake verified against the client CA, in DER.
     pub certificate: Option<&'a [u8]>,
 }
+
+/// STUB
+#[derive(Clone)]
+pub struct Access;
+impl Access {
+    /// STUB
+    pub async fn authenticate(&self, _: &Presented<'_>) -> Result<Principal, crate::failure::Failure> {
+        unreachable!()
+    }
+    /// STUB
+    pub fn open(_: &std::path::Path) -> Result<Self, Error> {
+        Ok(Self)
+    }
+    /// STUB
+    pub async fn keep_current(self) {}
+}
+/// STUB
+#[derive(Debug, thiserror::Error)]
+pub enum Error {}
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Access")
+    }
+}

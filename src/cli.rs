@@ -1,6 +1,7 @@
 //! The command line: one binary that serves, and asks. The only place that reads the environment.
 
 mod client;
+mod credential;
 mod dev;
 mod exit;
 mod generate;

@@ -1,7 +1,9 @@
 //! The gRPC surface: thin handlers that check a request into domain types, call, and convert the answer. The only place
-//! besides `health` and the command line that names tonic.
+//! besides `health`, `transport` and the command line that names tonic.
 
 pub mod convert;
+pub mod gate;
+pub mod methods;
 pub mod migrations;
 pub mod operations;
 pub mod own_words;

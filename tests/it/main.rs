@@ -15,6 +15,7 @@ mod faults;
 mod health;
 mod journal;
 mod ledger;
+mod listening;
 mod locks;
 mod misbehaving;
 mod numbers;

@@ -46,6 +46,10 @@ pub fn settings(url: &str) -> Settings {
         apply_on_start: false,
         retention: Retention { operations: Duration::from_secs(86_400), refusals: Duration::from_secs(86_400) },
         reflection: true,
+        tls: None,
+        access: None,
+        limits: schemad::transport::Limits::default(),
+        insecure: false,
     }
 }
 
