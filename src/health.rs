@@ -85,7 +85,6 @@ impl Health {
         Self { views, phases, watchers, watched_names }
     }
 
-    #[expect(clippy::result_large_err, reason = "a status is what handlers answer with")]
     fn enter(&self, version: &Version) -> Result<Guard, Status> {
         self.watchers.enter(version.clone(), self.watched_names).ok_or_else(|| {
             let message =

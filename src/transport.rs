@@ -14,7 +14,7 @@ use tokio::{
     sync::mpsc,
 };
 
-pub use connection::{Connection, Connections, InFlight, Peer, Seat, Socket};
+pub use connection::{Connection, Connections, InFlight, Peer, Seat, Socket, Timed};
 pub use limits::Limits;
 pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles};
 

@@ -1,8 +1,6 @@
 //! Between a connection and the services: who calls, whether they may, and whether they have not too much under way already.
 
 use std::{
-    collections::HashMap,
-    hash::Hash,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -18,14 +16,16 @@ use axum::{
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use super::{
+    answer::hold,
     methods::{self, Counts, Method},
     status::from_failure,
+    tally::{Counted, Counter},
 };
 use crate::{
     access::{Access, Presented, Principal, Role},
     failure::{Failure, Reason},
     operation::Operations,
-    transport::{InFlight, Limits, Peer},
+    transport::{InFlight, Limits, Peer, Timed},
 };
 
 /// Who calls where nobody has to say it.
@@ -94,25 +94,25 @@ pub async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) 
 ///
 /// # Errors
 /// Never behind the gate, which says who calls.
-#[expect(clippy::result_large_err, reason = "a status is what handlers answer with")]
 pub fn caller<T>(request: tonic::Request<T>) -> Result<(Principal, T), tonic::Status> {
     let (_, mut extensions, message) = request.into_parts();
     let unknown = || from_failure(&Failure::new(Reason::CredentialMissing, "nobody said who calls"));
     Ok((extensions.remove::<Principal>().ok_or_else(unknown)?, message))
 }
 
-/// Keeps something as long as the answer lasts.
-fn hold<T: Send + 'static>(response: Response, held: T) -> Response {
-    response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _as_long_as_the_body = &held;
-            frame
-        }))
-    })
+/// What a call occupies.
+struct Held {
+    _stream: Stream,
+    _request: Option<Counted<String>>,
+    _watcher: Option<Counted<Client>>,
 }
 
-/// What a call occupies.
-type Held = (Option<InFlight>, Option<Counted<String>>, Option<Counted<Client>>);
+/// One of the connection's streams.
+enum Stream {
+    None,
+    Open { _request: InFlight },
+    Timed { _request: Timed },
+}
 
 impl Inner {
     async fn admit(
@@ -121,13 +121,7 @@ impl Inner {
         peer: Option<&Peer>,
         request: Request,
     ) -> Result<(Request, Held), Failure> {
-        let in_flight = match peer {
-            Some(peer) => Some(peer.connection.request().ok_or_else(|| {
-                let limit = self.limits.streams_per_connection;
-                too_many(Reason::TooManyRequests, format!("{limit} requests are open on this connection"))
-            })?),
-            None => None,
-        };
+        let stream = self.stream(method, peer)?;
         let size = header_bytes(request.headers());
         if size > self.limits.header_bytes {
             let message = format!("the headers have {size} bytes; {} are allowed", self.limits.header_bytes);
@@ -141,7 +135,11 @@ impl Inner {
             Some(principal) => Client::Principal(principal.name.clone()),
             None => Client::Address(peer.map(|peer| peer.connection.address())),
         };
-        let held = (in_flight, self.count_request(method, &principal)?, self.count_watcher(method, client)?);
+        let held = Held {
+            _stream: stream,
+            _request: self.count_request(method, &principal)?,
+            _watcher: self.count_watcher(method, client)?,
+        };
         // Reflection asks again and again on one stream; everybody else says one thing.
         let mut request = match method.path.starts_with("/grpc.reflection.") {
             true => request,
@@ -151,6 +149,18 @@ impl Inner {
             request.extensions_mut().insert(principal);
         }
         Ok((request, held))
+    }
+
+    fn stream(&self, method: &Method, peer: Option<&Peer>) -> Result<Stream, Failure> {
+        let Some(peer) = peer else { return Ok(Stream::None) };
+        let request = peer.connection.request().ok_or_else(|| {
+            let limit = self.limits.streams_per_connection;
+            too_many(Reason::TooManyRequests, format!("{limit} requests are open on this connection"))
+        })?;
+        Ok(match method.counts {
+            Counts::Request | Counts::Not => Stream::Timed { _request: request.within(self.limits.read_within) },
+            Counts::Operation | Counts::Watcher => Stream::Open { _request: request },
+        })
     }
 
     /// Who calls, if they may.
@@ -178,12 +188,8 @@ impl Inner {
         if principal.role >= least {
             return Ok(principal);
         }
-        let message = format!(
-            "{} has the role {}; {} needs {least}",
-            principal.name,
-            principal.role,
-            method.path.rsplit('/').next().unwrap_or_default()
-        );
+        let name = method.path.rsplit('/').next().unwrap_or_default();
+        let message = format!("{} has the role {}; {name} needs {least}", principal.name, principal.role);
         let failure = Failure::new(Reason::PermissionDenied, message).with("role", least);
         tracing::warn!(
             event = "request.denied",
@@ -194,7 +200,7 @@ impl Inner {
             failure.message
         );
         if let Some(operations) = &self.operations {
-            operations.note_refusal(&principal.name, method.path, &failure).await;
+            operations.note_refusal(&principal.name, &name.to_lowercase(), &failure).await;
         }
         Err(failure)
     }
@@ -204,7 +210,9 @@ impl Inner {
         method: &Method,
         principal: &Option<Principal>,
     ) -> Result<Option<Counted<String>>, Failure> {
-        let (Counts::Request, Some(principal)) = (method.counts, principal) else { return Ok(None) };
+        let (Counts::Request | Counts::Operation, Some(principal)) = (method.counts, principal) else {
+            return Ok(None);
+        };
         let limit = self.limits.requests_per_principal;
         let counted = self.requests.enter(principal.name.clone(), limit, usize::MAX);
         counted.map(Some).ok_or_else(|| {
@@ -276,69 +284,9 @@ fn too_many(reason: Reason, what: String) -> Failure {
     Failure::new(reason, format!("{what}; end some, or ask again later"))
 }
 
-/// How much each client has under way.
-#[derive(Debug)]
-struct Counter<K: Eq + Hash>(Arc<Mutex<Tally<K>>>);
-
-#[derive(Debug)]
-struct Tally<K> {
-    all: usize,
-    of: HashMap<K, usize>,
-}
-
-impl<K: Eq + Hash> Default for Counter<K> {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Tally { all: 0, of: HashMap::new() })))
-    }
-}
-
-impl<K: Eq + Hash + Clone> Counter<K> {
-    /// One more, until the guard is dropped. `None`: that would be one too many.
-    fn enter(&self, key: K, each: usize, all: usize) -> Option<Counted<K>> {
-        let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = tally.of.get(&key).copied().unwrap_or_default();
-        if own >= each || tally.all >= all {
-            return None;
-        }
-        tally.all += 1;
-        tally.of.insert(key.clone(), own + 1);
-        Some(Counted { tally: self.0.clone(), key })
-    }
-}
-
-/// One of a client's.
-struct Counted<K: Eq + Hash> {
-    tally: Arc<Mutex<Tally<K>>>,
-    key: K,
-}
-
-impl<K: Eq + Hash> Drop for Counted<K> {
-    fn drop(&mut self) {
-        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.all -= 1;
-        if let Some(own) = tally.of.get_mut(&self.key) {
-            *own -= 1;
-            if *own == 0 {
-                tally.of.remove(&self.key);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_and_all_have_limits_and_what_ends_makes_room() {
-        let counter = Counter::default();
-        let (one, two) = (counter.enter("a", 2, 3), counter.enter("a", 2, 3));
-        assert!(two.is_some() && counter.enter("a", 2, 3).is_none());
-        let three = counter.enter("b", 2, 3);
-        assert!(three.is_some() && counter.enter("b", 2, 3).is_none());
-        drop(one);
-        assert!(counter.enter("b", 2, 3).is_some());
-    }
 
     #[test]
     fn two_credentials_are_none() {

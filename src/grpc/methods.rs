@@ -17,8 +17,10 @@ pub struct Method {
 /// How a call is counted against its caller's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counts {
-    /// As a request.
+    /// As a request, whose answer has to be read in time.
     Request,
+    /// As a request that may take long.
+    Operation,
     /// As a watcher: it stays open.
     Watcher,
     /// Not at all, beside its connection's streams.
@@ -34,9 +36,9 @@ pub const METHODS: &[Method] = &[
     row("/schemad.v1.MigrationService/GetStatus", Some(Role::Viewer), Counts::Request),
     row("/schemad.v1.MigrationService/ListMigrations", Some(Role::Viewer), Counts::Request),
     row("/schemad.v1.MigrationService/GetMigration", Some(Role::Viewer), Counts::Request),
-    row("/schemad.v1.MigrationService/Apply", Some(Role::Deployer), Counts::Request),
-    row("/schemad.v1.MigrationService/Rollback", Some(Role::Admin), Counts::Request),
-    row("/schemad.v1.MigrationService/Resolve", Some(Role::Admin), Counts::Request),
+    row("/schemad.v1.MigrationService/Apply", Some(Role::Deployer), Counts::Operation),
+    row("/schemad.v1.MigrationService/Rollback", Some(Role::Admin), Counts::Operation),
+    row("/schemad.v1.MigrationService/Resolve", Some(Role::Admin), Counts::Operation),
     row("/schemad.v1.OperationService/GetOperation", Some(Role::Viewer), Counts::Request),
     row("/schemad.v1.OperationService/ListOperations", Some(Role::Viewer), Counts::Request),
     row("/schemad.v1.OperationService/WatchOperation", Some(Role::Viewer), Counts::Watcher),
@@ -44,8 +46,8 @@ pub const METHODS: &[Method] = &[
     row("/schemad.v1.OperationService/CancelOperation", Some(Role::Deployer), Counts::Request),
     row("/grpc.health.v1.Health/Check", None, Counts::Not),
     row("/grpc.health.v1.Health/Watch", None, Counts::Watcher),
-    row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, Counts::Not),
-    row("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None, Counts::Not),
+    row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, Counts::Operation),
+    row("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None, Counts::Operation),
 ];
 
 /// The row of a path.

@@ -15,7 +15,10 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+};
 use tonic::transport::server::Connected;
 
 use super::{Io, Limits};
@@ -186,6 +189,29 @@ impl Connection {
 /// A request under way.
 #[derive(Debug)]
 pub struct InFlight(Arc<Connection>);
+
+impl InFlight {
+    /// Closes the connection unless the request is over within this time.
+    pub fn within(self, limit: Duration) -> Timed {
+        let (over, ended) = oneshot::channel();
+        let connection = self.0.clone();
+        tokio::spawn(async move {
+            if tokio::time::timeout(limit, ended).await.is_err() {
+                tracing::debug!(address = %connection.address, "an answer was not read in time; its connection is closed");
+                connection.close();
+            }
+        });
+        Timed { _request: self, _over: over }
+    }
+}
+
+/// A request under way whose time is limited.
+#[derive(Debug)]
+pub struct Timed {
+    _request: InFlight,
+    /// Dropped with the request, which ends the watch over it.
+    _over: oneshot::Sender<()>,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {

@@ -31,6 +31,8 @@ pub struct Limits {
     pub watched_names: usize,
     /// A connection without a request is closed after this long.
     pub idle: Duration,
+    /// An answer has to be read within this, or its connection is closed; not those that last as long as an operation or a watch.
+    pub read_within: Duration,
     /// A TLS handshake, HTTP/2's first bytes and a request's message have to arrive within this.
     pub arrive_within: Duration,
 }
@@ -39,6 +41,7 @@ impl Default for Limits {
     /// - A connection at rest takes some 10 KiB (30 with TLS), so that the most of them stay below half a GiB, and one address
     ///   cannot take all.
     /// - 100 streams are what RFC 9113 recommends at least; a pipeline uses one, an app a few.
+    /// - The largest answers have 2 MiB, so 128 that one principal does not read take 256 MiB, for a minute.
     /// - The largest request that means something has a few KiB: 4 MiB is what gRPC's clients expect.
     /// - 16 KiB of headers hold the largest identity token that is taken (8 KiB) and a proxy's additions.
     /// - Idle clients of gRPC's own close after 30 minutes, so an hour never surprises one.
@@ -47,13 +50,14 @@ impl Default for Limits {
             connections: 16_384,
             connections_per_address: 12_288,
             streams_per_connection: 100,
-            requests_per_principal: 256,
+            requests_per_principal: 128,
             message_bytes: 4 << 20,
             header_bytes: 16 << 10,
             watchers: 10_000,
             watchers_per_client: 5_000,
             watched_names: 1_000,
             idle: Duration::from_secs(60 * 60),
+            read_within: Duration::from_secs(60),
             arrive_within: Duration::from_secs(10),
         }
     }

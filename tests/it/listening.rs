@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use prost::Message as _;
 use schemad::{
     Settings,
     grpc::pb::{self, migration_service_client::MigrationServiceClient},
@@ -17,12 +18,15 @@ use tokio::{
 };
 use tonic::{
     Code, Request,
+    codegen::{Service as _, http},
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::harness::{
-    Authority, PATIENCE, Set, TestDaemon, TestDatabase, daemon::Failed, daemon::settings, eventually,
+    Authority, PATIENCE, Set, TestDaemon, TestDatabase,
+    daemon::{Failed, get, settings},
+    eventually,
 };
 
 /// A folder with a daemon's certificate and the authority of its clients.
@@ -238,20 +242,47 @@ async fn the_longest_idle_connection_makes_room_and_who_says_nothing_is_cut_off(
     busy.message().await.unwrap().expect("the first status");
 }
 
+/// A call as it goes over the wire.
+async fn call(daemon: &TestDaemon, method: &str, body: axum::body::Body) -> http::Response<tonic::body::Body> {
+    let request = http::Request::post(format!("http://{}/schemad.v1.MigrationService/{method}", daemon.address))
+        .header("content-type", "application/grpc")
+        .body(tonic::body::Body::new(body))
+        .unwrap();
+    // HTTP/2's own window; a client takes no more without reading.
+    let endpoint = Channel::from_shared(format!("http://{}", daemon.address)).unwrap();
+    let mut channel = endpoint.initial_stream_window_size(65_535).connect_lazy();
+    std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+    channel.call(request).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_does_not_arrive_is_not_waited_for() {
-    use tonic::codegen::{Service as _, http};
     let limits = Limits { arrive_within: Duration::from_millis(300), ..Limits::default() };
     let (_database, daemon) = launch(|settings| settings.limits = limits).await;
     daemon.until_ready().await;
     let never = futures_util::stream::pending::<Result<prost::bytes::Bytes, std::io::Error>>();
-    let request = http::Request::post(format!("http://{}/schemad.v1.MigrationService/GetStatus", daemon.address))
-        .header("content-type", "application/grpc")
-        .body(tonic::body::Body::new(axum::body::Body::from_stream(never)))
-        .unwrap();
-    let mut channel = daemon.channel();
-    std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
-    let response = channel.call(request).await.unwrap();
+    let response = call(&daemon, "GetStatus", axum::body::Body::from_stream(never)).await;
     let status = tonic::Status::from_header_map(response.headers()).expect("a status in the headers");
     Failed::of(&status).assert(Code::ResourceExhausted, "REQUEST_TOO_SLOW");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_not_read_ends_its_connection() {
+    let database = TestDatabase::new().await;
+    let mut settings = settings(&database.url);
+    settings.limits.read_within = Duration::from_millis(300);
+    // More than a client takes without reading.
+    let set = Set::of(&[("1_large", &format!("SELECT 1; -- {}", "x".repeat(500_000)), "")]);
+    let daemon = TestDaemon::launch(settings, &set).await;
+    daemon.until_ready().await;
+    let message = pb::GetMigrationRequest { version: "1".into() }.encode_to_vec();
+    let frame = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
+    let response = call(&daemon, "GetMigration", frame.into()).await;
+    eventually("its connection is closed", async || {
+        let metrics = get(&daemon.admin, "/metrics").await.1;
+        metrics.contains("schemad_connections 0").then_some(())
+    })
+    .await;
+
+    assert!(axum::body::to_bytes(axum::body::Body::new(response.into_body()), usize::MAX).await.is_err());
 }

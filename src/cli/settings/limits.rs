@@ -40,6 +40,9 @@ pub(in crate::cli) struct Limits {
     /// A connection without a request is closed after this long.
     #[arg(long, env = "SCHEMAD_IDLE_TIMEOUT", default_value = "1h", value_parser = positive_duration)]
     idle_timeout: Duration,
+    /// What an answer may take to be read before its connection is closed; operations and watches may last.
+    #[arg(long, env = "SCHEMAD_READ_TIMEOUT", default_value = "60s", value_parser = positive_duration)]
+    read_timeout: Duration,
     /// What a TLS handshake, HTTP/2's first bytes and a request's message may take to arrive.
     #[arg(long, env = "SCHEMAD_ARRIVAL_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     arrival_timeout: Duration,
@@ -69,6 +72,7 @@ impl Limits {
             watchers_per_client: self.max_watchers_per_client,
             watched_names: self.max_watched_names,
             idle: self.idle_timeout,
+            read_within: self.read_timeout,
             arrive_within: self.arrival_timeout,
         }
     }
