@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod access;
 mod adopting;
 mod apply;
 mod cli;
