@@ -16,7 +16,7 @@ use ring::signature::{
     RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
 };
 
-/// What can be verified, strongest habits first in the order in which docs/access.md lists it.
+/// What can be verified, in the order of docs/access.md.
 pub(in crate::access) const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
