@@ -178,10 +178,10 @@ impl Inner {
             authorization: authorization(headers)?,
             certificate: peer.and_then(|peer| peer.certificate.as_deref()),
         };
-        let address = peer.map(|peer| peer.connection.address());
+        let address = peer.map(|peer| peer.connection.address().to_string()).unwrap_or_default();
         let principal = access.authenticate(&presented).await.inspect_err(|failure| {
             self.complain(|| {
-                tracing::warn!(event = "request.unauthenticated", method = method.path, ?address, reason = %failure.reason,
+                tracing::warn!(event = "request.unauthenticated", method = method.path, address, reason = %failure.reason,
                     "a caller was refused: {}", failure.message);
             });
         })?;
