@@ -1,7 +1,31 @@
 //! Who may do what: the roles, and whom a credential makes of its bearer. Knows no transport; the cryptography is done by
-//! well-kept crates.
+//! well-kept crates. Whoever comes is known from memory; files and issuers are looked at in the background.
 
-use std::fmt;
+mod certificate;
+mod error;
+mod file;
+mod keep;
+mod oidc;
+mod refusal;
+mod state;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
+
+pub use self::{
+    error::Error,
+    token::{Secret, TokenDigest},
+};
+use self::{refusal::Refusal, state::State};
+use crate::failure::Failure;
 
 /// What somebody may do. Each role may do what the one before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +55,14 @@ impl fmt::Display for Role {
     }
 }
 
+impl FromStr for Role {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        [Self::Viewer, Self::Deployer, Self::Admin].into_iter().find(|role| role.as_str() == word).ok_or(())
+    }
+}
+
 /// Somebody who is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
@@ -47,4 +79,98 @@ pub struct Presented<'a> {
     pub authorization: Option<&'a str>,
     /// The client certificate that the TLS handshake verified against the client CA, in DER.
     pub certificate: Option<&'a [u8]>,
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presented")
+            .field("authorization", &self.authorization.map(|_| "…"))
+            .field("certificate", &self.certificate.map(|_| "…"))
+            .finish()
+    }
+}
+
+/// More than any issuer's token has; refused before anything is computed.
+const LONGEST_CREDENTIAL: usize = 8 * 1024;
+
+/// The rules of an access file, as they are at the moment. A clone is the same one.
+#[derive(Clone)]
+pub struct Access(Arc<Shared>);
+
+struct Shared {
+    path: PathBuf,
+    state: RwLock<Arc<State>>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("path", &self.0.path).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Reads and checks an access file, and the key files that it names. Keys of URLs are fetched by
+    /// [`Access::keep_current`], or when the first token comes.
+    ///
+    /// # Errors
+    /// What is wrong, with file and line; never a secret.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let state = State::open(path, None)?;
+        Ok(Self(Arc::new(Shared { path: path.into(), state: RwLock::new(Arc::new(state)) })))
+    }
+
+    /// Checks the text of an access file, which need not exist, without using it.
+    ///
+    /// # Errors
+    /// As [`Access::open`], but for the key files, which are not read.
+    pub fn check(path: &Path, text: &str) -> Result<(), Error> {
+        file::parse(path, text).map(drop)
+    }
+
+    /// Who calls. What is in `authorization` decides alone; without it, the certificate does. Waits only for a JWT whose key is
+    /// not known yet, for one fetch of the issuer's keys, 10 s at most and 20 s by discovery.
+    ///
+    /// # Errors
+    /// [`Reason::CredentialMissing`], [`Reason::CredentialInvalid`] or [`Reason::CredentialExpired`], with one message each.
+    ///
+    /// Dropping the future has no effect on anybody else.
+    ///
+    /// [`Reason::CredentialMissing`]: crate::failure::Reason::CredentialMissing
+    /// [`Reason::CredentialInvalid`]: crate::failure::Reason::CredentialInvalid
+    /// [`Reason::CredentialExpired`]: crate::failure::Reason::CredentialExpired
+    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Principal, Failure> {
+        self.authenticate_at(presented, SystemTime::now()).await.map_err(Refusal::told)
+    }
+
+    async fn authenticate_at(&self, presented: &Presented<'_>, now: SystemTime) -> Result<Principal, Refusal> {
+        let state = self.state();
+        match (presented.authorization, presented.certificate) {
+            (Some(authorization), _) => bearer(&state, authorization, now).await,
+            (None, Some(der)) => certificate::authenticate(&state.certificates, der, now),
+            (None, None) => Err(Refusal::Missing),
+        }
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.0.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Whoever bears this `authorization` (RFC 6750, section 2.1).
+async fn bearer(state: &State, authorization: &str, now: SystemTime) -> Result<Principal, Refusal> {
+    if authorization.len() > LONGEST_CREDENTIAL {
+        return Err(Refusal::invalid("an authorization longer than 8 KiB"));
+    }
+    let (scheme, credential) = authorization.split_once(' ').unwrap_or((authorization, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Refusal::invalid("an authorization that does not begin with Bearer"));
+    }
+    let credential = credential.trim_matches(' ');
+    if token::looks_like_one(credential) {
+        token::authenticate(&state.tokens, credential, now)
+    } else if oidc::looks_like_one(credential) {
+        oidc::authenticate(&state.issuers, credential, now).await
+    } else {
+        Err(Refusal::invalid("a bearer credential that is neither a token nor a JWT"))
+    }
 }

@@ -11,7 +11,9 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use crate::{db::pool::Pool, failure::Failure, metrics::Metrics, monitor::View, shutdown::Phase};
+use crate::{
+    db::pool::Pool, failure::Failure, metrics::Metrics, monitor::View, shutdown::Phase, transport::Connections,
+};
 
 /// What the endpoints answer from.
 #[derive(Clone)]
@@ -24,6 +26,10 @@ pub struct Admin {
     pub pool: Pool,
     /// The numbers.
     pub metrics: Arc<Metrics>,
+    /// Of the main listener.
+    pub connections: Connections,
+    /// The main listener lets in anybody from anywhere.
+    pub insecure: bool,
 }
 
 impl Admin {
@@ -52,6 +58,7 @@ impl Admin {
 
     fn metrics(&self) -> Response {
         let ready = self.serving().is_ok() && self.views.borrow().ready().is_ok();
+        self.metrics.listener(self.connections.count(), self.insecure);
         match self.metrics.text(ready, self.pool.state()) {
             Ok(text) => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -1,19 +1,15 @@
 //! Wires a daemon together. The listeners and the signal to end are arguments, so tests run whole daemons on port 0.
 
-use std::{future::Future, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+mod listeners;
 
-use axum::middleware;
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
 use diesel::{migration::MigrationSource, pg::Pg};
 use tokio::{net::TcpListener, sync::watch};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
-use tonic_health::pb::health_server::HealthServer;
 use uuid::Uuid;
 
 use crate::{
-    admin::Admin,
+    access::{self, Access},
     catalog::{Catalog, InvalidSet},
     cli,
     db::{
@@ -21,7 +17,7 @@ use crate::{
         pool::{Pool, PoolSettings},
     },
     failure::Kind,
-    grpc::{self, migrations::Migrations, own_words::own_words, pb, reads::Reads},
+    grpc::{gate::Gate, reads::Reads},
     health::Health,
     ledger::upkeep::Retention,
     metrics::Metrics,
@@ -32,11 +28,9 @@ use crate::{
     refresh::Refresh,
     shutdown::{Phase, Shutdown},
     systemd,
+    transport::{Connections, Limits, ServerTls, TlsError, TlsFiles},
     watchers::Watchers,
 };
-
-/// Notices a dead client. Half of the 60 s after which common load balancers forget an idle connection.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// What the running operation gets to undo its step and record its end, once it was told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -66,6 +60,28 @@ pub struct Settings {
     pub retention: Retention,
     /// Serve reflection.
     pub reflection: bool,
+    /// The main listener speaks TLS with these files. `None`: plaintext.
+    pub tls: Option<TlsFiles>,
+    /// Says who may do what. `None`: anybody may do everything.
+    pub access: Option<PathBuf>,
+    /// What one client may take, and all of them.
+    pub limits: Limits,
+    /// It is known that others than this machine reach it without TLS or without saying who they are.
+    pub insecure: bool,
+}
+
+/// Why a daemon cannot be made of its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotServe {
+    /// The migrations.
+    #[error(transparent)]
+    Set(#[from] InvalidSet),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The access file.
+    #[error(transparent)]
+    Access(#[from] access::Error),
 }
 
 /// A daemon that is ready to serve.
@@ -83,6 +99,8 @@ pub struct Settings {
 pub struct Daemon {
     catalog: Arc<Catalog>,
     settings: Settings,
+    tls: Option<ServerTls>,
+    access: Option<Access>,
 }
 
 /// Builds a [`Daemon`] around a set of migrations.
@@ -106,12 +124,16 @@ impl Builder<()> {
 }
 
 impl<S: MigrationSource<Pg>> Builder<S> {
-    /// Checks the set.
+    /// Checks the set, and reads the certificates and the access file.
     ///
     /// # Errors
-    /// [`InvalidSet`] with everything that is wrong with it: a bad set never serves.
-    pub fn build(self, settings: Settings) -> Result<Daemon, InvalidSet> {
-        Ok(Daemon { catalog: Arc::new(Catalog::load(&self.source)?), settings })
+    /// [`CannotServe`] with everything that is wrong: a bad set never serves, and neither does a daemon that would let in others
+    /// than it should.
+    pub fn build(self, settings: Settings) -> Result<Daemon, CannotServe> {
+        let catalog = Arc::new(Catalog::load(&self.source)?);
+        let tls = settings.tls.clone().map(ServerTls::open).transpose()?;
+        let access = settings.access.as_deref().map(Access::open).transpose()?;
+        Ok(Daemon { catalog, settings, tls, access })
     }
 
     /// Runs the whole command line around the set: `serve`, `dev` and the clients.
@@ -127,7 +149,7 @@ impl Daemon {
     /// # Errors
     /// When a listener fails.
     pub async fn serve(self, main: TcpListener, admin: TcpListener, end: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { catalog, settings } = self;
+        let Self { catalog, settings, tls, access } = self;
         let shutdown = Shutdown::new();
         let (refresh, metrics) = (Arc::new(Refresh::default()), Arc::new(Metrics::new()));
         let watchers = Watchers::new(&daemon_name());
@@ -157,25 +179,32 @@ impl Daemon {
             refresh,
             phases: shutdown.phases(),
         });
-        let health = HealthServer::new(Health::new(monitor.views(), shutdown.phases(), watchers));
         let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
-        let reads = Reads { pool: pool.clone(), views: monitor.views() };
-        let service = Migrations { catalog: catalog.clone(), reads: reads.clone(), operations: operations.clone() };
-        let history = grpc::operations::Operations { reads, operations: operations.clone() };
-        let mut main_routes = Routes::new(pb::migration_service_server::MigrationServiceServer::new(service))
-            .add_service(pb::operation_service_server::OperationServiceServer::new(history))
-            .add_service(health.clone());
-        if settings.reflection {
-            main_routes = with_reflection(main_routes)?;
+        if let Some(tls) = &tls {
+            tokio::spawn(tls.clone().keep_current());
         }
-        let main_routes = main_routes.into_axum_router().layer(middleware::from_fn(own_words));
-        let admin_router = Admin { views: monitor.views(), phases: shutdown.phases(), pool, metrics }
-            .router()
-            // A route, not tonic's Routes: those answer 200 to every path, and a mistyped probe would always pass.
-            .route_service("/grpc.health.v1.Health/{method}", health);
+        if let Some(access) = &access {
+            tokio::spawn(access.clone().keep_current());
+        }
+        let (limits, phases) = (settings.limits.clone().within_files(), shutdown.phases());
+        let (connections, admin_connections) = (Connections::new(limits.clone()), Connections::new(limits.of_admin()));
+        let parts = listeners::Parts {
+            catalog: catalog.clone(),
+            reads: Reads { pool: pool.clone(), views: monitor.views() },
+            operations: operations.clone(),
+            health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.watched_names),
+            metrics,
+            gates: [Gate::new(access, limits.clone(), operations.clone()), Gate::of_admin(limits.of_admin())],
+            connections: connections.clone(),
+            limits,
+            reflection: settings.reflection,
+            insecure: settings.insecure,
+            phases: shutdown.phases(),
+        };
+        let (main_routes, admin_routes) = parts.routes()?;
         let mut servers = [
-            tokio::spawn(listen(main, Routes::from(main_routes), Protocols::Http2, shutdown.phases())),
-            tokio::spawn(listen(admin, Routes::from(admin_router), Protocols::Both, shutdown.phases())),
+            tokio::spawn(listeners::main(main, tls, connections, main_routes, settings.limits.clone(), phases.clone())),
+            tokio::spawn(listeners::admin(admin, admin_connections, admin_routes, phases)),
         ];
         start_event(&settings, &catalog, main_address, admin_address);
         if settings.apply_on_start {
@@ -229,45 +258,13 @@ fn start_event(settings: &Settings, catalog: &Catalog, main: SocketAddr, admin: 
         set_digest = %catalog.digest(),
         "serving on {main}"
     );
+    if settings.insecure {
+        tracing::warn!(event = "daemon.insecure", listen = %main, tls = settings.tls.is_some(), access = settings.access.is_some(),
+            "INSECURE: --insecure lets whoever can reach {main} in without TLS or without a credential");
+    }
     if catalog.is_empty() {
         tracing::warn!(event = "daemon.empty_set", "this binary carries no migrations");
     }
-}
-
-fn with_reflection(routes: Routes) -> io::Result<Routes> {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    // grpcurl asks for v1 and falls back to v1alpha.
-    let v1 = builder().build_v1().map_err(io::Error::other)?;
-    Ok(routes.add_service(v1).add_service(builder().build_v1alpha().map_err(io::Error::other)?))
-}
-
-#[derive(PartialEq, Eq)]
-enum Protocols {
-    Http2,
-    Both,
-}
-
-async fn listen(
-    listener: TcpListener,
-    routes: Routes,
-    protocols: Protocols,
-    mut phases: watch::Receiver<Phase>,
-) -> io::Result<()> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .accept_http1(protocols == Protocols::Both)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, async move {
-            let _ = phases.wait_for(|phase| *phase == Phase::Ended).await; // its sender gone means ended too
-        })
-        .await
-        .map_err(io::Error::other)
 }
 
 /// Applies everything pending, again after whatever passes by itself.

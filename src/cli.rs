@@ -1,6 +1,7 @@
 //! The command line: one binary that serves, and asks. The only place that reads the environment.
 
 mod client;
+mod credential;
 mod dev;
 mod exit;
 mod generate;
@@ -16,6 +17,7 @@ mod show;
 mod snippet;
 mod status;
 mod telemetry;
+mod token;
 mod wait;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -64,6 +66,8 @@ enum Command {
     Health(health::Health),
     /// Wait until the daemon, the database or the schema is ready.
     Wait(wait::Wait),
+    /// Make a bearer token for the access file.
+    Token(token::Token),
     /// Print a shell's completion script.
     Completions(generate::Completions),
     /// Print the manual page.
@@ -110,6 +114,7 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
             Command::Cancel(cancel) => cancel.run().await,
             Command::Health(health) => health.run().await,
             Command::Wait(wait) => wait.run().await,
+            Command::Token(token) => token.run(),
             Command::Completions(completions) => completions.run(),
             Command::Man(man) => man.run(),
         }

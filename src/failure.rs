@@ -90,8 +90,10 @@ reasons! {
     InvalidPageToken "INVALID_PAGE_TOKEN" Invalid,
     /// down_from is not a known source.
     InvalidSource "INVALID_SOURCE" Invalid,
-    /// The request is larger than 4 MiB.
-    MessageTooLarge "MESSAGE_TOO_LARGE" Invalid,
+    /// The request is larger than a message may be (--max-message-size).
+    MessageTooLarge "MESSAGE_TOO_LARGE" Exhausted,
+    /// The request's headers are larger than they may be (--max-header-size).
+    HeadersTooLarge "HEADERS_TOO_LARGE" Exhausted,
     /// The request's bytes are not a message of that method.
     MalformedMessage "MALFORMED_MESSAGE" Invalid,
     /// The daemon has no method of that name.

@@ -1,7 +1,10 @@
 //! The gRPC surface: thin handlers that check a request into domain types, call, and convert the answer. The only place
-//! besides `health` and the command line that names tonic.
+//! besides `health`, `transport` and the command line that names tonic.
 
+mod answer;
 pub mod convert;
+pub mod gate;
+pub mod methods;
 pub mod migrations;
 pub mod operations;
 pub mod own_words;
@@ -9,6 +12,7 @@ pub mod reads;
 pub mod request;
 pub mod status;
 mod stream;
+mod tally;
 
 /// Generated from proto/schemad/v1.
 #[expect(missing_docs, clippy::all, reason = "generated code; the proto holds the documentation")]

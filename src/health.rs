@@ -9,11 +9,13 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
 use crate::{
+    failure::{Failure, Reason},
+    grpc::status::from_failure,
     migration::Version,
     monitor::View,
     planner::{self},
     shutdown::Phase,
-    watchers::Watchers,
+    watchers::{Guard, Watchers},
 };
 
 /// SERVING when an operation could be accepted.
@@ -68,12 +70,27 @@ pub struct Health {
     views: watch::Receiver<Arc<View>>,
     phases: watch::Receiver<Phase>,
     watchers: Watchers,
+    watched_names: usize,
 }
 
 impl Health {
-    /// Answers from what `views` and `phases` last said; who watches a version is counted among `watchers`.
-    pub fn new(views: watch::Receiver<Arc<View>>, phases: watch::Receiver<Phase>, watchers: Watchers) -> Self {
-        Self { views, phases, watchers }
+    /// Answers from what `views` and `phases` last said; who watches a version is counted among `watchers`, of at most
+    /// `watched_names` different ones.
+    pub fn new(
+        views: watch::Receiver<Arc<View>>,
+        phases: watch::Receiver<Phase>,
+        watchers: Watchers,
+        watched_names: usize,
+    ) -> Self {
+        Self { views, phases, watchers, watched_names }
+    }
+
+    fn enter(&self, version: &Version) -> Result<Guard, Status> {
+        self.watchers.enter(version.clone(), self.watched_names).ok_or_else(|| {
+            let message =
+                format!("{} different versions are watched; end some, or ask again later", self.watched_names);
+            from_failure(&Failure::new(Reason::TooManyWatchers, message))
+        })
     }
 
     fn status(&self, name: &Name) -> ServingStatus {
@@ -99,7 +116,7 @@ impl health_server::Health for Health {
         let name = Name::parse(&request.into_inner().service);
         let health = self.clone();
         let watched = match &name {
-            Some(Name::Applied(version)) => Some(self.watchers.enter(version.clone())),
+            Some(Name::Applied(version)) => Some(self.enter(version)?),
             _ => None,
         };
         let changes =

@@ -7,7 +7,7 @@
 //! - [`cli`]: the command line, one file a subcommand; the only reader of the environment
 //! - [`app`]: wires a daemon together, the one place that sees everything
 //! - [`grpc`], [`health`], [`admin`]: what others talk to
-//! - [`access`]: who may do what
+//! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
 //! - [`monitor`], [`preflight`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
 //! - [`runner`]: runs steps, each as one message
@@ -40,6 +40,7 @@ pub mod runner;
 pub mod shutdown;
 pub mod sql;
 pub mod systemd;
+pub mod transport;
 pub mod watchers;
 
 pub use app::{Builder, Daemon, Settings};

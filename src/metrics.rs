@@ -29,6 +29,9 @@ pub struct Metrics {
     problems: Gauge,
     pool: Family<PoolLabels, Gauge>,
     probe_seconds: Gauge<f64, AtomicU64>,
+    connections: Gauge,
+    connections_refused: Gauge,
+    insecure: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +65,9 @@ impl Metrics {
             problems: Gauge::default(),
             pool: Family::default(),
             probe_seconds: Gauge::default(),
+            connections: Gauge::default(),
+            connections_refused: Gauge::default(),
+            insecure: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
@@ -74,6 +80,13 @@ impl Metrics {
         registry.register("problems", "Blocking problems of the schema", metrics.problems.clone());
         registry.register("pool_connections", "Connections of the reading pool", metrics.pool.clone());
         registry.register("probe_seconds", "How long the last probe took", metrics.probe_seconds.clone());
+        registry.register("connections", "Connections of the main listener", metrics.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Connections of the main listener that were refused, or closed to make room",
+            metrics.connections_refused.clone(),
+        );
+        registry.register("insecure", "1 when anybody from anywhere may do everything", metrics.insecure.clone());
         Self { registry, ..metrics }
     }
 
@@ -99,6 +112,13 @@ impl Metrics {
         self.applied.set(count(assessment.applied));
         self.pending.set(count(assessment.pending.len()));
         self.problems.set(count(assessment.problems.iter().filter(|p| p.blocking).count()));
+    }
+
+    /// How the main listener is: connections open and refused, and whether it lets in anybody.
+    pub fn listener(&self, (open, refused): (usize, u64), insecure: bool) {
+        self.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.connections_refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
+        self.insecure.set(insecure.into());
     }
 
     /// The text that a scraper gets.

@@ -26,10 +26,14 @@ impl Watchers {
         &self.daemon
     }
 
-    /// A client watches this version until the guard is dropped.
-    pub fn enter(&self, version: Version) -> Guard {
-        *self.watched.lock().unwrap_or_else(PoisonError::into_inner).entry(version.clone()).or_default() += 1;
-        Guard { watchers: self.clone(), version }
+    /// A client watches this version until the guard is dropped. `None`: `names` others are watched already.
+    pub fn enter(&self, version: Version, names: usize) -> Option<Guard> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if watched.len() >= names && !watched.contains_key(&version) {
+            return None;
+        }
+        *watched.entry(version.clone()).or_default() += 1;
+        Some(Guard { watchers: self.clone(), version })
     }
 
     /// How many clients watch which version.
@@ -65,8 +69,9 @@ mod tests {
     fn watches_are_counted_while_they_last() {
         let watchers = Watchers::new("d");
         let version: Version = "1".parse().unwrap();
-        let (one, two) = (watchers.enter(version.clone()), watchers.enter(version.clone()));
+        let (one, two) = (watchers.enter(version.clone(), 1), watchers.enter(version.clone(), 1));
         assert_eq!(watchers.count().get(&version), Some(&2));
+        assert!(watchers.enter("2".parse().unwrap(), 1).is_none());
         drop(one);
         assert_eq!(watchers.count().get(&version), Some(&1));
         drop(two);

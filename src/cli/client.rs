@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Status, service::interceptor::InterceptedService, transport::Endpoint};
 
-use super::{exit::Exit, output::Output};
+use super::{
+    credential::{Security, Way},
+    exit::Exit,
+    output::Output,
+};
 use crate::{db::error::chain, grpc::pb::migration_service_client::MigrationServiceClient};
 
 /// Long enough for a far datacentre, short enough to notice a wrong address.
@@ -17,9 +18,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the daemon is.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Address {
-    /// The daemon, as host:port.
+    /// The daemon, as host:port, or https://host:port for TLS.
     #[arg(long, env = "SCHEMAD_ADDRESS", default_value = super::settings::DEFAULT_LISTEN, value_name = "HOST:PORT", global = true)]
     pub address: String,
+    #[command(flatten)]
+    pub security: Security,
 }
 
 /// Options of every client command.
@@ -43,36 +46,90 @@ pub(super) struct Read {
 }
 
 impl Address {
+    /// In plaintext, without a credential.
+    pub(super) fn plain(address: String) -> Self {
+        Self { address, security: Security::default() }
+    }
+
     /// A channel that connects on first use.
-    pub(super) fn channel(&self) -> Result<Channel, Exit> {
-        Ok(self.endpoint()?.connect_lazy())
+    pub(super) fn channel(&self) -> Result<Way, Exit> {
+        let credential = self.security.credential(self.encrypted() || self.is_here())?;
+        Ok(InterceptedService::new(self.endpoint()?.connect_lazy(), credential))
     }
 
     /// The endpoint, with timeouts.
     pub(super) fn endpoint(&self) -> Result<Endpoint, Exit> {
-        let address = self.address.strip_prefix("http://").unwrap_or(&self.address);
+        let scheme = if self.encrypted() { "https" } else { "http" };
         // ":50051" is this machine, as in Go.
-        let host = if address.starts_with(':') { "127.0.0.1" } else { "" };
-        let endpoint = Endpoint::from_shared(format!("http://{host}{address}"))
-            .map_err(|_| Exit::usage(format!("--address {address:?} is not host:port")))?;
+        let host = if self.host_and_port().starts_with(':') { "127.0.0.1" } else { "" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{host}{}", self.host_and_port()))
+            .map_err(|_| Exit::usage(format!("--address {:?} is not host:port", self.address)))?;
         // A dead network is noticed although the stream is silent.
         let alive = Duration::from_secs(20);
-        Ok(endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(alive)
             .keep_alive_timeout(alive)
-            .keep_alive_while_idle(true))
+            .keep_alive_while_idle(true);
+        match self.encrypted() {
+            true => endpoint.tls_config(self.security.tls()?).map_err(|e| Exit::usage(format!("TLS: {}", chain(&e)))),
+            false => Ok(endpoint),
+        }
+    }
+
+    fn host_and_port(&self) -> &str {
+        let address = &self.address;
+        address.strip_prefix("https://").or_else(|| address.strip_prefix("http://")).unwrap_or(address)
+    }
+
+    fn encrypted(&self) -> bool {
+        self.address.starts_with("https://") || self.security.wants_tls()
+    }
+
+    /// A loopback address: what goes there leaves no machine.
+    fn is_here(&self) -> bool {
+        let host = self.host_and_port().rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
+        host.is_empty() || host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    }
+
+    /// What a failed handshake means most often.
+    pub(super) fn hint(&self, cause: &str) -> Option<&'static str> {
+        Some(match cause {
+            _ if cause.contains("CaUsedAsEndEntity") => {
+                "; the daemon shows an authority's certificate: give it one that such an authority has signed, or make the \
+                 self-signed one with basicConstraints=CA:FALSE"
+            }
+            _ if cause.contains("UnknownIssuer") => "; name the authority that signed it with --tls-ca",
+            _ if cause.contains("NotValidForName") => {
+                "; the certificate is for another name: use that as the address, or --tls-server-name"
+            }
+            _ if cause.contains("InvalidContentType") || cause.contains("corrupt message") => {
+                "; it does not speak TLS: use http:// or no scheme"
+            }
+            _ if cause.contains("CertificateRequired") => "; it wants a certificate: --client-cert and --client-key",
+            _ if self.encrypted() && cause.contains("connection closed") => {
+                "; perhaps it wants a certificate (--client-cert, --client-key), or another one"
+            }
+            _ if cause.contains("connection closed") || cause.contains("frame with invalid size") => {
+                "; if it speaks TLS, use https://"
+            }
+            _ => return None,
+        })
     }
 
     /// A client of MigrationService.
-    pub(super) fn client(&self) -> Result<MigrationServiceClient<Channel>, Exit> {
+    pub(super) fn client(&self) -> Result<MigrationServiceClient<Way>, Exit> {
         Ok(MigrationServiceClient::new(self.channel()?))
     }
 
     /// A failed call in words: tonic's own are "transport error".
     pub(super) fn explain(&self, status: &Status) -> Exit {
         match std::error::Error::source(status) {
-            Some(cause) => Exit::unavailable(format!("no answer from {}: {}", self.address, chain(cause))),
+            Some(cause) => {
+                let cause = chain(cause);
+                let hint = self.hint(&cause).unwrap_or_default();
+                Exit::unavailable(format!("no answer from {}: {cause}{hint}", self.address))
+            }
             None => Exit::from_status(status),
         }
     }
@@ -92,7 +149,7 @@ impl Read {
     /// Makes one call to MigrationService within the timeout.
     pub(super) async fn call<T>(
         &self,
-        call: impl AsyncFnOnce(MigrationServiceClient<Channel>) -> Result<tonic::Response<T>, Status>,
+        call: impl AsyncFnOnce(MigrationServiceClient<Way>) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, Exit> {
         self.call_on(MigrationServiceClient::new, call).await
     }
@@ -100,7 +157,7 @@ impl Read {
     /// Makes one call within the timeout to the service whose client `client` makes.
     pub(super) async fn call_on<C, T>(
         &self,
-        client: impl FnOnce(Channel) -> C,
+        client: impl FnOnce(Way) -> C,
         call: impl AsyncFnOnce(C) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, Exit> {
         let address = &self.common.address;

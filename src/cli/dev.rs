@@ -105,7 +105,7 @@ fn default_data_dir() -> Result<PathBuf, Exit> {
 
 /// Once everything is applied: the status, and what to try next.
 async fn introduce(address: String, admin_address: String) {
-    let common = Common { address: Address { address: address.clone() }, output: Default::default() };
+    let common = Common { address: Address::plain(address.clone()), output: Default::default() };
     if super::wait::quietly_until_current(&common.address).await.is_err() {
         return; // the daemon ended, or says itself why the schema is not current
     }

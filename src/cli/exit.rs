@@ -103,6 +103,11 @@ impl Exit {
         Self { message: None, ..self }
     }
 
+    /// The same message with another code.
+    pub(super) fn with(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
     /// Says the message and returns the code.
     pub(super) fn report(self) -> ExitCode {
         if let Some(message) = self.message.filter(|m| !m.is_empty()) {

@@ -1,8 +1,8 @@
 //! `schemad completions` and `schemad man`: what packages and shells want of a command line.
 
-use std::io::Write as _;
+use std::{io::Write as _, iter};
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use super::{Cli, exit::Exit};
@@ -33,8 +33,8 @@ impl Man {
         command.build();
         // The page of the command, then its subcommands' options, which clap_mangen would put on pages of their own.
         let mut rendered = clap_mangen::Man::new(command.clone()).render(&mut page);
-        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-            let title = format!("schemad {}", sub.get_name());
+        for sub in commands_below(&command) {
+            let title = sub.get_bin_name().unwrap_or_else(|| sub.get_name());
             let man = clap_mangen::Man::new(sub.clone());
             rendered = rendered
                 .and_then(|()| writeln!(page, ".SH {}", title.to_uppercase()))
@@ -46,6 +46,12 @@ impl Man {
             Err(error) => Exit::unknown(error),
         }
     }
+}
+
+/// Subcommands, each before its own; clap's `help` is none.
+fn commands_below(command: &Command) -> Vec<&Command> {
+    let own = command.get_subcommands().filter(|sub| sub.get_name() != "help");
+    own.flat_map(|sub| iter::once(sub).chain(commands_below(sub))).collect()
 }
 
 fn print(bytes: &[u8]) -> Exit {

@@ -1,12 +1,12 @@
 //! `schemad health`: grpc_health_probe's flags and exit codes, because that is what people have scripted against.
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{client::Address, exit::Exit, output::say};
+use super::{client::Address, credential::Security, exit::Exit, output::say};
 use crate::db::error::chain;
 
 /// Wrong arguments.
@@ -16,7 +16,17 @@ const RPC_FAILED: u8 = 3;
 const UNHEALTHY: u8 = 4;
 
 /// Flags that grpc_health_probe, a Go program, takes with one dash.
-const GO_FLAGS: [&str; 4] = ["-addr", "-service", "-connect-timeout", "-rpc-timeout"];
+const GO_FLAGS: [&str; 9] = [
+    "-addr",
+    "-service",
+    "-connect-timeout",
+    "-rpc-timeout",
+    "-tls",
+    "-tls-ca-cert",
+    "-tls-client-cert",
+    "-tls-client-key",
+    "-tls-server-name",
+];
 
 #[derive(Debug, Args)]
 pub(super) struct Health {
@@ -33,6 +43,21 @@ pub(super) struct Health {
     /// How long the answer may take.
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, env = "SCHEMAD_RPC_TIMEOUT")]
     rpc_timeout: Duration,
+    /// Speak TLS.
+    #[arg(long, env = "SCHEMAD_TLS")]
+    tls: bool,
+    /// The authorities to trust (PEM), instead of the machine's own.
+    #[arg(long, alias = "tls-ca", env = "SCHEMAD_TLS_CA", value_name = "FILE")]
+    tls_ca_cert: Option<PathBuf>,
+    /// The certificate to show (PEM).
+    #[arg(long, alias = "client-cert", env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "tls_client_key")]
+    tls_client_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, alias = "client-key", env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "tls_client_cert")]
+    tls_client_key: Option<PathBuf>,
+    /// The name that the daemon's certificate has to be for, instead of the address's host.
+    #[arg(long, env = "SCHEMAD_TLS_SERVER_NAME", value_name = "NAME")]
+    tls_server_name: Option<String>,
 }
 
 /// `schemad health -addr=x` as `schemad health --addr=x`.
@@ -52,14 +77,23 @@ pub(super) fn with_double_dashes(args: impl Iterator<Item = OsString>) -> Vec<Os
 impl Health {
     pub(super) async fn run(self) -> Exit {
         let unhealthy = |code, message: String| Exit::with_code(code, Some(message));
-        let endpoint = match (Address { address: self.addr.clone() }).endpoint() {
+        let security = Security::new(
+            self.tls,
+            self.tls_ca_cert.clone(),
+            self.tls_server_name.clone(),
+            self.tls_client_cert.clone().zip(self.tls_client_key.clone()),
+        );
+        let address = Address { address: self.addr.clone(), security };
+        let endpoint = match address.endpoint() {
             Ok(endpoint) => endpoint,
-            Err(_) => return unhealthy(1, format!("--addr {:?} is not host:port", self.addr)),
+            Err(exit) => return exit.with(1),
         };
         let channel = match tokio::time::timeout(self.connect_timeout, endpoint.connect()).await {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => {
-                return unhealthy(NO_CONNECTION, format!("failed to connect to {}: {}", self.addr, chain(&error)));
+                let cause = chain(&error);
+                let hint = address.hint(&cause).unwrap_or_default();
+                return unhealthy(NO_CONNECTION, format!("failed to connect to {}: {cause}{hint}", self.addr));
             }
             Err(_) => {
                 let message = format!("timeout: failed to connect to {} within {:?}", self.addr, self.connect_timeout);

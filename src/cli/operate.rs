@@ -9,10 +9,10 @@ pub(super) use live::Live;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 use uuid::Uuid;
 
-use super::{client::Common, exit::Exit};
+use super::{client::Common, credential::Way, exit::Exit};
 use crate::grpc::pb::{self, migration_service_client::MigrationServiceClient};
 
 /// Options of both. What to do is said in arguments only: a variable that somebody left behind must not choose a target.
@@ -169,7 +169,7 @@ impl Call {
         }
     }
 
-    async fn send(&self, client: &mut MigrationServiceClient<Channel>) -> Result<Events, Status> {
+    async fn send(&self, client: &mut MigrationServiceClient<Way>) -> Result<Events, Status> {
         Ok(match self {
             Self::Apply(request) => Events::Apply(client.apply(request.clone()).await?.into_inner()),
             Self::Rollback(request) => Events::Rollback(client.rollback(request.clone()).await?.into_inner()),

@@ -28,10 +28,10 @@ impl Serve {
     }
 
     async fn serve(self, source: &impl MigrationSource<Pg>) -> Result<(), Exit> {
+        self.settings.check()?;
         let databases = self.databases.read()?.ok_or_else(|| {
             Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows the forms), or try `schemad dev`")
         })?;
-        self.settings.check()?;
         telemetry::init(self.settings.log_level, self.settings.log_format);
         let settings = self.settings.daemon(databases, self.apply_on_start);
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;

@@ -1,5 +1,8 @@
 //! The daemon's settings: flags, environment, files. Checked here once; an error names the setting and never its secret.
 
+mod limits;
+mod trust;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
@@ -20,15 +23,12 @@ const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:50052";
 /// Settings of `serve` and `dev`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Settings {
-    /// Where to serve gRPC. Another than a loopback address needs --insecure.
+    /// Where to serve gRPC. Another than a loopback address needs TLS and an access file.
     #[arg(long, env = "SCHEMAD_LISTEN", default_value = DEFAULT_LISTEN, value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
     /// Where to serve health and metrics, in plaintext, on any address.
     #[arg(long, env = "SCHEMAD_ADMIN_LISTEN", default_value = DEFAULT_ADMIN_LISTEN, value_name = "ADDRESS:PORT")]
     pub admin_listen: SocketAddr,
-    /// Serve on any address although nobody has to authenticate and nothing is encrypted.
-    #[arg(long, env = "SCHEMAD_INSECURE")]
-    insecure: bool,
     /// Connections that are kept open for reading.
     #[arg(long, env = "SCHEMAD_POOL_SIZE", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pool_size: u32,
@@ -63,6 +63,10 @@ pub(super) struct Settings {
     /// How to log, on stderr.
     #[arg(long, env = "SCHEMAD_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: Format,
+    #[command(flatten)]
+    trust: trust::Trust,
+    #[command(flatten)]
+    limits: limits::Limits,
 }
 
 /// Where the database is.
@@ -124,19 +128,16 @@ impl Settings {
             apply_on_start,
             retention: Retention { operations: self.keep_operations, refusals: self.keep_refusals },
             reflection: !self.no_reflection,
+            tls: self.trust.tls(),
+            access: self.trust.access(),
+            limits: self.limits.read(),
+            insecure: self.trust.insecure(),
         }
     }
 
-    /// Refuses to be reached from elsewhere while nobody has to say who they are.
+    /// Refuses to be reached from elsewhere while that is not safe.
     pub(super) fn check(&self) -> Result<(), Exit> {
-        if self.listen.ip().is_loopback() || self.insecure {
-            return Ok(());
-        }
-        Err(Exit::usage(format!(
-            "--listen {} can be reached from other machines, and this version has no TLS and no authentication: whoever can \
-             connect could change the schema. Use a loopback address, or insist with --insecure",
-            self.listen
-        )))
+        self.trust.check(self.listen)
     }
 }
 

@@ -59,6 +59,10 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
         format!("Set       {} migrations, {}", status.embedded_count, status.embedded_set_digest),
         format!("schemad   {}", status.binary_version),
     ];
+    if status.insecure {
+        let open = "INSECURE  others than its own machine reach the daemon without TLS or without a credential";
+        lines.push(styled(BAD, open));
+    }
     if let Some(operation) = &status.running_operation {
         lines.push(format!(
             "Running   {} {}, {} of {} steps done, by {}",

@@ -24,9 +24,10 @@ const MAX_PLANNED: usize = 5000;
 const MAX_SQL: usize = 1 << 20;
 
 /// The answer of GetStatus.
-pub fn status(catalog: &Catalog, snapshot: &Snapshot, assessment: &Assessment) -> pb::SchemaStatus {
+pub fn status(catalog: &Catalog, snapshot: &Snapshot, assessment: &Assessment, insecure: bool) -> pb::SchemaStatus {
     let name = |version: &Version| catalog.get(version).map_or_else(String::new, |m| m.name.clone());
     pb::SchemaStatus {
+        insecure,
         state: match assessment.state {
             planner::State::Empty => pb::SchemaState::Empty,
             planner::State::Current => pb::SchemaState::Current,

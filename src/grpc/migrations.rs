@@ -11,7 +11,7 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, pb,
+    convert, gate, pb,
     reads::Reads,
     request, status,
     stream::{Ends, Events},
@@ -33,6 +33,8 @@ pub struct Migrations {
     pub reads: Reads,
     /// For Apply and Rollback.
     pub operations: Operations,
+    /// Anybody from anywhere may do everything.
+    pub insecure: bool,
 }
 
 pub(super) type Answer<T> = Result<Response<T>, Status>;
@@ -152,14 +154,14 @@ impl Migrations {
             let problem = planner::Problem { reason: impossible.reason.as_str(), version, message, blocking: true };
             assessment.problems.insert(0, problem);
         }
-        Ok(convert::status(&self.catalog, &snapshot, &assessment))
+        Ok(convert::status(&self.catalog, &snapshot, &assessment, self.insecure))
     }
 }
 
 impl Migrations {
     /// Runs a Resolve to its end.
-    async fn settle(&self, message: &pb::ResolveRequest) -> Result<pb::Operation, Failure> {
-        let checked = request::resolve(message).inspect_err(|e| {
+    async fn settle(&self, principal: &str, message: &pb::ResolveRequest) -> Result<pb::Operation, Failure> {
+        let checked = request::resolve(principal, message).inspect_err(|e| {
             malformed(e);
         })?;
         let log = self.operations.submit(checked);
@@ -192,23 +194,24 @@ impl pb::migration_service_server::MigrationService for Migrations {
     type ApplyStream = Responses<pb::ApplyResponse>;
 
     async fn apply(&self, request: Request<pb::ApplyRequest>) -> Answer<Self::ApplyStream> {
-        let message = request.into_inner();
+        let (principal, message) = gate::caller(request)?;
         let (validate_only, detach) = (message.validate_only, message.detach);
-        let events = self.start(request::apply(message), validate_only, detach).await?;
+        let events = self.start(request::apply(&principal.name, message), validate_only, detach).await?;
         Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::ApplyResponse { event: Some(event) })))))
     }
 
     type RollbackStream = Responses<pb::RollbackResponse>;
 
     async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Answer<Self::RollbackStream> {
-        let message = request.into_inner();
+        let (principal, message) = gate::caller(request)?;
         let (validate_only, detach) = (message.validate_only, message.detach);
-        let events = self.start(request::rollback(message), validate_only, detach).await?;
+        let events = self.start(request::rollback(&principal.name, message), validate_only, detach).await?;
         Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::RollbackResponse { event: Some(event) })))))
     }
 
     async fn resolve(&self, request: Request<pb::ResolveRequest>) -> Answer<pb::ResolveResponse> {
-        let operation = self.settle(&request.into_inner()).await.map_err(|e| status::from_failure(&e))?;
+        let (principal, message) = gate::caller(request)?;
+        let operation = self.settle(&principal.name, &message).await.map_err(|e| status::from_failure(&e))?;
         Ok(Response::new(pb::ResolveResponse { operation: Some(operation) }))
     }
 }

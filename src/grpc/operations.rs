@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use tonic::{Request, Response};
 
 use super::{
-    convert,
+    convert, gate,
     migrations::{Answer, Responses},
     pb,
     reads::Reads,
@@ -80,9 +80,10 @@ impl pb::operation_service_server::OperationService for Operations {
         &self,
         request: Request<pb::CancelOperationRequest>,
     ) -> Answer<pb::CancelOperationResponse> {
+        let (principal, message) = gate::caller(request)?;
         let cancel = async {
-            let id = request::operation_id(&request.into_inner().id)?;
-            self.operations.cancel(id, request::ANONYMOUS).await
+            let id = request::operation_id(&message.id)?;
+            self.operations.cancel(id, &principal).await
         };
         let operation = cancel.await.map_err(|e| status::from_failure(&e))?;
         Ok(Response::new(pb::CancelOperationResponse { operation: Some(convert::operation(&operation)) }))

@@ -23,15 +23,14 @@ pub async fn own_words(request: Request, next: Next) -> Response {
     response
 }
 
-/// Large and malformed messages become INVALID_ARGUMENT. tonic says OUT_OF_RANGE and INTERNAL (the latter is also the
-/// protocol's word for a broken frame), but the first means "later perhaps", RESOURCE_EXHAUSTED, as others answer, is retried,
-/// and the second is a mistake of the server's: this is the caller's, and stays one.
+/// Malformed messages become INVALID_ARGUMENT: tonic says INTERNAL, but the mistake is the caller's, and stays one. A message
+/// that only says that it is too large is one for the limit, which `gate` knows.
 fn failure(status: &Status, path: &str) -> Option<Failure> {
     let said = status.message();
     let (reason, message) = match status.code() {
         Code::OutOfRange | Code::ResourceExhausted => (
             Reason::MessageTooLarge,
-            format!("the request is larger than the 4 MiB that a message may have; no valid one is ({said})"),
+            format!("the request says that it is larger than a message may be; no valid one is ({said})"),
         ),
         Code::Internal => (
             Reason::MalformedMessage,

@@ -28,14 +28,11 @@ const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// As long as people wait for a lock before they look why.
 const DEFAULT_LOCK_WAIT: Duration = Duration::from_secs(120);
 
-/// Until callers authenticate, everybody is this principal.
-pub const ANONYMOUS: &str = "anonymous";
-
 /// Checks an ApplyRequest.
 ///
 /// # Errors
 /// The first malformed field.
-pub fn apply(request: pb::ApplyRequest) -> Result<Request, Failure> {
+pub fn apply(principal: &str, request: pb::ApplyRequest) -> Result<Request, Failure> {
     let target = match &request.target {
         None => ApplyTarget::All,
         Some(pb::apply_request::Target::To(to)) => ApplyTarget::To(version("to", to)?),
@@ -48,14 +45,14 @@ pub fn apply(request: pb::ApplyRequest) -> Result<Request, Failure> {
         })?),
     };
     let action = Action::Apply(Apply { target, allow_out_of_order: request.allow_out_of_order, expected_set });
-    operation(action, &request.request_id, request.queue_timeout, request.lock_wait, request.lock_timeout)
+    operation(principal, action, &request.request_id, request.queue_timeout, request.lock_wait, request.lock_timeout)
 }
 
 /// Checks a RollbackRequest.
 ///
 /// # Errors
 /// The first malformed field.
-pub fn rollback(request: pb::RollbackRequest) -> Result<Request, Failure> {
+pub fn rollback(principal: &str, request: pb::RollbackRequest) -> Result<Request, Failure> {
     let target = match &request.target {
         Some(pb::rollback_request::Target::To(to)) => RollbackTarget::To(version("to", to)?),
         Some(pb::rollback_request::Target::Steps(n)) => RollbackTarget::Steps(steps(*n)?),
@@ -75,14 +72,14 @@ pub fn rollback(request: pb::RollbackRequest) -> Result<Request, Failure> {
         Err(_) => return Err(Failure::invalid(Reason::InvalidSource, "down_from", "down_from is LEDGER or BINARY")),
     };
     let action = Action::Rollback(Rollback { target, down_from, force: request.force });
-    operation(action, &request.request_id, request.queue_timeout, request.lock_wait, request.lock_timeout)
+    operation(principal, action, &request.request_id, request.queue_timeout, request.lock_wait, request.lock_timeout)
 }
 
 /// Checks a ResolveRequest.
 ///
 /// # Errors
 /// The first malformed field.
-pub fn resolve(request: &pb::ResolveRequest) -> Result<Request, Failure> {
+pub fn resolve(principal: &str, request: &pb::ResolveRequest) -> Result<Request, Failure> {
     let outcome = match pb::ResolveOutcome::try_from(request.outcome) {
         Ok(pb::ResolveOutcome::Applied) => Outcome::Applied,
         Ok(pb::ResolveOutcome::NotApplied) => Outcome::NotApplied,
@@ -101,10 +98,11 @@ pub fn resolve(request: &pb::ResolveRequest) -> Result<Request, Failure> {
     }
     let action =
         Action::Resolve(Resolve { version: version("version", &request.version)?, outcome, reason: reason.into() });
-    operation(action, &request.request_id, request.queue_timeout, None, None)
+    operation(principal, action, &request.request_id, request.queue_timeout, None, None)
 }
 
 fn operation(
+    principal: &str,
     action: Action,
     request_id: &str,
     queue_timeout: Option<prost_types::Duration>,
@@ -118,7 +116,7 @@ fn operation(
     };
     Ok(Request {
         action,
-        principal: ANONYMOUS.into(),
+        principal: principal.into(),
         request_id,
         queue_timeout: wait("queue_timeout", queue_timeout)?.unwrap_or_default(),
         lock_wait: wait("lock_wait", lock_wait)?.unwrap_or(DEFAULT_LOCK_WAIT),
@@ -164,17 +162,17 @@ mod tests {
         let base = pb::ApplyRequest::default;
         for n in [0, -1, i32::MIN, i32::MAX, MAX_STEPS + 1] {
             let request = pb::ApplyRequest { target: Some(Target::Steps(n)), ..base() };
-            assert_eq!(reason(apply(request)), (Reason::InvalidSteps, "steps".into()));
+            assert_eq!(reason(apply("p", request)), (Reason::InvalidSteps, "steps".into()));
         }
         let request = pb::ApplyRequest { target: Some(Target::To(String::new())), ..base() };
-        assert_eq!(reason(apply(request)), (Reason::InvalidVersion, "to".into()));
+        assert_eq!(reason(apply("p", request)), (Reason::InvalidVersion, "to".into()));
         let request = pb::ApplyRequest { request_id: "42".into(), ..base() };
-        assert_eq!(reason(apply(request)), (Reason::InvalidRequestId, "request_id".into()));
+        assert_eq!(reason(apply("p", request)), (Reason::InvalidRequestId, "request_id".into()));
         let request = pb::ApplyRequest { expected_set_digest: "sha256:12".into(), ..base() };
-        assert_eq!(reason(apply(request)), (Reason::InvalidDigest, "expected_set_digest".into()));
+        assert_eq!(reason(apply("p", request)), (Reason::InvalidDigest, "expected_set_digest".into()));
         for (seconds, nanos) in [(-1, 0), (24 * 3600, 1), (i64::MAX, 0)] {
             let request = pb::ApplyRequest { queue_timeout: Some(prost_types::Duration { seconds, nanos }), ..base() };
-            assert_eq!(reason(apply(request)), (Reason::InvalidDuration, "queue_timeout".into()));
+            assert_eq!(reason(apply("p", request)), (Reason::InvalidDuration, "queue_timeout".into()));
         }
     }
 
@@ -183,16 +181,16 @@ mod tests {
         use pb::rollback_request::Target;
         for target in [None, Some(Target::All(false))] {
             let request = pb::RollbackRequest { target, ..Default::default() };
-            assert_eq!(reason(rollback(request)), (Reason::TargetMissing, "target".into()));
+            assert_eq!(reason(rollback("p", request)), (Reason::TargetMissing, "target".into()));
         }
         let request = pb::RollbackRequest { target: Some(Target::All(true)), down_from: 9, ..Default::default() };
-        assert_eq!(reason(rollback(request)), (Reason::InvalidSource, "down_from".into()));
+        assert_eq!(reason(rollback("p", request)), (Reason::InvalidSource, "down_from".into()));
     }
 
     #[test]
     fn requests_that_ask_for_the_same_have_one_hash_and_others_do_not() {
         use pb::apply_request::Target;
-        let hash = |request: pb::ApplyRequest| apply(request).unwrap().hash();
+        let hash = |request: pb::ApplyRequest| apply("p", request).unwrap().hash();
         let base = pb::ApplyRequest::default();
         let with_id = pb::ApplyRequest { request_id: Uuid::new_v4().to_string(), ..base.clone() };
         assert_eq!(hash(base.clone()), hash(with_id));

@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::Operations;
 use crate::{
+    access::{Principal, Role},
     db::activity,
-    failure::Failure,
+    failure::{Failure, Reason},
     ledger::{self, OperationRow, control},
     runner::Halt,
 };
@@ -20,13 +21,23 @@ const ENDED_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 
 impl Operations {
-    /// Cancels an operation and returns it as it ended, or as it is when it does not end in time.
+    /// Cancels an operation and returns it as it ended, or as it is when it does not end in time. Anybody may cancel their own,
+    /// an admin any.
     ///
     /// # Errors
-    /// UNKNOWN_OPERATION, OPERATION_ENDED, or the database's.
-    pub async fn cancel(&self, id: Uuid, principal: &str) -> Result<OperationRow, Failure> {
+    /// UNKNOWN_OPERATION, OPERATION_ENDED, PERMISSION_DENIED, or the database's.
+    pub async fn cancel(&self, id: Uuid, by: &Principal) -> Result<OperationRow, Failure> {
         let inner = &self.0;
         let session = inner.open_session().await?;
+        if by.role < Role::Admin {
+            let owner = control::principal_of(session.client(), id).await?.ok_or_else(|| control::unknown(id))?;
+            if owner != by.name {
+                let denied = denied(id, &owner, by);
+                self.note_refusal(&by.name, "cancel", &denied).await;
+                return Err(denied);
+            }
+        }
+        let principal = by.name.as_str();
         let (operation, backend) =
             control::request_cancel(session.client(), id, principal).await?.ok_or_else(|| control::unknown(id))?;
         if let Some(ended) = control::ended(&operation) {
@@ -58,4 +69,10 @@ impl Operations {
             Err(_) => Ok(operation),
         }
     }
+}
+
+fn denied(id: Uuid, owner: &str, by: &Principal) -> Failure {
+    let message =
+        format!("operation {id} is {owner}'s; {} has the role {} and may cancel its own only", by.name, by.role);
+    Failure::new(Reason::PermissionDenied, message).with("role", Role::Admin)
 }

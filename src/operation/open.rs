@@ -153,11 +153,16 @@ impl Operations {
             }
             result.close(outcome);
             if let Some(failure) = refused {
-                inner.keep_refusal(&request, &failure).await;
+                inner.keep_refusal(&request.principal, request.action.kind(), request.request_id, &failure).await;
             }
             inner.running.send_modify(|n| *n -= 1);
         });
         log
+    }
+
+    /// Keeps the refusal of a known caller in the ledger, as well as can be and no more than a few a second.
+    pub async fn note_refusal(&self, principal: &str, kind: &str, failure: &Failure) {
+        self.0.keep_refusal(principal, kind, Uuid::nil(), failure).await;
     }
 
     /// Returns when no operation is open in this daemon.
@@ -169,7 +174,7 @@ impl Operations {
 
 impl Inner {
     /// Keeps a refusal in the ledger, as well as can be and no more than a few a second.
-    async fn keep_refusal(self: &Arc<Self>, request: &Request, failure: &Failure) {
+    async fn keep_refusal(self: &Arc<Self>, principal: &str, kind: &str, request_id: Uuid, failure: &Failure) {
         let Ok(permit) = self.refusals.try_acquire() else { return };
         permit.forget();
         let inner = self.clone();
@@ -178,13 +183,7 @@ impl Inner {
             inner.refusals.add_permits(1);
         });
         let Some(session) = self.side.borrow().clone() else { return };
-        let refused = Refused {
-            daemon: &self.daemon,
-            principal: &request.principal,
-            kind: request.action.kind(),
-            request_id: request.request_id,
-            failure,
-        };
+        let refused = Refused { daemon: &self.daemon, principal, kind, request_id, failure };
         if let Err(error) = upkeep::refused(session.client(), &refused).await {
             tracing::debug!(cause = %error, "a refusal could not be kept");
         }

@@ -1,6 +1,7 @@
 //! What tests are made of: a server, a database each, a folder of migrations, a daemon in this process or in one of its own,
 //! a client, a proxy that can cut and stall.
 
+pub mod authority;
 pub mod daemon;
 pub mod database;
 pub mod process;
@@ -8,6 +9,7 @@ pub mod proxy;
 pub mod server;
 pub mod set;
 
+pub use authority::Authority;
 pub use daemon::TestDaemon;
 pub use database::TestDatabase;
 pub use process::Process;

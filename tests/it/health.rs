@@ -4,7 +4,10 @@ use schemad::grpc::pb;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
-use crate::harness::{PATIENCE, Proxy, Set, TestDaemon, TestDatabase, daemon::settings};
+use crate::harness::{
+    PATIENCE, Proxy, Set, TestDaemon, TestDatabase,
+    daemon::{get, settings},
+};
 use ServingStatus::{NotServing, ServiceUnknown, Serving};
 
 const READY: &str = "schemad.v1.MigrationService";
@@ -125,17 +128,6 @@ async fn a_daemon_serves_before_its_database_is_there() {
     proxy.open();
     daemon.until_ready().await;
     daemon.apply_all().await.finished();
-}
-
-async fn get(address: &str, path: &str) -> (u16, String) {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

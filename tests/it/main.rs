@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod access;
 mod adopting;
 mod apply;
 mod cli;
@@ -15,6 +16,7 @@ mod faults;
 mod health;
 mod journal;
 mod ledger;
+mod listening;
 mod locks;
 mod misbehaving;
 mod numbers;

@@ -46,6 +46,10 @@ pub fn settings(url: &str) -> Settings {
         apply_on_start: false,
         retention: Retention { operations: Duration::from_secs(86_400), refusals: Duration::from_secs(86_400) },
         reflection: true,
+        tls: None,
+        access: None,
+        limits: schemad::transport::Limits::default(),
+        insecure: false,
     }
 }
 
@@ -225,4 +229,16 @@ impl Failed {
     pub fn assert(&self, code: Code, reason: &str) {
         assert_eq!((self.code, self.reason.as_str()), (code, reason), "{self:?}");
     }
+}
+
+/// What the admin listener answers over HTTP: the status and the body.
+pub async fn get(address: &str, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
 }

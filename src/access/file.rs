@@ -1,0 +1,136 @@
+//! The access file: TOML, checked as a whole, so that a daemon never runs on half of one. docs/access.md is its reference.
+
+mod certificate;
+mod oidc;
+
+use std::{path::Path, time::SystemTime};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    Role,
+    certificate::Rule as CertificateRule,
+    error::{Error, Problem},
+    oidc::Settings as OidcSettings,
+    token::{Period, Token},
+};
+
+/// All rules of a file.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub tokens: Vec<Token>,
+    pub certificates: Vec<CertificateRule>,
+    pub issuers: Vec<OidcSettings>,
+}
+
+/// A word of the file, with its place.
+type Word = Spanned<String>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    token: Vec<RawToken>,
+    #[serde(default)]
+    certificate: Vec<Spanned<certificate::RawCertificate>>,
+    #[serde(default)]
+    oidc: Vec<oidc::RawOidc>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawToken {
+    name: Word,
+    role: Word,
+    sha256: Word,
+    expires: Option<Word>,
+    not_before: Option<Word>,
+}
+
+/// Reads and checks the text of the file at `path`.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Rules, Error> {
+    let rules = toml::from_str::<File>(text).map_err(Problem::from).and_then(Rules::of);
+    let rules = rules.map_err(|problem| problem.located(path.into(), text))?;
+    if rules.tokens.is_empty() && rules.certificates.is_empty() && rules.issuers.is_empty() {
+        return Err(Error::Empty { path: path.into() });
+    }
+    Ok(rules)
+}
+
+impl Rules {
+    fn of(file: File) -> Result<Self, Problem> {
+        let mut rules = Self::default();
+        for raw in file.token {
+            let token = raw.check(&rules.tokens)?;
+            rules.tokens.push(token);
+        }
+        for raw in file.certificate {
+            let rule = certificate::check(raw, &rules.certificates)?;
+            rules.certificates.push(rule);
+        }
+        for raw in file.oidc {
+            let settings = raw.check(&rules.issuers)?;
+            rules.issuers.push(settings);
+        }
+        Ok(rules)
+    }
+}
+
+impl RawToken {
+    fn check(self, before: &[Token]) -> Result<Token, Problem> {
+        let name = name(&self.name)?;
+        if before.iter().any(|token| token.name == name) {
+            return Err(problem(&self.name, format!("there are two tokens of the name {name}; names are unique")));
+        }
+        let digest = self.sha256.get_ref().parse().map_err(|()| {
+            let what = "sha256 is not 64 hex digits: it is the SHA-256 of the token, never the token itself";
+            problem(&self.sha256, what)
+        })?;
+        if let Some(other) = before.iter().find(|token| token.digest == digest) {
+            return Err(problem(
+                &self.sha256,
+                format!("{name} and {} are the same token; make one for each", other.name),
+            ));
+        }
+        let period = Period { not_before: time(self.not_before.as_ref())?, expires: time(self.expires.as_ref())? };
+        if let (Some(begin), Some(end), Some(word)) = (period.not_before, period.expires, &self.expires)
+            && end <= begin
+        {
+            return Err(problem(word, "expires is not after not_before"));
+        }
+        Ok(Token { name, role: role(&self.role)?, digest, period })
+    }
+}
+
+/// A problem with a word.
+fn problem<T>(word: &Spanned<T>, text: impl Into<String>) -> Problem {
+    Problem::new(word.span().start, text)
+}
+
+fn role(word: &Word) -> Result<Role, Problem> {
+    word.get_ref().parse().map_err(|()| problem(word, "role is viewer, deployer or admin"))
+}
+
+fn name(word: &Word) -> Result<String, Problem> {
+    match word.get_ref() {
+        name if printable(name) => Ok(name.clone()),
+        _ => Err(problem(word, "a name has 1 to 200 characters, and all of them can be seen")),
+    }
+}
+
+fn time(word: Option<&Word>) -> Result<Option<SystemTime>, Problem> {
+    let parse = |word: &Word| humantime::parse_rfc3339(word.get_ref());
+    word.map(|word| parse(word).map_err(|_| problem(word, "a time is written \"2027-01-01T00:00:00Z\""))).transpose()
+}
+
+/// Whether a text can be a principal's name: the ledger keeps it, and terminals and logs show it. Characters that turn the
+/// direction of writing or cannot be seen would make it look like another.
+pub(super) fn printable(text: &str) -> bool {
+    let invisible = |c: char| {
+        c.is_control()
+            || (c.is_whitespace() && c != ' ')
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    !text.is_empty() && text.trim() == text && text.chars().count() <= 200 && !text.chars().any(invisible)
+}

@@ -1,0 +1,46 @@
+//! What an access file says, ready to answer. A state never changes; a changed file makes another.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    certificate,
+    error::Error,
+    file::{self, Rules},
+    oidc::{self, Issuer, KeyStore},
+    token::Token,
+};
+
+/// A file's rules, with the keys of its issuers.
+pub(super) struct State {
+    /// The file's text, to tell whether it changed.
+    pub text: String,
+    pub tokens: Vec<Token>,
+    pub certificates: Vec<certificate::Rule>,
+    pub issuers: Vec<Issuer>,
+}
+
+impl State {
+    /// Reads the file, and key files. Keys that `before` has of the same source are taken over, so that no token is refused
+    /// while they are fetched again.
+    pub(super) fn open(path: &Path, before: Option<&Self>) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.into(), source })?;
+        let Rules { tokens, certificates, issuers } = file::parse(path, &text)?;
+        oidc::install_provider();
+        let issuers = issuers.into_iter().map(|settings| issuer(path, settings, before)).collect::<Result<_, _>>()?;
+        Ok(Self { text, tokens, certificates, issuers })
+    }
+}
+
+fn issuer(path: &Path, settings: oidc::Settings, before: Option<&State>) -> Result<Issuer, Error> {
+    let (name, source) = (&settings.issuer, &settings.source);
+    let known = before.and_then(|state| state.issuers.iter().find(|issuer| issuer.keys.is_of(name, source)));
+    let keys = match known {
+        Some(issuer) => issuer.keys.clone(),
+        None => {
+            let opened = KeyStore::open(name, source.clone());
+            let keys = opened.map_err(|problem| Error::Keys { path: path.into(), issuer: name.clone(), problem })?;
+            Arc::new(keys)
+        }
+    };
+    Ok(Issuer::new(settings, keys))
+}

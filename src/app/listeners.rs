@@ -1,0 +1,128 @@
+//! The two listeners and what each of them serves.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{Router, middleware};
+use tokio::{net::TcpListener, sync::watch};
+use tonic::{service::Routes, transport::Server};
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::{
+    admin::Admin,
+    catalog::Catalog,
+    grpc::{self, gate, gate::Gate, migrations::Migrations, own_words::own_words, pb, reads::Reads},
+    health::Health,
+    metrics::Metrics,
+    operation::Operations,
+    shutdown::Phase,
+    transport::{Connections, Limits, ServerTls, incoming},
+};
+
+/// Notices a dead client. Half of the 60 s after which common load balancers forget an idle connection.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// HTTP/2 itself allows this much more than the limits, so that whoever is over one is told by a status; who is over this is
+/// cut off.
+const HEADROOM: usize = 32;
+const HEADER_HEADROOM: usize = 4;
+
+/// What is served.
+pub(super) struct Parts {
+    pub catalog: Arc<Catalog>,
+    pub reads: Reads,
+    pub operations: Operations,
+    pub health: Health,
+    pub metrics: Arc<Metrics>,
+    /// The main listener's and the admin's.
+    pub gates: [Gate; 2],
+    /// Of the main listener, for the metrics.
+    pub connections: Connections,
+    pub limits: Limits,
+    pub reflection: bool,
+    pub insecure: bool,
+    pub phases: watch::Receiver<Phase>,
+}
+
+impl Parts {
+    /// The main listener's routes and the admin's.
+    pub fn routes(self) -> io::Result<(Routes, Routes)> {
+        let Self { catalog, reads, operations, health, metrics, gates, connections, limits, .. } = self;
+        let (health, most) = (HealthServer::new(health), limits.message_bytes);
+        let admin = Admin {
+            views: reads.views.clone(),
+            phases: self.phases,
+            pool: reads.pool.clone(),
+            metrics,
+            connections,
+            insecure: self.insecure,
+        };
+        let history = grpc::operations::Operations { reads: reads.clone(), operations: operations.clone() };
+        let migrations = Migrations { catalog, reads, operations, insecure: self.insecure };
+        let migrations = pb::migration_service_server::MigrationServiceServer::new(migrations);
+        let history = pb::operation_service_server::OperationServiceServer::new(history);
+        let mut routes = Routes::new(migrations.max_decoding_message_size(most))
+            .add_service(history.max_decoding_message_size(most))
+            .add_service(health.clone());
+        if self.reflection {
+            routes = with_reflection(routes)?;
+        }
+        let [main_gate, admin_gate] = gates;
+        let main = gated(routes.into_axum_router(), main_gate);
+        let admin = admin
+            .router()
+            // A route, not tonic's Routes: those answer 200 to every path, and a mistyped probe would always pass.
+            .route_service("/grpc.health.v1.Health/{method}", health);
+        Ok((Routes::from(main.layer(middleware::from_fn(own_words))), Routes::from(gated(admin, admin_gate))))
+    }
+}
+
+fn gated(router: Router, gate: Gate) -> Router {
+    router.layer(middleware::from_fn_with_state(gate, gate::pass))
+}
+
+fn with_reflection(routes: Routes) -> io::Result<Routes> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // grpcurl asks for v1 and falls back to v1alpha.
+    let v1 = builder().build_v1().map_err(io::Error::other)?;
+    Ok(routes.add_service(v1).add_service(builder().build_v1alpha().map_err(io::Error::other)?))
+}
+
+/// Serves gRPC until the daemon ends.
+pub(super) async fn main(
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    connections: Connections,
+    routes: Routes,
+    limits: Limits,
+    phases: watch::Receiver<Phase>,
+) -> io::Result<()> {
+    let streams = u32::try_from(limits.streams_per_connection + HEADROOM).unwrap_or(u32::MAX);
+    let headers = u32::try_from(limits.header_bytes.saturating_mul(HEADER_HEADROOM)).unwrap_or(u32::MAX);
+    let server = server().max_concurrent_streams(streams).http2_max_header_list_size(headers).add_routes(routes);
+    let sockets = incoming(listener, tls, connections);
+    server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
+}
+
+/// Serves probes, gRPC and HTTP alike, until the daemon ends.
+pub(super) async fn admin(
+    listener: TcpListener,
+    connections: Connections,
+    routes: Routes,
+    phases: watch::Receiver<Phase>,
+) -> io::Result<()> {
+    let server = server().accept_http1(true).add_routes(routes);
+    let sockets = incoming(listener, None, connections);
+    server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
+}
+
+fn server() -> Server {
+    Server::builder().http2_keepalive_interval(Some(KEEPALIVE)).http2_keepalive_timeout(Some(KEEPALIVE))
+}
+
+async fn ended(mut phases: watch::Receiver<Phase>) {
+    let _ = phases.wait_for(|phase| *phase == Phase::Ended).await; // its sender gone means ended too
+}

@@ -1,0 +1,117 @@
+//! What a client shows and what it wants to be shown: TLS, a certificate, a bearer token. A token goes only where nobody can
+//! read it on the way.
+
+use std::{fmt, path::Path, path::PathBuf};
+
+use clap::Args;
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
+
+use super::exit::Exit;
+
+/// A channel that shows the credential with each call.
+pub(super) type Way = InterceptedService<Channel, Credential>;
+
+/// How to speak to the daemon, and as whom.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "TLS and credential")]
+pub(super) struct Security {
+    /// Speak TLS; so does an address with https://, and so do the options below.
+    #[arg(long, env = "SCHEMAD_TLS", global = true)]
+    tls: bool,
+    /// The authorities to trust (PEM), instead of the machine's own.
+    #[arg(long, env = "SCHEMAD_TLS_CA", value_name = "FILE", global = true)]
+    tls_ca: Option<PathBuf>,
+    /// The name that the daemon's certificate has to be for, instead of the address's host.
+    #[arg(long, env = "SCHEMAD_TLS_SERVER_NAME", value_name = "NAME", global = true)]
+    tls_server_name: Option<String>,
+    /// The certificate to show (PEM).
+    #[arg(long, env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "client_key", global = true)]
+    client_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "client_cert", global = true)]
+    client_key: Option<PathBuf>,
+    /// A file with the bearer token to show, of `schemad token new` or a CI job's identity. The token itself can stand in
+    /// SCHEMAD_TOKEN; it is no flag, for other users see a process's arguments.
+    #[arg(long, env = "SCHEMAD_TOKEN_FILE", value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+}
+
+impl Security {
+    /// Of a command whose flags have other names.
+    pub(super) fn new(
+        tls: bool,
+        tls_ca: Option<PathBuf>,
+        tls_server_name: Option<String>,
+        identity: Option<(PathBuf, PathBuf)>,
+    ) -> Self {
+        let (client_cert, client_key) = identity.unzip();
+        Self { tls, tls_ca, tls_server_name, client_cert, client_key, token_file: None }
+    }
+
+    pub(super) fn wants_tls(&self) -> bool {
+        self.tls || self.tls_ca.is_some() || self.tls_server_name.is_some() || self.client_cert.is_some()
+    }
+
+    pub(super) fn tls(&self) -> Result<ClientTlsConfig, Exit> {
+        let mut config = match &self.tls_ca {
+            Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--tls-ca", file)?)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        if let Some(name) = &self.tls_server_name {
+            config = config.domain_name(name);
+        }
+        if let Some((certificate, key)) = self.client_cert.as_ref().zip(self.client_key.as_ref()) {
+            let identity = Identity::from_pem(read("--client-cert", certificate)?, read("--client-key", key)?);
+            config = config.identity(identity);
+        }
+        Ok(config)
+    }
+
+    /// The token, if there is one. `private`: nobody can read it on the way.
+    pub(super) fn credential(&self, private: bool) -> Result<Credential, Exit> {
+        let from_environment = std::env::var("SCHEMAD_TOKEN").ok().filter(|token| !token.is_empty());
+        let token = match (&self.token_file, from_environment) {
+            (Some(file), _) => String::from_utf8_lossy(&read("--token-file", file)?).into_owned(),
+            (None, Some(token)) => token,
+            (None, None) => return Ok(Credential(None)),
+        };
+        if !private {
+            return Err(Exit::usage(
+                "a token is set, and it would be sent in plaintext: use https:// (or --tls), or a loopback address",
+            ));
+        }
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
+            .parse()
+            .map_err(|_| Exit::usage("the token (SCHEMAD_TOKEN or --token-file) holds characters that no token has"))?;
+        value.set_sensitive(true);
+        Ok(Credential(Some(value)))
+    }
+}
+
+fn read(flag: &str, file: &Path) -> Result<Vec<u8>, Exit> {
+    std::fs::read(file).map_err(|error| Exit::usage(format!("{flag} {}: {error}", file.display())))
+}
+
+/// The bearer token of every call, or none.
+#[derive(Clone)]
+pub(super) struct Credential(Option<MetadataValue<Ascii>>);
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Credential(…)" } else { "Credential(none)" })
+    }
+}
+
+impl Interceptor for Credential {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}

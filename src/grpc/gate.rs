@@ -1,0 +1,300 @@
+//! Between a connection and the services: who calls, whether they may, and whether they have not too much under way already.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, header::AUTHORIZATION},
+    middleware::Next,
+    response::Response,
+};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+
+use super::{
+    answer::hold,
+    methods::{self, Counts, Method},
+    status::from_failure,
+    tally::{Counted, Counter},
+};
+use crate::{
+    access::{Access, Presented, Principal, Role},
+    failure::{Failure, Reason},
+    operation::Operations,
+    transport::{InFlight, Limits, Peer, Timed},
+};
+
+/// Who calls where nobody has to say it.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// The five bytes before a gRPC message.
+const FRAME: usize = 5;
+
+/// Refused callers are logged so often within a second; the log must not be a way to fill a disk.
+const COMPLAINTS: u32 = 10;
+
+/// Lets calls through, or not.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    /// `None`: nobody has to say who they are.
+    access: Option<Access>,
+    limits: Limits,
+    /// Where refusals of known callers are kept.
+    operations: Option<Operations>,
+    requests: Counter<String>,
+    watchers: Counter<Client>,
+    complaints: Mutex<(Option<Instant>, u32)>,
+}
+
+/// Whose watch it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Client {
+    Principal(String),
+    Address(Option<IpAddr>),
+}
+
+impl Gate {
+    /// The main listener's.
+    pub fn new(access: Option<Access>, limits: Limits, operations: Operations) -> Self {
+        Self::with(access, limits, Some(operations))
+    }
+
+    /// The admin listener's: there are probes only, and nobody has to say who they are.
+    pub fn of_admin(limits: Limits) -> Self {
+        Self::with(None, limits, None)
+    }
+
+    fn with(access: Option<Access>, limits: Limits, operations: Option<Operations>) -> Self {
+        let (requests, watchers) = (Counter::default(), Counter::default());
+        Self(Arc::new(Inner { access, limits, operations, requests, watchers, complaints: Mutex::default() }))
+    }
+}
+
+/// The layer.
+pub async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().cloned();
+    let Some(method) = methods::of(request.uri().path()) else {
+        // No method, or the admin listener's HTTP: the router has an answer to it.
+        let held = peer.as_ref().and_then(|peer| peer.connection.request());
+        return hold(next.run(request).await, held);
+    };
+    match gate.admit(method, peer.as_ref(), request).await {
+        Ok((request, held)) => hold(next.run(request).await, held),
+        Err(failure) => from_failure(&failure).into_http(),
+    }
+}
+
+/// Who called, and what they said.
+///
+/// # Errors
+/// Never behind the gate, which says who calls.
+pub fn caller<T>(request: tonic::Request<T>) -> Result<(Principal, T), tonic::Status> {
+    let (_, mut extensions, message) = request.into_parts();
+    let unknown = || from_failure(&Failure::new(Reason::CredentialMissing, "nobody said who calls"));
+    Ok((extensions.remove::<Principal>().ok_or_else(unknown)?, message))
+}
+
+/// What a call occupies.
+struct Held {
+    _stream: Stream,
+    _request: Option<Counted<String>>,
+    _watcher: Option<Counted<Client>>,
+}
+
+/// One of the connection's streams.
+enum Stream {
+    None,
+    Open { _request: InFlight },
+    Timed { _request: Timed },
+}
+
+impl Inner {
+    async fn admit(
+        self: &Arc<Self>,
+        method: &'static Method,
+        peer: Option<&Peer>,
+        request: Request,
+    ) -> Result<(Request, Held), Failure> {
+        let stream = self.stream(method, peer)?;
+        let size = header_bytes(request.headers());
+        if size > self.limits.header_bytes {
+            let message = format!("the headers have {size} bytes; {} are allowed", self.limits.header_bytes);
+            return Err(Failure::new(Reason::HeadersTooLarge, message));
+        }
+        let principal = match method.role {
+            Some(role) => Some(self.principal(method, role, peer, request.headers()).await?),
+            None => None,
+        };
+        let client = match &principal {
+            Some(principal) => Client::Principal(principal.name.clone()),
+            None => Client::Address(peer.map(|peer| peer.connection.address())),
+        };
+        let held = Held {
+            _stream: stream,
+            _request: self.count_request(method, &principal)?,
+            _watcher: self.count_watcher(method, client)?,
+        };
+        // Reflection asks again and again on one stream; everybody else says one thing.
+        let mut request = match method.path.starts_with("/grpc.reflection.") {
+            true => request,
+            false => self.arrived(request).await?,
+        };
+        if let Some(principal) = principal {
+            request.extensions_mut().insert(principal);
+        }
+        Ok((request, held))
+    }
+
+    fn stream(&self, method: &Method, peer: Option<&Peer>) -> Result<Stream, Failure> {
+        let Some(peer) = peer else { return Ok(Stream::None) };
+        let request = peer.connection.request().ok_or_else(|| {
+            let limit = self.limits.streams_per_connection;
+            too_many(Reason::TooManyRequests, format!("{limit} requests are open on this connection"))
+        })?;
+        Ok(match method.counts {
+            Counts::Request | Counts::Not => Stream::Timed { _request: request.within(self.limits.read_within) },
+            Counts::Operation | Counts::Watcher => Stream::Open { _request: request },
+        })
+    }
+
+    /// Who calls, if they may.
+    async fn principal(
+        self: &Arc<Self>,
+        method: &'static Method,
+        least: Role,
+        peer: Option<&Peer>,
+        headers: &HeaderMap,
+    ) -> Result<Principal, Failure> {
+        let Some(access) = &self.access else {
+            return Ok(Principal { name: ANONYMOUS.into(), role: Role::Admin });
+        };
+        let presented = Presented {
+            authorization: authorization(headers)?,
+            certificate: peer.and_then(|peer| peer.certificate.as_deref()),
+        };
+        let address = peer.map(|peer| peer.connection.address().to_string()).unwrap_or_default();
+        let principal = access.authenticate(&presented).await.inspect_err(|failure| {
+            self.complain(|| {
+                tracing::warn!(event = "request.unauthenticated", method = method.path, address, reason = %failure.reason,
+                    "a caller was refused: {}", failure.message);
+            });
+        })?;
+        if principal.role >= least {
+            return Ok(principal);
+        }
+        let name = method.path.rsplit('/').next().unwrap_or_default();
+        let message = format!("{} has the role {}; {name} needs {least}", principal.name, principal.role);
+        let failure = Failure::new(Reason::PermissionDenied, message).with("role", least);
+        tracing::warn!(
+            event = "request.denied",
+            method = method.path,
+            ?address,
+            principal = principal.name,
+            "a caller was refused: {}",
+            failure.message
+        );
+        if let Some(operations) = &self.operations {
+            operations.note_refusal(&principal.name, &name.to_lowercase(), &failure).await;
+        }
+        Err(failure)
+    }
+
+    fn count_request(
+        self: &Arc<Self>,
+        method: &Method,
+        principal: &Option<Principal>,
+    ) -> Result<Option<Counted<String>>, Failure> {
+        let (Counts::Request | Counts::Operation, Some(principal)) = (method.counts, principal) else {
+            return Ok(None);
+        };
+        let limit = self.limits.requests_per_principal;
+        let counted = self.requests.enter(principal.name.clone(), limit, usize::MAX);
+        counted.map(Some).ok_or_else(|| {
+            too_many(Reason::TooManyRequests, format!("{} has {limit} requests under way", principal.name))
+        })
+    }
+
+    fn count_watcher(self: &Arc<Self>, method: &Method, client: Client) -> Result<Option<Counted<Client>>, Failure> {
+        if method.counts != Counts::Watcher {
+            return Ok(None);
+        }
+        let Limits { watchers_per_client: each, watchers: all, .. } = self.limits;
+        self.watchers.enter(client, each, all).map(Some).ok_or_else(|| {
+            too_many(Reason::TooManyWatchers, format!("{each} watches of one client, or {all} of all, are open"))
+        })
+    }
+
+    /// The request with its message, which has to arrive in time and be no larger than allowed.
+    async fn arrived(&self, request: Request) -> Result<Request, Failure> {
+        let (parts, body) = request.into_parts();
+        let limit = self.limits.message_bytes;
+        let collected = tokio::time::timeout(self.limits.arrive_within, Limited::new(body, limit + FRAME).collect());
+        match collected.await {
+            Ok(Ok(body)) => Ok(Request::from_parts(parts, Body::from(body.to_bytes()))),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let message = format!("the request is larger than {limit} bytes; no valid one is");
+                Err(Failure::new(Reason::MessageTooLarge, message))
+            }
+            Ok(Err(error)) => Err(Failure::new(Reason::MalformedMessage, format!("the request broke off: {error}"))),
+            Err(_) => {
+                let message = format!("the request's message did not arrive within {:?}", self.limits.arrive_within);
+                Err(Failure::new(Reason::RequestTooSlow, message))
+            }
+        }
+    }
+
+    /// Says something, a few times a second.
+    fn complain(&self, say: impl FnOnce()) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaints.0.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
+            *complaints = (Some(Instant::now()), 0);
+        }
+        complaints.1 += 1;
+        let told = complaints.1 <= COMPLAINTS;
+        drop(complaints);
+        if told {
+            say();
+        }
+    }
+}
+
+/// The one `authorization`, as text. Two of them would let a proxy and the daemon take different ones.
+fn authorization(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
+    let invalid = |what| Failure::new(Reason::CredentialInvalid, format!("the metadata authorization {what}"));
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| invalid("holds bytes that are no text")),
+        (Some(_), Some(_)) => Err(invalid("is there more than once")),
+    }
+}
+
+/// As HTTP/2 counts them (RFC 9113, 6.5.2).
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
+fn too_many(reason: Reason, what: String) -> Failure {
+    Failure::new(reason, format!("{what}; end some, or ask again later"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_credentials_are_none() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(authorization(&headers).unwrap(), None);
+        headers.append(AUTHORIZATION, "Bearer a".parse().unwrap());
+        assert_eq!(authorization(&headers).unwrap(), Some("Bearer a"));
+        headers.append(AUTHORIZATION, "Bearer b".parse().unwrap());
+        assert_eq!(authorization(&headers).unwrap_err().reason, Reason::CredentialInvalid);
+    }
+}

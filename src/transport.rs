@@ -1,0 +1,83 @@
+//! What lies between a socket and a request: TLS with files that are read again when they change, and limits that keep one
+//! client from taking what the others need.
+
+mod connection;
+mod limits;
+mod tls;
+
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+pub use connection::{Connection, Connections, InFlight, Peer, Seat, Socket, Timed};
+pub use limits::Limits;
+pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles};
+
+/// A plain or an encrypted socket.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Handshakes that wait to be served. Each holds a seat, so there are no more of them than connections.
+const READY: usize = 64;
+
+/// After an error that is the machine's (no file descriptors left) and passes by itself.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// The connections of a listener, as soon as each is ready to be served: those beyond the limits are closed, and a handshake
+/// that takes too long ends without holding up another.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    connections: Connections,
+) -> impl Stream<Item = io::Result<Socket>> {
+    let (ready, sockets) = mpsc::channel(READY);
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = ready.closed() => return,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    let Some(seat) = connections.seat(address.ip()) else { continue };
+                    let (tls, ready) = (tls.clone(), ready.clone());
+                    tokio::spawn(async move { begin(stream, address.ip(), tls, seat, ready).await });
+                }
+                Err(error) => {
+                    tracing::warn!(event = "connection.not_accepted", cause = %error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+    });
+    stream::unfold(sockets, async |mut sockets| sockets.recv().await.map(|socket| (Ok(socket), sockets)))
+}
+
+/// From an accepted socket to one that is served.
+async fn begin(stream: TcpStream, address: IpAddr, tls: Option<ServerTls>, seat: Seat, ready: mpsc::Sender<Socket>) {
+    let _ = stream.set_nodelay(true); // a refusal costs latency only
+    let socket = match tls {
+        None => Socket::new(Box::new(stream), seat, None),
+        Some(tls) => {
+            let handshake = tokio::select! {
+                done = tokio::time::timeout(seat.within(), tls.accept(stream)) => done,
+                () = seat.closed() => return,
+            };
+            match handshake {
+                Ok(Ok(stream)) => {
+                    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
+                    Socket::new(Box::new(stream), seat, certificate.map(|c| Arc::from(c.as_ref())))
+                }
+                Ok(Err(error)) => return tracing::debug!(%address, cause = %error, "a TLS handshake failed"),
+                Err(_) => return tracing::debug!(%address, "a TLS handshake took too long"),
+            }
+        }
+    };
+    let _ = ready.send(socket).await; // the server ended first
+}

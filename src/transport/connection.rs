@@ -1,0 +1,307 @@
+//! The open connections of a listener: each has a seat, and when there is none left the one that has been idle for longest
+//! gives up its own. A connection that says nothing in time, or nothing any more, is closed.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+};
+use tonic::transport::server::Connected;
+
+use super::{Io, Limits};
+
+/// How often connections are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What an HTTP/2 client says first.
+const PREFACE: u64 = 24;
+
+/// All connections of a listener.
+#[derive(Clone, Debug)]
+pub struct Connections(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    began: Instant,
+    seats: Mutex<Seats>,
+    refused: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    next: u64,
+    taken: HashMap<u64, Arc<Connection>>,
+    of: HashMap<IpAddr, usize>,
+}
+
+/// A connection, as its requests see it.
+#[derive(Debug)]
+pub struct Connection {
+    id: u64,
+    address: IpAddr,
+    shared: Weak<Shared>,
+    /// Requests under way.
+    open: AtomicUsize,
+    /// Milliseconds from the listener's beginning to the last sign of use.
+    used: AtomicU64,
+    /// Bytes read.
+    read: AtomicU64,
+    closed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Connections {
+    /// None yet. They are looked after as long as a clone lives.
+    pub fn new(limits: Limits) -> Self {
+        let (seats, refused) = (Mutex::default(), AtomicU64::new(0));
+        let shared = Arc::new(Shared { limits, began: Instant::now(), seats, refused });
+        let weak = Arc::downgrade(&shared);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(shared) = weak.upgrade() else { return };
+                shared.sweep();
+            }
+        });
+        Self(shared)
+    }
+
+    /// A seat for a new connection from this address; the longest idle one loses its own when there is none left. `None`: all of
+    /// them are busy.
+    pub fn seat(&self, address: IpAddr) -> Option<Seat> {
+        let shared = &self.0;
+        let mut seats = shared.seats();
+        let of_address = seats.of.get(&address).copied().unwrap_or_default();
+        let full = seats.taken.len() >= shared.limits.connections;
+        if full || of_address >= shared.limits.connections_per_address {
+            let idle = |c: &&Arc<Connection>| c.open.load(SeqCst) == 0 && (full || c.address == address);
+            let Some(longest) = seats.taken.values().filter(idle).min_by_key(|c| c.used.load(SeqCst)).cloned() else {
+                shared.refused.fetch_add(1, SeqCst);
+                return None;
+            };
+            shared.refused.fetch_add(1, SeqCst);
+            longest.close();
+            seats.remove(&longest);
+        }
+        let connection = Arc::new(Connection {
+            id: seats.next,
+            address,
+            shared: Arc::downgrade(shared),
+            open: AtomicUsize::new(0),
+            used: AtomicU64::new(shared.now()),
+            read: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        seats.next += 1;
+        seats.taken.insert(connection.id, connection.clone());
+        *seats.of.entry(address).or_default() += 1;
+        Some(Seat { connection, shared: shared.clone() })
+    }
+
+    /// How many are open, and how many were refused or had to give up their seat.
+    pub fn count(&self) -> (usize, u64) {
+        (self.0.seats().taken.len(), self.0.refused.load(SeqCst))
+    }
+}
+
+impl Seats {
+    fn remove(&mut self, connection: &Connection) {
+        if self.taken.remove(&connection.id).is_none() {
+            return;
+        }
+        if let Some(count) = self.of.get_mut(&connection.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.of.remove(&connection.address);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Closes what has been silent for too long.
+    fn sweep(&self) {
+        let now = self.now();
+        for connection in self.seats().taken.values().filter(|c| c.open.load(SeqCst) == 0) {
+            let begun = connection.read.load(SeqCst) >= PREFACE;
+            let patience = if begun { self.limits.idle } else { self.limits.arrive_within };
+            if u128::from(now.saturating_sub(connection.used.load(SeqCst))) > patience.as_millis() {
+                connection.close();
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Where it comes from.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// A request begins, and lasts until the guard is dropped. `None`: there are too many on this connection.
+    pub fn request(self: &Arc<Self>) -> Option<InFlight> {
+        let limit = self.shared.upgrade().map_or(0, |shared| shared.limits.streams_per_connection);
+        let before = self.open.fetch_add(1, SeqCst);
+        let guard = InFlight(self.clone()); // counts down again when it is refused
+        (before < limit).then_some(guard)
+    }
+
+    fn used(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            self.used.store(shared.now(), SeqCst);
+        }
+    }
+
+    fn close(&self) {
+        self.closed.store(true, SeqCst);
+        self.waker.wake();
+    }
+
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.closed.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct InFlight(Arc<Connection>);
+
+impl InFlight {
+    /// Closes the connection unless the request is over within this time.
+    pub fn within(self, limit: Duration) -> Timed {
+        let (over, ended) = oneshot::channel();
+        let connection = self.0.clone();
+        tokio::spawn(async move {
+            if tokio::time::timeout(limit, ended).await.is_err() {
+                tracing::debug!(address = %connection.address, "an answer was not read in time; its connection is closed");
+                connection.close();
+            }
+        });
+        Timed { _request: self, _over: over }
+    }
+}
+
+/// A request under way whose time is limited.
+#[derive(Debug)]
+pub struct Timed {
+    _request: InFlight,
+    /// Dropped with the request, which ends the watch over it.
+    _over: oneshot::Sender<()>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.used();
+        self.0.open.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A connection's place among the others, given back when it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    connection: Arc<Connection>,
+    shared: Arc<Shared>,
+}
+
+impl Seat {
+    /// How long a handshake may take.
+    pub fn within(&self) -> Duration {
+        self.shared.limits.arrive_within
+    }
+
+    /// Returns when the connection has to go.
+    pub async fn closed(&self) {
+        std::future::poll_fn(|cx| self.connection.poll_closed(cx)).await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.seats().remove(&self.connection);
+    }
+}
+
+/// A connection that is served. It reads the end of its stream when it has to go.
+pub struct Socket {
+    io: Box<dyn Io>,
+    seat: Seat,
+    certificate: Option<Arc<[u8]>>,
+}
+
+impl Socket {
+    /// Serves `io`, whose client has shown this certificate, in DER.
+    pub fn new(io: Box<dyn Io>, seat: Seat, certificate: Option<Arc<[u8]>>) -> Self {
+        Self { io, seat, certificate }
+    }
+}
+
+/// What a request knows of its connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The connection.
+    pub connection: Arc<Connection>,
+    /// The client's certificate, which the handshake verified, in DER.
+    pub certificate: Option<Arc<[u8]>>,
+}
+
+impl Connected for Socket {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        Peer { connection: self.seat.connection.clone(), certificate: self.certificate.clone() }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.seat.connection.poll_closed(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        self.seat.connection.read.fetch_add(read as u64, SeqCst);
+        polled
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.seat.connection.closed.load(SeqCst) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

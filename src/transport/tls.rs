@@ -1,0 +1,211 @@
+//! TLS of the main listener. Its files are looked at every second and taken together when they agree: connections that are open
+//! keep what they began with, new ones get the new.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
+    version::{TLS12, TLS13},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// How often the files are looked at. Mounted secrets change by a renamed link, which no file's own time shows.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Whether clients have to show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Not even asked for.
+    #[default]
+    Off,
+    /// Verified where there is one.
+    Optional,
+    /// No handshake without one.
+    Required,
+}
+
+/// Where certificates and keys are, as PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate and the chain behind it.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities of client certificates.
+    pub client_ca: Option<PathBuf>,
+    /// What they have revoked.
+    pub client_crl: Option<PathBuf>,
+    /// Who has to show one.
+    pub clients: ClientCertificates,
+}
+
+/// Why the files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// One of them cannot be read, or holds something else.
+    #[error("{setting} {file}: {cause}")]
+    File {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The file.
+        file: String,
+        /// Why not.
+        cause: String,
+    },
+    /// They do not go together.
+    #[error("--tls-cert {certificate} with --tls-key {key}: {cause}")]
+    Pair {
+        /// The certificate's file.
+        certificate: String,
+        /// The key's file.
+        key: String,
+        /// Why not.
+        cause: String,
+    },
+    /// Client certificates need an authority.
+    #[error("--tls-client-certificates needs --tls-client-ca, the authorities that sign them")]
+    NoClientCa,
+    /// Never in practice.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(String),
+}
+
+/// TLS as it is now.
+#[derive(Clone)]
+pub struct ServerTls {
+    files: Arc<TlsFiles>,
+    current: Arc<RwLock<(Arc<ServerConfig>, [u8; 32])>>,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl ServerTls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Which of them cannot be used, and why.
+    pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
+        let current = (Arc::new(config(&files)?), fingerprint(&files));
+        Ok(Self { files: Arc::new(files), current: Arc::new(RwLock::new(current)) })
+    }
+
+    /// True when every client has shown a certificate that was verified.
+    pub fn authenticates(&self) -> bool {
+        self.files.clients == ClientCertificates::Required
+    }
+
+    /// Takes changed files, for ever. Those that cannot be used are left for the old ones, and said once.
+    pub async fn keep_current(self) {
+        let mut refused = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = fingerprint(&self.files);
+            if now == self.current.read().unwrap_or_else(PoisonError::into_inner).1 || refused == Some(now) {
+                continue;
+            }
+            match config(&self.files) {
+                Ok(config) => {
+                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(config), now);
+                    refused = None;
+                    tracing::info!(event = "tls.reloaded", "new connections use the changed certificates");
+                }
+                Err(error) => {
+                    refused = Some(now);
+                    tracing::error!(event = "tls.not_reloaded", cause = %error,
+                        "the changed certificates cannot be used; going on with the old ones");
+                }
+            }
+        }
+    }
+
+    /// The handshake of one connection.
+    ///
+    /// # Errors
+    /// The client's, or the way's.
+    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let config = self.current.read().unwrap_or_else(PoisonError::into_inner).0.clone();
+        TlsAcceptor::from(config).accept(stream).await
+    }
+}
+
+/// What the files hold, so that a change is seen whatever their times say.
+fn fingerprint(files: &TlsFiles) -> [u8; 32] {
+    let all = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref(), files.client_crl.as_ref()];
+    let mut digest = Sha256::new();
+    for file in all.into_iter().flatten() {
+        let bytes = fs::read(file).unwrap_or_default();
+        digest.update(bytes.len().to_be_bytes());
+        digest.update(bytes);
+    }
+    digest.finalize().into()
+}
+
+fn config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let setup = |error: &dyn fmt::Display| TlsError::Setup(error.to_string());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(|e| setup(&e))?;
+    let builder = match (files.clients, &files.client_ca) {
+        (ClientCertificates::Off, _) => builder.with_no_client_auth(),
+        (_, None) => return Err(TlsError::NoClientCa),
+        (clients, Some(ca)) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates("--tls-client-ca", ca)? {
+                roots.add(certificate).map_err(|e| of_file("--tls-client-ca", ca, &e))?;
+            }
+            let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            if let Some(file) = &files.client_crl {
+                verifier = verifier.with_crls(revocations(file)?).allow_unknown_revocation_status();
+            }
+            if clients == ClientCertificates::Optional {
+                verifier = verifier.allow_unauthenticated();
+            }
+            builder.with_client_cert_verifier(verifier.build().map_err(|e| of_file("--tls-client-ca", ca, &e))?)
+        }
+    };
+    let chain = certificates("--tls-cert", &files.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| of_file("--tls-key", &files.key, &e))?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|e| TlsError::Pair {
+        certificate: files.certificate.display().to_string(),
+        key: files.key.display().to_string(),
+        cause: e.to_string(),
+    })?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn certificates(setting: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(file).map_err(|e| of_file(setting, file, &e))?.collect();
+    match found.map_err(|e| of_file(setting, file, &e))? {
+        none if none.is_empty() => Err(of_file(setting, file, &"holds no certificate (PEM)")),
+        found => Ok(found),
+    }
+}
+
+fn revocations(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let refuse = |e: &dyn fmt::Display| of_file("--tls-client-crl", file, e);
+    CertificateRevocationListDer::pem_file_iter(file)
+        .map_err(|e| refuse(&e))?
+        .collect::<Result<_, _>>()
+        .map_err(|e| refuse(&e))
+}
+
+fn of_file(setting: &'static str, file: &Path, cause: &dyn fmt::Display) -> TlsError {
+    TlsError::File { setting, file: file.display().to_string(), cause: cause.to_string() }
+}
