@@ -6,6 +6,7 @@ mod exit;
 mod generate;
 mod health;
 mod history;
+mod ledger;
 mod list;
 mod operate;
 mod output;
@@ -13,6 +14,7 @@ mod resolve;
 mod serve;
 mod settings;
 mod show;
+mod signing;
 mod snippet;
 mod status;
 mod telemetry;
@@ -54,6 +56,8 @@ enum Command {
     Rollback(operate::Rollback),
     /// Settle what only a person can know: a statement in doubt, a half done script, an edited up.
     Resolve(resolve::Resolve),
+    /// Sign the down scripts that the ledger keeps.
+    Ledger(ledger::Ledger),
     /// List operations.
     History(history::History),
     /// Follow an operation.
@@ -105,6 +109,7 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
             Command::Apply(apply) => apply.run().await,
             Command::Rollback(rollback) => rollback.run().await,
             Command::Resolve(resolve) => resolve.run().await,
+            Command::Ledger(ledger) => ledger.run().await,
             Command::History(history) => history.run().await,
             Command::Watch(watch) => watch.run().await,
             Command::Cancel(cancel) => cancel.run().await,

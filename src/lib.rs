@@ -14,6 +14,7 @@
 //! - [`ledger`]: what schemad remembers in the database
 //! - [`planner`]: decides, and touches nothing
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
+//! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
 //! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
@@ -38,6 +39,7 @@ pub mod private_postgres;
 pub mod refresh;
 pub mod runner;
 pub mod shutdown;
+pub mod signature;
 pub mod sql;
 pub mod systemd;
 pub mod watchers;

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{
     exit::Exit,
+    signing::Signing,
     telemetry::{Format, Level},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub(super) struct Settings {
     /// ledger.
     #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
     role: Option<String>,
+    #[command(flatten)]
+    signing: Signing,
     /// How long ended operations are kept. Those that explain an applied migration stay.
     #[arg(long, env = "SCHEMAD_KEEP_OPERATIONS", default_value = "90days", value_parser = positive_duration)]
     keep_operations: Duration,
@@ -109,11 +112,12 @@ impl Settings {
         &self,
         (database, migration_database): (DatabaseUrl, Option<DatabaseUrl>),
         apply_on_start: bool,
-    ) -> app::Settings {
-        app::Settings {
+    ) -> Result<app::Settings, Exit> {
+        Ok(app::Settings {
             database,
             migration_database,
             role: self.role.clone(),
+            signing: self.signing.keys()?,
             pool: PoolSettings {
                 size: self.pool_size,
                 overflow: self.pool_overflow,
@@ -124,7 +128,7 @@ impl Settings {
             apply_on_start,
             retention: Retention { operations: self.keep_operations, refusals: self.keep_refusals },
             reflection: !self.no_reflection,
-        }
+        })
     }
 
     /// Refuses to be reached from elsewhere while nobody has to say who they are.

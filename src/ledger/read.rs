@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use diesel::{
     QueryableByName, sql_query,
-    sql_types::{BigInt, Bool, Integer, Nullable, Text},
+    sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 
@@ -133,13 +133,13 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
     } else {
         let ledger = "(SELECT NULL::text AS version, NULL::text AS name, NULL::bigint AS position, NULL::text AS up_script, \
           NULL::text AS down_script, NULL::text AS up_mode, NULL::text AS down_mode, NULL::timestamptz AS applied_at, \
-          NULL::boolean AS adopted, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE false)";
+          NULL::boolean AS adopted, NULL::bytea AS mac, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE false)";
         (ledger, "(SELECT NULL::text AS version, NULL::text AS journal WHERE false)")
     };
     format!(
         "SELECT coalesce(d.version, m.version, j.version) AS version, j.journal, \
          (extract(epoch FROM d.run_on) * 1000000)::bigint AS run_on, m.name, m.position, m.up_script, m.down_script, \
-         m.up_mode, m.down_mode, (extract(epoch FROM m.applied_at) * 1000000)::bigint AS applied_at, m.adopted, \
+         m.up_mode, m.down_mode, (extract(epoch FROM m.applied_at) * 1000000)::bigint AS applied_at, m.adopted, m.mac, \
          m.operation, m.principal, (extract(epoch FROM m.took) * 1000000)::bigint AS took \
          FROM {diesel} d FULL JOIN {ledger} m ON m.version = d.version \
          FULL JOIN {journal} j ON j.version = coalesce(d.version, m.version) \
@@ -212,6 +212,8 @@ struct RawRow {
     applied_at: Option<i64>,
     #[diesel(sql_type = Nullable<Bool>)]
     adopted: Option<bool>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    mac: Option<Vec<u8>>,
     #[diesel(sql_type = Nullable<Text>)]
     operation: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
@@ -257,6 +259,7 @@ impl From<RawRow> for Row {
             position: raw.position.unwrap_or_default(),
             up: script(raw.up_script, raw.up_mode),
             down: script(raw.down_script, raw.down_mode),
+            mac: raw.mac,
             applied_at: micros(raw.applied_at.unwrap_or_default()),
             adopted: raw.adopted.unwrap_or_default(),
             operation: raw.operation.zip(raw.principal),

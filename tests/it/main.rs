@@ -31,5 +31,6 @@ mod rollback;
 mod rolling;
 mod serve;
 mod shutdown;
+mod signing;
 mod tls;
 mod upkeep;
