@@ -2,6 +2,7 @@
 
 mod client;
 mod dev;
+mod doctor;
 mod exit;
 mod generate;
 mod health;
@@ -44,6 +45,8 @@ enum Command {
     Serve(serve::Serve),
     /// Run the daemon on a private PostgreSQL with everything applied, to try it out.
     Dev(dev::Dev),
+    /// Look at the database the way the daemon will use it, and say what it would stumble over.
+    Doctor(doctor::Doctor),
     /// Show the state of the schema.
     Status(status::Status),
     /// List all known migrations.
@@ -103,6 +106,7 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
         match command {
             Command::Serve(serve) => serve.run(source).await,
             Command::Dev(dev) => dev.run(source).await,
+            Command::Doctor(doctor) => doctor.run(source).await,
             Command::Status(status) => status.run().await,
             Command::List(list) => list.run().await,
             Command::Show(show) => show.run().await,

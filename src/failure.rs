@@ -287,6 +287,7 @@ impl From<crate::db::Error> for Failure {
         let failure = Self::new(reason, error.to_string());
         match &error {
             Error::Sql(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
+            Error::Role { grant: Some(grant), .. } => failure.with("grant", grant),
             Error::MissingRight { role, right } => failure.with("grant", format!("GRANT {right} TO {role}")),
             _ => failure,
         }

@@ -7,6 +7,7 @@ pub mod history;
 pub mod install;
 pub mod operations;
 mod outcome;
+pub mod public;
 pub mod read;
 pub mod settle;
 pub mod signatures;

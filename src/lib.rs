@@ -7,6 +7,7 @@
 //! - [`cli`]: the command line, one file a subcommand; the only reader of the environment
 //! - [`app`]: wires a daemon together, the one place that sees everything
 //! - [`grpc`], [`health`], [`admin`]: what others talk to
+//! - [`doctor`]: looks at a database before the daemon does
 //! - [`access`]: who may do what
 //! - [`monitor`], [`preflight`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
@@ -25,6 +26,7 @@ pub mod app;
 pub mod catalog;
 pub mod cli;
 pub mod db;
+pub mod doctor;
 pub mod failure;
 pub mod grpc;
 pub mod health;

@@ -20,3 +20,4 @@ pub use log::{Follower, Log, Next};
 pub use onlooker::Side;
 pub use open::{Operations, Parts};
 pub use request::{Action, LOCK_TIMEOUT, Request};
+pub use signed::{signed_texts, unverified};

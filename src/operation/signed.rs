@@ -7,6 +7,7 @@ use super::{
     prepare::{Step, script_missing},
 };
 use crate::{
+    catalog::Catalog,
     db::pool::Reader,
     failure::{Failure, Reason},
     ledger::{self, Snapshot, signatures::Signatures},
@@ -36,30 +37,36 @@ fn mac<'a>(rows: &'a [Row], version: &Version) -> Option<&'a [u8]> {
 }
 
 impl Operations {
-    /// The texts that [`Self::unverified`] needs: of the downs that only the ledger has and that are signed. Without a key, none.
+    /// The texts that [`Self::unverified`] needs. Without a key, none.
     pub fn signed_texts(&self, snapshot: &Snapshot) -> Vec<Checksum> {
-        let signed =
-            |(row, (checksum, _)): (&Row, (Checksum, Mode))| row.recorded.as_ref()?.mac.as_ref().map(|_| checksum);
-        match self.0.signer(snapshot) {
-            None => Vec::new(),
-            Some(_) => planner::stored_downs(&self.0.catalog, &snapshot.rows).filter_map(signed).collect(),
-        }
+        self.0.signer(snapshot).map_or_else(Vec::new, |_| signed_texts(&self.0.catalog, &snapshot.rows))
     }
 
     /// The downs that a rollback would refuse, for those who look beforehand. Without a key there are none.
     pub fn unverified(&self, snapshot: &Snapshot, texts: Vec<Option<String>>) -> Vec<Problem> {
-        let Some(signer) = self.0.signer(snapshot) else { return Vec::new() };
-        let mut texts = texts.into_iter();
-        let refused = |(row, (checksum, mode)): (&Row, (Checksum, Mode))| -> Option<Failure> {
-            let version = &row.version;
-            let Some(mac) = mac(&snapshot.rows, version) else { return Some(invalid(version, Unverified::Missing)) };
-            let Some(sql) = texts.next().flatten() else { return Some(script_missing(version, checksum)) };
-            let script = Script { sql: sql.into(), checksum, mode };
-            signer.verify(version, &script, Some(mac)).err().map(|unverified| invalid(version, unverified))
-        };
-        let failures = planner::stored_downs(&self.0.catalog, &snapshot.rows).filter_map(refused);
-        failures.map(not_to_be_rolled_back).collect()
+        self.0
+            .signer(snapshot)
+            .map_or_else(Vec::new, |signer| unverified(signer, &self.0.catalog, &snapshot.rows, texts))
     }
+}
+
+/// The texts of the downs that only the ledger has and that are signed; the others need none to be refused.
+pub fn signed_texts(catalog: &Catalog, rows: &[Row]) -> Vec<Checksum> {
+    let signed = |(row, (checksum, _)): (&Row, (Checksum, Mode))| row.recorded.as_ref()?.mac.as_ref().map(|_| checksum);
+    planner::stored_downs(catalog, rows).filter_map(signed).collect()
+}
+
+/// The downs that only the ledger has and that do not verify; `texts` as [`signed_texts`] asks for them.
+pub fn unverified(signer: Signer<'_>, catalog: &Catalog, rows: &[Row], texts: Vec<Option<String>>) -> Vec<Problem> {
+    let mut texts = texts.into_iter();
+    let refused = |(row, (checksum, mode)): (&Row, (Checksum, Mode))| -> Option<Failure> {
+        let version = &row.version;
+        let Some(mac) = mac(rows, version) else { return Some(invalid(version, Unverified::Missing)) };
+        let Some(sql) = texts.next().flatten() else { return Some(script_missing(version, checksum)) };
+        let script = Script { sql: sql.into(), checksum, mode };
+        signer.verify(version, &script, Some(mac)).err().map(|unverified| invalid(version, unverified))
+    };
+    planner::stored_downs(catalog, rows).filter_map(refused).map(not_to_be_rolled_back).collect()
 }
 
 /// It is in nobody's way but a rollback's.

@@ -271,3 +271,30 @@ async fn a_file_without_a_key_ends_the_start_and_is_not_shown() {
         assert!(told.contains(expected) && told.contains(file.to_str().unwrap()) && !told.contains("s3cret"), "{told}");
     }
 }
+
+/// A daemon of the release before may log in as a role to which the ledger's owner gave its rights: they have to be enough after the
+/// owner's release has upgraded it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_could_use_a_ledger_of_version_2_can_use_it_after_the_upgrade() {
+    let database = TestDatabase::new().await;
+    database.execute(include_str!("../fixtures/ledger-1.sql")).await;
+    database.execute(include_str!("../../src/ledger/0002.sql")).await;
+    let role = format!("given_{}", database.name);
+    database
+        .execute(&format!(
+            "UPDATE schemad.ledger SET version = 2; CREATE ROLE {role}; GRANT USAGE ON SCHEMA schemad TO {role}; \
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad TO {role}; \
+             GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad TO {role}"
+        ))
+        .await;
+    daemon(&database, &Set::tables(0), &[]).await.stop().await;
+    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "3");
+    for (who, expected) in [(role.as_str(), "4 of 4"), ("public", "0 of 4")] {
+        let may = format!(
+            "SELECT count(*) FILTER (WHERE has_function_privilege('{who}', oid, 'EXECUTE')) || ' of ' || count(*) \
+             FROM pg_proc WHERE pronamespace = 'schemad'::regnamespace"
+        );
+        assert_eq!(database.text(&may).await, expected, "{who}");
+    }
+    database.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
