@@ -46,3 +46,39 @@ fn read(file: &Path) -> Result<Vec<u8>, std::io::Error> {
         false => Ok(bytes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        signing: Signing,
+    }
+
+    fn keys(args: &[&str]) -> Result<Option<Keys>, Exit> {
+        let line = Line::try_parse_from([&["x"], args].concat()).unwrap();
+        line.signing.keys()
+    }
+
+    #[test]
+    fn several_files_are_repeated_or_stand_with_commas() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: usize| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, vec![b'k'; bytes]).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (a, b, long) = (file("a", 32), file("b", 40), file("long", 5000));
+        assert!(keys(&[]).unwrap().is_none());
+        for args in
+            [&["--signing-key-file", &format!("{a},{b}")][..], &["--signing-key-file", &a, "--signing-key-file", &b]]
+        {
+            assert_eq!(keys(args).unwrap().unwrap().count(), 2);
+        }
+        assert!(format!("{:?}", keys(&["--signing-key-file", &long]).unwrap_err()).contains("which is no key"));
+    }
+}
