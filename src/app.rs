@@ -27,6 +27,7 @@ use crate::{
     preflight::Preflight,
     refresh::Refresh,
     shutdown::{Phase, Shutdown},
+    signature::Keys,
     systemd,
     transport::{Connections, Limits, ServerTls, TlsError, TlsFiles},
     watchers::Watchers,
@@ -50,6 +51,8 @@ pub struct Settings {
     pub migration_database: Option<DatabaseUrl>,
     /// Runs the migrations, where it is not the role that logs in: their owner, who needs no rights on the ledger.
     pub role: Option<String>,
+    /// Signs the downs that the ledger keeps; with it, a rollback from the ledger runs only what was signed.
+    pub signing: Option<Keys>,
     /// The reading pool.
     pub pool: PoolSettings,
     /// What a running operation gets to end by itself.
@@ -173,6 +176,7 @@ impl Daemon {
             pool: pool.clone(),
             side: monitor.side(),
             role: settings.role.clone(),
+            signing: settings.signing.clone(),
             watchers: watchers.clone(),
             daemon: daemon_name(),
             metrics: metrics.clone(),

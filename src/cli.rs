@@ -3,10 +3,12 @@
 mod client;
 mod credential;
 mod dev;
+mod doctor;
 mod exit;
 mod generate;
 mod health;
 mod history;
+mod ledger;
 mod list;
 mod operate;
 mod output;
@@ -14,6 +16,7 @@ mod resolve;
 mod serve;
 mod settings;
 mod show;
+mod signing;
 mod snippet;
 mod status;
 mod telemetry;
@@ -44,6 +47,8 @@ enum Command {
     Serve(serve::Serve),
     /// Run the daemon on a private PostgreSQL with everything applied, to try it out.
     Dev(dev::Dev),
+    /// Look at the database the way the daemon will use it, and say what it would stumble over.
+    Doctor(doctor::Doctor),
     /// Show the state of the schema.
     Status(status::Status),
     /// List all known migrations.
@@ -56,6 +61,8 @@ enum Command {
     Rollback(operate::Rollback),
     /// Settle what only a person can know: a statement in doubt, a half done script, an edited up.
     Resolve(resolve::Resolve),
+    /// Sign the down scripts that the ledger keeps.
+    Ledger(ledger::Ledger),
     /// List operations.
     History(history::History),
     /// Follow an operation.
@@ -103,12 +110,14 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
         match command {
             Command::Serve(serve) => serve.run(source).await,
             Command::Dev(dev) => dev.run(source).await,
+            Command::Doctor(doctor) => doctor.run(source).await,
             Command::Status(status) => status.run().await,
             Command::List(list) => list.run().await,
             Command::Show(show) => show.run().await,
             Command::Apply(apply) => apply.run().await,
             Command::Rollback(rollback) => rollback.run().await,
             Command::Resolve(resolve) => resolve.run().await,
+            Command::Ledger(ledger) => ledger.run().await,
             Command::History(history) => history.run().await,
             Command::Watch(watch) => watch.run().await,
             Command::Cancel(cancel) => cancel.run().await,

@@ -13,4 +13,5 @@ mod tls;
 pub mod url;
 
 pub use error::{Error, SqlError};
+pub use tls::Mode as TlsMode;
 pub use url::DatabaseUrl;

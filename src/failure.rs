@@ -74,7 +74,7 @@ reasons! {
     InvalidVersion "INVALID_VERSION" Invalid,
     /// `steps` is not between 1 and 10,000.
     InvalidSteps "INVALID_STEPS" Invalid,
-    /// Rollback needs exactly one of `steps`, `to` and `all`.
+    /// Rollback needs exactly one of `steps`, `to` and `all`; SignLedger either `versions` or `all`.
     TargetMissing "TARGET_MISSING" Invalid,
     /// The request_id is not a UUID.
     InvalidRequestId "INVALID_REQUEST_ID" Invalid,
@@ -140,7 +140,7 @@ reasons! {
     InUse "IN_USE" Refused,
     /// Nothing about the migration is in doubt, half done or edited that could be resolved like this.
     NothingToResolve "NOTHING_TO_RESOLVE" Refused,
-    /// Resolve needs a reason, of at most 1,000 characters.
+    /// Resolve and SignLedger need a reason, of at most 1,000 characters.
     InvalidReason "INVALID_REASON" Invalid,
     /// Resolve needs an outcome.
     InvalidOutcome "INVALID_OUTCOME" Invalid,
@@ -200,6 +200,8 @@ reasons! {
     RequestTooSlow "REQUEST_TOO_SLOW" Exhausted,
     /// A down script in the ledger has no signature, or one that does not verify.
     SignatureInvalid "SIGNATURE_INVALID" Refused,
+    /// SignLedger needs a daemon with a signing key.
+    SigningKeyMissing "SIGNING_KEY_MISSING" Refused,
     /// A mistake in schemad; please report it with the daemon's log.
     Internal "INTERNAL" Internal,
 }
@@ -287,6 +289,7 @@ impl From<crate::db::Error> for Failure {
         let failure = Self::new(reason, error.to_string());
         match &error {
             Error::Sql(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
+            Error::Role { grant: Some(grant), .. } => failure.with("grant", grant),
             Error::MissingRight { role, right } => failure.with("grant", format!("GRANT {right} TO {role}")),
             _ => failure,
         }

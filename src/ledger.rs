@@ -7,8 +7,10 @@ pub mod history;
 pub mod install;
 pub mod operations;
 mod outcome;
+pub mod public;
 pub mod read;
 pub mod settle;
+pub mod signatures;
 pub mod upkeep;
 
 pub use outcome::{Ending, Finished, State};
@@ -59,7 +61,7 @@ pub struct LedgerInfo {
 pub struct OperationRow {
     /// UUID.
     pub id: uuid::Uuid,
-    /// `apply`, `rollback` or `resolve`.
+    /// `apply`, `rollback`, `resolve` or `sign`.
     pub kind: String,
     /// [`State`]'s word, or a newer daemon's.
     pub state: String,

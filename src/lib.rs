@@ -7,6 +7,7 @@
 //! - [`cli`]: the command line, one file a subcommand; the only reader of the environment
 //! - [`app`]: wires a daemon together, the one place that sees everything
 //! - [`grpc`], [`health`], [`admin`]: what others talk to
+//! - [`doctor`]: looks at a database before the daemon does
 //! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
 //! - [`monitor`], [`preflight`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
@@ -14,6 +15,7 @@
 //! - [`ledger`]: what schemad remembers in the database
 //! - [`planner`]: decides, and touches nothing
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
+//! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
 //! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
@@ -24,6 +26,7 @@ pub mod app;
 pub mod catalog;
 pub mod cli;
 pub mod db;
+pub mod doctor;
 pub mod failure;
 pub mod grpc;
 pub mod health;
@@ -38,6 +41,7 @@ pub mod private_postgres;
 pub mod refresh;
 pub mod runner;
 pub mod shutdown;
+pub mod signature;
 pub mod sql;
 pub mod systemd;
 pub mod transport;

@@ -65,8 +65,7 @@ pub struct InvalidChecksum;
 impl Checksum {
     /// The checksum of one script.
     pub fn of_script(sql: &str) -> Self {
-        let normalised = sql.replace("\r\n", "\n").replace('\r', "\n");
-        Self::of_parts("schemad.script.1", [normalised.as_str()])
+        Self::of_parts("schemad.script.1", [normalised(sql).as_str()])
     }
 
     /// The checksum of a list of texts, each prefixed with its length.
@@ -79,6 +78,11 @@ impl Checksum {
         }
         Self(hash.finalize().into())
     }
+}
+
+/// A script with its line endings made one, which PostgreSQL takes for the same.
+pub(crate) fn normalised(sql: &str) -> String {
+    sql.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 impl fmt::Display for Checksum {

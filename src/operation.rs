@@ -1,4 +1,4 @@
-//! An operation is one Apply or Rollback. It belongs to the daemon: `submit` spawns it and hands out its log, and whoever
+//! An operation is one Apply, Rollback, Resolve or SignLedger. It belongs to the daemon: `submit` spawns it and hands out its log, and whoever
 //! follows the log can go away and come back without changing anything.
 
 mod accept;
@@ -12,6 +12,7 @@ mod open;
 mod prepare;
 mod request;
 mod run;
+mod signed;
 mod watch;
 
 pub use event::{Entry, Event, StepName};
@@ -19,3 +20,4 @@ pub use log::{Follower, Log, Next};
 pub use onlooker::Side;
 pub use open::{Operations, Parts};
 pub use request::{Action, LOCK_TIMEOUT, Request};
+pub use signed::{signed_texts, unverified};

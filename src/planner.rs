@@ -6,13 +6,15 @@ mod journal;
 mod refusal;
 mod resolve;
 mod rollback;
+mod sign;
 mod state;
 
 pub use apply::{Apply, Target as ApplyTarget, plan_apply};
 pub use journal::{Resume, resume};
 pub use refusal::Refusal;
 pub use resolve::{Outcome, Resolution, Resolve, plan_resolve};
-pub use rollback::{Rollback, Source, Target as RollbackTarget, plan_rollback};
+pub use rollback::{Rollback, Source, Target as RollbackTarget, plan_rollback, stored_downs};
+pub use sign::{Sign, Signing, Target as SignTarget, Unsigned, plan_sign};
 pub use state::{Assessment, Problem, State, assess};
 
 use crate::migration::{Checksum, Direction, Mode, Row, Script, Version};
@@ -26,6 +28,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// What a person settles.
     pub resolution: Option<Resolution>,
+    /// What is to be signed.
+    pub signing: Option<Signing>,
 }
 
 /// One migration, run once, up or down.

@@ -55,7 +55,7 @@ impl Dev {
                 (Some(server), (url, None))
             }
         };
-        let settings = self.settings.daemon(databases, true);
+        let settings = self.settings.daemon(databases, true)?;
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
         let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();

@@ -40,6 +40,11 @@ impl Exit {
         Self::with_code(Self::USAGE, Some(message.to_string()))
     }
 
+    /// The state of the database does not allow it.
+    pub(super) fn refused(message: impl fmt::Display) -> Self {
+        Self::with_code(Self::REFUSED, Some(message.to_string()))
+    }
+
     /// Nobody answers, or not in time.
     pub(super) fn unavailable(message: impl fmt::Display) -> Self {
         Self::with_code(Self::UNAVAILABLE, Some(message.to_string()))

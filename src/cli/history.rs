@@ -46,6 +46,7 @@ enum Kind {
     Apply,
     Rollback,
     Resolve,
+    Sign,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -120,6 +121,7 @@ fn kind(kind: Kind) -> pb::OperationKind {
         Kind::Apply => pb::OperationKind::Apply,
         Kind::Rollback => pb::OperationKind::Rollback,
         Kind::Resolve => pb::OperationKind::Resolve,
+        Kind::Sign => pb::OperationKind::Sign,
     }
 }
 

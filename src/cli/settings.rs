@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{
     exit::Exit,
+    signing::Signing,
     telemetry::{Format, Level},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub(super) struct Settings {
     /// ledger.
     #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
     role: Option<String>,
+    #[command(flatten)]
+    signing: Signing,
     /// How long ended operations are kept. Those that explain an applied migration stay.
     #[arg(long, env = "SCHEMAD_KEEP_OPERATIONS", default_value = "90days", value_parser = positive_duration)]
     keep_operations: Duration,
@@ -113,11 +116,12 @@ impl Settings {
         &self,
         (database, migration_database): (DatabaseUrl, Option<DatabaseUrl>),
         apply_on_start: bool,
-    ) -> app::Settings {
-        app::Settings {
+    ) -> Result<app::Settings, Exit> {
+        Ok(app::Settings {
             database,
             migration_database,
             role: self.role.clone(),
+            signing: self.signing.keys()?,
             pool: PoolSettings {
                 size: self.pool_size,
                 overflow: self.pool_overflow,
@@ -132,7 +136,7 @@ impl Settings {
             access: self.trust.access(),
             limits: self.limits.read(),
             insecure: self.trust.insecure(),
-        }
+        })
     }
 
     /// Refuses to be reached from elsewhere while that is not safe.

@@ -114,13 +114,16 @@ pub enum Error {
     },
     /// The role that runs the migrations cannot be taken.
     #[error(
-        "cannot run migrations as the role {role:?} (--role): {cause}. GRANT it to the role that logs in, or name another"
+        "cannot run migrations as the role {role:?} (--role): {cause}. {}",
+        .grant.as_ref().map_or_else(|| "Create it, or name another".to_owned(), |grant| format!("{grant};"))
     )]
     Role {
         /// As it was given.
         role: String,
         /// The server's words.
         cause: String,
+        /// What helps, where there is such a role.
+        grant: Option<String>,
     },
     /// The server is older than schemad can use.
     #[error("the server is PostgreSQL {0}; schemad needs 13 or later")]

@@ -134,7 +134,12 @@ impl Session {
         let taken = self.client.query_typed("SELECT set_config('role', $1, false)", &[(&role, Type::TEXT)]).await;
         match taken.map_err(Error::from) {
             Ok(_) => {}
-            Err(Error::Sql(error)) => return Err(Error::Role { role: role.into(), cause: error.message.clone() }),
+            Err(Error::Sql(error)) => {
+                let found = "SELECT format('GRANT %I TO %I', rolname, session_user) FROM pg_roles WHERE rolname = $1";
+                let rows = self.client.query_typed(found, &[(&role, Type::TEXT)]).await?;
+                let grant = rows.first().map(|row| row.get(0));
+                return Err(Error::Role { role: role.into(), cause: error.message.clone(), grant });
+            }
             Err(lost) => return Err(lost),
         }
         Ok(self.client.batch_execute("RESET ROLE").await?)

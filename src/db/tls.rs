@@ -34,6 +34,35 @@ pub enum Mode {
     VerifyFull,
 }
 
+impl Mode {
+    /// libpq's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    /// What it proves.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Disable => "no TLS",
+            Self::Prefer => "TLS where the server has it, and no proof of who answers",
+            Self::Require => "TLS, and no proof of who answers",
+            Self::VerifyCa => "a certificate of a known authority",
+            Self::VerifyFull => "a certificate of a known authority for the host's name",
+        }
+    }
+
+    /// Whether the server has to prove who it is.
+    pub fn verifies(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
 /// What a URL says about TLS.
 #[derive(Clone, Debug)]
 pub(super) struct Tls {

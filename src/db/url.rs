@@ -110,6 +110,11 @@ impl DatabaseUrl {
         &self.target
     }
 
+    /// How the server has to prove who it is.
+    pub fn tls(&self) -> Mode {
+        self.tls.mode
+    }
+
     /// The role that logs in, as SQL names it.
     pub fn role(&self) -> String {
         sql::ident(self.config.get_user().unwrap_or_default())

@@ -9,7 +9,7 @@ use crate::{
     catalog::Catalog,
     db::activity::Blocker,
     failure::Failure,
-    ledger::{OperationRow, Snapshot, State},
+    ledger::{OperationRow, Snapshot, State, signatures::Signed},
     migration::{Direction, Migration, Mode, Recorded, Row, Script, Version},
     operation::{Entry, Event, StepName},
     planner::{self, Assessment},
@@ -20,6 +20,9 @@ const MAX_PENDING: usize = 1000;
 const MAX_PROBLEMS: usize = 100;
 /// Steps listed in a plan: with names of 255 bytes still well below the 3 MiB of a message.
 const MAX_PLANNED: usize = 5000;
+/// Versions, of 50 characters at most, and what was not signed, with a sentence each.
+const MAX_SIGNED: usize = 10_000;
+const MAX_REFUSED: usize = 1_000;
 /// Bytes of SQL in an answer.
 const MAX_SQL: usize = 1 << 20;
 
@@ -93,6 +96,16 @@ pub fn operation(row: &OperationRow) -> pb::Operation {
         reason: row.reason.clone().unwrap_or_default(),
         message: row.message.clone().unwrap_or_default(),
         cancel_requested: row.cancel_requested,
+    }
+}
+
+/// The answer of SignLedger.
+pub fn signed(row: &OperationRow, signed: Signed) -> pb::SignLedgerResponse {
+    let refused = |(version, message)| pb::UnsignedDown { version, message };
+    pb::SignLedgerResponse {
+        operation: Some(operation(row)),
+        signed: signed.signed.into_iter().take(MAX_SIGNED).collect(),
+        refused: signed.refused.into_iter().take(MAX_REFUSED).map(refused).collect(),
     }
 }
 
@@ -282,6 +295,7 @@ fn kind(word: &str) -> pb::OperationKind {
         "apply" => pb::OperationKind::Apply,
         "rollback" => pb::OperationKind::Rollback,
         "resolve" => pb::OperationKind::Resolve,
+        "sign" => pb::OperationKind::Sign,
         _ => pb::OperationKind::Unspecified,
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     catalog::Catalog,
     failure::{Failure, Reason},
     ledger::{self, Snapshot},
-    migration::{Migration, Row, Version},
+    migration::{Checksum, Migration, Mode, Row, Version},
     operation::{self, Event, Operations},
     planner,
 };
@@ -104,15 +104,18 @@ impl Migrations {
     /// The ledger's texts of a migration that the binary does not carry.
     async fn stored(
         &self,
-        up: Option<(crate::migration::Checksum, crate::migration::Mode)>,
-        down: Option<(crate::migration::Checksum, crate::migration::Mode)>,
+        up: Option<(Checksum, Mode)>,
+        down: Option<(Checksum, Mode)>,
     ) -> Result<(Option<String>, Option<String>), Failure> {
         let wanted: Vec<_> = [up, down].into_iter().flatten().map(|(checksum, _)| checksum).collect();
-        let mut found =
-            self.reads.read(|reader| Box::pin(ledger::read::scripts(reader, wanted.clone()))).await?.into_iter();
+        let mut found = self.texts(wanted).await?.into_iter();
         let up = up.and_then(|_| found.next().flatten());
         let down = down.and_then(|_| found.next().flatten());
         Ok((up, down))
+    }
+
+    async fn texts(&self, wanted: Vec<Checksum>) -> Result<Vec<Option<String>>, Failure> {
+        self.reads.read(|reader| Box::pin(ledger::read::scripts(reader, wanted.clone()))).await
     }
 
     async fn list(&self, size: i32, token: &str) -> Result<pb::ListMigrationsResponse, Failure> {
@@ -149,6 +152,9 @@ impl Migrations {
     async fn status(&self) -> Result<pb::SchemaStatus, Failure> {
         let snapshot = self.snapshot().await?;
         let mut assessment = planner::assess(&self.catalog, &snapshot.rows);
+        let wanted = self.operations.signed_texts(&snapshot);
+        let texts = if wanted.is_empty() { Vec::new() } else { self.texts(wanted).await? };
+        assessment.problems.extend(self.operations.unverified(&snapshot, texts));
         if let Err(impossible) = &self.reads.views.borrow().preflight {
             let (version, message) = (String::new(), impossible.message.clone());
             let problem = planner::Problem { reason: impossible.reason.as_str(), version, message, blocking: true };
@@ -159,16 +165,22 @@ impl Migrations {
 }
 
 impl Migrations {
-    /// Runs a Resolve to its end.
-    async fn settle(&self, principal: &str, message: &pb::ResolveRequest) -> Result<pb::Operation, Failure> {
-        let checked = request::resolve(principal, message).inspect_err(|e| {
+    /// Runs what has no steps to its end.
+    async fn settle(&self, checked: Result<operation::Request, Failure>) -> Result<ledger::OperationRow, Failure> {
+        let checked = checked.inspect_err(|e| {
             malformed(e);
         })?;
         let log = self.operations.submit(checked);
         log.follow().result().await?;
         let id = log.operation().ok_or_else(|| Failure::new(Reason::Internal, "an operation without an id"))?;
         let found = self.reads.read(|reader| Box::pin(ledger::history::get(reader, id))).await?;
-        found.as_ref().map(convert::operation).ok_or_else(|| ledger::control::unknown(id))
+        found.ok_or_else(|| ledger::control::unknown(id))
+    }
+
+    async fn sign(&self, principal: &str, message: &pb::SignLedgerRequest) -> Result<pb::SignLedgerResponse, Failure> {
+        let row = self.settle(request::sign_ledger(principal, message)).await?;
+        let signed = self.reads.read(|reader| Box::pin(ledger::signatures::of(reader, row.id))).await?;
+        Ok(convert::signed(&row, signed))
     }
 }
 
@@ -211,7 +223,14 @@ impl pb::migration_service_server::MigrationService for Migrations {
 
     async fn resolve(&self, request: Request<pb::ResolveRequest>) -> Answer<pb::ResolveResponse> {
         let (principal, message) = gate::caller(request)?;
-        let operation = self.settle(&principal.name, &message).await.map_err(|e| status::from_failure(&e))?;
-        Ok(Response::new(pb::ResolveResponse { operation: Some(operation) }))
+        let checked = request::resolve(&principal.name, &message);
+        let row = self.settle(checked).await.map_err(|e| status::from_failure(&e))?;
+        Ok(Response::new(pb::ResolveResponse { operation: Some(convert::operation(&row)) }))
+    }
+
+    async fn sign_ledger(&self, request: Request<pb::SignLedgerRequest>) -> Answer<pb::SignLedgerResponse> {
+        let (principal, message) = gate::caller(request)?;
+        let response = self.sign(&principal.name, &message).await.map_err(|e| status::from_failure(&e))?;
+        Ok(Response::new(response))
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     failure::{Failure, Reason},
     migration::Version,
     operation::{Action, LOCK_TIMEOUT, Request},
-    planner::{Apply, ApplyTarget, Outcome, Resolve, Rollback, RollbackTarget, Source},
+    planner::{Apply, ApplyTarget, Outcome, Resolve, Rollback, RollbackTarget, Sign, SignTarget, Source},
 };
 
 /// More migrations than any project has.
@@ -91,14 +91,38 @@ pub fn resolve(principal: &str, request: &pb::ResolveRequest) -> Result<Request,
             return Err(Failure::invalid(Reason::InvalidOutcome, "outcome", message));
         }
     };
-    let reason = request.reason.trim();
+    let reason = reason(&request.reason)?;
+    let action = Action::Resolve(Resolve { version: version("version", &request.version)?, outcome, reason });
+    operation(principal, action, &request.request_id, request.queue_timeout, None, None)
+}
+
+/// Checks a SignLedgerRequest.
+///
+/// # Errors
+/// The first malformed field.
+pub fn sign_ledger(principal: &str, request: &pb::SignLedgerRequest) -> Result<Request, Failure> {
+    let target = match (request.all, request.versions.as_slice()) {
+        (true, []) => SignTarget::All,
+        (false, named @ [_, ..]) if i32::try_from(named.len()).is_ok_and(|n| n <= MAX_STEPS) => {
+            let versions = named.iter().map(|text| version("versions", text)).collect::<Result<_, _>>()?;
+            SignTarget::Versions(versions)
+        }
+        _ => {
+            let message = format!("say whose downs to sign: versions, at most {MAX_STEPS}, or all");
+            return Err(Failure::invalid(Reason::TargetMissing, "versions", message));
+        }
+    };
+    let action = Action::Sign(Sign { target, reason: reason(&request.reason)? });
+    operation(principal, action, &request.request_id, request.queue_timeout, None, None)
+}
+
+fn reason(text: &str) -> Result<String, Failure> {
+    let reason = text.trim();
     if reason.is_empty() || reason.chars().count() > MAX_REASON || reason.contains('\0') {
         let message = format!("reason says why, in at most {MAX_REASON} characters");
         return Err(Failure::invalid(Reason::InvalidReason, "reason", message));
     }
-    let action =
-        Action::Resolve(Resolve { version: version("version", &request.version)?, outcome, reason: reason.into() });
-    operation(principal, action, &request.request_id, request.queue_timeout, None, None)
+    Ok(reason.into())
 }
 
 fn operation(
@@ -185,6 +209,19 @@ mod tests {
         }
         let request = pb::RollbackRequest { target: Some(Target::All(true)), down_from: 9, ..Default::default() };
         assert_eq!(reason(rollback("p", request)), (Reason::InvalidSource, "down_from".into()));
+    }
+
+    #[test]
+    fn a_signing_says_whose_downs_and_why() {
+        let base = pb::SignLedgerRequest { reason: "r".into(), ..Default::default() };
+        for (all, versions) in [(false, vec![]), (true, vec!["1".to_owned()]), (false, vec!["1".to_owned(); 10_001])] {
+            let request = pb::SignLedgerRequest { all, versions, ..base.clone() };
+            assert_eq!(reason(sign_ledger("p", &request)), (Reason::TargetMissing, "versions".into()));
+        }
+        let request = pb::SignLedgerRequest { versions: vec!["1\n".into()], ..base.clone() };
+        assert_eq!(reason(sign_ledger("p", &request)), (Reason::InvalidVersion, "versions".into()));
+        let request = pb::SignLedgerRequest { all: true, reason: " ".into(), ..base };
+        assert_eq!(reason(sign_ledger("p", &request)), (Reason::InvalidReason, "reason".into()));
     }
 
     #[test]

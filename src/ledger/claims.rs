@@ -32,7 +32,7 @@ const EXISTING: &str = concat!(
 /// An operation to be claimed.
 #[derive(Debug)]
 pub struct NewOperation<'a> {
-    /// `apply` or `rollback`.
+    /// `apply`, `rollback`, `resolve` or `sign`.
     pub kind: &'a str,
     /// Who asks.
     pub principal: &'a str,
@@ -164,7 +164,7 @@ pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Er
             UPDATE schemad.operations o SET finished_at = clock_timestamp(), \
                 state = CASE WHEN d.all_done THEN 'succeeded' ELSE 'interrupted' END, \
                 result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
-                    d.all_done AND d.done = 0 AND o.kind <> 'resolve', \
+                    d.all_done AND d.done = 0 AND o.kind NOT IN ('resolve', 'sign'), \
                     'steps_done', d.done, 'steps_total', d.steps_total, 'warnings', '[]'::jsonb, 'current', \
                     (SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1)), \
                 'failure', CASE WHEN NOT d.all_done THEN jsonb_build_object('reason', 'INTERRUPTED', 'message', \

@@ -10,7 +10,8 @@ use crate::{
 
 /// What this daemon makes of a ledger: its version, the oldest compatible one, and the SQL that leads there from the one
 /// before.
-const MIGRATIONS: [(i32, i32, &str); 2] = [(1, 1, include_str!("0001.sql")), (2, 1, include_str!("0002.sql"))];
+const MIGRATIONS: [(i32, i32, &str); 3] =
+    [(1, 1, include_str!("0001.sql")), (2, 1, include_str!("0002.sql")), (3, 1, include_str!("0003.sql"))];
 
 /// The ledger version of this daemon.
 pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
@@ -94,8 +95,11 @@ fn diesel_table(name: &str) -> String {
 
 async fn version(client: &Client, place: &Place) -> Result<i32, Failure> {
     place.may_be_used()?;
-    let row = one(client, "SELECT version, compatible_with FROM schemad.ledger").await?;
-    let (version, compatible_with) = row.map_or((0, 0), |row| (row.get(0), row.get::<_, i32>(1)));
+    let row = one(client, LEDGER).await?;
+    let (version, compatible_with) = row.as_ref().map_or((0, 0), |row| (row.get(0), row.get::<_, i32>(1)));
+    if let Some(schema) = row.and_then(|row| row.get::<_, Option<String>>(2)) {
+        place.has(&[format!("USAGE ON SCHEMA {schema}")])?;
+    }
     if compatible_with > VERSION {
         return Err(Failure::new(
             Reason::LedgerTooNew,
@@ -109,6 +113,11 @@ async fn version(client: &Client, place: &Place) -> Result<i32, Failure> {
     }
     Ok(version)
 }
+
+/// The ledger knows where Diesel's table is; the search_path passes over a schema that the role may not use.
+const LEDGER: &str = "SELECT l.version, l.compatible_with, \
+    (SELECT quote_ident(n.nspname) FROM pg_namespace n \
+        WHERE n.nspname = l.diesel_schema AND NOT has_schema_privilege(n.oid, 'USAGE')) FROM schemad.ledger l";
 
 /// What is there already, and what this role may do about the rest.
 struct Place {
@@ -130,6 +139,8 @@ struct Place {
     /// Where the Diesel table would be created, quoted.
     current_schema: Option<String>,
     may_create_diesel: bool,
+    /// What the role lacks on a schema of the search_path that it may not use.
+    hidden: Option<String>,
 }
 
 /// pg_class rather than to_regclass for the ledger: it sees what lies in a schema that the role may not use.
@@ -144,7 +155,12 @@ const PLACE: &str = "SELECT quote_ident(current_user), quote_ident(current_datab
     EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = s.oid AND t.relkind = 'r' \
         AND NOT (has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT') \
             AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE'))), \
-    EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = s.oid AND NOT has_function_privilege(p.oid, 'EXECUTE')) \
+    EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = s.oid AND NOT has_function_privilege(p.oid, 'EXECUTE')), \
+    (SELECT 'USAGE' || CASE WHEN EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = h.oid \
+            AND t.relname = '__diesel_schema_migrations') THEN '' ELSE ', CREATE' END || ' ON SCHEMA ' || quote_ident(h.nspname) \
+        FROM unnest(string_to_array(current_setting('search_path'), ',')) WITH ORDINALITY p (name, n) \
+        JOIN pg_namespace h ON h.nspname = CASE btrim(p.name, ' \"') WHEN '$user' THEN current_user ELSE btrim(p.name, ' \"') END \
+        WHERE NOT has_schema_privilege(h.oid, 'USAGE') ORDER BY p.n LIMIT 1) \
     FROM (SELECT 1) one LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
     LEFT JOIN (pg_class d JOIN pg_namespace m ON m.oid = d.relnamespace) ON d.oid = to_regclass('__diesel_schema_migrations')";
 
@@ -167,6 +183,7 @@ impl Place {
             may_create_diesel: row.get(11),
             lacks_tables: row.get(12),
             lacks_functions: row.get(13),
+            hidden: row.get(14),
         })
     }
 
@@ -180,7 +197,7 @@ impl Place {
                 ),
             ));
         }
-        if let (None, None) = (&self.diesel, &self.current_schema) {
+        if let (None, None, None) = (&self.diesel, &self.current_schema, &self.hidden) {
             return Err(Failure::new(
                 Reason::MissingRight,
                 "no schema of the search_path exists, so there is no place for Diesel's table; create the schema or name \
@@ -222,6 +239,7 @@ impl Place {
         match (&self.diesel, &self.current_schema) {
             (Some(table), _) if !self.may_use_diesel => Some(format!("SELECT, INSERT, DELETE ON {table}")),
             (None, Some(schema)) if !self.may_create_diesel => Some(format!("USAGE, CREATE ON SCHEMA {schema}")),
+            (None, None) => self.hidden.clone(),
             _ => None,
         }
     }

@@ -8,10 +8,10 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{Ending, State, settle::Settlement};
+use super::{Ending, State, settle::Settlement, signatures};
 use crate::{
     db::{Error, lock::LockedSession, session::insist},
-    migration::{Direction, Script},
+    migration::{Direction, Migration, Row, Script},
     planner::{Resolution, Resume},
 };
 
@@ -27,6 +27,8 @@ pub struct StepRow<'a> {
     pub script: &'a Script,
     /// For an up: the down that belongs to it.
     pub down: Option<&'a Script>,
+    /// Its signature, where there is a key.
+    pub down_mac: Option<Vec<u8>>,
     /// How long one attempt may wait for a lock; 0 is without end.
     pub lock_timeout: Duration,
     /// How long one statement may run; 0 is without end.
@@ -75,6 +77,9 @@ async fn write_begin(
     if let Some(resolution) = &settlement.resolution {
         write_resolution(client, operation, resolution).await?;
     }
+    if let Some(signatures) = &settlement.signatures {
+        signatures::write(client, operation, signatures).await?;
+    }
     let ours = client
         .query_typed(
             "UPDATE schemad.operations SET state = 'running', started_at = clock_timestamp(), \
@@ -111,14 +116,15 @@ async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -
     let millis = |of: &dyn Fn(&StepRow<'_>) -> Duration| {
         steps.iter().map(|s| i32::try_from(of(s).as_millis()).unwrap_or(i32::MAX)).collect::<Vec<i32>>()
     };
+    let macs: Vec<Option<&[u8]>> = steps.iter().map(|s| s.down_mac.as_deref()).collect();
     let rows = client
         .query_typed(
             "WITH new AS (INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, up_script, \
-                 up_mode, down_script, down_mode, lock_timeout_ms, statement_timeout_ms, role) \
+                 up_mode, down_script, down_mode, lock_timeout_ms, statement_timeout_ms, role, down_mac) \
              SELECT $1, n, version, name, direction, script, mode, CASE direction WHEN 'up' THEN script END, \
-                 CASE direction WHEN 'up' THEN mode END, down, down_mode, lock_timeout, statement_timeout, role \
-             FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[], $11::text[]) \
-                 WITH ORDINALITY s (version, name, direction, script, mode, down, down_mode, lock_timeout, statement_timeout, role, n) \
+                 CASE direction WHEN 'up' THEN mode END, down, down_mode, lock_timeout, statement_timeout, role, mac \
+             FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[], $11::text[], $12::bytea[]) \
+                 WITH ORDINALITY s (version, name, direction, script, mode, down, down_mode, lock_timeout, statement_timeout, role, mac, n) \
              RETURNING id, ordinal) \
              SELECT id FROM new ORDER BY ordinal",
             &[
@@ -133,6 +139,7 @@ async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -
                 (&millis(&|s| s.lock_timeout), Type::INT4_ARRAY),
                 (&millis(&|s| s.statement_timeout), Type::INT4_ARRAY),
                 (&column(&|s| s.role.map(Into::into)), Type::TEXT_ARRAY),
+                (&macs, Type::BYTEA_ARRAY),
             ],
         )
         .await?;
@@ -179,7 +186,7 @@ async fn write_journals(
 async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlement<'_>) -> Result<(), Error> {
     let adopted = &settlement.adopted;
     let column = |of: &dyn Fn(&Script) -> String, down: bool| -> Vec<Option<String>> {
-        let script = |(_, migration): &(_, Option<&'_ crate::migration::Migration>)| {
+        let script = |(_, migration): &(_, Option<&'_ Migration>)| {
             migration.and_then(|m| if down { m.down.as_ref().map(of) } else { Some(of(&m.up)) })
         };
         adopted.iter().map(script).collect()
@@ -189,13 +196,20 @@ async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlem
         let names: Vec<&str> =
             adopted.iter().map(|(row, migration)| migration.map_or(row.version.as_str(), |m| &m.name)).collect();
         let times: Vec<f64> = adopted.iter().map(|(row, _)| seconds(row.run_on)).collect();
+        let mac = |(row, migration): &(&Row, Option<&Migration>)| {
+            settlement
+                .signer
+                .zip(migration.as_ref()?.down.as_ref())
+                .map(|(signer, down)| signer.sign(&row.version, down))
+        };
+        let macs: Vec<Option<Vec<u8>>> = adopted.iter().map(mac).collect();
         let (checksum, mode) = (|s: &Script| s.checksum.to_string(), |s: &Script| s.mode.as_str().to_owned());
         client
             .query_typed(
-                "INSERT INTO schemad.migrations (version, name, up_script, up_mode, down_script, down_mode, applied_at, adopted) \
-                 SELECT version, name, up, up_mode, down, down_mode, to_timestamp(at), true \
-                 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[]) \
-                     WITH ORDINALITY a (version, name, up, up_mode, down, down_mode, at, n) ORDER BY n",
+                "INSERT INTO schemad.migrations (version, name, up_script, up_mode, down_script, down_mode, applied_at, adopted, mac) \
+                 SELECT version, name, up, up_mode, down, down_mode, to_timestamp(at), true, mac \
+                 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::bytea[]) \
+                     WITH ORDINALITY a (version, name, up, up_mode, down, down_mode, at, mac, n) ORDER BY n",
                 &[
                     (&versions, Type::TEXT_ARRAY),
                     (&names, Type::TEXT_ARRAY),
@@ -204,6 +218,7 @@ async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlem
                     (&column(&checksum, true), Type::TEXT_ARRAY),
                     (&column(&mode, true), Type::TEXT_ARRAY),
                     (&times, Type::FLOAT8_ARRAY),
+                    (&macs, Type::BYTEA_ARRAY),
                 ],
             )
             .await?;
@@ -277,7 +292,7 @@ pub async fn steps_done(client: &Client, id: Uuid) -> Result<usize, Error> {
 }
 
 /// A change of state, in the transaction that makes it.
-async fn note(client: &Client, operation: Uuid, kind: &str, data: &str) -> Result<(), Error> {
+pub(super) async fn note(client: &Client, operation: Uuid, kind: &str, data: &str) -> Result<(), Error> {
     client
         .query_typed(
             "INSERT INTO schemad.events (operation, sequence, kind, data) VALUES ($1, \

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use diesel::{
     QueryableByName, sql_query,
-    sql_types::{BigInt, Bool, Integer, Nullable, Text},
+    sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 
@@ -58,6 +58,9 @@ async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Result<Snapsh
         true => Some(sql_query(LEDGER).get_result::<LedgerRow>(conn).await?),
         false => None,
     };
+    if let Some(right) = ledger.as_ref().and_then(|ledger| ledger.missing.clone()) {
+        return Ok(Err(Error::MissingRight { role: place.role, right }));
+    }
     let diesel_table = match &ledger {
         Some(ledger) => ledger.diesel_table.clone(),
         None => place.diesel_table,
@@ -109,11 +112,15 @@ const PLACE: &str = "SELECT pg_catalog.current_database()::text AS database, pg_
     LEFT JOIN (pg_catalog.pg_class d JOIN pg_catalog.pg_namespace n ON n.oid = d.relnamespace) \
         ON d.oid = pg_catalog.to_regclass('__diesel_schema_migrations')";
 
-/// With a ledger, the Diesel table is where the ledger says; it may have been dropped since.
-const LEDGER: &str = "SELECT id::text AS id, version, compatible_with, \
-    (SELECT pg_catalog.format('%I.%I', l.diesel_schema, l.diesel_table) FROM pg_catalog.pg_class c \
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-        WHERE n.nspname = l.diesel_schema AND c.relname = l.diesel_table) AS diesel_table FROM schemad.ledger l";
+/// With a ledger, the Diesel table is where the ledger says, whatever the search_path passes over; it may have been dropped since.
+const LEDGER: &str = "SELECT l.id::text AS id, l.version, l.compatible_with, \
+    CASE WHEN c.oid IS NOT NULL THEN pg_catalog.format('%I.%I', l.diesel_schema, l.diesel_table) END AS diesel_table, \
+    CASE WHEN c.oid IS NOT NULL AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+            THEN pg_catalog.format('USAGE ON SCHEMA %I', n.nspname) \
+        WHEN NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') \
+            THEN pg_catalog.format('SELECT ON %I.%I', l.diesel_schema, l.diesel_table) END AS missing \
+    FROM schemad.ledger l LEFT JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) \
+        ON n.nspname = l.diesel_schema AND c.relname = l.diesel_table";
 
 /// `table` was formed by the server's own `format('%I.%I')`.
 fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
@@ -133,13 +140,13 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
     } else {
         let ledger = "(SELECT NULL::text AS version, NULL::text AS name, NULL::bigint AS position, NULL::text AS up_script, \
           NULL::text AS down_script, NULL::text AS up_mode, NULL::text AS down_mode, NULL::timestamptz AS applied_at, \
-          NULL::boolean AS adopted, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE false)";
+          NULL::boolean AS adopted, NULL::bytea AS mac, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE false)";
         (ledger, "(SELECT NULL::text AS version, NULL::text AS journal WHERE false)")
     };
     format!(
         "SELECT coalesce(d.version, m.version, j.version) AS version, j.journal, \
          (extract(epoch FROM d.run_on) * 1000000)::bigint AS run_on, m.name, m.position, m.up_script, m.down_script, \
-         m.up_mode, m.down_mode, (extract(epoch FROM m.applied_at) * 1000000)::bigint AS applied_at, m.adopted, \
+         m.up_mode, m.down_mode, (extract(epoch FROM m.applied_at) * 1000000)::bigint AS applied_at, m.adopted, m.mac, \
          m.operation, m.principal, (extract(epoch FROM m.took) * 1000000)::bigint AS took \
          FROM {diesel} d FULL JOIN {ledger} m ON m.version = d.version \
          FULL JOIN {journal} j ON j.version = coalesce(d.version, m.version) \
@@ -188,6 +195,9 @@ struct LedgerRow {
     compatible_with: i32,
     #[diesel(sql_type = Nullable<Text>)]
     diesel_table: Option<String>,
+    /// A right on Diesel's table that reading needs and the role lacks.
+    #[diesel(sql_type = Nullable<Text>)]
+    missing: Option<String>,
 }
 
 #[derive(QueryableByName)]
@@ -212,6 +222,8 @@ struct RawRow {
     applied_at: Option<i64>,
     #[diesel(sql_type = Nullable<Bool>)]
     adopted: Option<bool>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    mac: Option<Vec<u8>>,
     #[diesel(sql_type = Nullable<Text>)]
     operation: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
@@ -257,6 +269,7 @@ impl From<RawRow> for Row {
             position: raw.position.unwrap_or_default(),
             up: script(raw.up_script, raw.up_mode),
             down: script(raw.down_script, raw.down_mode),
+            mac: raw.mac,
             applied_at: micros(raw.applied_at.unwrap_or_default()),
             adopted: raw.adopted.unwrap_or_default(),
             operation: raw.operation.zip(raw.principal),

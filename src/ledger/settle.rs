@@ -3,10 +3,12 @@
 
 use uuid::Uuid;
 
+use super::signatures::Signatures;
 use crate::{
     catalog::Catalog,
     migration::{Direction, Migration, Row},
     planner::Resolution,
+    signature::Signer,
 };
 
 /// What the next operation settles before its first step.
@@ -18,6 +20,10 @@ pub struct Settlement<'a> {
     pub forgotten: Vec<&'a Row>,
     /// What a person settles.
     pub resolution: Option<Resolution>,
+    /// What a person vouches for.
+    pub signatures: Option<Signatures>,
+    /// Signs the downs of what is adopted, where there is a key.
+    pub signer: Option<Signer<'a>>,
 }
 
 impl<'a> Settlement<'a> {
@@ -29,7 +35,8 @@ impl<'a> Settlement<'a> {
             .map(|row| (row, catalog.get(&row.version)))
             .collect();
         adopted.sort_by_key(|(row, _)| (row.run_on, &row.version));
-        Self { adopted, forgotten: rows.iter().filter(|row| row.is_reverted_elsewhere()).collect(), resolution: None }
+        let forgotten = rows.iter().filter(|row| row.is_reverted_elsewhere()).collect();
+        Self { adopted, forgotten, ..Self::default() }
     }
 
     /// The steps whose scripts others finished, one way or the other: the Diesel table says so.
@@ -50,6 +57,10 @@ impl<'a> Settlement<'a> {
         if !self.forgotten.is_empty() {
             tracing::info!(event = "operation.forgotten", %operation, count = self.forgotten.len(),
                 "noted migrations that something else reverted");
+        }
+        if let Some(Signatures { signed, refused }) = &self.signatures {
+            tracing::info!(event = "operation.signed", %operation, signed = signed.len(), refused = refused.len(),
+                "signed downs that the ledger keeps");
         }
     }
 }

@@ -64,6 +64,8 @@ pub struct Recorded {
     pub up: Option<(Checksum, Mode)>,
     /// Checksum and mode of the down that belonged to it.
     pub down: Option<(Checksum, Mode)>,
+    /// The signature of that down; `None` where nobody signed it.
+    pub mac: Option<Vec<u8>>,
     /// When.
     pub applied_at: SystemTime,
     /// Found in the Diesel table, applied by something else.

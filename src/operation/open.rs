@@ -24,6 +24,7 @@ use crate::{
     refresh::Refresh,
     runner::Halt,
     shutdown::Phase,
+    signature::Keys,
     watchers::Watchers,
 };
 
@@ -51,6 +52,8 @@ pub(super) struct Inner {
     pub side: Side,
     /// Runs the migrations, where it is not the session's own role.
     pub role: Option<String>,
+    /// Signs the downs that the ledger keeps, and verifies them.
+    pub signing: Option<Keys>,
     /// Who watches which version here.
     pub watchers: Watchers,
     /// A few refusals a second are kept in the ledger.
@@ -85,6 +88,8 @@ pub struct Parts {
     pub side: Side,
     /// Runs the migrations, where it is not the session's own role.
     pub role: Option<String>,
+    /// Signs the downs that the ledger keeps, and verifies them.
+    pub signing: Option<Keys>,
     /// Who watches which version here.
     pub watchers: Watchers,
     /// "host:pid" of this daemon.
@@ -100,7 +105,7 @@ pub struct Parts {
 impl Operations {
     /// Accepts nothing before it is asked to.
     pub fn new(parts: Parts) -> Self {
-        let Parts { catalog, url, pool, side, role, watchers, daemon, metrics, refresh, phases } = parts;
+        let Parts { catalog, url, pool, side, role, signing, watchers, daemon, metrics, refresh, phases } = parts;
         Self(Arc::new(Inner {
             catalog,
             url,
@@ -110,6 +115,7 @@ impl Operations {
             pool,
             side,
             role,
+            signing,
             watchers,
             refusals: Semaphore::new(REFUSALS),
             phases,

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{Action, Event, Operations, Request, StepName, accept::Candidate, open::Inner};
+use super::{Action, Event, Operations, Request, StepName, accept::Candidate, open::Inner, signed};
 use crate::{
     catalog::{Catalog, fitness},
     db::{lock::LockedSession, pool::Reader},
@@ -12,6 +12,7 @@ use crate::{
     migration::{Checksum, Mode, Row, Script, Version},
     planner::{self, Plan, Refusal, Resume, Rollback, StepScript},
     runner::Journaled,
+    signature::Signer,
     sql,
 };
 
@@ -88,17 +89,23 @@ impl Inner {
         let snapshot = ledger::read::snapshot(&mut reader).await?;
         let mut plan = plan(&self.catalog, &snapshot, candidate.request)?;
         self.spare_users(&plan, &mut reader, candidate.request).await?;
-        let resolution = plan.resolution.take();
+        let (resolution, signing) = (plan.resolution.take(), plan.signing.take());
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, &mut reader).await?;
         check(&mut steps, &snapshot.rows)?;
+        let signer = self.signer(&snapshot);
+        signed::verify(signer, &steps, &snapshot.rows)?;
+        let signatures = match signing {
+            Some(signing) => Some(signed::sign(signer, &mut reader, signing).await?),
+            None => None,
+        };
 
-        let settlement = Settlement { resolution, ..Settlement::of(&snapshot.rows, &self.catalog) };
+        let settlement = Settlement { resolution, signatures, signer, ..Settlement::of(&snapshot.rows, &self.catalog) };
         settlement.log(candidate.id);
         let ids = operations::begin(
             locked,
             candidate.id,
-            &rows(&steps, candidate.request, self.role.as_deref()),
+            &rows(&steps, candidate.request, self.role.as_deref(), signer),
             &settlement,
         )
         .await?
@@ -112,7 +119,7 @@ impl Inner {
             step.id = id;
         }
         let applied = snapshot.rows.iter().filter(|row| row.is_applied()).map(|row| row.version.clone()).collect();
-        let nothing_to_do = steps.is_empty() && settlement.resolution.is_none();
+        let nothing_to_do = steps.is_empty() && settlement.resolution.is_none() && settlement.signatures.is_none();
         Ok(Prepared { steps, warnings, applied, nothing_to_do })
     }
 }
@@ -133,6 +140,7 @@ impl Operations {
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, reader).await?;
         check(&mut steps, &snapshot.rows)?;
+        signed::verify(inner.signer(&snapshot), &steps, &snapshot.rows)?;
         Ok(planned(&steps, &warnings))
     }
 }
@@ -167,6 +175,10 @@ fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Pla
         Action::Resolve(resolve) => {
             let resolution = planner::plan_resolve(catalog, &snapshot.rows, resolve)?;
             Plan { resolution: Some(resolution), ..Plan::default() }
+        }
+        Action::Sign(sign) => {
+            let signing = planner::plan_sign(catalog, &snapshot.rows, sign)?;
+            Plan { signing: Some(signing), ..Plan::default() }
         }
     })
 }
@@ -216,7 +228,7 @@ fn summaries(script: &Script) -> Vec<String> {
     if statements.len() > MOST { Vec::new() } else { statements.iter().map(sql::Statement::summary).collect() }
 }
 
-fn script_missing(version: &Version, checksum: Checksum) -> Failure {
+pub(super) fn script_missing(version: &Version, checksum: Checksum) -> Failure {
     Failure::new(
         Reason::ScriptMissing,
         format!(
@@ -245,7 +257,12 @@ fn planned(steps: &[Step], warnings: &[String]) -> Event {
     Event::Planned { steps, warnings: warnings.to_vec() }
 }
 
-fn rows<'a>(steps: &'a [Step], request: &Request, role: Option<&'a str>) -> Vec<operations::StepRow<'a>> {
+fn rows<'a>(
+    steps: &'a [Step],
+    request: &Request,
+    role: Option<&'a str>,
+    signer: Option<Signer<'_>>,
+) -> Vec<operations::StepRow<'a>> {
     steps
         .iter()
         .map(|step| operations::StepRow {
@@ -254,6 +271,7 @@ fn rows<'a>(steps: &'a [Step], request: &Request, role: Option<&'a str>) -> Vec<
             direction: step.name.direction,
             script: &step.script,
             down: step.down.as_ref(),
+            down_mac: signer.zip(step.down.as_ref()).map(|(signer, down)| signer.sign(&step.version, down)),
             lock_timeout: step.settings().lock_timeout.unwrap_or(request.lock_timeout),
             statement_timeout: step.settings().statement_timeout.unwrap_or_default(),
             parts: &step.parts,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     migration::Checksum,
-    planner::{Apply, ApplyTarget, Resolve, Rollback, RollbackTarget, Source},
+    planner::{Apply, ApplyTarget, Resolve, Rollback, RollbackTarget, Sign, SignTarget, Source},
 };
 
 /// lock_timeout where nobody asks for another: what users wait behind a migration that waits. Short of the 15 s after which proxies
@@ -39,6 +39,8 @@ pub enum Action {
     Rollback(Rollback),
     /// Settle what nobody but a person can know.
     Resolve(Resolve),
+    /// Vouch for downs that the ledger keeps.
+    Sign(Sign),
 }
 
 impl Action {
@@ -48,6 +50,7 @@ impl Action {
             Self::Apply(_) => "apply",
             Self::Rollback(_) => "rollback",
             Self::Resolve(_) => "resolve",
+            Self::Sign(_) => "sign",
         }
     }
 }
@@ -59,6 +62,7 @@ impl Action {
             Self::Resolve(resolve) => {
                 Some(format!("{} {}: {}", resolve.version, resolve.outcome.as_str(), resolve.reason))
             }
+            Self::Sign(sign) => Some(format!("{}: {}", sign.target.summary(), sign.reason)),
             Self::Apply(_) | Self::Rollback(_) => None,
         }
     }
@@ -72,6 +76,13 @@ impl Request {
         match &self.action {
             Action::Resolve(resolve) => {
                 parts.extend([resolve.version.to_string(), resolve.outcome.as_str().into(), resolve.reason.clone()]);
+            }
+            Action::Sign(Sign { target, reason }) => {
+                parts.push(reason.clone());
+                match target {
+                    SignTarget::All => parts.push("all".into()),
+                    SignTarget::Versions(versions) => parts.extend(versions.iter().map(|v| format!("version {v}"))),
+                }
             }
             Action::Apply(apply) => {
                 parts.push(match &apply.target {

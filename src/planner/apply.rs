@@ -72,7 +72,7 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
             "the database is ahead: {n} applied migration(s) are unknown to this binary, which is an older release"
         )],
     };
-    Ok(Plan { steps: chosen.into_iter().map(up).collect(), warnings, resolution: None })
+    Ok(Plan { steps: chosen.into_iter().map(up).collect(), warnings, ..Plan::default() })
 }
 
 fn up(migration: &Migration) -> Step {

@@ -4,6 +4,7 @@ use crate::{
     failure::{Failure, Reason},
     migration::{Checksum, Direction, Version},
     planner::Outcome,
+    signature::Unverified,
 };
 
 /// A plan that is not made.
@@ -153,6 +154,18 @@ pub enum Refusal {
         /// What there is.
         instead: &'static str,
     },
+    /// A down from the ledger that nobody vouches for.
+    #[error(
+        "the down of migration {version} in the ledger {unverified}, so nothing was run. Look at it (`schemad show {version}`), and \
+         where it is right: `schemad ledger sign --version {version} --reason ...`; or roll back from a release that carries \
+         it, with --down-from binary where that differs"
+    )]
+    SignatureInvalid {
+        /// Which.
+        version: Version,
+        /// What is wrong.
+        unverified: Unverified,
+    },
     /// Two downs.
     #[error(
         "the down of migration {version} in the ledger ({ledger}) differs from the one in this binary ({binary}); choose \
@@ -203,6 +216,9 @@ impl From<Refusal> for Failure {
             Refusal::HalfReverted { version, .. } => failure(Reason::HalfReverted).with("version", version),
             Refusal::JournalDiffers { version, statement, .. } => {
                 failure(Reason::JournalDiffers).with("version", version).with("part", statement)
+            }
+            Refusal::SignatureInvalid { version, unverified } => {
+                failure(Reason::SignatureInvalid).with("version", version).with("signature", unverified.as_str())
             }
             Refusal::DownsDiffer { version, ledger, binary } => failure(Reason::DownsDiffer)
                 .with("version", version)

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use super::{Plan, Refusal, Step, StepScript, in_order_of_application, journal};
 use crate::{
     catalog::Catalog,
-    migration::{Direction, Row, Version},
+    migration::{Checksum, Direction, Mode, Row, Version},
 };
 
 /// What to roll back.
@@ -76,6 +76,18 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
     Ok(Plan { steps, ..Plan::default() })
 }
 
+/// The applied migrations whose down only the ledger has: a rollback runs it from there.
+pub fn stored_downs<'a>(
+    catalog: &'a Catalog,
+    rows: &'a [Row],
+) -> impl Iterator<Item = (&'a Row, (Checksum, Mode))> + 'a {
+    rows.iter().filter(|row| row.is_applied()).filter_map(|row| {
+        let stored = row.recorded.as_ref()?.down?;
+        let embedded = catalog.get(&row.version).and_then(|m| m.down.as_ref());
+        embedded.is_none_or(|down| (down.checksum, down.mode) != stored).then_some((row, stored))
+    })
+}
+
 fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Refusal> {
     let embedded = catalog.get(&row.version);
     let binary = embedded.and_then(|m| m.down.as_ref());
@@ -87,6 +99,10 @@ fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Re
                 ledger: checksum,
                 binary: script.checksum,
             });
+        }
+        // The same in both: the embedded text runs, which nobody can have changed in the database.
+        (Some(ledger), Some(script), _) if ledger == (script.checksum, script.mode) => {
+            StepScript::Binary(script.clone())
         }
         (Some((checksum, mode)), None, _) | (Some((checksum, mode)), Some(_), None | Some(Source::Ledger)) => {
             StepScript::Ledger(checksum, mode)

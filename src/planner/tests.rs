@@ -15,17 +15,17 @@ use crate::{
 
 const NAMES: [&str; 5] = ["1_a", "2_b", "3_c", "4_d", "5_e"];
 
-fn set(numbers: &[usize]) -> Catalog {
+pub(super) fn set(numbers: &[usize]) -> Catalog {
     let hands = numbers.iter().map(|n| Hand(NAMES[n - 1], vec!["SELECT 1"], Some("SELECT 2"))).collect();
     Catalog::load(&HandSource(hands)).unwrap()
 }
 
-fn version(n: usize) -> Version {
+pub(super) fn version(n: usize) -> Version {
     n.to_string().parse().unwrap()
 }
 
 /// Applied by schemad, in this order.
-fn applied(numbers: &[usize]) -> Vec<Row> {
+pub(super) fn applied(numbers: &[usize]) -> Vec<Row> {
     let script = |sql: &str| Some((Checksum::of_script(sql), Mode::Transactional));
     let mut rows: Vec<Row> = numbers
         .iter()
@@ -38,6 +38,7 @@ fn applied(numbers: &[usize]) -> Vec<Row> {
                 position: position as i64,
                 up: script("SELECT 1"),
                 down: script("SELECT 2"),
+                mac: None,
                 applied_at: SystemTime::UNIX_EPOCH,
                 adopted: false,
                 operation: None,

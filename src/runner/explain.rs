@@ -137,7 +137,7 @@ fn in_block(failed: &ScriptError, sql: &str) -> Option<Place> {
 /// What a SQLSTATE means here, where the server's words alone do not say it.
 fn meaning(failed: &ScriptError, role: &str, in_script: bool) -> Option<String> {
     let error = &failed.error;
-    let in_guard = error.context.as_deref().is_some_and(|c| c.contains("finish_step_v1"));
+    let in_guard = error.context.as_deref().is_some_and(|c| c.contains("finish_step_v2"));
     let words = match error.sqlstate.as_str() {
         "SCH03" => "A migration is one transaction with its ledger row; the file must not end it",
         "SCH04" => "The file calls pg_advisory_unlock_all() or releases schemad's own lock; remove that",
@@ -215,7 +215,7 @@ mod tests {
         assert!(failure.message.contains("deferred constraint"), "{failure}");
         assert!(!failure.metadata.contains_key("line") && !failure.metadata.contains_key("statement"));
         let failure =
-            explain(&failed("42P01", None, 1, Some("finish_step_v1")), "DROP TABLE d", "1_x/up.sql", "deploy", true);
+            explain(&failed("42P01", None, 1, Some("finish_step_v2")), "DROP TABLE d", "1_x/up.sql", "deploy", true);
         assert!(failure.message.contains("drops Diesel's table"), "{failure}");
     }
 }

@@ -79,7 +79,7 @@ fn note(id: i64, number: usize, state: &'static str) -> String {
 }
 
 fn finish_step(id: i64) -> String {
-    format!("SELECT schemad.finish_step_v1({id})")
+    format!("SELECT schemad.finish_step_v2({id})")
 }
 
 /// The line break before the semicolon keeps a trailing `--` comment from swallowing it, and deferred constraints are

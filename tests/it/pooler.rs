@@ -2,6 +2,10 @@
 
 use std::{path::PathBuf, process::Stdio};
 
+use schemad::{
+    catalog::Catalog,
+    doctor::{self, Plan, Status},
+};
 use tokio::process::{Child, Command};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -91,6 +95,17 @@ async fn through_a_transaction_pool_operations_are_refused_and_reads_work() {
         assert_eq!(daemon.check("schemad.v1.MigrationService").await, Ok(ServingStatus::NotServing));
         assert_eq!(daemon.status().await.pending_count, 1);
         daemon.stop().await;
+        // Asked beforehand, the doctor says it, and goes on to the rest.
+        let plan = Plan {
+            database: database.url.parse().unwrap(),
+            migration_database: Some(bouncer.url.parse().unwrap()),
+            role: None,
+            signing: None,
+        };
+        let report = doctor::examine(&plan, &Catalog::load(&set.source()).unwrap()).await;
+        let failed: Vec<_> = report.checks.iter().filter(|check| check.status == Status::Fail).collect();
+        assert_eq!(failed.iter().map(|check| check.check).collect::<Vec<_>>(), ["pooler"], "{failed:?}");
+        assert!(failed[0].todo[0].contains("MIGRATION_DATABASE_URL"));
     }
     assert_eq!(database.text("SELECT to_regclass('__diesel_schema_migrations')").await, "NULL");
 }

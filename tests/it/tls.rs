@@ -1,5 +1,9 @@
 //! sslmode as libpq means it, against a real server with certificates of three authorities.
 
+use schemad::{
+    catalog::Catalog,
+    doctor::{self, Check, Plan, Status},
+};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -29,6 +33,13 @@ async fn reach(url: &str) -> Result<(), String> {
     };
     daemon.stop().await;
     result
+}
+
+/// What the doctor says of one thing.
+async fn doctors(url: &str, name: &str) -> Check {
+    let plan = Plan { database: url.parse().unwrap(), migration_database: None, role: None, signing: None };
+    let report = doctor::examine(&plan, &Catalog::load(&Set::tables(1).source()).unwrap()).await;
+    report.checks.into_iter().find(|check| check.check == name).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,6 +93,16 @@ async fn every_sslmode_means_what_libpq_means() {
         let error = reach(&at(user, host, &options)).await.unwrap_err();
         assert!(error.contains(word), "{user} {host} {options}: {error}");
     }
+    for (options, expected) in [
+        (
+            format!("sslmode=verify-full&sslrootcert={ca}"),
+            "sslmode=verify-full: a certificate of a known authority for",
+        ),
+        ("sslmode=require".to_owned(), "sslmode=require: TLS, and no proof of who answers"),
+    ] {
+        let check = doctors(&at("postgres", "localhost", &options), "connection").await;
+        assert!(check.found.contains("with TLSv1.3 TLS_AES") && check.found.contains(expected), "{check:?}");
+    }
     // A DSN, and a cancel over TLS.
     let dsn = format!(
         "host=localhost port={} user=postgres dbname=postgres sslmode=verify-full sslrootcert='{ca}'",
@@ -120,4 +141,7 @@ async fn a_standby_reports_and_a_list_of_hosts_finds_the_primary() {
     assert_eq!(status.applied_count, 2);
     daemon.rollback_all().await.failure().assert(Code::FailedPrecondition, "READ_ONLY_SERVER");
     daemon.stop().await;
+    let check = doctors(&only, "server").await;
+    assert!(check.status == Status::Fail && check.found.ends_with(", a standby"), "{check:?}");
+    assert_eq!(doctors(&both, "server").await.status, Status::Ok);
 }

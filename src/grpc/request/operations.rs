@@ -43,6 +43,7 @@ pub fn operations(request: pb::ListOperationsRequest) -> Result<(Filter, usize),
         pb::OperationKind::Apply => Some("apply"),
         pb::OperationKind::Rollback => Some("rollback"),
         pb::OperationKind::Resolve => Some("resolve"),
+        pb::OperationKind::Sign => Some("sign"),
     };
     let state = match pb::OperationState::try_from(request.state).map_err(|_| no_such("state"))? {
         pb::OperationState::Unspecified => None,

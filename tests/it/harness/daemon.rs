@@ -35,6 +35,7 @@ pub fn settings(url: &str) -> Settings {
     Settings {
         database: url.parse().unwrap(),
         role: None,
+        signing: None,
         migration_database: None,
         pool: PoolSettings {
             size: 1,

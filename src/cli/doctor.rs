@@ -1,0 +1,95 @@
+//! `schemad doctor`.
+
+use clap::Args;
+use diesel::{migration::MigrationSource, pg::Pg};
+
+use super::{
+    exit::Exit,
+    output::{BAD, GOOD, Output, WARN, say, styled, table},
+    settings::Databases,
+    signing::Signing,
+};
+use crate::{
+    catalog::Catalog,
+    doctor::{self, Check, Plan, Report, Status},
+};
+
+/// Look at the database the way the daemon will use it, and say what it would stumble over. Writes nothing, asks no daemon.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    databases: Databases,
+    /// Runs the migrations, as for `serve`.
+    #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
+    role: Option<String>,
+    #[command(flatten)]
+    signing: Signing,
+    /// How to answer; `json` is one object.
+    #[arg(long, env = "SCHEMAD_OUTPUT", value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Doctor {
+    pub(super) async fn run(self, source: &impl MigrationSource<Pg>) -> Exit {
+        self.examine(source).await.unwrap_or_else(|exit| exit)
+    }
+
+    async fn examine(self, source: &impl MigrationSource<Pg>) -> Result<Exit, Exit> {
+        let (database, migration_database) =
+            self.databases.read()?.ok_or_else(|| Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE"))?;
+        let catalog = Catalog::load(source).map_err(Exit::usage)?;
+        let plan = Plan { database, migration_database, role: self.role, signing: self.signing.keys()? };
+        let report = doctor::examine(&plan, &catalog).await;
+        match self.output {
+            Output::Table => say(&show(&report.checks)),
+            Output::Json => say(&json(&report)?),
+        }
+        Ok(match report.status() {
+            _ if report.unreachable => Exit::unavailable("the database cannot be reached"),
+            Status::Fail => Exit::refused("the daemon could not work like this; see FAIL"),
+            Status::Ok | Status::Warn => Exit::DONE,
+        })
+    }
+}
+
+fn json(report: &Report) -> Result<String, Exit> {
+    let object = serde_json::json!({ "status": report.status(), "checks": report.checks });
+    serde_json::to_string(&object).map_err(|error| Exit::unknown(format!("the answer cannot be shown: {error}")))
+}
+
+/// A line each, and under it what to do.
+fn show(checks: &[Check]) -> String {
+    let lines = checks.iter().flat_map(|check| {
+        let line = vec![check.status.as_str().to_owned(), check.check.to_owned(), check.found.clone()];
+        let todo = check.todo.iter().map(|todo| vec![String::new(), String::new(), format!("-> {todo}")]);
+        std::iter::once(line).chain(todo)
+    });
+    let text = table(&["", "CHECK", "FOUND"], lines);
+    let colour = |line: &str| match line.split_once(' ') {
+        Some(("OK", rest)) => format!("{} {rest}", styled(GOOD, "OK")),
+        Some(("WARN", rest)) => format!("{} {rest}", styled(WARN, "WARN")),
+        Some(("FAIL", rest)) => format!("{} {rest}", styled(BAD, "FAIL")),
+        _ => line.to_owned(),
+    };
+    text.lines().map(colour).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_reads_well() {
+        let check = |check, status, found: &str, todo: &[&str]| {
+            let todo = todo.iter().map(|todo| (*todo).to_owned()).collect();
+            Check { check, status, found: found.into(), todo }
+        };
+        let checks = [
+            check("server", Status::Ok, "PostgreSQL 15.18", &[]),
+            check("role", Status::Warn, "app is SUPERUSER, which is more than schemad needs", &["log in as another"]),
+            check("rights", Status::Fail, "MISSING_RIGHT: \u{1b}[2J", &["GRANT a TO b", "GRANT c TO d"]),
+        ];
+        let text = anstream::adapter::strip_str(&show(&checks)).to_string();
+        insta::assert_snapshot!(text);
+    }
+}

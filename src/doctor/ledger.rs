@@ -1,0 +1,88 @@
+//! The ledger: whether it can be read and used, who else may, and whether its downs are signed.
+
+use super::{Asking, Check, Plan, Report, Status};
+use crate::{
+    catalog::Catalog,
+    db::{DatabaseUrl, Error, pool::Reader},
+    ledger::{self, Snapshot, install, public},
+    operation,
+};
+
+/// Reads what status, lists and health read.
+pub(super) async fn reading(report: &mut Report, url: &DatabaseUrl) -> Option<Snapshot> {
+    let read = async {
+        let mut reader = Reader::connect(url, "schemad doctor").await?;
+        ledger::read::snapshot(&mut reader).await
+    };
+    match read.await {
+        Ok(snapshot) => {
+            let table = snapshot.diesel_table.as_deref().unwrap_or("not made yet");
+            let applied = snapshot.rows.iter().filter(|row| row.is_applied()).count();
+            report.checks.push(Check::ok("reading", format!("{applied} applied migrations; Diesel's table: {table}")));
+            Some(snapshot)
+        }
+        Err(error) => {
+            report.checks.push(Check::fail("reading", error));
+            None
+        }
+    }
+}
+
+/// Its version, and whether this release may upgrade it. That it is too new is among the rights.
+pub(super) async fn version(asking: &Asking<'_>, snapshot: Option<&Snapshot>) -> Result<Check, Error> {
+    let Some(snapshot) = snapshot else { return Ok(Check::new("ledger", Status::Fail, "it cannot be read")) };
+    let Some(found) = &snapshot.ledger else {
+        return Ok(Check::ok("ledger", "none yet; the daemon makes it when it starts"));
+    };
+    let told = format!("version {}, this release's is {}; {}", found.version, install::VERSION, found.id);
+    if found.compatible_with > install::VERSION {
+        return Ok(Check::new("ledger", Status::Fail, told).todo("use a newer release"));
+    }
+    let upgrade = found.version < install::VERSION;
+    let may = !upgrade || asking.only_reading(async || public::may_upgrade(asking.0.client()).await).await?;
+    Ok(match (upgrade, may) {
+        (false, _) => Check::ok("ledger", told),
+        (true, true) => Check::ok("ledger", format!("{told}; the daemon upgrades it when it starts")),
+        (true, false) => Check::new(
+            "ledger",
+            Status::Fail,
+            format!("{told}; the role does not own all of it, so it cannot upgrade it"),
+        )
+        .todo("start this release once as the role that made the ledger, or make the role a member of that one"),
+    })
+}
+
+/// Everybody has nothing to look for in it.
+pub(super) async fn public(asking: &Asking<'_>) -> Result<Check, Error> {
+    let revokes = asking.only_reading(async || public::revokes(asking.0.client()).await).await?;
+    Ok(match revokes.is_empty() {
+        true => Check::ok("public", "PUBLIC has no right on the ledger"),
+        false => Check { todo: revokes, ..Check::warn("public", "PUBLIC has rights on the ledger that nobody needs") },
+    })
+}
+
+/// Whether downs are signed, and which a rollback would refuse.
+pub(super) async fn signing(plan: &Plan, catalog: &Catalog, snapshot: Option<&Snapshot>) -> Result<Check, Error> {
+    let Some(keys) = &plan.signing else {
+        return Ok(Check::warn("signing", "no key: whoever can write the ledger chooses what a rollback runs")
+            .todo("make one with `openssl rand -hex 32` and give it with --signing-key-file (docs/security.md)"));
+    };
+    let found = format!("{} key(s)", keys.count());
+    let Some((snapshot, ledger)) = snapshot.and_then(|snapshot| Some((snapshot, snapshot.ledger.as_ref()?))) else {
+        return Ok(Check::ok("signing", found));
+    };
+    let wanted = operation::signed_texts(catalog, &snapshot.rows);
+    let texts = match wanted.is_empty() {
+        true => Vec::new(),
+        false => ledger::read::scripts(&mut Reader::connect(&plan.database, "schemad doctor").await?, wanted).await?,
+    };
+    let refused = operation::unverified(keys.signer(&ledger.id), catalog, &snapshot.rows, texts).len();
+    Ok(match refused {
+        0 => Check::ok("signing", found),
+        n => Check::warn(
+            "signing",
+            format!("{found}; {n} down(s) in the ledger do not verify, so a rollback would be refused"),
+        )
+        .todo("`schemad status` lists them; look at them, then `schemad ledger sign`"),
+    })
+}

@@ -1,0 +1,37 @@
+//! What everybody may do with the ledger: nothing, unless somebody gave it.
+
+use tokio_postgres::Client;
+
+use crate::db::Error;
+
+/// The REVOKEs that take from PUBLIC what it has in the schema `schemad`; none: it has nothing.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn revokes(client: &Client) -> Result<Vec<String>, Error> {
+    // Columns too; and a sequence is no table to has_any_column_privilege.
+    let query = "WITH s AS (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'schemad') \
+        SELECT 'REVOKE ALL ON SCHEMA schemad FROM PUBLIC' FROM s \
+            WHERE has_schema_privilege('public', s.oid, 'USAGE, CREATE') \
+        UNION ALL SELECT format('REVOKE ALL ON TABLE schemad.%I FROM PUBLIC', c.relname) FROM s JOIN pg_class c \
+            ON c.relnamespace = s.oid AND c.relkind IN ('r', 'v', 'm', 'p', 'f') \
+            WHERE has_table_privilege('public', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') \
+            OR has_any_column_privilege('public', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') \
+        UNION ALL SELECT format('REVOKE ALL ON SEQUENCE schemad.%I FROM PUBLIC', c.relname) FROM s JOIN pg_class c \
+            ON c.relnamespace = s.oid AND c.relkind = 'S' \
+            WHERE CASE c.relkind WHEN 'S' THEN has_sequence_privilege('public', c.oid, 'USAGE, SELECT, UPDATE') END \
+        UNION ALL SELECT format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure) FROM s JOIN pg_proc p \
+            ON p.pronamespace = s.oid WHERE has_function_privilege('public', p.oid, 'EXECUTE')";
+    let rows = client.query_typed(query, &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Whether the role may upgrade the ledger: it takes the owner's rights on all of it.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn may_upgrade(client: &Client) -> Result<bool, Error> {
+    let query = "SELECT coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')), true) FROM pg_class c \
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'schemad' AND c.relkind = 'r'";
+    Ok(client.query_typed(query, &[]).await?.first().is_none_or(|row| row.get(0)))
+}

@@ -1,0 +1,60 @@
+//! The signatures of the downs that the ledger keeps, where a SignLedger writes them, and what it said about each.
+
+use diesel::{
+    QueryableByName, sql_query,
+    sql_types::{Nullable, Text},
+};
+use diesel_async::RunQueryDsl as _;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, types::Type};
+use uuid::Uuid;
+
+use super::operations::note;
+use crate::db::{Error, pool::Reader};
+
+/// What to write.
+#[derive(Debug, Default)]
+pub struct Signatures {
+    /// Version and signature.
+    pub signed: Vec<(String, Vec<u8>)>,
+    /// Version, and why it was not signed.
+    pub refused: Vec<(String, String)>,
+}
+
+/// What a SignLedger did, as the ledger keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// The versions that were signed.
+    pub signed: Vec<String>,
+    /// Version, and why it was not signed.
+    pub refused: Vec<(String, String)>,
+}
+
+/// In the transaction that begins the operation, which has nothing else to do.
+pub(super) async fn write(client: &Client, operation: Uuid, signatures: &Signatures) -> Result<(), Error> {
+    let (versions, macs): (Vec<&str>, Vec<&[u8]>) =
+        signatures.signed.iter().map(|(version, mac)| (version.as_str(), mac.as_slice())).unzip();
+    let update = "UPDATE schemad.migrations m SET mac = s.mac \
+        FROM unnest($1::text[], $2::bytea[]) s (version, mac) WHERE m.version = s.version";
+    client.query_typed(update, &[(&versions, Type::TEXT_ARRAY), (&macs, Type::BYTEA_ARRAY)]).await?;
+    let data = serde_json::json!({ "signed": versions, "refused": signatures.refused });
+    note(client, operation, "signed", &data.to_string()).await
+}
+
+/// What the SignLedger with this id did. Empty for another operation.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn of(reader: &mut Reader, operation: Uuid) -> Result<Signed, Error> {
+    #[derive(QueryableByName)]
+    struct Data {
+        #[diesel(sql_type = Nullable<Text>)]
+        data: Option<String>,
+    }
+    reader.begin().await?;
+    let query = "SELECT e.data::text AS data FROM schemad.events e WHERE e.operation = $1::uuid AND e.kind = 'signed'";
+    let result = sql_query(query).bind::<Text, _>(operation.to_string()).load::<Data>(reader.conn()).await;
+    let rows = reader.end(result).await?;
+    let data = rows.into_iter().find_map(|row| row.data);
+    Ok(data.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default())
+}

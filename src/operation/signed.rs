@@ -1,0 +1,139 @@
+//! What a signing key means for operations: a down from the ledger runs only when its signature verifies, and a SignLedger
+//! vouches for those that have none. The text that is verified is the one that runs: it is read once.
+
+use super::{
+    Operations,
+    open::Inner,
+    prepare::{Step, script_missing},
+};
+use crate::{
+    catalog::Catalog,
+    db::pool::Reader,
+    failure::{Failure, Reason},
+    ledger::{self, Snapshot, signatures::Signatures},
+    migration::{Checksum, Mode, Row, Script, Version},
+    planner::{self, Problem, Refusal, Signing, StepScript, Unsigned},
+    signature::{Signer, Unverified},
+};
+
+impl Inner {
+    /// What signs and verifies, where there is a key and a ledger.
+    pub(super) fn signer<'a>(&'a self, snapshot: &'a Snapshot) -> Option<Signer<'a>> {
+        Some(self.signing.as_ref()?.signer(&snapshot.ledger.as_ref()?.id))
+    }
+}
+
+/// Refuses downs from the ledger that nobody vouches for; before anything runs.
+pub(super) fn verify(signer: Option<Signer<'_>>, steps: &[Step], rows: &[Row]) -> Result<(), Refusal> {
+    let Some(signer) = signer else { return Ok(()) };
+    steps.iter().filter(|step| step.from_ledger).try_for_each(|step| {
+        let verified = signer.verify(&step.version, &step.script, mac(rows, &step.version));
+        verified.map_err(|unverified| Refusal::SignatureInvalid { version: step.version.clone(), unverified })
+    })
+}
+
+fn mac<'a>(rows: &'a [Row], version: &Version) -> Option<&'a [u8]> {
+    rows.iter().find(|row| row.version == *version)?.recorded.as_ref()?.mac.as_deref()
+}
+
+impl Operations {
+    /// The texts that [`Self::unverified`] needs. Without a key, none.
+    pub fn signed_texts(&self, snapshot: &Snapshot) -> Vec<Checksum> {
+        self.0.signer(snapshot).map_or_else(Vec::new, |_| signed_texts(&self.0.catalog, &snapshot.rows))
+    }
+
+    /// The downs that a rollback would refuse, for those who look beforehand. Without a key there are none.
+    pub fn unverified(&self, snapshot: &Snapshot, texts: Vec<Option<String>>) -> Vec<Problem> {
+        self.0
+            .signer(snapshot)
+            .map_or_else(Vec::new, |signer| unverified(signer, &self.0.catalog, &snapshot.rows, texts))
+    }
+}
+
+/// The texts of the downs that only the ledger has and that are signed; the others need none to be refused.
+pub fn signed_texts(catalog: &Catalog, rows: &[Row]) -> Vec<Checksum> {
+    let signed = |(row, (checksum, _)): (&Row, (Checksum, Mode))| row.recorded.as_ref()?.mac.as_ref().map(|_| checksum);
+    planner::stored_downs(catalog, rows).filter_map(signed).collect()
+}
+
+/// The downs that only the ledger has and that do not verify; `texts` as [`signed_texts`] asks for them.
+pub fn unverified(signer: Signer<'_>, catalog: &Catalog, rows: &[Row], texts: Vec<Option<String>>) -> Vec<Problem> {
+    let mut texts = texts.into_iter();
+    let refused = |(row, (checksum, mode)): (&Row, (Checksum, Mode))| -> Option<Failure> {
+        let version = &row.version;
+        let Some(mac) = mac(rows, version) else { return Some(invalid(version, Unverified::Missing)) };
+        let Some(sql) = texts.next().flatten() else { return Some(script_missing(version, checksum)) };
+        let script = Script { sql: sql.into(), checksum, mode };
+        signer.verify(version, &script, Some(mac)).err().map(|unverified| invalid(version, unverified))
+    };
+    planner::stored_downs(catalog, rows).filter_map(refused).map(not_to_be_rolled_back).collect()
+}
+
+/// It is in nobody's way but a rollback's.
+fn not_to_be_rolled_back(mut failure: Failure) -> Problem {
+    let version = failure.metadata.remove("version").unwrap_or_default();
+    Problem { reason: failure.reason.as_str(), version, message: failure.message, blocking: false }
+}
+
+fn invalid(version: &Version, unverified: Unverified) -> Failure {
+    Refusal::SignatureInvalid { version: version.clone(), unverified }.into()
+}
+
+/// Signs what is in order.
+///
+/// # Errors
+/// SIGNING_KEY_MISSING, or the database's.
+pub(super) async fn sign(
+    signer: Option<Signer<'_>>,
+    reader: &mut Reader,
+    signing: Signing,
+) -> Result<Signatures, Failure> {
+    let Some(signer) = signer else {
+        return Err(Failure::new(
+            Reason::SigningKeyMissing,
+            "this daemon has no signing key, so it cannot sign; start it with --signing-key-file",
+        ));
+    };
+    let stored = |unsigned: &Unsigned| matches!(unsigned.script, StepScript::Ledger(..));
+    let wanted: Vec<Checksum> = signing.wanted.iter().filter(|u| stored(u)).map(|u| u.script.checksum()).collect();
+    let mut texts = ledger::read::scripts(reader, wanted).await?.into_iter();
+    let refused = signing.refused.into_iter().map(|(version, why)| (version.to_string(), why.to_owned()));
+    let mut signatures = Signatures { signed: Vec::new(), refused: refused.collect() };
+    for unsigned in signing.wanted {
+        let script = match unsigned.script {
+            StepScript::Binary(script) => Ok(script),
+            StepScript::Ledger(checksum, mode) => stored_script(texts.next().flatten(), checksum, mode),
+        };
+        let version = unsigned.version.to_string();
+        match script.and_then(|script| signature(signer, &unsigned.version, unsigned.mac, unsigned.named, &script)) {
+            Ok(mac) => signatures.signed.push((version, mac)),
+            Err(why) => signatures.refused.push((version, why.into())),
+        }
+    }
+    Ok(signatures)
+}
+
+/// A text that is not what its checksum says was not put there by schemad.
+fn stored_script(text: Option<String>, checksum: Checksum, mode: Mode) -> Result<Script, &'static str> {
+    let sql = text.ok_or("schemad.scripts does not hold its text: somebody deleted it")?;
+    match Checksum::of_script(&sql) == checksum {
+        true => Ok(Script { sql: sql.into(), checksum, mode }),
+        false => Err("its text in schemad.scripts is not what its checksum says: somebody changed it"),
+    }
+}
+
+/// What has a wrong signature was perhaps changed by somebody, and is not signed with all the others.
+fn signature(
+    signer: Signer<'_>,
+    version: &Version,
+    mac: Option<Vec<u8>>,
+    named: bool,
+    down: &Script,
+) -> Result<Vec<u8>, &'static str> {
+    match signer.verify(version, down, mac.as_deref()) {
+        Err(Unverified::Wrong) if !named => Err(
+            "it has a signature that none of this daemon's keys made; look at it, and name it to sign it all the same",
+        ),
+        _ => Ok(signer.sign(version, down)),
+    }
+}
