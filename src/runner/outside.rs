@@ -9,7 +9,7 @@ use super::{
     Broken, Observer, Orders, ScriptError,
     answer::{self, Received},
     evidence::{self, Found},
-    journaled::{Part, notices, record, send, statement_at},
+    journaled::{Part, record, send, statement_at},
     message::{self, Then},
 };
 use crate::{
@@ -36,7 +36,6 @@ pub(super) async fn run(
     if !(interrupted && found.took_effect) {
         announce(session, part, what, &found).await?;
         let ran = announced(session, part, &found, orders, observer).await;
-        notices(session, part.index, observer);
         match ran {
             Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)), // nobody knows; the next try finds out
             Ok(()) => reset(session).await?,
@@ -103,7 +102,7 @@ async fn look(
 }
 
 async fn announced(
-    session: &LockedSession,
+    session: &mut LockedSession,
     part: &Part<'_>,
     found: &Found,
     orders: &Orders,
@@ -119,12 +118,12 @@ async fn announced(
     for index in &found.invalid {
         observer.notice(part.index, note(format!("dropping the invalid index {index}, which an earlier try left")));
         // The name was quoted by the server.
-        sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), patience, orders).await?;
+        sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), patience, orders, observer).await?;
     }
     if let Some(instead) = &found.instead {
         observer.notice(part.index, note(format!("an earlier try did half of it; going on with {instead}")));
     }
-    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders).await
+    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders, observer).await
 }
 
 /// A procedure or a block may have committed before it failed.
@@ -135,13 +134,14 @@ fn may_commit(part: &Part<'_>) -> bool {
 
 /// Sends the statement, or one that belongs to it.
 async fn sent(
-    session: &LockedSession,
+    session: &mut LockedSession,
     part: &Part<'_>,
     statement: &str,
     patience: Option<Duration>,
     orders: &Orders,
 ) -> Result<(), Broken> {
-    let Received { statements: _, ended, result } = send(session, statement, patience, orders).await?;
+    let mut hear = |notice| observer.notice(part.index, notice);
+    let Received { statements: _, ended, result } = send(session, statement, patience, orders, &mut hear).await?;
     let Err(error) = result else { return Ok(()) };
     Err(match answer::broken(error, ended, message::PREAMBLE_STATEMENTS, 0) {
         Broken::Sql(mut failed) => {
@@ -154,6 +154,7 @@ async fn sent(
     })
 }
 
+    observer: &impl Observer,
 /// Writes that the statement is sent next, and how it can be told afterwards whether it took effect.
 async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, found: &Found) -> Result<(), Broken> {
     let client = session.client();
