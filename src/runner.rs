@@ -77,6 +77,8 @@ pub enum Broken {
     /// The server refused BEGIN or the first guard: nothing of the script ran.
     Guard(SqlError),
     /// The session is gone.
+    /// It was told to end while a statement ran that may have committed a part of its work before.
+    HaltedInDoubt(Halt),
     Lost(Error),
 }
 

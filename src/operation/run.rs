@@ -107,16 +107,17 @@ impl Inner {
 
     /// Another daemon cancels a statement before this one has heard that the operation is to end.
     async fn cancelled_elsewhere(&self, broken: Broken, candidate: &Candidate<'_>) -> Broken {
-        let is_cancel = match &broken {
-            Broken::Sql(failed) => failed.error.is(&SqlState::QUERY_CANCELED),
-            Broken::Guard(error) => error.is(&SqlState::QUERY_CANCELED),
-            _ => false,
+        let (is_cancel, halted): (bool, fn(Halt) -> Broken) = match &broken {
+            Broken::Sql(failed) => (failed.error.is(&SqlState::QUERY_CANCELED), Broken::Halted),
+            Broken::Guard(error) => (error.is(&SqlState::QUERY_CANCELED), Broken::Halted),
+            Broken::Doubt(failed) => (failed.error.is(&SqlState::QUERY_CANCELED), Broken::HaltedInDoubt),
+            _ => return broken,
         };
         let side = self.side.borrow().clone();
         match side {
             Some(session) if is_cancel => {
                 match control::cancel_requested_by(session.client(), candidate.id).await.ok().flatten() {
-                    Some(by) => Broken::Halted(Halt::Cancelled(by)),
+                    Some(by) => halted(Halt::Cancelled(by)),
                     None => broken,
                 }
             }

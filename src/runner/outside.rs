@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
+use tokio_postgres::{error::SqlState, types::Type};
 
 use super::{
     Broken, Observer, Orders, ScriptError,
@@ -19,6 +19,9 @@ use crate::{
 
 /// What the removal of an invalid index may take right after its build failed; later the next try removes it.
 const CLEAN_UP_WITHIN: Duration = Duration::from_secs(2);
+
+/// The same when somebody waits for the end: a cancel is answered within 500 ms.
+const CLEAN_UP_AFTER_CANCEL: Duration = Duration::from_millis(200);
 
 /// Runs one statement outside a transaction and records that it is done. `interrupted`: an earlier try was announced and not
 /// recorded.
@@ -58,14 +61,16 @@ async fn refused(
     broken: Broken,
     observer: &impl Observer,
 ) -> Broken {
-    match broken {
+    let broken = match broken {
         // The announcement stays, and with it the doubt.
         Broken::Sql(failed) if may_commit(part) => return Broken::Doubt(failed),
-        _ => {}
-    }
+        Broken::Halted(halt) if may_commit(part) => return Broken::HaltedInDoubt(halt),
+        broken => broken,
+    };
+    let within = clean_up_within(&broken);
     if let Ok(left) = look(session, part, what, found.before).await
         && !left.invalid.is_empty()
-        && set(session, part, CLEAN_UP_WITHIN, CLEAN_UP_WITHIN).await.is_ok()
+        && set(session, part, within, within).await.is_ok()
     {
         for index in &left.invalid {
             let dropped = session.client().batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await;
@@ -81,6 +86,15 @@ async fn refused(
     match session.client().batch_execute(&take_back).await.map_err(answer::of_our_own) {
         Ok(()) => broken,
         Err(failed) => failed,
+    }
+}
+
+/// A cancel from another daemon arrives before the reason for it does.
+fn clean_up_within(broken: &Broken) -> Duration {
+    match broken {
+        Broken::Halted(_) => CLEAN_UP_AFTER_CANCEL,
+        Broken::Sql(failed) if failed.error.is(&SqlState::QUERY_CANCELED) => CLEAN_UP_AFTER_CANCEL,
+        _ => CLEAN_UP_WITHIN,
     }
 }
 
@@ -139,6 +153,7 @@ async fn sent(
     statement: &str,
     patience: Option<Duration>,
     orders: &Orders,
+    observer: &impl Observer,
 ) -> Result<(), Broken> {
     let mut hear = |notice| observer.notice(part.index, notice);
     let Received { statements: _, ended, result } = send(session, statement, patience, orders, &mut hear).await?;
@@ -154,7 +169,6 @@ async fn sent(
     })
 }
 
-    observer: &impl Observer,
 /// Writes that the statement is sent next, and how it can be told afterwards whether it took effect.
 async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, found: &Found) -> Result<(), Broken> {
     let client = session.client();
