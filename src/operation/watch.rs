@@ -8,7 +8,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Event, Follower, Log, Operations, StepName, open::Inner};
+use super::{Event, Follower, Log, Operations, StepName, log::beyond, open::Inner};
 use crate::{
     failure::{Failure, Kind, Reason},
     ledger::{
@@ -31,17 +31,11 @@ impl Operations {
             Some(log) => log,
             None => inner.tailed(id).await?,
         };
-        let follower = log.follow_after(after);
-        match log.last_sequence() {
-            last if after > last && log.is_closed() => Err(beyond(after, last)),
-            _ => Ok(follower),
+        match log.highest() {
+            Some(highest) if after > highest => Err(beyond(after, highest)),
+            _ => Ok(log.follow_after(after)),
         }
     }
-}
-
-fn beyond(after: u64, last: u64) -> Failure {
-    let message = format!("after_sequence is {after}, and the operation has ended with {last}");
-    Failure::invalid(Reason::InvalidSequence, "after_sequence", message)
 }
 
 impl Inner {
