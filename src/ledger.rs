@@ -11,7 +11,7 @@ pub mod read;
 pub mod settle;
 pub mod upkeep;
 
-pub use outcome::{Ending, Finished, State};
+pub use outcome::{Ending, Finished, Planned, State};
 
 use std::time::SystemTime;
 

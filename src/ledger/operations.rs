@@ -8,7 +8,7 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{Ending, State, settle::Settlement};
+use super::{Ending, Planned, State, settle::Settlement};
 use crate::{
     db::{Error, lock::LockedSession, session::insist},
     migration::{Direction, Script},
@@ -49,10 +49,11 @@ pub async fn begin(
     operation: Uuid,
     steps: &[StepRow<'_>],
     settlement: &Settlement<'_>,
+    planned: &Planned,
 ) -> Result<Option<Vec<i64>>, Error> {
     let client = locked.client();
     client.batch_execute("BEGIN").await?;
-    let written = write_begin(client, operation, steps, settlement).await;
+    let written = write_begin(client, operation, steps, settlement, planned).await;
     // Every other statement of the session is a message of its own, so ending it here covers every way out.
     client.batch_execute(if matches!(written, Ok(Some(_))) { "COMMIT" } else { "ROLLBACK" }).await?;
     written
@@ -63,6 +64,7 @@ async fn write_begin(
     operation: Uuid,
     steps: &[StepRow<'_>],
     settlement: &Settlement<'_>,
+    planned: &Planned,
 ) -> Result<Option<Vec<i64>>, Error> {
     let adopted = settlement.adopted.iter().filter_map(|(_, migration)| *migration);
     let scripts: Vec<&Script> = steps
@@ -86,7 +88,8 @@ async fn write_begin(
     if ours.is_empty() {
         return Ok(None);
     }
-    note(client, operation, "started", "{}").await?;
+    let planned = serde_json::to_string(planned).map_err(|e| Error::Lost(e.to_string()))?;
+    note(client, operation, "started", &planned).await?;
     let ids = insert_steps(client, operation, steps).await?;
     write_journals(client, steps, &ids, settlement).await?;
     Ok(Some(ids))

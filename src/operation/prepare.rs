@@ -119,6 +119,10 @@ impl Inner {
 
 impl Operations {
     /// The plan for a request without running it: validate_only. Takes no lock and writes nothing.
+            &ledger::Planned {
+                from_ledger: steps.iter().map(|step| step.from_ledger).collect(),
+                warnings: warnings.clone(),
+            },
     ///
     /// # Errors
     /// What the real call would answer.
