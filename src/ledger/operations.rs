@@ -269,6 +269,35 @@ pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Re
     Ok(!ended.is_empty())
 }
 
+/// Records that an operation was accepted although it has to wait: from then on a repeat is told so by every daemon.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn accept(client: &Client, id: Uuid) -> Result<(), Error> {
+    note(client, id, "accepted", "{}").await
+}
+
+/// A step's next try may wait only so long for its locks, where its row says more.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<(), Error> {
+    let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1); // 0 would be without end
+    let update =
+        "UPDATE schemad.steps SET lock_timeout_ms = $2 WHERE id = $1 AND state = 'pending' AND lock_timeout_ms > $2";
+    insist!(client.query_typed(update, &[(&step, Type::INT8), (&millis, Type::INT4)]))?;
+    Ok(())
+}
+
+/// The highest applied version, as the ledger has it.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn current_version(client: &Client) -> Result<Option<String>, Error> {
+    let highest = "SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1";
+    Ok(client.query_typed(highest, &[]).await?.first().map(|row| row.get(0)))
+}
+
 /// How many steps of an operation are committed.
 ///
 /// # Errors

@@ -50,7 +50,7 @@ impl Step {
     }
 
     /// How the runner goes about a script that is not one transaction.
-    pub fn journaled<'a>(&'a self, lock_timeout: Duration, role: Option<&'a str>) -> Option<Journaled<'a>> {
+    pub fn journaled<'a>(&'a self, request: &Request, role: Option<&'a str>) -> Option<Journaled<'a>> {
         if self.script.mode == Mode::Transactional {
             return None;
         }
@@ -58,17 +58,31 @@ impl Step {
         Some(Journaled {
             units: sql::units(&self.script.sql).unwrap_or_default(), // `check` has refused what has none
             resume: self.resume,
-            lock_timeout: settings.lock_timeout.unwrap_or(lock_timeout),
+            lock_timeout: self.lock_timeout(request),
             statement_timeout: settings.statement_timeout.unwrap_or_default(),
             role,
         })
     }
 
     /// What the file asks for. The catalog refuses a file with a mistake in it; an older release let none through.
-    /// What its file asks for.
     pub fn settings(&self) -> sql::Settings {
         sql::settings(&self.script.sql).unwrap_or_default()
     }
+    /// How long it may go on retrying for its locks; 0 is one try.
+    pub fn lock_wait(&self, request: &Request) -> Duration {
+        self.settings().lock_wait.unwrap_or(request.lock_wait)
+    }
+
+    /// How long one try may wait for a lock: never longer than all tries together.
+    fn lock_timeout(&self, request: &Request) -> Duration {
+        let asked = self.settings().lock_timeout.unwrap_or(request.lock_timeout);
+        match self.lock_wait(request) {
+            Duration::ZERO => asked,
+            wait if asked.is_zero() => wait,
+            wait => asked.min(wait),
+        }
+    }
+
 }
 
 impl Prepared {
@@ -258,7 +272,7 @@ fn rows<'a>(steps: &'a [Step], request: &Request, role: Option<&'a str>) -> Vec<
             direction: step.name.direction,
             script: &step.script,
             down: step.down.as_ref(),
-            lock_timeout: step.settings().lock_timeout.unwrap_or(request.lock_timeout),
+            lock_timeout: step.lock_timeout(request),
             statement_timeout: step.settings().statement_timeout.unwrap_or_default(),
             parts: &step.parts,
             resume: step.resume,

@@ -42,8 +42,8 @@ impl Inner {
                 runner::Step {
                     id: step.id,
                     sql: &step.script.sql,
-                    lock_wait: step.settings().lock_wait.unwrap_or(request.lock_wait),
-                    journaled: step.journaled(request.lock_timeout, self.role.as_deref()),
+                    lock_wait: step.lock_wait(request),
+                    journaled: step.journaled(request, self.role.as_deref()),
                 }
             })
             .collect();
