@@ -6,6 +6,7 @@ mod attach;
 mod cancel;
 mod event;
 mod failed;
+mod holder;
 mod log;
 mod onlooker;
 mod open;
@@ -15,6 +16,7 @@ mod run;
 mod watch;
 
 pub use event::{Entry, Event, StepName};
+pub use holder::Holder;
 pub use log::{Follower, Log, Next};
 pub use onlooker::Side;
 pub use open::{Operations, Parts};

@@ -11,18 +11,18 @@ use uuid::Uuid;
 
 use super::{
     Event, Log, Request,
+    holder::{Holder, busy},
     open::{Inner, MAX_OPEN, Registered},
     prepare::Prepared,
 };
 use crate::{
     db::{
-        activity::Blocker,
-        lock::{Attempt, LockedSession, holder},
+        lock::{Attempt, LockedSession},
         pooler,
         session::Session,
     },
     failure::{Failure, Reason},
-    ledger::{OperationRow, claims, control, install},
+    ledger::{claims, control, install, operations},
     runner::Halt,
     shutdown::Phase,
 };
@@ -111,8 +111,9 @@ impl Inner {
             Attempt::Won(locked) => locked,
             Attempt::Held(session) => {
                 if !candidate.request.queue_timeout.is_zero() {
+                    operations::accept(session.client(), candidate.id).await?;
                     candidate.accept();
-                    candidate.log.push(Event::Queued(claims::running(session.client()).await?));
+                    candidate.log.push(Event::Queued(Holder::find(session.client()).await?));
                 }
                 self.win(session, deadline, Some(candidate)).await?
             }
@@ -176,13 +177,9 @@ impl Inner {
             };
             let now = Instant::now();
             if now >= deadline {
-                let running = claims::running(session.client()).await?;
-                if running.is_some() || now >= patience {
-                    if let Some(candidate) = candidate.filter(|candidate| !candidate.accepted) {
-                        claims::abandon(session.client(), candidate.id).await?;
-                    }
-                    let holder = if running.is_none() { holder(session.client()).await? } else { None };
-                    return Err(busy(running, holder.as_ref()));
+                if claims::running(session.client()).await?.is_some() || now >= patience {
+                    take_back(&session, candidate).await?;
+                    return Err(busy(&Holder::find(session.client()).await?));
                 }
             }
             if let Some(candidate) = candidate.filter(|candidate| candidate.accepted)
@@ -192,12 +189,21 @@ impl Inner {
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
-                _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
+                () = async { drop(phases.wait_for(|phase| *phase > Phase::Serving).await) } => {
+                    take_back(&session, candidate).await?;
                     return Err(Failure::new(Reason::Interrupted, "this daemon is shutting down; nothing was done"));
                 }
             }
         }
     }
+}
+
+/// Takes a claim back that was not accepted, while its session lives: others close what has none.
+async fn take_back(session: &Session, candidate: Option<&Candidate<'_>>) -> Result<(), Failure> {
+    if let Some(candidate) = candidate.filter(|candidate| !candidate.accepted) {
+        claims::abandon(session.client(), candidate.id).await?;
+    }
+    Ok(())
 }
 
 /// A claimed request that is not yet running.
@@ -241,26 +247,4 @@ pub(super) fn reused(request_id: Uuid) -> Failure {
 /// Why an operation ended that somebody cancelled.
 pub(super) fn cancelled(by: &str, reached: &str) -> Failure {
     Failure::new(Reason::Cancelled, format!("cancelled by {by}; {reached}")).with("cancelled_by", by)
-}
-
-/// The refusal that names who runs.
-pub(super) fn busy(running: Option<OperationRow>, holder: Option<&Blocker>) -> Failure {
-    match running {
-        Some(row) => Failure::new(
-            Reason::Busy,
-            format!(
-                "operation {} ({}, {} of {} steps done) of {} is running; wait for it with queue_timeout, or ask again later",
-                row.id, row.kind, row.steps_done, row.steps_total, row.daemon
-            ),
-        )
-        .with("running_operation", row.id)
-        .with("running_kind", &row.kind)
-        .with("running_daemon", &row.daemon),
-        None => {
-            let who = holder.map_or_else(|| "another session".to_owned(), ToString::to_string);
-            let message =
-                format!("{who} holds the operation lock without running an operation; end it, or ask again later");
-            Failure::new(Reason::Busy, message).with("holder", who)
-        }
-    }
 }

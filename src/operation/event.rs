@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::Holder;
 use crate::{
     db::activity::{Building, Waiting},
     failure::Failure,
-    ledger::{Finished, OperationRow, State},
+    ledger::{Finished, State},
     migration::Direction,
 };
 

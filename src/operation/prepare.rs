@@ -3,7 +3,12 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{Action, Event, Operations, Request, StepName, accept::Candidate, open::Inner};
+use super::{
+    Action, Event, Operations, Request, StepName,
+    accept::Candidate,
+    holder::{Holder, busy},
+    open::Inner,
+};
 use crate::{
     catalog::{Catalog, fitness},
     db::{lock::LockedSession, pool::Reader},
@@ -64,10 +69,6 @@ impl Step {
         })
     }
 
-    /// What the file asks for. The catalog refuses a file with a mistake in it; an older release let none through.
-    pub fn settings(&self) -> sql::Settings {
-        sql::settings(&self.script.sql).unwrap_or_default()
-    }
     /// How long it may go on retrying for its locks; 0 is one try.
     pub fn lock_wait(&self, request: &Request) -> Duration {
         self.settings().lock_wait.unwrap_or(request.lock_wait)
@@ -83,6 +84,10 @@ impl Step {
         }
     }
 
+    /// What the file asks for. The catalog refuses a file with a mistake in it; an older release let none through.
+    pub fn settings(&self) -> sql::Settings {
+        sql::settings(&self.script.sql).unwrap_or_default()
+    }
 }
 
 impl Prepared {
@@ -114,6 +119,10 @@ impl Inner {
             candidate.id,
             &rows(&steps, candidate.request, self.role.as_deref()),
             &settlement,
+            &ledger::Planned {
+                from_ledger: steps.iter().map(|step| step.from_ledger).collect(),
+                warnings: warnings.clone(),
+            },
         )
         .await?
         .ok_or_else(|| {
@@ -133,10 +142,6 @@ impl Inner {
 
 impl Operations {
     /// The plan for a request without running it: validate_only. Takes no lock and writes nothing.
-            &ledger::Planned {
-                from_ledger: steps.iter().map(|step| step.from_ledger).collect(),
-                warnings: warnings.clone(),
-            },
     ///
     /// # Errors
     /// What the real call would answer.
@@ -144,7 +149,7 @@ impl Operations {
         let inner = &self.0;
         let snapshot = ledger::read::snapshot(reader).await?;
         if snapshot.running.is_some() && request.queue_timeout.is_zero() {
-            return Err(super::accept::busy(snapshot.running, None));
+            return Err(busy(&Holder { operation: snapshot.running, session: None }));
         }
         let plan = plan(&inner.catalog, &snapshot, request)?;
         inner.spare_users(&plan, reader, request).await?;
