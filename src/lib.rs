@@ -8,7 +8,7 @@
 //! - [`app`]: wires a daemon together, the one place that sees everything
 //! - [`grpc`], [`health`], [`admin`]: what others talk to
 //! - [`access`]: who may do what
-//! - [`monitor`], [`preflight`]: how the database is, kept in memory; what is done beside operations
+//! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
 //! - [`runner`]: runs steps, each as one message
 //! - [`ledger`]: what schemad remembers in the database
@@ -36,6 +36,7 @@ pub mod planner;
 pub mod preflight;
 pub mod private_postgres;
 pub mod refresh;
+pub mod retention;
 pub mod runner;
 pub mod shutdown;
 pub mod sql;

@@ -12,12 +12,13 @@ use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, Error, pool::Reader},
     failure::{Failure, Reason},
-    ledger::{self, Snapshot},
+    ledger::{self, Snapshot, upkeep::Retention},
     metrics::Metrics,
     operation::Side,
     planner::{Assessment, assess},
     preflight::{Preflight, preflights},
     refresh::Refresh,
+    retention::prune,
 };
 
 /// Between probes. With `ANSWER_WITHIN` it keeps the promise that a stalled database shows within 2 s.
@@ -66,14 +67,15 @@ impl View {
 pub struct Monitor {
     views: watch::Receiver<Arc<View>>,
     side: Side,
-    tasks: [tokio::task::JoinHandle<()>; 2],
+    tasks: [tokio::task::JoinHandle<()>; 3],
 }
 
 impl Monitor {
-    /// Begins to watch. `reading` is probed; `preflight` proves that operations could run.
+    /// Begins to watch. `reading` is probed; `preflight` proves that operations could run; `retention` says what is deleted.
     pub fn start(
         reading: DatabaseUrl,
         preflight: Preflight,
+        retention: Retention,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
         refresh: Arc<Refresh>,
@@ -83,7 +85,11 @@ impl Monitor {
         let sender = Arc::new(sender);
         let probe = Probe { url: reading, catalog, metrics, views: sender.clone(), refresh };
         let (side_sender, side) = watch::channel(None);
-        let tasks = [tokio::spawn(probe.run()), tokio::spawn(preflights(preflight, sender, side_sender))];
+        let tasks = [
+            tokio::spawn(probe.run()),
+            tokio::spawn(prune(preflight.url.clone(), retention, views.clone())),
+            tokio::spawn(preflights(preflight, sender, side_sender)),
+        ];
         Self { views, side, tasks }
     }
 

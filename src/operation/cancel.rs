@@ -9,7 +9,7 @@ use super::Operations;
 use crate::{
     db::activity,
     failure::Failure,
-    ledger::{self, OperationRow, control},
+    ledger::{self, OperationRow, claims, control},
     runner::Halt,
 };
 
@@ -40,6 +40,10 @@ impl Operations {
             // Its daemon sees the wish in the ledger, only later.
             tracing::warn!(event = "operation.cancel_unsent", operation = %id, cause = %error,
                 "the running statement could not be cancelled from here");
+        }
+        if operation.state == "pending" {
+            // Nobody is there to end it when its daemon is dead.
+            claims::close_queued(session.client()).await?;
         }
         let mut reader = inner.pool.get().await?;
         let ended = async {

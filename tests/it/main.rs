@@ -31,5 +31,6 @@ mod rollback;
 mod rolling;
 mod serve;
 mod shutdown;
+mod silent;
 mod tls;
 mod upkeep;
