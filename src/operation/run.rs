@@ -128,7 +128,14 @@ impl Inner {
     /// An accepted operation that could not begin: it waited in vain, or its plan was refused under the lock.
     pub(super) async fn end_without_steps(&self, candidate: &Candidate<'_>, failure: Failure) -> Failure {
         let failure = failure.with("operation", candidate.id);
-        let recorded = self.record(None, candidate, Instant::now(), Finished::default(), Some(failure.clone())).await;
+        // Best effort: it changed nothing, so this is only for whoever reads it.
+        let side = self.side.borrow().clone();
+        let current = match side {
+            Some(session) => operations::current_version(session.client()).await.ok().flatten(),
+            None => None,
+        };
+        let finished = Finished { current, ..Finished::default() };
+        let recorded = self.record(None, candidate, Instant::now(), finished, Some(failure.clone())).await;
         recorded.err().unwrap_or(failure)
     }
 

@@ -146,6 +146,12 @@ fn finished(finished: &pb::Finished) {
     match finished.state() {
         pb::OperationState::Succeeded if finished.nothing_to_do => say(&format!("Nothing to do; {current}.")),
         pb::OperationState::Succeeded => say(&format!("{} {done}.", styled(GOOD, "Done:"))),
+        pb::OperationState::Cancelled if finished.steps_total == 0 => {
+            say(&styled(WARN, "Cancelled before the first step."));
+        }
+        pb::OperationState::Interrupted if finished.steps_total == 0 => {
+            say(&styled(WARN, "Interrupted before the first step."));
+        }
         pb::OperationState::Cancelled => say(&format!("{} {done}.", styled(WARN, "Cancelled:"))),
         pb::OperationState::Interrupted => say(&format!("{} {done}.", styled(WARN, "Interrupted:"))),
         _ if finished.steps_total == 0 => say(&styled(BAD, "Failed before the first step.")),
