@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Event, Log, Request,
+    Action, Event, Log, Request,
     holder::{Holder, busy},
     open::{Inner, MAX_OPEN, Registered},
     prepare::Prepared,
@@ -23,6 +23,7 @@ use crate::{
     },
     failure::{Failure, Reason},
     ledger::{claims, control, install, operations},
+    planner,
     runner::Halt,
     shutdown::Phase,
 };
@@ -104,6 +105,13 @@ impl Inner {
     async fn begin(
         &self,
         session: Session,
+        if let Action::Apply(apply) = &candidate.request.action
+            && let Err(refusal) = planner::expect_set(&self.catalog, apply)
+        {
+            // Whoever runs now, this daemon never could.
+            take_back(&session, Some(candidate)).await?;
+            return Err(refusal.into());
+        }
         candidate: &mut Candidate<'_>,
         deadline: Instant,
     ) -> Result<Begun, Failure> {
@@ -113,7 +121,7 @@ impl Inner {
                 if !candidate.request.queue_timeout.is_zero() {
                     operations::accept(session.client(), candidate.id).await?;
                     candidate.accept();
-                    candidate.log.push(Event::Queued(Holder::find(session.client()).await?));
+                    candidate.log.push(Event::Queued(Box::new(Holder::find(session.client()).await?)));
                 }
                 self.win(session, deadline, Some(candidate)).await?
             }
@@ -176,11 +184,9 @@ impl Inner {
                 Attempt::Held(session) => session,
             };
             let now = Instant::now();
-            if now >= deadline {
-                if claims::running(session.client()).await?.is_some() || now >= patience {
-                    take_back(&session, candidate).await?;
-                    return Err(busy(&Holder::find(session.client()).await?));
-                }
+            if now >= deadline && (now >= patience || claims::running(session.client()).await?.is_some()) {
+                take_back(&session, candidate).await?;
+                return Err(busy(&Holder::find(session.client()).await?));
             }
             if let Some(candidate) = candidate.filter(|candidate| candidate.accepted)
                 && let Some(by) = control::cancel_requested_by(session.client(), candidate.id).await?

@@ -23,7 +23,7 @@ pub enum Event {
         repeated: bool,
     },
     /// Another operation holds the lock.
-    Queued(Holder),
+    Queued(Box<Holder>),
     /// The steps that will run: version, name, direction, true when the script comes from the ledger (an older daemon
     /// did not say in its replays).
     Planned {

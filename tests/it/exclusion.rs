@@ -237,3 +237,23 @@ async fn a_daemon_that_holds_the_lock_and_stands_still_is_named_and_counts_as_si
     assert!(activity::terminate(&by_hand, found[0].backend).await.unwrap());
     daemon.apply_all().await.finished();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_set_than_expected_is_refused_also_while_an_operation_runs() {
+    let (database, set) = (TestDatabase::new().await, slow());
+    let (daemon, older) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &Set::of(&[])).await);
+    let digest = daemon.status().await.embedded_set_digest;
+    let (operation, stream) = running(&daemon).await;
+    let request = pb::ApplyRequest { expected_set_digest: digest, ..Default::default() };
+    older.apply(request.clone()).await.failure().assert(Code::FailedPrecondition, "SET_MISMATCH");
+    daemon.apply(request.clone()).await.failure().assert(Code::Aborted, "BUSY");
+    drain(stream).await;
+    // What the newer release accepted, the older one tells all the same.
+    let again = pb::ApplyRequest { request_id: uuid::Uuid::new_v4().to_string(), ..request };
+    let first = daemon.apply(again.clone()).await;
+    let told = older.apply(again).await;
+    assert_eq!((told.finished(), told.operation()), (first.finished(), first.operation()));
+    assert_ne!(first.operation(), operation);
+    let open = "SELECT count(*) FROM schemad.operations";
+    assert_eq!(database.text(open).await, "2", "refusals leave nothing behind");
+}
