@@ -89,9 +89,6 @@ impl Inner {
             Ok(begun) => self.run(begun, &candidate).await,
             Err(failure) if candidate.accepted => Err(self.end_without_steps(&candidate, failure).await),
             Err(failure) => {
-                tracing::info!(event = "operation.refused", kind = request.action.kind(), reason = %failure.reason,
-                    principal = request.principal, "operation refused: {}", failure.message);
-                self.metrics.operation(request.action.kind(), "refused");
                 if let Ok(session) = Session::open(&self.url).await {
                     // Best effort: a claim that stays behind expires by itself.
                     let _ = claims::abandon(session.client(), id).await;
@@ -105,6 +102,9 @@ impl Inner {
     async fn begin(
         &self,
         session: Session,
+        candidate: &mut Candidate<'_>,
+        deadline: Instant,
+    ) -> Result<Begun, Failure> {
         if let Action::Apply(apply) = &candidate.request.action
             && let Err(refusal) = planner::expect_set(&self.catalog, apply)
         {
@@ -112,9 +112,6 @@ impl Inner {
             take_back(&session, Some(candidate)).await?;
             return Err(refusal.into());
         }
-        candidate: &mut Candidate<'_>,
-        deadline: Instant,
-    ) -> Result<Begun, Failure> {
         let locked = match LockedSession::try_lock(session).await? {
             Attempt::Won(locked) => locked,
             Attempt::Held(session) => {
