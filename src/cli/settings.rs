@@ -11,7 +11,7 @@ use super::{
 use crate::{
     app,
     db::{DatabaseUrl, pool::PoolSettings},
-    ledger::upkeep::Retention,
+    ledger::upkeep::{LONGEST, Retention},
 };
 
 pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
@@ -49,10 +49,10 @@ pub(super) struct Settings {
     #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
     role: Option<String>,
     /// How long ended operations are kept. Those that explain an applied migration stay.
-    #[arg(long, env = "SCHEMAD_KEEP_OPERATIONS", default_value = "90days", value_parser = positive_duration)]
+    #[arg(long, env = "SCHEMAD_KEEP_OPERATIONS", default_value = "90days", value_parser = kept_for)]
     keep_operations: Duration,
     /// How long refused requests are kept.
-    #[arg(long, env = "SCHEMAD_KEEP_REFUSALS", default_value = "7days", value_parser = positive_duration)]
+    #[arg(long, env = "SCHEMAD_KEEP_REFUSALS", default_value = "7days", value_parser = kept_for)]
     keep_refusals: Duration,
     /// Do not serve gRPC reflection.
     #[arg(long, env = "SCHEMAD_NO_REFLECTION")]
@@ -159,6 +159,13 @@ fn url(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Optio
         (None, None) => return Ok(None),
     };
     text.parse().map(Some).map_err(|error| Exit::usage(format!("{name}: {error}")))
+}
+
+fn kept_for(text: &str) -> Result<Duration, String> {
+    match positive_duration(text)? {
+        duration if duration > LONGEST => Err("must be at most 100 years".into()),
+        duration => Ok(duration),
+    }
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

@@ -116,3 +116,22 @@ async fn a_queued_apply_outlives_a_deploy_of_its_daemon() {
     database.assert_consistent().await;
     second.kill().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_says_why_something_was_settled() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[]);
+    set.add_non_transactional("1_half", "CREATE TABLE a ();\nSELECT 1/0;", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.failure();
+    let (code, _, err) = run(&daemon.address, &["resolve", "1", "--start-over", "--reason", "INC-42"]).await;
+    assert_eq!(code, 0, "{err}");
+    let (code, out, _) = run(&daemon.address, &["history", "--kind", "resolve"]).await;
+    assert!(code == 0 && out.lines().nth(1).unwrap().trim_end().ends_with(": INC-42"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_kept_for_longer_than_a_century() {
+    let (code, _, err) = run("127.0.0.1:1", &["serve", "--keep-operations", "300000years"]).await;
+    assert!(code == 2 && err.contains("at most 100 years"), "{err}");
+}
