@@ -15,7 +15,7 @@ use crate::{
     ledger::{self, Snapshot, upkeep::Retention},
     metrics::Metrics,
     operation::Side,
-    planner::{Assessment, assess},
+    planner::{self, Assessment, assess},
     preflight::{Preflight, preflights},
     refresh::Refresh,
     retention::prune,
@@ -60,6 +60,11 @@ impl View {
     /// The database's absence, or what the preflight found.
     pub fn ready(&self) -> Result<(), Failure> {
         self.database.clone().and(self.preflight.clone())
+    }
+
+    /// A statement's end is not known, as far as is known.
+    pub fn in_doubt(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.assessment.state == planner::State::InDoubt)
     }
 }
 
@@ -176,11 +181,20 @@ impl Probe {
     fn answered(&self, snapshot: Snapshot) {
         let assessment = assess(&self.catalog, &snapshot.rows);
         self.metrics.schema(&assessment);
+        let was_in_doubt = self.views.borrow().in_doubt();
         let seen = Arc::new(Seen { snapshot, assessment });
         self.views.send_modify(|view| {
             let view = Arc::make_mut(view);
             (view.database, view.seen) = (Ok(()), Some(seen));
         });
+        match (was_in_doubt, self.views.borrow().in_doubt()) {
+            (false, true) => tracing::warn!(
+                event = "schema.in_doubt",
+                "a statement's end is not known; `schemad status` names it, and `schemad resolve` settles it"
+            ),
+            (true, false) => tracing::warn!(event = "schema.settled", "the schema is no longer in doubt"),
+            _ => {}
+        }
     }
 
     fn unreadable(&self, failure: Failure) {

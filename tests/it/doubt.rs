@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemad::{Settings, grpc::pb};
 use tonic::Code;
 
+use super::health::get;
 use super::journal::{index_state, journal, problems, set, until_active};
 use crate::harness::{Process, Set, TestDaemon, TestDatabase, daemon::settings, eventually, process::from_folder};
 
@@ -75,6 +76,10 @@ async fn what_nobody_can_know_waits_for_a_person() {
         daemon.check("schemad.schema.current").await,
         Ok(tonic_health::pb::health_check_response::ServingStatus::NotServing)
     );
+    // Operations are accepted, because whoever settles it has to reach this daemon; but nobody overlooks it.
+    let (code, ready) = get(&daemon.admin, "/readyz").await;
+    assert_eq!((code, ready.as_str()), (200, r#"{"reason":"IN_DOUBT","status":"SERVING"}"#));
+    assert!(get(&daemon.admin, "/metrics").await.1.contains("schemad_in_doubt 1"));
     for outcome in [daemon.apply_all().await, daemon.rollback_all().await] {
         let failed = outcome.failure();
         failed.assert(Code::FailedPrecondition, "IN_DOUBT");
@@ -84,6 +89,8 @@ async fn what_nobody_can_know_waits_for_a_person() {
     daemon.apply_all().await.finished();
     assert_eq!(database.text("SELECT string_agg(n::text, '' ORDER BY n) FROM t").await, "1234");
     assert_eq!(daemon.status().await.state(), pb::SchemaState::Current);
+    assert!(get(&daemon.admin, "/readyz").await.1.contains(r#""reason":"""#));
+    assert!(get(&daemon.admin, "/metrics").await.1.contains("schemad_in_doubt 0"));
 }
 
 /// What the server refused is not in doubt, and neither is what was never sent.
