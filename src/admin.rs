@@ -12,7 +12,12 @@ use axum::{
 use tokio::sync::watch;
 
 use crate::{
-    db::pool::Pool, failure::Failure, metrics::Metrics, monitor::View, shutdown::Phase, transport::Connections,
+    db::pool::Pool,
+    failure::{Failure, Reason},
+    metrics::Metrics,
+    monitor::View,
+    shutdown::Phase,
+    transport::Connections,
 };
 
 /// What the endpoints answer from.
@@ -49,7 +54,11 @@ impl Admin {
 
     fn ready(&self) -> Response {
         let view = self.views.borrow().clone();
-        answer(self.serving().and_then(|()| view.ready().map_err(|failure| reason(&failure))))
+        match self.serving().and_then(|()| view.ready().map_err(|failure| reason(&failure))) {
+            // Whoever settles it has to reach this daemon.
+            Ok(()) if view.in_doubt() => said(StatusCode::OK, "SERVING", Reason::InDoubt.as_str()),
+            ready => answer(ready),
+        }
     }
 
     fn database(&self) -> Response {
@@ -79,9 +88,12 @@ fn reason(failure: &Failure) -> String {
 }
 
 fn answer(health: Result<(), String>) -> Response {
-    let (code, status, reason) = match health {
-        Ok(()) => (StatusCode::OK, "SERVING", String::new()),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, "NOT_SERVING", reason),
-    };
+    match health {
+        Ok(()) => said(StatusCode::OK, "SERVING", ""),
+        Err(reason) => said(StatusCode::SERVICE_UNAVAILABLE, "NOT_SERVING", &reason),
+    }
+}
+
+fn said(code: StatusCode, status: &str, reason: &str) -> Response {
     (code, Json(serde_json::json!({ "status": status, "reason": reason }))).into_response()
 }

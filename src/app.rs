@@ -160,12 +160,8 @@ impl Daemon {
         let pool = Pool::new(settings.database.clone(), &settings.pool);
         let monitor = Monitor::start(
             settings.database.clone(),
-            Preflight {
-                url: migrating.clone(),
-                role: settings.role.clone(),
-                watchers: watchers.clone(),
-                retention: settings.retention,
-            },
+            Preflight { url: migrating.clone(), role: settings.role.clone(), watchers: watchers.clone() },
+            settings.retention,
             catalog.clone(),
             metrics.clone(),
             refresh.clone(),

@@ -13,7 +13,7 @@ pub mod settle;
 pub mod signatures;
 pub mod upkeep;
 
-pub use outcome::{Ending, Finished, State};
+pub use outcome::{Ending, Finished, Planned, State};
 
 use std::time::SystemTime;
 

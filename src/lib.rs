@@ -9,7 +9,7 @@
 //! - [`grpc`], [`health`], [`admin`]: what others talk to
 //! - [`doctor`]: looks at a database before the daemon does
 //! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
-//! - [`monitor`], [`preflight`]: how the database is, kept in memory; what is done beside operations
+//! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
 //! - [`runner`]: runs steps, each as one message
 //! - [`ledger`]: what schemad remembers in the database
@@ -39,6 +39,7 @@ pub mod planner;
 pub mod preflight;
 pub mod private_postgres;
 pub mod refresh;
+pub mod retention;
 pub mod runner;
 pub mod shutdown;
 pub mod signature;

@@ -14,7 +14,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{migration::Direction, planner::Assessment};
+use crate::{
+    migration::Direction,
+    planner::{Assessment, State},
+};
 
 /// Every metric of a daemon. They are read from memory: scraping asks the database nothing.
 #[derive(Debug)]
@@ -27,6 +30,7 @@ pub struct Metrics {
     applied: Gauge,
     pending: Gauge,
     problems: Gauge,
+    in_doubt: Gauge,
     pool: Family<PoolLabels, Gauge>,
     probe_seconds: Gauge<f64, AtomicU64>,
     connections: Gauge,
@@ -63,6 +67,7 @@ impl Metrics {
             applied: Gauge::default(),
             pending: Gauge::default(),
             problems: Gauge::default(),
+            in_doubt: Gauge::default(),
             pool: Family::default(),
             probe_seconds: Gauge::default(),
             connections: Gauge::default(),
@@ -78,6 +83,11 @@ impl Metrics {
         registry.register("migrations_applied", "Migrations in the Diesel table", metrics.applied.clone());
         registry.register("migrations_pending", "Embedded migrations that are not applied", metrics.pending.clone());
         registry.register("problems", "Blocking problems of the schema", metrics.problems.clone());
+        registry.register(
+            "in_doubt",
+            "1 while a statement's end is not known, and a person has to settle it",
+            metrics.in_doubt.clone(),
+        );
         registry.register("pool_connections", "Connections of the reading pool", metrics.pool.clone());
         registry.register("probe_seconds", "How long the last probe took", metrics.probe_seconds.clone());
         registry.register("connections", "Connections of the main listener", metrics.connections.clone());
@@ -112,6 +122,7 @@ impl Metrics {
         self.applied.set(count(assessment.applied));
         self.pending.set(count(assessment.pending.len()));
         self.problems.set(count(assessment.problems.iter().filter(|p| p.blocking).count()));
+        self.in_doubt.set((assessment.state == State::InDoubt).into());
     }
 
     /// How the main listener is: connections open and refused, and whether it lets in anybody.

@@ -12,12 +12,13 @@ use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, Error, pool::Reader},
     failure::{Failure, Reason},
-    ledger::{self, Snapshot},
+    ledger::{self, Snapshot, upkeep::Retention},
     metrics::Metrics,
     operation::Side,
-    planner::{Assessment, assess},
+    planner::{self, Assessment, assess},
     preflight::{Preflight, preflights},
     refresh::Refresh,
+    retention::prune,
 };
 
 /// Between probes. With `ANSWER_WITHIN` it keeps the promise that a stalled database shows within 2 s.
@@ -60,20 +61,26 @@ impl View {
     pub fn ready(&self) -> Result<(), Failure> {
         self.database.clone().and(self.preflight.clone())
     }
+
+    /// A statement's end is not known, as far as is known.
+    pub fn in_doubt(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.assessment.state == planner::State::InDoubt)
+    }
 }
 
 /// Watches one database. Its tasks end when it is dropped.
 pub struct Monitor {
     views: watch::Receiver<Arc<View>>,
     side: Side,
-    tasks: [tokio::task::JoinHandle<()>; 2],
+    tasks: [tokio::task::JoinHandle<()>; 3],
 }
 
 impl Monitor {
-    /// Begins to watch. `reading` is probed; `preflight` proves that operations could run.
+    /// Begins to watch. `reading` is probed; `preflight` proves that operations could run; `retention` says what is deleted.
     pub fn start(
         reading: DatabaseUrl,
         preflight: Preflight,
+        retention: Retention,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
         refresh: Arc<Refresh>,
@@ -83,7 +90,11 @@ impl Monitor {
         let sender = Arc::new(sender);
         let probe = Probe { url: reading, catalog, metrics, views: sender.clone(), refresh };
         let (side_sender, side) = watch::channel(None);
-        let tasks = [tokio::spawn(probe.run()), tokio::spawn(preflights(preflight, sender, side_sender))];
+        let tasks = [
+            tokio::spawn(probe.run()),
+            tokio::spawn(prune(preflight.url.clone(), retention, views.clone())),
+            tokio::spawn(preflights(preflight, sender, side_sender)),
+        ];
         Self { views, side, tasks }
     }
 
@@ -170,11 +181,20 @@ impl Probe {
     fn answered(&self, snapshot: Snapshot) {
         let assessment = assess(&self.catalog, &snapshot.rows);
         self.metrics.schema(&assessment);
+        let was_in_doubt = self.views.borrow().in_doubt();
         let seen = Arc::new(Seen { snapshot, assessment });
         self.views.send_modify(|view| {
             let view = Arc::make_mut(view);
             (view.database, view.seen) = (Ok(()), Some(seen));
         });
+        match (was_in_doubt, self.views.borrow().in_doubt()) {
+            (false, true) => tracing::warn!(
+                event = "schema.in_doubt",
+                "a statement's end is not known; `schemad status` names it, and `schemad resolve` settles it"
+            ),
+            (true, false) => tracing::warn!(event = "schema.settled", "the schema is no longer in doubt"),
+            _ => {}
+        }
     }
 
     fn unreadable(&self, failure: Failure) {

@@ -6,6 +6,7 @@ mod attach;
 mod cancel;
 mod event;
 mod failed;
+mod holder;
 mod log;
 mod onlooker;
 mod open;
@@ -16,6 +17,7 @@ mod signed;
 mod watch;
 
 pub use event::{Entry, Event, StepName};
+pub use holder::Holder;
 pub use log::{Follower, Log, Next};
 pub use onlooker::Side;
 pub use open::{Operations, Parts};

@@ -9,7 +9,7 @@ mod rollback;
 mod sign;
 mod state;
 
-pub use apply::{Apply, Target as ApplyTarget, plan_apply};
+pub use apply::{Apply, Target as ApplyTarget, expect_set, plan_apply};
 pub use journal::{Resume, resume};
 pub use refusal::Refusal;
 pub use resolve::{Outcome, Resolution, Resolve, plan_resolve};

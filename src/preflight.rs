@@ -1,5 +1,5 @@
 //! Proves that operations could run, on a session of its own; and does on it what has to be done beside operations: ends
-//! those of silent daemons, says who watches what, and deletes what is kept no longer.
+//! those of silent and dead daemons, and says who watches what.
 
 use std::{
     collections::BTreeMap,
@@ -10,12 +10,15 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    db::{DatabaseUrl, Error, activity, lock::Attempt, lock::LockedSession, pooler, session::Session},
-    failure::{Failure, Reason},
-    ledger::{
-        claims, control, install,
-        upkeep::{self, Retention},
+    db::{
+        DatabaseUrl, Error, SqlError,
+        activity::{self, Backend},
+        lock::{Attempt, LockedSession},
+        pooler,
+        session::Session,
     },
+    failure::{Failure, Reason},
+    ledger::{claims, control, install, upkeep},
     migration::Version,
     monitor::{ANSWER_WITHIN, BACKOFF, EVERY, View},
     watchers::Watchers,
@@ -27,9 +30,6 @@ const PREFLIGHT_WITHIN: Duration = Duration::from_secs(15);
 /// How often the watchers are said while they do not change; other daemons believe it three times as long.
 const SAY_WATCHERS: Duration = Duration::from_secs(5);
 
-/// How often old rows are looked for.
-const PRUNE: Duration = Duration::from_secs(60);
-
 /// What is proved and kept up.
 #[derive(Clone)]
 pub struct Preflight {
@@ -39,19 +39,16 @@ pub struct Preflight {
     pub role: Option<String>,
     /// Who watches what here.
     pub watchers: Watchers,
-    /// How long things are kept.
-    pub retention: Retention,
 }
 
-/// When what was done last.
+/// When the watchers were said last, and which.
 #[derive(Default)]
 struct Upkeep {
     said: Option<(Instant, BTreeMap<Version, usize>)>,
-    pruned: Option<Instant>,
 }
 
 impl Upkeep {
-    /// Does what is due. None of it is worth more than a word in the log when it fails.
+    /// Says who watches what when that is due. Not worth more than a word in the log when it fails.
     async fn tick(&mut self, plan: &Preflight, session: &Session) {
         let watched = plan.watchers.count();
         let due = match &self.said {
@@ -64,15 +61,54 @@ impl Upkeep {
                 Err(error) => tracing::debug!(cause = %error, "the watchers could not be said"),
             }
         }
-        if self.pruned.is_none_or(|at| at.elapsed() >= PRUNE) {
-            match upkeep::prune(session.client(), plan.retention).await {
-                Ok(true) => {} // more of it at the next tick
-                Ok(false) => self.pruned = Some(Instant::now()),
-                Err(error) => {
-                    self.pruned = Some(Instant::now());
-                    tracing::debug!(cause = %error, "old operations could not be deleted");
-                }
+    }
+}
+
+/// Ends the sessions of daemons that say nothing any more.
+#[derive(Default)]
+struct TakeOver {
+    /// The silent sessions that were spoken of, and whether each was ended.
+    told: Vec<(Backend, bool)>,
+}
+
+impl TakeOver {
+    /// Ends those that there are, and returns what dead daemons left. Without the right to end one (another role's) it says so,
+    /// once, and goes on trying.
+    async fn look(&mut self, session: &Session) -> Result<control::Left, Failure> {
+        let client = session.client();
+        let silent = control::silent(client, control::DEAD_AFTER).await?;
+        self.told.retain(|(backend, _)| silent.iter().any(|silent| silent.backend == *backend));
+        for silent in &silent {
+            match activity::terminate(client, silent.backend).await {
+                Ok(true) => self.tell(silent, None),
+                Ok(false) => {} // gone, or another session by now
+                Err(Error::Sql(error)) => self.tell(silent, Some(&error)),
+                Err(lost) => return Err(lost.into()),
             }
+        }
+        Ok(control::left(client).await?)
+    }
+
+    fn tell(&mut self, silent: &control::Silent, refused: Option<&SqlError>) {
+        let state = (silent.backend, refused.is_none());
+        if self.told.contains(&state) {
+            return;
+        }
+        self.told.push(state);
+        let control::Silent { operation, daemon, backend } = silent;
+        let (operation, pid) = (operation.map(|id| id.to_string()).unwrap_or_default(), backend.pid);
+        match refused {
+            None => tracing::warn!(
+                event = "operation.taken_over",
+                operation,
+                daemon,
+                pid,
+                "a daemon that holds the operation lock has been silent for {:?}; its session was ended",
+                control::DEAD_AFTER
+            ),
+            Some(error) => tracing::warn!(event = "operation.not_taken_over", operation, daemon, pid, cause = %error,
+                "a daemon that holds the operation lock is silent, and its session cannot be ended from here: GRANT \
+                 pg_signal_backend, or end it by hand"),
         }
     }
 }
@@ -85,7 +121,7 @@ pub async fn preflights(
     side: watch::Sender<Option<Arc<Session>>>,
 ) {
     let mut backoff = BACKOFF.0;
-    let (mut told, mut upkeep) = (None, Upkeep::default());
+    let (mut told, mut upkeep, mut silent) = (None, Upkeep::default(), TakeOver::default());
     let mut publish = |result: Result<(), Failure>| {
         let message = result.as_ref().err().map(|failure| failure.message.clone());
         if told != message {
@@ -113,20 +149,19 @@ pub async fn preflights(
                 loop {
                     publish(Ok(()));
                     tokio::time::sleep(EVERY).await;
-                    let recovered = async {
+                    let left = async {
                         match check(&session).await? {
                             // No operations, or no columns for them yet.
-                            install::State::ToBeMade => Ok(false),
+                            install::State::ToBeMade => Ok(control::Left::default()),
                             install::State::Usable => {
                                 upkeep.tick(&plan, &session).await;
-                                take_over(&session).await
+                                silent.look(&session).await
                             }
                         }
                     };
-                    match within(ANSWER_WITHIN, recovered).await {
-                        Ok(false) => {}
-                        // Wins the lock, if it can be had, and closes them.
-                        Ok(true) => drop(within(PREFLIGHT_WITHIN, preflight(&plan)).await),
+                    match within(ANSWER_WITHIN, left).await {
+                        // Whatever comes of it, the next look shows it.
+                        Ok(left) => drop(within(PREFLIGHT_WITHIN, close(&plan.url, left)).await),
                         Err(failure) => break failure,
                     }
                 }
@@ -164,20 +199,22 @@ async fn preflight(Preflight { url, role, .. }: &Preflight) -> Result<Session, F
     }
 }
 
-/// Ends the sessions of operations whose daemons are silent. Without the right to end them (another role's) it says so and leaves
-/// them. True when there are operations to be closed.
-async fn take_over(session: &Session) -> Result<bool, Failure> {
-    let client = session.client();
-    let silent = control::silent(client).await?;
-    for (operation, daemon, backend) in &silent {
-        match activity::terminate(client, *backend).await {
-            Ok(_) => tracing::warn!(event = "operation.taken_over", %operation, daemon,
-                "the daemon that runs this operation has been silent for {:?}; its session was ended", control::DEAD_AFTER),
-            Err(error) => tracing::warn!(event = "operation.not_taken_over", %operation, daemon, cause = %error,
-                "the daemon that runs this operation is silent, and its session cannot be ended from here"),
-        }
+/// Closes what dead daemons left: the queued at once, the running under the lock, if it can be had.
+async fn close(url: &DatabaseUrl, left: control::Left) -> Result<(), Failure> {
+    if left == control::Left::default() {
+        return Ok(());
     }
-    Ok(!silent.is_empty() || control::has_orphan(client).await?)
+    let session = Session::open(url).await?;
+    if left.queued {
+        claims::close_queued(session.client()).await?;
+    }
+    if left.running
+        && let Attempt::Won(locked) = LockedSession::try_lock(session).await?
+    {
+        claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
+        locked.release().await?;
+    }
+    Ok(())
 }
 
 /// What can change while a session lives.

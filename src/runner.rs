@@ -17,7 +17,10 @@ pub use explain::explain;
 pub use journaled::Journaled;
 pub use orders::{Halt, Orders, Wait};
 
-use crate::db::{Error, SqlError, lock::LockedSession, session::Notice};
+use crate::{
+    db::{Error, SqlError, lock::LockedSession, session::Notice},
+    ledger::operations,
+};
 
 /// The pause before a step is tried again, doubled each time up to the second.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -74,6 +77,8 @@ pub enum Broken {
     },
     /// It was told to end.
     Halted(Halt),
+    /// It was told to end while a statement ran that may have committed a part of its work before.
+    HaltedInDoubt(Halt),
     /// The server refused BEGIN or the first guard: nothing of the script ran.
     Guard(SqlError),
     /// The session is gone.
@@ -140,6 +145,10 @@ pub async fn run(
                     Ok(delay) => {
                         observer.retrying(done, attempts.count, &failed.error, delay);
                         pause(delay, orders.clone()).await;
+                        let left = attempts.left(steps[done].lock_wait);
+                        if let Err(error) = operations::shorten_wait(session.client(), steps[done].id, left).await {
+                            return Err(Stopped { done, broken: answer::of_our_own(error) });
+                        }
                     }
                     Err(waited) => {
                         return Err(Stopped { done, broken: Broken::Locks { error: failed.error, waited } });
@@ -178,6 +187,13 @@ impl Attempts {
         let digits = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.subsec_nanos() / 100 % 1000);
         let delay = ceiling.mul_f64(0.5 + f64::from(digits) / 2000.0);
         if waited + delay < lock_wait { Ok(delay) } else { Err(waited) }
+    }
+}
+
+impl Attempts {
+    /// What is left of `lock_wait`.
+    fn left(&self, lock_wait: Duration) -> Duration {
+        lock_wait.saturating_sub(self.since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 }
 

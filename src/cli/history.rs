@@ -112,8 +112,21 @@ fn row(operation: &pb::Operation) -> Vec<String> {
         output::time(operation.create_time.as_ref()),
         output::duration(took.and_then(|took| prost_types::Duration::try_from(took).ok()).as_ref()),
         operation.principal.clone(),
-        operation.reason.clone(),
+        why(operation),
     ]
+}
+
+/// Why it did not succeed; else what was said when it was asked for, as far as a line has room.
+fn why(operation: &pb::Operation) -> String {
+    const ROOM: usize = 60;
+    if !operation.reason.is_empty() {
+        return operation.reason.clone();
+    }
+    let message = plain(&operation.message);
+    match message.char_indices().nth(ROOM) {
+        None => message,
+        Some((end, _)) => format!("{}…", &message[..end]),
+    }
 }
 
 fn kind(kind: Kind) -> pb::OperationKind {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     app,
     db::{DatabaseUrl, pool::PoolSettings},
-    ledger::upkeep::Retention,
+    ledger::upkeep::{LONGEST, Retention},
 };
 
 pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
@@ -52,10 +52,10 @@ pub(super) struct Settings {
     #[command(flatten)]
     signing: Signing,
     /// How long ended operations are kept. Those that explain an applied migration stay.
-    #[arg(long, env = "SCHEMAD_KEEP_OPERATIONS", default_value = "90days", value_parser = positive_duration)]
+    #[arg(long, env = "SCHEMAD_KEEP_OPERATIONS", default_value = "90days", value_parser = kept_for)]
     keep_operations: Duration,
     /// How long refused requests are kept.
-    #[arg(long, env = "SCHEMAD_KEEP_REFUSALS", default_value = "7days", value_parser = positive_duration)]
+    #[arg(long, env = "SCHEMAD_KEEP_REFUSALS", default_value = "7days", value_parser = kept_for)]
     keep_refusals: Duration,
     /// Do not serve gRPC reflection.
     #[arg(long, env = "SCHEMAD_NO_REFLECTION")]
@@ -164,6 +164,13 @@ fn url(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Optio
         (None, None) => return Ok(None),
     };
     text.parse().map(Some).map_err(|error| Exit::usage(format!("{name}: {error}")))
+}
+
+fn kept_for(text: &str) -> Result<Duration, String> {
+    match positive_duration(text)? {
+        duration if duration > LONGEST => Err("must be at most 100 years".into()),
+        duration => Ok(duration),
+    }
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

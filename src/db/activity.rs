@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Row, types::Type};
 
-use super::Error;
+use super::{Error, lock::operation_lock};
 
 /// A session, by its process id and when it began: a process id alone is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,10 +185,13 @@ pub async fn terminate(client: &Client, backend: Backend) -> Result<bool, Error>
     signal(client, "pg_terminate_backend", backend).await
 }
 
+/// Another role's session does not show when it began; then it is the same one when it holds the operation lock.
 async fn signal(client: &Client, how: &'static str, backend: Backend) -> Result<bool, Error> {
     let query = format!(
         "SELECT pg_catalog.{how}(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1 \
-         AND (extract(epoch FROM a.backend_start) * 1000000)::bigint = $2"
+         AND ((extract(epoch FROM a.backend_start) * 1000000)::bigint = $2 \
+             OR a.backend_start IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.pid = a.pid AND {})) LIMIT 1",
+        operation_lock!()
     );
     let rows = client.query_typed(&query, &[(&backend.pid, Type::INT4), (&backend.started, Type::INT8)]).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))

@@ -14,6 +14,15 @@ use super::{
 /// The key: "schemad" in ASCII. The guards in `ledger/0001.sql` hold the same number.
 pub const KEY: i64 = 32_478_922_351_141_220;
 
+/// True for the row `k` of pg_locks with which a session holds the lock of this database.
+macro_rules! operation_lock {
+    () => {
+        "k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 AND k.classid = 7562088 AND k.objid = 1701667172 \
+         AND k.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
+    };
+}
+pub(crate) use operation_lock;
+
 /// A session that holds the lock. It is given back with the session: closing the connection releases it.
 pub struct LockedSession {
     session: Session,
@@ -54,13 +63,13 @@ impl LockedSession {
 /// # Errors
 /// The database's, or its loss.
 pub async fn holder(client: &Client) -> Result<Option<Blocker>, Error> {
-    let query = "SELECT k.pid, a.usename::text, a.application_name, a.state, \
-        extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.state_change))::float8 \
-        FROM pg_catalog.pg_locks k LEFT JOIN pg_catalog.pg_stat_activity a USING (pid) \
-        WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 \
-        AND k.classid = ($1 >> 32)::oid AND k.objid = ($1 & 4294967295)::oid \
-        AND k.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())";
-    let rows = client.query_typed(query, &[(&KEY, Type::INT8)]).await?;
+    let query = concat!(
+        "SELECT k.pid, a.usename::text, a.application_name, a.state, \
+         extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.state_change))::float8 \
+         FROM pg_catalog.pg_locks k LEFT JOIN pg_catalog.pg_stat_activity a USING (pid) WHERE ",
+        operation_lock!()
+    );
+    let rows = client.query_typed(query, &[]).await?;
     Ok(rows.first().map(|row| Blocker {
         pid: row.get(0),
         user: row.get(1),

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_postgres::{AsyncMessage, Client, types::Type};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, types::Type};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
@@ -90,6 +90,20 @@ pub struct Session {
     driver: JoinHandle<()>,
 }
 
+/// Cancels what a session runs.
+pub struct Canceller {
+    token: CancelToken,
+    tls: MakeRustlsConnect,
+}
+
+impl Canceller {
+    /// Asks the server, on a connection of its own, to cancel what runs. That nothing may run then is no mistake, and a server
+    /// that is gone shows in the answer that is awaited.
+    pub async fn cancel(&self) {
+        let _ = self.token.cancel_query(self.tls.clone()).await;
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         self.driver.abort();
@@ -120,10 +134,9 @@ impl Session {
         &self.client
     }
 
-    /// Asks the server, on a connection of its own, to cancel what runs. That nothing may run then is no mistake, and a server
-    /// that is gone shows in the answer that is awaited.
-    pub async fn cancel(&self) {
-        let _ = self.client.cancel_token().cancel_query(self.tls.clone()).await;
+    /// Cancels what runs here, from beside it.
+    pub fn canceller(&self) -> Canceller {
+        Canceller { token: self.client.cancel_token(), tls: self.tls.clone() }
     }
 
     /// Proves that the session may take `role`, and is itself again afterwards.
@@ -148,6 +161,15 @@ impl Session {
     /// The server's major version, 13 or later.
     pub fn server_major(&self) -> u32 {
         self.server_major
+    }
+
+    /// The next notice. Dropping the future loses none.
+    pub async fn next_notice(&mut self) -> Notice {
+        match self.notices.recv().await {
+            Some(notice) => notice,
+            // The connection is gone, which shows in the answer that is awaited.
+            None => std::future::pending().await,
+        }
     }
 
     /// The notices that have arrived.

@@ -168,7 +168,10 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
         Event::Accepted { kind: word, request_id, repeated } => {
             Pb::Accepted(pb::Accepted { kind: kind(word).into(), request_id: request_id.clone(), repeated: *repeated })
         }
-        Event::Queued(running) => Pb::Queued(pb::Queued { running: running.as_ref().map(self::operation) }),
+        Event::Queued(holder) => Pb::Queued(pb::Queued {
+            running: holder.operation.as_ref().map(self::operation),
+            holder: holder.session.as_ref().map(blocker),
+        }),
         Event::Planned { steps, warnings } => Pb::Planned(pb::Planned {
             steps: steps
                 .iter()

@@ -41,7 +41,7 @@ pub(super) type Answer<T> = Result<Response<T>, Status>;
 pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A request that is none is no operation's and no refusal's: only the log says that it came.
-fn malformed(failure: &Failure) -> Status {
+pub(super) fn malformed(failure: &Failure) -> Status {
     tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: {}", failure.message);
     status::from_failure(failure)
 }

@@ -7,7 +7,7 @@ use tonic::{Request, Response};
 
 use super::{
     convert, gate,
-    migrations::{Answer, Responses},
+    migrations::{Answer, Responses, malformed},
     pb,
     reads::Reads,
     request, status,
@@ -27,15 +27,22 @@ pub struct Operations {
     pub operations: Running,
 }
 
+/// What is not goes to the log.
+fn well_formed<T>(checked: Result<T, Failure>) -> Result<T, Failure> {
+    checked.inspect_err(|failure| {
+        malformed(failure);
+    })
+}
+
 impl Operations {
     async fn get(&self, id: &str) -> Result<pb::Operation, Failure> {
-        let id = request::operation_id(id)?;
+        let id = well_formed(request::operation_id(id))?;
         let found = self.reads.read(|reader| Box::pin(history::get(reader, id))).await?;
         found.as_ref().map(convert::operation).ok_or_else(|| control::unknown(id))
     }
 
     async fn list(&self, message: pb::ListOperationsRequest) -> Result<pb::ListOperationsResponse, Failure> {
-        let (filter, size) = request::operations(message)?;
+        let (filter, size) = well_formed(request::operations(message))?;
         let found = self
             .reads
             .read(|reader| {
@@ -69,7 +76,7 @@ impl pb::operation_service_server::OperationService for Operations {
     type WatchOperationStream = Responses<pb::WatchOperationResponse>;
 
     async fn watch_operation(&self, request: Request<pb::WatchOperationRequest>) -> Answer<Self::WatchOperationStream> {
-        let (id, after) = request::watch(&request.into_inner()).map_err(|e| status::from_failure(&e))?;
+        let (id, after) = request::watch(&request.into_inner()).map_err(|e| malformed(&e))?;
         let follower = self.operations.watch(id, after).await.map_err(|e| status::from_failure(&e))?;
         let events = super::stream::follow(follower, Ends::Well);
         let wrap = |event| pb::WatchOperationResponse { event: Some(event) };
@@ -82,7 +89,7 @@ impl pb::operation_service_server::OperationService for Operations {
     ) -> Answer<pb::CancelOperationResponse> {
         let (principal, message) = gate::caller(request)?;
         let cancel = async {
-            let id = request::operation_id(&message.id)?;
+            let id = well_formed(request::operation_id(&message.id))?;
             self.operations.cancel(id, &principal).await
         };
         let operation = cancel.await.map_err(|e| status::from_failure(&e))?;

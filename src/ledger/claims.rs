@@ -6,7 +6,10 @@ use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
 use super::{Ending, OperationRow, State, history::operation_columns};
-use crate::db::{Error, lock::LockedSession};
+use crate::db::{
+    Error,
+    lock::{LockedSession, operation_lock},
+};
 
 /// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its session says.
 const QUEUE_SLACK: Duration = Duration::from_secs(60);
@@ -20,13 +23,16 @@ macro_rules! pending_alive {
     };
 }
 
+pub(super) use pending_alive;
+
 const EXISTING: &str = concat!(
     "SELECT o.id, o.request_hash, o.state, o.result::text, \
-     CASE o.state WHEN 'running' THEN EXISTS (SELECT FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted \
-         AND k.classid = 7562088 AND k.objid = 1701667172 AND k.objsubid = 1 \
-         AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) ELSE ",
+     CASE o.state WHEN 'running' THEN EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE ",
+    operation_lock!(),
+    ") ELSE ",
     pending_alive!(),
-    " END FROM schemad.operations o"
+    " END, o.state <> 'pending' OR EXISTS (SELECT FROM schemad.events e WHERE e.operation = o.id AND e.kind = 'accepted') \
+     FROM schemad.operations o"
 );
 
 /// An operation to be claimed.
@@ -64,6 +70,8 @@ pub struct Existing {
     pub request_hash: String,
     /// Where it stands.
     pub state: State,
+    /// False for one that may still be refused, which takes it away.
+    pub is_accepted: bool,
     /// How it ended.
     pub result: Option<Ending>,
     /// False for one that can only have been left by a dead daemon: open, but nobody holds the lock or waits for it.
@@ -132,6 +140,14 @@ pub async fn abandon(client: &Client, id: Uuid) -> Result<(), Error> {
 /// # Errors
 /// The database's, or its loss.
 pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
+    of_the_lock(client, None).await
+}
+
+/// The operation of whoever holds the lock: the running one, or the one that this session prepares.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn of_the_lock(client: &Client, session: Option<i32>) -> Result<Option<OperationRow>, Error> {
     // Whoever holds the lock may be making the ledger just now.
     let ledger = client.query_typed("SELECT to_regclass('schemad.operations') IS NOT NULL", &[]).await?;
     if !ledger.first().is_some_and(|row| row.get(0)) {
@@ -140,44 +156,66 @@ pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
     let query = concat!(
         "SELECT ",
         operation_columns!(),
-        " FROM schemad.operations o WHERE o.state = 'running' ORDER BY o.started_at DESC LIMIT 1"
+        " FROM schemad.operations o WHERE o.state = 'running' OR o.state = 'pending' AND o.backend_pid = $1 \
+         ORDER BY o.state DESC, o.started_at DESC LIMIT 1"
     );
-    Ok(client.query_typed(query, &[]).await?.first().map(OperationRow::from))
+    Ok(client.query_typed(query, &[(&session, Type::INT4)]).await?.first().map(OperationRow::from))
 }
 
-/// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not. Its committed steps
-/// stay and say what it reached; when those are all, it has succeeded and only its end was not recorded. Pending ones are closed
-/// when their session is gone or their time is over.
+/// Closes the operations `o` for which `$dead` is true. Committed steps stay and say what each reached; when those are all, it
+/// has succeeded and only its end was not recorded. The state is compared again because others may close it, too.
+macro_rules! close {
+    ($($dead:expr),+) => {
+        concat!(
+            "WITH dead AS ( \
+                SELECT o.id, o.state, o.daemon, count(s.id) FILTER (WHERE s.state = 'applied') AS done, o.steps_total, \
+                    o.state = 'running' AND count(s.id) FILTER (WHERE s.state = 'applied') = o.steps_total AS all_done \
+                FROM schemad.operations o LEFT JOIN schemad.steps s ON s.operation = o.id WHERE ",
+            $($dead),+,
+            " GROUP BY o.id), \
+            closed AS ( \
+                UPDATE schemad.operations o SET finished_at = clock_timestamp(), \
+                    state = CASE WHEN d.all_done THEN 'succeeded' ELSE 'interrupted' END, \
+                    result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
+                        d.all_done AND d.done = 0 AND o.kind NOT IN ('resolve', 'sign'), \
+                        'steps_done', d.done, 'steps_total', d.steps_total, 'warnings', '[]'::jsonb, 'current', \
+                        (SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1)), \
+                    'failure', CASE WHEN NOT d.all_done THEN jsonb_build_object('reason', 'INTERRUPTED', 'message', \
+                        format('the daemon %s, or its database session, went away; %s of %s steps are done and stay, the rest was \
+not run. Ask again', d.daemon, d.done, d.steps_total), \
+                        'metadata', jsonb_build_object('operation', o.id::text)) END) \
+                FROM dead d WHERE o.id = d.id AND o.state = d.state RETURNING o.id, o.state), \
+            noted AS (INSERT INTO schemad.events (operation, sequence, kind) \
+                SELECT c.id, 1 + coalesce(max(e.sequence), 0), c.state \
+                FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id, c.state) \
+            SELECT id::text, state FROM closed"
+        )
+    };
+}
+
+/// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not. Pending ones are closed when
+/// their session is gone or their time is over.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
-    let close = concat!(
-        "WITH dead AS ( \
-            SELECT o.id, o.daemon, count(s.id) FILTER (WHERE s.state = 'applied') AS done, o.steps_total, \
-                o.state = 'running' AND count(s.id) FILTER (WHERE s.state = 'applied') = o.steps_total AS all_done \
-            FROM schemad.operations o LEFT JOIN schemad.steps s ON s.operation = o.id \
-            WHERE o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ",
-        pending_alive!(),
-        ") GROUP BY o.id), \
-        closed AS ( \
-            UPDATE schemad.operations o SET finished_at = clock_timestamp(), \
-                state = CASE WHEN d.all_done THEN 'succeeded' ELSE 'interrupted' END, \
-                result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
-                    d.all_done AND d.done = 0 AND o.kind NOT IN ('resolve', 'sign'), \
-                    'steps_done', d.done, 'steps_total', d.steps_total, 'warnings', '[]'::jsonb, 'current', \
-                    (SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1)), \
-                'failure', CASE WHEN NOT d.all_done THEN jsonb_build_object('reason', 'INTERRUPTED', 'message', \
-                    format('the daemon %s, or its database session, went away; %s of %s steps are done and stay, the rest was \
-not run. Ask again', d.daemon, d.done, d.steps_total), \
-                    'metadata', jsonb_build_object('operation', o.id::text)) END) \
-            FROM dead d WHERE o.id = d.id RETURNING o.id, o.state), \
-        noted AS (INSERT INTO schemad.events (operation, sequence, kind) \
-            SELECT c.id, 1 + coalesce(max(e.sequence), 0), c.state \
-            FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id, c.state) \
-        SELECT id::text, state FROM closed"
-    );
-    for row in locked.client().query_typed(close, &[(&own, Type::UUID)]).await? {
+    let close = close!("o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ", pending_alive!(), ")");
+    say_closed(&locked.client().query_typed(close, &[(&own, Type::UUID)]).await?);
+    Ok(())
+}
+
+/// Closes the queued operations of dead daemons. Needs no lock: without their session they can never win it.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn close_queued(client: &Client) -> Result<(), Error> {
+    let close = close!("o.state = 'pending' AND NOT ", pending_alive!());
+    say_closed(&client.query_typed(close, &[]).await?);
+    Ok(())
+}
+
+fn say_closed(rows: &[tokio_postgres::Row]) {
+    for row in rows {
         tracing::warn!(
             event = "operation.interrupted",
             operation = row.get::<_, String>(0),
@@ -185,7 +223,6 @@ not run. Ask again', d.daemon, d.done, d.steps_total), \
             "closed an operation that a dead daemon or a lost session had left"
         );
     }
-    Ok(())
 }
 
 fn existing(row: &tokio_postgres::Row) -> Existing {
@@ -196,5 +233,6 @@ fn existing(row: &tokio_postgres::Row) -> Existing {
         state: State::parse(row.get(2)).unwrap_or(State::Failed),
         result: row.get::<_, Option<&str>>(3).and_then(|json| serde_json::from_str(json).ok()),
         is_alive: row.get(4),
+        is_accepted: row.get(5),
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
-use super::{OperationRow, State, history::operation_columns};
+use super::{OperationRow, State, claims::pending_alive, history::operation_columns};
 use crate::{
-    db::{Error, activity::Backend},
+    db::{Error, activity::Backend, lock::operation_lock},
     failure::{Failure, Reason},
 };
 
@@ -66,34 +66,72 @@ pub async fn beat(client: &Client, id: Uuid) -> Result<(), Error> {
     Ok(())
 }
 
-/// The sessions of running operations whose daemons have not said for [`DEAD_AFTER`] that they live: id, daemon, session. The
-/// server's clock decides.
-///
-/// # Errors
-/// The database's, or its loss.
-pub async fn silent(client: &Client) -> Result<Vec<(Uuid, String, Backend)>, Error> {
-    let query = "SELECT o.id, o.daemon, o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) \
-        FROM schemad.operations o WHERE o.state = 'running' \
-        AND o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
-        AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid)";
-    let rows = client.query_typed(query, &[(&DEAD_AFTER.as_secs_f64(), Type::FLOAT8)]).await?;
-    let backend = |row: &tokio_postgres::Row| Backend { pid: row.get(2), started: row.get(3) };
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), backend(row))).collect())
+/// A daemon that holds the lock and says nothing.
+#[derive(Debug)]
+pub struct Silent {
+    /// What it runs or prepares, where that is known.
+    pub operation: Option<Uuid>,
+    /// host:pid, where that is known.
+    pub daemon: String,
+    /// Its session.
+    pub backend: Backend,
 }
 
-/// True when an operation is 'running' although nobody holds its lock: its daemon died and nobody has won the lock since. A daemon
-/// that has only lost its session gets the time to win the lock itself.
+/// The sessions of running operations whose daemons have not said for so long that they live; and those of daemons that hold the
+/// lock and run nothing, but have stood still for so long in between. The server's clock decides.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn has_orphan(client: &Client) -> Result<bool, Error> {
-    let query = "SELECT EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'running' \
-        AND coalesce(o.heartbeat_at, o.started_at) < clock_timestamp() - 2 * make_interval(secs => $1) \
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 \
-            AND k.classid = 7562088 AND k.objid = 1701667172 AND k.database = \
-                (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())))";
+pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, Error> {
+    let query = concat!(
+        "SELECT o.id, o.daemon, o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) \
+            FROM schemad.operations o WHERE o.state = 'running' \
+            AND o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
+            AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid) \
+        UNION SELECT p.id, coalesce(p.daemon, ''), a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint \
+            FROM pg_catalog.pg_locks k JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid \
+            LEFT JOIN schemad.operations p ON p.state = 'pending' AND p.backend_pid = a.pid \
+            WHERE a.application_name = 'schemad' AND a.state LIKE 'idle%' \
+            AND a.state_change < clock_timestamp() - make_interval(secs => $1) \
+            AND NOT EXISTS (SELECT FROM schemad.operations r WHERE r.state = 'running' AND r.backend_pid = a.pid) AND ",
+        operation_lock!()
+    );
+    let rows = client.query_typed(query, &[(&so_long.as_secs_f64(), Type::FLOAT8)]).await?;
+    let silent = |row: &tokio_postgres::Row| Silent {
+        operation: row.get(0),
+        daemon: row.get(1),
+        backend: Backend { pid: row.get(2), started: row.get(3) },
+    };
+    Ok(rows.iter().map(silent).collect())
+}
+
+/// Whether dead daemons left operations behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// One that waits and never will win.
+    pub queued: bool,
+    /// One that is 'running' although nobody holds the lock: its session is gone, or its daemon has been silent for a while.
+    pub running: bool,
+}
+
+/// Whether dead daemons left operations behind.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn left(client: &Client) -> Result<Left, Error> {
+    let query = concat!(
+        "SELECT EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'pending' AND NOT ",
+        pending_alive!(),
+        "), EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'running' \
+            AND (coalesce(o.heartbeat_at, o.started_at) < clock_timestamp() - 2 * make_interval(secs => $1) \
+                OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid \
+                    AND (a.backend_start IS NULL OR a.backend_start = o.backend_start))) \
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE ",
+        operation_lock!(),
+        "))"
+    );
     let rows = client.query_typed(query, &[(&HEARTBEAT.as_secs_f64(), Type::FLOAT8)]).await?;
-    Ok(rows.first().is_some_and(|row| row.get(0)))
+    Ok(rows.first().map(|row| Left { queued: row.get(0), running: row.get(1) }).unwrap_or_default())
 }
 
 /// Why an operation cannot be cancelled: it has ended.

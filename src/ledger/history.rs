@@ -10,7 +10,7 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 use uuid::Uuid;
 
-use super::{Ending, OperationRow, State, read::micros};
+use super::{Ending, OperationRow, Planned, State, read::micros};
 use crate::{
     db::{Error, pool::Reader},
     migration::Direction,
@@ -122,6 +122,8 @@ pub struct Changes {
     pub operation: OperationRow,
     /// The steps after those that were seen; all of them the first time.
     pub steps: Vec<StepChange>,
+    /// What the plan said beside its steps, once there is one.
+    pub planned: Planned,
     /// How it ended, if it has.
     pub ending: Option<Ending>,
 }
@@ -154,7 +156,8 @@ pub async fn changes(reader: &mut Reader, id: Uuid, seen: usize) -> Result<Optio
         let query = concat!(
             "SELECT ",
             operation_columns!(),
-            ", o.result::text AS result FROM schemad.operations o WHERE o.id = $1::uuid"
+            ", o.result::text AS result, (SELECT e.data::text FROM schemad.events e \
+             WHERE e.operation = o.id AND e.kind = 'started' LIMIT 1) AS planned FROM schemad.operations o WHERE o.id = $1::uuid"
         );
         let Some(raw) = sql_query(query).bind::<Text, _>(id.to_string()).load::<RawEnding>(reader.conn()).await?.pop()
         else {
@@ -174,6 +177,7 @@ pub async fn changes(reader: &mut Reader, id: Uuid, seen: usize) -> Result<Optio
     let found = result.await;
     let found = reader.end(found).await?;
     Ok(found.map(|(raw, steps)| Changes {
+        planned: raw.planned.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
         ending: raw.result.as_deref().and_then(|json| serde_json::from_str(json).ok()),
         operation: raw.operation.into(),
         steps: steps.into_iter().filter_map(RawStep::read).collect(),
@@ -186,6 +190,8 @@ struct RawEnding {
     operation: RawOperation,
     #[diesel(sql_type = Nullable<Text>)]
     result: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    planned: Option<String>,
 }
 
 #[derive(QueryableByName)]

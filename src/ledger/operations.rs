@@ -8,7 +8,7 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{Ending, State, settle::Settlement, signatures};
+use super::{Ending, Planned, State, settle::Settlement, signatures};
 use crate::{
     db::{Error, lock::LockedSession, session::insist},
     migration::{Direction, Migration, Row, Script},
@@ -51,10 +51,11 @@ pub async fn begin(
     operation: Uuid,
     steps: &[StepRow<'_>],
     settlement: &Settlement<'_>,
+    planned: &Planned,
 ) -> Result<Option<Vec<i64>>, Error> {
     let client = locked.client();
     client.batch_execute("BEGIN").await?;
-    let written = write_begin(client, operation, steps, settlement).await;
+    let written = write_begin(client, operation, steps, settlement, planned).await;
     // Every other statement of the session is a message of its own, so ending it here covers every way out.
     client.batch_execute(if matches!(written, Ok(Some(_))) { "COMMIT" } else { "ROLLBACK" }).await?;
     written
@@ -65,6 +66,7 @@ async fn write_begin(
     operation: Uuid,
     steps: &[StepRow<'_>],
     settlement: &Settlement<'_>,
+    planned: &Planned,
 ) -> Result<Option<Vec<i64>>, Error> {
     let adopted = settlement.adopted.iter().filter_map(|(_, migration)| *migration);
     let scripts: Vec<&Script> = steps
@@ -91,7 +93,8 @@ async fn write_begin(
     if ours.is_empty() {
         return Ok(None);
     }
-    note(client, operation, "started", "{}").await?;
+    let planned = serde_json::to_string(planned).map_err(|e| Error::Lost(e.to_string()))?;
+    note(client, operation, "started", &planned).await?;
     let ids = insert_steps(client, operation, steps).await?;
     write_journals(client, steps, &ids, settlement).await?;
     Ok(Some(ids))
@@ -279,6 +282,35 @@ pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Re
         [(&id, Type::UUID), (&state.as_str(), Type::TEXT), (&result, Type::TEXT)];
     let ended = insist!(client.query_typed(update, &values))?;
     Ok(!ended.is_empty())
+}
+
+/// Records that an operation was accepted although it has to wait: from then on a repeat is told so by every daemon.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn accept(client: &Client, id: Uuid) -> Result<(), Error> {
+    note(client, id, "accepted", "{}").await
+}
+
+/// A step's next try may wait only so long for its locks, where its row says more.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<(), Error> {
+    let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1); // 0 would be without end
+    let update =
+        "UPDATE schemad.steps SET lock_timeout_ms = $2 WHERE id = $1 AND state = 'pending' AND lock_timeout_ms > $2";
+    insist!(client.query_typed(update, &[(&step, Type::INT8), (&millis, Type::INT4)]))?;
+    Ok(())
+}
+
+/// The highest applied version, as the ledger has it.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn current_version(client: &Client) -> Result<Option<String>, Error> {
+    let highest = "SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1";
+    Ok(client.query_typed(highest, &[]).await?.first().map(|row| row.get(0)))
 }
 
 /// How many steps of an operation are committed.

@@ -50,6 +50,16 @@ impl fmt::Display for State {
     }
 }
 
+/// What a plan said beside its steps; kept so that a replay says it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Planned {
+    /// For each step: its script comes from the ledger. Empty: an older daemon did not say.
+    pub from_ledger: Vec<bool>,
+    /// For the caller.
+    pub warnings: Vec<String>,
+}
+
 /// How far an operation came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {

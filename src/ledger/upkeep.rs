@@ -16,8 +16,15 @@ use crate::{
     migration::Version,
 };
 
-/// Rows deleted at once, so that nobody waits for a long transaction.
-const BATCH: i64 = 1_000;
+/// Refusals deleted at once, so that nobody waits for a long transaction.
+const BATCH_REFUSALS: i64 = 1_000;
+
+/// Operations deleted at once, and how many steps may go with all but the last of them: some 50 ms of work.
+const BATCH_OPERATIONS: i64 = 200;
+const BATCH_STEPS: i64 = 2_000;
+
+/// Nothing is kept longer than for a hundred years: PostgreSQL's times begin somewhere.
+pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// What another daemon said of its watchers holds for so long.
 const WATCHERS_HOLD: Duration = Duration::from_secs(15);
@@ -70,26 +77,34 @@ pub async fn refused(client: &Client, refused: &Refused<'_>) -> Result<(), Error
     Ok(())
 }
 
-/// Deletes a batch of what is kept no longer. An operation stays as long as it explains an applied migration or a half done one.
-/// True when there is more.
+/// Deletes a batch of what is kept no longer and returns how many operations and refusals that were; 0 when there is no more. An
+/// operation stays as long as it explains an applied migration or a half done one. What another daemon is deleting is left to it.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn prune(client: &Client, keep: Retention) -> Result<bool, Error> {
-    let operations = "DELETE FROM schemad.operations WHERE id IN (SELECT o.id FROM schemad.operations o \
-        WHERE o.created_at < clock_timestamp() - make_interval(secs => $1) AND o.finished_at IS NOT NULL \
-        AND NOT EXISTS (SELECT FROM schemad.steps s WHERE s.operation = o.id AND (\
-            EXISTS (SELECT FROM schemad.migrations m WHERE m.version = s.version AND m.step = s.id) \
-            OR EXISTS (SELECT FROM schemad.statements t WHERE t.step = s.id))) \
-        ORDER BY o.created_at LIMIT $2) RETURNING true";
+pub async fn prune(client: &Client, keep: Retention) -> Result<usize, Error> {
+    // An operation goes with its steps, so those are counted: all before it in the batch must be few.
+    let operations = "WITH old AS (SELECT o.id, o.created_at FROM schemad.operations o \
+            WHERE o.created_at < clock_timestamp() - make_interval(secs => $1) AND o.finished_at IS NOT NULL \
+            AND NOT EXISTS (SELECT FROM schemad.steps s WHERE s.operation = o.id AND (\
+                EXISTS (SELECT FROM schemad.migrations m WHERE m.version = s.version AND m.step = s.id) \
+                OR EXISTS (SELECT FROM schemad.statements t WHERE t.step = s.id))) \
+            ORDER BY o.created_at LIMIT $2 FOR UPDATE OF o SKIP LOCKED), \
+        sized AS (SELECT old.id, sum((SELECT count(*) FROM schemad.steps s WHERE s.operation = old.id)) \
+            OVER (ORDER BY old.created_at, old.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM old) \
+        DELETE FROM schemad.operations WHERE id IN (SELECT id FROM sized WHERE coalesce(before, 0) < $3) RETURNING true";
     let refusals = "DELETE FROM schemad.refusals WHERE id IN (SELECT r.id FROM schemad.refusals r \
-        WHERE r.at < clock_timestamp() - make_interval(secs => $1) ORDER BY r.at LIMIT $2) RETURNING true";
-    let mut more = false;
-    for (delete, keep) in [(operations, keep.operations), (refusals, keep.refusals)] {
-        let gone = client.query_typed(delete, &[(&keep.as_secs_f64(), Type::FLOAT8), (&BATCH, Type::INT8)]).await?;
-        more |= i64::try_from(gone.len()).unwrap_or(BATCH) >= BATCH;
-    }
-    Ok(more)
+        WHERE r.at < clock_timestamp() - make_interval(secs => $1) ORDER BY r.at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING true";
+    let seconds = |keep: Duration| keep.min(LONGEST).as_secs_f64();
+    let (operations_for, refusals_for) = (seconds(keep.operations), seconds(keep.refusals));
+    let gone = client
+        .query_typed(
+            operations,
+            &[(&operations_for, Type::FLOAT8), (&BATCH_OPERATIONS, Type::INT8), (&BATCH_STEPS, Type::INT8)],
+        )
+        .await?;
+    let refused = client.query_typed(refusals, &[(&refusals_for, Type::FLOAT8), (&BATCH_REFUSALS, Type::INT8)]).await?;
+    Ok(gone.len() + refused.len())
 }
 
 /// Says how many clients of this daemon watch which versions.

@@ -10,19 +10,20 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Event, Log, Request,
+    Action, Event, Log, Request,
+    holder::{Holder, busy},
     open::{Inner, MAX_OPEN, Registered},
     prepare::Prepared,
 };
 use crate::{
     db::{
-        activity::Blocker,
-        lock::{Attempt, LockedSession, holder},
+        lock::{Attempt, LockedSession},
         pooler,
         session::Session,
     },
     failure::{Failure, Reason},
-    ledger::{OperationRow, claims, control, install},
+    ledger::{claims, control, install, operations},
+    planner,
     runner::Halt,
     shutdown::Phase,
 };
@@ -88,9 +89,6 @@ impl Inner {
             Ok(begun) => self.run(begun, &candidate).await,
             Err(failure) if candidate.accepted => Err(self.end_without_steps(&candidate, failure).await),
             Err(failure) => {
-                tracing::info!(event = "operation.refused", kind = request.action.kind(), reason = %failure.reason,
-                    principal = request.principal, "operation refused: {}", failure.message);
-                self.metrics.operation(request.action.kind(), "refused");
                 if let Ok(session) = Session::open(&self.url).await {
                     // Best effort: a claim that stays behind expires by itself.
                     let _ = claims::abandon(session.client(), id).await;
@@ -107,12 +105,20 @@ impl Inner {
         candidate: &mut Candidate<'_>,
         deadline: Instant,
     ) -> Result<Begun, Failure> {
+        if let Action::Apply(apply) = &candidate.request.action
+            && let Err(refusal) = planner::expect_set(&self.catalog, apply)
+        {
+            // Whoever runs now, this daemon never could.
+            take_back(&session, Some(candidate)).await?;
+            return Err(refusal.into());
+        }
         let locked = match LockedSession::try_lock(session).await? {
             Attempt::Won(locked) => locked,
             Attempt::Held(session) => {
                 if !candidate.request.queue_timeout.is_zero() {
+                    operations::accept(session.client(), candidate.id).await?;
                     candidate.accept();
-                    candidate.log.push(Event::Queued(claims::running(session.client()).await?));
+                    candidate.log.push(Event::Queued(Box::new(Holder::find(session.client()).await?)));
                 }
                 self.win(session, deadline, Some(candidate)).await?
             }
@@ -175,15 +181,9 @@ impl Inner {
                 Attempt::Held(session) => session,
             };
             let now = Instant::now();
-            if now >= deadline {
-                let running = claims::running(session.client()).await?;
-                if running.is_some() || now >= patience {
-                    if let Some(candidate) = candidate.filter(|candidate| !candidate.accepted) {
-                        claims::abandon(session.client(), candidate.id).await?;
-                    }
-                    let holder = if running.is_none() { holder(session.client()).await? } else { None };
-                    return Err(busy(running, holder.as_ref()));
-                }
+            if now >= deadline && (now >= patience || claims::running(session.client()).await?.is_some()) {
+                take_back(&session, candidate).await?;
+                return Err(busy(&Holder::find(session.client()).await?));
             }
             if let Some(candidate) = candidate.filter(|candidate| candidate.accepted)
                 && let Some(by) = control::cancel_requested_by(session.client(), candidate.id).await?
@@ -192,12 +192,21 @@ impl Inner {
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
-                _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
+                () = async { drop(phases.wait_for(|phase| *phase > Phase::Serving).await) } => {
+                    take_back(&session, candidate).await?;
                     return Err(Failure::new(Reason::Interrupted, "this daemon is shutting down; nothing was done"));
                 }
             }
         }
     }
+}
+
+/// Takes a claim back that was not accepted, while its session lives: others close what has none.
+async fn take_back(session: &Session, candidate: Option<&Candidate<'_>>) -> Result<(), Failure> {
+    if let Some(candidate) = candidate.filter(|candidate| !candidate.accepted) {
+        claims::abandon(session.client(), candidate.id).await?;
+    }
+    Ok(())
 }
 
 /// A claimed request that is not yet running.
@@ -241,26 +250,4 @@ pub(super) fn reused(request_id: Uuid) -> Failure {
 /// Why an operation ended that somebody cancelled.
 pub(super) fn cancelled(by: &str, reached: &str) -> Failure {
     Failure::new(Reason::Cancelled, format!("cancelled by {by}; {reached}")).with("cancelled_by", by)
-}
-
-/// The refusal that names who runs.
-pub(super) fn busy(running: Option<OperationRow>, holder: Option<&Blocker>) -> Failure {
-    match running {
-        Some(row) => Failure::new(
-            Reason::Busy,
-            format!(
-                "operation {} ({}, {} of {} steps done) of {} is running; wait for it with queue_timeout, or ask again later",
-                row.id, row.kind, row.steps_done, row.steps_total, row.daemon
-            ),
-        )
-        .with("running_operation", row.id)
-        .with("running_kind", &row.kind)
-        .with("running_daemon", &row.daemon),
-        None => {
-            let who = holder.map_or_else(|| "another session".to_owned(), ToString::to_string);
-            let message =
-                format!("{who} holds the operation lock without running an operation; end it, or ask again later");
-            Failure::new(Reason::Busy, message).with("holder", who)
-        }
-    }
 }

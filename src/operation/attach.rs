@@ -6,10 +6,7 @@ use super::{Event, Log, Request, accept::reused, open::Inner, watch::Tail};
 use crate::{
     db::{lock::Attempt, lock::LockedSession, session::Session},
     failure::{Failure, Reason},
-    ledger::{
-        State,
-        claims::{self, Existing},
-    },
+    ledger::claims::{self, Existing},
     shutdown::Phase,
 };
 
@@ -32,8 +29,8 @@ impl Inner {
         let mut phases = self.phases.clone();
         let mut current = Some(existing);
         while let Some(operation) = current {
-            // A pending row may still be refused, which takes it away; a running one is accepted for good.
-            if operation.state != State::Pending && !announced {
+            // What may still be refused is not told, because a refusal takes it away.
+            if operation.is_accepted && !announced {
                 announced = true;
                 log.name(operation.id);
                 let (kind, request_id) = (request.action.kind().to_owned(), request.request_id.to_string());

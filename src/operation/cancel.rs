@@ -10,7 +10,7 @@ use crate::{
     access::{Principal, Role},
     db::activity,
     failure::{Failure, Reason},
-    ledger::{self, OperationRow, control},
+    ledger::{self, OperationRow, claims, control},
     runner::Halt,
 };
 
@@ -51,6 +51,10 @@ impl Operations {
             // Its daemon sees the wish in the ledger, only later.
             tracing::warn!(event = "operation.cancel_unsent", operation = %id, cause = %error,
                 "the running statement could not be cancelled from here");
+        }
+        if operation.state == "pending" {
+            // Nobody is there to end it when its daemon is dead.
+            claims::close_queued(session.client()).await?;
         }
         let mut reader = inner.pool.get().await?;
         let ended = async {

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::Holder;
 use crate::{
     db::activity::{Building, Waiting},
     failure::Failure,
-    ledger::{Finished, OperationRow, State},
+    ledger::{Finished, State},
     migration::Direction,
 };
 
@@ -22,9 +23,9 @@ pub enum Event {
         repeated: bool,
     },
     /// Another operation holds the lock.
-    Queued(Option<OperationRow>),
-    /// The steps that will run: version, name, direction, true when the script comes from the ledger (in a replay that is not
-    /// known).
+    Queued(Box<Holder>),
+    /// The steps that will run: version, name, direction, true when the script comes from the ledger (an older daemon
+    /// did not say in its replays).
     Planned {
         /// In order.
         steps: Vec<(String, String, Direction, Option<bool>)>,

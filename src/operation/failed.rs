@@ -8,6 +8,21 @@ use crate::{
     runner::{self, Broken, Halt},
 };
 
+/// The operation ends as it was told to; what its statement did is for a person to find out.
+fn halted_in_doubt(halt: Halt, step: &Step, progress: &str) -> Failure {
+    let doubt = format!(
+        "{progress}. The statement that ran may have committed a part of its work, so {} is in doubt: `schemad status` names \
+         the statement, and `schemad resolve {}` settles it",
+        step.file(),
+        step.version
+    );
+    let failure = match halt {
+        Halt::Shutdown => Failure::new(Reason::Interrupted, format!("the daemon was told to stop; {doubt}")),
+        Halt::Cancelled(by) => cancelled(&by, &doubt),
+    };
+    failure.with("version", &step.version).with("file", step.file())
+}
+
 /// The session was lost and the lock could not be won again to read what it had committed.
 pub(super) fn unknown(error: &db::Error) -> db::Error {
     db::Error::Lost(format!(
@@ -57,6 +72,7 @@ pub(super) fn failure(broken: Broken, done: usize, steps: &[Step], role: &str, b
         Broken::Halted(Halt::Cancelled(by)) => {
             cancelled(&by, &format!("{progress}, {undone}")).with("version", &step.version).with("steps_done", done)
         }
+        Broken::HaltedInDoubt(halt) => halted_in_doubt(halt, step, &progress).with("steps_done", done),
         Broken::Guard(error) => {
             let failure = Failure::from(db::Error::from(error));
             Failure {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{Entry, Event};
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason};
 
 /// Live-only events that are kept for slow followers; at most 8 KiB each.
 const LIVE_KEPT: usize = 1_000;
@@ -31,7 +31,7 @@ struct Content {
     durable: Vec<(u64, Arc<Entry>)>,
     /// The latest of the others.
     live: VecDeque<(u64, Arc<Entry>)>,
-    /// How many of them are gone.
+    /// How many of the others are gone, which is the number of the first that is not.
     dropped: u64,
     /// All events so far.
     count: u64,
@@ -88,14 +88,19 @@ impl Log {
         self.change(|content| content.push(time, event));
     }
 
-    /// The number of its last state change.
-    pub fn last_sequence(&self) -> u64 {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner).durable.len() as u64
-    }
-
-    /// True once nothing more comes.
-    pub fn is_closed(&self) -> bool {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner).result.is_some()
+    /// The highest number that a state change of it has or can come to have; `None`: not yet planned.
+    pub fn highest(&self) -> Option<u64> {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = content.durable.len() as u64;
+        let steps = content.durable.iter().find_map(|(_, entry)| match &entry.event {
+            Event::Planned { steps, .. } => Some(steps.len() as u64),
+            _ => None,
+        });
+        match content.result {
+            Some(_) => Some(last),
+            // Accepted, planned, the steps, finished.
+            None => steps.map(|steps| steps + 3),
+        }
     }
 
     /// How many steps it says are done.
@@ -119,15 +124,21 @@ impl Log {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = usize::try_from(sequence).unwrap_or(usize::MAX).min(content.durable.len());
         let next = content.durable[..seen].last().map_or(0, |(place, _)| place + 1);
-        let missed = content.dropped;
+        let next_live = content.dropped + content.live.partition_point(|(at, _)| *at < next) as u64;
         drop(content);
-        Follower { log: self.clone(), changed: self.changed.subscribe(), next, after: sequence, missed }
+        Follower { log: self.clone(), changed: self.changed.subscribe(), next, after: sequence, next_live }
     }
 
     fn change(&self, change: impl FnOnce(&mut Content)) {
         change(&mut self.content.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_replace(());
     }
+}
+
+/// Whoever says that it has a state change which there never is.
+pub(super) fn beyond(after: u64, highest: u64) -> Failure {
+    let message = format!("after_sequence is {after}, and the operation's last state change is at most {highest}");
+    Failure::invalid(Reason::InvalidSequence, "after_sequence", message)
 }
 
 /// Reads a log.
@@ -139,8 +150,8 @@ pub struct Follower {
     next: u64,
     /// State changes up to this one are known to the follower.
     after: u64,
-    /// Live-only events that it was told were dropped.
-    missed: u64,
+    /// How many live-only events came before the next that it has to read; those it was told were dropped are among them.
+    next_live: u64,
 }
 
 /// What a follower gets.
@@ -160,21 +171,22 @@ impl Follower {
             {
                 let content = self.log.content.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some((place, entry)) = content.at(self.next) {
-                    let behind = content.live.front().is_some_and(|(first, _)| self.next < *first);
-                    let dropped = content.dropped - std::mem::replace(&mut self.missed, content.dropped);
-                    if dropped > 0 && behind {
-                        let event = Event::Dropped(dropped);
+                    if let Some(missed @ 1..) = content.dropped.checked_sub(self.next_live) {
+                        self.next_live = content.dropped;
+                        let event = Event::Dropped(missed);
                         let entry = Entry { sequence: 0, time: SystemTime::now(), event };
                         return Next::Event(content.operation, Arc::new(entry));
                     }
                     self.next = place + 1;
+                    self.next_live += u64::from(entry.sequence == 0);
                     if entry.sequence == 0 || entry.sequence > self.after {
                         return Next::Event(content.operation, entry);
                     }
                     continue;
                 }
                 if let Some(result) = &content.result {
-                    return Next::End(result.clone());
+                    let last = content.durable.len() as u64;
+                    return Next::End(if self.after > last { Err(beyond(self.after, last)) } else { result.clone() });
                 }
             }
             // The sender lives in the log that this follower holds, so this cannot fail.
@@ -248,5 +260,29 @@ mod tests {
             }
         }
         assert_eq!((durable, live, dropped), (2, LIVE_KEPT, 7));
+    }
+
+    #[tokio::test]
+    async fn what_a_follower_has_read_is_not_dropped_for_it() {
+        let log = Log::new();
+        (0..LIVE_KEPT).for_each(|n| log.push(notice(n)));
+        let (mut quick, mut slow) = (log.follow(), log.follow());
+        for _ in 0..LIVE_KEPT - 1 {
+            quick.next().await;
+        }
+        (0..10).for_each(|n| log.push(notice(n)));
+        log.close(Ok(()));
+        let mut told = Vec::new();
+        for follower in [&mut quick, &mut slow] {
+            let mut counts = (0, 0);
+            while let Next::Event(_, entry) = follower.next().await {
+                match entry.event {
+                    Event::Dropped(n) => counts.1 += n,
+                    _ => counts.0 += 1,
+                }
+            }
+            told.push(counts);
+        }
+        assert_eq!(told, [(11, 0), (LIVE_KEPT, 10)]);
     }
 }

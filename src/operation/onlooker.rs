@@ -87,6 +87,9 @@ impl Onlooker {
     fn waits(&self, version: &str, activity: &Activity, told: &mut Told, passed: Duration) {
         let same_statement = told.statement == activity.query_start;
         told.statement = activity.query_start;
+        if !same_statement {
+            told.blockers.clear(); // another try, or another statement
+        }
         let before = if same_statement { self.wait.borrow().waited } else { Duration::ZERO };
         let Some(waiting) = &activity.waiting else {
             told.blockers.clear();

@@ -135,8 +135,10 @@ impl Operations {
         match logs.get(&key) {
             Some(open) if open.hash == hash => return open.log.clone(),
             Some(_) => {
-                let log = Log::new();
-                log.close(Err(reused(request.request_id)));
+                let (log, failure) = (Log::new(), reused(request.request_id));
+                log.close(Err(failure.clone()));
+                let inner = inner.clone();
+                tokio::spawn(async move { inner.refused(&request, &failure).await });
                 return log;
             }
             None => {}
@@ -159,7 +161,7 @@ impl Operations {
             }
             result.close(outcome);
             if let Some(failure) = refused {
-                inner.keep_refusal(&request.principal, request.action.kind(), request.request_id, &failure).await;
+                inner.refused(&request, &failure).await;
             }
             inner.running.send_modify(|n| *n -= 1);
         });
@@ -179,6 +181,15 @@ impl Operations {
 }
 
 impl Inner {
+    /// Says in the log, the metrics and the ledger that a request was refused.
+    async fn refused(self: &Arc<Self>, request: &Request, failure: &Failure) {
+        let kind = request.action.kind();
+        tracing::info!(event = "operation.refused", kind, reason = %failure.reason, principal = request.principal,
+            request_id = %request.request_id, "operation refused: {}", failure.message);
+        self.metrics.operation(kind, "refused");
+        self.keep_refusal(&request.principal, kind, request.request_id, failure).await;
+    }
+
     /// Keeps a refusal in the ledger, as well as can be and no more than a few a second.
     async fn keep_refusal(self: &Arc<Self>, principal: &str, kind: &str, request_id: Uuid, failure: &Failure) {
         let Ok(permit) = self.refusals.try_acquire() else { return };

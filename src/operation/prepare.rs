@@ -3,7 +3,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{Action, Event, Operations, Request, StepName, accept::Candidate, open::Inner, signed};
+use super::{
+    Action, Event, Operations, Request, StepName,
+    accept::Candidate,
+    holder::{Holder, busy},
+    open::Inner,
+    signed,
+};
 use crate::{
     catalog::{Catalog, fitness},
     db::{lock::LockedSession, pool::Reader},
@@ -51,7 +57,7 @@ impl Step {
     }
 
     /// How the runner goes about a script that is not one transaction.
-    pub fn journaled<'a>(&'a self, lock_timeout: Duration, role: Option<&'a str>) -> Option<Journaled<'a>> {
+    pub fn journaled<'a>(&'a self, request: &Request, role: Option<&'a str>) -> Option<Journaled<'a>> {
         if self.script.mode == Mode::Transactional {
             return None;
         }
@@ -59,14 +65,28 @@ impl Step {
         Some(Journaled {
             units: sql::units(&self.script.sql).unwrap_or_default(), // `check` has refused what has none
             resume: self.resume,
-            lock_timeout: settings.lock_timeout.unwrap_or(lock_timeout),
+            lock_timeout: self.lock_timeout(request),
             statement_timeout: settings.statement_timeout.unwrap_or_default(),
             role,
         })
     }
 
+    /// How long it may go on retrying for its locks; 0 is one try.
+    pub fn lock_wait(&self, request: &Request) -> Duration {
+        self.settings().lock_wait.unwrap_or(request.lock_wait)
+    }
+
+    /// How long one try may wait for a lock: never longer than all tries together.
+    fn lock_timeout(&self, request: &Request) -> Duration {
+        let asked = self.settings().lock_timeout.unwrap_or(request.lock_timeout);
+        match self.lock_wait(request) {
+            Duration::ZERO => asked,
+            wait if asked.is_zero() => wait,
+            wait => asked.min(wait),
+        }
+    }
+
     /// What the file asks for. The catalog refuses a file with a mistake in it; an older release let none through.
-    /// What its file asks for.
     pub fn settings(&self) -> sql::Settings {
         sql::settings(&self.script.sql).unwrap_or_default()
     }
@@ -107,6 +127,10 @@ impl Inner {
             candidate.id,
             &rows(&steps, candidate.request, self.role.as_deref(), signer),
             &settlement,
+            &ledger::Planned {
+                from_ledger: steps.iter().map(|step| step.from_ledger).collect(),
+                warnings: warnings.clone(),
+            },
         )
         .await?
         .ok_or_else(|| {
@@ -133,7 +157,7 @@ impl Operations {
         let inner = &self.0;
         let snapshot = ledger::read::snapshot(reader).await?;
         if snapshot.running.is_some() && request.queue_timeout.is_zero() {
-            return Err(super::accept::busy(snapshot.running, None));
+            return Err(busy(&Holder { operation: snapshot.running, session: None }));
         }
         let plan = plan(&inner.catalog, &snapshot, request)?;
         inner.spare_users(&plan, reader, request).await?;
@@ -272,7 +296,7 @@ fn rows<'a>(
             script: &step.script,
             down: step.down.as_ref(),
             down_mac: signer.zip(step.down.as_ref()).map(|(signer, down)| signer.sign(&step.version, down)),
-            lock_timeout: step.settings().lock_timeout.unwrap_or(request.lock_timeout),
+            lock_timeout: step.lock_timeout(request),
             statement_timeout: step.settings().statement_timeout.unwrap_or_default(),
             parts: &step.parts,
             resume: step.resume,

@@ -42,8 +42,8 @@ impl Inner {
                 runner::Step {
                     id: step.id,
                     sql: &step.script.sql,
-                    lock_wait: step.settings().lock_wait.unwrap_or(request.lock_wait),
-                    journaled: step.journaled(request.lock_timeout, self.role.as_deref()),
+                    lock_wait: step.lock_wait(request),
+                    journaled: step.journaled(request, self.role.as_deref()),
                 }
             })
             .collect();
@@ -107,16 +107,17 @@ impl Inner {
 
     /// Another daemon cancels a statement before this one has heard that the operation is to end.
     async fn cancelled_elsewhere(&self, broken: Broken, candidate: &Candidate<'_>) -> Broken {
-        let is_cancel = match &broken {
-            Broken::Sql(failed) => failed.error.is(&SqlState::QUERY_CANCELED),
-            Broken::Guard(error) => error.is(&SqlState::QUERY_CANCELED),
-            _ => false,
+        let (is_cancel, halted): (bool, fn(Halt) -> Broken) = match &broken {
+            Broken::Sql(failed) => (failed.error.is(&SqlState::QUERY_CANCELED), Broken::Halted),
+            Broken::Guard(error) => (error.is(&SqlState::QUERY_CANCELED), Broken::Halted),
+            Broken::Doubt(failed) => (failed.error.is(&SqlState::QUERY_CANCELED), Broken::HaltedInDoubt),
+            _ => return broken,
         };
         let side = self.side.borrow().clone();
         match side {
             Some(session) if is_cancel => {
                 match control::cancel_requested_by(session.client(), candidate.id).await.ok().flatten() {
-                    Some(by) => Broken::Halted(Halt::Cancelled(by)),
+                    Some(by) => halted(Halt::Cancelled(by)),
                     None => broken,
                 }
             }
@@ -127,7 +128,14 @@ impl Inner {
     /// An accepted operation that could not begin: it waited in vain, or its plan was refused under the lock.
     pub(super) async fn end_without_steps(&self, candidate: &Candidate<'_>, failure: Failure) -> Failure {
         let failure = failure.with("operation", candidate.id);
-        let recorded = self.record(None, candidate, Instant::now(), Finished::default(), Some(failure.clone())).await;
+        // Best effort: it changed nothing, so this is only for whoever reads it.
+        let side = self.side.borrow().clone();
+        let current = match side {
+            Some(session) => operations::current_version(session.client()).await.ok().flatten(),
+            None => None,
+        };
+        let finished = Finished { current, ..Finished::default() };
+        let recorded = self.record(None, candidate, Instant::now(), finished, Some(failure.clone())).await;
         recorded.err().unwrap_or(failure)
     }
 

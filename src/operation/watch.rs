@@ -8,7 +8,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Event, Follower, Log, Operations, StepName, open::Inner};
+use super::{Event, Follower, Log, Operations, StepName, log::beyond, open::Inner};
 use crate::{
     failure::{Failure, Kind, Reason},
     ledger::{
@@ -31,17 +31,11 @@ impl Operations {
             Some(log) => log,
             None => inner.tailed(id).await?,
         };
-        let follower = log.follow_after(after);
-        match log.last_sequence() {
-            last if after > last && log.is_closed() => Err(beyond(after, last)),
-            _ => Ok(follower),
+        match log.highest() {
+            Some(highest) if after > highest => Err(beyond(after, highest)),
+            _ => Ok(log.follow_after(after)),
         }
     }
-}
-
-fn beyond(after: u64, last: u64) -> Failure {
-    let message = format!("after_sequence is {after}, and the operation has ended with {last}");
-    Failure::invalid(Reason::InvalidSequence, "after_sequence", message)
 }
 
 impl Inner {
@@ -113,17 +107,19 @@ impl Tail {
     }
 
     fn tell(&mut self, changes: Changes, log: &Log) -> Option<Ending> {
-        let Changes { operation, steps, ending } = changes;
+        let Changes { operation, steps, planned, ending } = changes;
         if !std::mem::replace(&mut self.accepted, true) {
             let (kind, request_id) = (operation.kind.clone(), operation.request_id.clone());
-            log.push_at(operation.created_at, Event::Accepted { kind, request_id, repeated: true });
+            log.push_at(operation.created_at, Event::Accepted { kind, request_id, repeated: false });
         }
         if let Some(at) = operation.started_at
             && !std::mem::replace(&mut self.planned, true)
         {
             self.steps.clone_from(&steps);
-            let plan = |s: &StepChange| (s.version.clone(), s.name.clone(), s.direction, None);
-            log.push_at(at, Event::Planned { steps: steps.iter().map(plan).collect(), warnings: Vec::new() });
+            let from_ledger =
+                |s: &StepChange| s.ordinal.checked_sub(1).and_then(|n| planned.from_ledger.get(n).copied());
+            let plan = |s: &StepChange| (s.version.clone(), s.name.clone(), s.direction, from_ledger(s));
+            log.push_at(at, Event::Planned { steps: steps.iter().map(plan).collect(), warnings: planned.warnings });
         }
         for step in &steps {
             let Some((at, took)) = step.done else { break };

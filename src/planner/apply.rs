@@ -39,9 +39,7 @@ pub enum Target {
 /// # Errors
 /// A [`Refusal`]: set mismatch, unknown target, an edited up, or a pending migration out of order.
 pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Plan, Refusal> {
-    if let Some(expected) = request.expected_set.filter(|e| *e != catalog.digest()) {
-        return Err(Refusal::SetMismatch { expected, actual: catalog.digest() });
-    }
+    expect_set(catalog, request)?;
     let applied: BTreeMap<&Version, &Row> =
         rows.iter().filter(|row| row.is_applied()).map(|row| (&row.version, row)).collect();
     if let Target::To(version) = &request.target
@@ -73,6 +71,17 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
         )],
     };
     Ok(Plan { steps: chosen.into_iter().map(up).collect(), warnings, ..Plan::default() })
+}
+
+/// Refuses another set than the embedded one, which needs no database to know.
+///
+/// # Errors
+/// [`Refusal::SetMismatch`].
+pub fn expect_set(catalog: &Catalog, request: &Apply) -> Result<(), Refusal> {
+    match request.expected_set.filter(|expected| *expected != catalog.digest()) {
+        None => Ok(()),
+        Some(expected) => Err(Refusal::SetMismatch { expected, actual: catalog.digest() }),
+    }
 }
 
 fn up(migration: &Migration) -> Step {

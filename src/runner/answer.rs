@@ -6,7 +6,11 @@ use futures_util::StreamExt as _;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryStream, error::SqlState};
 
 use super::{Broken, Halt, Orders, ScriptError, message};
-use crate::db::{Error, lock::LockedSession};
+use crate::db::{
+    Error,
+    lock::LockedSession,
+    session::{Canceller, Notice},
+};
 
 /// How often a running statement is asked to stop. A cancel can arrive between two statements and hit neither.
 const CANCEL_AGAIN: Duration = Duration::from_millis(200);
@@ -30,24 +34,30 @@ pub(super) enum Ended {
 
 /// Reads an answer to its end. Rows are dropped as they come, so memory stays flat. Which statement of a message runs cannot be
 /// told meanwhile: the server keeps what it has to say until its buffer is full or the message is through. `patience` is how
-/// long it may wait for locks; none: its lock_timeout says so.
+/// long it may wait for locks; none: its lock_timeout says so. What the server says meanwhile goes to `hear` at once.
 pub(super) async fn receive(
-    session: &LockedSession,
+    session: &mut LockedSession,
     mut answer: Pin<&mut SimpleQueryStream>,
     patience: Option<Duration>,
     mut orders: Orders,
+    hear: &mut impl FnMut(Notice),
 ) -> Received {
     let mut impatient = orders.clone();
+    let canceller = session.canceller();
     let (mut statements, mut ended) = (0_usize, None);
     let result = loop {
         let message = tokio::select! {
             message = answer.next() => message,
+            notice = session.next_notice() => {
+                hear(notice);
+                continue;
+            }
             () = orders.until_halted(), if ended.is_none() => { ended = orders.halted().map(Ended::Halted); continue }
             () = impatient.until_impatient(patience), if ended.is_none() => {
                 ended = Some(Ended::Impatient(impatient.wait.borrow().waited));
                 continue
             }
-            () = cancel(session), if ended.is_some() => continue,
+            () = cancel(&canceller), if ended.is_some() => continue,
         };
         match message {
             Some(Ok(SimpleQueryMessage::CommandComplete(_))) => statements += 1,
@@ -56,6 +66,7 @@ pub(super) async fn receive(
             None => break Ok(()),
         }
     };
+    session.take_notices().into_iter().for_each(hear);
     Received { statements, ended, result }
 }
 
@@ -94,7 +105,7 @@ pub(super) fn of_our_own(error: impl Into<Error>) -> Broken {
 }
 
 /// Asks the server to cancel what runs, and waits a little.
-async fn cancel(session: &LockedSession) {
-    session.cancel().await;
+async fn cancel(canceller: &Canceller) {
+    canceller.cancel().await;
     tokio::time::sleep(CANCEL_AGAIN).await;
 }

@@ -11,7 +11,7 @@ use super::{
     outside,
 };
 use crate::{
-    db::{SqlError, lock::LockedSession},
+    db::{SqlError, lock::LockedSession, session::Notice},
     planner::Resume,
     sql::{self, Kind, Outside, Unit, Work},
 };
@@ -132,8 +132,7 @@ async fn in_transaction(
     let text: String =
         part.unit.settings.iter().map(|s| format!("{}\n;\n", s.sql)).chain([part.unit.body.sql.into()]).collect();
     let (message, preamble) = message::of_part(part.step.id, begin, &text, then, session.server_major());
-    let received = send(session, &message, None, orders).await?;
-    notices(session, part.index, observer);
+    let received = send(session, &message, None, orders, &mut |notice| observer.notice(part.index, notice)).await?;
     let Received { statements, ended, result } = received;
     result.map_err(|error| match answer::broken(error, ended, statements, preamble) {
         Broken::Sql(failed) => Broken::Sql(in_the_file(part, failed)),
@@ -141,28 +140,22 @@ async fn in_transaction(
     })
 }
 
-/// Sends one message and reads its answer.
+/// Sends one message and reads its answer; what is said meanwhile goes to `hear`.
 pub(super) async fn send(
-    session: &LockedSession,
+    session: &mut LockedSession,
     message: &str,
     patience: Option<Duration>,
     orders: &Orders,
+    hear: &mut impl FnMut(Notice),
 ) -> Result<Received, Broken> {
     let answer = session.client().simple_query_raw(message).await.map_err(|e| Broken::Lost(e.into()))?;
-    Ok(answer::receive(session, std::pin::pin!(answer), patience, orders.clone()).await)
+    Ok(answer::receive(session, std::pin::pin!(answer), patience, orders.clone(), hear).await)
 }
 
 /// Records a part, or the step, in a transaction of its own.
 pub(super) async fn record(session: &LockedSession, step: i64, then: Then) -> Result<(), Broken> {
     let recorded = session.client().batch_execute(&message::record(step, then)).await;
     recorded.map_err(answer::of_our_own)
-}
-
-/// Passes on what was said.
-pub(super) fn notices(session: &mut LockedSession, index: usize, observer: &impl Observer) {
-    for notice in session.take_notices() {
-        observer.notice(index, notice);
-    }
 }
 
 /// A statement that nobody knew to need this, found out by the server's refusal, before it did anything. (25001 is also what

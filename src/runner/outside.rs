@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
+use tokio_postgres::{error::SqlState, types::Type};
 
 use super::{
     Broken, Observer, Orders, ScriptError,
     answer::{self, Received},
     evidence::{self, Found},
-    journaled::{Part, notices, record, send, statement_at},
+    journaled::{Part, record, send, statement_at},
     message::{self, Then},
 };
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 
 /// What the removal of an invalid index may take right after its build failed; later the next try removes it.
 const CLEAN_UP_WITHIN: Duration = Duration::from_secs(2);
+
+/// The same when somebody waits for the end: a cancel is answered within 500 ms.
+const CLEAN_UP_AFTER_CANCEL: Duration = Duration::from_millis(200);
 
 /// Runs one statement outside a transaction and records that it is done. `interrupted`: an earlier try was announced and not
 /// recorded.
@@ -36,7 +39,6 @@ pub(super) async fn run(
     if !(interrupted && found.took_effect) {
         announce(session, part, what, &found).await?;
         let ran = announced(session, part, &found, orders, observer).await;
-        notices(session, part.index, observer);
         match ran {
             Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)), // nobody knows; the next try finds out
             Ok(()) => reset(session).await?,
@@ -59,14 +61,16 @@ async fn refused(
     broken: Broken,
     observer: &impl Observer,
 ) -> Broken {
-    match broken {
+    let broken = match broken {
         // The announcement stays, and with it the doubt.
         Broken::Sql(failed) if may_commit(part) => return Broken::Doubt(failed),
-        _ => {}
-    }
+        Broken::Halted(halt) if may_commit(part) => return Broken::HaltedInDoubt(halt),
+        broken => broken,
+    };
+    let within = clean_up_within(&broken);
     if let Ok(left) = look(session, part, what, found.before).await
         && !left.invalid.is_empty()
-        && set(session, part, CLEAN_UP_WITHIN, CLEAN_UP_WITHIN).await.is_ok()
+        && set(session, part, within, within).await.is_ok()
     {
         for index in &left.invalid {
             let dropped = session.client().batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await;
@@ -82,6 +86,15 @@ async fn refused(
     match session.client().batch_execute(&take_back).await.map_err(answer::of_our_own) {
         Ok(()) => broken,
         Err(failed) => failed,
+    }
+}
+
+/// A cancel from another daemon arrives before the reason for it does.
+fn clean_up_within(broken: &Broken) -> Duration {
+    match broken {
+        Broken::Halted(_) => CLEAN_UP_AFTER_CANCEL,
+        Broken::Sql(failed) if failed.error.is(&SqlState::QUERY_CANCELED) => CLEAN_UP_AFTER_CANCEL,
+        _ => CLEAN_UP_WITHIN,
     }
 }
 
@@ -103,7 +116,7 @@ async fn look(
 }
 
 async fn announced(
-    session: &LockedSession,
+    session: &mut LockedSession,
     part: &Part<'_>,
     found: &Found,
     orders: &Orders,
@@ -119,12 +132,12 @@ async fn announced(
     for index in &found.invalid {
         observer.notice(part.index, note(format!("dropping the invalid index {index}, which an earlier try left")));
         // The name was quoted by the server.
-        sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), patience, orders).await?;
+        sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), patience, orders, observer).await?;
     }
     if let Some(instead) = &found.instead {
         observer.notice(part.index, note(format!("an earlier try did half of it; going on with {instead}")));
     }
-    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders).await
+    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders, observer).await
 }
 
 /// A procedure or a block may have committed before it failed.
@@ -135,13 +148,15 @@ fn may_commit(part: &Part<'_>) -> bool {
 
 /// Sends the statement, or one that belongs to it.
 async fn sent(
-    session: &LockedSession,
+    session: &mut LockedSession,
     part: &Part<'_>,
     statement: &str,
     patience: Option<Duration>,
     orders: &Orders,
+    observer: &impl Observer,
 ) -> Result<(), Broken> {
-    let Received { statements: _, ended, result } = send(session, statement, patience, orders).await?;
+    let mut hear = |notice| observer.notice(part.index, notice);
+    let Received { statements: _, ended, result } = send(session, statement, patience, orders, &mut hear).await?;
     let Err(error) = result else { return Ok(()) };
     Err(match answer::broken(error, ended, message::PREAMBLE_STATEMENTS, 0) {
         Broken::Sql(mut failed) => {

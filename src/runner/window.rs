@@ -90,15 +90,14 @@ async fn settle(
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let index = sent.index;
-    let received = answer::receive(session, sent.answer.as_mut(), None, orders).await;
-    early.extend(session.take_notices());
     // What a later step has already said waits for its turn.
-    for notice in std::mem::take(early) {
-        match steps[index + 1..].iter().any(|later| notice.step == Some(later.id)) {
-            true => early.push(notice),
-            false => observer.notice(index, notice),
-        }
-    }
+    let said_before = std::mem::take(early);
+    let mut hear = |notice: Notice| match steps[index + 1..].iter().any(|later| notice.step == Some(later.id)) {
+        true => early.push(notice),
+        false => observer.notice(index, notice),
+    };
+    said_before.into_iter().for_each(&mut hear);
+    let received = answer::receive(session, sent.answer.as_mut(), None, orders, &mut hear).await;
     let Received { statements, ended, result } = received;
     result.map_err(|error| answer::broken(error, ended, statements, sent.preamble))
 }

@@ -87,3 +87,51 @@ async fn apply_asks_once_more_when_its_daemon_died_and_says_so() {
     database.assert_consistent().await;
     second.kill().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queued_apply_outlives_a_deploy_of_its_daemon() {
+    let (database, set) = (TestDatabase::new().await, gated());
+    let mut command = from_folder(&set, &["serve"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut first = Process::start(command).await;
+    first.event("ledger.upgraded").await;
+    let holder = database.connect().await;
+    holder.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
+    let mut apply = schemad(&["apply", "--queue-timeout", "60s", "--address", &first.address]);
+    let apply = apply.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let queued = "SELECT count(*) FROM schemad.events WHERE kind = 'accepted'";
+    eventually("it is queued", async || (database.text(queued).await == "1").then_some(())).await;
+    first.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(first.exit_code().await, Some(0));
+    drop(holder);
+    let mut command = from_folder(&set, &["serve", "--listen", &first.address, "--admin-listen", "127.0.0.1:0"]);
+    let mut second = command.env("DATABASE_URL", &database.url).spawn().unwrap();
+    let ended =
+        tokio::time::timeout(crate::harness::PATIENCE, apply.wait_with_output()).await.expect("it hangs").unwrap();
+    let (said, result) = (stderr(&ended), stdout(&ended));
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    assert!(said.contains("by hand") || said.contains("which holds the operation lock"), "{said}");
+    assert!(said.contains("asking once more") && said.contains("is shutting down"), "{said}");
+    assert_eq!(result, "Interrupted before the first step.\nDone: 2 of 2 steps done, the current version is 2.\n");
+    database.assert_consistent().await;
+    second.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_says_why_something_was_settled() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[]);
+    set.add_non_transactional("1_half", "CREATE TABLE a ();\nSELECT 1/0;", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.failure();
+    let (code, _, err) = run(&daemon.address, &["resolve", "1", "--start-over", "--reason", "INC-42"]).await;
+    assert_eq!(code, 0, "{err}");
+    let (code, out, _) = run(&daemon.address, &["history", "--kind", "resolve"]).await;
+    assert!(code == 0 && out.lines().nth(1).unwrap().trim_end().ends_with(": INC-42"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_kept_for_longer_than_a_century() {
+    let (code, _, err) = run("127.0.0.1:1", &["serve", "--keep-operations", "300000years"]).await;
+    assert!(code == 2 && err.contains("at most 100 years"), "{err}");
+}

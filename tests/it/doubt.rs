@@ -1,11 +1,14 @@
 //! Scripts that are not one transaction and were interrupted: what is gone on with, what is in doubt, and what waits for a
 //! person.
 
-use schemad::grpc::pb;
+use std::time::Duration;
+
+use schemad::{Settings, grpc::pb};
 use tonic::Code;
 
 use super::journal::{index_state, journal, problems, set, until_active};
-use crate::harness::{Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
+use crate::harness::daemon::get;
+use crate::harness::{Process, Set, TestDaemon, TestDatabase, daemon::settings, eventually, process::from_folder};
 
 /// The kill comes while the index waits for an old snapshot, and again right after it was built.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,6 +76,10 @@ async fn what_nobody_can_know_waits_for_a_person() {
         daemon.check("schemad.schema.current").await,
         Ok(tonic_health::pb::health_check_response::ServingStatus::NotServing)
     );
+    // Operations are accepted, because whoever settles it has to reach this daemon; but nobody overlooks it.
+    let (code, ready) = get(&daemon.admin, "/readyz").await;
+    assert_eq!((code, ready.as_str()), (200, r#"{"reason":"IN_DOUBT","status":"SERVING"}"#));
+    assert!(get(&daemon.admin, "/metrics").await.1.contains("schemad_in_doubt 1"));
     for outcome in [daemon.apply_all().await, daemon.rollback_all().await] {
         let failed = outcome.failure();
         failed.assert(Code::FailedPrecondition, "IN_DOUBT");
@@ -82,6 +89,8 @@ async fn what_nobody_can_know_waits_for_a_person() {
     daemon.apply_all().await.finished();
     assert_eq!(database.text("SELECT string_agg(n::text, '' ORDER BY n) FROM t").await, "1234");
     assert_eq!(daemon.status().await.state(), pb::SchemaState::Current);
+    assert!(get(&daemon.admin, "/readyz").await.1.contains(r#""reason":"""#));
+    assert!(get(&daemon.admin, "/metrics").await.1.contains("schemad_in_doubt 0"));
 }
 
 /// What the server refused is not in doubt, and neither is what was never sent.
@@ -216,4 +225,48 @@ async fn status_says_beforehand_what_apply_would_refuse() {
     let daemon = TestDaemon::start(&database, &set).await;
     assert_eq!(problems(&daemon).await, ["NON_TRANSACTIONAL", "JOURNAL_DIFFERS", "HALF_APPLIED"]);
     daemon.apply(first).await.failure().assert(Code::FailedPrecondition, "JOURNAL_DIFFERS");
+}
+
+/// What a procedure committed before it was told to end, nobody can know: it does not run again by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_procedure_that_was_told_to_end_after_a_commit_is_in_doubt() {
+    for how in ["cancelled here", "cancelled elsewhere", "shut down"] {
+        let database = TestDatabase::new().await;
+        database
+            .execute(
+                "CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (3); COMMIT; \
+                 PERFORM pg_advisory_lock(77); INSERT INTO t VALUES (4); END $$",
+            )
+            .await;
+        let set = set("-- schemad: lock_timeout=0\nCALL work();", "");
+        let brief = Settings { shutdown_grace: Duration::from_millis(100), ..settings(&database.url) };
+        let runs = TestDaemon::launch(brief, &set).await;
+        runs.until_ready().await;
+        let other = TestDaemon::start(&database, &set).await;
+        let gate = database.connect().await;
+        gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+        let end = async {
+            database.until_waiting(77).await;
+            let id = database.text("SELECT id FROM schemad.operations WHERE state = 'running'").await;
+            match how {
+                "cancelled here" => drop(runs.operations().cancel_operation(pb::CancelOperationRequest { id }).await),
+                "cancelled elsewhere" => {
+                    drop(other.operations().cancel_operation(pb::CancelOperationRequest { id }).await);
+                }
+                _ => runs.terminate(),
+            }
+        };
+        let (outcome, ()) = tokio::join!(runs.apply_all(), end);
+        let failed = outcome.failure();
+        match how {
+            "shut down" => failed.assert(Code::Aborted, "INTERRUPTED"),
+            _ => failed.assert(Code::Cancelled, "CANCELLED"),
+        }
+        assert!(failed.message.contains("in doubt"), "{how}: {}", failed.message);
+        assert_eq!(journal(&database).await, ["1 running"], "{how}");
+        assert_eq!(other.status().await.state(), pb::SchemaState::InDoubt, "{how}");
+        gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+        other.apply_all().await.failure().assert(Code::FailedPrecondition, "IN_DOUBT");
+        assert_eq!(database.text("SELECT string_agg(n::text, '' ORDER BY n) FROM t").await, "123", "{how}");
+    }
 }

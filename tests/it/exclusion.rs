@@ -1,4 +1,10 @@
-use schemad::grpc::pb::{self, operation_event::Event};
+use std::time::Duration;
+
+use schemad::{
+    db::activity,
+    grpc::pb::{self, operation_event::Event},
+    ledger::control,
+};
 use tonic::Code;
 
 use crate::harness::{Set, TestDaemon, TestDatabase};
@@ -174,4 +180,80 @@ async fn a_session_that_holds_the_lock_without_an_operation_is_named() {
     failed.assert(Code::Aborted, "BUSY");
     assert!(failed.message.starts_with(&format!("pid {pid} (")), "{}", failed.message);
     assert!(failed.metadata["holder"].contains("by hand, idle for"), "{:?}", failed.metadata);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_told_which_session_it_waits_for() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let holder = hold(&database).await;
+    holder.batch_execute("SET application_name = 'by hand'").await.unwrap();
+    let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let patient =
+        pb::ApplyRequest { queue_timeout: Some(prost_types::Duration { seconds: 30, nanos: 0 }), ..Default::default() };
+    let mut stream = daemon.client().apply(patient).await.unwrap().into_inner();
+    let queued = loop {
+        if let Some(Event::Queued(queued)) = stream.message().await.unwrap().unwrap().event.unwrap().event {
+            break queued;
+        }
+    };
+    let named = queued.holder.unwrap();
+    assert_eq!((named.pid, named.application_name.as_str(), named.state.as_str()), (pid, "by hand", "idle"));
+    assert!(queued.running.is_none());
+    drop(holder);
+    drain(stream).await;
+}
+
+/// A daemon that was stopped between winning the lock and its first step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_holds_the_lock_and_stands_still_is_named_and_counts_as_silent() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (stopped, by_hand) = (hold(&database).await, database.connect().await);
+    stopped.batch_execute("SET application_name = 'schemad'").await.unwrap();
+    stopped
+        .batch_execute(
+            "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, backend_pid, \
+                 backend_start, queue_until) \
+             SELECT gen_random_uuid(), 'apply', 'p', gen_random_uuid(), 'h', 'pending', 'elsewhere:7', pid, backend_start, \
+                 now() + interval '1 hour' FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+        )
+        .await
+        .unwrap();
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::Aborted, "BUSY");
+    assert_eq!(failed.metadata["running_daemon"], "elsewhere:7");
+    assert!(failed.message.contains("of elsewhere:7 holds the operation lock"), "{}", failed.message);
+
+    let silent = async |so_long: Duration| control::silent(&by_hand, so_long).await.unwrap();
+    assert!(silent(control::DEAD_AFTER).await.is_empty());
+    let found = silent(Duration::ZERO).await;
+    assert_eq!((found.len(), found[0].daemon.as_str()), (1, "elsewhere:7"));
+    assert!(found[0].operation.is_some());
+    // Whoever is busy is not silent, and neither is a person.
+    stopped.batch_execute("SET application_name = 'psql'").await.unwrap();
+    assert!(silent(Duration::ZERO).await.is_empty());
+    stopped.batch_execute("SET application_name = 'schemad'").await.unwrap();
+    assert!(activity::terminate(&by_hand, found[0].backend).await.unwrap());
+    daemon.apply_all().await.finished();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_set_than_expected_is_refused_also_while_an_operation_runs() {
+    let (database, set) = (TestDatabase::new().await, slow());
+    let (daemon, older) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &Set::of(&[])).await);
+    let digest = daemon.status().await.embedded_set_digest;
+    let (operation, stream) = running(&daemon).await;
+    let request = pb::ApplyRequest { expected_set_digest: digest, ..Default::default() };
+    older.apply(request.clone()).await.failure().assert(Code::FailedPrecondition, "SET_MISMATCH");
+    daemon.apply(request.clone()).await.failure().assert(Code::Aborted, "BUSY");
+    drain(stream).await;
+    // What the newer release accepted, the older one tells all the same.
+    let again = pb::ApplyRequest { request_id: uuid::Uuid::new_v4().to_string(), ..request };
+    let first = daemon.apply(again.clone()).await;
+    let told = older.apply(again).await;
+    assert_eq!((told.finished(), told.operation()), (first.finished(), first.operation()));
+    assert_ne!(first.operation(), operation);
+    let open = "SELECT count(*) FROM schemad.operations";
+    assert_eq!(database.text(open).await, "2", "refusals leave nothing behind");
 }

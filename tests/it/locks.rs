@@ -194,3 +194,43 @@ async fn an_index_that_was_dropped_by_half_counts_as_half_reverted() {
     daemon.apply_all().await.finished();
     database.assert_consistent().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lock_wait_bounds_a_try_that_would_wait_longer() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE busy (id int)").await;
+    let user = database.connect().await;
+    user.batch_execute("BEGIN; LOCK TABLE busy IN ACCESS SHARE MODE").await.unwrap();
+    let soon = |millis| Some(prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 });
+    for (comment, lock_timeout) in [("", None), ("-- schemad: lock_timeout=0\n", None), ("", soon(600))] {
+        let set = Set::of(&[("1_locked", &format!("{comment}ALTER TABLE busy ADD COLUMN more int;"), "")]);
+        let daemon = TestDaemon::start(&database, &set).await;
+        let asked = std::time::Instant::now();
+        let request = pb::ApplyRequest { lock_timeout, lock_wait: soon(900), ..Default::default() };
+        let outcome = tokio::time::timeout(crate::harness::PATIENCE, daemon.apply(request)).await.expect("it waits");
+        outcome.failure().assert(Code::FailedPrecondition, "LOCK_TIMEOUT");
+        assert!(asked.elapsed() < std::time::Duration::from_secs(4), "{:?}", asked.elapsed());
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_try_says_anew_who_is_in_the_way() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE busy (id int)").await;
+    let set = Set::of(&[("1_locked", "-- schemad: lock_timeout=1s\nALTER TABLE busy ADD COLUMN more int;", "")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let user = database.connect().await;
+    user.batch_execute("BEGIN; LOCK TABLE busy IN ACCESS SHARE MODE").await.unwrap();
+    let mut stream = daemon.client().apply(wait(60, 0)).await.unwrap().into_inner();
+    let (mut tries, mut said) = (1, Vec::new());
+    while tries < 5 {
+        match until(&mut stream, |e| matches!(e, Event::Waiting(_) | Event::Retrying(_))).await {
+            Event::Waiting(_) => said.push(tries),
+            _ => tries += 1,
+        }
+    }
+    user.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(said, [1, 2, 3, 4]);
+    until(&mut stream, |e| matches!(e, Event::Finished(_))).await;
+}

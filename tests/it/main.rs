@@ -36,5 +36,6 @@ mod rolling;
 mod serve;
 mod shutdown;
 mod signing;
+mod silent;
 mod tls;
 mod upkeep;

@@ -271,3 +271,106 @@ async fn a_silent_daemons_session_is_ended_and_its_operation_closed() {
     stopped.signal(nix::sys::signal::Signal::SIGCONT);
     stopped.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_after_what_never_comes_is_refused_at_once_or_at_the_end() {
+    let (database, set) = (TestDatabase::new().await, gated(3));
+    let (runs, other) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await);
+    let _gate = gate(&database).await;
+    let (id, _stream) = accepted(&runs, pb::ApplyRequest::default()).await;
+    database.until_waiting(77).await;
+    for daemon in [&runs, &other] {
+        // accepted, planned, four steps, finished
+        watch(daemon, &id, 8).await.failure().assert(Code::InvalidArgument, "INVALID_SEQUENCE");
+    }
+    // Cancelled, it ends with 6.
+    let (here, there, cancelled) = tokio::join!(watch(&runs, &id, 7), watch(&other, &id, 7), async {
+        tokio::task::yield_now().await;
+        cancel(&runs, &id).await
+    });
+    cancelled.unwrap();
+    here.failure().assert(Code::InvalidArgument, "INVALID_SEQUENCE");
+    there.failure().assert(Code::InvalidArgument, "INVALID_SEQUENCE");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_behind_a_long_reader_is_cancelled_within_a_second() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_t", "CREATE TABLE t (n int); INSERT INTO t VALUES (1);", "")]);
+    set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY i ON t (n);", "");
+    let (runs, other) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await);
+    let first = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    runs.apply(first).await.finished();
+    let reader = database.connect().await;
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM t").await.unwrap();
+    for from in [&runs, &other] {
+        let (id, _stream) = accepted(&runs, pb::ApplyRequest::default()).await;
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '% INDEX CONCURRENTLY %' \
+                     AND datname = current_database()";
+        eventually("a build, or the removal of the one before, that waits", async || {
+            (database.text(waits).await == "1").then_some(())
+        })
+        .await;
+        let asked = std::time::Instant::now();
+        assert_eq!(cancel(from, &id).await.unwrap().state(), pb::OperationState::Cancelled);
+        // The promise is half a second and a second; before, the clean-up alone took two.
+        assert!(asked.elapsed() < std::time::Duration::from_millis(1_800), "{:?}", asked.elapsed());
+    }
+    reader.batch_execute("COMMIT").await.unwrap();
+    runs.apply_all().await.finished();
+    database.assert_consistent().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_step_says_is_heard_while_it_runs() {
+    let database = TestDatabase::new().await;
+    let says = |what: &str| format!("DO $$ BEGIN RAISE NOTICE '{what}'; PERFORM pg_advisory_lock(77); END $$;");
+    let set = Set::of(&[("1_plain", &format!("-- schemad: lock_timeout=0\n{}", says("plain")), "")]);
+    set.add_non_transactional("2_parts", &format!("-- schemad: lock_timeout=0\nSELECT 1;\n{}", says("part")), "");
+    database
+        .execute("CREATE PROCEDURE say() LANGUAGE plpgsql AS $$ BEGIN COMMIT; RAISE NOTICE 'outside'; PERFORM pg_advisory_lock(77); END $$")
+        .await;
+    set.add_non_transactional("3_outside", "-- schemad: lock_timeout=0\nCALL say();", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let gate = gate(&database).await;
+    let mut stream = daemon.client().apply(pb::ApplyRequest::default()).await.unwrap().into_inner();
+    for (version, what) in [("1", "plain"), ("2", "part"), ("3", "outside")] {
+        database.until_waiting(77).await;
+        let heard = async {
+            loop {
+                let event = stream.message().await.unwrap().unwrap().event.unwrap().event;
+                if let Some(Event::Notice(notice)) = event {
+                    return notice;
+                }
+            }
+        };
+        let notice = tokio::time::timeout(crate::harness::PATIENCE, heard).await.expect("nothing is heard");
+        assert_eq!((notice.version.as_str(), notice.message.as_str()), (version, what));
+        gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+        if version != "3" {
+            gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+        }
+    }
+    while stream.message().await.unwrap().is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_says_what_the_running_operation_said() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    let older = TestDaemon::start(&database, &Set::of(&[])).await;
+    for live in [daemon.rollback_steps(1).await, daemon.apply_all().await, older.apply_all().await] {
+        let told = |outcome: &Outcome| {
+            let durable = outcome.events.iter().filter(|e| e.sequence > 0);
+            let what = |event: &pb::OperationEvent| match event.event.clone().unwrap() {
+                // The server measures a step, the daemon its answer.
+                Event::StepDone(step) => Event::StepDone(pb::StepDone { duration: None, ..step }),
+                other => other,
+            };
+            durable.map(what).collect::<Vec<_>>()
+        };
+        let replayed = watch(&daemon, &live.operation(), 0).await;
+        assert_eq!(told(&replayed), told(&live));
+    }
+}

@@ -1,8 +1,10 @@
-use schemad::grpc::pb;
+use schemad::grpc::pb::{
+    self, migration_service_client::MigrationServiceClient, operation_service_client::OperationServiceClient,
+};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::harness::{Set, TestDaemon, TestDatabase, daemon::Failed};
+use crate::harness::{Process, Set, TestDaemon, TestDatabase, daemon::Failed, eventually, process::from_folder};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edited_up_refuses_apply_and_line_endings_do_not() {
@@ -172,4 +174,49 @@ async fn what_never_reaches_a_handler_is_refused_in_our_words_too() {
     let status = daemon.health().check(request).await.unwrap_err();
     assert_eq!((status.code(), status.details()), (Code::NotFound, &[][..]));
     daemon.apply_all().await.finished();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_is_in_the_log_and_the_malformed_are_too() {
+    let (database, set) = (TestDatabase::new().await, Set::of(&[("1_a", "CREATE TABLE a ();", "")]));
+    let mut command = from_folder(&set, &["serve"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut daemon = Process::start(command).await;
+    daemon.event("ledger.upgraded").await;
+    let holder = database.connect().await;
+    holder.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
+    let address = format!("http://{}", daemon.address);
+    let mut client = MigrationServiceClient::connect(address.clone()).await.unwrap();
+    let queue_timeout = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let queued = || pb::ApplyRequest {
+        request_id: uuid::Uuid::new_v4().to_string(),
+        queue_timeout,
+        detach: true,
+        ..Default::default()
+    };
+    let first = queued();
+    client.apply(first.clone()).await.unwrap().into_inner().message().await.unwrap();
+    let other = pb::ApplyRequest { allow_out_of_order: true, ..first };
+    client.apply(other).await.unwrap().into_inner().message().await.unwrap_err();
+    assert_eq!(daemon.event("operation.refused").await["reason"], "REQUEST_ID_REUSED");
+    for _ in 1..16 {
+        client.apply(queued()).await.unwrap().into_inner().message().await.unwrap();
+    }
+    client.apply(queued()).await.unwrap().into_inner().message().await.unwrap_err();
+    assert_eq!(daemon.event("operation.refused").await["reason"], "TOO_MANY_QUEUED");
+    let kept = "SELECT reason FROM schemad.refusals ORDER BY id";
+    eventually("both are kept", async || {
+        (database.texts(kept).await == ["REQUEST_ID_REUSED", "TOO_MANY_QUEUED"]).then_some(())
+    })
+    .await;
+    let mut operations = OperationServiceClient::connect(address).await.unwrap();
+    operations.cancel_operation(pb::CancelOperationRequest { id: "x".into() }).await.unwrap_err();
+    assert_eq!(daemon.event("request.malformed").await["reason"], "INVALID_OPERATION");
+    operations.get_operation(pb::GetOperationRequest { id: "x".into() }).await.unwrap_err();
+    assert_eq!(daemon.event("request.malformed").await["reason"], "INVALID_OPERATION");
+    let page = pb::ListOperationsRequest { page_token: "x".into(), ..Default::default() };
+    operations.list_operations(page).await.unwrap_err();
+    assert_eq!(daemon.event("request.malformed").await["reason"], "INVALID_PAGE_TOKEN");
+    operations.watch_operation(pb::WatchOperationRequest { id: "x".into(), after_sequence: 0 }).await.unwrap_err();
+    assert_eq!(daemon.event("request.malformed").await["reason"], "INVALID_OPERATION");
 }

@@ -83,3 +83,27 @@ async fn a_refusal_beside_another_daemon_leaves_nothing_behind() {
     let others = "SELECT count(*) FROM schemad.operations WHERE state <> 'succeeded'";
     assert_eq!(database.text(others).await, "0");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_of_a_queued_operation_is_told_so_by_every_daemon() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let (one, two) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &set).await);
+    let holder = database.connect().await;
+    holder.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
+    let id = id();
+    let queue_timeout = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let queued = pb::ApplyRequest { queue_timeout, ..request(&id) };
+    let mut first = one.client().apply(queued.clone()).await.unwrap().into_inner();
+    let accepted = first.message().await.unwrap().unwrap().event.unwrap();
+    // Both end while the operation still waits.
+    for daemon in [&one, &two] {
+        let detached = pb::ApplyRequest { detach: true, ..queued.clone() };
+        let repeat =
+            tokio::time::timeout(crate::harness::PATIENCE, daemon.apply(detached)).await.expect("it is silent");
+        assert!(repeat.status.is_ok());
+        assert_eq!(repeat.operation(), accepted.operation);
+    }
+    drop(holder);
+    while first.message().await.unwrap().is_some() {}
+    database.assert_consistent().await;
+}

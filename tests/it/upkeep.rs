@@ -93,3 +93,54 @@ async fn old_operations_go_but_for_those_that_explain_what_is_applied() {
     daemon.rollback_all().await.finished();
     database.assert_consistent().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_the_way_of_deleting_is_no_matter_of_readiness() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    TestDaemon::start(&database, &set).await.stop().await;
+    let old = "INSERT INTO schemad.refusals (at, daemon, principal, kind, request_id, reason, message) \
+               SELECT now() - interval '1 year', 'd', 'p', 'apply', gen_random_uuid(), 'BUSY', 'm'";
+    database.execute(old).await;
+    let user = database.connect().await;
+    user.batch_execute("BEGIN; LOCK TABLE schemad.refusals IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let daemon = TestDaemon::launch(settings(&database.url), &set).await;
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'schemad.refusals'::regclass";
+    eventually("the deleting waits", async || (database.text(waits).await == "1").then_some(())).await;
+    daemon.until_ready().await;
+    let request = HealthCheckRequest { service: "schemad.v1.MigrationService".into() };
+    let mut ready = daemon.health().watch(request).await.unwrap().into_inner();
+    let said = ready.message().await.unwrap().unwrap();
+    let change = tokio::time::timeout(Duration::from_secs(3), ready.message()).await;
+    assert!(change.is_err(), "{said:?}, then {change:?}");
+    user.batch_execute("COMMIT").await.unwrap();
+    eventually("no refusals", async || {
+        (database.text("SELECT count(*) FROM schemad.refusals").await == "0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_of_many_steps_go_a_few_at_a_time() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    TestDaemon::start(&database, &set).await.stop().await;
+    database
+        .execute(
+            "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, backend_pid, \
+                 queue_until, created_at, finished_at) \
+             SELECT gen_random_uuid(), 'apply', 'p', gen_random_uuid(), 'h', 'succeeded', 'd', 0, now(), \
+                 now() - i * interval '1 day', now() FROM generate_series(400, 419) i; \
+             INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, lock_timeout_ms, \
+                 statement_timeout_ms, state) \
+             SELECT id, n, n::text, 'n', 'up', 's', 'transactional', 1, 1, 'applied' FROM schemad.operations, generate_series(1, 400) n",
+        )
+        .await;
+    let client = database.connect().await;
+    let keep = |operations| Retention { operations, refusals: Duration::from_secs(60) };
+    // Longer than time goes back.
+    assert_eq!(schemad::ledger::upkeep::prune(&client, keep(Duration::MAX)).await.unwrap(), 0);
+    let mut batches = Vec::new();
+    while let gone @ 1.. = schemad::ledger::upkeep::prune(&client, keep(Duration::from_secs(60))).await.unwrap() {
+        batches.push(gone);
+    }
+    assert_eq!(batches, [5, 5, 5, 5]);
+}

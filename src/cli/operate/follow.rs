@@ -86,14 +86,18 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
             let Some(operation) = &known.operation else { return address.explain(&status) };
             return Exit::unknown(format!(
                 "lost the daemon at {} and could not reach it for {patience:?} ({}). Operation {operation} may have ended \
-                 either way: `schemad status` shows it, and --request-id {} repeats the question",
+                 either way: `schemad watch {operation}` tells, and --request-id {} repeats the question",
                 address.address,
                 status.message(),
                 call.request_id()
             ));
         }
         if since.elapsed() < RETRY && known.reached {
-            known.live.above(|| progress(&format!("lost the connection ({}); asking again", status.message())));
+            let why = match exit::reason(&status) {
+                Some(_) => status.message().to_owned(),
+                None => format!("lost the connection ({})", status.message()),
+            };
+            known.live.above(|| progress(&format!("{why}; asking again")));
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -158,6 +162,8 @@ fn is_result(status: &Status, known: &Known) -> bool {
     match exit::reason(status) {
         // The operation's own result.
         Some(_) if exit::operation(status).is_some() => true,
+        // Another daemon, or the next at this address, will answer.
+        Some(reason) if reason == Reason::ShuttingDown.as_str() => false,
         // Once the operation was accepted, whatever does not name one says nothing of it.
         _ if known.operation.is_some() => false,
         // schemad refused.

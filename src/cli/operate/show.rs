@@ -15,6 +15,13 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
             progress(&styled(DIM, &request));
         }
         Some(Event::Queued(queued)) => match &queued.running {
+            Some(running) if running.start_time.is_none() => {
+                progress(&format!(
+                    "waiting for operation {} of {}, which is about to begin",
+                    running.id,
+                    plain(&running.daemon)
+                ));
+            }
             Some(running) => progress(&format!(
                 "waiting for operation {} of {} ({} of {} steps done since {})",
                 running.id,
@@ -23,7 +30,13 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
                 running.steps_total,
                 output::time(running.start_time.as_ref())
             )),
-            None => progress("waiting for another operation"),
+            None => match &queued.holder {
+                Some(holder) => progress(&format!(
+                    "waiting for {}, which holds the operation lock without running an operation",
+                    plain(&blocker(holder))
+                )),
+                None => progress("waiting for another operation"),
+            },
         },
         Some(Event::Planned(plan)) => planned(plan, event.operation.is_empty()),
         // Worth a line in a log when it took its time; a terminal shows the others while they run.
@@ -133,6 +146,12 @@ fn finished(finished: &pb::Finished) {
     match finished.state() {
         pb::OperationState::Succeeded if finished.nothing_to_do => say(&format!("Nothing to do; {current}.")),
         pb::OperationState::Succeeded => say(&format!("{} {done}.", styled(GOOD, "Done:"))),
+        pb::OperationState::Cancelled if finished.steps_total == 0 => {
+            say(&styled(WARN, "Cancelled before the first step."));
+        }
+        pb::OperationState::Interrupted if finished.steps_total == 0 => {
+            say(&styled(WARN, "Interrupted before the first step."));
+        }
         pb::OperationState::Cancelled => say(&format!("{} {done}.", styled(WARN, "Cancelled:"))),
         pb::OperationState::Interrupted => say(&format!("{} {done}.", styled(WARN, "Interrupted:"))),
         _ if finished.steps_total == 0 => say(&styled(BAD, "Failed before the first step.")),

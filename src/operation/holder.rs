@@ -1,0 +1,59 @@
+//! Who holds the operation lock, for those who wait for it and those who are refused.
+
+use tokio_postgres::Client;
+
+use crate::{
+    db::{Error, activity::Blocker, lock},
+    failure::{Failure, Reason},
+    ledger::{OperationRow, claims},
+};
+
+/// Who holds the operation lock.
+#[derive(Clone, Debug, Default)]
+pub struct Holder {
+    /// The running operation, or the one that is about to begin. `None`: somebody makes the ledger, or no daemon holds the lock.
+    pub operation: Option<OperationRow>,
+    /// The session.
+    pub session: Option<Blocker>,
+}
+
+impl Holder {
+    /// Looks who it is.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub(super) async fn find(client: &Client) -> Result<Self, Error> {
+        let session = lock::holder(client).await?;
+        let operation = claims::of_the_lock(client, session.as_ref().map(|session| session.pid)).await?;
+        Ok(Self { operation, session })
+    }
+}
+
+/// The refusal that names who it is.
+pub(super) fn busy(holder: &Holder) -> Failure {
+    let session = holder.session.as_ref().map(ToString::to_string);
+    let Some(row) = &holder.operation else {
+        let who = session.unwrap_or_else(|| "another session".to_owned());
+        let message =
+            format!("{who} holds the operation lock without running an operation; end it, or ask again later");
+        return Failure::new(Reason::Busy, message).with("holder", who);
+    };
+    let does = match row.started_at {
+        Some(_) => format!(
+            "operation {} ({}, {} of {} steps done) of {} is running",
+            row.id, row.kind, row.steps_done, row.steps_total, row.daemon
+        ),
+        None => format!(
+            "operation {} ({}) of {} holds the operation lock and is about to begin",
+            row.id, row.kind, row.daemon
+        ),
+    };
+    let failure = Failure::new(Reason::Busy, format!("{does}; wait for it with queue_timeout, or ask again later"))
+        .with("running_operation", row.id)
+        .with("running_kind", &row.kind)
+        .with("running_daemon", &row.daemon);
+    match session {
+        Some(session) if row.started_at.is_none() => failure.with("holder", session),
+        _ => failure,
+    }
+}

@@ -1,0 +1,58 @@
+//! Deletes what the ledger keeps no longer, a little at a time and on a session of its own: how long that takes, or that it
+//! fails, is no business of readiness.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    db::{DatabaseUrl, Error, session::Session},
+    failure::Failure,
+    ledger::{
+        install,
+        upkeep::{self, Retention},
+    },
+    monitor::View,
+};
+
+/// How often old rows are looked for.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Between two batches, so that deleting a great many leaves room for others.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A batch takes milliseconds; whoever keeps it from its rows for so long is not waited for.
+const BATCH_WITHIN: Duration = Duration::from_secs(30);
+
+/// Deletes what is old whenever operations could run, until it is dropped.
+pub async fn prune(url: DatabaseUrl, keep: Retention, mut views: watch::Receiver<Arc<View>>) {
+    let mut told = None;
+    loop {
+        if views.wait_for(|view| view.ready().is_ok()).await.is_err() {
+            return; // the daemon ended
+        }
+        let failed = pass(&url, keep).await.err().map(|failure| failure.message);
+        if let Some(message) = &failed
+            && told != failed
+        {
+            tracing::warn!(event = "retention.failed", "old operations and refusals could not be deleted: {message}");
+        }
+        told = failed;
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Deletes all there is to delete.
+async fn pass(url: &DatabaseUrl, keep: Retention) -> Result<(), Failure> {
+    let session = Session::open(url).await?;
+    if install::check(session.client()).await? != install::State::Usable {
+        return Ok(());
+    }
+    loop {
+        let batch = tokio::time::timeout(BATCH_WITHIN, upkeep::prune(session.client(), keep)).await;
+        match batch.unwrap_or(Err(Error::Timeout(BATCH_WITHIN)))? {
+            0 => return Ok(()),
+            _ => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
