@@ -18,6 +18,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use super::{
     answer::hold,
     methods::{self, Counts, Method},
+    own_words::unknown_method,
     status::from_failure,
     tally::{Counted, Counter},
 };
@@ -80,7 +81,11 @@ impl Gate {
 pub async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().cloned();
     let Some(method) = methods::of(request.uri().path()) else {
-        // No method, or the admin listener's HTTP: the router has an answer to it.
+        if gate.operations.is_some() {
+            // Refused here and not by the router: what has no row must not be served by mistake.
+            return from_failure(&unknown_method(request.uri().path().trim_start_matches('/'))).into_http();
+        }
+        // The admin listener's HTTP.
         let held = peer.as_ref().and_then(|peer| peer.connection.request());
         return hold(next.run(request).await, held);
     };

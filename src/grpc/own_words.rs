@@ -40,13 +40,15 @@ fn failure(status: &Status, path: &str) -> Option<Failure> {
         Code::Unimplemented if !said.is_empty() => {
             (Reason::UnsupportedCompression, format!("send the message without compression ({said})"))
         }
-        Code::Unimplemented => (
-            Reason::UnknownMethod,
-            format!(
-                "this daemon has no method {path}: the client is of another release, or the service is switched off"
-            ),
-        ),
+        Code::Unimplemented => return Some(unknown_method(path)),
         _ => return None,
     };
     Some(Failure::new(reason, message))
+}
+
+/// There is no such method.
+pub(super) fn unknown_method(path: &str) -> Failure {
+    let message =
+        format!("this daemon has no method {path}: the client is of another release, or the service is switched off");
+    Failure::new(Reason::UnknownMethod, message)
 }

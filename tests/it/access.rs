@@ -9,7 +9,7 @@ use schemad::{
     access::{Role, Secret},
     grpc::{
         methods::METHODS,
-        pb::{self, operation_event::Event},
+        pb::{self, migration_service_client::MigrationServiceClient, operation_event::Event},
     },
     transport::{ClientCertificates, TlsFiles},
 };
@@ -63,7 +63,7 @@ impl Issuer {
 }
 
 /// A daemon that lets in whom its access file names, over TLS.
-struct Guarded {
+pub struct Guarded {
     folder: tempfile::TempDir,
     authority: Authority,
     issuer: Issuer,
@@ -80,7 +80,23 @@ struct Shown<'a> {
 }
 
 impl Guarded {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
+        let guarded = Self::launch(true).await;
+        eventually("it is ready", async || {
+            let viewer = Shown { bearer: Some(guarded.tokens["viewer"].reveal()), ..Shown::default() };
+            let status = guarded.answer(viewer, "/schemad.v1.MigrationService/GetStatus").await;
+            (status == Code::Ok).then_some(())
+        })
+        .await;
+        guarded
+    }
+
+    /// The same, to which anybody may come.
+    pub async fn start_open() -> Self {
+        Self::launch(false).await
+    }
+
+    async fn launch(closed: bool) -> Self {
         let (folder, authority, issuer) = (tempfile::tempdir().unwrap(), Authority::new(), Issuer::new("one"));
         let path = |name: &str| folder.path().join(name);
         let (certificate, key) = authority.issue("localhost");
@@ -94,7 +110,7 @@ impl Guarded {
         fs::write(path("access.toml"), access(&path("jwks.json"), &tokens)).unwrap();
         let database = TestDatabase::new().await;
         let mut settings = settings(&database.url);
-        settings.access = Some(path("access.toml"));
+        settings.access = closed.then(|| path("access.toml"));
         settings.tls = Some(TlsFiles {
             certificate: path("cert.pem"),
             key: path("key.pem"),
@@ -107,14 +123,7 @@ impl Guarded {
             ("2_gate", "SELECT pg_advisory_xact_lock(77);", "SELECT 1;"),
         ]);
         let daemon = TestDaemon::launch(settings, &set).await;
-        let guarded = Self { folder, authority, issuer, tokens, _database: database, daemon };
-        eventually("it is ready", async || {
-            let viewer = Shown { bearer: Some(guarded.tokens["viewer"].reveal()), ..Shown::default() };
-            let status = guarded.answer(viewer, "/schemad.v1.MigrationService/GetStatus").await;
-            (status == Code::Ok).then_some(())
-        })
-        .await;
-        guarded
+        Self { folder, authority, issuer, tokens, _database: database, daemon }
     }
 
     fn channel(&self, certificate: Option<&(String, String)>) -> Channel {
@@ -144,6 +153,26 @@ impl Guarded {
             Ok(response) => Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code()),
             Err(_) => Code::Unavailable, // no handshake
         }
+    }
+
+    /// A client of MigrationService that shows a token of this kind: `token`, or `identity`.
+    pub fn client(&self, kind: &str) -> (MigrationServiceClient<Channel>, MetadataValue<Ascii>) {
+        let token = match kind {
+            "token" => self.tokens["viewer"].reveal().to_owned(),
+            _ => self.issuer.token(json!({})),
+        };
+        (MigrationServiceClient::new(self.channel(None)), format!("Bearer {token}").parse().unwrap())
+    }
+
+    /// Writes its certificate, its access file and its issuer's keys again.
+    pub fn touch(&self, round: usize) {
+        let path = |name: &str| self.folder.path().join(name);
+        let (certificate, key) = self.authority.issue("localhost");
+        fs::write(path("key.pem"), key).unwrap();
+        fs::write(path("cert.pem"), certificate).unwrap();
+        let text = access(&path("jwks.json"), &self.tokens);
+        fs::write(path("access.toml"), format!("{text}# {round}\n")).unwrap();
+        fs::write(path("jwks.json"), format!("{}{}", self.issuer.jwks(), " ".repeat(round % 2))).unwrap();
     }
 
     async fn expect(&self, kind: &str, shown: Shown<'_>, expected: impl Fn(Option<Role>, Code) -> Code) {
@@ -290,7 +319,7 @@ async fn operations_carry_their_principal_and_a_deployer_cancels_only_its_own() 
     let gate = guarded._database.connect().await;
     gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
     let [admin, deployer] = ["admin", "deployer"].map(|name| guarded.tokens[name].reveal());
-    let mut migrations = pb::migration_service_client::MigrationServiceClient::new(guarded.channel(None));
+    let mut migrations = MigrationServiceClient::new(guarded.channel(None));
     let mut operations = pb::operation_service_client::OperationServiceClient::new(guarded.channel(None));
 
     let mut stream = migrations.apply(said(admin, pb::ApplyRequest::default())).await.unwrap().into_inner();

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use schemad::grpc::pb::{self, operation_event::Event};
 
-use crate::harness::{Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
+use crate::{
+    access::Guarded,
+    harness::{Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder},
+};
 
 fn sleeping() -> Set {
     Set::of(&[("1_a", "CREATE TABLE a ();", "DROP TABLE a;"), ("2_sleeps", "SELECT pg_sleep(600);", "SELECT 1;")])
@@ -153,4 +156,71 @@ async fn a_million_old_operations() {
         )
         .await;
     measure("a million more").await;
+}
+
+/// GetStatus with and without a credential, over TLS both, in turn: the ratio of the medians of each pair.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a number for people"]
+async fn authenticated_against_unauthenticated() {
+    let (closed, open) = (Guarded::start().await, Guarded::start_open().await);
+    for kind in ["token", "identity"] {
+        let ((mut guarded, bearer), (mut unguarded, _)) = (closed.client(kind), open.client(kind));
+        let mut ratios = Vec::new();
+        for _ in 0..15 {
+            let mut medians = [Vec::new(), Vec::new()];
+            for _ in 0..400 {
+                let mut request = tonic::Request::new(pb::GetStatusRequest {});
+                request.metadata_mut().insert("authorization", bearer.clone());
+                let begun = Instant::now();
+                guarded.get_status(request).await.unwrap();
+                medians[0].push(begun.elapsed());
+                let begun = Instant::now();
+                unguarded.get_status(pb::GetStatusRequest {}).await.unwrap();
+                medians[1].push(begun.elapsed());
+            }
+            medians.iter_mut().for_each(|of| of.sort());
+            ratios.push(medians[0][200].as_secs_f64() / medians[1][200].as_secs_f64());
+        }
+        ratios.sort_by(f64::total_cmp);
+        let (least, median, most) = (ratios[0], ratios[7], ratios[14]);
+        println!("GetStatus with a {kind} against without: median {median:.3} ({least:.3} to {most:.3})");
+    }
+}
+
+/// Certificate, access file and an issuer's keys are written again and again while clients ask, on old and new connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a number for people"]
+async fn reloads_under_load() {
+    let guarded = std::sync::Arc::new(Guarded::start().await);
+    let until = Instant::now() + Duration::from_secs(20);
+    let asking = (0..8).map(|n| {
+        let guarded = guarded.clone();
+        tokio::spawn(async move {
+            let (mut asked, mut failed) = (0, 0);
+            while Instant::now() < until {
+                let (mut client, bearer) = guarded.client(if n % 2 == 0 { "token" } else { "identity" });
+                for _ in 0..20 {
+                    let mut request = tonic::Request::new(pb::GetStatusRequest {});
+                    request.metadata_mut().insert("authorization", bearer.clone());
+                    asked += 1;
+                    failed += usize::from(client.get_status(request).await.inspect_err(|e| println!("{e:?}")).is_err());
+                }
+            }
+            (asked, failed)
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    let mut rounds = 0;
+    while Instant::now() < until {
+        guarded.touch(rounds);
+        rounds += 1;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    let (mut asked, mut failed) = (0, 0);
+    for task in asking {
+        let (of_asked, of_failed) = task.await.unwrap();
+        asked += of_asked;
+        failed += of_failed;
+    }
+    println!("{rounds} reloads under load: {asked} requests, {failed} failed");
 }
