@@ -23,7 +23,11 @@ impl<'a> Statement<'a> {
         const LONGEST: usize = 80;
         // CREATE ROLE, a user mapping, a subscription's connection: no event shows what they keep secret.
         if self.tokens().any(|token| token.to_ascii_lowercase().contains("password")) {
-            return self.tokens().take(2).collect::<Vec<_>>().join(" ") + " …";
+            // A body in quotes or dollars is one token, and the password would be in it.
+            let is_word =
+                |token: &&str| token.len() < LONGEST / 2 && token.chars().all(|c| c.is_alphanumeric() || c == '_');
+            let words: Vec<_> = self.tokens().take(2).take_while(is_word).collect();
+            return words.join(" ") + " …";
         }
         let mut summary = String::new();
         for word in self.sql.split_whitespace() {
@@ -291,6 +295,7 @@ mod tests {
         assert_eq!((&sql[second.start..second.end()], second.tokens().count()), ("SELECT 2", 2));
         assert_eq!(split("CREATE  TABLE\n\tt (n int)")[0].summary(), "CREATE TABLE t (n int)");
         assert_eq!(split("CREATE ROLE a PASSWORD 'x'")[0].summary(), "CREATE ROLE …");
+        assert_eq!(split("DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''x'''; END $$")[0].summary(), "DO …");
         assert_eq!(split(&format!("SELECT {}", "é ".repeat(100)))[0].summary().chars().count(), 80);
     }
 }

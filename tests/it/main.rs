@@ -12,6 +12,7 @@ mod dev;
 mod doubt;
 mod exclusion;
 mod faults;
+mod fuzz;
 mod health;
 mod journal;
 mod ledger;
