@@ -51,6 +51,9 @@ impl Address {
     /// The endpoint, with timeouts.
     pub(super) fn endpoint(&self) -> Result<Endpoint, Exit> {
         let address = self.address.strip_prefix("http://").unwrap_or(&self.address);
+        if address.contains('@') {
+            return Err(Exit::usage("--address is not host:port; it names no user, and holds no password"));
+        }
         // ":50051" is this machine, as in Go.
         let host = if address.starts_with(':') { "127.0.0.1" } else { "" };
         let endpoint = Endpoint::from_shared(format!("http://{host}{address}"))

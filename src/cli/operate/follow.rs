@@ -8,8 +8,9 @@ use tonic::{Code, Status};
 use super::{Call, Operate, live::Live, show};
 use crate::{
     cli::{
+        escape,
         exit::{self, Exit},
-        output::{self, Output, progress},
+        output::{self, Output, line, progress},
     },
     failure::Reason,
     grpc::pb::{self, operation_event::Event},
@@ -71,7 +72,11 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
                 known.renewed = true;
                 (known.operation, known.last_sequence) = (None, 0);
                 known.live.above(|| {
-                    progress(&format!("{}; asking once more, as request {}", status.message(), call.request_id()));
+                    progress(&format!(
+                        "{}; asking once more, as request {}",
+                        line(status.message()),
+                        call.request_id()
+                    ));
                 });
                 continue;
             }
@@ -93,7 +98,7 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
             ));
         }
         if since.elapsed() < RETRY && known.reached {
-            known.live.above(|| progress(&format!("lost the connection ({}); asking again", status.message())));
+            known.live.above(|| progress(&format!("lost the connection ({}); asking again", line(status.message()))));
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -186,6 +191,6 @@ fn json_error(status: &Status) -> Exit {
         "reason": reason,
         "metadata": metadata,
     });
-    progress(&error.to_string());
+    progress(&escape::json(&error.to_string()));
     Exit::from_status(status).silently()
 }
