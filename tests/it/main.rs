@@ -3,11 +3,13 @@
 
 mod harness;
 
+mod abuse;
 mod adopting;
 mod apply;
 mod cli;
 mod cli_operations;
 mod crash;
+mod dependencies;
 mod dev;
 mod doubt;
 mod exclusion;
