@@ -4,6 +4,7 @@ mod client;
 mod credential;
 mod dev;
 mod doctor;
+mod escape;
 mod exit;
 mod generate;
 mod health;
@@ -23,9 +24,9 @@ mod telemetry;
 mod token;
 mod wait;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable};
 use diesel::{migration::MigrationSource, pg::Pg};
 
 use exit::Exit;
@@ -88,10 +89,14 @@ pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
     }
     let args = health::with_double_dashes(std::env::args_os());
     let asks_health = args.get(1).is_some_and(|arg| arg == "health");
-    match Cli::try_parse_from(without_empty_settings(args)) {
+    let parsed = without_empty_settings(Cli::command()).try_get_matches_from(args);
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => run(cli.command, source).report(),
         Err(error) => {
-            let _ = error.print(); // nothing can be said when the terminal is gone
+            match error.exit_code() {
+                0 => drop(error.print()), // nothing can be said when the terminal is gone
+                _ => output::progress(&without_secrets(&error.render().ansi().to_string())),
+            }
             match error.exit_code() {
                 0 => ExitCode::SUCCESS,
                 _ if asks_health => health::USAGE,
@@ -143,17 +148,19 @@ fn load_env_file() -> Result<(), String> {
     }
 }
 
+/// clap repeats what it does not understand, and that may be a URL or DSN in a wrong place: such a line is cut there.
+fn without_secrets(message: &str) -> String {
+    let cut = |line: &str| match ["://", "password="].iter().filter_map(|begins| line.find(begins)).min() {
+        Some(at) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    };
+    message.trim_end().lines().map(cut).collect::<Vec<_>>().join("\n")
+}
+
 /// An empty variable is no setting: compose files and unit files write `X=` for "not set".
-fn without_empty_settings(args: Vec<OsString>) -> Vec<OsString> {
-    let empty = std::env::vars_os()
-        .filter(|(key, value)| value.is_empty() && key.as_encoded_bytes().starts_with(b"SCHEMAD_"))
-        .map(|(key, _)| key);
-    for key in empty {
-        #[expect(unsafe_code, reason = "no other thread exists yet: the runtime starts after this")]
-        // SAFETY: single-threaded, see above.
-        unsafe {
-            std::env::remove_var(key);
-        }
-    }
-    args
+fn without_empty_settings(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(without_empty_settings).mut_args(|arg| {
+        let is_empty = arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+        if is_empty { arg.env(Resettable::Reset) } else { arg }
+    })
 }

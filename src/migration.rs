@@ -102,7 +102,10 @@ impl FromStr for Checksum {
     type Err = InvalidChecksum;
 
     fn from_str(text: &str) -> Result<Self, InvalidChecksum> {
-        let hex = text.strip_prefix("sha256:").filter(|h| h.len() == 64 && h.is_ascii()).ok_or(InvalidChecksum)?;
+        let hex = text
+            .strip_prefix("sha256:")
+            .filter(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+            .ok_or(InvalidChecksum)?;
         let mut bytes = [0; 32];
         for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
             let digits = std::str::from_utf8(digits).map_err(|_| InvalidChecksum)?;
@@ -222,7 +225,9 @@ mod tests {
         for bad in ["", "sha256:", "sha256:zz", &checksum.to_string()[1..], &"é".repeat(32)] {
             assert_eq!(bad.parse::<Checksum>(), Err(InvalidChecksum));
         }
-        assert_eq!(format!("sha256:{}", "é".repeat(32)).parse::<Checksum>(), Err(InvalidChecksum));
+        for bad in ["é".repeat(32), "+a".repeat(32)] {
+            assert_eq!(format!("sha256:{bad}").parse::<Checksum>(), Err(InvalidChecksum), "{bad}");
+        }
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! No crate does all of this: postgresql_embedded refuses root, downloads its programs and leaves an orphan after SIGKILL;
 //! tmp-postgrust leaves one too.
 
+#[expect(unsafe_code, reason = "pre_exec, and there is no other way to hear of a parent's death")]
+mod child;
+
 use std::{
     env, fs, io,
-    os::{
-        fd::AsRawFd as _,
-        unix::{
-            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown},
-            process::CommandExt as _,
-        },
+    os::unix::{
+        fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown},
+        process::CommandExt as _,
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -21,7 +21,7 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, User, geteuid, getpid, getppid},
+    unistd::{Pid, User, geteuid},
 };
 
 /// A unix socket's path has at most 107 bytes, and PostgreSQL appends `/.s.PGSQL.5432`.
@@ -133,9 +133,9 @@ impl PrivatePostgres {
         let for_stderr = log_file.try_clone().map_err(|error| io_error(&log, error))?;
         // A group of its own: the terminal's Ctrl-C reaches us only, and we stop the server after our own shutdown.
         command.stdout(log_file).stderr(for_stderr).process_group(0);
-        die_with_parent(&mut command, &lock);
+        child::die_with_parent(&mut command, &lock).map_err(|error| io_error(&log, error))?;
 
-        let (child, parent) = spawn(command).map_err(|error| io_error(&programs.join("postgres"), error))?;
+        let (child, parent) = child::spawn(command).map_err(|error| io_error(&programs.join("postgres"), error))?;
         let mut server = Self { child, socket_dir, _lock: lock, _parent: parent };
         server.wait_until_ready(&data, &log)?;
         Ok(server)
@@ -309,38 +309,4 @@ fn command(programs: &Path, program: &str, dir: &Path, user: Option<&User>) -> C
     }
     command.current_dir(dir).stdin(Stdio::null());
     command
-}
-
-/// The server gets SIGINT (fast shutdown) when the thread that forked it ends, and keeps the lock open.
-#[expect(unsafe_code, reason = "pre_exec; what runs there only makes system calls")]
-fn die_with_parent(command: &mut Command, lock: &fs::File) {
-    let (lock, parent) = (lock.as_raw_fd(), getpid());
-    let before_exec = move || {
-        // std changes the user before this runs, which is as well: a change of user clears the death signal.
-        #[cfg(target_os = "linux")]
-        nix::sys::prctl::set_pdeathsig(Signal::SIGINT)?;
-        if getppid() != parent {
-            return Err(io::Error::other("the parent is gone"));
-        }
-        // SAFETY: the parent keeps the file open until it drops the server, which is after this exec.
-        let lock = unsafe { std::os::fd::BorrowedFd::borrow_raw(lock) };
-        nix::fcntl::fcntl(lock, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec it only makes async-signal-safe system calls and allocates nothing.
-    unsafe {
-        command.pre_exec(before_exec);
-    }
-}
-
-/// Forks from a thread that lives as long as the returned sender.
-fn spawn(mut command: Command) -> io::Result<(Child, mpsc::Sender<()>)> {
-    let (alive, until_dropped) = mpsc::channel::<()>();
-    let (result, spawned) = mpsc::channel();
-    std::thread::Builder::new().name("postgres-parent".into()).spawn(move || {
-        let _ = result.send(command.spawn());
-        let _ = until_dropped.recv(); // ends when the sender is dropped
-    })?;
-    let child = spawned.recv().map_err(io::Error::other)??;
-    Ok((child, alive))
 }

@@ -77,13 +77,14 @@ pub fn script_problem(sql: &str) -> Option<&'static str> {
     }
 }
 
-/// True when `sql` holds no statement: white space, comments and semicolons only.
+/// True when `sql` holds no statement: white space, comments and semicolons only, as PostgreSQL's scan.l has them: a carriage
+/// return ends a comment, and white space is ASCII.
 pub fn is_blank(sql: &str) -> bool {
     let mut rest = sql;
     loop {
-        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ';');
+        rest = rest.trim_start_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}', ';']);
         if let Some(comment) = rest.strip_prefix("--") {
-            rest = comment.find('\n').map_or("", |end| &comment[end..]);
+            rest = comment.find(['\n', '\r']).map_or("", |end| &comment[end..]);
         } else if rest.starts_with("/*") {
             rest = after_block_comment(rest);
         } else {
@@ -166,7 +167,8 @@ fn check_folder(folder: &Path, findings: &mut Vec<Finding>) {
     }
 }
 
-fn metadata_problem(text: &str) -> Option<String> {
+/// What is wrong with the text of a metadata.toml, if anything.
+pub fn metadata_problem(text: &str) -> Option<String> {
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
         Err(error) => {
@@ -301,7 +303,7 @@ mod tests {
         for blank in ["", " \n;", "-- x", "-- x\n ; ", "/* a /* b */ c */", "/* open"] {
             assert!(is_blank(blank), "{blank:?}");
         }
-        for full in ["SELECT 1", "-- x\nSELECT 1", "/* a */ SELECT 1", "/**/x"] {
+        for full in ["SELECT 1", "-- x\nSELECT 1", "/* a */ SELECT 1", "/**/x", "-- x\rSELECT 1", "\u{a0}"] {
             assert!(!is_blank(full), "{full:?}");
         }
     }

@@ -59,6 +59,9 @@ impl Address {
 
     /// The endpoint, with timeouts.
     pub(super) fn endpoint(&self) -> Result<Endpoint, Exit> {
+        if self.address.contains('@') {
+            return Err(Exit::usage("--address is not host:port; it names no user, and holds no password"));
+        }
         let scheme = if self.encrypted() { "https" } else { "http" };
         // ":50051" is this machine, as in Go.
         let host = if self.host_and_port().starts_with(':') { "127.0.0.1" } else { "" };

@@ -9,7 +9,7 @@ use super::{
     client::{Common, Read},
     exit::Exit,
     operate::{Live, show},
-    output::{self, Output, plain, progress, say, table},
+    output::{self, Output, line, progress, say, table},
 };
 use crate::grpc::pb::{self, operation_event::Event, operation_service_client::OperationServiceClient};
 
@@ -122,7 +122,7 @@ fn why(operation: &pb::Operation) -> String {
     if !operation.reason.is_empty() {
         return operation.reason.clone();
     }
-    let message = plain(&operation.message);
+    let message = line(&operation.message);
     match message.char_indices().nth(ROOM) {
         None => message,
         Some((end, _)) => format!("{}…", &message[..end]),
@@ -266,7 +266,7 @@ impl Cancel {
             }
             other => {
                 let word = other.as_str_name().trim_start_matches("OPERATION_STATE_").to_lowercase();
-                say(&format!("It ended by itself before that: {}; {reached}.", plain(&word)));
+                say(&format!("It ended by itself before that: {}; {reached}.", line(&word)));
             }
         }
         Exit::DONE

@@ -9,8 +9,10 @@ use comfy_table::{ContentArrangement, Table, presets};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
-use super::exit::Exit;
+use super::{escape, exit::Exit};
 use crate::grpc::pb;
+
+pub(super) use super::escape::{line, plain};
 
 /// How to answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -30,22 +32,17 @@ pub(super) const BOLD: Style = Style::new().bold();
 
 /// A line on stdout.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(anstream::stdout(), "{line}"); // a reader that is gone needs no answer
+    let _ = writeln!(anstream::stdout(), "{}", escape::last_look(line)); // a reader that is gone needs no answer
 }
 
 /// A line on stderr: progress.
 pub(super) fn progress(line: &str) {
-    let _ = writeln!(anstream::stderr(), "{line}");
+    let _ = writeln!(anstream::stderr(), "{}", escape::last_look(line));
 }
 
 /// An error on stderr.
 pub(super) fn complain(message: &str) {
     progress(&format!("{BAD}error:{BAD:#} {}", plain(message)));
-}
-
-/// Text from elsewhere must not command the terminal.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Text in a style.
@@ -55,7 +52,8 @@ pub(super) fn styled(style: Style, text: &str) -> String {
 
 /// A message as proto3 JSON on one line of stdout.
 pub(super) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
-    say(&to_json(message, name).map_err(|e| Exit::unknown(format!("the answer cannot be shown: {e}")))?);
+    let json = to_json(message, name).map_err(|e| Exit::unknown(format!("the answer cannot be shown: {e}")))?;
+    say(&escape::json(&json));
     Ok(())
 }
 
@@ -74,7 +72,7 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     for row in rows {
-        table.add_row(row.iter().map(|cell| plain(cell)));
+        table.add_row(row.iter().map(|cell| line(cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -102,11 +100,6 @@ pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn foreign_text_cannot_command_the_terminal() {
-        assert_eq!(plain("a\u{1b}[2Jb\tc\nd"), "a\u{fffd}[2Jb\tc\nd");
-    }
 
     #[test]
     fn json_is_proto3_json() {

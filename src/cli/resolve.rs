@@ -63,7 +63,7 @@ impl Resolve {
             }
             Ok(response) => {
                 let id = response.operation.map(|operation| operation.id).unwrap_or_default();
-                say(&format!("Resolved {} (operation {id}).", output::plain(&self.version)));
+                say(&format!("Resolved {} (operation {id}).", output::line(&self.version)));
                 Exit::DONE
             }
         }

@@ -159,8 +159,12 @@ fn url(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Optio
     };
     let text = match (value, file) {
         (Some(value), _) => value,
-        (None, Some(file)) => std::fs::read_to_string(&file)
-            .map_err(|error| Exit::usage(format!("{file_name}: {}: {error}", file.display())))?,
+        (None, Some(file)) => std::fs::read_to_string(&file).map_err(|error| {
+            // Not a file's name but what belongs into the file, with its password.
+            let file = file.display().to_string();
+            let shown = if file.contains("://") || file.contains('=') { "not the name of a file" } else { &file };
+            Exit::usage(format!("{file_name}: {shown}: {error}"))
+        })?,
         (None, None) => return Ok(None),
     };
     text.parse().map(Some).map_err(|error| Exit::usage(format!("{name}: {error}")))

@@ -6,7 +6,7 @@ use super::{
     client::Read,
     exit::Exit,
     list,
-    output::{self, BOLD, Output, plain, say, styled},
+    output::{self, BOLD, Output, line, plain, say, styled},
 };
 use crate::grpc::pb;
 
@@ -51,7 +51,7 @@ fn show(migration: &pb::Migration) -> String {
     let mut lines: Vec<String> = facts
         .iter()
         .filter(|(_, value)| !value.is_empty())
-        .map(|(label, value)| format!("{label:<10}  {}", plain(value)))
+        .map(|(label, value)| format!("{label:<10}  {}", line(value)))
         .collect();
     for (label, sql) in [("up.sql", &migration.up_sql), ("down.sql", &migration.down_sql)] {
         if !sql.is_empty() {

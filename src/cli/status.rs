@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     client::Read,
     exit::Exit,
-    output::{self, BAD, BOLD, DIM, GOOD, Output, WARN, plain, say, styled, table},
+    output::{self, BAD, BOLD, DIM, GOOD, Output, WARN, line, say, styled, table},
 };
 use crate::grpc::pb;
 
@@ -54,7 +54,7 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
     let mut lines = vec![
         format!("Schema    {}", state(status)),
         format!("Current   {}", or_dash(&status.current_version)),
-        format!("Database  {} on PostgreSQL {}{read_only}", plain(&database.name), database.server_version),
+        format!("Database  {} on PostgreSQL {}{read_only}", line(&database.name), database.server_version),
         format!("Ledger    {ledger}"),
         format!("Set       {} migrations, {}", status.embedded_count, status.embedded_set_digest),
         format!("schemad   {}", status.binary_version),
@@ -70,7 +70,7 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
             operation.id,
             operation.steps_done,
             operation.steps_total,
-            plain(&operation.daemon)
+            line(&operation.daemon)
         ));
     }
     if !status.pending.is_empty() {
@@ -86,7 +86,7 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
         lines.push(format!("\n{}", styled(BOLD, "Problems")));
         lines.extend(status.problems.iter().map(|problem| {
             let style = if problem.blocking { BAD } else { WARN };
-            format!("{}  {}", styled(style, &problem.reason), plain(&problem.message))
+            format!("{}  {}", styled(style, &problem.reason), line(&problem.message))
         }));
     }
     lines.join("\n")
@@ -109,7 +109,7 @@ fn state(status: &pb::SchemaStatus) -> String {
 }
 
 fn or_dash(text: &str) -> String {
-    if text.is_empty() { "–".into() } else { plain(text) }
+    if text.is_empty() { "–".into() } else { line(text) }
 }
 
 #[cfg(test)]

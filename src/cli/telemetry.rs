@@ -7,6 +7,8 @@ use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
+use super::escape::{Events, Log};
+
 /// The least important events to log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Level {
@@ -39,10 +41,14 @@ pub(super) fn init(level: Level, format: Format) {
     };
     let filter = Targets::new().with_target("schemad", own).with_default(others);
     let layer = match format {
-        Format::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
+        Format::Json => {
+            let stderr = || Events { log: Log::Json, to: io::stderr() };
+            fmt::layer().json().flatten_event(true).with_writer(stderr).boxed()
+        }
         Format::Text => {
             let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            fmt::layer().with_ansi(colours).with_target(false).with_writer(io::stderr).boxed()
+            let stderr = || Events { log: Log::Text, to: io::stderr() };
+            fmt::layer().with_ansi(colours).with_target(false).with_writer(stderr).boxed()
         }
     };
     // Fails only when a library user has set a subscriber already, and then theirs is the one to use.

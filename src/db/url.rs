@@ -66,10 +66,7 @@ impl FromStr for DatabaseUrl {
     type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
-        // What stands between two @ is a piece of the password, and the parser would take it for host and database.
-        if text.contains("://") && text.split('?').next().unwrap_or_default().matches('@').count() > 1 {
-            return Err(InvalidUrl::Syntax("there are two @; write %40 for an @ in the password, %2F for a /".into()));
-        }
+        check_signs(text)?;
         let (rest, options) = options::take(text.trim())?;
         let mut config: Config = rest.parse().map_err(|e| syntax_error(&e))?;
         let mut tls = Tls::of(&options)?;
@@ -220,6 +217,20 @@ fn target(config: &Config) -> String {
     format!("{user}@{}/{database}", hosts.join(","))
 }
 
+/// Refuses what could be read in two ways. A password that is not percent-encoded ends where its reader thinks, and what follows is
+/// then taken for host, database or options, which are shown.
+fn check_signs(text: &str) -> Result<(), InvalidUrl> {
+    let Some((_, rest)) = text.split_once("://") else { return Ok(()) };
+    let problem = match rest.split_once('@') {
+        Some((_, after)) if after.contains('@') => "there are two @; write %40 for an @ that is meant as one",
+        Some((before, _)) if before.contains(['/', '?', '#']) => {
+            "there is a /, ? or # before the @; write %2F, %3F or %23 for one in the password"
+        }
+        _ => return Ok(()),
+    };
+    Err(InvalidUrl::Syntax(problem.into()))
+}
+
 /// tokio-postgres repeats unknown keys, and in a DSN with an unquoted password a piece of it would be such a key.
 fn syntax_error(error: &tokio_postgres::Error) -> InvalidUrl {
     const OTHER_OPTIONS: [&str; 12] = [
@@ -269,6 +280,10 @@ mod tests {
             "host=db s3cret=1",
             "postgres://app:x@s3cret@db/x",
             "postgres://app:x@s3/cret@db/x",
+            "postgres://app:1/s3cret@db/x",
+            "postgres://app:1?sslrootcert=s3cret@db/x",
+            "postgres://app:x?y@s3cret/x@db/x",
+            "postgres://app:x@s3cret?x@db/x",
         ] {
             let error = bad.parse::<DatabaseUrl>().unwrap_err().to_string();
             assert!(!error.contains("s3cret"), "{error}");

@@ -23,7 +23,11 @@ impl<'a> Statement<'a> {
         const LONGEST: usize = 80;
         // CREATE ROLE, a user mapping, a subscription's connection: no event shows what they keep secret.
         if self.tokens().any(|token| token.to_ascii_lowercase().contains("password")) {
-            return self.tokens().take(2).collect::<Vec<_>>().join(" ") + " …";
+            // A body in quotes or dollars is one token, and the password would be in it.
+            let is_word =
+                |token: &&str| token.len() < LONGEST / 2 && token.chars().all(|c| c.is_alphanumeric() || c == '_');
+            let words: Vec<_> = self.tokens().take(2).take_while(is_word).collect();
+            return words.join(" ") + " …";
         }
         let mut summary = String::new();
         for word in self.sql.split_whitespace() {
@@ -50,20 +54,21 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
     let mut statements = Vec::new();
     let mut open: Option<(usize, usize)> = None;
     let mut nesting = Nesting::default();
-    let mut meta_until = 0;
-    for (kind, at, text) in significant(sql) {
-        if at < meta_until {
-            continue;
-        }
+    let mut tokens = significant(sql);
+    // What is left after one of psql's own commands is read anew: the rest of its line is no SQL, and may open a quote.
+    let mut from = 0;
+    while let Some((kind, at, text)) = tokens.next() {
+        let at = from + at;
         if kind == TokenKind::Unknown && text == "\\" {
-            // One of psql's own commands takes the rest of its line, and ends the statement before it as a semicolon does:
-            // outside of quotes no SQL has a backslash.
+            // It takes the rest of its line, and ends the statement before it as a semicolon does: outside of quotes no SQL has a
+            // backslash.
             if let Some((start, end)) = open.take() {
                 statements.push(Statement { sql: &sql[start..end], start });
             }
             nesting = Nesting::default();
-            meta_until = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
-            statements.push(Statement { sql: sql[at..meta_until].trim_end(), start: at });
+            from = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
+            statements.push(Statement { sql: sql[at..from].trim_end(), start: at });
+            tokens = significant(&sql[from..]);
         } else if kind == TokenKind::Semi && nesting.is_top_level() {
             if let Some((start, end)) = open.take() {
                 statements.push(Statement { sql: &sql[start..end], start });
@@ -249,6 +254,7 @@ mod tests {
             ("SELECT 'open; x", vec!["SELECT 'open; x"]),
             ("SELECT é;\n\tü", vec!["SELECT é", "ü"]),
             ("\\connect a b;\nSELECT 1; \\q", vec!["\\connect a b;", "SELECT 1", "\\q"]),
+            ("\\echo 'open\nSELECT 1; \\echo /* \nb", vec!["\\echo 'open", "SELECT 1", "\\echo /*", "b"]),
             ("SELECT 1 \\gexec\nSELECT (2 \\gset; x\n;", vec!["SELECT 1", "\\gexec", "SELECT (2", "\\gset; x"]),
         ] {
             assert_eq!(texts(sql), expected, "{sql}");
@@ -291,6 +297,7 @@ mod tests {
         assert_eq!((&sql[second.start..second.end()], second.tokens().count()), ("SELECT 2", 2));
         assert_eq!(split("CREATE  TABLE\n\tt (n int)")[0].summary(), "CREATE TABLE t (n int)");
         assert_eq!(split("CREATE ROLE a PASSWORD 'x'")[0].summary(), "CREATE ROLE …");
+        assert_eq!(split("DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''x'''; END $$")[0].summary(), "DO …");
         assert_eq!(split(&format!("SELECT {}", "é ".repeat(100)))[0].summary().chars().count(), 80);
     }
 }

@@ -3,18 +3,22 @@
 
 mod harness;
 
+mod abuse;
 mod access;
 mod adopting;
 mod apply;
 mod cli;
 mod cli_operations;
 mod crash;
+mod dependencies;
 mod dev;
 mod doctor;
 mod doubt;
 mod exclusion;
 mod faults;
+mod fuzz;
 mod health;
+mod injection;
 mod journal;
 mod least_privilege;
 mod ledger;
@@ -33,6 +37,7 @@ mod resolve;
 mod role;
 mod rollback;
 mod rolling;
+mod secrets;
 mod serve;
 mod shutdown;
 mod signing;

@@ -205,3 +205,18 @@ async fn a_password_that_is_refused_is_not_told() {
         }
     }
 }
+
+/// Compose files and unit files write `X=` for "not set".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_variable_is_no_setting() {
+    let mut command = schemad(&["serve"]);
+    for name in ["LISTEN", "POOL_SIZE", "POOL_TIMEOUT", "INSECURE", "APPLY_ON_START", "ROLE", "LOG_LEVEL", "LOG_FORMAT"]
+    {
+        command.env(format!("SCHEMAD_{name}"), "");
+    }
+    command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none").env("DATABASE_URL_FILE", "");
+    let process = Process::start(command).await;
+    let mut command = schemad(&["status", "--address", &process.address]);
+    command.env("SCHEMAD_OUTPUT", "").env("SCHEMAD_TIMEOUT", "");
+    assert_eq!(output(command).await.status.code(), Some(5));
+}

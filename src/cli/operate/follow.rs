@@ -8,8 +8,9 @@ use tonic::{Code, Status};
 use super::{Call, Operate, live::Live, show};
 use crate::{
     cli::{
+        escape,
         exit::{self, Exit},
-        output::{self, Output, progress},
+        output::{self, Output, line, progress},
     },
     failure::Reason,
     grpc::pb::{self, operation_event::Event},
@@ -71,7 +72,11 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
                 known.renewed = true;
                 (known.operation, known.last_sequence) = (None, 0);
                 known.live.above(|| {
-                    progress(&format!("{}; asking once more, as request {}", status.message(), call.request_id()));
+                    progress(&format!(
+                        "{}; asking once more, as request {}",
+                        line(status.message()),
+                        call.request_id()
+                    ));
                 });
                 continue;
             }
@@ -94,8 +99,8 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
         }
         if since.elapsed() < RETRY && known.reached {
             let why = match exit::reason(&status) {
-                Some(_) => status.message().to_owned(),
-                None => format!("lost the connection ({})", status.message()),
+                Some(_) => line(status.message()),
+                None => format!("lost the connection ({})", line(status.message())),
             };
             known.live.above(|| progress(&format!("{why}; asking again")));
         }
@@ -192,6 +197,6 @@ fn json_error(status: &Status) -> Exit {
         "reason": reason,
         "metadata": metadata,
     });
-    progress(&error.to_string());
+    progress(&escape::json(&error.to_string()));
     Exit::from_status(status).silently()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::{
-    cli::output::{duration, plain},
+    cli::output::{duration, line},
     grpc::pb::{self, operation_event::Event},
 };
 
@@ -42,20 +42,20 @@ impl Live {
             (Some(Event::StepStarted(step)), _) => self.started(step),
             (Some(Event::StatementDone(done)), Some(bars)) => bars.step.set_message(format!(
                 "{}  statement {}/{} done in {}: {}",
-                plain(&done.version), // a name would leave no room
+                line(&done.version), // a name would leave no room
                 done.statement,
                 done.statements,
                 duration(done.duration.as_ref()),
-                plain(&done.summary)
+                line(&done.summary)
             )),
             (Some(Event::Progress(progress)), Some(bars)) => {
                 let percent = if progress.total > 0 { format!(" {:.0} %", progress.percent) } else { String::new() };
                 let index = if progress.index.is_empty() { &progress.relation } else { &progress.index };
                 bars.step.set_message(format!(
                     "{}  {}: {}{percent}",
-                    plain(&progress.version),
-                    plain(index),
-                    plain(&progress.phase)
+                    line(&progress.version),
+                    line(index),
+                    line(&progress.phase)
                 ));
             }
             (Some(Event::Waiting(waiting)), Some(bars)) => {
@@ -63,7 +63,7 @@ impl Live {
                 bars.step.set_message(format!(
                     "{}  waiting for {} behind {}",
                     bars.name,
-                    waiting.mode,
+                    line(&waiting.mode),
                     behind.join(", ")
                 ));
             }
@@ -95,7 +95,7 @@ impl Live {
             Bars { step, operation, name: String::new() }
         });
         let way = if started.direction() == pb::Direction::Down { "down" } else { "up" };
-        bars.name = format!("{way} {}", plain(&started.name));
+        bars.name = format!("{way} {}", line(&started.name));
         bars.step.set_message(bars.name.clone());
         bars.operation.set_position(count(started.ordinal - 1));
         bars.operation.tick();

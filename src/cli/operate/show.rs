@@ -1,7 +1,7 @@
 //! What people see of an operation: a line an event, on stderr but for the last, which is the result.
 
 use crate::{
-    cli::output::{self, BAD, BOLD, DIM, GOOD, WARN, duration, plain, progress, say, styled, table},
+    cli::output::{self, BAD, BOLD, DIM, GOOD, WARN, duration, line, progress, say, styled, table},
     db::activity,
     grpc::pb::{self, operation_event::Event},
 };
@@ -11,7 +11,7 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
     match &event.event {
         Some(Event::Accepted(accepted)) => {
             let again = if accepted.repeated { ", accepted before" } else { "" };
-            let request = format!("operation {} (request {}{again})", event.operation, plain(&accepted.request_id));
+            let request = format!("operation {} (request {}{again})", event.operation, line(&accepted.request_id));
             progress(&styled(DIM, &request));
         }
         Some(Event::Queued(queued)) => match &queued.running {
@@ -19,13 +19,13 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
                 progress(&format!(
                     "waiting for operation {} of {}, which is about to begin",
                     running.id,
-                    plain(&running.daemon)
+                    line(&running.daemon)
                 ));
             }
             Some(running) => progress(&format!(
                 "waiting for operation {} of {} ({} of {} steps done since {})",
                 running.id,
-                plain(&running.daemon),
+                line(&running.daemon),
                 running.steps_done,
                 running.steps_total,
                 output::time(running.start_time.as_ref())
@@ -33,7 +33,7 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
             None => match &queued.holder {
                 Some(holder) => progress(&format!(
                     "waiting for {}, which holds the operation lock without running an operation",
-                    plain(&blocker(holder))
+                    line(&blocker(holder))
                 )),
                 None => progress("waiting for another operation"),
             },
@@ -46,13 +46,13 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
                 "  {}/{}  {}  {}",
                 done.statement,
                 done.statements,
-                plain(&done.summary),
+                line(&done.summary),
                 duration(done.duration.as_ref())
             ),
         )),
         Some(Event::StepStarted(_) | Event::StatementDone(_) | Event::Heartbeat(_)) | None => {}
         Some(Event::Notice(notice)) => {
-            progress(&format!("  {} {}", styled(DIM, &plain(&notice.severity)), plain(&notice.message)));
+            progress(&format!("  {} {}", styled(DIM, &line(&notice.severity)), line(&notice.message)));
         }
         Some(Event::Waiting(waiting)) => {
             let relation =
@@ -60,14 +60,14 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
             progress(&format!(
                 "{} {}: for {}{}",
                 styled(WARN, "waiting"),
-                plain(&waiting.version),
-                plain(&waiting.mode),
-                plain(&relation)
+                line(&waiting.version),
+                line(&waiting.mode),
+                line(&relation)
             ));
             waiting
                 .blockers
                 .iter()
-                .for_each(|blocker| progress(&format!("  behind {}", plain(&self::blocker(blocker)))));
+                .for_each(|blocker| progress(&format!("  behind {}", line(&self::blocker(blocker)))));
         }
         // A terminal shows it while it moves.
         Some(Event::Progress(_)) => {}
@@ -80,8 +80,8 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
         Some(Event::Retrying(retry)) => progress(&format!(
             "{} {}: {}; trying again in {}",
             styled(WARN, "locked"),
-            plain(&retry.version),
-            plain(&retry.message),
+            line(&retry.version),
+            line(&retry.message),
             duration(retry.delay.as_ref())
         )),
         Some(Event::StepDone(step)) => progress(&format!(
@@ -89,7 +89,7 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
             step.ordinal,
             step.total,
             way(step.direction()),
-            plain(&step.name),
+            line(&step.name),
             styled(DIM, &duration(step.duration.as_ref())),
             width = step.total.to_string().len(),
         )),
@@ -114,7 +114,7 @@ fn blocker(blocker: &pb::Blocker) -> String {
 
 fn planned(plan: &pb::Planned, validating: bool) {
     for warning in &plan.warnings {
-        progress(&format!("{} {}", styled(WARN, "warning:"), plain(warning)));
+        progress(&format!("{} {}", styled(WARN, "warning:"), line(warning)));
     }
     if !validating {
         return;
@@ -140,7 +140,7 @@ fn way(direction: pb::Direction) -> &'static str {
 fn finished(finished: &pb::Finished) {
     let current = match finished.current_version.as_str() {
         "" => "nothing is applied".into(),
-        version => format!("the current version is {}", plain(version)),
+        version => format!("the current version is {}", line(version)),
     };
     let done = format!("{} of {} steps done, {current}", finished.steps_done, finished.steps_total);
     match finished.state() {
