@@ -129,6 +129,8 @@ struct Place {
     lacks_functions: bool,
     /// Where the Diesel table would be created, quoted.
     current_schema: Option<String>,
+    /// The first schema of the search_path that exists, whether the role may use it or not; quoted.
+    first_schema: Option<String>,
     may_create_diesel: bool,
 }
 
@@ -144,7 +146,11 @@ const PLACE: &str = "SELECT quote_ident(current_user), quote_ident(current_datab
     EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = s.oid AND t.relkind = 'r' \
         AND NOT (has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT') \
             AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE'))), \
-    EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = s.oid AND NOT has_function_privilege(p.oid, 'EXECUTE')) \
+    EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = s.oid AND NOT has_function_privilege(p.oid, 'EXECUTE')), \
+    (SELECT quote_ident(e.nspname) FROM unnest(string_to_array(current_setting('search_path'), ',')) WITH ORDINALITY u (name, n) \
+        CROSS JOIN LATERAL (SELECT btrim(u.name) AS name) t \
+        JOIN pg_namespace e ON e.nspname = CASE WHEN t.name = '\"$user\"' THEN current_user \
+            WHEN t.name LIKE '\"%' THEN replace(btrim(t.name, '\"'), '\"\"', '\"') ELSE lower(t.name) END ORDER BY u.n LIMIT 1) \
     FROM (SELECT 1) one LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
     LEFT JOIN (pg_class d JOIN pg_namespace m ON m.oid = d.relnamespace) ON d.oid = to_regclass('__diesel_schema_migrations')";
 
@@ -167,6 +173,7 @@ impl Place {
             may_create_diesel: row.get(11),
             lacks_tables: row.get(12),
             lacks_functions: row.get(13),
+            first_schema: row.get(14),
         })
     }
 
@@ -176,11 +183,11 @@ impl Place {
                 Reason::LedgerForeign,
                 format!(
                     "the schema schemad exists and holds {foreign:?}, but no ledger of schemad's: it belongs to something \
-                     else. schemad needs that schema for itself"
+                     else, and schemad needs that name. Give the other another (ALTER SCHEMA schemad RENAME TO ...), or drop it"
                 ),
             ));
         }
-        if let (None, None) = (&self.diesel, &self.current_schema) {
+        if let (None, None, None) = (&self.diesel, &self.current_schema, &self.first_schema) {
             return Err(Failure::new(
                 Reason::MissingRight,
                 "no schema of the search_path exists, so there is no place for Diesel's table; create the schema or name \
@@ -222,6 +229,8 @@ impl Place {
         match (&self.diesel, &self.current_schema) {
             (Some(table), _) if !self.may_use_diesel => Some(format!("SELECT, INSERT, DELETE ON {table}")),
             (None, Some(schema)) if !self.may_create_diesel => Some(format!("USAGE, CREATE ON SCHEMA {schema}")),
+            // It exists, and is passed over because the role may not use it.
+            (None, None) => self.first_schema.as_ref().map(|schema| format!("USAGE, CREATE ON SCHEMA {schema}")),
             _ => None,
         }
     }
