@@ -99,6 +99,9 @@ async fn settle(
             false => observer.notice(index, notice),
         }
     }
+    if let Some(notice) = session.take_left_out(steps[index].id) {
+        observer.notice(index, notice);
+    }
     let Received { statements, ended, result } = received;
     result.map_err(|error| answer::broken(error, ended, statements, sent.preamble))
 }
