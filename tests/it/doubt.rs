@@ -124,6 +124,27 @@ async fn a_procedure_that_failed_after_a_commit_is_in_doubt() {
     assert_eq!(database.text("SELECT count(*) FROM t").await, "3");
 }
 
+/// A cancel says nothing of what was committed before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_procedure_that_was_cancelled_after_a_commit_is_in_doubt() {
+    let database = TestDatabase::new().await;
+    database
+        .execute("CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (3); COMMIT; PERFORM pg_sleep(60); END $$")
+        .await;
+    let daemon = TestDaemon::start(&database, &set("CALL work();", "")).await;
+    let _events = daemon.client().apply(pb::ApplyRequest::default()).await.unwrap();
+    eventually("it has committed", async || {
+        (database.text("SELECT count(*) FROM pg_tables WHERE tablename = 't'").await == "1"
+            && database.text("SELECT count(*) FROM t").await == "3")
+            .then_some(())
+    })
+    .await;
+    let id = database.text("SELECT id FROM schemad.operations WHERE state = 'running'").await;
+    daemon.operations().cancel_operation(pb::CancelOperationRequest { id }).await.unwrap();
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "IN_DOUBT");
+    assert_eq!(database.text("SELECT count(*) FROM t").await, "3");
+}
+
 /// The catalog lists databases, so nobody has to be asked whether one was made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_was_being_made_is_looked_for() {
