@@ -113,22 +113,35 @@ fn digest(migrations: &BTreeMap<Version, Migration>) -> Checksum {
     Checksum::of_parts("schemad.set.1", parts.iter().map(String::as_str))
 }
 
+/// A source tells no more of a file than this.
+fn unreadable(direction: &str, cause: &str) -> String {
+    let cure = match cause.contains("UTF-8") {
+        true => {
+            ": save it as UTF-8, for example with iconv -f latin1 -t utf-8; `iconv -f utf-8 up.sql` stops where it is none"
+        }
+        false => "",
+    };
+    format!("its {direction} cannot be read: {cause}{}", cure.replace("up.sql", &format!("{direction}.sql")))
+}
+
 fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
-    let version: Version =
-        migration.name().version().to_string().parse().map_err(|e: crate::migration::InvalidVersion| e.to_string())?;
+    let version = migration.name().version().to_string();
+    if let Some(problem) = folder::name_problem(&version) {
+        return Err(problem);
+    }
+    let version: Version = version.parse().map_err(|e: crate::migration::InvalidVersion| e.to_string())?;
     let one = migration.metadata().run_in_transaction();
     let mode = |sql: &str| match one && !sql::has_own_transactions(sql) {
         true => Mode::Transactional,
         false => Mode::NonTransactional,
     };
-    let up = recorder::up(migration).map_err(|e| format!("its up cannot be read: {e}"))?;
+    let up = recorder::up(migration).map_err(|e| unreadable("up", &e.to_string()))?;
     if folder::is_blank(&up) {
         return Err("its up holds no statement".into());
     }
     // The template that diesel_cli writes is a comment. Running it would call the migration reverted with nothing undone.
-    let down = recorder::down(migration)
-        .map_err(|e| format!("its down cannot be read: {e}"))?
-        .filter(|sql| !folder::is_blank(sql));
+    let down =
+        recorder::down(migration).map_err(|e| unreadable("down", &e.to_string()))?.filter(|sql| !folder::is_blank(sql));
     for (direction, sql) in [("up", Some(&up)), ("down", down.as_ref())] {
         if let Some(problem) = sql.and_then(|s| folder::script_problem(s)) {
             return Err(format!("its {direction} {problem}"));

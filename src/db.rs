@@ -3,6 +3,7 @@
 //! (`activity`).
 
 pub mod activity;
+mod cause;
 pub mod error;
 pub mod lock;
 mod options;

@@ -132,7 +132,8 @@ reasons! {
     DownsDiffer "DOWNS_DIFFER" Refused,
     /// A statement was sent outside a transaction and nobody recorded whether it took effect.
     InDoubt "IN_DOUBT" Refused,
-    /// An up that is not one transaction ended before its last statement; nothing is rolled back under it.
+    /// An up that is not one transaction ended before its last statement; nothing is rolled back under it, and nothing applied on top
+    /// by a binary that lacks it.
     HalfApplied "HALF_APPLIED" Refused,
     /// A down that is not one transaction ended before its last statement; only a rollback goes on from there.
     HalfReverted "HALF_REVERTED" Refused,
@@ -286,7 +287,20 @@ impl From<crate::db::Error> for Failure {
                 _ => Reason::Internal,
             },
         };
-        let failure = Self::new(reason, error.to_string());
+        let mut message = error.to_string();
+        // A pooler says so at the first statement, when the connection is long made.
+        let is_pooler = error.sql().is_some_and(|sql| sql.message.contains("query_wait_timeout"));
+        let meaning = match reason {
+            Reason::ReadOnlyServer => {
+                "the server is a standby or read-only; point MIGRATION_DATABASE_URL at the primary"
+            }
+            _ if is_pooler => crate::db::error::POOL_TOO_SMALL,
+            _ => "",
+        };
+        if !meaning.is_empty() {
+            message += &format!(": {meaning}");
+        }
+        let failure = Self::new(reason, message);
         match &error {
             Error::Sql(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
             Error::Role { grant: Some(grant), .. } => failure.with("grant", grant),
@@ -299,6 +313,24 @@ impl From<crate::db::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_server_says_shortly_is_told_with_what_to_do() {
+        use crate::db::{Error, SqlError};
+        for (sqlstate, message, reason, word) in [
+            (
+                "25006",
+                "cannot execute CREATE SCHEMA in a read-only transaction",
+                Reason::ReadOnlyServer,
+                "at the primary",
+            ),
+            ("08P01", "query_wait_timeout", Reason::DatabaseUnavailable, "--pool-size"),
+        ] {
+            let sql = SqlError { sqlstate: sqlstate.into(), message: message.into(), ..SqlError::default() };
+            let failure = Failure::from(Error::from(sql));
+            assert!(failure.reason == reason && failure.message.contains(word), "{failure}");
+        }
+    }
 
     #[test]
     fn a_failure_survives_the_ledger_and_unknown_reasons_keep_their_message() {

@@ -9,7 +9,7 @@ use crate::catalog::folder;
 
 mod record;
 
-pub use record::{Journal, Recorded, Row, RunningPart};
+pub use record::{Journal, Recorded, Row, RunningPart, TriedPart};
 
 /// A migration's version: what stands before the first `_` of its folder's name, without `-`. 1 to 50 characters,
 /// none of them a control character. Versions order as text, as in Diesel.

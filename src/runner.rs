@@ -42,6 +42,8 @@ pub struct Step<'a> {
 pub trait Observer {
     /// Step `index` begins.
     fn started(&self, index: usize);
+    /// Statement `number` (from 1) of step `index`, which is not one transaction, begins.
+    fn statement_started(&self, index: usize, number: usize);
     /// Statement `number` (from 1) of step `index`, which is not one transaction, is committed.
     fn statement(&self, index: usize, number: usize, took: Duration);
     /// Step `index` is committed.
@@ -94,6 +96,17 @@ pub struct ScriptError {
     pub statements_done: usize,
     /// Characters of the message before the script.
     pub preamble: usize,
+    /// Of a script that is not one transaction: what was undone.
+    pub undone: Option<Undone>,
+}
+
+/// The part of a script that was undone when it failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Undone {
+    /// Its first statement, from 0; of a block its BEGIN.
+    pub first: usize,
+    /// All its statements were through, and what is checked at its end failed.
+    pub through: bool,
 }
 
 /// Runs `steps` in order. A [`Halt`] ends it at a commit boundary: the running statement is cancelled and its step undone.

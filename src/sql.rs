@@ -10,7 +10,7 @@ mod units;
 pub use ident::ident;
 pub use kind::{Kind, Outside};
 pub use settings::{Settings, settings};
-pub use split::{Statement, split, unterminated};
+pub use split::{Statement, semicolon_after, split, unterminated};
 pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, transaction_modes, units};
 
 /// Line and column, both from 1, columns in characters.
@@ -45,6 +45,7 @@ const EXCERPT: usize = 200;
 /// The line at `place`, or the part of a very long one around it, and the column in that.
 pub fn excerpt(sql: &str, place: Place) -> (String, usize) {
     let line = sql.split('\n').nth(place.line - 1).unwrap_or_default().trim_end_matches('\r');
+    let line = line.replace('\r', " "); // as old files of the Mac end their lines
     let skipped = match line.chars().count() {
         short if short <= EXCERPT => 0,
         long => (place.column - 1).saturating_sub(EXCERPT / 2).min(long - EXCERPT),
@@ -63,6 +64,13 @@ pub fn statement_of(sql: &str, nth: usize) -> usize {
     split(sql).iter().take_while(|statement| statement.start <= byte).count().saturating_sub(1)
 }
 
+/// Which statement (from 0) stands at `place`; what stands between two belongs to the first.
+pub fn statement_at(sql: &str, place: Place) -> usize {
+    let line: usize = sql.split_inclusive('\n').take(place.line.saturating_sub(1)).map(str::len).sum();
+    let byte = sql[line..].char_indices().nth(place.column.saturating_sub(1)).map_or(sql.len(), |(at, _)| line + at);
+    split(sql).iter().take_while(|statement| statement.start <= byte).count().saturating_sub(1)
+}
+
 /// Where the `index`th statement (from 0) begins.
 pub fn start_of(sql: &str, index: usize) -> Option<Place> {
     let statement = split(sql).into_iter().nth(index)?;
@@ -78,6 +86,7 @@ mod tests {
         let at = |sql: &str, line, column| excerpt(sql, Place { line, column });
         assert_eq!(at("a\n bé c\r\nd", 2, 3), (" bé c".into(), 3));
         assert_eq!(at("", 1, 1), (String::new(), 1));
+        assert_eq!(at("a\rb\rc", 1, 5), ("a b c".into(), 5));
         let long = format!("{}X{}", "a".repeat(1000), "b".repeat(1000));
         let (part, column) = at(&long, 1, 1001);
         assert_eq!((part.chars().count(), part.chars().nth(column - 1)), (200, Some('X')));
@@ -91,6 +100,8 @@ mod tests {
         assert_eq!(place("a", 1), Place { line: 1, column: 1 });
         assert_eq!(start_of("SELECT 1; -- x\n  SELECT 2", 1), Some(Place { line: 2, column: 3 }));
         assert_eq!(count("SELECT 1;; SELECT 2;"), 2);
+        let at = |line, column| statement_at("SELECT 1; SELECT é;\n SELECT 2", Place { line, column });
+        assert_eq!([at(1, 1), at(1, 11), at(2, 1), at(2, 2), at(9, 9)], [0, 1, 1, 2, 2]);
         assert_eq!([1, 9, 10, 11].map(|nth| statement_of("SELECT é; SELECT 2", nth)), [0, 0, 0, 1]);
     }
 }

@@ -24,34 +24,73 @@ pub fn parts(name: &str, version: &Version, direction: Direction, script: &Scrip
     let part = |unit: Unit<'_>| (Checksum::of_script(unit.body.sql).to_string(), unit.settles_by());
     match found {
         Ok(units) => Ok(units.into_iter().map(part).collect()),
-        Err((hazard, place)) => Err(unfit(&direction.file(name), version, hazard, place)),
+        Err((hazard, place)) => Err(unfit(&direction.file(name), version, &script.sql, hazard, place)),
     }
 }
 
-fn unfit(file: &str, version: &Version, hazard: Hazard, place: Place) -> Failure {
-    let (reason, why) = match hazard {
+fn unfit(file: &str, version: &Version, sql: &str, hazard: Hazard, place: Place) -> Failure {
+    let (reason, problem, cure) = words(hazard);
+    let (statement, statements) = (sql::statement_at(sql, place) + 1, sql::count(sql));
+    let (source, source_column) = sql::excerpt(sql, place);
+    let Place { line, column } = place;
+    let message = format!(
+        "{file}, line {line}, column {column}, statement {statement} of {statements}: {problem}. {cure}. Nothing was run"
+    );
+    Failure::new(reason, message)
+        .with("version", version)
+        .with("file", file)
+        .with("line", line)
+        .with("column", column)
+        .with("statement", statement)
+        .with("statements", statements)
+        .with("source", source)
+        .with("source_column", source_column)
+        .with("problem", problem)
+        .with("meaning", cure)
+        .with("consequence", "Nothing was run")
+}
+
+/// The reason, what is wrong, and what to write instead.
+fn words(hazard: Hazard) -> (Reason, &'static str, &'static str) {
+    match hazard {
         Hazard::EndsTransaction => (
             Reason::EndsTransaction,
-            "ends a transaction that the file did not begin, or begins one that it does not commit. schemad runs a file in a \
-             transaction with its ledger row; a file may have its own, as whole BEGIN ... COMMIT blocks",
+            "this statement ends a transaction that the file did not begin, or begins one that it does not commit",
+            "schemad runs a file in a transaction with its ledger row; a file may have its own, as whole BEGIN ... COMMIT blocks",
         ),
         Hazard::NeedsNoTransaction => (
             Reason::NonTransactional,
-            "cannot run in a transaction, and schemad runs the file in one. Put the statement into a migration of its own \
-             whose metadata.toml says run_in_transaction = false",
+            "this statement cannot run in a transaction, and its file is one",
+            "Put it into a migration of its own whose metadata.toml says run_in_transaction = false",
+        ),
+        Hazard::Discards => (
+            Reason::NonTransactional,
+            "DISCARD ALL cannot run in a transaction, and its file is one",
+            "Leave it out: every migration begins with a clean session",
         ),
         Hazard::NeedsPsql => (
             Reason::NeedsClient,
-            "is a command of psql's, not SQL, and only psql understands it. Write the SQL that it stands for",
+            "this is a command of psql's, not SQL, and only psql understands it",
+            "Write the SQL that it stands for",
         ),
         Hazard::NeedsClient => (
             Reason::NeedsClient,
-            "exchanges data with a client, and a migration has none. Use INSERT, or COPY with a file on the server",
+            "this statement exchanges data with a client, and a migration has none",
+            "Use INSERT, or COPY with a file on the server",
         ),
-    };
-    Failure::new(reason, format!("{file}, line {}: the statement {why}. Nothing was run", place.line))
-        .with("version", version)
-        .with("file", file)
-        .with("line", place.line)
-        .with("column", place.column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_run_is_told_with_its_place_and_the_cure() {
+        let script = Script::new("SELECT 1;\n  VACUUM t;\nSELECT 2;", Mode::Transactional);
+        let failure = parts("1_a", &"1".parse().unwrap(), Direction::Up, &script).unwrap_err();
+        insta::assert_snapshot!(failure.message, @"1_a/up.sql, line 2, column 3, statement 2 of 3: this statement cannot run in a transaction, and its file is one. Put it into a migration of its own whose metadata.toml says run_in_transaction = false. Nothing was run");
+        let told = ["line", "column", "statement", "statements", "source", "source_column"];
+        assert_eq!(told.map(|key| failure.metadata[key].as_str()), ["2", "3", "2", "3", "  VACUUM t;", "3"]);
+    }
 }

@@ -50,11 +50,19 @@ pub fn version_of(name: &str) -> String {
     name.split('_').next().unwrap_or_default().replace('-', "")
 }
 
+/// What is wrong with the version of a folder's name, if anything.
+pub fn name_problem(version: &str) -> Option<String> {
+    match version.is_empty() {
+        true => Some("has no version: begin the name with a timestamp and `_`".into()),
+        false => version_problem(version),
+    }
+}
+
 /// What is wrong with a version, if anything.
 pub fn version_problem(version: &str) -> Option<String> {
     let length = version.chars().count();
     if version.is_empty() {
-        Some("has no version: begin the name with a timestamp and `_`".into())
+        Some("the version is empty".into())
     } else if length > MAX_VERSION_CHARS {
         Some(format!(
             "version {version} has {length} characters, but Diesel's table holds {MAX_VERSION_CHARS}: put `_` after the timestamp"
@@ -135,7 +143,7 @@ fn check_versions(folders: &[PathBuf], findings: &mut Vec<Finding>) {
             continue;
         };
         let version = version_of(name);
-        if let Some(problem) = version_problem(&version) {
+        if let Some(problem) = name_problem(&version) {
             findings.push(finding(folder, problem));
         } else if let Some(other) = seen.insert(version.clone(), folder) {
             let other = other.file_name().unwrap_or_default().display();
@@ -190,12 +198,18 @@ pub fn metadata_problem(text: &str) -> Option<String> {
     }
 }
 
+/// Where the first byte is that is no UTF-8.
+fn not_utf8(bytes: &[u8], valid: usize) -> String {
+    let line = bytes[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("is not UTF-8 (byte {valid}, line {line}): save it as UTF-8, for example with iconv -f latin1 -t utf-8")
+}
+
 /// The file's text, `None` when there is no such file.
 fn read(path: &Path) -> Result<Option<String>, String> {
     match fs::read(path) {
-        Ok(bytes) => String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|e| format!("is not UTF-8 (byte {})", e.utf8_error().valid_up_to())),
+        Ok(bytes) => {
+            String::from_utf8(bytes).map(Some).map_err(|e| not_utf8(e.as_bytes(), e.utf8_error().valid_up_to()))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("cannot be read: {error}")),
     }
@@ -283,7 +297,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("1_x")).unwrap();
         fs::write(dir.path().join("1_x/up.sql"), b"SELECT '\xff'").unwrap();
-        assert_eq!(check(dir.path())[0].problem, "is not UTF-8 (byte 8)");
+        assert_eq!(
+            check(dir.path())[0].problem,
+            "is not UTF-8 (byte 8, line 1): save it as UTF-8, for example with iconv -f latin1 -t utf-8"
+        );
     }
 
     #[test]

@@ -170,7 +170,9 @@ impl Watch {
         let exit = tokio::select! {
             exit = self.to_the_end(&mut live) => exit,
             _ = tokio::signal::ctrl_c() => {
-                Exit::interrupted(format!("left operation {}, which goes on in the daemon", self.operation))
+                live.interrupted();
+                show::left(&self.operation);
+                return Exit::interrupted("");
             }
         };
         live.clear();

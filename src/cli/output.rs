@@ -42,7 +42,49 @@ pub(super) fn progress(line: &str) {
 
 /// An error on stderr.
 pub(super) fn complain(message: &str) {
-    progress(&format!("{BAD}error:{BAD:#} {}", plain(message)));
+    let (sign, message) = ("error:", plain(message));
+    let text = width().map_or_else(|| message.clone(), |width| wrapped(&message, width - sign.len() - 1));
+    progress(&format!("{BAD}{sign}{BAD:#} {text}"));
+}
+
+/// How wide the terminal is that shows stderr; none where it is no terminal, and lines are as long as they are.
+pub(super) fn width() -> Option<usize> {
+    // Narrower than this nothing is readable anyway.
+    const NARROWEST: usize = 40;
+    terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0).max(NARROWEST))
+}
+
+/// `text` with a line's end before every word that would go beyond `width`; a terminal would break the word.
+pub(super) fn wrapped(text: &str, width: usize) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let mut current = String::new();
+        for word in line.split(' ') {
+            if !current.is_empty() && current.chars().count() + 1 + word.chars().count() > width {
+                lines.push(std::mem::take(&mut current));
+            }
+            if !current.is_empty() {
+                current.push(' ');
+            }
+            current.push_str(word);
+        }
+        lines.push(current);
+    }
+    lines.join("\n")
+}
+
+/// `text` in at most so many characters, the last of them … where it is longer.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// `text` as short as it has to be for what stands around it, of so many characters, on a terminal's line.
+pub(super) fn fitted(text: &str, around: usize) -> String {
+    const SHORTEST: usize = 8;
+    width().map_or_else(|| text.to_owned(), |width| shortened(text, width.saturating_sub(around).max(SHORTEST)))
 }
 
 /// Text in a style.
@@ -100,6 +142,13 @@ pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_word_is_broken_at_the_edge() {
+        assert_eq!(wrapped("aaa bbb cccccc d\ne", 7), "aaa bbb\ncccccc\nd\ne");
+        assert_eq!(wrapped("", 7), "");
+        assert_eq!([shortened("größer", 6), shortened("größer", 4), shortened("x", 0)], ["größer", "grö…", "…"]);
+    }
 
     #[test]
     fn json_is_proto3_json() {

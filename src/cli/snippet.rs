@@ -5,30 +5,31 @@ use anstream::{AutoStream, ColorChoice};
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use super::output::plain;
-use crate::{failure::Reason, grpc::status::DOMAIN};
+use super::output::{self, plain};
+use crate::grpc::status::DOMAIN;
 
 /// What to show instead of the status's message, which says the same in one line. None when it is no failed script's.
 pub(super) fn of(status: &Status) -> Option<String> {
     let colours = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
-    let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(120, |(width, _)| usize::from(width.0));
-    render(status, renderer, width.clamp(60, 160))
+    render(status, renderer, output::width().unwrap_or(120).clamp(60, 160))
 }
 
 fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
     let renderer = renderer.term_width(width);
     let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
-    if info.reason != Reason::MigrationFailed.as_str() {
-        return None;
-    }
     let get = |key: &str| info.metadata.get(key).map(|text| plain(text)).filter(|text| !text.is_empty());
     let number = |key: &str| info.metadata.get(key).and_then(|text| text.parse::<usize>().ok());
-    let title = format!("{} (SQLSTATE {})", get("database_message")?, get("sqlstate")?);
+    // The server's words, or schemad's about a statement that it did not run.
+    let title = match (get("database_message"), get("sqlstate")) {
+        (Some(message), Some(sqlstate)) => format!("{message} (SQLSTATE {sqlstate})"),
+        _ => get("problem")?,
+    };
     let file = get("file")?;
     let statement = number("statement").zip(number("statements")).map(|(n, of)| format!("statement {n} of {of}"));
 
-    let mut group = Group::with_title(Level::ERROR.primary_title(title).id("MIGRATION_FAILED"));
+    let title = output::wrapped(&title, width.saturating_sub("error[]: ".len() + info.reason.len()));
+    let mut group = Group::with_title(Level::ERROR.primary_title(title).id(info.reason.as_str()));
     let (source, inner) = (get("source"), get("inner_source"));
     match (&source, number("line"), number("source_column")) {
         (Some(source), Some(line), Some(column)) => {
@@ -39,7 +40,8 @@ fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
         _ => group = group.element(Level::NOTE.message(format!("in {file}, after its last statement"))),
     }
     if let (Some(inner), Some(line), Some(column)) = (&inner, number("inner_line"), number("inner_source_column")) {
-        let span = AnnotationKind::Primary.span(word(inner, column));
+        let (inner, column) = whole(inner, column, number("inner_column").unwrap_or(column));
+        let span = AnnotationKind::Primary.span(word(&inner, column));
         group = group.element(Snippet::source(inner).line_start(line).path("a statement inside it").annotation(span));
     }
     for (name, key) in [("detail", "detail"), ("context", "context"), ("hint", "hint")] {
@@ -64,24 +66,10 @@ fn whole(source: &str, source_column: usize, column: usize) -> (String, usize) {
     (" ".repeat(before) + source, source_column + before)
 }
 
-/// Notes are not wrapped by themselves, and a terminal would break their words.
+/// Notes are not wrapped by themselves.
 fn wrapped(text: &str, width: usize) -> String {
     const MARGIN: usize = 16;
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        let mut current = String::new();
-        for word in line.split(' ') {
-            if !current.is_empty() && current.chars().count() + 1 + word.chars().count() > width - MARGIN {
-                lines.push(std::mem::take(&mut current));
-            }
-            if !current.is_empty() {
-                current.push(' ');
-            }
-            current.push_str(word);
-        }
-        lines.push(current);
-    }
-    lines.join("\n")
+    output::wrapped(text, width - MARGIN)
 }
 
 /// The bytes of the word, or the one sign, at a column (from 1, in characters).
@@ -98,8 +86,14 @@ fn word(source: &str, column: usize) -> std::ops::Range<usize> {
 mod tests {
     use super::*;
     use crate::{
+        catalog::{
+            Catalog, fitness,
+            tests::{Hand, Source},
+        },
         db::SqlError,
         grpc::status::from_failure,
+        migration::{Checksum, Direction, Journal, Mode, Row, RunningPart, Script},
+        planner::{Apply, plan_apply},
         runner::{ScriptError, explain},
     };
 
@@ -110,9 +104,9 @@ mod tests {
             sqlstate: if error.sqlstate.is_empty() { "42601".into() } else { error.sqlstate },
             ..error
         };
-        let failed = ScriptError { error, statements_done, preamble: 0 };
+        let failed = ScriptError { error, statements_done, preamble: 0, undone: None };
         let status = from_failure(
-            &explain(&failed, sql, "2026-01-05_users/up.sql", "deploy", true).with("file", "2026-01-05_users/up.sql"),
+            &explain(&failed, sql, "2026-01-05_users/up.sql", "deploy", None).with("file", "2026-01-05_users/up.sql"),
         );
         render(&status, Renderer::plain(), 80).unwrap()
     }
@@ -184,6 +178,53 @@ mod tests {
             ..said("insert or update on table \"c\" violates foreign key constraint \"c_p_fkey\"")
         };
         insta::assert_snapshot!(shown("INSERT INTO c VALUES (1);", 1, None, error));
+    }
+
+    #[test]
+    fn a_very_long_line_inside_a_function() {
+        let query = format!("SELECT {}oops", "1, ".repeat(1000));
+        let error = SqlError {
+            sqlstate: "42703".into(),
+            internal_position: Some(query.chars().count() - 3),
+            internal_query: Some(query),
+            ..said("column \"oops\" does not exist")
+        };
+        insta::assert_snapshot!(shown("DO $$ BEGIN EXECUTE f(); END $$;", 0, None, error));
+    }
+
+    #[test]
+    fn a_file_that_ends_too_early() {
+        let sql = "CREATE TABLE a (i int);\nALTER TABLE a ADD COLUMN\n";
+        insta::assert_snapshot!(shown(sql, 0, Some(sql.len() + 1), said("syntax error at or near \";\"")));
+    }
+
+    #[test]
+    fn a_statement_that_cannot_run() {
+        let script = Script::new("SELECT 1;\nCREATE INDEX CONCURRENTLY i ON t (n);\n", Mode::Transactional);
+        let refused = fitness::parts("1_i", &"1".parse().unwrap(), Direction::Up, &script).unwrap_err();
+        insta::assert_snapshot!(render(&from_failure(&refused), Renderer::plain(), 80).unwrap());
+    }
+
+    #[test]
+    fn a_statement_in_doubt() {
+        let script = "SELECT 1;\nCALL work();\n";
+        let running = RunningPart { checksum: Checksum::of_script("CALL work()").to_string(), in_doubt: true };
+        let journal = Journal {
+            step: 7,
+            direction: Direction::Up,
+            name: "1_a".into(),
+            done: vec!["a".into()],
+            running: Some(running),
+            tried: None,
+            script: Some(script.into()),
+        };
+        let row = Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) };
+        let refusal = plan_apply(&catalog(), &[row], &Apply::default()).unwrap_err();
+        insta::assert_snapshot!(render(&from_failure(&refusal.into()), Renderer::plain(), 80).unwrap());
+    }
+
+    fn catalog() -> Catalog {
+        Catalog::load(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap()
     }
 
     #[test]

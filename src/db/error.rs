@@ -157,6 +157,10 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
+/// What a pooler means that gives up before it has a server connection to give.
+pub const POOL_TOO_SMALL: &str = "the pooler's pool has no server connection left: schemad keeps up to --pool-size and 5 more open (10 by \
+    default), and --pool-overflow more under load; give the pool as many, or lower those";
+
 /// An error with all its causes, each once.
 pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();

@@ -19,7 +19,7 @@ const OURS: [&str; 9] = [
 ];
 
 /// Options that change nothing here: defaults of libpq's, or hints to other clients.
-const IGNORED: [&str; 9] = [
+const IGNORED: [&str; 15] = [
     "sslcompression",
     "sslcertmode",
     "krbsrvname",
@@ -29,10 +29,16 @@ const IGNORED: [&str; 9] = [
     "fallback_application_name",
     "keepalives_count",
     "pgbouncer",
+    "connection_limit",
+    "pool_timeout",
+    "statement_cache_size",
+    "prepared_statement_cache_size",
+    "pool_max_conns",
+    "socket_timeout",
 ];
 
 /// Options that ask for what schemad does not do.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 11] = [
     ("service", "name host, user and database in the URL"),
     ("servicefile", "name host, user and database in the URL"),
     ("passfile", "put the password into the URL, and the URL into a file for DATABASE_URL_FILE"),
@@ -41,25 +47,55 @@ const REFUSED: [(&str, &str); 8] = [
     ("sslcrldir", "revocation lists are not looked at"),
     ("require_auth", "the server chooses"),
     ("replication", "schemad does not replicate"),
+    ("schema", "write options=-csearch_path%3D and the schema"),
+    ("currentSchema", "write options=-csearch_path%3D and the schema"),
+    ("ssl", "write sslmode=require, or verify-full"),
 ];
 
 /// The options taken out, by name.
 pub(super) type Options = BTreeMap<&'static str, String>;
+
+/// A form that other programs use, and what to write instead.
+pub(super) fn foreign_form(text: &str) -> Option<String> {
+    if text.starts_with(['"', '\'', '`']) {
+        return Some("there are quotes around it: leave them out".into());
+    }
+    let scheme = text.split_once("://")?.0;
+    match scheme.split_once('+') {
+        _ if ["postgres", "postgresql"].contains(&scheme) => None,
+        Some((before @ ("postgres" | "postgresql"), _)) => {
+            Some(format!("its scheme names a Python driver behind a +: write {before}://"))
+        }
+        _ if scheme.starts_with("jdbc:") => {
+            Some("it begins with jdbc: as Java has it; write postgres://user:password@host:5432/database".into())
+        }
+        // In a DSN a value may hold "://"; a scheme that is none of PostgreSQL's may be a piece of a password.
+        _ if text.contains('=') && !text.contains('?') => None,
+        _ => Some("its scheme is not postgres://".into()),
+    }
+}
 
 /// Splits `text` into what tokio-postgres parses and the rest.
 pub(super) fn take(text: &str) -> Result<(String, Options), InvalidUrl> {
     let mut options = Options::new();
     let rest = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
-        let mut kept = Vec::new();
+        let (mut kept, mut hosts, mut ports) = (Vec::new(), None, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if keep(name, &decoded(value), &mut options)? {
-                kept.push(pair);
+            match name {
+                "host" => hosts = Some(value),
+                "port" => ports = Some(value),
+                _ if keep(name, &decoded(value), &mut options)? => kept.push(pair),
+                _ => {}
             }
         }
+        let base = match (hosts, ports) {
+            (None, None) => base.to_owned(),
+            _ => with_hosts(base, hosts, ports),
+        };
         match kept.is_empty() {
-            true => base.to_owned(),
+            true => base,
             false => format!("{base}?{}", kept.join("&")),
         }
     } else {
@@ -72,6 +108,34 @@ pub(super) fn take(text: &str) -> Result<(String, Options), InvalidUrl> {
         kept
     };
     Ok((rest, options))
+}
+
+/// The URL with the hosts and ports of its query, which go before those in front, as for libpq; tokio-postgres would take both.
+/// One port is for every host.
+fn with_hosts(base: &str, hosts: Option<&str>, ports: Option<&str>) -> String {
+    let authority = base.find("://").map_or(0, |at| at + 3);
+    let end = base[authority..].find('/').map_or(base.len(), |at| authority + at);
+    let (user, in_front) = match base[authority..end].rsplit_once('@') {
+        Some((user, in_front)) => (format!("{user}@"), in_front),
+        None => (String::new(), &base[authority..end]),
+    };
+    let in_front: Vec<(&str, &str)> = in_front
+        .split(',')
+        .map(|host| host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).unwrap_or((host, "")))
+        .collect();
+    let hosts: Vec<String> = match hosts {
+        Some(hosts) => decoded(hosts).split(',').map(|host| host.replace('%', "%25").replace('/', "%2F")).collect(),
+        None => in_front.iter().map(|(host, _)| (*host).to_owned()).collect(),
+    };
+    let ports: Vec<String> = match ports {
+        Some(ports) => decoded(ports).split(',').map(str::to_owned).collect(),
+        None => in_front.iter().map(|(_, port)| (*port).to_owned()).collect(),
+    };
+    let addresses = hosts.iter().enumerate().map(|(n, host)| {
+        let port = ports.get(n).or(ports.first()).filter(|port| !port.is_empty());
+        port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
+    });
+    format!("{}{user}{}{}", &base[..authority], addresses.collect::<Vec<_>>().join(","), &base[end..])
 }
 
 /// True for an option that tokio-postgres shall see.

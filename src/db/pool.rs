@@ -62,9 +62,11 @@ impl Reader {
             while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
             flag.store(true, Ordering::Release);
         });
-        let conn = AsyncPgConnection::try_from(client)
-            .await
-            .map_err(|e| Error::Connect { target: url.target().into(), cause: e.to_string() })?;
+        // diesel-async prepares what it sets up. A transaction keeps that on one server connection, whatever pooler is between.
+        client.batch_execute("BEGIN").await?;
+        let failed = |cause: String| Error::Connect { target: url.target().into(), cause };
+        let mut conn = AsyncPgConnection::try_from(client).await.map_err(|e| failed(e.to_string()))?;
+        conn.batch_execute("COMMIT").await.map_err(|e| failed(e.to_string()))?;
         Ok(Self { conn, closed, dirty: false, last_used: Instant::now(), driver })
     }
 

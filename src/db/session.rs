@@ -1,7 +1,11 @@
 //! The migration session: one direct connection, opened for one operation and closed after it, so that nothing of one
 //! operation reaches the next. Only unnamed and simple queries run on it, because DEALLOCATE ALL ends every step.
 
-use std::future::poll_fn;
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_postgres::{AsyncMessage, CancelToken, Client, types::Type};
@@ -69,6 +73,9 @@ macro_rules! insist {
 }
 pub(crate) use insist;
 
+/// How many messages of a step were left out.
+type LeftOut = Arc<Mutex<BTreeMap<Option<i64>, u64>>>;
+
 /// Something the server said beside the result.
 #[derive(Clone, Debug)]
 pub struct Notice {
@@ -86,6 +93,7 @@ pub struct Session {
     client: Client,
     tls: MakeRustlsConnect,
     notices: mpsc::Receiver<Notice>,
+    left_out: LeftOut,
     server_major: u32,
     driver: JoinHandle<()>,
 }
@@ -123,8 +131,9 @@ impl Session {
             return Err(Error::ServerTooOld(version));
         }
         let (sender, notices) = mpsc::channel(NOTICE_BUFFER);
-        let driver = tokio::spawn(drive(connection, sender));
-        let session = Self { client, tls, notices, server_major, driver };
+        let left_out = LeftOut::default();
+        let driver = tokio::spawn(drive(connection, sender, left_out.clone()));
+        let session = Self { client, tls, notices, left_out, server_major, driver };
         session.client.batch_execute(settings(server_major)).await?;
         Ok(session)
     }
@@ -177,6 +186,16 @@ impl Session {
         std::iter::from_fn(|| self.notices.try_recv().ok()).collect()
     }
 
+    /// That more was said while `step` ran than is passed on, if it was. To be asked when the step's answer is through.
+    pub fn take_left_out(&mut self, step: i64) -> Option<Notice> {
+        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = left_out.remove(&Some(step))?;
+        let message = format!(
+            "{count} more messages are left out: of what a step, or a part of one, says, the first {NOTICES_PER_STEP} are passed on"
+        );
+        Some(Notice { step: Some(step), severity: "NOTICE".into(), message })
+    }
+
     /// Ends the transaction and whatever else a failed step left, and makes the settings again.
     ///
     /// # Errors
@@ -198,20 +217,22 @@ impl Session {
 
 /// Carries the connection until it ends; its end shows in the client's next call. Steps are sent ahead, so which one a notice
 /// belongs to only the order on the wire tells: the first guard announces each step with an INFO of its own SQLSTATE.
-async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>) {
+async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>, left_out: LeftOut) {
     let (mut step, mut room) = (None, NOTICES_PER_STEP);
     while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
         let AsyncMessage::Notice(notice) = message else { continue };
         if notice.code().code() == STEP_BEGINS {
             (step, room) = (notice.message().parse().ok(), NOTICES_PER_STEP);
-        } else if room > 0 {
-            room -= 1;
-            let message = notice.message();
-            let end = message.floor_char_boundary(NOTICE_BYTES);
-            // Full: dropped. Who watches a migration never slows it.
-            let _ =
-                notices.try_send(Notice { step, severity: notice.severity().into(), message: message[..end].into() });
+            continue;
         }
+        let message = notice.message();
+        let end = message.floor_char_boundary(NOTICE_BYTES);
+        let notice = || Notice { step, severity: notice.severity().into(), message: message[..end].into() };
+        // A full channel drops it. Who watches a migration never slows it.
+        if room == 0 || notices.try_send(notice()).is_err() {
+            *left_out.lock().unwrap_or_else(PoisonError::into_inner).entry(step).or_default() += 1;
+        }
+        room = room.saturating_sub(1);
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
+    cause,
     error::{Error, SqlError, chain},
     options,
     tls::{Mode, Tls},
@@ -66,9 +67,18 @@ impl FromStr for DatabaseUrl {
     type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        let text = text.trim();
+        if let Some(problem) = options::foreign_form(text) {
+            return Err(InvalidUrl::Syntax(problem));
+        }
         check_signs(text)?;
-        let (rest, options) = options::take(text.trim())?;
+        let (rest, options) = options::take(text)?;
         let mut config: Config = rest.parse().map_err(|e| syntax_error(&e))?;
+        if config.get_user().is_none() {
+            // As libpq, and said here because GRANTs name it.
+            let own = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+            config.user(own.map_or_else(|| "postgres".into(), |user| user.name));
+        }
         let mut tls = Tls::of(&options)?;
         // As libpq: a unix socket has no name to prove, and no files are looked at.
         if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) && config.get_hostaddrs().is_empty() {
@@ -152,10 +162,12 @@ impl DatabaseUrl {
             Ok(Err(error)) => Err(match error.as_db_error() {
                 Some(db) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => self.may_not_connect(),
                 Some(db) if *db.code() == SqlState::INVALID_CATALOG_NAME => failed(self.names_no_database(db)),
-                Some(db) => failed(SqlError::from(db).to_string()),
-                None => failed(explained(chain(&error))),
+                Some(db) => failed(cause::explained(SqlError::from(db).to_string(), Some(db.code()), self.tls.mode)),
+                None => failed(cause::explained(chain(&error), None, self.tls.mode)),
             }),
-            Err(_) => Err(failed(format!("no answer within {timeout:?}"))),
+            Err(_) => Err(failed(format!(
+                "no answer within {timeout:?}: check host and port, and whether a firewall is between"
+            ))),
         }
     }
 
@@ -173,23 +185,6 @@ impl DatabaseUrl {
     fn database(&self) -> String {
         sql::ident(self.config.get_dbname().or(self.config.get_user()).unwrap_or_default())
     }
-}
-
-/// What some causes mean, where their words do not say it.
-fn explained(cause: String) -> String {
-    let meaning = match () {
-        () if cause.contains("UnknownIssuer") || cause.contains("BadSignature") => {
-            "the server's certificate is of no authority in sslrootcert (or of none that this machine trusts)"
-        }
-        () if cause.contains("NotValidForName") || cause.contains("not valid for name") => {
-            "the server's certificate is for another name; verify-ca would not look at it"
-        }
-        () if cause.contains("server does not support TLS") => {
-            "the server has TLS off; sslmode=prefer or disable would do without"
-        }
-        () => return cause,
-    };
-    format!("{cause}: {meaning}")
 }
 
 impl fmt::Debug for DatabaseUrl {
@@ -333,6 +328,47 @@ mod tests {
             let url: DatabaseUrl = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!((url.target(), url.tls.mode), (target, mode), "{text}");
         }
+    }
+
+    #[test]
+    fn forms_of_other_programs_are_named() {
+        for (text, word) in [
+            ("postgresql+asyncpg://app:s3cret@h/d", "write postgresql://"),
+            ("jdbc:postgresql://h/d?user=app&password=s3cret", "jdbc"),
+            ("\"postgres://app:s3cret@h/d\"", "quotes"),
+            ("mysql://app:s3cret@h/d", "not postgres://"),
+            ("postgres://app:s3cret@h/d?schema=app", "search_path"),
+            ("postgres://app:s3cret@h/d?currentSchema=app", "search_path"),
+            ("postgres://app:s3cret@h/d?ssl=true", "sslmode=require"),
+        ] {
+            let error = text.parse::<DatabaseUrl>().unwrap_err().to_string();
+            assert!(error.contains(word) && !error.contains("s3cret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn host_and_port_may_stand_in_the_query() {
+        for (text, target) in [
+            ("postgresql://%2Ftmp%2Fh3/t9?user=postgres&port=5599", "postgres@/tmp/h3:5599/t9"),
+            ("postgresql://u@/t9?host=%2Ftmp%2Fh3&port=5599", "u@/tmp/h3:5599/t9"),
+            ("postgresql://u@a,b/d?port=1,2", "u@a:1,b:2/d"),
+            ("postgresql://u@a,b/d?port=7", "u@a:7,b:7/d"),
+            ("postgresql://u@a:1/d?port=2", "u@a:2/d"),
+            ("postgresql://u:p%40w@a:1/d?host=b", "u@b:1/d"),
+            ("postgresql:///d?host=a&user=u", "u@a:5432/d"),
+            ("postgresql://u@[::1]/d?port=2", "u@::1:2/d"),
+            ("postgres://u@h/d?pgbouncer=true&connection_limit=1&pool_timeout=3", "u@h:5432/d"),
+        ] {
+            let url: DatabaseUrl = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(url.target(), target, "{text}");
+            assert!(url.config.get_ports().len() <= url.config.get_hosts().len(), "{text}");
+        }
+    }
+
+    #[test]
+    fn who_names_no_user_is_the_systems() {
+        let url: DatabaseUrl = "postgres://h/d".parse().unwrap();
+        assert!(url.role() != "\"\"" && !url.target().starts_with('@'), "{url:?}");
     }
 
     #[test]

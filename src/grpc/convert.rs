@@ -209,6 +209,14 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             message: message.clone(),
             delay: Some(duration(*delay)),
         }),
+        Event::StatementStarted { version, statement, statements, summary } => {
+            Pb::StatementStarted(pb::StatementStarted {
+                version: version.clone(),
+                statement: count(*statement),
+                statements: count(*statements),
+                summary: summary.clone(),
+            })
+        }
         Event::StatementDone { version, statement, statements, summary, took } => {
             Pb::StatementDone(pb::StatementDone {
                 version: version.clone(),

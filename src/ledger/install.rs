@@ -193,7 +193,7 @@ impl Place {
                 Reason::LedgerForeign,
                 format!(
                     "the schema schemad exists and holds {foreign:?}, but no ledger of schemad's: it belongs to something \
-                     else. schemad needs that schema for itself"
+                     else, and schemad needs that name. Give the other another (ALTER SCHEMA schemad RENAME TO ...), or drop it"
                 ),
             ));
         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     db::{Error, pool::Reader},
-    migration::{Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, Version},
+    migration::{Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, TriedPart, Version},
 };
 
 /// Everything that planning, status and health need to know.
@@ -133,7 +133,9 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
           FROM schemad.migrations m LEFT JOIN schemad.steps s ON s.id = m.step \
           LEFT JOIN schemad.operations o ON o.id = s.operation)";
         let journal = "(SELECT s.version, jsonb_build_object('step', s.id, 'direction', s.direction, 'name', s.name, 'parts', \
-          jsonb_agg(jsonb_build_array(t.checksum, t.state, t.settles_by) ORDER BY t.ordinal))::text AS journal \
+          jsonb_agg(jsonb_build_array(t.checksum, t.state, t.settles_by, t.indexes_before::int8[]) ORDER BY t.ordinal), \
+          'script', CASE WHEN bool_or(t.state = 'running' OR t.state = 'pending' AND t.indexes_before IS NOT NULL) \
+            THEN (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = s.script) END)::text AS journal \
           FROM schemad.statements t JOIN schemad.steps s ON s.id = t.step GROUP BY s.id \
           HAVING bool_or(t.state <> 'pending' OR t.indexes_before IS NOT NULL))";
         (ledger, journal)
@@ -240,21 +242,28 @@ struct RawJournal {
     step: i64,
     direction: String,
     name: String,
-    /// Checksum, state and how it settles.
-    parts: Vec<(String, String, String)>,
+    /// Checksum, state, how it settles, and the indexes before it.
+    parts: Vec<(String, String, String, Option<Vec<u32>>)>,
+    script: Option<String>,
 }
 
 impl RawJournal {
     fn parse(json: &str) -> Option<Journal> {
         let raw: Self = serde_json::from_str(json).ok()?;
-        let done = raw.parts.iter().take_while(|(_, state, _)| state == "done").map(|(c, ..)| c.clone()).collect();
-        let running = raw.parts.into_iter().find(|(_, state, _)| state == "running");
+        let done: Vec<String> =
+            raw.parts.iter().take_while(|(_, state, ..)| state == "done").map(|(c, ..)| c.clone()).collect();
+        let (checksum, state, by, before) = raw.parts.into_iter().nth(done.len()).unwrap_or_default();
+        let running =
+            (state == "running").then(|| RunningPart { checksum: checksum.clone(), in_doubt: by == "nothing" });
+        let tried = before.filter(|_| state == "pending").map(|before| TriedPart { checksum, before });
         Some(Journal {
             step: raw.step,
             direction: Direction::parse(&raw.direction)?,
             name: raw.name,
             done,
-            running: running.map(|(checksum, _, by)| RunningPart { checksum, in_doubt: by == "nothing" }),
+            running,
+            tried,
+            script: raw.script,
         })
     }
 }

@@ -42,6 +42,19 @@ pub struct Journal {
     pub done: Vec<String>,
     /// The part after them, when it was sent outside a transaction and its end is not recorded.
     pub running: Option<RunningPart>,
+    /// The part after them, when an index build of it was tried and failed.
+    pub tried: Option<TriedPart>,
+    /// The text that ran, where it matters for the two above.
+    pub script: Option<String>,
+}
+
+/// An index build that failed, and may have left an invalid index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TriedPart {
+    /// Its checksum.
+    pub checksum: String,
+    /// The indexes before the first try.
+    pub before: Vec<u32>,
 }
 
 /// A part of a script of which it is not recorded whether it took effect.

@@ -74,6 +74,17 @@ pub enum Event {
     },
     /// This follower was too slow for so many live-only events.
     Dropped(u64),
+    /// A statement of a step that is not one transaction begins.
+    StatementStarted {
+        /// Of this version.
+        version: String,
+        /// From 1.
+        statement: usize,
+        /// Of so many.
+        statements: usize,
+        /// How it begins.
+        summary: String,
+    },
     /// A statement of a step that is not one transaction is committed.
     StatementDone {
         /// Of this version.

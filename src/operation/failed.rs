@@ -4,8 +4,8 @@ use super::{accept::cancelled, prepare::Step};
 use crate::{
     db::{self, activity::Blocker},
     failure::{Failure, Reason},
-    migration::Mode,
-    runner::{self, Broken, Halt},
+    migration::{Mode, Version},
+    runner::{self, Broken, Halt, ScriptError},
 };
 
 /// The operation ends as it was told to; what its statement did is for a person to find out.
@@ -41,12 +41,8 @@ pub(super) fn failure(broken: Broken, done: usize, steps: &[Step], role: &str, b
         Mode::NonTransactional => "its statements before this one stay",
     };
     match broken {
-        Broken::Sql(error) | Broken::Doubt(error) => {
-            runner::explain(&error, &step.script.sql, &step.file(), role, step.script.mode == Mode::Transactional)
-                .with("version", &step.version)
-                .with("file", step.file())
-                .with("steps_done", done)
-        }
+        Broken::Sql(error) => explained(&error, step, role, None).with("steps_done", done),
+        Broken::Doubt(error) => explained(&error, step, role, Some(&step.version)).with("steps_done", done),
         Broken::Locks { error, waited } => {
             let blocked_by = blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             let who = match blocked_by.as_str() {
@@ -82,4 +78,10 @@ pub(super) fn failure(broken: Broken, done: usize, steps: &[Step], role: &str, b
         }
         Broken::Lost(error) => Failure::new(Reason::Interrupted, format!("{error}; {progress}. Ask again")),
     }
+}
+
+fn explained(error: &ScriptError, step: &Step, role: &str, doubt: Option<&Version>) -> Failure {
+    runner::explain(error, &step.script.sql, &step.file(), role, doubt)
+        .with("version", &step.version)
+        .with("file", step.file())
 }

@@ -16,7 +16,7 @@ use crate::{
     failure::{Failure, Reason},
     ledger::{self, Snapshot, claims, install, operations, settle::Settlement, upkeep},
     migration::{Checksum, Mode, Row, Script, Version},
-    planner::{self, Plan, Refusal, Resume, Rollback, StepScript},
+    planner::{self, Earlier, Plan, Refusal, Resume, Rollback, StepScript},
     runner::Journaled,
     signature::Signer,
     sql,
@@ -46,6 +46,8 @@ pub(super) struct Step {
     pub parts: Vec<fitness::Part>,
     /// Where such a script goes on.
     pub resume: Resume,
+    /// An index build that failed and was mended away.
+    pub earlier: Option<Earlier>,
     /// How each statement of a script that is not one transaction begins; empty for more than anybody would follow.
     pub summaries: Vec<String>,
 }
@@ -65,6 +67,7 @@ impl Step {
         Some(Journaled {
             units: sql::units(&self.script.sql).unwrap_or_default(), // `check` has refused what has none
             resume: self.resume,
+            earlier: self.earlier.as_ref(),
             lock_timeout: self.lock_timeout(request),
             statement_timeout: settings.statement_timeout.unwrap_or_default(),
             role,
@@ -238,7 +241,18 @@ async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
             };
             let summaries = summaries(&script);
             let (version, down, resume) = (step.version, step.down, Resume::default());
-            Ok(Step { id: 0, name, version, script, from_ledger, down, parts: Vec::new(), resume, summaries })
+            Ok(Step {
+                id: 0,
+                name,
+                version,
+                script,
+                from_ledger,
+                down,
+                parts: Vec::new(),
+                resume,
+                earlier: None,
+                summaries,
+            })
         })
         .collect()
 }
@@ -269,6 +283,7 @@ fn check(steps: &mut [Step], rows: &[Row]) -> Result<(), Failure> {
         let row = rows.iter().find(|row| row.version == step.version);
         step.parts = fitness::parts(&step.name.name, &step.version, step.name.direction, &step.script)?;
         step.resume = planner::resume(row, step.name.direction, &step.parts)?;
+        step.earlier = planner::earlier(row, step.name.direction, &step.parts);
         Ok(())
     })
 }

@@ -270,6 +270,14 @@ impl Observer for Watch<'_> {
         self.candidate.log.push(Event::StepDone(name, took));
     }
 
+    fn statement_started(&self, index: usize, number: usize) {
+        let step = &self.steps[index];
+        if let Some(summary) = step.summaries.get(number - 1).cloned() {
+            let (version, statements) = (step.name.version.clone(), step.summaries.len());
+            self.candidate.log.push(Event::StatementStarted { version, statement: number, statements, summary });
+        }
+    }
+
     fn statement(&self, index: usize, number: usize, took: Duration) {
         let step = &self.steps[index];
         if let Some(summary) = step.summaries.get(number - 1).cloned() {

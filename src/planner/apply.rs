@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use super::{
     Plan, Refusal, Step, StepScript,
+    journal::half_applied_elsewhere,
     state::{blocked, out_of_order},
 };
 use crate::{
@@ -61,6 +62,9 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
     if !request.allow_out_of_order
         && let Some(refusal) = chosen.iter().find_map(|m| out_of_order(m, catalog, &applied))
     {
+        return Err(refusal);
+    }
+    if let Some(refusal) = half_applied_elsewhere(catalog, rows).next().filter(|_| !chosen.is_empty()) {
         return Err(refusal);
     }
     let unknown = applied.keys().filter(|v| catalog.get(v).is_none()).count();

@@ -1,11 +1,11 @@
 //! Scripts that are not one transaction and ended before their last statement: what may go on, and what has to wait for a
 //! person.
 
-use super::Refusal;
+use super::{Refusal, refusal::Sent};
 use crate::{
     catalog::{Catalog, fitness::Part},
-    migration::{Direction, Journal, Row},
-    sql,
+    migration::{Checksum, Direction, Journal, Row},
+    sql::{self, Statement},
 };
 
 /// Where a script goes on.
@@ -20,27 +20,68 @@ pub struct Resume {
 }
 
 /// Refuses to plan anything while nobody knows what a statement did.
-pub(super) fn in_doubt<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
+pub(super) fn in_doubt(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
     journals(rows).filter(|(_, journal)| journal.running.as_ref().is_some_and(|part| part.in_doubt)).map(
         |(row, journal)| Refusal::InDoubt {
             version: row.version.clone(),
             direction: journal.direction,
             statement: journal.done.len() + 1,
-            sql: sent(catalog, row, journal),
+            sent: sent(journal).map(Box::new),
         },
     )
 }
 
-/// How the statement begins that was sent, where the binary still carries it.
-fn sent(catalog: &Catalog, row: &Row, journal: &Journal) -> String {
-    let migration = catalog.get(&row.version);
-    let script = migration.and_then(|m| match journal.direction {
-        Direction::Up => Some(&m.up),
-        Direction::Down => m.down.as_ref(),
-    });
-    let units = script.and_then(|script| sql::units(&script.sql).ok()).unwrap_or_default();
-    let unit = units.get(journal.done.len()).map(|unit| unit.body.summary());
-    unit.unwrap_or_else(|| "this binary does not carry its text".into())
+/// The statement that was sent, in the script as it was then; the binary's may have changed since.
+fn sent(journal: &Journal) -> Option<Sent> {
+    let script = journal.script.as_deref()?;
+    let unit = sql::units(script).ok()?.into_iter().nth(journal.done.len())?;
+    let checksum = Checksum::of_script(unit.body.sql).to_string();
+    journal.running.as_ref().filter(|running| running.checksum == checksum)?;
+    let place = sql::place(script, sql::nth_character(script, unit.body.start));
+    Some(Sent {
+        file: journal.direction.file(&journal.name),
+        place,
+        statement: unit.statements_before + 1,
+        statements: sql::count(script),
+        summary: unit.body.summary(),
+        excerpt: sql::excerpt(script, place),
+        look: look(&unit.body),
+    })
+}
+
+/// What tells a person whether `statement` took effect.
+fn look(statement: &Statement<'_>) -> String {
+    let words: Vec<&str> = statement.tokens().take(3).collect();
+    let is = |at: usize, word: &str| words.get(at).is_some_and(|token| token.eq_ignore_ascii_case(word));
+    let listed = [("subscription", "pg_subscription"), ("database", "pg_database"), ("tablespace", "pg_tablespace")];
+    match listed.iter().find(|(kind, _)| is(1, kind)) {
+        Some((_, catalog)) => format!("SELECT * FROM {catalog} shows what there is"),
+        None if is(0, "call") => {
+            let name = statement.sql[4..].split('(').next().unwrap_or_default().trim().replace('\'', "''");
+            format!("SELECT prosrc FROM pg_proc WHERE oid = '{name}'::regproc shows what it does")
+        }
+        None if is(0, "do") => "its text says what it does, up to each COMMIT".into(),
+        None => "in the catalog, or in the data that it changes".into(),
+    }
+}
+
+/// What an index build that failed may have left, when the script has something else in its place now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// The statement as it was.
+    pub sql: String,
+    /// The indexes before its first try.
+    pub before: Vec<u32>,
+}
+
+/// The index build that failed and was mended away.
+pub fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Option<Earlier> {
+    let journal = row?.journal.as_ref().filter(|journal| journal.direction == direction)?;
+    let (tried, script) = (journal.tried.as_ref()?, journal.script.as_deref()?);
+    let now = parts.get(journal.done.len()).map(|(checksum, _)| checksum);
+    let unit = sql::units(script).ok()?.into_iter().nth(journal.done.len())?;
+    let is_it = now != Some(&tried.checksum) && Checksum::of_script(unit.body.sql).to_string() == tried.checksum;
+    is_it.then(|| Earlier { sql: unit.body.sql.to_owned(), before: tried.before.clone() })
 }
 
 /// The migrations that are half rolled back; only rolling back goes on from there.
@@ -57,6 +98,16 @@ pub(super) fn half_applied(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
         .map(|(row, journal)| Refusal::HalfApplied { version: row.version.clone(), done: journal.done.len() })
 }
 
+/// The migrations that are half applied and that this binary does not carry, so it cannot go on with them.
+pub(super) fn half_applied_elsewhere<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
+    half_applied(rows).filter_map(|refusal| match refusal {
+        Refusal::HalfApplied { version, done } if catalog.get(&version).is_none() => {
+            Some(Refusal::HalfAppliedElsewhere { version, done })
+        }
+        _ => None,
+    })
+}
+
 fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
     rows.iter().filter_map(|row| Some((row, row.journal.as_ref()?)))
 }
@@ -64,7 +115,8 @@ fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
 /// Where a script with these parts goes on. A part that is not done yet may have been mended.
 ///
 /// # Errors
-/// [`Refusal::JournalDiffers`] when a part that ran is no longer what it was.
+/// [`Refusal::JournalDiffers`] when a part that ran is no longer what it was, [`Refusal::JournalWithoutParts`] when the script is
+/// to run in one transaction now.
 pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result<Resume, Refusal> {
     let Some((row, journal)) =
         row.and_then(|row| Some((row, row.journal.as_ref().filter(|journal| journal.direction == direction)?)))
@@ -79,6 +131,7 @@ pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result
         .enumerate()
         .find(|(n, ran)| parts.get(*n).map(|(checksum, _)| checksum) != Some(ran));
     match differs {
+        Some(_) if parts.is_empty() => Err(Refusal::JournalWithoutParts { version: row.version.clone() }),
         Some((n, _)) => Err(Refusal::JournalDiffers { version: row.version.clone(), statement: n + 1 }),
         None => {
             Ok(Resume { step: Some(journal.step), done: journal.done.len(), interrupted: journal.running.is_some() })
@@ -89,15 +142,13 @@ pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        catalog::tests::{Hand, Source},
-        migration::RunningPart,
-    };
+    use crate::migration::{RunningPart, TriedPart};
 
     fn row(done: &[&str], running: Option<(&str, bool)>) -> Row {
         let running = running.map(|(checksum, in_doubt)| RunningPart { checksum: checksum.into(), in_doubt });
         let done = done.iter().map(|c| (*c).to_owned()).collect();
-        let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running };
+        let (tried, script) = (None, None);
+        let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running, tried, script };
         Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) }
     }
 
@@ -125,14 +176,37 @@ mod tests {
         assert_eq!(statement(&row(&["a", "b"], None), &["a", "x"]), 2);
         assert_eq!(statement(&row(&["a", "b"], None), &["a"]), 2);
         assert_eq!(statement(&row(&[], Some(("a", false))), &["x"]), 1);
+        let one = resume(Some(&row(&["a"], None)), Direction::Up, &[]).unwrap_err();
+        assert!(
+            one.to_string().contains("metadata.toml") && !one.to_string().contains("no longer what it was"),
+            "{one}"
+        );
+    }
+
+    /// In the words of the script that ran: the binary's may have been changed since.
+    #[test]
+    fn doubt_is_told_with_what_was_sent_and_where() {
+        let script = "SELECT 1;\n  CALL app.work(1);";
+        let running = Checksum::of_script("CALL app.work(1)").to_string();
+        let mut rows = [row(&["a"], Some((&running, true)))];
+        let refusal = |rows: &[Row]| in_doubt(rows).next().unwrap().to_string();
+        assert!(refusal(&rows).contains("part 2 of the up of migration 1 was sent"), "{}", refusal(&rows));
+        rows[0].journal.as_mut().unwrap().script = Some(script.into());
+        insta::assert_snapshot!(refusal(&rows), @"part 2 of the up of migration 1 (1_a/up.sql, line 2, column 3, statement 2 of 2) was sent outside a transaction and its end is not known: CALL app.work(1). Look whether it took effect (SELECT prosrc FROM pg_proc WHERE oid = 'app.work'::regproc shows what it does), and say so: `schemad resolve 1 --applied` (or --not-applied, or --retry when doing it again does no harm) --reason ...");
+        assert_eq!(in_doubt(&[row(&["a"], Some((&running, false)))]).count(), 0);
     }
 
     #[test]
-    fn doubt_is_seen() {
-        let set = Catalog::load(&Source(vec![Hand("1_a", vec!["SELECT 1; CREATE DATABASE x"], None)])).unwrap();
-        let rows = [row(&["a"], Some(("b", true)))];
-        let refusal = in_doubt(&set, &rows).next().unwrap().to_string();
-        assert!(refusal.contains(": CREATE DATABASE x. Look"), "{refusal}");
-        assert_eq!(in_doubt(&set, &[row(&["a"], Some(("b", false)))]).count(), 0);
+    fn an_index_build_that_was_mended_away_is_remembered() {
+        let mut row = row(&["a"], None);
+        let build = "CREATE INDEX CONCURRENTLY i ON t (n)";
+        let journal = row.journal.as_mut().unwrap();
+        let checksum = Checksum::of_script(build).to_string();
+        journal.tried = Some(TriedPart { checksum: checksum.clone(), before: vec![7] });
+        journal.script = Some(format!("SELECT 1; {build};"));
+        let of = |parts: &[Part]| earlier(Some(&row), Direction::Up, parts);
+        assert_eq!(of(&parts(&["a", "mended"])), Some(Earlier { sql: build.into(), before: vec![7] }));
+        assert_eq!(of(&parts(&["a"])), Some(Earlier { sql: build.into(), before: vec![7] }));
+        assert_eq!(of(&parts(&["a", &checksum])), None);
     }
 }

@@ -1,10 +1,13 @@
 //! Why a plan is refused, each with what to do about it.
 
+use std::fmt;
+
 use crate::{
     failure::{Failure, Reason},
     migration::{Checksum, Direction, Version},
     planner::Outcome,
     signature::Unverified,
+    sql::Place,
 };
 
 /// A plan that is not made.
@@ -82,10 +85,14 @@ pub enum Refusal {
     },
     /// A statement that may or may not have taken effect.
     #[error(
-        "part {statement} of the {} of migration {version} was sent outside a transaction and its end is not known: {sql}. Look \
-         whether it took effect, and say so: `schemad resolve {version} --applied` (or --not-applied, or --retry when doing \
-         it again does no harm) --reason ...",
-        .direction.as_str()
+        "part {statement} of the {} of migration {version}{} whether it took effect{}, and say so: `schemad resolve {version} \
+         --applied` (or --not-applied, or --retry when doing it again does no harm) --reason ...",
+        .direction.as_str(),
+        sent.as_ref().map_or_else(
+            || " was sent outside a transaction, and its end and its text are not known. Look".into(),
+            |sent| format!(" ({sent}) was sent outside a transaction and its end is not known: {}. Look", sent.summary)
+        ),
+        sent.as_ref().map_or_else(String::new, |sent| format!(" ({})", sent.look))
     )]
     InDoubt {
         /// Which.
@@ -94,8 +101,8 @@ pub enum Refusal {
         direction: Direction,
         /// The part of the script, from 1.
         statement: usize,
-        /// How it begins, where the binary still carries it.
-        sql: String,
+        /// What was sent, where the ledger has its text.
+        sent: Option<Box<Sent>>,
     },
     /// A down that ended before its last statement.
     #[error(
@@ -120,6 +127,28 @@ pub enum Refusal {
         version: Version,
         /// Parts done.
         done: usize,
+    },
+    /// Half applied, and not in the set.
+    #[error(
+        "the up of migration {version} failed or was interrupted after {done} of its statements or blocks, and this binary does \
+         not carry it, so it cannot go on from there. Apply it to its end from a release that carries it; or undo by hand what \
+         ran, and `schemad resolve {version} --start-over --reason ...`"
+    )]
+    HalfAppliedElsewhere {
+        /// Which.
+        version: Version,
+        /// Parts done.
+        done: usize,
+    },
+    /// A script that ran part by part, and now says that it is one transaction.
+    #[error(
+        "the script of migration {version} began to run statement by statement and ended before its last statement, and now it \
+         is to run in one transaction. Restore its metadata.toml (run_in_transaction = false), or its BEGIN ... COMMIT; or undo \
+         by hand what ran, and `schemad resolve {version} --start-over --reason ...`"
+    )]
+    JournalWithoutParts {
+        /// Which.
+        version: Version,
     },
     /// A script that ended before its last statement and was changed in what ran.
     #[error(
@@ -181,6 +210,54 @@ pub enum Refusal {
     },
 }
 
+/// A statement that was sent outside a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The file it stood in.
+    pub file: String,
+    /// Where.
+    pub place: Place,
+    /// From 1.
+    pub statement: usize,
+    /// Of so many.
+    pub statements: usize,
+    /// How it begins.
+    pub summary: String,
+    /// Its line, and the column in that.
+    pub excerpt: (String, usize),
+    /// What tells a person whether it took effect.
+    pub look: String,
+}
+
+impl fmt::Display for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, place: Place { line, column }, statement, statements, .. } = self;
+        write!(f, "{file}, line {line}, column {column}, statement {statement} of {statements}")
+    }
+}
+
+impl Sent {
+    fn told_in(self, failure: Failure, version: &Version) -> Failure {
+        let (source, column) = self.excerpt;
+        let meaning = format!(
+            "Look ({}), and say so: `schemad resolve {version} --applied` (or --not-applied, or --retry when doing it again does no \
+             harm) --reason ...",
+            self.look
+        );
+        failure
+            .with("meaning", meaning)
+            .with("file", self.file)
+            .with("line", self.place.line)
+            .with("column", self.place.column)
+            .with("statement", self.statement)
+            .with("statements", self.statements)
+            .with("source", source)
+            .with("source_column", column)
+            .with("problem", "it is not known whether this statement took effect")
+            .with("look", self.look)
+    }
+}
+
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
@@ -209,10 +286,17 @@ impl From<Refusal> for Failure {
                 failure(Reason::InUse).with("version", version).with("clients", clients)
             }
             Refusal::NothingToResolve { version, .. } => failure(Reason::NothingToResolve).with("version", version),
-            Refusal::InDoubt { version, statement, .. } => {
-                failure(Reason::InDoubt).with("version", version).with("part", statement)
+            Refusal::InDoubt { version, statement, sent, .. } => {
+                let failure = failure(Reason::InDoubt).with("version", &version).with("part", statement);
+                match sent {
+                    Some(sent) => sent.told_in(failure, &version),
+                    None => failure,
+                }
             }
-            Refusal::HalfApplied { version, .. } => failure(Reason::HalfApplied).with("version", version),
+            Refusal::JournalWithoutParts { version } => failure(Reason::JournalDiffers).with("version", version),
+            Refusal::HalfApplied { version, .. } | Refusal::HalfAppliedElsewhere { version, .. } => {
+                failure(Reason::HalfApplied).with("version", version)
+            }
             Refusal::HalfReverted { version, .. } => failure(Reason::HalfReverted).with("version", version),
             Refusal::JournalDiffers { version, statement, .. } => {
                 failure(Reason::JournalDiffers).with("version", version).with("part", statement)

@@ -125,7 +125,8 @@ mod tests {
     fn row(done: usize, running: bool) -> Row {
         let running = running.then(|| RunningPart { checksum: "c".into(), in_doubt: true });
         let done = vec!["d".to_owned(); done];
-        let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running };
+        let (tried, script) = (None, None);
+        let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running, tried, script };
         Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) }
     }
 

@@ -67,7 +67,11 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     problems.extend(pending.iter().filter_map(|m| out_of_order(m, catalog, &applied)).map(blocking));
     problems.extend(pending.iter().filter_map(|m| catalog.unfit(&m.version)).cloned().map(blocking));
     problems.extend(rows.iter().filter_map(|row| changed(row, catalog)).map(blocking));
-    let in_doubt = journal::in_doubt(catalog, rows).next().is_some();
+    let elsewhere = || journal::half_applied_elsewhere(catalog, rows).map(blocking);
+    if !pending.is_empty() {
+        problems.extend(elsewhere());
+    }
+    let in_doubt = journal::in_doubt(rows).next().is_some();
     let state = match (problems.is_empty(), applied.is_empty(), pending.is_empty(), unknown.is_empty()) {
         _ if in_doubt => State::InDoubt,
         (false, ..) => State::Diverged,
@@ -76,7 +80,10 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
         (_, _, true, false) => State::Ahead,
         (_, _, true, true) => State::Current,
     };
-    problems.extend(rows.iter().filter_map(half_applied));
+    if pending.is_empty() {
+        problems.extend(elsewhere().map(|problem| Problem { blocking: false, ..problem }));
+    }
+    problems.extend(rows.iter().filter_map(|row| half_applied(row, catalog)));
     problems.extend(rows.iter().filter(|row| row.is_reverted_elsewhere()).map(|row| Problem {
         reason: "REVERTED_ELSEWHERE",
         version: row.version.to_string(),
@@ -98,14 +105,15 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
 
 /// Why nothing may be applied.
 pub(super) fn blocked<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
-    journal::in_doubt(catalog, rows).chain(journal::half_reverted(rows)).chain(edited(catalog, rows))
+    journal::in_doubt(rows).chain(journal::half_reverted(rows)).chain(edited(catalog, rows))
 }
 
 /// An up that is not one transaction and ended before its last statement.
-fn half_applied(row: &Row) -> Option<Problem> {
+fn half_applied(row: &Row, catalog: &Catalog) -> Option<Problem> {
     let journal = row.journal.as_ref().filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
-    if journal.running.as_ref().is_some_and(|part| part.in_doubt) {
-        return None; // said already
+    let in_doubt = journal.running.as_ref().is_some_and(|part| part.in_doubt);
+    if in_doubt || catalog.get(&row.version).is_none() || changed(row, catalog).is_some() {
+        return None; // said already, and no Apply goes on
     }
     Some(Problem {
         reason: "HALF_APPLIED",

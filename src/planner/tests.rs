@@ -10,7 +10,7 @@ use crate::{
         Catalog,
         tests::{Hand, Source as HandSource},
     },
-    migration::Recorded,
+    migration::{Journal, Recorded},
 };
 
 const NAMES: [&str; 5] = ["1_a", "2_b", "3_c", "4_d", "5_e"];
@@ -216,4 +216,32 @@ fn what_somebody_else_reverted_is_told_and_pending_again() {
     let assessment = assess(&set(&[1, 2]), &rows);
     assert_eq!(assessment.state, State::Behind);
     assert_eq!((assessment.problems[0].reason, assessment.problems[0].blocking), ("REVERTED_ELSEWHERE", false));
+}
+
+/// A half done up that this binary lacks: it cannot go on with it, and nothing is applied on top.
+#[test]
+fn what_another_release_left_half_applied_is_in_the_way() {
+    let journal = Journal {
+        step: 7,
+        direction: Direction::Up,
+        name: "1_a".into(),
+        done: vec!["c".into()],
+        running: None,
+        tried: None,
+        script: None,
+    };
+    let half = Row { version: version(1), run_on: None, recorded: None, journal: Some(journal) };
+    let refused = plan_apply(&set(&[2]), std::slice::from_ref(&half), &Apply::default()).unwrap_err();
+    assert!(
+        refused.to_string().contains("does not carry it") && refused.to_string().contains("--start-over"),
+        "{refused}"
+    );
+    let assessment = assess(&set(&[2]), std::slice::from_ref(&half));
+    assert_eq!((assessment.state, assessment.problems.len()), (State::Diverged, 1));
+    assert_eq!((assessment.problems[0].reason, assessment.problems[0].blocking), ("HALF_APPLIED", true));
+    // With nothing to apply it is told, and nothing is in the way of what others wait for.
+    let rows = [half, applied(&[2]).remove(0)];
+    assert!(plan_apply(&set(&[2]), &rows, &Apply::default()).unwrap().steps.is_empty());
+    let assessment = assess(&set(&[2]), &rows);
+    assert_eq!((assessment.state, assessment.problems[0].blocking), (State::Current, false));
 }

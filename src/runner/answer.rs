@@ -94,6 +94,7 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
             error: *error,
             statements_done: statements.saturating_sub(message::PREAMBLE_STATEMENTS),
             preamble,
+            undone: None,
         }),
         (lost, _) => Broken::Lost(lost),
     }

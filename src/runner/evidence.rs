@@ -18,7 +18,7 @@ pub(super) struct Found {
     pub invalid: Vec<String>,
     /// What is to run instead of the statement, because an earlier try did half of it.
     pub instead: Option<String>,
-    /// The indexes before the first try, of the table or (for REINDEX) all invalid ones.
+    /// The indexes before the first try, of the table or (for REINDEX) all invalid ones; the database or tablespace.
     pub before: Option<Vec<u32>>,
 }
 
@@ -35,6 +35,10 @@ const COPIES: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_index i \
     JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE NOT i.indisvalid AND NOT c.oid = ANY ($1::oid[]) \
     AND c.relname ~ '_cc(new|old)[0-9]*$' \
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
+
+/// The database, or the tablespace, with the name $1 as it is written.
+const DATABASE: &str = "SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = (parse_ident($1))[1]::name";
+const TABLESPACE: &str = "SELECT t.oid FROM pg_catalog.pg_tablespace t WHERE t.spcname = (parse_ident($1))[1]::name";
 
 /// The indexes before the first try, if there was one.
 pub(super) async fn recorded(session: &LockedSession, part: &Part<'_>) -> Result<Option<Vec<u32>>, Error> {
@@ -88,6 +92,16 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
                 instead: (pending == Some(true)).then_some(instead),
                 ..Found::default()
             })
+        }
+        Outside::Shared { creates, is_tablespace, name } => {
+            let named = if is_tablespace { TABLESPACE } else { DATABASE };
+            let now: Vec<u32> = known(client, None, named, Some(name)).await?;
+            let before = before.unwrap_or_else(|| now.clone());
+            let took_effect = match creates {
+                true => now.iter().any(|oid| !before.contains(oid)),
+                false => !now.iter().any(|oid| before.contains(oid)),
+            };
+            Ok(Found { took_effect, before: Some(before), ..Found::default() })
         }
         Outside::Detach { .. } | Outside::ReadOnlyBlock | Outside::Repeatable | Outside::Unknown => {
             Ok(Found::default())

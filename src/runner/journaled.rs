@@ -5,15 +5,15 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Broken, Observer, Orders, ScriptError, Step,
+    Broken, Observer, Orders, ScriptError, Step, Undone,
     answer::{self, Received},
     message::{self, Then},
     outside,
 };
 use crate::{
     db::{SqlError, lock::LockedSession, session::Notice},
-    planner::Resume,
-    sql::{self, Kind, Outside, Unit, Work},
+    planner::{Earlier, Resume},
+    sql::{self, Kind, Outside, Statement, Unit, Work},
 };
 
 /// The parts of a script that is not one transaction.
@@ -23,6 +23,8 @@ pub struct Journaled<'a> {
     pub units: Vec<Unit<'a>>,
     /// Where an earlier operation left off.
     pub resume: Resume,
+    /// What failed there then, when the script has something else in its place now.
+    pub earlier: Option<&'a Earlier>,
     /// One attempt may wait so long for a lock, outside a transaction (the step's row says it inside).
     pub lock_timeout: Duration,
     /// One statement may take so long, outside a transaction.
@@ -85,6 +87,12 @@ pub(super) async fn run(
     observer.started(index);
     let begun = Instant::now();
     let mut finished = false;
+    if let Some(earlier) = journaled.earlier.filter(|_| progress.done == journaled.resume.done)
+        && let Some((n, unit)) = journaled.units.iter().enumerate().nth(progress.done)
+    {
+        let part = Part { step, journaled, unit, number: n + 1, index };
+        outside::clear_away(session, &part, earlier, orders, observer).await?;
+    }
     for (n, unit) in journaled.units.iter().enumerate().skip(progress.done) {
         if let Some(halt) = orders.halted() {
             return Err(Broken::Halted(halt));
@@ -92,6 +100,7 @@ pub(super) async fn run(
         let part = Part { step, journaled, unit, number: n + 1, index };
         let then = if part.number == journaled.units.len() { Then::Finish } else { Then::Note(part.number) };
         let begun = Instant::now();
+        observer.statement_started(index, unit.statements_before + 1);
         let ran = match unit.work {
             Work::InTransaction { begin, modes } => {
                 in_transaction(session, &part, (begin, modes), then, orders, observer).await
@@ -133,6 +142,7 @@ async fn in_transaction(
         part.unit.settings.iter().map(|s| format!("{}\n;\n", s.sql)).chain([part.unit.body.sql.into()]).collect();
     let (message, preamble) = message::of_part(part.step.id, begin, &text, then, session.server_major());
     let received = send(session, &message, None, orders, &mut |notice| observer.notice(part.index, notice)).await?;
+    left_out(session, part, observer);
     let Received { statements, ended, result } = received;
     result.map_err(|error| match answer::broken(error, ended, statements, preamble) {
         Broken::Sql(failed) => Broken::Sql(in_the_file(part, failed)),
@@ -158,40 +168,65 @@ pub(super) async fn record(session: &LockedSession, step: i64, then: Then) -> Re
     recorded.map_err(answer::of_our_own)
 }
 
+/// Tells how much more was said than is passed on.
+pub(super) fn left_out(session: &mut LockedSession, part: &Part<'_>, observer: &impl Observer) {
+    if let Some(notice) = session.take_left_out(part.step.id) {
+        observer.notice(part.index, notice);
+    }
+}
+
 /// A statement that nobody knew to need this, found out by the server's refusal, before it did anything. (25001 is also what
 /// SET TRANSACTION says when it comes too late, and that is another mistake.)
 fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
     let alone = matches!(unit.work, Work::InTransaction { begin: None, .. }) && unit.body.kind() == Kind::Plain;
     let is_set = unit.body.tokens().next().is_some_and(|word| word.eq_ignore_ascii_case("set"));
-    alone && !is_set && matches!(error.sqlstate.as_str(), "25001" | "2D000")
+    // What stands inside of a function is inside of a transaction wherever the statement is.
+    let is_inner = error.sqlstate == "25001" && error.context.is_some();
+    alone && !is_set && !is_inner && matches!(error.sqlstate.as_str(), "25001" | "2D000")
 }
 
 /// Translates a place in a part with its settings before it into one in the file. The result's preamble is 0.
 fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
-    let ScriptError { mut error, statements_done, preamble } = failed;
-    let unit = part.unit;
-    let mut at = error.position.and_then(|at| at.checked_sub(preamble)).filter(|at| *at > 0);
-    let mut place = None;
-    let pieces = unit.settings.iter().chain([&unit.body]);
-    for piece in pieces {
-        let length = piece.sql.chars().count();
-        match at {
-            Some(within) if within <= length => {
-                place = Some(sql::nth_character(part.step.sql, piece.start) + within - 1);
-                break;
-            }
-            other => at = other.and_then(|at| at.checked_sub(length + "\n;\n".len())),
-        }
-    }
-    let before = unit.settings.len();
+    let ScriptError { mut error, statements_done, preamble, .. } = failed;
+    let (unit, sql) = (part.unit, part.step.sql);
+    error.position = error.position.and_then(|at| at.checked_sub(preamble)).and_then(|at| position(sql, unit, at));
+    let body = unit.settings.len()..unit.settings.len() + sql::count(unit.body.sql);
     let statement = match unit.settings.get(statements_done) {
-        Some(setting) => statement_at(part.step.sql, setting.start),
-        None => unit.statements_before + statements_done - before,
+        Some(setting) => statement_at(sql, setting.start),
+        // Behind its last statement the part is checked, and that is the part's matter.
+        None => unit.statements_before + statements_done.min(body.end.max(body.start + 1) - 1) - body.start,
     };
-    if error.position.is_some() {
-        error.position = place;
+    let undone = undone(unit, statements_done >= body.end);
+    ScriptError { error, statements_done: statement, preamble: 0, undone: Some(undone) }
+}
+
+/// What is undone when `unit` fails.
+pub(super) fn undone(unit: &Unit<'_>, through: bool) -> Undone {
+    let begin = matches!(unit.work, Work::InTransaction { begin: Some(_), .. });
+    Undone { first: unit.statements_before - usize::from(begin), through }
+}
+
+/// The character of the file for the `at`th (from 1) of a part, which is sent with the settings before it.
+fn position(sql: &str, unit: &Unit<'_>, mut at: usize) -> Option<usize> {
+    for setting in &unit.settings {
+        let length = setting.sql.chars().count() + "\n;".len();
+        if at <= length {
+            return in_statement(sql, setting, at);
+        }
+        at -= length + "\n".len();
     }
-    ScriptError { error, statements_done: statement, preamble: 0 }
+    in_statement(sql, &unit.body, at)
+}
+
+/// The character of the file for the `at`th (from 1) of a statement that is sent alone. Behind it the server sees schemad's
+/// semicolon; the file has its own there, or ends.
+pub(super) fn in_statement(sql: &str, statement: &Statement<'_>, at: usize) -> Option<usize> {
+    let within = at <= statement.sql.chars().count();
+    let after = || sql::semicolon_after(sql, statement.end()).map(|byte| sql::nth_character(sql, byte));
+    match at.checked_sub(1)? {
+        before if within => Some(sql::nth_character(sql, statement.start) + before),
+        _ => Some(after().unwrap_or_else(|| sql.chars().count() + 1)),
+    }
 }
 
 /// Which statement (from 0) begins at byte `start`.

@@ -9,12 +9,13 @@ use super::{
     Broken, Observer, Orders, ScriptError,
     answer::{self, Received},
     evidence::{self, Found},
-    journaled::{Part, record, send, statement_at},
+    journaled::{Part, in_statement, left_out, record, send, statement_at, undone},
     message::{self, Then},
 };
 use crate::{
     db::{Error, lock::LockedSession, session::Notice},
-    sql::Outside,
+    planner::Earlier,
+    sql::{self, Kind, Outside, Statement},
 };
 
 /// What the removal of an invalid index may take right after its build failed; later the next try removes it.
@@ -39,6 +40,7 @@ pub(super) async fn run(
     if !(interrupted && found.took_effect) {
         announce(session, part, what, &found).await?;
         let ran = announced(session, part, &found, orders, observer).await;
+        left_out(session, part, observer);
         match ran {
             Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)), // nobody knows; the next try finds out
             Ok(()) => reset(session).await?,
@@ -50,6 +52,38 @@ pub(super) async fn run(
         }
     }
     record(session, part.step.id, then).await
+}
+
+/// Removes what an index build left that failed in an earlier try and is no longer in the file. `part` runs next. What cannot be had
+/// in time stays, and is told.
+pub(super) async fn clear_away(
+    session: &mut LockedSession,
+    part: &Part<'_>,
+    earlier: &Earlier,
+    orders: &Orders,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    let statements = sql::split(&earlier.sql);
+    let Some(Kind::Outside(what @ Outside::CreateIndex { .. })) = statements.first().map(Statement::kind) else {
+        return Ok(());
+    };
+    let left = look(session, part, what, Some(earlier.before.clone())).await?.invalid;
+    for index in left {
+        set(session, part, Duration::ZERO, Duration::ZERO).await?;
+        let drop = format!("DROP INDEX CONCURRENTLY {index}");
+        let told = match sent(session, part, &drop, Some(part.step.lock_wait), orders, observer).await {
+            Ok(()) => format!("removed the invalid index {index}, which an earlier try left"),
+            Err(Broken::Sql(ScriptError { error, .. }) | Broken::Locks { error, .. }) => {
+                session.clean().await.map_err(Broken::Lost)?;
+                format!("the invalid index {index}, which an earlier try left, stays ({error}): {drop}")
+            }
+            Err(broken) => return Err(broken),
+        };
+        left_out(session, part, observer);
+        observer.notice(part.index, note(told));
+        reset(session).await?;
+    }
+    Ok(())
 }
 
 /// The server refused it, so it is not done, and there is no doubt; what it left is removed, if that can be had quickly.
@@ -212,7 +246,7 @@ async fn set(
             return Err(match broken {
                 Broken::Sql(failed) => {
                     let statements_done = statement_at(part.step.sql, setting.start);
-                    Broken::Sql(ScriptError { statements_done, ..offset(part, failed, setting.start) })
+                    Broken::Sql(ScriptError { statements_done, ..placed(part, failed, setting) })
                 }
                 other => other,
             });
@@ -226,14 +260,14 @@ async fn reset(session: &LockedSession) -> Result<(), Broken> {
 }
 
 fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
-    ScriptError { statements_done: part.unit.statements_before, ..offset(part, failed, part.unit.body.start) }
+    ScriptError { statements_done: part.unit.statements_before, ..placed(part, failed, &part.unit.body) }
 }
 
-/// A position in a statement that begins at byte `start` of the file becomes one in the file.
-fn offset(part: &Part<'_>, failed: ScriptError, start: usize) -> ScriptError {
+/// A position in a statement of the part becomes one in the file.
+fn placed(part: &Part<'_>, failed: ScriptError, statement: &Statement<'_>) -> ScriptError {
     let mut error = failed.error;
-    error.position = error.position.map(|at| crate::sql::nth_character(part.step.sql, start) + at - 1);
-    ScriptError { error, ..failed }
+    error.position = error.position.and_then(|at| in_statement(part.step.sql, statement, at));
+    ScriptError { error, undone: Some(undone(part.unit, false)), ..failed }
 }
 
 /// A name that the server cannot read is the file's mistake.
@@ -241,7 +275,7 @@ fn unnamed(part: &Part<'_>, error: Error) -> Broken {
     match answer::broken(error, None, message::PREAMBLE_STATEMENTS, 0) {
         Broken::Sql(mut failed) => {
             failed.error.position = None;
-            Broken::Sql(ScriptError { statements_done: part.unit.statements_before, ..failed })
+            Broken::Sql(in_the_file(part, failed))
         }
         other => other,
     }

@@ -98,6 +98,9 @@ async fn settle(
     };
     said_before.into_iter().for_each(&mut hear);
     let received = answer::receive(session, sent.answer.as_mut(), None, orders, &mut hear).await;
+    if let Some(notice) = session.take_left_out(steps[index].id) {
+        observer.notice(index, notice);
+    }
     let Received { statements, ended, result } = received;
     result.map_err(|error| answer::broken(error, ended, statements, sent.preamble))
 }

@@ -16,6 +16,8 @@ pub enum Kind<'a> {
     Ends,
     /// SET, RESET, SELECT set_config(…): holds for the statements after it.
     Session,
+    /// DISCARD ALL ends the session's settings, and schemad's own lock with them.
+    Discard,
     /// COPY … FROM STDIN or TO STDOUT needs a client that sends or takes the data.
     Streams,
     /// `\connect` and the like are psql's, not SQL.
@@ -48,6 +50,15 @@ pub enum Outside<'a> {
         /// The partition.
         partition: &'a str,
     },
+    /// CREATE or DROP, DATABASE or TABLESPACE, which the catalog lists by name.
+    Shared {
+        /// CREATE.
+        creates: bool,
+        /// TABLESPACE.
+        is_tablespace: bool,
+        /// As it is written.
+        name: &'a str,
+    },
     /// A block of the file's own that is READ ONLY: the journal cannot be written in it, and doing it again does no harm.
     ReadOnlyBlock,
     /// Doing it again does no harm: VACUUM, REINDEX, ALTER SYSTEM, CLUSTER.
@@ -64,6 +75,7 @@ impl Outside<'_> {
             Self::DropIndex { .. } => "drop_index",
             Self::Reindex => "reindex",
             Self::Detach { .. } => "detach",
+            Self::Shared { .. } => "catalog",
             Self::ReadOnlyBlock | Self::Repeatable => "repeat",
             Self::Unknown => "nothing",
         }
@@ -119,6 +131,7 @@ impl<'a> Statement<'a> {
             () if is(0, &["rollback"]) && !self.has(&["to"]) => Kind::Ends,
             () if is(0, &["set"]) && !is(1, &["local", "transaction", "constraints"]) => Kind::Session,
             () if is(0, &["reset"]) || self.is_set_config() => Kind::Session,
+            () if is(0, &["discard"]) && is(1, &["all"]) => Kind::Discard,
             () if is(0, &["copy"]) && self.has(&["stdin", "stdout"]) => Kind::Streams,
             () if is(0, &["create"]) && (is(1, &["index"]) || is(1, &["unique"]) && is(2, &["index"])) => {
                 self.create_index()
@@ -130,7 +143,7 @@ impl<'a> Statement<'a> {
             () if is(0, &["reindex"]) && self.has(&["database", "system", "schema"]) => {
                 Kind::Outside(Outside::Repeatable)
             }
-            () if is(0, &["create", "drop"]) && is(1, &["database", "tablespace"]) => Kind::Outside(Outside::Unknown),
+            () if is(0, &["create", "drop"]) && is(1, &["database", "tablespace"]) => self.shared(),
             () if is(0, &["alter"]) && is(1, &["table"]) && self.has(&["detach"]) && self.has(&["concurrently"]) => {
                 self.detach()
             }
@@ -193,6 +206,22 @@ impl<'a> Statement<'a> {
         }
         let partition = self.tokens().skip_while(|t| !t.eq_ignore_ascii_case("detach")).skip(2);
         Kind::Outside(Outside::Detach { table: self.qualified(table), partition: self.qualified(partition) })
+    }
+
+    /// CREATE|DROP DATABASE|TABLESPACE [IF EXISTS] name
+    fn shared(&self) -> Kind<'a> {
+        let mut tokens = self.tokens();
+        let creates = tokens.next().is_some_and(|word| word.eq_ignore_ascii_case("create"));
+        let is_tablespace = tokens.next().is_some_and(|word| word.eq_ignore_ascii_case("tablespace"));
+        let mut tokens = tokens.peekable();
+        if !creates && tokens.next_if(|word| word.eq_ignore_ascii_case("if")).is_some() {
+            tokens.next();
+        }
+        match tokens.next() {
+            // The server's parse_ident() reads no U&"…".
+            Some(name) if !name.contains('&') => Kind::Outside(Outside::Shared { creates, is_tablespace, name }),
+            _ => Kind::Outside(Outside::Unknown),
+        }
     }
 
     fn drop_index(&self) -> Kind<'a> {
@@ -268,6 +297,7 @@ mod tests {
 
     #[test]
     fn statements_that_need_no_transaction_are_known_with_their_names() {
+        let shared = |creates, is_tablespace, name| Kind::Outside(Outside::Shared { creates, is_tablespace, name });
         let create = |index, table| Kind::Outside(Outside::CreateIndex { index, table });
         for (sql, expected) in [
             ("CREATE INDEX CONCURRENTLY i ON t (a)", create(Some("i"), "t")),
@@ -285,7 +315,13 @@ mod tests {
             ("REINDEX TABLE t", Kind::Plain),
             ("CLUSTER", Kind::Outside(Outside::Repeatable)),
             ("CLUSTER t USING i", Kind::Plain),
-            ("CREATE DATABASE x", Kind::Outside(Outside::Unknown)),
+            ("CREATE DATABASE x OWNER o", shared(true, false, "x")),
+            ("DROP DATABASE IF EXISTS \"X y\" WITH (FORCE)", shared(false, false, "\"X y\"")),
+            ("create tablespace s location '/x'", shared(true, true, "s")),
+            ("DROP TABLESPACE s", shared(false, true, "s")),
+            ("CREATE DATABASE U&\"d\\0061t\"", Kind::Outside(Outside::Unknown)),
+            ("DISCARD ALL", Kind::Discard),
+            ("DISCARD TEMP", Kind::Plain),
             (
                 "ALTER TABLE IF EXISTS s.t DETACH PARTITION \"p q\" CONCURRENTLY",
                 Kind::Outside(Outside::Detach { table: "s.t", partition: "\"p q\"" }),

@@ -17,22 +17,21 @@ pub struct Settings {
 /// The largest that PostgreSQL's own settings hold.
 const MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// Reads the leading `--` comments of `sql`.
+/// Reads the leading comments of `sql`, of either kind.
 ///
 /// # Errors
 /// What is wrong with a line that begins with `schemad:`, for the author of the file.
 pub fn settings(sql: &str) -> Result<Settings, String> {
     let mut settings = Settings::default();
-    let lines = sql.lines().map(str::trim).take_while(|line| line.is_empty() || line.starts_with("--"));
-    let misspelt = |line: &&str| {
-        let text = line.trim_start_matches('-').trim_start();
+    let lines: Vec<&str> = super::split::leading_comments(sql).flat_map(str::lines).map(words).collect();
+    let misspelt = |text: &&str| {
         let about_us = text.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("schemad"));
         about_us && !text.starts_with("schemad:") && text.contains('=')
     };
-    if let Some(line) = lines.clone().find(misspelt) {
-        return Err(format!("`{line}` sets nothing: write `-- schemad: name=value`"));
+    if let Some(text) = lines.iter().find(|text| misspelt(text)) {
+        return Err(format!("`{text}` sets nothing: write `-- schemad: name=value`"));
     }
-    for text in lines.filter_map(|line| line.trim_start_matches('-').trim_start().strip_prefix("schemad:")) {
+    for text in lines.iter().filter_map(|text| text.strip_prefix("schemad:")) {
         for word in text.split_whitespace() {
             let (name, value) = word
                 .split_once('=')
@@ -53,6 +52,11 @@ pub fn settings(sql: &str) -> Result<Settings, String> {
         }
     }
     Ok(settings)
+}
+
+/// What a line of a comment says, without the signs around it.
+fn words(line: &str) -> &str {
+    line.trim().trim_start_matches(['-', '/', '*']).trim_end_matches("*/").trim()
 }
 
 /// As PostgreSQL reads them: a bare number is milliseconds.
@@ -84,6 +88,13 @@ mod tests {
         };
         assert_eq!(settings(sql), Ok(expected));
         assert_eq!(settings("SELECT 1; -- schemad: x"), Ok(Settings::default()));
+        for sql in [
+            "/* license */\n-- schemad: lock_timeout=2s statement_timeout=0 lock_wait=1h\nSELECT 1",
+            "/* schemad: lock_timeout=2s statement_timeout=0 lock_wait=1h */ SELECT 1",
+            "/*\n * Ours. /* nested */\n * schemad: lock_timeout=2s statement_timeout=0\n */ -- schemad: lock_wait=1h\nSELECT 1",
+        ] {
+            assert_eq!(settings(sql), Ok(expected), "{sql}");
+        }
         assert_eq!(settings("-- schemad is nice\nSELECT 1"), Ok(Settings::default()));
     }
 

@@ -35,9 +35,8 @@ impl<'a> Statement<'a> {
                 summary.push(' ');
             }
             summary.push_str(word);
-            if let Some((end, _)) = summary.char_indices().nth(LONGEST) {
-                summary.truncate(end);
-                break;
+            if summary.chars().count() > LONGEST {
+                return summary.chars().take(LONGEST - 1).chain(['…']).collect();
             }
         }
         summary
@@ -105,6 +104,20 @@ pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
         };
         what.map(|what| (what, at))
     })
+}
+
+/// The semicolon (in bytes) that ends what ends at byte `at`, if one follows.
+pub fn semicolon_after(sql: &str, at: usize) -> Option<usize> {
+    let (kind, offset, _) = significant(&sql[at..]).next()?;
+    (kind == TokenKind::Semi).then_some(at + offset)
+}
+
+/// The comments before the first word, with their signs.
+pub(super) fn leading_comments(sql: &str) -> impl Iterator<Item = &str> {
+    let leading = |kind: &TokenKind| {
+        matches!(kind, TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. })
+    };
+    tokens(sql).take_while(move |(kind, ..)| leading(kind)).map(|(.., text)| text)
 }
 
 /// The first word, comments left out.

@@ -9,6 +9,8 @@ pub enum Hazard {
     EndsTransaction,
     /// COPY … FROM STDIN or TO STDOUT needs a client that sends or takes the data.
     NeedsClient,
+    /// DISCARD ALL cannot run in a transaction, and where it could it would take schemad's lock.
+    Discards,
     /// It cannot run in a transaction, and the file says that it runs in one.
     NeedsNoTransaction,
     /// psql's own commands are not SQL.
@@ -67,7 +69,7 @@ pub fn has_own_transactions(sql: &str) -> bool {
 
 /// The first statement of a script for one transaction that cannot run there, and where it is.
 pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
-    const WORDS: [&str; 14] = [
+    const WORDS: [&str; 15] = [
         "commit",
         "end",
         "rollback",
@@ -81,6 +83,7 @@ pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
         "database",
         "tablespace",
         "reindex",
+        "discard",
         "\\",
     ];
     if !mentions(sql, &WORDS) {
@@ -89,6 +92,7 @@ pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
     let found = split(sql).into_iter().find_map(|statement| {
         let hazard = match statement.kind() {
             Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
+            Kind::Discard => Hazard::Discards,
             kind => always(kind).or(matches!(kind, Kind::Outside(_)).then_some(Hazard::NeedsNoTransaction))?,
         };
         Some((hazard, statement))
@@ -116,6 +120,7 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
     let mut units = Vec::new();
     let mut settings: Vec<Statement<'_>> = Vec::new();
     let mut block: Option<Block<'_>> = None;
+    let mut unused = false; // settings after the last unit
     let statements = split(sql);
     for (index, statement) in statements.iter().enumerate() {
         let kind = statement.kind();
@@ -123,6 +128,7 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
         if let Some(hazard) = always(kind) {
             return refused(hazard);
         }
+        let before = units.len();
         match (kind, &mut block) {
             (Kind::Begin, None) => {
                 block = Some(Block { begin: *statement, first: None, last: *statement, index });
@@ -133,12 +139,21 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
                 }
             }
             (Kind::Begin | Kind::Commit | Kind::Ends, _) => return refused(Hazard::EndsTransaction),
+            (Kind::Discard, Some(_)) => return refused(Hazard::Discards),
+            // Every unit begins with a clean session, so all it does is to take the file's settings back.
+            (Kind::Discard, None) => {
+                settings.clear();
+                unused = false;
+            }
             (Kind::Outside(_), Some(_)) => return refused(Hazard::NeedsNoTransaction),
             (_, Some(block)) => {
                 block.first.get_or_insert(*statement);
                 block.last = *statement;
             }
-            (Kind::Session, None) => settings.push(*statement),
+            (Kind::Session, None) => {
+                settings.push(*statement);
+                unused = true;
+            }
             (Kind::Outside(outside), None) => {
                 units.push(Unit::new(&settings, *statement, index, Work::Outside(outside)));
             }
@@ -146,15 +161,15 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
                 units.push(Unit::new(&settings, *statement, index, Work::InTransaction { begin: None, modes: None }));
             }
         }
+        unused &= units.len() == before;
     }
     match block {
         // It would never be committed.
         Some(block) => Err((Hazard::EndsTransaction, place_of(sql, &block.begin))),
         None => {
             // Settings after the last unit change nothing, but a mistake in them is the file's.
-            let used = units.last().map_or(0, |unit: &Unit<'_>| unit.settings.len());
-            if let Some((last, before)) = settings.split_last().filter(|_| settings.len() > used) {
-                let index = statements.len() - 1;
+            if let Some((last, before)) = settings.split_last().filter(|_| unused) {
+                let index = statements.iter().take_while(|statement| statement.start < last.start).count();
                 units.push(Unit::new(before, *last, index, Work::InTransaction { begin: None, modes: None }));
             }
             Ok(units)
@@ -261,6 +276,21 @@ mod tests {
         );
         let begin = Some("BEGIN ISOLATION LEVEL SERIALIZABLE");
         assert_eq!(units[1].work, Work::InTransaction { begin, modes: None });
+    }
+
+    #[test]
+    fn discard_all_takes_the_files_settings_back() {
+        let of = |sql| {
+            let units = units(sql).unwrap();
+            units.iter().map(|u| (u.body.sql.to_owned(), u.settings.len(), u.statements_before)).collect::<Vec<_>>()
+        };
+        let select = |settings, before| ("SELECT 1".to_owned(), settings, before);
+        assert_eq!(of("SET a = 1; DISCARD ALL; SELECT 1"), [select(0, 2)]);
+        assert_eq!(of("SET a = 1; SELECT 1; DISCARD ALL;"), [select(1, 1)]);
+        let last = ("SET b = 2".to_owned(), 0, 3);
+        assert_eq!(of("SET a = 1; SELECT 1; DISCARD ALL; SET b = 2; BEGIN; END"), [select(1, 1), last]);
+        assert_eq!(units("BEGIN; DISCARD ALL; COMMIT").unwrap_err().0, Hazard::Discards);
+        assert_eq!(hazard("SELECT 1;\nDISCARD ALL").unwrap(), (Hazard::Discards, Place { line: 2, column: 1 }));
     }
 
     #[test]

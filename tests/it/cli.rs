@@ -89,6 +89,20 @@ async fn exit_codes_say_how_it_ended() {
     assert!(stderr(&output).contains("no answer from 127.0.0.1:1") && stderr(&output).contains("Connection refused"));
 }
 
+/// In a log every statement that is done has its line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_statements_of_a_journaled_step_have_a_line_each() {
+    let (database, set) = (TestDatabase::new().await, Set::of(&[]));
+    set.add_non_transactional("1_a", "CREATE TABLE a (n int);\nVACUUM a;\nBEGIN;\nSELECT 1;\nSELECT 2;\nCOMMIT;", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (_, _, err) = run(&daemon, &["apply"]).await;
+    let lines: Vec<&str> = err.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    assert_eq!(lines.len(), 3, "{err}");
+    for (line, begin) in lines.iter().zip(["1/6  CREATE TABLE a (n int)  ", "2/6  VACUUM a  ", "5/6  SELECT 2  "]) {
+        assert!(line.starts_with(begin), "{err}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_get_json_on_stdout_and_nothing_else() {
     let (database, set) = (TestDatabase::new().await, Set::tables(2));
@@ -246,7 +260,10 @@ async fn ctrl_c_leaves_the_operation_running_and_says_how_to_find_it() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().await.unwrap().code(), Some(130));
     tokio::io::AsyncReadExt::read_to_string(&mut told, &mut line).await.unwrap();
-    assert!(line.contains("goes on in the daemon") && line.contains("--request-id"), "{line}");
+    let id = line.split("left operation ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default();
+    for told in ["goes on in the daemon", &format!("schemad watch {id} "), &format!("schemad cancel {id} ")] {
+        assert!(line.contains(told) && !line.contains("error:"), "{line}");
+    }
     crate::harness::eventually("it is applied", async || (database.diesel_versions().await == ["1"]).then_some(()))
         .await;
 }
@@ -258,7 +275,12 @@ async fn completions_and_the_manual_page_know_every_command() {
     assert!(man.starts_with(".ie") || man.contains(".TH schemad"), "{}", &man[..200]);
     for command in ["serve", "status", "apply", "rollback", "wait"] {
         assert!(bash.contains(command) && man.contains(&format!("SCHEMAD {}", command.to_uppercase())), "{command}");
+        let page = stdout(&output(schemad(&["man", command])).await);
+        assert!(page.contains(&format!("schemad\\-{command}")) && page.contains(".SH OPTIONS"), "{page}");
     }
+    assert!(!man.contains("(1)\n") && man.contains("schemad man"), "it refers to what there is");
+    let unknown = output(schemad(&["man", "aply"])).await;
+    assert!(unknown.status.code() == Some(2) && stderr(&unknown).contains("apply"), "{}", stderr(&unknown));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -69,9 +69,14 @@ async fn what_nobody_can_know_waits_for_a_person() {
     until_active(&database, "CALL work()%").await;
     process.kill().await;
     database.until_free().await;
+    // What was sent is told, not what the file has become.
+    set.add_non_transactional("2_wide", "\nCALL other();\nINSERT INTO t VALUES (4);", "SELECT 1;");
     let daemon = TestDaemon::start(&database, &set).await;
     let status = daemon.status().await;
     assert_eq!(status.state(), pb::SchemaState::InDoubt);
+    let told = &status.problems[0].message;
+    assert!(told.contains("2_wide/up.sql, line 1, column 1, statement 1 of 2"), "{told}");
+    assert!(told.contains("CALL work()") && told.contains("FROM pg_proc") && !told.contains("other"), "{told}");
     assert_eq!(
         daemon.check("schemad.schema.current").await,
         Ok(tonic_health::pb::health_check_response::ServingStatus::NotServing)
@@ -84,7 +89,11 @@ async fn what_nobody_can_know_waits_for_a_person() {
         let failed = outcome.failure();
         failed.assert(Code::FailedPrecondition, "IN_DOUBT");
         assert!(failed.message.contains("part 1 of the up of migration 2"), "{}", failed.message);
+        assert_eq!(["line", "source"].map(|key| failed.metadata[key].as_str()), ["1", "CALL work();"]);
     }
+    daemon.stop().await;
+    set.add_non_transactional("2_wide", "CALL work();\nINSERT INTO t VALUES (4);", "SELECT 1;");
+    let daemon = TestDaemon::start(&database, &set).await;
     database.execute("UPDATE schemad.statements SET state = 'done' WHERE state = 'running'").await;
     daemon.apply_all().await.finished();
     assert_eq!(database.text("SELECT string_agg(n::text, '' ORDER BY n) FROM t").await, "1234");
@@ -116,9 +125,69 @@ async fn a_procedure_that_failed_after_a_commit_is_in_doubt() {
         .execute("CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (3); COMMIT; PERFORM 1/0; END $$")
         .await;
     let daemon = TestDaemon::start(&database, &set("CALL work();", "")).await;
-    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    let consequence = &failed.metadata["consequence"];
+    assert!(consequence.contains("`schemad resolve 2 --applied`") && !consequence.contains("goes on"), "{consequence}");
     daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "IN_DOUBT");
     assert_eq!(database.text("SELECT count(*) FROM t").await, "3");
+}
+
+/// A cancel says nothing of what was committed before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_procedure_that_was_cancelled_after_a_commit_is_in_doubt() {
+    let database = TestDatabase::new().await;
+    database
+        .execute("CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (3); COMMIT; PERFORM pg_sleep(60); END $$")
+        .await;
+    let daemon = TestDaemon::start(&database, &set("CALL work();", "")).await;
+    let _events = daemon.client().apply(pb::ApplyRequest::default()).await.unwrap();
+    eventually("it has committed", async || {
+        (database.text("SELECT count(*) FROM pg_tables WHERE tablename = 't'").await == "1"
+            && database.text("SELECT count(*) FROM t").await == "3")
+            .then_some(())
+    })
+    .await;
+    let id = database.text("SELECT id FROM schemad.operations WHERE state = 'running'").await;
+    daemon.operations().cancel_operation(pb::CancelOperationRequest { id }).await.unwrap();
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "IN_DOUBT");
+    assert_eq!(database.text("SELECT count(*) FROM t").await, "3");
+}
+
+/// The catalog lists databases, so nobody has to be asked whether one was made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_being_made_is_looked_for() {
+    let database = TestDatabase::new().await;
+    let other = format!("{}_other", database.name);
+    let template = TestDatabase::new().await;
+    let _user = template.connect().await; // the server waits for it to leave
+    let set = set(&format!("CREATE DATABASE {other} TEMPLATE {};", template.name), "");
+    set.add_non_transactional("3_drop", &format!("DROP DATABASE {other};"), "");
+    let mut command = from_folder(&set, &["serve", "--apply-on-start"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut process = Process::start(command).await;
+    until_active(&database, "CREATE DATABASE%").await;
+    process.kill().await;
+    database.until_free().await;
+    assert_eq!(journal(&database).await[0], "1 running");
+    let daemon = TestDaemon::start(&database, &set).await;
+    assert_eq!(problems(&daemon).await, ["HALF_APPLIED"]);
+    database.execute(&format!("CREATE DATABASE {other} TEMPLATE template0")).await;
+    daemon.apply_all().await.finished();
+    assert_eq!(database.diesel_versions().await, ["1", "2", "3"]);
+    assert_eq!(database.text(&format!("SELECT count(*) FROM pg_database WHERE datname = '{other}'")).await, "0");
+}
+
+/// What a function holds is refused wherever it is sent, so sending it outside would only raise a doubt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_never_can_is_not_in_doubt() {
+    let database = TestDatabase::new().await;
+    let up = "DO $$ BEGIN EXECUTE 'CREATE INDEX CONCURRENTLY i ON t (n)'; END $$;";
+    let daemon = TestDaemon::start(&database, &set(up, "")).await;
+    let failed = daemon.apply_all().await.failure();
+    assert_eq!(failed.metadata["sqlstate"], "25001");
+    assert!(failed.metadata["meaning"].contains("inside of a function or a DO block"), "{failed:?}");
+    assert_eq!(daemon.status().await.state(), pb::SchemaState::Behind);
 }
 
 /// What the journal remembers is not run again because the file became a transaction.
@@ -223,7 +292,7 @@ async fn status_says_beforehand_what_apply_would_refuse() {
     daemon.stop().await;
     set.add_non_transactional("1_t", "CREATE TABLE t (m int);", "");
     let daemon = TestDaemon::start(&database, &set).await;
-    assert_eq!(problems(&daemon).await, ["NON_TRANSACTIONAL", "JOURNAL_DIFFERS", "HALF_APPLIED"]);
+    assert_eq!(problems(&daemon).await, ["NON_TRANSACTIONAL", "JOURNAL_DIFFERS"]);
     daemon.apply(first).await.failure().assert(Code::FailedPrecondition, "JOURNAL_DIFFERS");
 }
 

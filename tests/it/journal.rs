@@ -154,6 +154,77 @@ async fn an_invalid_index_of_an_earlier_try_is_found_and_built_again() {
     }
 }
 
+/// A file that ends too early, in one transaction and part by part.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_ends_too_early_fails_at_its_end() {
+    let database = TestDatabase::new().await;
+    for (up, column) in [
+        ("SELECT 1;\nSELECT 2;\nALTER TABLE t ADD COLUMN", "25"),
+        ("SELECT 1;\nSELECT 2;\nCREATE TABLE b (i int -- last", "22"),
+        ("SELECT 1;\nSELECT 2;\nREINDEX INDEX CONCURRENTLY", "27"),
+    ] {
+        for transactional in [true, false] {
+            let set = Set::of(&[("1_t", "CREATE TABLE t (n int);", "")]);
+            match transactional {
+                true if up.contains("CONCURRENTLY") => continue,
+                true => set.add("2_short", up, ""),
+                false => set.add_non_transactional("2_short", up, ""),
+            }
+            let daemon = TestDaemon::start(&database, &set).await;
+            let failed = daemon.apply_all().await.failure();
+            let told = ["statement", "line", "column", "database_message"].map(|key| failed.metadata[key].as_str());
+            assert_eq!(told, ["3", "3", column, "syntax error: unexpected end of file"], "{up} {transactional}");
+            daemon.stop().await;
+            database.execute("DELETE FROM schemad.statements").await;
+        }
+    }
+    let set = Set::of(&[]);
+    set.add_non_transactional("3_middle", "SELECT 1;\nSELECT 2 + /* why */ ;\nSELECT 3;", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let failed = daemon.apply_all().await.failure();
+    let told = ["statement", "line", "column", "database_message"].map(|key| failed.metadata[key].as_str());
+    assert_eq!(told, ["2", "2", "22", "syntax error at or near \";\""]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_the_session_and_what_takes_its_lock_is_told_apart() {
+    let database = TestDatabase::new().await;
+    let set = set("SET search_path = nowhere;\nDISCARD ALL;\nINSERT INTO t VALUES (3);\nVACUUM t;", "");
+    set.add_non_transactional("3_unlocks", "SELECT 1;\nSELECT pg_advisory_unlock_all();\nSELECT 2;", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let outcome = daemon.apply_all().await;
+    assert_eq!(outcome.done(), ["1", "2"]);
+    let failed = outcome.failure();
+    let told = ["sqlstate", "line", "statement"].map(|key| failed.metadata[key].as_str());
+    assert_eq!(told, ["SCH04", "2", "2"], "{failed:?}");
+    assert_eq!(daemon.status().await.state(), pb::SchemaState::Behind);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_flood_of_notices_the_rest_is_counted() {
+    let database = TestDatabase::new().await;
+    let flood = |n| format!("DO $$ BEGIN FOR i IN 1..{n} LOOP RAISE NOTICE 'n %', i; END LOOP; END $$;");
+    let set = Set::of(&[("1_loud", &flood(3_000), ""), ("2_quiet", &flood(100), ""), ("3_loud", &flood(101), "")]);
+    set.add_non_transactional("4_loud", &format!("{}\nVACUUM;", flood(150)), "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let outcome = daemon.apply_all().await;
+    outcome.finished();
+    let notices = |version: &str| -> Vec<String> {
+        let of = |e: &pb::OperationEvent| match &e.event {
+            Some(Event::Notice(notice)) if notice.version == version => Some(notice.message.clone()),
+            _ => None,
+        };
+        outcome.events.iter().filter_map(of).collect()
+    };
+    for (version, count, last) in
+        [("1", 101, "2900 more"), ("2", 100, "n 100"), ("3", 101, "1 more"), ("4", 101, "50 more")]
+    {
+        let said = notices(version);
+        assert_eq!(said.len(), count, "{version}");
+        assert!(said.last().unwrap().starts_with(last), "{said:?}");
+    }
+}
+
 /// After a crash, an index that was there before is not the one that should have been built.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_that_was_there_before_is_not_taken_for_the_migrations() {
@@ -179,6 +250,7 @@ async fn a_file_with_its_own_transactions_runs_as_it_is_written() {
     assert_eq!(outcome.done(), ["1"]);
     let failed = outcome.failure();
     assert_eq!(["line", "statement"].map(|key| failed.metadata[key].as_str()), ["6", "6"]);
+    assert!(failed.message.contains("The transaction that begins at statement 4 was undone."), "{}", failed.message);
     assert_eq!(database.text("SELECT to_regclass('b') IS NOT NULL AND to_regclass('c') IS NULL").await, "t");
     assert_eq!(journal(&database).await, ["1 done", "2 pending"]);
     database.assert_consistent().await;

@@ -128,6 +128,24 @@ async fn rights_missing_for_reading_are_named_too() {
     drop_role(&database, &role).await;
 }
 
+/// current_schema() passes over what the role may not use, as if it were not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_may_not_be_used_is_named_with_its_grant() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let role = role(&database).await;
+    let create = format!("GRANT CREATE ON DATABASE {} TO {role}", database.name);
+    database.execute(&format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; {create}")).await;
+    let daemon = TestDaemon::launch(settings(&database.url_as(&role)), &set).await;
+    daemon.until("schemad.database", tonic_health::pb::health_check_response::ServingStatus::Serving).await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "MISSING_RIGHT");
+    assert_eq!(failed.metadata["grant"], format!("GRANT USAGE, CREATE ON SCHEMA public TO {role}"));
+    database.execute(&failed.metadata["grant"]).await;
+    daemon.apply_all().await.finished();
+    daemon.stop().await;
+    drop_role(&database, &role).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_that_may_not_connect_is_told_the_grant() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));

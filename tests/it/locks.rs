@@ -124,6 +124,31 @@ async fn lock_wait_ends_the_wait_of_a_concurrent_build() {
     database.assert_consistent().await;
 }
 
+/// What a failed build left is removed by the next try, also when the file has something else there now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_was_mended_away_does_not_stay_invalid() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_t", "CREATE TABLE t (n int);", "")]);
+    set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY ti ON t (n);", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let first = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    daemon.apply(first).await.finished();
+    let writer = database.connect().await;
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    daemon.apply(wait(1, 0)).await.failure().assert(Code::FailedPrecondition, "LOCK_TIMEOUT");
+    let indexes = "SELECT indexrelid::regclass || ' ' || indisvalid FROM pg_index WHERE indrelid = 't'::regclass";
+    assert_eq!(database.texts(indexes).await, ["ti false"], "the writer keeps it from being removed");
+    writer.batch_execute("COMMIT").await.unwrap();
+    daemon.stop().await;
+    set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY t_better ON t (n);", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let outcome = daemon.apply_all().await;
+    outcome.finished();
+    assert!(outcome.has(|e| matches!(e, Event::Notice(n) if n.message.contains("removed the invalid index ti"))));
+    assert_eq!(database.texts(indexes).await, ["t_better true"]);
+    database.assert_consistent().await;
+}
+
 /// The request says how patient a step is, and the file knows better.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn patience_is_the_requests_unless_the_file_says_otherwise() {

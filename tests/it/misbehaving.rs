@@ -97,7 +97,8 @@ walks! {
     prepare_transaction_is_refused: "PREPARE TRANSACTION 'x';" => Refused("ENDS_TRANSACTION");
     a_commit_inside_a_do_block_fails: "DO $$ BEGIN COMMIT; END $$;" => Fails("2D000");
     savepoints_work: "SAVEPOINT a; INSERT INTO witness VALUES (2); ROLLBACK TO a; RELEASE a;" => Applied;
-    discard_all_fails: "DISCARD ALL;" => Fails("25001");
+    discard_all_is_refused: "DISCARD ALL;" => Refused("NON_TRANSACTIONAL");
+    dropping_the_ledger_fails: "DROP SCHEMA schemad CASCADE;" => Fails("3F000");
     vacuum_is_refused: "VACUUM witness;" => Refused("NON_TRANSACTIONAL");
     concurrently_is_refused: "CREATE INDEX CONCURRENTLY i ON witness (n);" => Refused("NON_TRANSACTIONAL");
     a_command_of_psqls_is_refused: "\\connect other" => Refused("NEEDS_CLIENT");

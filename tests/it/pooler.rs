@@ -113,13 +113,23 @@ async fn through_a_transaction_pool_operations_are_refused_and_reads_work() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_go_through_a_transaction_pool_and_migrations_directly() {
     let (database, set) = (TestDatabase::new().await, Set::tables(2));
-    let bouncer = PgBouncer::start(&database, "transaction", 5, false).await;
-    let mut both = settings(&bouncer.url);
-    both.migration_database = Some(database.url.parse().unwrap());
-    let daemon = TestDaemon::launch(both, &set).await;
-    daemon.until_ready().await;
-    daemon.apply_all().await.finished();
-    for _ in 0..20 {
-        assert_eq!(daemon.status().await.applied_count, 2);
+    for (pool_size, round_robin) in [(5, false), (5, true), (20, true)] {
+        let bouncer = PgBouncer::start(&database, "transaction", pool_size, round_robin).await;
+        // Several server connections, so that one after the other is given out.
+        let warm: Vec<_> =
+            futures_util::future::join_all((0..3).map(|_| crate::harness::database::connect(&bouncer.url))).await;
+        futures_util::future::join_all(warm.iter().map(|one| one.batch_execute("BEGIN; SELECT pg_sleep(0.1); COMMIT")))
+            .await;
+        let mut both = settings(&bouncer.url);
+        both.migration_database = Some(database.url.parse().unwrap());
+        let daemon = TestDaemon::launch(both, &set).await;
+        daemon.until_ready().await;
+        daemon.apply_all().await.finished();
+        futures_util::future::join_all((0..20).map(async |_| assert_eq!(daemon.status().await.applied_count, 2))).await;
+        for _ in 0..20 {
+            assert_eq!(daemon.status().await.applied_count, 2);
+        }
+        daemon.rollback_all().await.finished();
+        daemon.stop().await;
     }
 }

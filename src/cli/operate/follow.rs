@@ -46,15 +46,11 @@ pub(super) async fn follow(operate: &Operate, mut call: Call) -> Exit {
             |error| Exit::unknown(format!("cannot wait for Ctrl-C: {error}")),
         ),
     };
-    known.live.clear();
-    match known.operation {
-        None => exit,
-        Some(operation) => Exit::interrupted(format!(
-            "left operation {operation}, which goes on in the daemon. Follow it again with --request-id {}; `schemad status` \
-             shows how far it is",
-            call.request_id()
-        )),
+    known.live.interrupted();
+    if let Some(operation) = &known.operation {
+        show::left(operation);
     }
+    exit
 }
 
 async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> Exit {

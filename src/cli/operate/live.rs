@@ -1,18 +1,19 @@
-//! What moves on a terminal while an operation runs: the step with the statement that was done last, and a bar of all steps.
+//! What moves on a terminal while an operation runs: the step with the statement that runs, and since when, and a bar of all steps.
 //! What stays are the lines of `show`. Where stderr is no terminal, nothing is drawn.
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 
 use crate::{
-    cli::output::{duration, line},
+    cli::output::{fitted, line},
     grpc::pb::{self, operation_event::Event},
 };
 
 /// What is longer than the terminal is wide is cut at its edge.
 const OPERATION: &str = "{bar:24} {pos}/{len} steps, {elapsed}";
-const STEP: &str = "{spinner} {wide_msg}";
+const STEP: &str = "{spinner} {elapsed:>3}  {wide_msg}";
 
 /// The bars of one operation.
 pub(in crate::cli) struct Live {
@@ -25,6 +26,19 @@ struct Bars {
     operation: ProgressBar,
     /// The step that runs.
     name: String,
+}
+
+impl Bars {
+    /// Something begins, and its time with it.
+    fn begin(&self, what: String) {
+        self.step.reset_elapsed();
+        self.say(what);
+    }
+
+    fn say(&self, what: String) {
+        // The spinner and the time stand before it.
+        self.step.set_message(fitted(&what, "⠴ 59m  ".chars().count()));
+    }
 }
 
 impl Live {
@@ -40,37 +54,30 @@ impl Live {
     pub(in crate::cli) fn event(&mut self, event: &pb::OperationEvent) {
         match (&event.event, &mut self.bars) {
             (Some(Event::StepStarted(step)), _) => self.started(step),
-            (Some(Event::StatementDone(done)), Some(bars)) => bars.step.set_message(format!(
-                "{}  statement {}/{} done in {}: {}",
-                line(&done.version), // a name would leave no room
-                done.statement,
-                done.statements,
-                duration(done.duration.as_ref()),
-                line(&done.summary)
+            (Some(Event::StatementStarted(started)), Some(bars)) => bars.begin(format!(
+                "{}  statement {}/{}: {}",
+                line(&started.version), // a name would leave no room
+                started.statement,
+                started.statements,
+                line(&started.summary)
             )),
+            (Some(Event::StatementDone(_)), Some(bars)) => bars.begin(bars.name.clone()),
             (Some(Event::Progress(progress)), Some(bars)) => {
                 let percent = if progress.total > 0 { format!(" {:.0} %", progress.percent) } else { String::new() };
                 let index = if progress.index.is_empty() { &progress.relation } else { &progress.index };
-                bars.step.set_message(format!(
-                    "{}  {}: {}{percent}",
-                    line(&progress.version),
-                    line(index),
-                    line(&progress.phase)
-                ));
+                bars.say(format!("{}  {}: {}{percent}", line(&progress.version), line(index), line(&progress.phase)));
             }
             (Some(Event::Waiting(waiting)), Some(bars)) => {
                 let behind: Vec<String> = waiting.blockers.iter().map(|blocker| blocker.pid.to_string()).collect();
-                bars.step.set_message(format!(
-                    "{}  waiting for {} behind {}",
-                    bars.name,
-                    line(&waiting.mode),
-                    behind.join(", ")
-                ));
+                bars.say(format!("{}  waiting for {} behind {}", bars.name, line(&waiting.mode), behind.join(", ")));
             }
             (Some(Event::Retrying(_)), Some(bars)) => {
-                bars.step.set_message(format!("{}  locked, trying again", bars.name));
+                bars.say(format!("{}  locked, trying again", bars.name));
             }
-            (Some(Event::StepDone(step)), Some(bars)) => bars.operation.set_position(count(step.ordinal)),
+            (Some(Event::StepDone(step)), Some(bars)) => {
+                bars.operation.set_position(count(step.ordinal));
+                bars.operation.tick(); // beside the line that says the same
+            }
             (Some(Event::Finished(_)), _) => self.clear(),
             _ => {}
         }
@@ -82,6 +89,14 @@ impl Live {
             step.finish_and_clear();
             operation.finish_and_clear();
         }
+    }
+
+    /// The same after Ctrl-C. The bars fill the last line to its end, so the terminal's echo of it stands on a line below.
+    pub(in crate::cli) fn interrupted(&mut self) {
+        if self.bars.is_some() && echoes_control() {
+            move_cursor("\r\u{1b}[2K\u{1b}[1A");
+        }
+        self.clear();
     }
 
     fn started(&mut self, started: &pb::StepStarted) {
@@ -96,7 +111,7 @@ impl Live {
         });
         let way = if started.direction() == pb::Direction::Down { "down" } else { "up" };
         bars.name = format!("{way} {}", line(&started.name));
-        bars.step.set_message(bars.name.clone());
+        bars.begin(bars.name.clone());
         bars.operation.set_position(count(started.ordinal - 1));
         bars.operation.tick();
     }
@@ -105,6 +120,17 @@ impl Live {
 fn style(template: &str) -> ProgressStyle {
     // The templates above are checked by a test.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ")
+}
+
+/// The terminal shows Ctrl-C as ^C.
+fn echoes_control() -> bool {
+    let flags = tcgetattr(std::io::stdin()).map(|terminal| terminal.local_flags);
+    flags.is_ok_and(|flags| flags.contains(LocalFlags::ECHO | LocalFlags::ECHOCTL))
+}
+
+fn move_cursor(text: &str) {
+    let mut stderr = std::io::stderr();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()); // a terminal that is gone shows nothing
 }
 
 fn count(n: i32) -> u64 {

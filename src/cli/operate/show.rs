@@ -1,7 +1,7 @@
 //! What people see of an operation: a line an event, on stderr but for the last, which is the result.
 
 use crate::{
-    cli::output::{self, BAD, BOLD, DIM, GOOD, WARN, duration, line, progress, say, styled, table},
+    cli::output::{self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, line, progress, say, styled, table},
     db::activity,
     grpc::pb::{self, operation_event::Event},
 };
@@ -11,8 +11,15 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
     match &event.event {
         Some(Event::Accepted(accepted)) => {
             let again = if accepted.repeated { ", accepted before" } else { "" };
-            let request = format!("operation {} (request {}{again})", event.operation, line(&accepted.request_id));
-            progress(&styled(DIM, &request));
+            let (operation, request) = (&event.operation, line(&accepted.request_id));
+            let both = format!("operation {operation} (request {request}{again})");
+            match output::width().is_some_and(|width| width < both.chars().count()) {
+                false => progress(&styled(DIM, &both)),
+                true => {
+                    progress(&styled(DIM, &format!("operation {operation}")));
+                    progress(&styled(DIM, &format!("request   {request}{again}")));
+                }
+            }
         }
         Some(Event::Queued(queued)) => match &queued.running {
             Some(running) if running.start_time.is_none() => {
@@ -39,35 +46,26 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
             },
         },
         Some(Event::Planned(plan)) => planned(plan, event.operation.is_empty()),
-        // Worth a line in a log when it took its time; a terminal shows the others while they run.
-        Some(Event::StatementDone(done)) if done.duration.is_some_and(|took| took.seconds > 0) => progress(&styled(
-            DIM,
-            &format!(
-                "  {}/{}  {}  {}",
-                done.statement,
-                done.statements,
-                line(&done.summary),
-                duration(done.duration.as_ref())
-            ),
-        )),
-        Some(Event::StepStarted(_) | Event::StatementDone(_) | Event::Heartbeat(_)) | None => {}
+        Some(Event::StatementDone(done)) => {
+            let number = format!("  {}/{}", done.statement, done.statements);
+            let took = duration(done.duration.as_ref());
+            let summary = fitted(&line(&done.summary), number.len() + took.chars().count() + 4);
+            progress(&styled(DIM, &format!("{number}  {summary}  {took}")));
+        }
+        Some(Event::StepStarted(_) | Event::StatementStarted(_) | Event::Heartbeat(_)) | None => {}
         Some(Event::Notice(notice)) => {
-            progress(&format!("  {} {}", styled(DIM, &line(&notice.severity)), line(&notice.message)));
+            let severity = line(&notice.severity);
+            let message = indented(&line(&notice.message), severity.chars().count() + 3);
+            progress(&format!("  {} {message}", styled(DIM, &severity)));
         }
         Some(Event::Waiting(waiting)) => {
             let relation =
                 if waiting.relation.is_empty() { String::new() } else { format!(" on {}", waiting.relation) };
-            progress(&format!(
-                "{} {}: for {}{}",
-                styled(WARN, "waiting"),
-                line(&waiting.version),
-                line(&waiting.mode),
-                line(&relation)
-            ));
-            waiting
-                .blockers
-                .iter()
-                .for_each(|blocker| progress(&format!("  behind {}", line(&self::blocker(blocker)))));
+            let what = format!("{}: for {}{}", line(&waiting.version), line(&waiting.mode), line(&relation));
+            progress(&format!("{} {}", styled(WARN, "waiting"), indented(&what, "waiting ".len())));
+            for blocker in &waiting.blockers {
+                progress(&format!("  behind {}", indented(&line(&self::blocker(blocker)), "  behind ".len())));
+            }
         }
         // A terminal shows it while it moves.
         Some(Event::Progress(_)) => {}
@@ -77,24 +75,40 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
                 &format!("  {} messages were dropped, because this end was too slow", dropped.events),
             ));
         }
-        Some(Event::Retrying(retry)) => progress(&format!(
-            "{} {}: {}; trying again in {}",
-            styled(WARN, "locked"),
-            line(&retry.version),
-            line(&retry.message),
-            duration(retry.delay.as_ref())
-        )),
-        Some(Event::StepDone(step)) => progress(&format!(
-            "{:>width$}/{}  {}  {}  {}",
-            step.ordinal,
-            step.total,
-            way(step.direction()),
-            line(&step.name),
-            styled(DIM, &duration(step.duration.as_ref())),
-            width = step.total.to_string().len(),
-        )),
+        Some(Event::Retrying(retry)) => {
+            let what = format!(
+                "{}: {}; trying again in {}",
+                line(&retry.version),
+                line(&retry.message),
+                duration(retry.delay.as_ref())
+            );
+            progress(&format!("{} {}", styled(WARN, "locked"), indented(&what, "locked ".len())));
+        }
+        Some(Event::StepDone(step)) => step_done(step),
         Some(Event::Finished(finished)) => self::finished(finished),
     }
+}
+
+/// After Ctrl-C.
+pub(in crate::cli) fn left(operation: &str) {
+    let operation = line(operation);
+    progress(&format!("left operation {operation}, which goes on in the daemon"));
+    progress(&format!("  schemad watch {operation}   follows it"));
+    progress(&format!("  schemad cancel {operation}  cancels it"));
+}
+
+fn step_done(step: &pb::StepDone) {
+    let total = step.total.to_string();
+    let before = format!("{:>width$}/{total}  {}  ", step.ordinal, way(step.direction()), width = total.len());
+    let took = duration(step.duration.as_ref());
+    let name = fitted(&line(&step.name), before.chars().count() + took.chars().count() + 2);
+    progress(&format!("{before}{name}  {}", styled(DIM, &took)));
+}
+
+/// Text that begins at column `at` of a terminal's line, and goes on there below.
+fn indented(text: &str, at: usize) -> String {
+    let Some(width) = output::width() else { return text.to_owned() };
+    output::wrapped(text, width.saturating_sub(at)).replace('\n', &format!("\n{}", " ".repeat(at)))
 }
 
 /// A session that is in the way, in one line.

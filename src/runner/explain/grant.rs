@@ -1,6 +1,6 @@
 //! What a migration lacks when the server says 42501. Only its English words tell; another language gets the general sentence.
 
-use crate::sql::ident;
+use crate::sql::{Statement, ident};
 
 /// What stands between "permission denied for" and the name, and the GRANT for it. As aclchk.c has them.
 const RIGHTS: [(&str, &str, &str); 16] = [
@@ -41,29 +41,31 @@ const OWNED: [(&str, &str); 14] = [
     ("publication", "PUBLICATION"),
 ];
 
-/// What helps against `message`, in a sentence without its full stop.
-pub(super) fn helps(message: &str, role: &str) -> String {
-    specific(message, role).unwrap_or_else(|| {
+/// What helps against `message`, which `statement` was refused with, in a sentence without its full stop.
+pub(super) fn helps(message: &str, role: &str, statement: Option<&Statement<'_>>) -> String {
+    specific(message, role, statement).unwrap_or_else(|| {
         format!(
             "The role {role} lacks a right on what the file touches: GRANT it, or make it a member of the owner's role"
         )
     })
 }
 
-fn specific(message: &str, role: &str) -> Option<String> {
+fn specific(message: &str, role: &str, statement: Option<&Statement<'_>>) -> Option<String> {
     if let Some(what) = message.strip_prefix("permission denied for ") {
         let (right, on, name) = RIGHTS.iter().find_map(|(kind, right, on)| Some((*right, *on, named(what, kind)?)))?;
-        let all = match right {
-            TABLE => ", or as much as the statement needs (REFERENCES for a foreign key)",
-            _ => "",
+        let (right, all) = match right {
+            TABLE => on_table(statement),
+            _ => (right, ""),
         };
-        return Some(format!("GRANT {right} ON {on} {} TO {role}{all}", ident(name)));
+        return Some(format!("GRANT {right} ON {on} {} TO {role}{all}", qualified(name, statement)));
     }
     if let Some(what) = message.strip_prefix("must be owner of ") {
         let member = "make it a member of the owner's role";
         let owned = OWNED.iter().find_map(|(kind, alter)| Some((*alter, named(what, kind)?)));
         return Some(match owned {
-            Some((alter, name)) => format!("ALTER {alter} {} OWNER TO {role}, or {member}", ident(name)),
+            Some((alter, name)) => {
+                format!("ALTER {alter} {} OWNER TO {role}, or {member}", qualified(name, statement))
+            }
             None => format!("The role {role} does not own {what}: {member}"),
         });
     }
@@ -89,6 +91,43 @@ fn specific(message: &str, role: &str) -> Option<String> {
             Some("Only a superuser may do that: do it once as one, outside of the migrations".to_owned())
         }
         _ => None,
+    }
+}
+
+/// The right on a table that the statement needs, and what there is to say about it. Of a view or a function the server checks what
+/// stands inside, which is not to be seen here.
+fn on_table(statement: Option<&Statement<'_>>) -> (&'static str, &'static str) {
+    let mut words = statement.into_iter().flat_map(Statement::tokens);
+    let first = words.next().unwrap_or_default().to_ascii_lowercase();
+    let mut has = |word: &str| words.any(|token| token.eq_ignore_ascii_case(word));
+    match first.as_str() {
+        "truncate" => ("TRUNCATE", ""),
+        "create" if statement.is_some_and(is_trigger) => ("TRIGGER", ""),
+        "create" | "alter" if has("references") => ("REFERENCES", ""),
+        _ => (TABLE, ", or as much as the statement needs"),
+    }
+}
+
+/// CREATE [OR REPLACE] [CONSTRAINT] TRIGGER
+fn is_trigger(statement: &Statement<'_>) -> bool {
+    let mut words = statement
+        .tokens()
+        .skip(1)
+        .skip_while(|t| ["or", "replace", "constraint"].iter().any(|w| t.eq_ignore_ascii_case(w)));
+    words.next().is_some_and(|word| word.eq_ignore_ascii_case("trigger"))
+}
+
+/// The server names an object without its schema; the statement may say which.
+fn qualified(name: &str, statement: Option<&Statement<'_>>) -> String {
+    let plain = |token: &str| match token.strip_prefix('"').and_then(|token| token.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => token.to_lowercase(),
+    };
+    let tokens: Vec<&str> = statement.into_iter().flat_map(Statement::tokens).collect();
+    let schema = tokens.windows(3).find(|three| three[1] == "." && plain(three[2]) == name).map(|three| three[0]);
+    match schema {
+        Some(schema) => format!("{schema}.{}", ident(name)),
+        None => ident(name),
     }
 }
 
@@ -122,7 +161,27 @@ mod tests {
             ("permission denied for wonder w", "lacks a right"),
             ("keine Berechtigung für Tabelle t", "lacks a right"),
         ] {
-            assert!(helps(message, "deploy").contains(expected), "{message}: {}", helps(message, "deploy"));
+            let helps = helps(message, "deploy", None);
+            assert!(helps.contains(expected), "{message}: {helps}");
+        }
+    }
+
+    #[test]
+    fn the_statement_tells_what_it_needs_and_where() {
+        for (sql, expected) in [
+            ("TRUNCATE app.y", "GRANT TRUNCATE ON TABLE app.y TO deploy"),
+            (
+                "CREATE OR REPLACE TRIGGER t AFTER INSERT ON y EXECUTE FUNCTION f()",
+                "GRANT TRIGGER ON TABLE y TO deploy",
+            ),
+            ("create constraint trigger t after insert on \"App\".\"y\"", "GRANT TRIGGER ON TABLE \"App\".y TO deploy"),
+            ("CREATE TABLE z (n int REFERENCES app.Y)", "GRANT REFERENCES ON TABLE app.y TO deploy"),
+            ("SELECT y.n FROM app.y", "GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE app.y TO deploy, or as much"),
+            ("SELECT f()", "GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE y TO deploy, or as much"),
+        ] {
+            let statement = crate::sql::split(sql)[0];
+            let helps = helps("permission denied for table y", "deploy", Some(&statement));
+            assert!(helps.starts_with(expected), "{sql}: {helps}");
         }
     }
 }

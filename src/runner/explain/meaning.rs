@@ -1,0 +1,65 @@
+//! What a SQLSTATE means here, where the server's words alone do not say it.
+
+use super::grant;
+use crate::{runner::ScriptError, sql};
+
+/// In a sentence without its full stop. `is_through`: all statements of the script, or of its part, were.
+pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) -> Option<String> {
+    let error = &failed.error;
+    let in_guard = |name| error.context.as_deref().is_some_and(|context| context.contains(name));
+    let in_finish = in_guard("finish_step_v2");
+    let in_guards = in_finish || in_guard("note_statement_v1");
+    let statement = || sql::split(sql).into_iter().nth(failed.statements_done);
+    let words = match error.sqlstate.as_str() {
+        "SCH03" => "A migration is one transaction with its ledger row; the file must not end it",
+        "SCH04" => "The file calls pg_advisory_unlock_all() or releases schemad's own lock; remove that",
+        "SCH05" => "The file changes the session's user for good; use SET LOCAL ROLE",
+        "SCH06" => "Something else changed the Diesel table meanwhile",
+        "42P01" | "3F000" if in_finish => {
+            "The file drops Diesel's table of applied migrations, so the migration cannot be recorded"
+        }
+        "3F000" | "42883" if is_through && error.message.contains("schemad") => {
+            "The file drops the schema schemad, where the ledger of the migrations is; remove that"
+        }
+        "23505" if in_finish => "The file itself inserts into Diesel's table; schemad does that",
+        "25001" => cannot_be_in_a_transaction(failed, statement().as_ref()),
+        "2D000" => match failed.undone {
+            None => {
+                "The block or the procedure ends its transaction (COMMIT or ROLLBACK), and schemad runs the file in one: put the \
+                 statement alone into a migration whose metadata.toml says run_in_transaction = false"
+            }
+            Some(_) => {
+                "Only a CALL or a DO that stands for itself may end its transaction (COMMIT or ROLLBACK): take it out of the file's \
+                 BEGIN ... COMMIT, or out of the function that calls it"
+            }
+        },
+        "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
+        "42501" => return Some(grant::helps(&error.message, role, statement().as_ref())),
+        "53100" => "The server's disk is full",
+        "42601" if error.message.contains("\"\\\"") => {
+            "A backslash begins a command of psql's, which only psql understands"
+        }
+        "57014" => "statement_timeout ran out, or somebody cancelled it",
+        _ if is_through && !in_guards && !error.sqlstate.starts_with("SCH") => {
+            "A deferred constraint, or a deferred trigger, failed when the statements were through"
+        }
+        _ => return None,
+    };
+    Some(words.to_owned())
+}
+
+fn cannot_be_in_a_transaction(failed: &ScriptError, statement: Option<&sql::Statement<'_>>) -> &'static str {
+    let sets = statement.is_some_and(|statement| statement.transaction_modes().is_some());
+    match failed.undone {
+        _ if sets => "It has to be the first statement of its transaction",
+        _ if failed.error.context.is_some() => {
+            "What stands inside of a function or a DO block is always in a transaction: write the statement itself, alone, into a \
+             migration whose metadata.toml says run_in_transaction = false"
+        }
+        None => {
+            "This statement cannot run in a transaction: put it alone into a migration whose metadata.toml says \
+             run_in_transaction = false"
+        }
+        Some(_) => "This statement cannot run in a transaction: take it out of the file's BEGIN ... COMMIT",
+    }
+}
