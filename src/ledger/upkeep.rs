@@ -20,7 +20,7 @@ use crate::{
 const BATCH_REFUSALS: i64 = 1_000;
 
 /// Operations deleted at once, and how many steps may go with all but the last of them: some 50 ms of work.
-const BATCH_OPERATIONS: i64 = 200;
+const BATCH_OPERATIONS: i64 = 100;
 const BATCH_STEPS: i64 = 2_000;
 
 /// Nothing is kept longer than for a hundred years: PostgreSQL's times begin somewhere.
@@ -83,12 +83,13 @@ pub async fn refused(client: &Client, refused: &Refused<'_>) -> Result<(), Error
 /// # Errors
 /// The database's, or its loss.
 pub async fn prune(client: &Client, keep: Retention) -> Result<usize, Error> {
+    // Those that explain something are few, so they are found from there, and not from every old step.
     // An operation goes with its steps, so those are counted: all before it in the batch must be few.
     let operations = "WITH old AS (SELECT o.id, o.created_at FROM schemad.operations o \
             WHERE o.created_at < clock_timestamp() - make_interval(secs => $1) AND o.finished_at IS NOT NULL \
-            AND NOT EXISTS (SELECT FROM schemad.steps s WHERE s.operation = o.id AND (\
-                EXISTS (SELECT FROM schemad.migrations m WHERE m.version = s.version AND m.step = s.id) \
-                OR EXISTS (SELECT FROM schemad.statements t WHERE t.step = s.id))) \
+            AND o.id NOT IN (\
+                SELECT s.operation FROM schemad.migrations m JOIN schemad.steps s ON s.id = m.step AND s.version = m.version \
+                UNION ALL SELECT s.operation FROM schemad.statements t JOIN schemad.steps s ON s.id = t.step) \
             ORDER BY o.created_at LIMIT $2 FOR UPDATE OF o SKIP LOCKED), \
         sized AS (SELECT old.id, sum((SELECT count(*) FROM schemad.steps s WHERE s.operation = old.id)) \
             OVER (ORDER BY old.created_at, old.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM old) \

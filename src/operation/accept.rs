@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     db::{
+        self,
         lock::{Attempt, LockedSession},
         pooler,
         session::Session,
@@ -87,14 +88,29 @@ impl Inner {
         let _registered = Registered::new(self, id, halt);
         match self.begin(session, &mut candidate, deadline).await {
             Ok(begun) => self.run(begun, &candidate).await,
-            Err(failure) if candidate.accepted => Err(self.end_without_steps(&candidate, failure).await),
-            Err(failure) => {
-                if let Ok(session) = Session::open(&self.url).await {
-                    // Best effort: a claim that stays behind expires by itself.
-                    let _ = claims::abandon(session.client(), id).await;
-                }
-                Err(failure)
+            Err(stopped) if candidate.accepted => Err(self.end_without_steps(&candidate, stopped).await),
+            Err(stopped) => {
+                self.take_back(id, stopped.left).await;
+                Err(stopped.failure)
             }
+        }
+    }
+
+    /// Takes back a claim that was not accepted. Best effort: one that stays behind is closed for want of a session.
+    async fn take_back(&self, id: Uuid, left: Left) {
+        let session = match left {
+            Left::Locked(locked) => {
+                // Before the lock goes, which is released in so many words: the next operation must not find it held by a
+                // closing connection.
+                let _ = claims::abandon(locked.client(), id).await;
+                let _ = locked.release().await;
+                return;
+            }
+            Left::Open(session) => Some(session),
+            Left::Lost => Session::open(&self.url).await.ok(),
+        };
+        if let Some(session) = session {
+            let _ = claims::abandon(session.client(), id).await;
         }
     }
 
@@ -104,13 +120,12 @@ impl Inner {
         session: Session,
         candidate: &mut Candidate<'_>,
         deadline: Instant,
-    ) -> Result<Begun, Failure> {
+    ) -> Result<Begun, Stopped> {
         if let Action::Apply(apply) = &candidate.request.action
             && let Err(refusal) = planner::expect_set(&self.catalog, apply)
         {
             // Whoever runs now, this daemon never could.
-            take_back(&session, Some(candidate)).await?;
-            return Err(refusal.into());
+            return Err(Stopped { failure: refusal.into(), left: Left::Open(session) });
         }
         let locked = match LockedSession::try_lock(session).await? {
             Attempt::Won(locked) => locked,
@@ -129,15 +144,7 @@ impl Inner {
                 candidate.log.push(prepared.event());
                 Ok(Begun { locked, prepared })
             }
-            Err(failure) => {
-                // Before the lock goes: whoever wins it next must not find a claim whose session is gone. And released in so
-                // many words: the next operation must not find it held by a closing connection.
-                if !candidate.accepted {
-                    let _ = claims::abandon(locked.client(), candidate.id).await;
-                }
-                let _ = locked.release().await;
-                Err(failure)
-            }
+            Err(failure) => Err(Stopped { failure, left: Left::Locked(locked) }),
         }
     }
 
@@ -150,7 +157,7 @@ impl Inner {
         match install::check(session.client()).await? {
             install::State::Usable => Ok(session),
             install::State::ToBeMade => {
-                let locked = self.win(session, deadline, None).await?;
+                let locked = self.win(session, deadline, None).await.map_err(|stopped| stopped.failure)?;
                 install::ensure(&locked).await?;
                 Ok(locked.release().await?)
             }
@@ -164,49 +171,68 @@ impl Inner {
         Ok(session)
     }
 
-    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation. A claim that was not
-    /// accepted is taken back before it gives up; an accepted one can be cancelled meanwhile.
+    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation. An accepted operation can be
+    /// cancelled meanwhile.
     pub(super) async fn win(
         &self,
         session: Session,
         deadline: Instant,
         candidate: Option<&Candidate<'_>>,
-    ) -> Result<LockedSession, Failure> {
+    ) -> Result<LockedSession, Stopped> {
         let mut session = session;
         let mut phases = self.phases.clone();
         let patience = Instant::now() + SHORT_HOLD;
-        loop {
+        let failure = loop {
             session = match LockedSession::try_lock(session).await? {
                 Attempt::Won(locked) => return Ok(locked),
                 Attempt::Held(session) => session,
             };
             let now = Instant::now();
             if now >= deadline && (now >= patience || claims::running(session.client()).await?.is_some()) {
-                take_back(&session, candidate).await?;
-                return Err(busy(&Holder::find(session.client()).await?));
+                break busy(&Holder::find(session.client()).await?);
             }
             if let Some(candidate) = candidate.filter(|candidate| candidate.accepted)
                 && let Some(by) = control::cancel_requested_by(session.client(), candidate.id).await?
             {
-                return Err(cancelled(&by, "it was still waiting for another operation, so nothing was done"));
+                break cancelled(&by, "it was still waiting for another operation, so nothing was done");
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
-                () = async { drop(phases.wait_for(|phase| *phase > Phase::Serving).await) } => {
-                    take_back(&session, candidate).await?;
-                    return Err(Failure::new(Reason::Interrupted, "this daemon is shutting down; nothing was done"));
+                _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
+                    break Failure::new(Reason::Interrupted, "this daemon is shutting down; nothing was done");
                 }
             }
-        }
+        };
+        Err(Stopped { failure, left: Left::Open(session) })
     }
 }
 
-/// Takes a claim back that was not accepted, while its session lives: others close what has none.
-async fn take_back(session: &Session, candidate: Option<&Candidate<'_>>) -> Result<(), Failure> {
-    if let Some(candidate) = candidate.filter(|candidate| !candidate.accepted) {
-        claims::abandon(session.client(), candidate.id).await?;
+/// Why an operation could not begin. Its end is recorded on the session that is left, because others close what has none.
+pub(super) struct Stopped {
+    pub failure: Failure,
+    pub left: Left,
+}
+
+/// What is left of an operation's session.
+pub(super) enum Left {
+    /// It still holds the lock.
+    Locked(LockedSession),
+    /// It does not.
+    Open(Session),
+    /// Nothing.
+    Lost,
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self { failure, left: Left::Lost }
     }
-    Ok(())
+}
+
+impl From<db::Error> for Stopped {
+    fn from(error: db::Error) -> Self {
+        Failure::from(error).into()
+    }
 }
 
 /// A claimed request that is not yet running.

@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use super::{
     Event,
-    accept::{Begun, Candidate},
+    accept::{Begun, Candidate, Left, Stopped},
     failed::{failure, unknown},
     onlooker::Onlooker,
     open::Inner,
@@ -82,7 +82,7 @@ impl Inner {
         let failure = broken
             .map(|broken| failure(broken, done, &prepared.steps, &role, &blockers).with("operation", candidate.id));
         let finished = finished(&prepared, done);
-        self.record(locked, candidate, started, finished, failure).await
+        self.record(locked.map_or(Left::Lost, Left::Locked), candidate, started, finished, failure).await
     }
 
     /// Looks at the session from beside it, until the task is dropped.
@@ -126,8 +126,8 @@ impl Inner {
     }
 
     /// An accepted operation that could not begin: it waited in vain, or its plan was refused under the lock.
-    pub(super) async fn end_without_steps(&self, candidate: &Candidate<'_>, failure: Failure) -> Failure {
-        let failure = failure.with("operation", candidate.id);
+    pub(super) async fn end_without_steps(&self, candidate: &Candidate<'_>, stopped: Stopped) -> Failure {
+        let failure = stopped.failure.with("operation", candidate.id);
         // Best effort: it changed nothing, so this is only for whoever reads it.
         let side = self.side.borrow().clone();
         let current = match side {
@@ -135,14 +135,14 @@ impl Inner {
             None => None,
         };
         let finished = Finished { current, ..Finished::default() };
-        let recorded = self.record(None, candidate, Instant::now(), finished, Some(failure.clone())).await;
+        let recorded = self.record(stopped.left, candidate, Instant::now(), finished, Some(failure.clone())).await;
         recorded.err().unwrap_or(failure)
     }
 
     /// Writes the end into the ledger, the log and the metrics, and gives the lock back before anybody is told.
     async fn record(
         &self,
-        locked: Option<LockedSession>,
+        left: Left,
         candidate: &Candidate<'_>,
         started: Instant,
         finished: Finished,
@@ -155,7 +155,7 @@ impl Inner {
             Some(_) => State::Failed,
         };
         let ending = Ending { finished, failure };
-        let (state, Ending { finished, failure }) = match self.write_end(locked, candidate, state, &ending).await {
+        let (state, Ending { finished, failure }) = match self.write_end(left, candidate, state, &ending).await {
             Ok(None) => (state, ending),
             // What the ledger says is what everybody else is told.
             Ok(Some(recorded)) => recorded,
@@ -188,21 +188,25 @@ impl Inner {
     /// Records the end. Returns the one that another daemon has recorded meanwhile, which took this one for dead.
     async fn write_end(
         &self,
-        locked: Option<LockedSession>,
+        left: Left,
         candidate: &Candidate<'_>,
         state: State,
         ending: &Ending,
     ) -> Result<Option<(State, Ending)>, Failure> {
-        let session = match locked {
-            Some(locked) => {
-                if operations::end(locked.client(), candidate.id, state, ending).await? {
-                    locked.release().await?;
+        let session = match left {
+            Left::Locked(locked) => {
+                let written = operations::end(locked.client(), candidate.id, state, ending).await?;
+                let session = locked.release().await?;
+                if written {
                     return Ok(None);
                 }
-                locked.release().await?
+                session
             }
-            None => {
-                let session = self.open_session().await?;
+            left => {
+                let session = match left {
+                    Left::Open(session) => session,
+                    _ => self.open_session().await?,
+                };
                 if operations::end(session.client(), candidate.id, state, ending).await? {
                     return Ok(None);
                 }
