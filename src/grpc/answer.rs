@@ -12,7 +12,7 @@ use axum::{
     body::{Body, Bytes, HttpBody},
     response::Response,
 };
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 
 /// What a client that never reads makes the daemon keep; larger pieces gain nothing that is worth it (most answers are smaller).
 const PIECE: usize = 4 << 10;
@@ -46,6 +46,16 @@ impl<T: Unpin> HttpBody for Answer<T> {
         }
         let piece = self.rest.len().min(PIECE);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    }
+
+    /// HTTP/1 says beforehand how long an answer is, where that is known.
+    fn size_hint(&self) -> SizeHint {
+        let (rest, mut hint) = (self.rest.len() as u64, self.body.size_hint());
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 
     fn is_end_stream(&self) -> bool {
