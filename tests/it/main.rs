@@ -5,6 +5,7 @@ mod harness;
 
 mod adopting;
 mod apply;
+mod cancelling;
 mod cli;
 mod cli_operations;
 mod crash;
