@@ -7,6 +7,7 @@ mod abuse;
 mod access;
 mod adopting;
 mod apply;
+mod cancelling;
 mod cli;
 mod cli_operations;
 mod crash;
