@@ -4,6 +4,7 @@
 
 pub mod activity;
 mod cause;
+mod connect;
 pub mod error;
 pub mod lock;
 mod options;

@@ -14,7 +14,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 
 use tokio::task::JoinHandle;
 
-use super::{DatabaseUrl, Error, SqlError, url::Connected};
+use super::{DatabaseUrl, Error, SqlError, connect::Connected};
 
 /// Connections are closed after this long without use; bb8 opens new ones up to the size that is kept.
 const IDLE: Duration = Duration::from_secs(5 * 60);

@@ -13,7 +13,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     DatabaseUrl, Error,
-    url::{Connected, Connection},
+    connect::{Connected, Connection},
 };
 
 /// Ends whatever a script left in the session. The order matters: the session's user before its role, and the settings
