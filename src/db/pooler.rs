@@ -10,8 +10,8 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::{DatabaseUrl, Error, session::Session};
 
-/// With a pool of one server connection the first connection would wait for the second's transaction for ever. A server
-/// that needs longer for one `SELECT pg_backend_pid()` is in no state to be migrated either.
+/// A server that needs longer for one `SELECT pg_backend_pid()` is in no state to be migrated, and so is a pool whose server
+/// connections are all taken.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// In an idle pool the first round tells. In a busy one others take and return server connections meanwhile, and a round
@@ -27,8 +27,7 @@ const WHO_AM_I: &str = "SELECT pg_catalog.pg_backend_pid()::text, pg_catalog.cur
 pub async fn prove_direct(session: &Session, url: &DatabaseUrl) -> Result<(), Error> {
     match is_shared(session, url).await {
         Ok(false) => Ok(()),
-        Ok(true) => Err(pooled(url, "two connections share a server connection")),
-        Err(Error::Timeout(_)) => Err(pooled(url, "one connection waited for another's transaction to end")),
+        Ok(true) => Err(pooled(url)),
         Err(error) => Err(error),
     }
 }
@@ -41,12 +40,16 @@ async fn is_shared(session: &Session, url: &DatabaseUrl) -> Result<bool, Error> 
     for round in 0..ROUNDS {
         // While the other's transaction holds a server connection, a pool gives the next transaction another one ...
         let (other_pid, other_mark) = who_am_i(&other, &format!("BEGIN;{WHO_AM_I}")).await?;
+        // Before anything waits: with a pool of one server connection the next question would, for ever.
+        if other_pid == own || other_mark == mark {
+            return Ok(true);
+        }
         let meanwhile = who_am_i(session, WHO_AM_I).await?;
         // ... and afterwards perhaps the very one that the other had.
         in_time(other.client().batch_execute("ROLLBACK")).await?;
         let afterwards = who_am_i(session, WHO_AM_I).await?;
         let kept = |(pid, seen): &(String, String)| *pid == own && *seen == mark;
-        if other_pid == own || other_mark == mark || !kept(&meanwhile) || !kept(&afterwards) {
+        if !kept(&meanwhile) || !kept(&afterwards) {
             return Ok(true);
         }
         let digits = u64::from(mark.as_bytes().get(round).copied().unwrap_or_default());
@@ -75,10 +78,11 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error
     }
 }
 
-fn pooled(url: &DatabaseUrl, seen: &str) -> Error {
+fn pooled(url: &DatabaseUrl) -> Error {
     Error::Pooler(
         format!(
-            "{} goes through a transaction pooler ({seen}): set MIGRATION_DATABASE_URL to a direct or session-pooled address",
+            "{} goes through a transaction pooler (two connections share a server connection): set MIGRATION_DATABASE_URL to a \
+             direct or session-pooled address",
             url.target()
         )
         .into(),
