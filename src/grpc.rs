@@ -2,6 +2,7 @@
 //! besides `health`, `transport` and the command line that names tonic.
 
 mod answer;
+mod arrival;
 pub mod convert;
 pub mod gate;
 pub mod methods;

@@ -21,6 +21,9 @@ use crate::{
 /// Notices a dead client. Half of the 60 s after which common load balancers forget an idle connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// What a client may send before it is read, of a request and of all: HTTP/2's own default, for requests are small.
+const WINDOW: u32 = 65_535;
+
 /// HTTP/2 itself allows this much more than the limits, so that whoever is over one is told by a status; who is over this is
 /// cut off.
 const HEADROOM: usize = 32;
@@ -120,7 +123,11 @@ pub(super) async fn admin(
 }
 
 fn server() -> Server {
-    Server::builder().http2_keepalive_interval(Some(KEEPALIVE)).http2_keepalive_timeout(Some(KEEPALIVE))
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
 }
 
 async fn ended(mut phases: watch::Receiver<Phase>) {

@@ -7,16 +7,15 @@ use std::{
 };
 
 use axum::{
-    body::Body,
     extract::{Request, State},
     http::{HeaderMap, header::AUTHORIZATION},
     middleware::Next,
     response::Response,
 };
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use super::{
     answer::hold,
+    arrival::Arrivals,
     methods::{self, Counts, Method},
     own_words::unknown_method,
     status::from_failure,
@@ -32,8 +31,8 @@ use crate::{
 /// Who calls where nobody has to say it.
 pub const ANONYMOUS: &str = "anonymous";
 
-/// The five bytes before a gRPC message.
-const FRAME: usize = 5;
+/// Reflection at once, of one client and of all: a person's tool asks once, and what it is told has 100 KiB.
+const REFLECTIONS: (usize, usize) = (16, 64);
 
 /// Refused callers are logged so often within a second; the log must not be a way to fill a disk.
 const COMPLAINTS: u32 = 10;
@@ -50,6 +49,8 @@ struct Inner {
     operations: Option<Operations>,
     requests: Counter<String>,
     watchers: Counter<Client>,
+    reflections: Counter<Client>,
+    arrivals: Arrivals,
     complaints: Mutex<(Option<Instant>, u32)>,
 }
 
@@ -72,8 +73,17 @@ impl Gate {
     }
 
     fn with(access: Option<Access>, limits: Limits, operations: Option<Operations>) -> Self {
-        let (requests, watchers) = (Counter::default(), Counter::default());
-        Self(Arc::new(Inner { access, limits, operations, requests, watchers, complaints: Mutex::default() }))
+        let arrivals = Arrivals::new(limits.message_bytes, limits.arrive_within);
+        Self(Arc::new(Inner {
+            access,
+            limits,
+            operations,
+            requests: Counter::default(),
+            watchers: Counter::default(),
+            reflections: Counter::default(),
+            arrivals,
+            complaints: Mutex::default(),
+        }))
     }
 }
 
@@ -109,7 +119,7 @@ pub fn caller<T>(request: tonic::Request<T>) -> Result<(Principal, T), tonic::St
 struct Held {
     _stream: Stream,
     _request: Option<Counted<String>>,
-    _watcher: Option<Counted<Client>>,
+    _open: Option<Counted<Client>>,
 }
 
 /// One of the connection's streams.
@@ -140,16 +150,14 @@ impl Inner {
             Some(principal) => Client::Principal(principal.name.clone()),
             None => Client::Address(peer.map(|peer| peer.connection.address())),
         };
-        let held = Held {
-            _stream: stream,
-            _request: self.count_request(method, &principal)?,
-            _watcher: self.count_watcher(method, client)?,
-        };
+        let open = self.count_open(method, client)?;
         // Reflection asks again and again on one stream; everybody else says one thing.
-        let mut request = match method.path.starts_with("/grpc.reflection.") {
-            true => request,
-            false => self.arrived(request).await?,
+        let mut request = match method.counts {
+            Counts::Reflection => request,
+            _ => self.arrivals.arrived(peer, request).await?,
         };
+        // Only now: what is half said keeps nobody else of the same name out.
+        let held = Held { _stream: stream, _request: self.count_request(method, &principal)?, _open: open };
         if let Some(principal) = principal {
             request.extensions_mut().insert(principal);
         }
@@ -163,7 +171,9 @@ impl Inner {
             too_many(Reason::TooManyRequests, format!("{limit} requests are open on this connection"))
         })?;
         Ok(match method.counts {
-            Counts::Request | Counts::Not => Stream::Timed { _request: request.within(self.limits.read_within) },
+            Counts::Request | Counts::Reflection | Counts::Not => {
+                Stream::Timed { _request: request.within(self.limits.read_within) }
+            }
             Counts::Operation | Counts::Watcher => Stream::Open { _request: request },
         })
     }
@@ -225,33 +235,19 @@ impl Inner {
         })
     }
 
-    fn count_watcher(self: &Arc<Self>, method: &Method, client: Client) -> Result<Option<Counted<Client>>, Failure> {
-        if method.counts != Counts::Watcher {
-            return Ok(None);
-        }
-        let Limits { watchers_per_client: each, watchers: all, .. } = self.limits;
-        self.watchers.enter(client, each, all).map(Some).ok_or_else(|| {
-            too_many(Reason::TooManyWatchers, format!("{each} watches of one client, or {all} of all, are open"))
-        })
-    }
-
-    /// The request with its message, which has to arrive in time and be no larger than allowed.
-    async fn arrived(&self, request: Request) -> Result<Request, Failure> {
-        let (parts, body) = request.into_parts();
-        let limit = self.limits.message_bytes;
-        let collected = tokio::time::timeout(self.limits.arrive_within, Limited::new(body, limit + FRAME).collect());
-        match collected.await {
-            Ok(Ok(body)) => Ok(Request::from_parts(parts, Body::from(body.to_bytes()))),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let message = format!("the request is larger than {limit} bytes; no valid one is");
-                Err(Failure::new(Reason::MessageTooLarge, message))
+    fn count_open(self: &Arc<Self>, method: &Method, client: Client) -> Result<Option<Counted<Client>>, Failure> {
+        let Limits { watchers_per_client, watchers, .. } = self.limits;
+        let (counter, each, all, reason, what) = match method.counts {
+            Counts::Watcher => {
+                (&self.watchers, watchers_per_client, watchers, Reason::TooManyWatchers, "watches are open")
             }
-            Ok(Err(error)) => Err(Failure::new(Reason::MalformedMessage, format!("the request broke off: {error}"))),
-            Err(_) => {
-                let message = format!("the request's message did not arrive within {:?}", self.limits.arrive_within);
-                Err(Failure::new(Reason::RequestTooSlow, message))
+            Counts::Reflection => {
+                (&self.reflections, REFLECTIONS.0, REFLECTIONS.1, Reason::TooManyRequests, "ask for reflection")
             }
-        }
+            Counts::Request | Counts::Operation | Counts::Not => return Ok(None),
+        };
+        let counted = counter.enter(client, each, all).map(Some);
+        counted.ok_or_else(|| too_many(reason, format!("{each} of one client, or {all} of all, {what}")))
     }
 
     /// Says something, a few times a second.

@@ -23,6 +23,8 @@ pub enum Counts {
     Operation,
     /// As a watcher: it stays open.
     Watcher,
+    /// As reflection: anybody may ask, and the answers are large.
+    Reflection,
     /// Not at all, beside its connection's streams.
     Not,
 }
@@ -47,8 +49,8 @@ pub const METHODS: &[Method] = &[
     row("/schemad.v1.OperationService/CancelOperation", Some(Role::Deployer), Counts::Request),
     row("/grpc.health.v1.Health/Check", None, Counts::Not),
     row("/grpc.health.v1.Health/Watch", None, Counts::Watcher),
-    row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, Counts::Operation),
-    row("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None, Counts::Operation),
+    row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, Counts::Reflection),
+    row("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None, Counts::Reflection),
 ];
 
 /// The row of a path.

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -28,6 +28,18 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// What an HTTP/2 client says first.
 const PREFACE: u64 = 24;
+
+/// Whoever is refused so often on one connection does not listen.
+const REFUSALS: usize = 1_000;
+
+/// Bytes that a connection may say at first: what HTTP/2's windows let through before anything is looked at, and headers.
+const CREDIT: i64 = 96 << 10;
+/// More of them with each second, for what keeps a connection alive.
+const CREDIT_A_SECOND: i64 = 16 << 10;
+/// And with each request, but not more than so many ahead. Whoever says more says nothing that is worth reading: floods of PING,
+/// SETTINGS or PRIORITY.
+const CREDIT_A_REQUEST: i64 = 96 << 10;
+const MOST_CREDIT: i64 = 256 << 10;
 
 /// All connections of a listener.
 #[derive(Clone, Debug)]
@@ -56,10 +68,14 @@ pub struct Connection {
     shared: Weak<Shared>,
     /// Requests under way.
     open: AtomicUsize,
+    /// Requests that were too many.
+    refused: AtomicUsize,
     /// Milliseconds from the listener's beginning to the last sign of use.
     used: AtomicU64,
     /// Bytes read.
     read: AtomicU64,
+    /// Bytes that it may still say.
+    credit: AtomicI64,
     closed: AtomicBool,
     waker: AtomicWaker,
 }
@@ -102,8 +118,10 @@ impl Connections {
             address,
             shared: Arc::downgrade(shared),
             open: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
             used: AtomicU64::new(shared.now()),
             read: AtomicU64::new(0),
+            credit: AtomicI64::new(CREDIT),
             closed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
@@ -145,7 +163,9 @@ impl Shared {
     /// Closes what has been silent for too long.
     fn sweep(&self) {
         let now = self.now();
-        for connection in self.seats().taken.values().filter(|c| c.open.load(SeqCst) == 0) {
+        let seats = self.seats();
+        seats.taken.values().for_each(|connection| connection.allow(CREDIT_A_SECOND));
+        for connection in seats.taken.values().filter(|c| c.open.load(SeqCst) == 0) {
             let begun = connection.read.load(SeqCst) >= PREFACE;
             let patience = if begun { self.limits.idle } else { self.limits.arrive_within };
             if u128::from(now.saturating_sub(connection.used.load(SeqCst))) > patience.as_millis() {
@@ -164,9 +184,36 @@ impl Connection {
     /// A request begins, and lasts until the guard is dropped. `None`: there are too many on this connection.
     pub fn request(self: &Arc<Self>) -> Option<InFlight> {
         let limit = self.shared.upgrade().map_or(0, |shared| shared.limits.streams_per_connection);
+        self.allow(CREDIT_A_REQUEST);
         let before = self.open.fetch_add(1, SeqCst);
         let guard = InFlight(self.clone()); // counts down again when it is refused
-        (before < limit).then_some(guard)
+        if before < limit {
+            return Some(guard);
+        }
+        if self.refused.fetch_add(1, SeqCst) >= REFUSALS {
+            self.close();
+        }
+        None
+    }
+
+    /// It may say so many bytes more, for a message that is expected.
+    pub fn expect(&self, bytes: usize) {
+        self.credit.fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), SeqCst);
+    }
+
+    fn allow(&self, bytes: i64) {
+        let more = |credit: i64| (credit < MOST_CREDIT).then(|| (credit + bytes).min(MOST_CREDIT));
+        let _ = self.credit.fetch_update(SeqCst, SeqCst, more); // Err: it has enough
+    }
+
+    /// It said so many.
+    fn said(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, SeqCst);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.credit.fetch_sub(bytes, SeqCst) < bytes {
+            tracing::debug!(address = %self.address, "a connection said too much for what it asked; it is closed");
+            self.close();
+        }
     }
 
     fn used(&self) {
@@ -284,7 +331,7 @@ impl AsyncRead for Socket {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         let read = buf.filled().len() - before;
-        self.seat.connection.read.fetch_add(read as u64, SeqCst);
+        self.seat.connection.said(read);
         polled
     }
 }

@@ -42,7 +42,7 @@ impl Default for Limits {
     ///   cannot take all.
     /// - 100 streams are what RFC 9113 recommends at least; a pipeline uses one, an app a few.
     /// - The largest answers have 2 MiB, so 128 that one principal does not read take 256 MiB, for a minute.
-    /// - The largest request that means something has a few KiB: 4 MiB is what gRPC's clients expect.
+    /// - The largest request that means something names 10,000 versions, half a MiB.
     /// - 16 KiB of headers hold the largest identity token that is taken (8 KiB) and a proxy's additions.
     /// - Idle clients of gRPC's own close after 30 minutes, so an hour never surprises one.
     fn default() -> Self {
@@ -51,7 +51,7 @@ impl Default for Limits {
             connections_per_address: 12_288,
             streams_per_connection: 100,
             requests_per_principal: 128,
-            message_bytes: 4 << 20,
+            message_bytes: 1 << 20,
             header_bytes: 16 << 10,
             watchers: 10_000,
             watchers_per_client: 5_000,

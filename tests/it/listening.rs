@@ -286,3 +286,16 @@ async fn an_answer_that_is_not_read_ends_its_connection() {
 
     assert!(axum::body::to_bytes(axum::body::Body::new(response.into_body()), usize::MAX).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_talks_without_asking_anything_is_cut_off() {
+    let (_database, daemon) = launch(|_| {}).await;
+    daemon.until_ready().await;
+    let socket = TcpStream::connect(&daemon.address).await.unwrap();
+    let (mut reads, mut writes) = socket.into_split();
+    tokio::spawn(async move { while let Ok(1..) = reads.read(&mut [0; 65536]).await {} });
+    writes.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let pings = b"\0\0\x08\x06\0\0\0\0\0abcdefgh".repeat(1000);
+    let flood = async { while writes.write_all(&pings).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, flood).await.expect("it is not closed");
+}

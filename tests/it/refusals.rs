@@ -154,7 +154,7 @@ async fn what_never_reaches_a_handler_is_refused_in_our_words_too() {
     let request = pb::GetMigrationRequest { version: "1".repeat(5 << 20) };
     let failed = Failed::of(&daemon.client().get_migration(request).await.unwrap_err());
     failed.assert(Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
-    assert!(failed.message.contains("4194304 bytes"), "{}", failed.message);
+    assert!(failed.message.contains("1048576 bytes"), "{}", failed.message);
 
     // A version that is a number; a version that ends too early; a flag that there is not; a message that is none.
     for broken in [frame(0, &[8, 1]), frame(0, &[10, 9, b'1']), frame(7, &[]), vec![]] {

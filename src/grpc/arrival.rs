@@ -1,0 +1,82 @@
+//! A request's message, which has to arrive in time, be no larger than allowed, and take no more memory than it is worth: what a
+//! request says has some hundred bytes, and only so many may say more at once.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::Request,
+};
+use http_body_util::BodyExt as _;
+use prost::bytes::BytesMut;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::{
+    failure::{Failure, Reason},
+    transport::Peer,
+};
+
+/// The five bytes before a gRPC message.
+const FRAME: usize = 5;
+
+/// What any request may say while it arrives, however many there are.
+const SMALL: usize = 4 << 10;
+
+/// What is on its way already when a request is refused for its size: HTTP/2's window, twice.
+const WINDOW: usize = 128 << 10;
+
+/// Larger ones at once.
+const LARGE_ONES: usize = 32;
+
+/// The requests that are arriving.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    most: usize,
+    within: Duration,
+    large: Arc<Semaphore>,
+}
+
+impl Arrivals {
+    pub fn new(most: usize, within: Duration) -> Self {
+        Self { most, within, large: Arc::new(Semaphore::new(LARGE_ONES)) }
+    }
+
+    /// The request with its whole message.
+    ///
+    /// # Errors
+    /// MESSAGE_TOO_LARGE, REQUEST_TOO_SLOW, MALFORMED_MESSAGE when it breaks off, TOO_MANY_REQUESTS when too many large ones arrive.
+    pub async fn arrived(&self, peer: Option<&Peer>, request: Request) -> Result<Request, Failure> {
+        let (parts, body) = request.into_parts();
+        let message = tokio::time::timeout(self.within, self.whole(peer, body)).await.unwrap_or_else(|_| {
+            let message = format!("the request's message did not arrive within {:?}", self.within);
+            Err(Failure::new(Reason::RequestTooSlow, message))
+        })?;
+        Ok(Request::from_parts(parts, Body::from(message)))
+    }
+
+    async fn whole(&self, peer: Option<&Peer>, mut body: Body) -> Result<Bytes, Failure> {
+        let (mut message, mut large) = (BytesMut::new(), None::<SemaphorePermit<'_>>);
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|error| Failure::new(Reason::MalformedMessage, format!("the request broke off: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = message.len() + data.len();
+            if length > self.most + FRAME {
+                let text = format!("the request is larger than {} bytes; no valid one is", self.most);
+                return Err(Failure::new(Reason::MessageTooLarge, text));
+            }
+            if length > SMALL && large.is_none() {
+                if let Some(peer) = peer {
+                    peer.connection.expect(self.most + WINDOW);
+                }
+                large = Some(self.large.try_acquire().map_err(|_| {
+                    let text =
+                        format!("{LARGE_ONES} requests of more than {SMALL} bytes are arriving; ask again later");
+                    Failure::new(Reason::TooManyRequests, text)
+                })?);
+            }
+            message.extend_from_slice(&data);
+        }
+        Ok(message.freeze())
+    }
+}
