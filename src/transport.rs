@@ -3,6 +3,7 @@
 
 mod connection;
 mod limits;
+mod socket;
 mod tls;
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
@@ -14,8 +15,9 @@ use tokio::{
     sync::mpsc,
 };
 
-pub use connection::{Connection, Connections, InFlight, Peer, Seat, Socket, Timed};
+pub use connection::{Connection, Connections, InFlight, Seat, Timed};
 pub use limits::Limits;
+pub use socket::{Peer, Socket};
 pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles};
 
 /// A plain or an encrypted socket.

@@ -3,9 +3,7 @@
 
 use std::{
     collections::HashMap,
-    io,
     net::IpAddr,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -15,13 +13,9 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::oneshot,
-};
-use tonic::transport::server::Connected;
+use tokio::sync::oneshot;
 
-use super::{Io, Limits};
+use super::Limits;
 
 /// How often connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -207,7 +201,7 @@ impl Connection {
     }
 
     /// It said so many.
-    fn said(&self, bytes: usize) {
+    pub(super) fn said(&self, bytes: usize) {
         self.read.fetch_add(bytes as u64, SeqCst);
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         if self.credit.fetch_sub(bytes, SeqCst) < bytes {
@@ -222,12 +216,17 @@ impl Connection {
         }
     }
 
+    /// True once it has to go.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
     fn close(&self) {
         self.closed.store(true, SeqCst);
         self.waker.wake();
     }
 
-    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         if self.closed.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -270,7 +269,7 @@ impl Drop for InFlight {
 /// A connection's place among the others, given back when it is dropped.
 #[derive(Debug)]
 pub struct Seat {
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
     shared: Arc<Shared>,
 }
 
@@ -289,66 +288,5 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.seats().remove(&self.connection);
-    }
-}
-
-/// A connection that is served. It reads the end of its stream when it has to go.
-pub struct Socket {
-    io: Box<dyn Io>,
-    seat: Seat,
-    certificate: Option<Arc<[u8]>>,
-}
-
-impl Socket {
-    /// Serves `io`, whose client has shown this certificate, in DER.
-    pub fn new(io: Box<dyn Io>, seat: Seat, certificate: Option<Arc<[u8]>>) -> Self {
-        Self { io, seat, certificate }
-    }
-}
-
-/// What a request knows of its connection.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// The connection.
-    pub connection: Arc<Connection>,
-    /// The client's certificate, which the handshake verified, in DER.
-    pub certificate: Option<Arc<[u8]>>,
-}
-
-impl Connected for Socket {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        Peer { connection: self.seat.connection.clone(), certificate: self.certificate.clone() }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.seat.connection.poll_closed(cx).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        self.seat.connection.said(read);
-        polled
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.seat.connection.closed.load(SeqCst) {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,0 +1,74 @@
+//! The socket of a connection as the server reads and writes it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+
+use super::{Connection, Io, Seat};
+
+/// A connection that is served. It reads the end of its stream when it has to go.
+pub struct Socket {
+    io: Box<dyn Io>,
+    seat: Seat,
+    certificate: Option<Arc<[u8]>>,
+}
+
+impl Socket {
+    /// Serves `io`, whose client has shown this certificate, in DER.
+    pub fn new(io: Box<dyn Io>, seat: Seat, certificate: Option<Arc<[u8]>>) -> Self {
+        Self { io, seat, certificate }
+    }
+}
+
+/// What a request knows of its connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The connection.
+    pub connection: Arc<Connection>,
+    /// The client's certificate, which the handshake verified, in DER.
+    pub certificate: Option<Arc<[u8]>>,
+}
+
+impl Connected for Socket {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        Peer { connection: self.seat.connection.clone(), certificate: self.certificate.clone() }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.seat.connection.poll_closed(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        self.seat.connection.said(read);
+        polled
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.seat.connection.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
