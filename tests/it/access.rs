@@ -81,14 +81,7 @@ struct Shown<'a> {
 
 impl Guarded {
     pub async fn start() -> Self {
-        let guarded = Self::launch(true).await;
-        eventually("it is ready", async || {
-            let viewer = Shown { bearer: Some(guarded.tokens["viewer"].reveal()), ..Shown::default() };
-            let status = guarded.answer(viewer, "/schemad.v1.MigrationService/GetStatus").await;
-            (status == Code::Ok).then_some(())
-        })
-        .await;
-        guarded
+        Self::launch(true).await
     }
 
     /// The same, to which anybody may come.
@@ -123,7 +116,14 @@ impl Guarded {
             ("2_gate", "SELECT pg_advisory_xact_lock(77);", "SELECT 1;"),
         ]);
         let daemon = TestDaemon::launch(settings, &set).await;
-        Self { folder, authority, issuer, tokens, _database: database, daemon }
+        let guarded = Self { folder, authority, issuer, tokens, _database: database, daemon };
+        eventually("it is ready", async || {
+            let viewer = Shown { bearer: Some(guarded.tokens["viewer"].reveal()), ..Shown::default() };
+            let status = guarded.answer(viewer, "/schemad.v1.MigrationService/GetStatus").await;
+            (status == Code::Ok).then_some(())
+        })
+        .await;
+        guarded
     }
 
     fn channel(&self, certificate: Option<&(String, String)>) -> Channel {
