@@ -173,6 +173,18 @@ mod tests {
     }
 
     #[test]
+    fn an_open_quote_is_not_blamed_for_an_error_before_it() {
+        let sql = "begin\n  raise 'no way back';\nend\n$$;";
+        let failure = told(&failed("42601", Some(9), 0, None), sql);
+        let place = ["line", "column", "database_message"].map(|key| failure.metadata[key].as_str());
+        assert_eq!(place, ["2", "3", "no"]);
+        for position in [None, Some(sql.chars().count() + 5)] {
+            let failure = told(&failed("42601", position, 0, None), sql);
+            assert_eq!(failure.metadata["database_message"], "unterminated dollar-quoted string");
+        }
+    }
+
+    #[test]
     fn what_stays_is_told_as_it_is() {
         let sql = "SELECT 1;\nBEGIN;\nSELECT 2;\nSELECT 1/0;\nCOMMIT";
         let consequence = |first, done, doubt: Option<&Version>| {

@@ -18,8 +18,10 @@ pub(super) struct Found {
 
 pub(super) fn find(failed: &ScriptError, sql: &str) -> Found {
     let is_syntax = failed.error.sqlstate == "42601";
-    // An open quote swallows what schemad sends after the script, and the server's words would be about that.
-    if let Some((what, at)) = sql::unterminated(sql).filter(|_| is_syntax) {
+    // An open quote swallows what schemad sends after the script, and the server's words would be about that; unless it stopped
+    // before it got there.
+    let reached = |at: usize| script_position(failed).is_none_or(|stopped| stopped >= sql::nth_character(sql, at));
+    if let Some((what, at)) = sql::unterminated(sql).filter(|(_, at)| is_syntax && reached(*at)) {
         return broken_off(failed, sql, format!("unterminated {what}"), at);
     }
     // Behind the script the server reads schemad's semicolon, and the file has none there.
