@@ -33,6 +33,7 @@ mod resolve;
 mod role;
 mod rollback;
 mod rolling;
+mod schema;
 mod serve;
 mod shutdown;
 mod signing;
