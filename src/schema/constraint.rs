@@ -106,7 +106,7 @@ record! {
         pub constraint: Option<String>,
         /// UNIQUE.
         pub unique: bool,
-        /// A build that failed or is under way.
+        /// A build that failed or is under way. A partitioned table's index is as valid as its partitions'.
         pub invalid: bool,
         /// The index of the partitioned table that it is part of.
         pub parent: Option<String>,
@@ -129,7 +129,7 @@ impl Object for Index {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT i.indrelid, c.relname::text, pg_get_indexdef(i.indexrelid), k.conname::text, i.indisunique, NOT i.indisvalid, \
+            "SELECT i.indrelid, c.relname::text, pg_get_indexdef(i.indexrelid), k.conname::text, i.indisunique, NOT i.indisvalid AND c.relkind = 'i', \
              h.inhparent::regclass::text, i.indisreplident, i.indisclustered, a.targets, s.spcname::text, {} \
              FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
              LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x') \

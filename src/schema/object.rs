@@ -92,6 +92,8 @@ kinds! {
     Publication = "publication",
     /// ALTER DEFAULT PRIVILEGES.
     DefaultPrivileges = "default privileges",
+    /// GRANT and REVOKE on what came with PostgreSQL or with an extension.
+    Rights = "rights on",
 }
 
 impl fmt::Display for Kind {

@@ -52,7 +52,7 @@ record! {
         pub schema: String,
         /// Its version.
         pub version: String,
-        /// COMMENT ON EXTENSION.
+        /// COMMENT ON EXTENSION, unless it came with the database.
         pub comment: Option<String>,
     }
 }
@@ -62,7 +62,7 @@ impl Object for Extension {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT x.extname::text, n.nspname::text, x.extversion, {} FROM pg_extension x \
+            "SELECT x.extname::text, n.nspname::text, x.extversion, CASE WHEN x.oid >= 16384 THEN {} END FROM pg_extension x \
              JOIN pg_namespace n ON n.oid = x.extnamespace {}",
             comment(),
             comment_of("pg_extension", "x.oid")

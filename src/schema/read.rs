@@ -95,7 +95,7 @@ async fn read_once(client: &Client, except: &Except) -> Result<Option<(Snapshot,
     let (relations, columns, not_compared, answers) = tokio::try_join!(
         async { Ok(client.query_typed(&relations, parameters).await?) },
         async { Ok(client.query_typed(&columns, &[]).await?) },
-        not_compared::count(client, &except.schemas),
+        not_compared::count(client),
         Answers::ask(client, major, &except.schemas),
     )?;
     let mut context = Context::default();

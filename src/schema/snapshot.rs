@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
-    BaseType, Composite, Constraint, DefaultPrivileges, Difference, Domain, Enum, EventTrigger, Extension, Index,
-    Policy, Range, Routine, Rule, Schema, Sequence, Statistics, Table, Trigger, View,
+    AccessMethod, BaseType, Cast, Collation, Composite, Constraint, Conversion, DefaultPrivileges, Difference, Domain,
+    Enum, EventTrigger, Extension, ForeignDataWrapper, ForeignServer, Index, Language, Operator, OperatorClass,
+    OperatorFamily, Policy, Publication, Range, Rights, Routine, Rule, Schema, Sequence, Statistics, Table, TextSearch,
+    Transform, Trigger, View,
     cells::{Cells, Context, Unread},
     diff::{Wholes, compare},
     object::Object,
@@ -99,8 +101,36 @@ lists! {
     policies: Policy,
     /// Event triggers.
     event_triggers: EventTrigger,
+    /// Casts.
+    casts: Cast,
+    /// Operators.
+    operators: Operator,
+    /// Operator families.
+    operator_families: OperatorFamily,
+    /// Operator classes.
+    operator_classes: OperatorClass,
+    /// Collations.
+    collations: Collation,
+    /// Conversions.
+    conversions: Conversion,
+    /// Procedural languages.
+    languages: Language,
+    /// Transforms.
+    transforms: Transform,
+    /// Access methods.
+    access_methods: AccessMethod,
+    /// Configurations, dictionaries, parsers and templates of text search.
+    text_search: TextSearch,
+    /// Foreign data wrappers.
+    foreign_data_wrappers: ForeignDataWrapper,
+    /// Foreign servers.
+    foreign_servers: ForeignServer,
+    /// Publications.
+    publications: Publication,
     /// Default privileges.
     default_privileges: DefaultPrivileges,
+    /// Rights on what came with PostgreSQL or with an extension.
+    rights: Rights,
 }
 
 fn sorted<T: Object>(rows: Vec<Row>, context: &mut Context) -> Result<Vec<T>, Error> {

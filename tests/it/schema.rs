@@ -4,9 +4,10 @@ use schemad::schema::{self, Difference, Except, Snapshot};
 
 use crate::harness::TestDatabase;
 
+mod property;
 mod statements;
 
-use statements::{BASE, STATEMENTS};
+use statements::{BASE, STATEMENTS, UNSEEN};
 
 async fn snapshot(database: &TestDatabase) -> Snapshot {
     schema::read(&database.connect().await, &Except::default()).await.unwrap_or_else(|e| panic!("{e}"))
@@ -24,7 +25,7 @@ async fn every_change_shows_and_undoing_it_restores_the_fingerprint() {
     session.batch_execute(BASE).await.unwrap();
     let before = schema::read(&session, &Except::default()).await.unwrap();
     let mut wrong = Vec::new();
-    for (_, change, undo) in STATEMENTS.iter().filter(|(since, ..)| *since <= major) {
+    for (_, change, undo) in STATEMENTS.iter().chain(UNSEEN).filter(|(since, ..)| *since <= major) {
         session.batch_execute(change).await.unwrap_or_else(|e| panic!("{change}: {e:?}"));
         let after = schema::read(&session, &Except::default()).await.unwrap();
         let differences = schema::diff(&before, &after);

@@ -24,6 +24,17 @@ pub const BASE: &str = "
     CREATE FUNCTION app.listen() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
 ";
 
+/// Since which version, the change, what undoes it: what a snapshot sees and pg_dump does not.
+pub const UNSEEN: &[(u32, &str, &str)] = &[
+    (13, "CREATE LANGUAGE l HANDLER plpgsql_call_handler", "DROP LANGUAGE l"),
+    (13, "REFRESH MATERIALIZED VIEW app.counts WITH NO DATA", "REFRESH MATERIALIZED VIEW app.counts"),
+    (
+        13,
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'app.notes_body'::regclass",
+        "UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'app.notes_body'::regclass",
+    ),
+];
+
 /// Since which version, the change, what undoes it.
 pub const STATEMENTS: &[(u32, &str, &str)] = &[
     (13, "CREATE SCHEMA other", "DROP SCHEMA other"),
@@ -143,7 +154,6 @@ pub const STATEMENTS: &[(u32, &str, &str)] = &[
     (13, "ALTER VIEW app.happy SET (security_barrier)", "ALTER VIEW app.happy RESET (security_barrier)"),
     (13, "ALTER VIEW app.happy ALTER name SET DEFAULT 'x'", "ALTER VIEW app.happy ALTER name DROP DEFAULT"),
     (13, "COMMENT ON VIEW app.happy IS 'x'", "COMMENT ON VIEW app.happy IS NULL"),
-    (13, "REFRESH MATERIALIZED VIEW app.counts WITH NO DATA", "REFRESH MATERIALIZED VIEW app.counts"),
     (13, "CREATE UNIQUE INDEX counts_i ON app.counts (user_id)", "DROP INDEX app.counts_i"),
     (
         13,
@@ -211,5 +221,263 @@ pub const STATEMENTS: &[(u32, &str, &str)] = &[
         13,
         "ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO PUBLIC",
         "ALTER DEFAULT PRIVILEGES IN SCHEMA app REVOKE SELECT ON TABLES FROM PUBLIC",
+    ),
+    (13, "CREATE CAST (app.mood AS int) WITH INOUT AS ASSIGNMENT", "DROP CAST (app.mood AS int)"),
+    (13, "CREATE CAST (app.pair AS text) WITH INOUT", "DROP CAST (app.pair AS text)"),
+    (
+        13,
+        "CREATE OPERATOR app.=== (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int, COMMUTATOR = OPERATOR(app.===), HASHES)",
+        "DROP OPERATOR app.=== (int, int)",
+    ),
+    (13, "CREATE OPERATOR FAMILY app.f USING btree", "DROP OPERATOR FAMILY app.f USING btree"),
+    (
+        13,
+        "CREATE OPERATOR CLASS app.c FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 3 =, FUNCTION 1 btint4cmp(int, int)",
+        "DROP OPERATOR FAMILY app.c USING btree",
+    ),
+    (13, "CREATE COLLATION app.c (LOCALE = 'C')", "DROP COLLATION app.c"),
+    (13, "CREATE CONVERSION app.c FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8", "DROP CONVERSION app.c"),
+    (
+        13,
+        "CREATE TRANSFORM FOR int LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal))",
+        "DROP TRANSFORM FOR int LANGUAGE sql",
+    ),
+    (13, "CREATE ACCESS METHOD m TYPE INDEX HANDLER bthandler", "DROP ACCESS METHOD m"),
+    (13, "CREATE TEXT SEARCH CONFIGURATION app.c (COPY = english)", "DROP TEXT SEARCH CONFIGURATION app.c"),
+    (
+        13,
+        "CREATE TEXT SEARCH DICTIONARY app.d (TEMPLATE = simple, ACCEPT = false)",
+        "DROP TEXT SEARCH DICTIONARY app.d",
+    ),
+    (13, "CREATE FOREIGN DATA WRAPPER w OPTIONS (a 'b')", "DROP FOREIGN DATA WRAPPER w"),
+    (
+        13,
+        "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s VERSION '1' FOREIGN DATA WRAPPER w OPTIONS (host 'x');
+         CREATE FOREIGN TABLE app.remote (id int OPTIONS (a 'b')) SERVER s OPTIONS (t 'x')",
+        "DROP FOREIGN DATA WRAPPER w CASCADE",
+    ),
+    (13, "CREATE PUBLICATION p FOR TABLE app.notes, app.users WITH (publish = 'insert')", "DROP PUBLICATION p"),
+    (15, "CREATE PUBLICATION p FOR TABLE app.notes WHERE (id > 4), TABLES IN SCHEMA public", "DROP PUBLICATION p"),
+    (15, "CREATE PUBLICATION p FOR TABLE app.notes (id, body)", "DROP PUBLICATION p"),
+    (13, "CREATE PUBLICATION p FOR ALL TABLES", "DROP PUBLICATION p"),
+    (13, "REVOKE ALL ON FUNCTION pg_sleep(float8) FROM PUBLIC", "GRANT EXECUTE ON FUNCTION pg_sleep(float8) TO PUBLIC"),
+    (13, "GRANT SELECT ON pg_authid TO PUBLIC", "REVOKE SELECT ON pg_authid FROM PUBLIC"),
+];
+
+/// Statements with choices, since which version; most of them are refused now and then.
+pub const TEMPLATES: &[(u32, &str)] = &[
+    (
+        13,
+        "CREATE TABLE {{app|public}}.{{t1|t2|t3}} ({{a|b}} {{int|text|numeric(6,2)|app.mood|int[]|timestamptz(3)}}, c {{serial|int|bigserial}} {{PRIMARY KEY|NOT NULL|UNIQUE}})",
+    ),
+    (
+        13,
+        "CREATE {{UNLOGGED|}} TABLE app.{{t1|t2|t3}} (a int {{DEFAULT 1|DEFAULT 2|}}, b text {{COLLATE \"C\"|}}, {{PRIMARY KEY (a)|UNIQUE (a, b)|CHECK (a > 1)}})",
+    ),
+    (13, "CREATE TABLE app.{{t1|t2|t3}} (LIKE app.{{notes|users|t1}} INCLUDING {{ALL|DEFAULTS|CONSTRAINTS|INDEXES}})"),
+    (13, "CREATE TABLE app.{{t1|t2}} (x int) INHERITS (app.{{parent|child|t3}})"),
+    (
+        13,
+        "CREATE TABLE app.{{t1|t2|t3}} (a int, b int, c text) PARTITION BY {{LIST (a)|RANGE (a)|HASH (a)|RANGE (a, b)|LIST ((a + 1))}}",
+    ),
+    (
+        13,
+        "CREATE TABLE app.{{p1|p2}} PARTITION OF app.{{t1|t2|t3|events}} {{DEFAULT|FOR VALUES IN (1, 2)|FOR VALUES FROM (1) TO (5)|FOR VALUES WITH (MODULUS 2, REMAINDER 0)|FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')}}",
+    ),
+    (13, "ALTER TABLE app.{{t1|t2|t3|events}} DETACH PARTITION app.{{p1|p2|events_1}}"),
+    (13, "ALTER TABLE app.{{t1|t2|t3}} ATTACH PARTITION app.{{p1|p2}} DEFAULT"),
+    (13, "CREATE TABLE app.{{t1|t2}} OF app.pair"),
+    (13, "DROP TABLE {{app|public}}.{{t1|t2|t3|p1|p2}} {{CASCADE|}}"),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|t3|notes|parent|events}} ADD {{x|y}} {{int|text|varchar(9)|app.positive|app.pair|app.mood|xml|jsonb}} {{NOT NULL|DEFAULT NULL|}}",
+    ),
+    (13, "ALTER TABLE app.{{t1|t2|t3|notes|parent|events}} DROP {{x|y|b|c|body}} {{CASCADE|}}"),
+    (13, "ALTER TABLE app.{{t1|t2|t3|notes|parent|events|child}} RENAME {{x|y|b|c}} TO {{x|y|z|b}}"),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|t3|notes|parent|child}} ALTER {{x|y|b|c|a}} {{SET NOT NULL|DROP NOT NULL|SET DEFAULT NULL|DROP DEFAULT}}",
+    ),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|t3|notes|parent|child}} ALTER {{x|y|b|c|a}} TYPE {{text USING NULL|int USING NULL|varchar(5) USING NULL|char(3) USING NULL}}",
+    ),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|t3|notes|parent|child}} ALTER {{x|y|b|c|body}} SET {{STATISTICS 5|STATISTICS 0|STATISTICS -1|STORAGE MAIN|STORAGE EXTENDED|STORAGE PLAIN|(n_distinct = 3)}}",
+    ),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|t3|notes|parent|child}} ALTER {{x|a|c}} ADD GENERATED {{ALWAYS|BY DEFAULT}} AS IDENTITY {{(START 5 INCREMENT 2)|}}",
+    ),
+    (13, "ALTER TABLE app.{{t1|t2|t3|notes|parent|child}} ALTER {{x|a|c}} DROP IDENTITY"),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|t3|notes|parent|events}} ADD CONSTRAINT {{k1|k2}} {{CHECK (a > 1)|CHECK (true) NO INHERIT|UNIQUE (a)|UNIQUE (a) DEFERRABLE|UNIQUE (a) INCLUDE (b)|PRIMARY KEY (a)|CHECK (a > 2) NOT VALID}}",
+    ),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|t3|notes}} ADD CONSTRAINT {{k1|k2}} FOREIGN KEY (a) REFERENCES app.{{users|notes|t1}} {{ON DELETE CASCADE|ON UPDATE SET NULL|MATCH FULL|NOT VALID|DEFERRABLE|}}",
+    ),
+    (15, "ALTER TABLE app.{{t1|t2|t3|notes}} ADD CONSTRAINT {{k1|k2}} UNIQUE NULLS NOT DISTINCT (a)"),
+    (18, "ALTER TABLE app.{{t1|t2|t3|notes}} ADD CONSTRAINT {{k1|k2}} CHECK (a > 3) NOT ENFORCED"),
+    (
+        18,
+        "ALTER TABLE app.{{t1|t2|t3|notes|parent}} ADD CONSTRAINT {{k1|k2}} NOT NULL {{a|b|x}} {{NO INHERIT|NOT VALID|}}",
+    ),
+    (
+        18,
+        "ALTER TABLE app.{{t1|t2|t3|notes|parent|events}} ADD {{x|y}} int GENERATED ALWAYS AS (a + 1) {{VIRTUAL|STORED}}",
+    ),
+    (13, "ALTER TABLE app.{{t1|t2|t3|notes|child}} DROP CONSTRAINT {{k1|k2|notes_pkey|t1_pkey}} {{CASCADE|}}"),
+    (13, "ALTER TABLE app.{{t1|t2|t3|notes}} VALIDATE CONSTRAINT {{k1|k2}}"),
+    (13, "ALTER TABLE app.{{t1|t2|t3|notes}} RENAME CONSTRAINT {{k1|k2}} TO {{k1|k2|k3}}"),
+    (13, "ALTER TABLE app.{{t1|t2|t3|notes|parent|child|users}} OWNER TO {{OWNER_ROLE|CURRENT_USER}}"),
+    (
+        13,
+        "ALTER {{TABLE app.notes|VIEW app.happy|SEQUENCE app.free|FUNCTION app.twice(int)|TYPE app.mood|DOMAIN app.positive|SCHEMA app|MATERIALIZED VIEW app.counts|TYPE app.pair}} OWNER TO {{OWNER_ROLE|CURRENT_USER}}",
+    ),
+    (
+        13,
+        "GRANT {{SELECT|INSERT, UPDATE|ALL|TRUNCATE}} ON app.{{t1|notes|users|happy|counts|events}} TO {{READER|PUBLIC|OWNER_ROLE}} {{WITH GRANT OPTION|}}",
+    ),
+    (
+        13,
+        "REVOKE {{SELECT|INSERT|ALL|GRANT OPTION FOR SELECT}} ON app.{{t1|notes|users|happy|counts|events}} FROM {{READER|PUBLIC|OWNER_ROLE|CURRENT_USER}} {{CASCADE|}}",
+    ),
+    (
+        13,
+        "{{GRANT SELECT (id) ON app.notes TO|REVOKE SELECT (id) ON app.notes FROM|GRANT UPDATE (id, user_id) ON app.notes TO}} READER",
+    ),
+    (
+        13,
+        "{{GRANT|REVOKE}} {{USAGE ON SCHEMA app|CREATE ON SCHEMA app|EXECUTE ON FUNCTION app.twice(int)|USAGE ON SEQUENCE app.free|USAGE ON TYPE app.mood|USAGE ON DOMAIN app.positive|USAGE ON SCHEMA public}} {{TO|FROM}} {{READER|PUBLIC|OWNER_ROLE}}",
+    ),
+    (
+        13,
+        "ALTER DEFAULT PRIVILEGES {{FOR ROLE OWNER_ROLE|}} {{IN SCHEMA app|}} {{GRANT|REVOKE}} {{SELECT ON TABLES|EXECUTE ON FUNCTIONS|USAGE ON TYPES|USAGE ON SEQUENCES}} {{TO|FROM}} {{READER|PUBLIC}}",
+    ),
+    (
+        13,
+        "CREATE {{UNIQUE|}} INDEX {{i1|i2|i3}} ON app.{{t1|t2|t3|notes|events|parent}} {{(a)|(a DESC NULLS LAST)|USING hash (a)|((a + 1))|(a) WHERE a > 1|(a) INCLUDE (b)|(at)}} {{WITH (fillfactor = 60)|}}",
+    ),
+    (13, "CREATE INDEX {{i1|i2}} ON ONLY app.events (at)"),
+    (13, "ALTER INDEX app.{{i1|i2}} ATTACH PARTITION app.{{i1|i2|i3}}"),
+    (13, "DROP INDEX app.{{i1|i2|i3|notes_body}}"),
+    (13, "ALTER INDEX app.{{i1|i2|i3|notes_body|notes_pkey}} RENAME TO {{i1|i2|i3}}"),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|notes|users}} {{CLUSTER ON i1|SET WITHOUT CLUSTER|REPLICA IDENTITY NOTHING|REPLICA IDENTITY DEFAULT|REPLICA IDENTITY USING INDEX i1|ENABLE ROW LEVEL SECURITY|SET UNLOGGED|SET LOGGED|NOT OF}}",
+    ),
+    (13, "CREATE {{SEQUENCE|SEQUENCE IF NOT EXISTS}} app.{{q1|q2}} {{AS int|INCREMENT -1|MINVALUE 3 START 4|CYCLE|}}"),
+    (
+        13,
+        "ALTER SEQUENCE app.{{q1|q2|free|users_id_seq}} {{OWNED BY NONE|OWNED BY app.notes.id|INCREMENT 3|MAXVALUE 99|NO MAXVALUE|CACHE 9}}",
+    ),
+    (13, "SELECT nextval('app.{{q1|q2|free|users_id_seq}}')"),
+    (13, "DROP SEQUENCE app.{{q1|q2|users_id_seq}} {{CASCADE|}}"),
+    (
+        13,
+        "CREATE OR REPLACE VIEW app.{{v1|v2}} {{WITH (security_barrier)|}} AS SELECT {{*|id|id, count(*) OVER () AS n}} FROM app.{{notes|users|happy}} {{WHERE id > 1|}}",
+    ),
+    (13, "CREATE VIEW app.{{v1|v2}} AS SELECT id FROM app.users WHERE id > 1 WITH {{CASCADED|LOCAL}} CHECK OPTION"),
+    (13, "CREATE RECURSIVE VIEW app.{{v1|v2}} (n) AS VALUES (1) UNION ALL SELECT n + 1 FROM {{v1|v2}} WHERE n < 5"),
+    (13, "DROP {{VIEW app.v1|VIEW app.v2|VIEW app.happy|MATERIALIZED VIEW app.m1}} {{CASCADE|}}"),
+    (13, "CREATE MATERIALIZED VIEW app.m1 AS SELECT {{id|id, name}} FROM app.users WITH {{DATA|DATA}}"),
+    (
+        13,
+        "COMMENT ON {{TABLE app.t1|TABLE app.notes|COLUMN app.notes.id|VIEW app.v1|COLUMN app.happy.id|INDEX app.i1|SEQUENCE app.free|FUNCTION app.twice(int)|TYPE app.mood|TYPE app.pair|COLUMN app.pair.a|DOMAIN app.positive|CONSTRAINT k1 ON app.t1|CONSTRAINT notes_pkey ON app.notes|CONSTRAINT positive_check ON DOMAIN app.positive|TRIGGER touched ON app.notes|SCHEMA app|MATERIALIZED VIEW app.counts|STATISTICS app.s1|POLICY p1 ON app.notes|RULE r1 ON app.notes|SCHEMA public|EXTENSION plpgsql}} IS {{'one'|'two'|NULL}}",
+    ),
+    (
+        13,
+        "CREATE {{OR REPLACE|}} FUNCTION app.{{f1|f2}}({{|a int|a text DEFAULT 'x'|a anyelement|VARIADIC a int[]|a int, OUT b int, OUT c text}}) {{|RETURNS void|RETURNS text|RETURNS SETOF int|RETURNS TABLE (x int)}} LANGUAGE {{sql|plpgsql}} {{STABLE|STRICT|SECURITY DEFINER|SET search_path = app|COST 5|}} AS {{'SELECT 1'|'BEGIN END'|'SELECT 2'}}",
+    ),
+    (
+        14,
+        "CREATE OR REPLACE FUNCTION app.{{f1|f2}}(a int) RETURNS int LANGUAGE sql {{RETURN a + 1|RETURN a|BEGIN ATOMIC SELECT a; SELECT 2; END}}",
+    ),
+    (13, "DROP {{FUNCTION|ROUTINE}} app.{{f1|f2|f1(int)|f2(text)|f1()}} {{CASCADE|}}"),
+    (13, "CREATE {{OR REPLACE|}} PROCEDURE app.{{f1|p1}}({{|a int|INOUT a int}}) LANGUAGE plpgsql AS 'BEGIN END'"),
+    (13, "ALTER ROUTINE app.{{f1|f2|twice}} {{SECURITY DEFINER|STABLE|COST 3|RESET ALL|SET work_mem = '2MB'}}"),
+    (
+        13,
+        "CREATE AGGREGATE app.{{g1|g2}}(int) (SFUNC = {{int4pl|int4larger}}, STYPE = int {{, INITCOND = '0'|, COMBINEFUNC = int4pl|, PARALLEL = SAFE|, SORTOP = >|, MSFUNC = int4pl, MINVFUNC = int4mi, MSTYPE = int|}})",
+    ),
+    (13, "DROP AGGREGATE app.{{g1|g2}}(int)"),
+    (
+        13,
+        "CREATE {{CONSTRAINT|}} TRIGGER {{g1|g2}} AFTER {{INSERT|UPDATE OF id|DELETE}} ON app.{{notes|users|events|t1}} {{DEFERRABLE|}} FOR EACH ROW {{WHEN (1 = 1)|}} EXECUTE FUNCTION app.touch({{|'x'}})",
+    ),
+    (
+        13,
+        "CREATE TRIGGER {{g1|g2}} AFTER INSERT ON app.{{notes|users|events}} REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION app.touch()",
+    ),
+    (13, "DROP TRIGGER {{g1|g2}} ON app.{{notes|users|events|t1}}"),
+    (
+        13,
+        "ALTER TABLE app.{{notes|events|events_1|users}} {{ENABLE|DISABLE|ENABLE ALWAYS|ENABLE REPLICA}} TRIGGER {{g1|g2|touched}}",
+    ),
+    (13, "ALTER TRIGGER {{g1|g2}} ON app.{{notes|events}} RENAME TO {{g1|g2|g3}}"),
+    (
+        13,
+        "CREATE {{OR REPLACE|}} RULE {{r1|r2}} AS ON {{INSERT|DELETE}} TO app.{{notes|parent|happy}} {{WHERE 1 = 1|}} DO {{INSTEAD NOTHING|ALSO SELECT 1|NOTIFY x}}",
+    ),
+    (13, "DROP RULE {{r1|r2}} ON app.{{notes|parent|happy}}"),
+    (13, "ALTER TABLE app.{{notes|parent}} {{DISABLE|ENABLE|ENABLE ALWAYS}} RULE {{r1|r2}}"),
+    (
+        13,
+        "CREATE POLICY {{p1|p2}} ON app.{{notes|users|t1}} {{AS RESTRICTIVE|}} FOR {{ALL|SELECT|UPDATE}} TO {{PUBLIC|READER|READER, OWNER_ROLE|OWNER_ROLE, READER}} USING ({{true|id > 3}})",
+    ),
+    (13, "ALTER POLICY {{p1|p2}} ON app.{{notes|users}} {{USING (id > 4)|TO READER|WITH CHECK (id > 5)|RENAME TO p2}}"),
+    (13, "DROP POLICY {{p1|p2}} ON app.{{notes|users|t1}}"),
+    (
+        13,
+        "CREATE TYPE app.{{e1|e2}} AS {{ENUM ('a', 'b')|ENUM ()|(x int, y text)|RANGE (SUBTYPE = int)|RANGE (SUBTYPE = text, COLLATION = \"C\")}}",
+    ),
+    (13, "ALTER TYPE app.{{e1|mood}} ADD VALUE IF NOT EXISTS {{'b'|'c'|'z'}} {{BEFORE 'a'|AFTER 'a'|AFTER 'ok'|}}"),
+    (13, "DROP TYPE app.{{e1|e2}} {{CASCADE|}}"),
+    (
+        13,
+        "CREATE DOMAIN app.{{d1|d2}} AS {{int|text|varchar(4)|app.positive|int[]}} {{NOT NULL|DEFAULT NULL|COLLATE \"C\"|CHECK (VALUE IS NOT NULL)|}}",
+    ),
+    (
+        13,
+        "ALTER DOMAIN app.{{d1|d2|positive}} {{SET NOT NULL|DROP NOT NULL|SET DEFAULT '3'|DROP DEFAULT|ADD CONSTRAINT k1 CHECK (VALUE IS NOT NULL)|DROP CONSTRAINT k1|RENAME CONSTRAINT k1 TO k2|ADD CONSTRAINT k1 CHECK (true) NOT VALID|VALIDATE CONSTRAINT k1}}",
+    ),
+    (13, "DROP DOMAIN app.{{d1|d2}} {{CASCADE|}}"),
+    (
+        13,
+        "ALTER TYPE app.{{pair|e1|e2}} {{ADD ATTRIBUTE z int|DROP ATTRIBUTE z|ALTER ATTRIBUTE b TYPE varchar(3)|RENAME ATTRIBUTE b TO bb|RENAME TO e2|SET SCHEMA public}} {{CASCADE|}}",
+    ),
+    (13, "ALTER TABLE app.{{child|t1|t2}} {{INHERIT|NO INHERIT}} app.{{parent|t3}}"),
+    (13, "ALTER TABLE app.{{t1|t2|t3|notes|p1}} RENAME TO {{t1|t2|t3|p2|notes}}"),
+    (
+        13,
+        "ALTER {{TABLE app.t1|VIEW app.v1|SEQUENCE app.q1|FUNCTION app.f1|TYPE app.e1|DOMAIN app.d1}} SET SCHEMA {{public|app}}",
+    ),
+    (
+        13,
+        "CREATE STATISTICS app.{{s1|s2}} {{(ndistinct)|(mcv, dependencies)|}} ON {{id, user_id|user_id, id}} FROM app.notes",
+    ),
+    (14, "CREATE STATISTICS app.{{s1|s2}} ON (id + 1), user_id FROM app.notes"),
+    (
+        13,
+        "{{DROP STATISTICS app.s1|ALTER STATISTICS app.s1 SET STATISTICS 4|ALTER STATISTICS app.s1 SET STATISTICS -1|ALTER STATISTICS app.s1 RENAME TO s2}}",
+    ),
+    (
+        13,
+        "{{CREATE SCHEMA s1|DROP SCHEMA s1 CASCADE|CREATE SCHEMA s1 AUTHORIZATION OWNER_ROLE|ALTER SCHEMA s1 RENAME TO s2|CREATE TABLE s1.t (id int)|CREATE VIEW s1.v AS SELECT * FROM app.notes}}",
+    ),
+    (
+        13,
+        "{{CREATE EVENT TRIGGER e1 ON sql_drop EXECUTE FUNCTION app.listen()|DROP EVENT TRIGGER e1|ALTER EVENT TRIGGER e1 DISABLE|ALTER EVENT TRIGGER e1 ENABLE ALWAYS|DROP FUNCTION app.listen()}}",
+    ),
+    (
+        13,
+        "ALTER TABLE app.{{notes|users|t1}} {{SET (autovacuum_enabled = off)|RESET (autovacuum_enabled)|SET (toast.autovacuum_enabled = off)|SET (fillfactor = 30, parallel_workers = 3)|RESET (fillfactor)}}",
+    ),
+    (
+        13,
+        "ALTER TABLE app.{{t1|t2|notes|child|p1}} ALTER CONSTRAINT {{k1|k2|notes_user_id_fkey}} {{DEFERRABLE|NOT DEFERRABLE|DEFERRABLE INITIALLY DEFERRED}}",
     ),
 ];
