@@ -3,6 +3,7 @@
 
 mod answer;
 pub mod convert;
+mod describe;
 pub mod gate;
 pub mod methods;
 pub mod migrations;
@@ -10,6 +11,7 @@ pub mod operations;
 pub mod own_words;
 pub mod reads;
 pub mod request;
+pub mod schemas;
 pub mod status;
 mod stream;
 mod tally;

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 
 use super::{
     Snapshot,
-    object::{Kind, Object, identifier},
+    name::identifier,
+    object::{Kind, Object},
 };
 
 /// One difference between two schemas.

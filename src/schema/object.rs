@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::cells::Read;
+use super::{cells::Read, name::identifier};
 
 macro_rules! kinds {
     ($($(#[$meta:meta])* $kind:ident = $words:literal,)*) => {
@@ -146,26 +146,4 @@ pub(super) trait Object: Read + Eq + Serialize + DeserializeOwned {
         let parts: Vec<String> = parts.iter().filter(|part| !part.is_empty()).map(|part| identifier(part)).collect();
         parts.join(".")
     }
-}
-
-/// A table, a view, a sequence or a composite type, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Relation {
-    /// Its schema.
-    pub schema: String,
-    /// Its name, unquoted.
-    pub name: String,
-}
-
-impl fmt::Display for Relation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", identifier(&self.schema), identifier(&self.name))
-    }
-}
-
-/// An identifier as SQL would show it: in quotes when it has anything but small letters, digits and underscores.
-pub fn identifier(name: &str) -> String {
-    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }

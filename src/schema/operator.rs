@@ -5,7 +5,8 @@ use std::borrow::Cow;
 
 use super::{
     cells::{Acl, record},
-    object::{Key, Kind, Object, identifier},
+    name::identifier,
+    object::{Key, Kind, Object},
     sql::{comment, comment_of, made, made_in_schema},
 };
 

@@ -142,3 +142,92 @@ fn where_they_differ<'a>(from: &'a str, to: &'a str) -> (Vec<&'a str>, Vec<&'a s
     let end = from[begin..].iter().rev().zip(to[begin..].iter().rev()).take_while(|(a, b)| a == b).count();
     (from[begin..from.len() - end].to_vec(), to[begin..to.len() - end].to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Column, Constraint, Enum, Relation, Routine, Snapshot, Table, diff};
+
+    fn relation(name: &str) -> Relation {
+        Relation { schema: "public".into(), name: name.into() }
+    }
+
+    fn table(name: &str, columns: &[(&str, &str, bool)]) -> Table {
+        let column = |(name, r#type, not_null): &(&str, &str, bool)| Column {
+            name: (*name).into(),
+            r#type: (*r#type).into(),
+            not_null: *not_null,
+            ..Column::default()
+        };
+        Table { relation: relation(name), columns: columns.iter().map(column).collect(), ..Table::default() }
+    }
+
+    fn check(table: &str, definition: &str) -> Constraint {
+        Constraint {
+            table: relation(table),
+            name: "positive".into(),
+            definition: definition.into(),
+            columns: vec![definition.into()],
+            ..Constraint::default()
+        }
+    }
+
+    fn routine(body: &str) -> Routine {
+        let definition = format!("CREATE OR REPLACE FUNCTION public.f()\n RETURNS integer\nAS $$\n{body}\n$$");
+        Routine { schema: "public".into(), name: "f".into(), definition, ..Routine::default() }
+    }
+
+    fn mood(labels: &[&str]) -> Enum {
+        let labels = labels.iter().map(ToString::to_string).collect();
+        Enum { schema: "public".into(), name: "Mood".into(), labels, ..Enum::default() }
+    }
+
+    fn both() -> (Snapshot, Snapshot) {
+        let before = Snapshot {
+            enums: vec![mood(&["sad", "ok"])],
+            tables: vec![
+                table(
+                    "a",
+                    &[("id", "integer", true), ("x", "text", false), ("gone", "text", false), ("y", "text", false)],
+                ),
+                table("old", &[("id", "integer", true)]),
+            ],
+            constraints: vec![check("a", "CHECK (id > 0)"), check("old", "CHECK (id > 1)")],
+            routines: vec![routine("BEGIN\n  RETURN 1;\nEND")],
+            ..Snapshot::default()
+        };
+        let after = Snapshot {
+            enums: vec![mood(&["sad", "ok", "happy"])],
+            tables: vec![
+                table("a", &[("id", "bigint", true), ("y", "text", true), ("x", "text", false), ("new", "text", true)]),
+                table("fresh", &[("id", "integer", true)]),
+            ],
+            constraints: vec![check("a", "CHECK (id > 9)"), check("fresh", "CHECK (id > 1)")],
+            routines: vec![routine("BEGIN\n  RETURN 2;\nEND")],
+            ..Snapshot::default()
+        };
+        (before, after)
+    }
+
+    #[test]
+    fn differences_read_well() {
+        let (before, after) = both();
+        let differences = diff(&before, &after);
+        insta::assert_snapshot!(for_people(&differences, &Styles::default()));
+        insta::assert_snapshot!("in_one_line", in_one_line(&differences));
+        let json: Vec<String> = differences.iter().map(|one| serde_json::to_string(one).unwrap()).collect();
+        insta::assert_snapshot!("as_json", json.join("\n"));
+        let back: Vec<Difference> = json.iter().map(|one| serde_json::from_str(one).unwrap()).collect();
+        assert_eq!(back, differences);
+        assert_eq!(differences.iter().filter(|one| one.is_order_only()).count(), 1);
+    }
+
+    #[test]
+    fn what_is_the_same_has_no_difference() {
+        let (before, after) = both();
+        assert_eq!(diff(&before, &before), []);
+        assert_eq!(in_one_line(&[]), "no difference");
+        assert_eq!(diff(&before, &after).len(), diff(&after, &before).len());
+        assert_ne!(before.fingerprint(), after.fingerprint());
+    }
+}

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::{
     cells::{Acl, letters, record},
-    object::{Key, Kind, Object, identifier},
+    name::identifier,
+    object::{Key, Kind, Object},
     sql::{comment, comment_of, made_in_schema},
 };
 

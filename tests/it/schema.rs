@@ -4,6 +4,7 @@ use schemad::schema::{self, Difference, Except, Snapshot};
 
 use crate::harness::TestDatabase;
 
+mod describe;
 mod property;
 mod statements;
 
