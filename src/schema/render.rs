@@ -77,7 +77,10 @@ impl fmt::Display for Difference {
             Change::Reordered { .. } => write!(f, "{kind} {name}: order of columns"),
             Change::Changed { property, from, to } => {
                 let ([from, to], property) = (both(from, to), property.replace('_', " "));
-                write!(f, "{kind} {name}: {property} {} → {}", short(&from), short(&to))
+                match from.contains('\n') || to.contains('\n') {
+                    true => write!(f, "{kind} {name}: {property} changed"),
+                    false => write!(f, "{kind} {name}: {property} {} → {}", short(&from), short(&to)),
+                }
             }
         }
     }

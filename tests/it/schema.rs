@@ -5,6 +5,7 @@ use schemad::schema::{self, Difference, Except, Snapshot};
 use crate::harness::TestDatabase;
 
 mod describe;
+mod large;
 mod property;
 mod statements;
 

@@ -63,7 +63,7 @@ fn attribute(table: &SchemaObject, column: &SchemaColumn) -> String {
     let keys =
         [(is(Kind::PrimaryKey, false), "PK"), (is(Kind::ForeignKey, false), "FK"), (is(Kind::Unique, true), "UK")];
     let keys: Vec<&str> = keys.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
-    let (r#type, name) = (word(&column.r#type), word(&column.name));
+    let (r#type, name) = (word(column.r#type.trim_start_matches("public.")), word(&column.name));
     let mut line = format!("{type} {name}");
     if !keys.is_empty() {
         line += &format!(" {}", keys.join(", "));
@@ -74,11 +74,12 @@ fn attribute(table: &SchemaObject, column: &SchemaColumn) -> String {
     line
 }
 
-/// What Mermaid takes for a type or a name: a letter, then letters, digits, `-`, `_`, brackets.
+/// What Mermaid takes for a type or a name: a letter, then letters, digits, `-`, `_`, brackets; and no word for a key.
 fn word(text: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_-[]()".contains(c) || ('\u{c0}'..='\u{ffff}').contains(&c);
     let word: String = text.chars().map(|c| if fits(c) { c } else { '_' }).collect();
-    if word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c >= '\u{c0}') {
+    let key = ["PK", "FK", "UK"].iter().any(|key| key.eq_ignore_ascii_case(&word));
+    if word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c >= '\u{c0}') && !key {
         word
     } else {
         format!("_{word}")
@@ -89,4 +90,25 @@ fn word(text: &str) -> String {
 fn quoted(text: &str) -> String {
     let fits = |c: char| !c.is_control() && !"\"%\\".contains(c);
     format!("\"{}\"", text.chars().map(|c| if fits(c) { c } else { '_' }).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_names_are_what_the_grammar_takes() {
+        for (text, expected) in [
+            ("numeric(6,2)", "numeric(6_2)"),
+            ("app.\"Odd Type\"[]", "app__Odd_Type_[]"),
+            ("1st", "_1st"),
+            ("pk", "_pk"),
+            ("user-id", "user-id"),
+            ("größe", "größe"),
+            ("", "_"),
+        ] {
+            assert_eq!(word(text), expected);
+        }
+        assert_eq!(quoted("a\"b%c\\d e"), "\"a_b_c_d e\"");
+    }
 }
