@@ -1,14 +1,18 @@
 //! A snapshot as DescribeSchema tells it: object by object, each with what is its own.
 
+mod parts;
+
 use std::collections::HashMap;
+
+use parts::{Cut, column, constraint, domain, index, policy, sequence, table, trigger};
 
 use super::{
     pb::{self, SchemaObjectKind as Kind},
     request::{Filter, Place},
 };
 use crate::schema::{
-    Acl, Column, Composite, Constraint, ConstraintKind, Domain, Enabled, Enum, Extension, Generated, Identity, Index,
-    Persistence, Policy, Range, Relation, Routine, Sequence, Size, Snapshot, Table, TableKind, Trigger, View, ViewKind,
+    Acl, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy, Range, Relation, Routine,
+    Sequence, Size, Snapshot, Table, Trigger, View, ViewKind,
 };
 
 /// How long a text may be: the whole, up to a megabyte, or so short that thousands of them fit.
@@ -192,26 +196,6 @@ fn by<'a, K: std::hash::Hash + Eq, T>(
     map
 }
 
-/// Cuts texts, and remembers that it did.
-struct Cut {
-    limit: usize,
-    did: bool,
-}
-
-impl Cut {
-    fn text(&mut self, text: &str) -> String {
-        if text.len() <= self.limit {
-            return text.to_owned();
-        }
-        self.did = true;
-        text[..text.floor_char_boundary(self.limit)].to_owned()
-    }
-
-    fn maybe(&mut self, text: Option<&String>) -> String {
-        text.map(|text| self.text(text)).unwrap_or_default()
-    }
-}
-
 /// What an object says of itself.
 fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
     let with = |owner: &str, acl: &Acl, comment: String| pb::SchemaObject {
@@ -257,120 +241,5 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
             returns: cut.maybe(of.returns.as_ref()),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-    }
-}
-
-fn table(table: &Table, common: pb::SchemaObject, cut: &mut Cut) -> pb::SchemaObject {
-    let flags = [
-        (table.persistence == Persistence::Unlogged, "unlogged"),
-        (table.kind == TableKind::Foreign, "foreign"),
-        (table.row_security, "row security"),
-        (table.force_row_security, "force row security"),
-    ];
-    pb::SchemaObject {
-        columns: table.columns.iter().map(|one| column(one, cut)).collect(),
-        parents: table.parents.clone(),
-        partition_bound: cut.maybe(table.partition_bound.as_ref()),
-        partition_by: table.partition_by.clone().unwrap_or_default(),
-        options: [table.options.0.as_slice(), &table.foreign_options.0].concat(),
-        flags: flags.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()).collect(),
-        ..common
-    }
-}
-
-fn sequence(of: &Sequence) -> String {
-    let cycle = if of.cycle { " CYCLE" } else { "" };
-    let owned = match (&of.owned_by, of.identity) {
-        (Some(column), true) => format!(", identity of {column}"),
-        (Some(column), false) => format!(", owned by {column}"),
-        (None, _) => String::new(),
-    };
-    format!(
-        "{} from {} by {}, {} to {}, cache {}{cycle}{owned}",
-        of.r#type, of.start, of.increment, of.min, of.max, of.cache
-    )
-}
-
-fn domain(of: &Domain) -> String {
-    let not_null = if of.not_null { " NOT NULL" } else { "" };
-    let default = of.default.as_ref().map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
-    let constraints: String = of.constraints.iter().map(|constraint| format!(" CONSTRAINT {constraint}")).collect();
-    format!("{}{not_null}{default}{constraints}", of.base)
-}
-
-fn column(of: &Column, cut: &mut Cut) -> pb::SchemaColumn {
-    pb::SchemaColumn {
-        name: of.name.clone(),
-        r#type: of.r#type.clone(),
-        not_null: of.not_null,
-        default: cut.maybe(of.default.as_ref()),
-        identity: match of.identity {
-            Identity::No => "",
-            Identity::Always => "always",
-            Identity::ByDefault => "by default",
-        }
-        .into(),
-        generated: match of.generated {
-            Generated::No => "",
-            Generated::Stored => "stored",
-            Generated::Virtual => "virtual",
-        }
-        .into(),
-        collation: of.collation.clone().unwrap_or_default(),
-        comment: cut.maybe(of.comment.as_ref()),
-    }
-}
-
-fn constraint(of: &Constraint, cut: &mut Cut) -> pb::SchemaConstraint {
-    pb::SchemaConstraint {
-        name: of.name.clone(),
-        kind: match of.kind {
-            ConstraintKind::Check => pb::SchemaConstraintKind::Check,
-            ConstraintKind::ForeignKey => pb::SchemaConstraintKind::ForeignKey,
-            ConstraintKind::PrimaryKey => pb::SchemaConstraintKind::PrimaryKey,
-            ConstraintKind::Unique => pb::SchemaConstraintKind::Unique,
-            ConstraintKind::Exclusion => pb::SchemaConstraintKind::Exclusion,
-        }
-        .into(),
-        definition: cut.text(&of.definition),
-        columns: of.columns.clone(),
-        references: of.references.clone().unwrap_or_default(),
-        referenced_columns: of.referenced_columns.clone(),
-        table: String::new(),
-    }
-}
-
-fn index(of: &Index, cut: &mut Cut) -> pb::SchemaIndex {
-    pb::SchemaIndex {
-        name: of.name.clone(),
-        definition: cut.text(&of.definition),
-        unique: of.unique,
-        invalid: of.invalid,
-        constraint: of.constraint.clone().unwrap_or_default(),
-    }
-}
-
-fn trigger(of: &Trigger, cut: &mut Cut) -> pb::SchemaTrigger {
-    pb::SchemaTrigger {
-        name: of.name.clone(),
-        definition: cut.text(&of.definition),
-        enabled: match of.enabled {
-            Enabled::Origin => "origin",
-            Enabled::Disabled => "disabled",
-            Enabled::Replica => "replica",
-            Enabled::Always => "always",
-        }
-        .into(),
-    }
-}
-
-fn policy(of: &Policy, cut: &mut Cut) -> pb::SchemaPolicy {
-    pb::SchemaPolicy {
-        name: of.name.clone(),
-        command: format!("{:?}", of.command).to_lowercase(),
-        restrictive: of.restrictive,
-        roles: of.roles.clone(),
-        using: cut.maybe(of.using.as_ref()),
-        check: cut.maybe(of.check.as_ref()),
     }
 }

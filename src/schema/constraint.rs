@@ -137,7 +137,8 @@ impl Object for Index {
              LEFT JOIN pg_inherits h ON h.inhrelid = i.indexrelid LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace \
              LEFT JOIN (SELECT t.attrelid, array_agg(t.attnum || '=' || t.attstattarget ORDER BY t.attnum) AS targets \
                  FROM pg_attribute t WHERE t.attstattarget >= 0 AND t.attnum > 0 AND t.attrelid >= 16384 GROUP BY t.attrelid) a \
-                 ON a.attrelid = i.indexrelid {} WHERE i.indrelid >= 16384",
+                 ON a.attrelid = i.indexrelid {} \
+             WHERE i.indrelid >= 16384 AND c.relnamespace <> 'pg_toast'::regnamespace",
             comment(),
             comment_of("pg_class", "i.indexrelid"),
         )

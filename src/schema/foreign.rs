@@ -162,24 +162,25 @@ impl Object for Rights {
     const KIND: Kind = Kind::Rights;
 
     fn query(_: u32) -> Cow<'static, str> {
-        let part = |catalog: &str, acl: &str, objtype: &str, owner: &str| {
+        let part = |catalog: &str, prefix: &str, objtype: &str| {
             format!(
                 "SELECT (SELECT i.type || ' ' || i.identity FROM pg_identify_object('{catalog}'::regclass, o.oid, 0) i), \
-                 o.{acl}::text[] FROM {catalog} o LEFT JOIN pg_init_privs p ON p.classoid = '{catalog}'::regclass \
-                 AND p.objoid = o.oid AND p.objsubid = 0 WHERE o.{acl} IS NOT NULL AND NOT ({}) \
-                 AND ARRAY(SELECT unnest(o.{acl}::text[]) ORDER BY 1) <> \
-                     ARRAY(SELECT unnest(coalesce(p.initprivs, acldefault({objtype}, o.{owner}))::text[]) ORDER BY 1)",
+                 o.{prefix}acl::text[] FROM {catalog} o LEFT JOIN pg_init_privs p ON p.classoid = '{catalog}'::regclass \
+                 AND p.objoid = o.oid AND p.objsubid = 0 WHERE o.{prefix}acl IS NOT NULL AND NOT ({}) \
+                 AND ARRAY(SELECT unnest(o.{prefix}acl::text[]) ORDER BY 1) <> \
+                     ARRAY(SELECT unnest(coalesce(p.initprivs, acldefault({objtype}, o.{prefix}owner))::text[]) ORDER BY 1)",
                 made(catalog, "o.oid")
             )
         };
-        // The schema public is compared with the others.
+        let inside = |prefix: &str| format!(" AND o.{prefix}namespace <> 'information_schema'::regnamespace");
+        // The schema public is compared with the others. What pg_dump does not look at either is left alone.
         [
-            part("pg_class", "relacl", "CASE o.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\"", "relowner"),
-            part("pg_proc", "proacl", "'f'", "proowner"),
-            part("pg_type", "typacl", "'T'", "typowner"),
-            part("pg_language", "lanacl", "'l'", "lanowner"),
-            part("pg_namespace", "nspacl", "'n'", "nspowner")
-                + " AND o.nspname <> 'public' AND o.nspname !~ '^pg_t(oast_t)?emp'",
+            part("pg_class", "rel", "CASE o.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\"") + &inside("rel"),
+            part("pg_proc", "pro", "'f'") + &inside("pro"),
+            part("pg_type", "typ", "'T'") + &inside("typ"),
+            part("pg_language", "lan", "'l'"),
+            part("pg_namespace", "nsp", "'n'")
+                + " AND o.nspname NOT IN ('public', 'information_schema') AND o.nspname !~ '^pg_t(oast_t)?emp'",
         ]
         .join(" UNION ALL ")
         .into()

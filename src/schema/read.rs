@@ -69,7 +69,7 @@ pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
         let result = read_once(client, except).await;
         client.batch_execute("ROLLBACK").await?;
         match result {
-            Ok(Some((snapshot, before))) if state(client).await? == before => return Ok(snapshot),
+            Ok((snapshot, seen)) if unchanged(client, &seen).await? => return Ok(snapshot),
             Ok(_) => {}
             // "cache lookup failed": it was dropped meanwhile.
             Err(error) if error.sql().is_some_and(|sql| sql.sqlstate == "XX000") => {}
@@ -81,9 +81,7 @@ pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
     Err(SqlError { sqlstate: "40001".into(), message: message.into(), ..SqlError::default() }.into())
 }
 
-/// `None`: something that was there when the transaction began is gone.
-async fn read_once(client: &Client, except: &Except) -> Result<Option<(Snapshot, Vec<i64>)>, Error> {
-    let before = state(client).await?;
+async fn read_once(client: &Client, except: &Except) -> Result<(Snapshot, Seen), Error> {
     let major = client.query_typed("SELECT current_setting('server_version_num')::int / 10000", &[]).await?;
     let major: i32 = major.first().map_or(Ok(0), |row| row.try_get(0))?;
     let major = u32::try_from(major).unwrap_or_default();
@@ -92,7 +90,8 @@ async fn read_once(client: &Client, except: &Except) -> Result<Option<(Snapshot,
     }
     let parameters = &[(&except.schemas as _, Type::TEXT_ARRAY), (&except.tables as _, Type::TEXT_ARRAY)];
     let (relations, columns) = (relations(), column::query(major));
-    let (relations, columns, not_compared, answers) = tokio::try_join!(
+    let (seen, relations, columns, not_compared, answers) = tokio::try_join!(
+        seen(client),
         async { Ok(client.query_typed(&relations, parameters).await?) },
         async { Ok(client.query_typed(&columns, &[]).await?) },
         not_compared::count(client),
@@ -114,7 +113,7 @@ async fn read_once(client: &Client, except: &Except) -> Result<Option<(Snapshot,
         }
     }
     let snapshot = answers.read(&mut context)?;
-    Ok(Some((Snapshot { server_major: major, not_compared, ..snapshot }, before)))
+    Ok((Snapshot { server_major: major, not_compared, ..snapshot }, seen))
 }
 
 /// What is compared of pg_class, as far as others refer to it. An identity's sequence and a partition are as good as any.
@@ -131,15 +130,46 @@ fn relations() -> String {
     )
 }
 
-/// Changes whenever something changes that the server's own functions look up: sums over the transactions that wrote the rows.
-async fn state(client: &Client) -> Result<Vec<i64>, Error> {
-    let sums = ["pg_class", "pg_attribute", "pg_proc", "pg_type", "pg_constraint", "pg_index", "pg_rewrite", "pg_trigger"].map(
-        |catalog| {
-            format!(
-                "SELECT count(*) * 4294967296 + coalesce(sum(xmin::text::bigint), 0)::bigint % 4294967296 FROM pg_catalog.{catalog}"
-            )
-        },
-    );
-    let rows = client.query_typed(&sums.join(" UNION ALL "), &[]).await?;
-    rows.iter().map(|row| row.try_get(0).map_err(Error::from)).collect()
+/// Where the server's own functions look things up.
+const LOOKED_UP: [&str; 8] =
+    ["pg_class", "pg_attribute", "pg_proc", "pg_type", "pg_constraint", "pg_index", "pg_rewrite", "pg_trigger"];
+
+/// What a transaction sees: its snapshot as pg_current_snapshot writes it (`xmin:xmax:running,…`), and how many rows there are.
+struct Seen {
+    snapshot: String,
+    rows: i64,
+}
+
+/// What the current transaction sees.
+async fn seen(client: &Client) -> Result<Seen, Error> {
+    let counts = LOOKED_UP.map(|catalog| format!("(SELECT count(*) FROM pg_catalog.{catalog})"));
+    let query = format!("SELECT pg_catalog.pg_current_snapshot()::text, {}", counts.join(" + "));
+    let row = client.query_typed(&query, &[]).await?;
+    let row = row.first().ok_or_else(|| Error::Lost("the server sent no row".into()))?;
+    Ok(Seen { snapshot: row.try_get(0)?, rows: row.try_get(1)? })
+}
+
+/// True when nothing that is looked up has changed since: nobody has written anything at all, or no row is of a transaction that
+/// was not seen, and none is missing.
+async fn unchanged(client: &Client, since: &Seen) -> Result<bool, Error> {
+    let now = client.query_typed("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
+    if now.first().map(|row| row.try_get::<_, String>(0)).transpose()?.as_deref() == Some(&since.snapshot) {
+        return Ok(true);
+    }
+    let mut parts = since.snapshot.split(':').skip(1);
+    // The catalogs have the low half of a transaction's number.
+    let low = |number: &str| number.parse::<u64>().map(|number| number & 0xffff_ffff).unwrap_or_default().to_string();
+    let end = low(parts.next().unwrap_or_default());
+    let running: Vec<String> = parts.next().unwrap_or_default().split(',').filter(|n| !n.is_empty()).map(low).collect();
+    let written = LOOKED_UP.map(|catalog| {
+        format!(
+            "SELECT FROM pg_catalog.{catalog} WHERE pg_catalog.age(xmin) <= pg_catalog.age($1::text::xid) \
+             OR xmin = ANY ($2::text[]::xid[])"
+        )
+    });
+    let query = format!("SELECT EXISTS ({})", written.join(" UNION ALL "));
+    let parameters = &[(&end as _, Type::TEXT), (&running as _, Type::TEXT_ARRAY)];
+    let written = client.query_typed(&query, parameters).await?;
+    let written = written.first().map_or(Ok(true), |row| row.try_get::<_, bool>(0))?;
+    Ok(!written && seen(client).await?.rows == since.rows)
 }

@@ -227,7 +227,7 @@ impl Object for BaseType {
              'element ' || CASE WHEN t.typelem <> 0 THEN format_type(t.typelem, NULL) END, 'delimiter ' || t.typdelim::text, \
              'collatable ' || (t.typcollation <> 0)) END, pg_get_userbyid(t.typowner)::text, {ACL}, {} \
              FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace {} \
-             WHERE (t.typtype = 'p' OR t.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type el WHERE el.typarray = t.oid)) AND {}",
+             WHERE (t.typtype = 'p' OR t.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type el WHERE el.oid = t.typelem AND el.typarray = t.oid)) AND {}",
             comment(),
             comment_of("pg_type", "t.oid"),
             made_in_schema("pg_type", "t.oid"),

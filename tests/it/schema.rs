@@ -101,3 +101,42 @@ async fn a_difference_in_the_order_of_columns_is_told_apart() {
     let differences = schema::diff(&before, &snapshot(&database).await);
     assert_eq!(differences.iter().filter(|d| !d.is_order_only()).count(), 2, "{}", lines(&differences));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_changes_while_it_is_read_is_read_in_one_state() {
+    let database = TestDatabase::new().await;
+    database.execute(BASE).await;
+    let busy = database.connect().await;
+    // Two objects that are always there together, or not at all; and rows of data, which are nobody's business.
+    let changing = tokio::spawn(async move {
+        for _ in 0..5 {
+            let change =
+                "BEGIN; CREATE TABLE app.pair_a (x int); CREATE VIEW app.pair_b AS SELECT x FROM app.pair_a; COMMIT";
+            busy.batch_execute(change).await.unwrap();
+            busy.batch_execute("INSERT INTO app.parent SELECT 1; SELECT pg_sleep(0.1)").await.unwrap();
+            busy.batch_execute("DROP TABLE app.pair_a CASCADE").await.unwrap();
+            busy.batch_execute("INSERT INTO app.parent SELECT 1; SELECT pg_sleep(0.1)").await.unwrap();
+        }
+    });
+    let session = database.connect().await;
+    let mut reads = 0;
+    while !changing.is_finished() {
+        match schema::read(&session, &Except::default()).await {
+            Ok(found) => {
+                let table = found.tables.iter().any(|table| table.relation.name == "pair_a");
+                let view = found.views.iter().any(|view| view.relation.name == "pair_b" && view.columns.len() == 1);
+                assert_eq!(table, view);
+                reads += 1;
+            }
+            Err(error) => assert_eq!(error.sql().unwrap().sqlstate, "40001", "{error}"),
+        }
+    }
+    changing.await.unwrap();
+    assert!(reads > 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_database_has_no_rights_of_its_own_on_what_came_with_it() {
+    let found = snapshot(&TestDatabase::new().await).await;
+    assert_eq!(found.rights, []);
+}
