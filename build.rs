@@ -23,8 +23,11 @@ fn out_dir() -> Result<PathBuf, String> {
 
 fn protos() -> Result<(), String> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["schemad/v1/migration.proto", "schemad/v1/operation.proto"], ["proto"])
-        .map_err(|e| format!("{e:?}"))?;
+    let descriptors = protox::compile(
+        ["schemad/v1/migration.proto", "schemad/v1/operation.proto", "schemad/v1/schema.proto"],
+        ["proto"],
+    )
+    .map_err(|e| format!("{e:?}"))?;
     // `file_descriptor_set_path` is ignored by `compile_fds`, so the set for reflection is written here.
     fs::write(out_dir()?.join("schemad.v1.bin"), descriptors.encode_to_vec()).map_err(|e| e.to_string())?;
     tonic_prost_build::configure().compile_fds(descriptors).map_err(|e| e.to_string())

@@ -192,6 +192,7 @@ impl Daemon {
             catalog: catalog.clone(),
             reads: Reads { pool: pool.clone(), views: monitor.views() },
             operations: operations.clone(),
+            database: settings.database.clone(),
             health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.watched_names),
             metrics,
             gates: [Gate::new(access, limits.clone(), operations.clone()), Gate::of_admin(limits.of_admin())],

@@ -14,6 +14,7 @@ mod list;
 mod operate;
 mod output;
 mod resolve;
+mod schema;
 mod serve;
 mod settings;
 mod show;
@@ -54,6 +55,8 @@ enum Command {
     Status(status::Status),
     /// List all known migrations.
     List(list::List),
+    /// Show the schema of the database: tables, types, views, functions; or an ER diagram.
+    Schema(schema::Schema),
     /// Show one migration with its SQL.
     Show(show::Show),
     /// Apply pending migrations.
@@ -118,6 +121,7 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
             Command::Doctor(doctor) => doctor.run(source).await,
             Command::Status(status) => status.run().await,
             Command::List(list) => list.run().await,
+            Command::Schema(schema) => schema.run().await,
             Command::Show(show) => show.run().await,
             Command::Apply(apply) => apply.run().await,
             Command::Rollback(rollback) => rollback.run().await,

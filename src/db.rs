@@ -4,7 +4,7 @@
 
 pub mod activity;
 mod cause;
-mod connect;
+pub mod connect;
 pub mod error;
 pub mod lock;
 mod options;

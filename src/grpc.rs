@@ -4,6 +4,7 @@
 mod answer;
 mod arrival;
 pub mod convert;
+mod describe;
 pub mod gate;
 pub mod methods;
 pub mod migrations;
@@ -11,6 +12,7 @@ pub mod operations;
 pub mod own_words;
 pub mod reads;
 pub mod request;
+pub mod schemas;
 pub mod status;
 mod stream;
 mod tally;

@@ -14,6 +14,7 @@
 //! - [`runner`]: runs steps, each as one message
 //! - [`ledger`]: what schemad remembers in the database
 //! - [`planner`]: decides, and touches nothing
+//! - [`schema`]: the schema of a database as values, and what makes two of them differ
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
@@ -41,6 +42,7 @@ pub mod private_postgres;
 pub mod refresh;
 pub mod retention;
 pub mod runner;
+pub mod schema;
 pub mod shutdown;
 pub mod signature;
 pub mod sql;

@@ -10,7 +10,8 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::{
     admin::Admin,
     catalog::Catalog,
-    grpc::{self, gate, gate::Gate, migrations::Migrations, own_words::own_words, pb, reads::Reads},
+    db::DatabaseUrl,
+    grpc::{self, gate, gate::Gate, migrations::Migrations, own_words::own_words, pb, reads::Reads, schemas::Schemas},
     health::Health,
     metrics::Metrics,
     operation::Operations,
@@ -34,6 +35,8 @@ pub(super) struct Parts {
     pub catalog: Arc<Catalog>,
     pub reads: Reads,
     pub operations: Operations,
+    /// Where the schema is read, beside the pool.
+    pub database: DatabaseUrl,
     pub health: Health,
     pub metrics: Arc<Metrics>,
     /// The main listener's and the admin's.
@@ -49,7 +52,7 @@ pub(super) struct Parts {
 impl Parts {
     /// The main listener's routes and the admin's.
     pub fn routes(self) -> io::Result<(Routes, Routes)> {
-        let Self { catalog, reads, operations, health, metrics, gates, connections, limits, .. } = self;
+        let Self { catalog, reads, operations, database, health, metrics, gates, connections, limits, .. } = self;
         let (health, most) = (HealthServer::new(health), limits.message_bytes);
         let admin = Admin {
             views: reads.views.clone(),
@@ -60,11 +63,14 @@ impl Parts {
             insecure: self.insecure,
         };
         let history = grpc::operations::Operations { reads: reads.clone(), operations: operations.clone() };
+        let schemas = Schemas::new(reads.clone(), database);
         let migrations = Migrations { catalog, reads, operations, insecure: self.insecure };
         let migrations = pb::migration_service_server::MigrationServiceServer::new(migrations);
         let history = pb::operation_service_server::OperationServiceServer::new(history);
+        let schemas = pb::schema_service_server::SchemaServiceServer::new(schemas);
         let mut routes = Routes::new(migrations.max_decoding_message_size(most))
             .add_service(history.max_decoding_message_size(most))
+            .add_service(schemas.max_decoding_message_size(most))
             .add_service(health.clone());
         if self.reflection {
             routes = with_reflection(routes)?;

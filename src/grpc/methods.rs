@@ -47,6 +47,7 @@ pub const METHODS: &[Method] = &[
     row("/schemad.v1.OperationService/WatchOperation", Some(Role::Viewer), Counts::Watcher),
     // A deployer its own, an admin any.
     row("/schemad.v1.OperationService/CancelOperation", Some(Role::Deployer), Counts::Request),
+    row("/schemad.v1.SchemaService/DescribeSchema", Some(Role::Viewer), Counts::Request),
     row("/grpc.health.v1.Health/Check", None, Counts::Not),
     row("/grpc.health.v1.Health/Watch", None, Counts::Watcher),
     row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, Counts::Reflection),

@@ -7,9 +7,11 @@ use uuid::Uuid;
 
 mod operations;
 mod page;
+mod schema;
 
 pub use operations::{operation_id, operations, operations_page_token, watch};
 pub use page::{page, page_token};
+pub use schema::{Filter, Place, schema};
 
 use super::pb;
 use crate::{

@@ -38,6 +38,7 @@ mod resolve;
 mod role;
 mod rollback;
 mod rolling;
+mod schema;
 mod secrets;
 mod serve;
 mod shutdown;

@@ -1,0 +1,245 @@
+//! A snapshot as DescribeSchema tells it: object by object, each with what is its own.
+
+mod parts;
+
+use std::collections::HashMap;
+
+use parts::{Cut, column, constraint, domain, index, policy, sequence, table, trigger};
+
+use super::{
+    pb::{self, SchemaObjectKind as Kind},
+    request::{Filter, Place},
+};
+use crate::schema::{
+    Acl, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy, Range, Relation, Routine,
+    Sequence, Size, Snapshot, Table, Trigger, View, ViewKind,
+};
+
+/// How long a text may be: the whole, up to a megabyte, or so short that thousands of them fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Texts {
+    /// 1 MiB.
+    Whole,
+    /// 256 bytes.
+    Cut,
+}
+
+impl Texts {
+    fn limit(self) -> usize {
+        match self {
+            Self::Whole => 1 << 20,
+            Self::Cut => 256,
+        }
+    }
+}
+
+/// An object that is described.
+#[derive(Clone, Copy, Debug)]
+pub enum Object<'a> {
+    /// An extension.
+    Extension(&'a Extension),
+    /// A table.
+    Table(&'a Table),
+    /// A view.
+    View(&'a View),
+    /// A sequence.
+    Sequence(&'a Sequence),
+    /// An enum type.
+    Enum(&'a Enum),
+    /// A domain.
+    Domain(&'a Domain),
+    /// A composite type.
+    Composite(&'a Composite),
+    /// A range type.
+    Range(&'a Range),
+    /// A routine.
+    Routine(&'a Routine),
+}
+
+impl<'a> Object<'a> {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Extension(_) => Kind::Extension,
+            Self::Table(_) => Kind::Table,
+            Self::View(view) if view.kind == ViewKind::Materialized => Kind::MaterializedView,
+            Self::View(_) => Kind::View,
+            Self::Sequence(_) => Kind::Sequence,
+            Self::Enum(_) => Kind::EnumType,
+            Self::Domain(_) => Kind::Domain,
+            Self::Composite(_) => Kind::CompositeType,
+            Self::Range(_) => Kind::RangeType,
+            Self::Routine(_) => Kind::Routine,
+        }
+    }
+
+    /// Schema, name, arguments.
+    fn names(&self) -> (&'a str, &'a str, &'a str) {
+        let of = |relation: &'a Relation| (relation.schema.as_str(), relation.name.as_str(), "");
+        match self {
+            Self::Extension(of) => (&of.schema, &of.name, ""),
+            Self::Table(table) => of(&table.relation),
+            Self::View(view) => of(&view.relation),
+            Self::Sequence(sequence) => of(&sequence.relation),
+            Self::Composite(composite) => of(&composite.relation),
+            Self::Enum(of) => (&of.schema, &of.name, ""),
+            Self::Domain(of) => (&of.schema, &of.name, ""),
+            Self::Range(of) => (&of.schema, &of.name, ""),
+            Self::Routine(of) => (&of.schema, &of.name, &of.arguments),
+        }
+    }
+
+    /// What has a size.
+    pub fn relation(&self) -> Option<&'a Relation> {
+        match self {
+            Self::Table(table) => Some(&table.relation),
+            Self::View(view) if view.kind == ViewKind::Materialized => Some(&view.relation),
+            _ => None,
+        }
+    }
+}
+
+/// What a filter wants of a snapshot, in the order of the list.
+pub struct Listing<'a> {
+    objects: Vec<(Place, Object<'a>)>,
+    constraints: HashMap<&'a Relation, Vec<&'a Constraint>>,
+    /// Foreign keys by the table that they refer to.
+    referencing: HashMap<Relation, Vec<&'a Constraint>>,
+    indexes: HashMap<&'a Relation, Vec<&'a Index>>,
+    triggers: HashMap<&'a Relation, Vec<&'a Trigger>>,
+    policies: HashMap<&'a Relation, Vec<&'a Policy>>,
+}
+
+impl<'a> Listing<'a> {
+    /// Sorts what the filter wants.
+    pub fn new(snapshot: &'a Snapshot, filter: &Filter) -> Self {
+        let all = (snapshot.extensions.iter().map(Object::Extension))
+            .chain(snapshot.tables.iter().map(Object::Table))
+            .chain(snapshot.views.iter().map(Object::View))
+            .chain(snapshot.sequences.iter().map(Object::Sequence))
+            .chain(snapshot.enums.iter().map(Object::Enum))
+            .chain(snapshot.domains.iter().map(Object::Domain))
+            .chain(snapshot.composites.iter().map(Object::Composite))
+            .chain(snapshot.ranges.iter().map(Object::Range))
+            .chain(snapshot.routines.iter().map(Object::Routine));
+        let wanted = all.filter_map(|object| {
+            let (kind, (schema, name, arguments)) = (object.kind(), object.names());
+            filter
+                .wants(kind, schema, name)
+                .then(|| ((kind.into(), schema.into(), name.into(), arguments.into()), object))
+        });
+        let mut objects: Vec<(Place, Object<'a>)> = wanted.collect();
+        objects.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let foreign = snapshot.constraints.iter().filter(|constraint| constraint.kind == ConstraintKind::ForeignKey);
+        Self {
+            objects,
+            constraints: by(&snapshot.constraints, |constraint| &constraint.table),
+            referencing: by(foreign, |constraint| {
+                constraint.references.as_deref().and_then(Relation::parse).unwrap_or_default()
+            }),
+            indexes: by(&snapshot.indexes, |index| &index.table),
+            triggers: by(&snapshot.triggers, |trigger| &trigger.table),
+            policies: by(&snapshot.policies, |policy| &policy.table),
+        }
+    }
+
+    /// What comes after a place.
+    pub fn after(&self, place: Option<&Place>) -> std::slice::Iter<'_, (Place, Object<'a>)> {
+        let begin = place.map_or(0, |place| self.objects.partition_point(|(at, _)| at <= place));
+        self.objects[begin..].iter()
+    }
+
+    /// One object with all that is its own.
+    pub fn message(&self, object: &Object<'a>, sizes: &HashMap<Relation, Size>, texts: Texts) -> pb::SchemaObject {
+        let mut cut = Cut { limit: texts.limit(), did: false };
+        let (schema, name, arguments) = object.names();
+        let mut message = pb::SchemaObject {
+            kind: object.kind().into(),
+            schema: schema.into(),
+            name: name.into(),
+            arguments: arguments.into(),
+            ..own(object, &mut cut)
+        };
+        if let Object::Table(Table { relation, .. }) | Object::View(View { relation, .. }) = object {
+            self.add_parts(relation, &mut message, &mut cut);
+        }
+        if let Some(relation) = object.relation() {
+            let size = sizes.get(relation).copied().unwrap_or_default();
+            (message.row_estimate, message.total_bytes) = (size.rows.unwrap_or(-1), size.bytes);
+        }
+        message.truncated = cut.did;
+        message
+    }
+
+    fn add_parts(&self, relation: &Relation, message: &mut pb::SchemaObject, cut: &mut Cut) {
+        fn all<'m, T>(map: &'m HashMap<&Relation, Vec<&'m T>>, of: &Relation) -> impl Iterator<Item = &'m T> {
+            map.get(of).into_iter().flatten().copied()
+        }
+        message.constraints = all(&self.constraints, relation).map(|one| constraint(one, cut)).collect();
+        message.indexes = all(&self.indexes, relation).map(|one| index(one, cut)).collect();
+        message.triggers = all(&self.triggers, relation).map(|one| trigger(one, cut)).collect();
+        message.policies = all(&self.policies, relation).map(|one| policy(one, cut)).collect();
+        let referencing = self.referencing.get(relation).into_iter().flatten();
+        message.referenced_by = referencing
+            .map(|one| pb::SchemaConstraint { table: one.table.to_string(), ..constraint(one, cut) })
+            .collect();
+    }
+}
+
+fn by<'a, K: std::hash::Hash + Eq, T>(
+    items: impl IntoIterator<Item = &'a T>,
+    key: impl Fn(&'a T) -> K,
+) -> HashMap<K, Vec<&'a T>> {
+    let mut map: HashMap<K, Vec<&'a T>> = HashMap::new();
+    for item in items {
+        map.entry(key(item)).or_default().push(item);
+    }
+    map
+}
+
+/// What an object says of itself.
+fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
+    let with = |owner: &str, acl: &Acl, comment: String| pb::SchemaObject {
+        owner: owner.into(),
+        access: acl.0.clone().unwrap_or_default(),
+        comment,
+        ..pb::SchemaObject::default()
+    };
+    match object {
+        Object::Extension(of) => pb::SchemaObject {
+            definition: of.version.clone(),
+            comment: cut.maybe(of.comment.as_ref()),
+            ..pb::SchemaObject::default()
+        },
+        Object::Table(of) => table(of, with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())), cut),
+        Object::View(of) => pb::SchemaObject {
+            columns: of.columns.iter().map(|one| column(one, cut)).collect(),
+            definition: cut.text(&of.definition),
+            options: of.options.0.clone(),
+            flags: of.unpopulated.then(|| "not populated".into()).into_iter().collect(),
+            ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
+        },
+        Object::Sequence(of) => {
+            pb::SchemaObject { definition: sequence(of), ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())) }
+        }
+        Object::Enum(of) => {
+            pb::SchemaObject { labels: of.labels.clone(), ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())) }
+        }
+        Object::Domain(of) => pb::SchemaObject {
+            definition: cut.text(&domain(of)),
+            ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
+        },
+        Object::Composite(of) => pb::SchemaObject {
+            columns: of.columns.iter().map(|one| column(one, cut)).collect(),
+            ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
+        },
+        Object::Range(of) => pb::SchemaObject {
+            definition: of.subtype.clone(),
+            ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
+        },
+        Object::Routine(of) => pb::SchemaObject {
+            definition: cut.text(&of.definition),
+            returns: cut.maybe(of.returns.as_ref()),
+            ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
+        },
+    }
+}

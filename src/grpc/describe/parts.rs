@@ -1,0 +1,144 @@
+//! Columns, constraints and the other parts of objects as messages.
+
+use crate::{
+    grpc::pb,
+    schema::{
+        Column, Constraint, ConstraintKind, Domain, Enabled, Generated, Identity, Index, Persistence, Policy, Sequence,
+        Table, TableKind, Trigger,
+    },
+};
+
+/// Cuts texts, and remembers that it did.
+pub(super) struct Cut {
+    pub limit: usize,
+    pub did: bool,
+}
+
+impl Cut {
+    pub fn text(&mut self, text: &str) -> String {
+        if text.len() <= self.limit {
+            return text.to_owned();
+        }
+        self.did = true;
+        text[..text.floor_char_boundary(self.limit)].to_owned()
+    }
+
+    pub fn maybe(&mut self, text: Option<&String>) -> String {
+        text.map(|text| self.text(text)).unwrap_or_default()
+    }
+}
+
+pub(super) fn table(table: &Table, common: pb::SchemaObject, cut: &mut Cut) -> pb::SchemaObject {
+    let flags = [
+        (table.persistence == Persistence::Unlogged, "unlogged"),
+        (table.kind == TableKind::Foreign, "foreign"),
+        (table.row_security, "row security"),
+        (table.force_row_security, "force row security"),
+    ];
+    pb::SchemaObject {
+        columns: table.columns.iter().map(|one| column(one, cut)).collect(),
+        parents: table.parents.clone(),
+        partition_bound: cut.maybe(table.partition_bound.as_ref()),
+        partition_by: table.partition_by.clone().unwrap_or_default(),
+        options: [table.options.0.as_slice(), &table.foreign_options.0].concat(),
+        flags: flags.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()).collect(),
+        ..common
+    }
+}
+
+pub(super) fn sequence(of: &Sequence) -> String {
+    let cycle = if of.cycle { " CYCLE" } else { "" };
+    let owned = match (&of.owned_by, of.identity) {
+        (Some(column), true) => format!(", identity of {column}"),
+        (Some(column), false) => format!(", owned by {column}"),
+        (None, _) => String::new(),
+    };
+    format!(
+        "{} from {} by {}, {} to {}, cache {}{cycle}{owned}",
+        of.r#type, of.start, of.increment, of.min, of.max, of.cache
+    )
+}
+
+pub(super) fn domain(of: &Domain) -> String {
+    let not_null = if of.not_null { " NOT NULL" } else { "" };
+    let default = of.default.as_ref().map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
+    let constraints: String = of.constraints.iter().map(|constraint| format!(" CONSTRAINT {constraint}")).collect();
+    format!("{}{not_null}{default}{constraints}", of.base)
+}
+
+pub(super) fn column(of: &Column, cut: &mut Cut) -> pb::SchemaColumn {
+    pb::SchemaColumn {
+        name: of.name.clone(),
+        r#type: of.r#type.clone(),
+        not_null: of.not_null,
+        default: cut.maybe(of.default.as_ref()),
+        identity: match of.identity {
+            Identity::No => "",
+            Identity::Always => "always",
+            Identity::ByDefault => "by default",
+        }
+        .into(),
+        generated: match of.generated {
+            Generated::No => "",
+            Generated::Stored => "stored",
+            Generated::Virtual => "virtual",
+        }
+        .into(),
+        collation: of.collation.clone().unwrap_or_default(),
+        comment: cut.maybe(of.comment.as_ref()),
+    }
+}
+
+pub(super) fn constraint(of: &Constraint, cut: &mut Cut) -> pb::SchemaConstraint {
+    pb::SchemaConstraint {
+        name: of.name.clone(),
+        kind: match of.kind {
+            ConstraintKind::Check => pb::SchemaConstraintKind::Check,
+            ConstraintKind::ForeignKey => pb::SchemaConstraintKind::ForeignKey,
+            ConstraintKind::PrimaryKey => pb::SchemaConstraintKind::PrimaryKey,
+            ConstraintKind::Unique => pb::SchemaConstraintKind::Unique,
+            ConstraintKind::Exclusion => pb::SchemaConstraintKind::Exclusion,
+        }
+        .into(),
+        definition: cut.text(&of.definition),
+        columns: of.columns.clone(),
+        references: of.references.clone().unwrap_or_default(),
+        referenced_columns: of.referenced_columns.clone(),
+        table: String::new(),
+    }
+}
+
+pub(super) fn index(of: &Index, cut: &mut Cut) -> pb::SchemaIndex {
+    pb::SchemaIndex {
+        name: of.name.clone(),
+        definition: cut.text(&of.definition),
+        unique: of.unique,
+        invalid: of.invalid,
+        constraint: of.constraint.clone().unwrap_or_default(),
+    }
+}
+
+pub(super) fn trigger(of: &Trigger, cut: &mut Cut) -> pb::SchemaTrigger {
+    pb::SchemaTrigger {
+        name: of.name.clone(),
+        definition: cut.text(&of.definition),
+        enabled: match of.enabled {
+            Enabled::Origin => "origin",
+            Enabled::Disabled => "disabled",
+            Enabled::Replica => "replica",
+            Enabled::Always => "always",
+        }
+        .into(),
+    }
+}
+
+pub(super) fn policy(of: &Policy, cut: &mut Cut) -> pb::SchemaPolicy {
+    pb::SchemaPolicy {
+        name: of.name.clone(),
+        command: format!("{:?}", of.command).to_lowercase(),
+        restrictive: of.restrictive,
+        roles: of.roles.clone(),
+        using: cut.maybe(of.using.as_ref()),
+        check: cut.maybe(of.check.as_ref()),
+    }
+}

@@ -1,0 +1,110 @@
+//! SchemaService.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message as _;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response};
+
+use super::{
+    describe::{Listing, Texts},
+    migrations::Answer,
+    pb,
+    reads::Reads,
+    request::{self, Filter},
+    status,
+};
+use crate::{
+    db::{DatabaseUrl, Error, connect::Connected},
+    failure::{Failure, Reason},
+    ledger,
+    schema::{self, Except},
+};
+
+/// Sessions beside the pool's that read the schema: one is slow because the schema is large, and two are no load.
+const SESSIONS: usize = 2;
+
+/// A description that takes longer is no use to whoever asked.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+
+/// Bytes of a page, with room below the 3 MiB of a message for what is around the objects.
+const MAX_PAGE: usize = 5 << 19;
+
+/// The service.
+pub struct Schemas {
+    reads: Reads,
+    /// pg_catalog is read on a session of its own: diesel's connections hide the client that streams.
+    url: DatabaseUrl,
+    sessions: Arc<Semaphore>,
+}
+
+impl Schemas {
+    /// Reads the schema of the database at `url`; `reads` know whether it is there.
+    pub fn new(reads: Reads, url: DatabaseUrl) -> Self {
+        Self { reads, url, sessions: Arc::new(Semaphore::new(SESSIONS)) }
+    }
+
+    async fn describe(&self, filter: &Filter) -> Result<pb::DescribeSchemaResponse, Failure> {
+        let ledger = self.reads.read(|reader| Box::pin(ledger::read::snapshot(reader))).await?;
+        let reading = async {
+            let Ok(_session) = self.sessions.acquire().await else {
+                return Err(Failure::new(Reason::Internal, "nobody closes this semaphore"));
+            };
+            self.page(filter, &Except::ours(ledger.diesel_table.as_deref())).await
+        };
+        let late = |_| Err(Error::Timeout(READ_WITHIN).into());
+        tokio::time::timeout(READ_WITHIN, reading).await.unwrap_or_else(late)
+    }
+
+    async fn page(&self, filter: &Filter, except: &Except) -> Result<pb::DescribeSchemaResponse, Failure> {
+        let Connected { client, connection, .. } = self.url.connect("schemad reader").await?;
+        let driver = AbortOnDrop(tokio::spawn(connection));
+        let snapshot = schema::read(&client, except).await?;
+        let listing = Listing::new(&snapshot, filter);
+        let mut left = listing.after(filter.after.as_ref()).peekable();
+        let relations: Vec<_> =
+            left.clone().take(filter.size).filter_map(|(_, object)| object.relation().cloned()).collect();
+        let sizes = schema::sizes(&client, &relations).await?;
+        drop((client, driver));
+        let (mut objects, mut bytes, mut last) = (Vec::new(), 0, None);
+        while let Some((place, object)) = left.peek()
+            && objects.len() < filter.size
+        {
+            let message = listing.message(object, &sizes, Texts::Whole);
+            bytes += message.encoded_len();
+            if bytes > MAX_PAGE && !objects.is_empty() {
+                break;
+            }
+            objects.push(if bytes > MAX_PAGE { listing.message(object, &sizes, Texts::Cut) } else { message });
+            last = Some((*place).clone());
+            left.next();
+        }
+        let next_page_token = match (left.peek(), last) {
+            (Some(_), Some(last)) => filter.page_token(&last),
+            _ => String::new(),
+        };
+        Ok(pb::DescribeSchemaResponse {
+            objects,
+            next_page_token,
+            fingerprint: snapshot.fingerprint().to_string(),
+            not_compared: snapshot.not_compared.clone(),
+        })
+    }
+}
+
+/// The task that drives a connection ends with whoever uses that.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[tonic::async_trait]
+impl pb::schema_service_server::SchemaService for Schemas {
+    async fn describe_schema(&self, request: Request<pb::DescribeSchemaRequest>) -> Answer<pb::DescribeSchemaResponse> {
+        let filter = request::schema(request.into_inner()).map_err(|e| status::from_failure(&e))?;
+        Ok(Response::new(self.describe(&filter).await.map_err(|e| status::from_failure(&e))?))
+    }
+}

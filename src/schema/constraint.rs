@@ -1,0 +1,203 @@
+//! Constraints of tables, indexes, extended statistics. NOT NULL is a column's, in every version.
+
+use std::borrow::Cow;
+
+use super::{
+    Relation,
+    cells::{letters, record},
+    name::identifier,
+    object::{Key, Kind, Object},
+    sql::{comment, comment_of, made_in_schema},
+};
+
+letters! {
+    /// The sorts of constraints.
+    pub enum ConstraintKind {
+        /// CHECK.
+        #[default] Check = "c",
+        /// FOREIGN KEY.
+        ForeignKey = "f",
+        /// PRIMARY KEY.
+        PrimaryKey = "p",
+        /// UNIQUE.
+        Unique = "u",
+        /// EXCLUDE.
+        Exclusion = "x",
+    }
+}
+
+record! {
+    /// A constraint of a table.
+    pub struct Constraint {
+        /// The table.
+        pub table: Relation,
+        /// Its name.
+        pub name: String,
+        /// Which sort.
+        pub kind: ConstraintKind,
+        /// As the server writes it, with NOT VALID, DEFERRABLE and NO INHERIT.
+        pub definition: String,
+        /// The columns it is about, in its order.
+        pub columns: Vec<String>,
+        /// A foreign key's table.
+        pub references: Option<String>,
+        /// And its columns, in the same order.
+        pub referenced_columns: Vec<String>,
+        /// NOT VALID.
+        pub not_valid: bool,
+        /// DEFERRABLE.
+        pub deferrable: bool,
+        /// INITIALLY DEFERRED.
+        pub deferred: bool,
+        /// A check that children do not inherit.
+        pub no_inherit: bool,
+        /// Declared by a parent only.
+        pub inherited: bool,
+        /// COMMENT ON CONSTRAINT.
+        pub comment: Option<String>,
+    }
+}
+
+impl Object for Constraint {
+    const KIND: Kind = Kind::Constraint;
+    const IMPLIED: &'static [&'static str] =
+        &["columns", "references", "referenced_columns", "not_valid", "deferrable", "deferred", "no_inherit"];
+
+    /// The foreign keys of a partition that follow from those of its table are left out: their names are the server's own.
+    fn query(_: u32) -> Cow<'static, str> {
+        let columns = |keys: &str, table: &str| {
+            format!(
+                "ARRAY(SELECT a.attname::text FROM unnest({keys}) WITH ORDINALITY k (num, at) \
+                 JOIN pg_attribute a ON a.attrelid = {table} AND a.attnum = k.num ORDER BY k.at)"
+            )
+        };
+        format!(
+            "SELECT c.conrelid, c.conname::text, c.contype::text, pg_get_constraintdef(c.oid), \
+             CASE WHEN c.contype <> 'c' THEN {} END, CASE WHEN c.contype = 'f' THEN c.confrelid::regclass::text END, \
+             CASE WHEN c.contype = 'f' THEN {} END, NOT c.convalidated, c.condeferrable, c.condeferred, \
+             c.contype = 'c' AND c.connoinherit, NOT c.conislocal, {} FROM pg_constraint c {} \
+             WHERE c.conrelid >= 16384 AND c.contype IN ('c', 'f', 'p', 'u', 'x') AND NOT (c.contype = 'f' AND c.conparentid <> 0)",
+            columns("c.conkey", "c.conrelid"),
+            columns("c.confkey", "c.confrelid"),
+            comment(),
+            comment_of("pg_constraint", "c.oid"),
+        )
+        .into()
+    }
+
+    fn key(&self) -> Key<'_> {
+        Key { schema: &self.table.schema, name: &self.table.name, rest: &self.name }
+    }
+
+    fn part_of(&self) -> Option<(&str, &str)> {
+        Some((&self.table.schema, &self.table.name))
+    }
+}
+
+record! {
+    /// An index.
+    pub struct Index {
+        /// Its schema, which is its table's.
+        pub table: Relation,
+        /// Its name.
+        pub name: String,
+        /// As the server writes it.
+        pub definition: String,
+        /// The constraint that it is for.
+        pub constraint: Option<String>,
+        /// UNIQUE.
+        pub unique: bool,
+        /// A build that failed or is under way. A partitioned table's index is as valid as its partitions'.
+        pub invalid: bool,
+        /// The index of the partitioned table that it is part of.
+        pub parent: Option<String>,
+        /// REPLICA IDENTITY USING INDEX.
+        pub replica_identity: bool,
+        /// CLUSTER ON.
+        pub clustered: bool,
+        /// SET STATISTICS of its expressions: `column=target`.
+        pub statistics: Vec<String>,
+        /// Where it is not the database's.
+        pub tablespace: Option<String>,
+        /// COMMENT ON INDEX.
+        pub comment: Option<String>,
+    }
+}
+
+impl Object for Index {
+    const KIND: Kind = Kind::Index;
+    const IMPLIED: &'static [&'static str] = &["unique"];
+
+    fn query(_: u32) -> Cow<'static, str> {
+        format!(
+            "SELECT i.indrelid, c.relname::text, pg_get_indexdef(i.indexrelid), k.conname::text, i.indisunique, NOT i.indisvalid AND c.relkind = 'i', \
+             h.inhparent::regclass::text, i.indisreplident, i.indisclustered, a.targets, s.spcname::text, {} \
+             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+             LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x') \
+             LEFT JOIN pg_inherits h ON h.inhrelid = i.indexrelid LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace \
+             LEFT JOIN (SELECT t.attrelid, array_agg(t.attnum || '=' || t.attstattarget ORDER BY t.attnum) AS targets \
+                 FROM pg_attribute t WHERE t.attstattarget >= 0 AND t.attnum > 0 AND t.attrelid >= 16384 GROUP BY t.attrelid) a \
+                 ON a.attrelid = i.indexrelid {} \
+             WHERE i.indrelid >= 16384 AND c.relnamespace <> 'pg_toast'::regnamespace",
+            comment(),
+            comment_of("pg_class", "i.indexrelid"),
+        )
+        .into()
+    }
+
+    fn key(&self) -> Key<'_> {
+        Key::of(&self.table.schema, &self.name)
+    }
+
+    fn part_of(&self) -> Option<(&str, &str)> {
+        Some((&self.table.schema, &self.table.name))
+    }
+}
+
+record! {
+    /// Extended statistics.
+    pub struct Statistics {
+        /// Their schema.
+        pub schema: String,
+        /// Their name.
+        pub name: String,
+        /// The table.
+        pub table: Relation,
+        /// As the server writes them.
+        pub definition: String,
+        /// SET STATISTICS.
+        pub target: Option<i32>,
+        /// Their owner.
+        pub owner: String,
+        /// COMMENT ON STATISTICS.
+        pub comment: Option<String>,
+    }
+}
+
+impl Object for Statistics {
+    const KIND: Kind = Kind::Statistics;
+
+    fn query(_: u32) -> Cow<'static, str> {
+        format!(
+            "SELECT n.nspname::text, s.stxname::text, s.stxrelid, pg_get_statisticsobjdef(s.oid), \
+             CASE WHEN s.stxstattarget >= 0 THEN s.stxstattarget::int END, pg_get_userbyid(s.stxowner)::text, {} \
+             FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace {} WHERE {}",
+            comment(),
+            comment_of("pg_statistic_ext", "s.oid"),
+            made_in_schema("pg_statistic_ext", "s.oid"),
+        )
+        .into()
+    }
+
+    fn key(&self) -> Key<'_> {
+        Key::of(&self.schema, &self.name)
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", identifier(&self.schema), identifier(&self.name))
+    }
+
+    fn part_of(&self) -> Option<(&str, &str)> {
+        Some((&self.table.schema, &self.table.name))
+    }
+}

@@ -1,0 +1,175 @@
+//! Reading a snapshot: one transaction that sees one state, cannot write, and asks a handful of questions, never one an object.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    Relation, Snapshot,
+    cells::{Cells, Context, Read as _, Unread},
+    column::{self, Column},
+    not_compared,
+    snapshot::Answers,
+    sql,
+};
+use crate::db::{Error, SqlError};
+
+/// What is not part of the schema. Always left out besides: pg_catalog, information_schema, temporary and TOAST schemas, and
+/// what belongs to an extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Except {
+    /// Schemas with all that is in them.
+    pub schemas: Vec<String>,
+    /// Tables with all that is theirs, as PostgreSQL quotes them (`public.t`), or without a schema: in every one.
+    pub tables: Vec<String>,
+}
+
+impl Except {
+    /// The ledger, and Diesel's table where a ledger's snapshot has found it.
+    pub fn ours(diesel_table: Option<&str>) -> Self {
+        let table = diesel_table.unwrap_or("__diesel_schema_migrations").to_owned();
+        Self { schemas: vec!["schemad".into()], tables: vec![table] }
+    }
+
+    /// Nothing more than what is always left out.
+    pub fn nothing() -> Self {
+        Self { schemas: Vec::new(), tables: Vec::new() }
+    }
+}
+
+impl Default for Except {
+    /// The ledger, and Diesel's table under its usual name.
+    fn default() -> Self {
+        Self::ours(None)
+    }
+}
+
+/// The settings decide how the server writes constants and names. The timeouts are those of all reads.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '500ms'; \
+    SET LOCAL statement_timeout = '10s'; SET LOCAL search_path = pg_catalog; SET LOCAL DateStyle = ISO; \
+    SET LOCAL IntervalStyle = postgres; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1; \
+    SET LOCAL bytea_output = hex; SET LOCAL quote_all_identifiers = off; SET LOCAL xmloption = content";
+
+/// pg_get_viewdef and its like look at the catalog as it is, not as the transaction sees it: what changes meanwhile is read again.
+const TRIES: u32 = 5;
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads the schema. It takes one transaction, which is rolled back, on a connection that is in none. Rights on the objects are not
+/// needed.
+///
+/// Dropped before it returns, the connection is left in the transaction; close it.
+///
+/// # Errors
+/// The database's, its loss, or that the schema went on changing while it was read (SQLSTATE 40001).
+pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
+    for _ in 0..TRIES {
+        client.batch_execute(BEGIN).await?;
+        let result = read_once(client, except).await;
+        client.batch_execute("ROLLBACK").await?;
+        match result {
+            Ok((snapshot, seen)) if unchanged(client, &seen).await? => return Ok(snapshot),
+            Ok(_) => {}
+            // "cache lookup failed": it was dropped meanwhile.
+            Err(error) if error.sql().is_some_and(|sql| sql.sqlstate == "XX000") => {}
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let message = "the schema went on changing while it was read; try again when no migration runs";
+    Err(SqlError { sqlstate: "40001".into(), message: message.into(), ..SqlError::default() }.into())
+}
+
+async fn read_once(client: &Client, except: &Except) -> Result<(Snapshot, Seen), Error> {
+    let major = client.query_typed("SELECT current_setting('server_version_num')::int / 10000", &[]).await?;
+    let major: i32 = major.first().map_or(Ok(0), |row| row.try_get(0))?;
+    let major = u32::try_from(major).unwrap_or_default();
+    if major < 13 {
+        return Err(Error::ServerTooOld(major.to_string()));
+    }
+    let parameters = &[(&except.schemas as _, Type::TEXT_ARRAY), (&except.tables as _, Type::TEXT_ARRAY)];
+    let (relations, columns) = (relations(), column::query(major));
+    let (seen, relations, columns, not_compared, answers) = tokio::try_join!(
+        seen(client),
+        async { Ok(client.query_typed(&relations, parameters).await?) },
+        async { Ok(client.query_typed(&columns, &[]).await?) },
+        not_compared::count(client),
+        Answers::ask(client, major, &except.schemas),
+    )?;
+    let mut context = Context::default();
+    for row in relations {
+        context.relations.insert(row.try_get(0)?, Relation { schema: row.try_get(1)?, name: row.try_get(2)? });
+    }
+    for row in columns {
+        let mut cells = Cells::new(&row, &mut context);
+        let read = cells.next::<u32>().and_then(|oid| Ok((oid, Column::read(&mut cells)?)));
+        match read {
+            Ok((oid, column)) if context.relations.contains_key(&oid) => {
+                context.columns.entry(oid).or_default().push(column);
+            }
+            Ok(_) | Err(Unread::LeftOut) => {}
+            Err(Unread::Failed(error)) => return Err(error),
+        }
+    }
+    let snapshot = answers.read(&mut context)?;
+    Ok((Snapshot { server_major: major, not_compared, ..snapshot }, seen))
+}
+
+/// What is compared of pg_class, as far as others refer to it. An identity's sequence and a partition are as good as any.
+fn relations() -> String {
+    format!(
+        "SELECT c.oid, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'c', 'S') AND {} AND c.relname <> ALL ($2) \
+         AND format('%I.%I', n.nspname, c.relname) <> ALL ($2) \
+         AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d JOIN pg_class t ON t.oid = d.refobjid \
+             JOIN pg_namespace tn ON tn.oid = t.relnamespace WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
+             AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') \
+             AND (t.relname = ANY ($2) OR format('%I.%I', tn.nspname, t.relname) = ANY ($2))))",
+        sql::made_in_schema("pg_class", "c.oid")
+    )
+}
+
+/// Where the server's own functions look things up.
+const LOOKED_UP: [&str; 8] =
+    ["pg_class", "pg_attribute", "pg_proc", "pg_type", "pg_constraint", "pg_index", "pg_rewrite", "pg_trigger"];
+
+/// What a transaction sees: its snapshot as pg_current_snapshot writes it (`xmin:xmax:running,…`), and how many rows there are.
+struct Seen {
+    snapshot: String,
+    rows: i64,
+}
+
+/// What the current transaction sees.
+async fn seen(client: &Client) -> Result<Seen, Error> {
+    let counts = LOOKED_UP.map(|catalog| format!("(SELECT count(*) FROM pg_catalog.{catalog})"));
+    let query = format!("SELECT pg_catalog.pg_current_snapshot()::text, {}", counts.join(" + "));
+    let row = client.query_typed(&query, &[]).await?;
+    let row = row.first().ok_or_else(|| Error::Lost("the server sent no row".into()))?;
+    Ok(Seen { snapshot: row.try_get(0)?, rows: row.try_get(1)? })
+}
+
+/// True when nothing that is looked up has changed since: nobody has written anything at all, or no row is of a transaction that
+/// was not seen, and none is missing.
+async fn unchanged(client: &Client, since: &Seen) -> Result<bool, Error> {
+    let now = client.query_typed("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
+    if now.first().map(|row| row.try_get::<_, String>(0)).transpose()?.as_deref() == Some(&since.snapshot) {
+        return Ok(true);
+    }
+    let mut parts = since.snapshot.split(':').skip(1);
+    // The catalogs have the low half of a transaction's number.
+    let low = |number: &str| number.parse::<u64>().map(|number| number & 0xffff_ffff).unwrap_or_default().to_string();
+    let end = low(parts.next().unwrap_or_default());
+    let running: Vec<String> = parts.next().unwrap_or_default().split(',').filter(|n| !n.is_empty()).map(low).collect();
+    let written = LOOKED_UP.map(|catalog| {
+        format!(
+            "SELECT FROM pg_catalog.{catalog} WHERE pg_catalog.age(xmin) <= pg_catalog.age($1::text::xid) \
+             OR xmin = ANY ($2::text[]::xid[])"
+        )
+    });
+    let query = format!("SELECT EXISTS ({})", written.join(" UNION ALL "));
+    let parameters = &[(&end as _, Type::TEXT), (&running as _, Type::TEXT_ARRAY)];
+    let written = client.query_typed(&query, parameters).await?;
+    let written = written.first().map_or(Ok(true), |row| row.try_get::<_, bool>(0))?;
+    Ok(!written && seen(client).await?.rows == since.rows)
+}

@@ -1,0 +1,147 @@
+//! All that was read, a list a kind. One macro names the lists, so that reading, sorting, comparing and the fingerprint cannot
+//! forget one.
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, Row, types::Type};
+
+use super::{
+    AccessMethod, BaseType, Cast, Collation, Composite, Constraint, Conversion, DefaultPrivileges, Difference, Domain,
+    Enum, EventTrigger, Extension, ForeignDataWrapper, ForeignServer, Index, Language, Operator, OperatorClass,
+    OperatorFamily, Policy, Publication, Range, Rights, Routine, Rule, Schema, Sequence, Statistics, Table, TextSearch,
+    Transform, Trigger, View,
+    cells::{Cells, Context, Unread},
+    diff::{Wholes, compare},
+    object::Object,
+};
+use crate::db::Error;
+
+macro_rules! lists {
+    ($($(#[$meta:meta])* $list:ident: $object:ident,)*) => {
+        /// The schema of a database at one moment. Every list is sorted by schema, name and what tells apart those of one name.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Snapshot {
+            /// The server's major version, for example 15.
+            pub server_major: u32,
+            $($(#[$meta])* #[serde(skip_serializing_if = "Vec::is_empty")] pub $list: Vec<$object>,)*
+            /// What there is and is not compared, with how many: "2 subscriptions".
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            pub not_compared: Vec<String>,
+        }
+
+        /// The answers to the queries of all lists.
+        pub(super) struct Answers { $($list: Vec<Row>,)* }
+
+        impl Answers {
+            /// Sends all queries at once; the server answers in turn.
+            pub async fn ask(client: &Client, major: u32, left_out: &[String]) -> Result<Self, Error> {
+                let ask = async |query: std::borrow::Cow<'static, str>| {
+                    client.query_typed(&query, &[(&left_out, Type::TEXT_ARRAY)]).await
+                };
+                let ($($list,)*) = tokio::try_join!($(ask(<$object as Object>::query(major)),)*)?;
+                Ok(Self { $($list,)* })
+            }
+
+            /// Reads and sorts them.
+            pub fn read(self, context: &mut Context) -> Result<Snapshot, Error> {
+                Ok(Snapshot { $($list: sorted(self.$list, context)?,)* ..Snapshot::default() })
+            }
+        }
+
+        impl Snapshot {
+            /// All differences in the lists, a list after the other.
+            pub(super) fn compare(&self, after: &Self, wholes: &Wholes<'_>) -> Vec<Difference> {
+                let mut differences = Vec::new();
+                $(compare(&self.$list, &after.$list, wholes, &mut differences);)*
+                differences
+            }
+
+            /// Hands every object's serialised form to `each`, a list after the other, with the list's name.
+            pub(super) fn walk(&self, mut each: impl FnMut(&'static str, Result<serde_json::Value, serde_json::Error>)) {
+                $(self.$list.iter().for_each(|object| each(stringify!($list), serde_json::to_value(object)));)*
+            }
+        }
+    };
+}
+
+lists! {
+    /// Schemas.
+    schemas: Schema,
+    /// Extensions.
+    extensions: Extension,
+    /// Enum types.
+    enums: Enum,
+    /// Domains.
+    domains: Domain,
+    /// Composite types.
+    composites: Composite,
+    /// Range types.
+    ranges: Range,
+    /// Base types, and those that are only announced.
+    base_types: BaseType,
+    /// Functions, procedures, aggregates.
+    routines: Routine,
+    /// Sequences.
+    sequences: Sequence,
+    /// Tables.
+    tables: Table,
+    /// Views, materialised or not.
+    views: View,
+    /// Constraints of tables.
+    constraints: Constraint,
+    /// Indexes.
+    indexes: Index,
+    /// Extended statistics.
+    statistics: Statistics,
+    /// Triggers.
+    triggers: Trigger,
+    /// Rules.
+    rules: Rule,
+    /// Row security policies.
+    policies: Policy,
+    /// Event triggers.
+    event_triggers: EventTrigger,
+    /// Casts.
+    casts: Cast,
+    /// Operators.
+    operators: Operator,
+    /// Operator families.
+    operator_families: OperatorFamily,
+    /// Operator classes.
+    operator_classes: OperatorClass,
+    /// Collations.
+    collations: Collation,
+    /// Conversions.
+    conversions: Conversion,
+    /// Procedural languages.
+    languages: Language,
+    /// Transforms.
+    transforms: Transform,
+    /// Access methods.
+    access_methods: AccessMethod,
+    /// Configurations, dictionaries, parsers and templates of text search.
+    text_search: TextSearch,
+    /// Foreign data wrappers.
+    foreign_data_wrappers: ForeignDataWrapper,
+    /// Foreign servers.
+    foreign_servers: ForeignServer,
+    /// Publications.
+    publications: Publication,
+    /// Default privileges.
+    default_privileges: DefaultPrivileges,
+    /// Rights on what came with PostgreSQL or with an extension.
+    rights: Rights,
+}
+
+fn sorted<T: Object>(rows: Vec<Row>, context: &mut Context) -> Result<Vec<T>, Error> {
+    let mut objects = Vec::with_capacity(rows.len());
+    for row in rows {
+        match T::read(&mut Cells::new(&row, context)) {
+            Ok(object) => objects.push(object),
+            Err(Unread::LeftOut) => {}
+            Err(Unread::Failed(error)) => return Err(error),
+        }
+    }
+    objects.sort_unstable_by(|a: &T, b: &T| a.key().cmp(&b.key()));
+    Ok(objects)
+}

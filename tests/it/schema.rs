@@ -1,0 +1,142 @@
+//! The schema as values: every change shows, undoing it restores the fingerprint, and it is the same in another database.
+
+use schemad::schema::{self, Difference, Except, Snapshot};
+
+use crate::harness::TestDatabase;
+
+mod describe;
+mod large;
+mod property;
+mod statements;
+
+use statements::{BASE, STATEMENTS, UNSEEN};
+
+async fn snapshot(database: &TestDatabase) -> Snapshot {
+    schema::read(&database.connect().await, &Except::default()).await.unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn lines(differences: &[Difference]) -> String {
+    schema::for_people(differences, &schema::Styles::default())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_shows_and_undoing_it_restores_the_fingerprint() {
+    let database = TestDatabase::new().await;
+    let major = database.server_major().await;
+    let session = database.connect().await;
+    session.batch_execute(BASE).await.unwrap();
+    let before = schema::read(&session, &Except::default()).await.unwrap();
+    let mut wrong = Vec::new();
+    for (_, change, undo) in STATEMENTS.iter().chain(UNSEEN).filter(|(since, ..)| *since <= major) {
+        session.batch_execute(change).await.unwrap_or_else(|e| panic!("{change}: {e:?}"));
+        let after = schema::read(&session, &Except::default()).await.unwrap();
+        let differences = schema::diff(&before, &after);
+        if differences.is_empty() || after.fingerprint() == before.fingerprint() {
+            wrong.push(format!("does not show: {change}"));
+        }
+        session.batch_execute(undo).await.unwrap_or_else(|e| panic!("{undo}: {e:?}"));
+        let undone = schema::read(&session, &Except::default()).await.unwrap();
+        if undone.fingerprint() != before.fingerprint() {
+            wrong.push(format!("is not undone: {change}\n{}", lines(&schema::diff(&before, &undone))));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_the_search_path_nor_the_order_of_creation_matters() {
+    let (one, other) = (TestDatabase::new().await, TestDatabase::new().await);
+    one.execute(BASE).await;
+    // Other oids, other orders: the second database has seen more.
+    other.execute("CREATE SCHEMA app; CREATE TABLE app.zzz (id serial PRIMARY KEY); DROP SCHEMA app CASCADE").await;
+    other.execute(BASE).await;
+    let both =
+        "CREATE TABLE public.a (id int PRIMARY KEY); CREATE INDEX x ON public.a (id); CREATE INDEX y ON public.a (id);
+        GRANT SELECT ON public.a TO PUBLIC; ALTER TABLE public.a SET (fillfactor = 50, autovacuum_enabled = off)";
+    let reversed = "CREATE TABLE public.a (id int); CREATE INDEX y ON public.a (id); CREATE INDEX x ON public.a (id);
+        ALTER TABLE public.a SET (autovacuum_enabled = off); ALTER TABLE public.a SET (fillfactor = 50);
+        GRANT SELECT ON public.a TO PUBLIC; GRANT ALL ON public.a TO CURRENT_USER; ALTER TABLE public.a ADD PRIMARY KEY (id)";
+    one.execute(both).await;
+    other.execute(reversed).await;
+    let expected = snapshot(&one).await;
+    let session = other.connect().await;
+    for path in ["app, public", "public", "\"$user\"", "pg_catalog"] {
+        session.batch_execute(&format!("SET search_path = {path}; SET DateStyle = German")).await.unwrap();
+        let found = schema::read(&session, &Except::default()).await.unwrap();
+        assert_eq!(lines(&schema::diff(&expected, &found)), "", "{path}");
+        assert_eq!(found.fingerprint(), expected.fingerprint());
+        let json = serde_json::to_string(&found).unwrap();
+        assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), found);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_diesels_table_and_members_of_extensions_are_left_out() {
+    let database = TestDatabase::new().await;
+    let before = snapshot(&database).await;
+    database
+        .execute(
+            "CREATE SCHEMA schemad; CREATE TABLE schemad.ledger (id serial PRIMARY KEY, x text CHECK (x > ''));
+             CREATE FUNCTION schemad.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+             CREATE TABLE __diesel_schema_migrations (version varchar(50) PRIMARY KEY, run_on timestamp DEFAULT now());
+             CREATE TEMPORARY TABLE gone (id serial)",
+        )
+        .await;
+    assert_eq!(lines(&schema::diff(&before, &snapshot(&database).await)), "");
+    database.execute("CREATE EXTENSION hstore").await;
+    let differences = schema::diff(&before, &snapshot(&database).await);
+    assert_eq!(lines(&differences), "+ extension hstore");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_difference_in_the_order_of_columns_is_told_apart() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE t (a int, b text, c int)").await;
+    let before = snapshot(&database).await;
+    database.execute("ALTER TABLE t DROP b, ADD b text").await;
+    let differences = schema::diff(&before, &snapshot(&database).await);
+    assert_eq!(lines(&differences), "~ table public.t: order of columns a, b, c → a, c, b");
+    assert!(differences.iter().all(Difference::is_order_only));
+    database.execute("ALTER TABLE t ALTER b TYPE varchar, ADD d int").await;
+    let differences = schema::diff(&before, &snapshot(&database).await);
+    assert_eq!(differences.iter().filter(|d| !d.is_order_only()).count(), 2, "{}", lines(&differences));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_changes_while_it_is_read_is_read_in_one_state() {
+    let database = TestDatabase::new().await;
+    database.execute(BASE).await;
+    let busy = database.connect().await;
+    // Two objects that are always there together, or not at all; and rows of data, which are nobody's business.
+    let changing = tokio::spawn(async move {
+        for _ in 0..5 {
+            let change =
+                "BEGIN; CREATE TABLE app.pair_a (x int); CREATE VIEW app.pair_b AS SELECT x FROM app.pair_a; COMMIT";
+            busy.batch_execute(change).await.unwrap();
+            busy.batch_execute("INSERT INTO app.parent SELECT 1; SELECT pg_sleep(0.1)").await.unwrap();
+            busy.batch_execute("DROP TABLE app.pair_a CASCADE").await.unwrap();
+            busy.batch_execute("INSERT INTO app.parent SELECT 1; SELECT pg_sleep(0.1)").await.unwrap();
+        }
+    });
+    let session = database.connect().await;
+    let mut reads = 0;
+    while !changing.is_finished() {
+        match schema::read(&session, &Except::default()).await {
+            Ok(found) => {
+                let table = found.tables.iter().any(|table| table.relation.name == "pair_a");
+                let view = found.views.iter().any(|view| view.relation.name == "pair_b" && view.columns.len() == 1);
+                assert_eq!(table, view);
+                reads += 1;
+            }
+            Err(error) => assert_eq!(error.sql().unwrap().sqlstate, "40001", "{error}"),
+        }
+    }
+    changing.await.unwrap();
+    assert!(reads > 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_database_has_no_rights_of_its_own_on_what_came_with_it() {
+    let found = snapshot(&TestDatabase::new().await).await;
+    assert_eq!(found.rights, []);
+}

@@ -1,0 +1,93 @@
+//! DescribeSchema and `schemad schema`.
+
+use schemad::grpc::pb::{self, SchemaObjectKind as Kind, schema_service_client::SchemaServiceClient};
+
+use super::statements::BASE;
+use crate::harness::{
+    Set, TestDaemon, TestDatabase,
+    daemon::Failed,
+    process::{output, schemad, stdout},
+};
+
+async fn describe(daemon: &TestDaemon, request: pb::DescribeSchemaRequest) -> pb::DescribeSchemaResponse {
+    let mut client = SchemaServiceClient::new(daemon.channel());
+    client.describe_schema(request).await.unwrap_or_else(|e| panic!("{e:?}")).into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_is_described_page_by_page_without_what_is_schemads() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    database.execute(BASE).await;
+    database.execute("INSERT INTO app.users (name) SELECT 'x' FROM generate_series(1, 50); ANALYZE app.users").await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    let whole = describe(&daemon, pb::DescribeSchemaRequest { page_size: 1000, ..Default::default() }).await;
+    assert!(whole.next_page_token.is_empty() && whole.fingerprint.starts_with("schema-v1:pg"), "{whole:?}");
+    assert!(
+        whole.objects.iter().all(|object| object.schema != "schemad" && !object.name.contains("diesel")),
+        "{whole:?}"
+    );
+    let (mut pages, mut request) = (Vec::new(), pb::DescribeSchemaRequest { page_size: 3, ..Default::default() });
+    loop {
+        let page = describe(&daemon, request.clone()).await;
+        assert!(page.objects.len() <= 3);
+        pages.extend(page.objects);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    let names = |objects: &[pb::SchemaObject]| -> Vec<_> {
+        objects.iter().map(|object| (object.kind, object.schema.clone(), object.name.clone())).collect()
+    };
+    assert_eq!(names(&pages), names(&whole.objects));
+    let users = whole.objects.iter().find(|object| object.name == "users").unwrap();
+    assert_eq!((users.row_estimate, users.columns.len(), users.referenced_by.len()), (50, 5, 1), "{users:?}");
+    assert!(users.total_bytes.unwrap() >= 16_384);
+    let filtered = pb::DescribeSchemaRequest {
+        schemas: vec!["ap?".into()],
+        name_pattern: "*s".into(),
+        kinds: vec![Kind::Table.into(), Kind::MaterializedView.into()],
+        ..Default::default()
+    };
+    let found = describe(&daemon, filtered.clone()).await.objects;
+    let found: Vec<&str> = found.iter().map(|object| object.name.as_str()).collect();
+    assert_eq!(found, ["events", "notes", "users", "counts"]);
+    let foreign = pb::DescribeSchemaRequest { page_token: "x".into(), ..filtered };
+    let status = SchemaServiceClient::new(daemon.channel()).describe_schema(foreign).await.unwrap_err();
+    Failed::of(&status).assert(tonic::Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_shows_tables_details_json_and_a_diagram() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    database.execute(BASE).await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    let run = async |args: &[&str]| {
+        let mut command = schemad(&[&["schema"], args].concat());
+        command.env("SCHEMAD_ADDRESS", &daemon.address);
+        let output = output(command).await;
+        assert!(output.status.success(), "{output:?}");
+        stdout(&output)
+    };
+    let overview = run(&[]).await;
+    assert!(overview.contains("app.users") && overview.contains("sad, ok, happy"), "{overview}");
+    let details = run(&["--name", "notes"]).await;
+    assert!(details.contains("table app.notes") && details.contains("FOREIGN KEY (user_id)"), "{details}");
+    assert!(!details.contains("app.events"), "{details}");
+    let json = run(&["--schema", "app", "--output", "json"]).await;
+    assert!(json.contains("\"SCHEMA_OBJECT_KIND_ENUM_TYPE\""), "{json}");
+    let diagram = run(&["--output", "mermaid"]).await;
+    assert!(diagram.contains("\"users\" |o--o{ \"notes\" : \"user_id\""), "{diagram}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_somebody_has_locked_is_described_without_its_size() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    database.execute("CREATE TABLE t (a int)").await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    let session = database.connect().await;
+    session.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+    let found = describe(&daemon, pb::DescribeSchemaRequest { name_pattern: "t".into(), ..Default::default() }).await;
+    assert_eq!((found.objects.len(), found.objects[0].total_bytes), (1, None));
+}
