@@ -195,7 +195,10 @@ impl Daemon {
             database: settings.database.clone(),
             health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.watched_names),
             metrics,
-            gates: [Gate::new(access, limits.clone(), operations.clone()), Gate::of_admin(limits.of_admin())],
+            gates: [
+                Gate::new(access, tls.clone(), limits.clone(), operations.clone()),
+                Gate::of_admin(limits.of_admin()),
+            ],
             connections: connections.clone(),
             limits,
             reflection: settings.reflection,

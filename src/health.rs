@@ -1,10 +1,15 @@
 //! grpc.health.v1 over what the monitor knows. tonic-health's own server has no dynamic names and answers Watch of an unknown
 //! name with NOT_FOUND where the protocol wants SERVICE_UNKNOWN on an open stream; so the trait is implemented here.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::{StreamExt as _, stream};
 
 use tokio::sync::watch;
-use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
+use tokio_stream::{Stream, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
@@ -119,20 +124,27 @@ impl health_server::Health for Health {
             Some(Name::Applied(version)) => Some(self.enter(version)?),
             _ => None,
         };
-        let changes =
-            WatchStream::new(self.views.clone()).map(|_| ()).merge(WatchStream::new(self.phases.clone()).map(|_| ()));
-        let mut last = None;
-        let statuses = changes.filter_map(move |()| {
+        let changes = stream::select(
+            WatchStream::new(self.views.clone()).map(drop),
+            WatchStream::new(self.phases.clone()).map(drop),
+        );
+        let last = Mutex::new(None);
+        let news = Arc::new(move || {
             let _as_long_as_the_stream = &watched;
             let status = name.as_ref().map_or(ServingStatus::ServiceUnknown, |name| health.status(name));
-            (last.replace(status) != Some(status)).then(|| Ok(HealthCheckResponse { status: status.into() }))
+            let before = last.lock().unwrap_or_else(PoisonError::into_inner).replace(status);
+            (before != Some(status)).then(|| Ok(HealthCheckResponse { status: status.into() }))
         });
+        let at_the_end = news.clone();
+        let statuses = changes.filter_map(move |()| std::future::ready(news()));
         // The stream ends with the daemon, so that an open Watch does not keep it from ending.
         let mut phases = self.phases.clone();
         let ended = async move {
             let _ = phases.wait_for(|phase| *phase == Phase::Ended).await; // its sender gone means ended too
         };
-        Ok(Response::new(Box::pin(futures_util::StreamExt::take_until(statuses, Box::pin(ended)))))
+        // A daemon that ends at once says so all the same.
+        let farewell = stream::once(async move { at_the_end() }).filter_map(std::future::ready);
+        Ok(Response::new(Box::pin(statuses.take_until(Box::pin(ended)).chain(farewell))))
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
 pub use connection::{Connection, Connections, InFlight, Seat, Timed};
 pub use limits::Limits;
 pub use socket::{Peer, Socket};
-pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles};
+pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles, Verified};
 
 /// A plain or an encrypted socket.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -72,10 +72,7 @@ async fn begin(stream: TcpStream, address: IpAddr, tls: Option<ServerTls>, seat:
                 () = seat.closed() => return,
             };
             match handshake {
-                Ok(Ok(stream)) => {
-                    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
-                    Socket::new(Box::new(stream), seat, certificate.map(|c| Arc::from(c.as_ref())))
-                }
+                Ok(Ok((stream, verified))) => Socket::new(Box::new(stream), seat, verified.map(Arc::new)),
                 Ok(Err(error)) => return tracing::debug!(%address, cause = %error, "a TLS handshake failed"),
                 Err(_) => return tracing::debug!(%address, "a TLS handshake took too long"),
             }

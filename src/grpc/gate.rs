@@ -25,7 +25,7 @@ use crate::{
     access::{Access, Presented, Principal, Role},
     failure::{Failure, Reason},
     operation::Operations,
-    transport::{InFlight, Limits, Peer, Timed},
+    transport::{InFlight, Limits, Peer, ServerTls, Timed},
 };
 
 /// Who calls where nobody has to say it.
@@ -44,6 +44,8 @@ pub struct Gate(Arc<Inner>);
 struct Inner {
     /// `None`: nobody has to say who they are.
     access: Option<Access>,
+    /// Says whether a certificate is still good.
+    tls: Option<ServerTls>,
     limits: Limits,
     /// Where refusals of known callers are kept.
     operations: Option<Operations>,
@@ -63,19 +65,20 @@ enum Client {
 
 impl Gate {
     /// The main listener's.
-    pub fn new(access: Option<Access>, limits: Limits, operations: Operations) -> Self {
-        Self::with(access, limits, Some(operations))
+    pub fn new(access: Option<Access>, tls: Option<ServerTls>, limits: Limits, operations: Operations) -> Self {
+        Self::with(access, tls, limits, Some(operations))
     }
 
     /// The admin listener's: there are probes only, and nobody has to say who they are.
     pub fn of_admin(limits: Limits) -> Self {
-        Self::with(None, limits, None)
+        Self::with(None, None, limits, None)
     }
 
-    fn with(access: Option<Access>, limits: Limits, operations: Option<Operations>) -> Self {
+    fn with(access: Option<Access>, tls: Option<ServerTls>, limits: Limits, operations: Option<Operations>) -> Self {
         let arrivals = Arrivals::new(limits.message_bytes, limits.arrive_within);
         Self(Arc::new(Inner {
             access,
+            tls,
             limits,
             operations,
             requests: Counter::default(),
@@ -189,12 +192,21 @@ impl Inner {
         let Some(access) = &self.access else {
             return Ok(Principal { name: ANONYMOUS.into(), role: Role::Admin });
         };
+        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
         let presented = Presented {
             authorization: authorization(headers)?,
-            certificate: peer.and_then(|peer| peer.certificate.as_deref()),
+            certificate: certificate.map(|certificate| certificate.der()),
         };
         let address = peer.map(|peer| peer.connection.address().to_string()).unwrap_or_default();
-        let principal = access.authenticate(&presented).await.inspect_err(|failure| {
+        let distrusted = |certificate| self.tls.as_ref().is_some_and(|tls| !tls.still_trusts(certificate));
+        let known = match certificate {
+            // Its connection is older than its revocation.
+            Some(certificate) if presented.authorization.is_none() && distrusted(certificate) => {
+                Err(Failure::new(Reason::CredentialInvalid, "the client certificate is not accepted any more"))
+            }
+            _ => access.authenticate(&presented).await,
+        };
+        let principal = known.inspect_err(|failure| {
             self.complain(|| {
                 tracing::warn!(event = "request.unauthenticated", method = method.path, address, reason = %failure.reason,
                     "a caller was refused: {}", failure.message);
@@ -206,14 +218,16 @@ impl Inner {
         let name = method.path.rsplit('/').next().unwrap_or_default();
         let message = format!("{} has the role {}; {name} needs {least}", principal.name, principal.role);
         let failure = Failure::new(Reason::PermissionDenied, message).with("role", least);
-        tracing::warn!(
-            event = "request.denied",
-            method = method.path,
-            ?address,
-            principal = principal.name,
-            "a caller was refused: {}",
-            failure.message
-        );
+        self.complain(|| {
+            tracing::warn!(
+                event = "request.denied",
+                method = method.path,
+                address,
+                principal = principal.name,
+                "a caller was refused: {}",
+                failure.message
+            );
+        });
         if let Some(operations) = &self.operations {
             operations.note_refusal(&principal.name, &name.to_lowercase(), &failure).await;
         }

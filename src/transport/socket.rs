@@ -10,18 +10,18 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-use super::{Connection, Io, Seat};
+use super::{Connection, Io, Seat, Verified};
 
 /// A connection that is served. It reads the end of its stream when it has to go.
 pub struct Socket {
     io: Box<dyn Io>,
     seat: Seat,
-    certificate: Option<Arc<[u8]>>,
+    certificate: Option<Arc<Verified>>,
 }
 
 impl Socket {
-    /// Serves `io`, whose client has shown this certificate, in DER.
-    pub fn new(io: Box<dyn Io>, seat: Seat, certificate: Option<Arc<[u8]>>) -> Self {
+    /// Serves `io`, whose client has shown this certificate.
+    pub fn new(io: Box<dyn Io>, seat: Seat, certificate: Option<Arc<Verified>>) -> Self {
         Self { io, seat, certificate }
     }
 }
@@ -31,8 +31,8 @@ impl Socket {
 pub struct Peer {
     /// The connection.
     pub connection: Arc<Connection>,
-    /// The client's certificate, which the handshake verified, in DER.
-    pub certificate: Option<Arc<[u8]>>,
+    /// The client's certificate, which the handshake verified.
+    pub certificate: Option<Arc<Verified>>,
 }
 
 impl Connected for Socket {

@@ -11,8 +11,8 @@ use std::{
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
 use sha2::{Digest as _, Sha256};
@@ -84,7 +84,37 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct ServerTls {
     files: Arc<TlsFiles>,
-    current: Arc<RwLock<(Arc<ServerConfig>, [u8; 32])>>,
+    current: Arc<RwLock<Current>>,
+}
+
+/// What the files came to.
+#[derive(Clone)]
+struct Current {
+    config: Arc<ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    fingerprint: [u8; 32],
+}
+
+impl Current {
+    fn read(files: &TlsFiles, fingerprint: [u8; 32]) -> Result<Self, TlsError> {
+        let clients = verifier(files)?;
+        Ok(Self { config: Arc::new(config(files, clients.clone())?), clients, fingerprint })
+    }
+}
+
+/// A client's certificate, which the handshake verified.
+#[derive(Debug)]
+pub struct Verified {
+    chain: Vec<CertificateDer<'static>>,
+    /// The files that it was verified with.
+    with: [u8; 32],
+}
+
+impl Verified {
+    /// The certificate, in DER.
+    pub fn der(&self) -> &[u8] {
+        self.chain.first().map_or(&[], |certificate| certificate.as_ref())
+    }
 }
 
 impl fmt::Debug for ServerTls {
@@ -99,7 +129,7 @@ impl ServerTls {
     /// # Errors
     /// Which of them cannot be used, and why.
     pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
-        let current = (Arc::new(config(&files)?), fingerprint(&files));
+        let current = Current::read(&files, fingerprint(&files))?;
         Ok(Self { files: Arc::new(files), current: Arc::new(RwLock::new(current)) })
     }
 
@@ -114,12 +144,12 @@ impl ServerTls {
         loop {
             tokio::time::sleep(LOOK).await;
             let now = fingerprint(&self.files);
-            if now == self.current.read().unwrap_or_else(PoisonError::into_inner).1 || refused == Some(now) {
+            if now == self.current().fingerprint || refused == Some(now) {
                 continue;
             }
-            match config(&self.files) {
-                Ok(config) => {
-                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(config), now);
+            match Current::read(&self.files, now) {
+                Ok(current) => {
+                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
                     refused = None;
                     tracing::info!(event = "tls.reloaded", "new connections use the changed certificates");
                 }
@@ -136,9 +166,27 @@ impl ServerTls {
     ///
     /// # Errors
     /// The client's, or the way's.
-    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        let config = self.current.read().unwrap_or_else(PoisonError::into_inner).0.clone();
-        TlsAcceptor::from(config).accept(stream).await
+    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<(TlsStream<TcpStream>, Option<Verified>)> {
+        let Current { config, fingerprint: with, .. } = self.current();
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let verified = stream.get_ref().1.peer_certificates().map(|chain| Verified { chain: chain.to_vec(), with });
+        Ok((stream, verified))
+    }
+
+    /// False for a certificate that would not be let in any more: its connection may be older than its revocation.
+    pub fn still_trusts(&self, verified: &Verified) -> bool {
+        let current = self.current();
+        if current.fingerprint == verified.with {
+            return true;
+        }
+        let (Some(clients), Some((certificate, chain))) = (current.clients, verified.chain.split_first()) else {
+            return false;
+        };
+        clients.verify_client_cert(certificate, chain, UnixTime::now()).is_ok()
+    }
+
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -154,29 +202,37 @@ fn fingerprint(files: &TlsFiles) -> [u8; 32] {
     digest.finalize().into()
 }
 
-fn config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+/// Who says which clients' certificates are good; nobody when they are not asked for one.
+fn verifier(files: &TlsFiles) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let ca = match (files.clients, &files.client_ca) {
+        (ClientCertificates::Off, _) => return Ok(None),
+        (_, None) => return Err(TlsError::NoClientCa),
+        (_, Some(ca)) => ca,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("--tls-client-ca", ca)? {
+        roots.add(certificate).map_err(|e| of_file("--tls-client-ca", ca, &e))?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if let Some(file) = &files.client_crl {
+        verifier = verifier.with_crls(revocations(file)?).allow_unknown_revocation_status();
+    }
+    if files.clients == ClientCertificates::Optional {
+        verifier = verifier.allow_unauthenticated();
+    }
+    Ok(Some(verifier.build().map_err(|e| of_file("--tls-client-ca", ca, &e))?))
+}
+
+fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let setup = |error: &dyn fmt::Display| TlsError::Setup(error.to_string());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|e| setup(&e))?;
-    let builder = match (files.clients, &files.client_ca) {
-        (ClientCertificates::Off, _) => builder.with_no_client_auth(),
-        (_, None) => return Err(TlsError::NoClientCa),
-        (clients, Some(ca)) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("--tls-client-ca", ca)? {
-                roots.add(certificate).map_err(|e| of_file("--tls-client-ca", ca, &e))?;
-            }
-            let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            if let Some(file) = &files.client_crl {
-                verifier = verifier.with_crls(revocations(file)?).allow_unknown_revocation_status();
-            }
-            if clients == ClientCertificates::Optional {
-                verifier = verifier.allow_unauthenticated();
-            }
-            builder.with_client_cert_verifier(verifier.build().map_err(|e| of_file("--tls-client-ca", ca, &e))?)
-        }
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let chain = certificates("--tls-cert", &files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| of_file("--tls-key", &files.key, &e))?;
@@ -200,10 +256,14 @@ fn certificates(setting: &'static str, file: &Path) -> Result<Vec<CertificateDer
 
 fn revocations(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let refuse = |e: &dyn fmt::Display| of_file("--tls-client-crl", file, e);
-    CertificateRevocationListDer::pem_file_iter(file)
-        .map_err(|e| refuse(&e))?
-        .collect::<Result<_, _>>()
-        .map_err(|e| refuse(&e))
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_file_iter(file).map_err(|e| refuse(&e))?.collect();
+    match lists.map_err(|e| refuse(&e))? {
+        // Without a list nothing would be revoked.
+        none if none.is_empty() => {
+            Err(refuse(&"holds no revocation list (PEM; openssl crl -inform DER makes one of DER)"))
+        }
+        lists => Ok(lists),
+    }
 }
 
 fn of_file(setting: &'static str, file: &Path, cause: &dyn fmt::Display) -> TlsError {

@@ -207,9 +207,14 @@ fn access(jwks: &PathBuf, tokens: &BTreeMap<&str, Secret>) -> String {
 /// How each method answers an empty message of somebody who may call it.
 fn passed(path: &str) -> Code {
     match path.rsplit('/').next().unwrap() {
-        "GetStatus" | "ListMigrations" | "ListOperations" | "Apply" | "Check" | "Watch" | "ServerReflectionInfo" => {
-            Code::Ok
-        }
+        "GetStatus"
+        | "DescribeSchema"
+        | "ListMigrations"
+        | "ListOperations"
+        | "Apply"
+        | "Check"
+        | "Watch"
+        | "ServerReflectionInfo" => Code::Ok,
         _ => Code::InvalidArgument,
     }
 }
@@ -356,4 +361,16 @@ async fn operations_carry_their_principal_and_a_deployer_cancels_only_its_own() 
         guarded._database.text(kept).await,
         "token:deployer cancel PERMISSION_DENIED, token:deployer rollback PERMISSION_DENIED"
     );
+}
+
+/// A connection outlives what is believed of its certificate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_not_trusted_any_more_is_refused_on_an_open_connection() {
+    let guarded = Guarded::start().await;
+    let certificate = spiffe(&guarded.authority, "ops");
+    let mut client = MigrationServiceClient::new(guarded.channel(Some(&certificate)));
+    client.get_status(pb::GetStatusRequest {}).await.unwrap();
+    fs::write(guarded.folder.path().join("ca.pem"), Authority::new().pem()).unwrap();
+    let refused = eventually("a refusal", async || client.get_status(pb::GetStatusRequest {}).await.err()).await;
+    Failed::of(&refused).assert(Code::Unauthenticated, "CREDENTIAL_INVALID");
 }

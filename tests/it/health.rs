@@ -216,3 +216,13 @@ async fn readiness_follows_the_ledger_and_the_migration_address() {
     daemon.until_ready().await;
     daemon.rollback_all().await.finished();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_is_told_that_an_idle_daemon_ends() {
+    let database = TestDatabase::new().await;
+    let daemon = TestDaemon::start(&database, &Set::tables(1)).await;
+    let mut watch = daemon.health().watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), Serving);
+    daemon.terminate();
+    assert_eq!(watch.message().await.unwrap().expect("a last word").status(), NotServing);
+}

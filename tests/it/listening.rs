@@ -10,7 +10,7 @@ use prost::Message as _;
 use schemad::{
     Settings,
     grpc::pb::{self, migration_service_client::MigrationServiceClient},
-    transport::{ClientCertificates, Limits, TlsFiles},
+    transport::{ClientCertificates, Limits, ServerTls, TlsFiles},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -149,12 +149,18 @@ async fn a_revoked_client_certificate_is_refused_once_the_list_says_so() {
     fs::write(files.path("crl.pem"), files.authority.revoke(&[7])).unwrap();
     eventually("a refusal", async || (!serving(files.channel(&daemon, Some(&client))).await).then_some(())).await;
     assert!(serving(files.channel(&daemon, Some(&files.authority.issue("another")))).await);
+    // A list that cannot be read leaves the last one in force.
+    fs::write(files.path("crl.pem"), "").unwrap();
+    assert!(!serving(files.channel(&daemon, Some(&client))).await);
+    let tls = files.tls(ClientCertificates::Required);
+    let refused = ServerTls::open(TlsFiles { client_crl: Some(files.path("crl.pem")), ..tls }).unwrap_err();
+    assert!(refused.to_string().contains("holds no revocation list"), "{refused}");
 }
 
 #[test]
 fn files_that_cannot_be_used_are_named() {
     let files = Files::new();
-    let refusal = |tls: TlsFiles| schemad::transport::ServerTls::open(tls).unwrap_err().to_string();
+    let refusal = |tls: TlsFiles| ServerTls::open(tls).unwrap_err().to_string();
     let tls = || files.tls(ClientCertificates::Required);
     let missing = Path::new("/nowhere/x.pem").to_path_buf();
     assert!(refusal(TlsFiles { key: missing.clone(), ..tls() }).starts_with("--tls-key /nowhere/x.pem: "));
