@@ -45,7 +45,11 @@ pub fn settings(url: &str) -> Settings {
         },
         shutdown_grace: Duration::from_secs(25),
         apply_on_start: false,
-        retention: Retention { operations: Duration::from_secs(86_400), refusals: Duration::from_secs(86_400) },
+        // Fixtures are as old as they are.
+        retention: Retention {
+            operations: Duration::from_secs(50 * 31_536_000),
+            refusals: Duration::from_secs(86_400),
+        },
         reflection: true,
         tls: None,
         access: None,
