@@ -28,6 +28,14 @@ const WINDOW: usize = 128 << 10;
 /// Larger ones at once.
 const LARGE_ONES: usize = 32;
 
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    pub peer: Option<&'a Peer>,
+    /// Strangers have nothing large to say, and must not take the room of those who have.
+    pub is_known: bool,
+}
+
 /// The requests that are arriving.
 #[derive(Debug)]
 pub(super) struct Arrivals {
@@ -45,29 +53,30 @@ impl Arrivals {
     ///
     /// # Errors
     /// MESSAGE_TOO_LARGE, REQUEST_TOO_SLOW, MALFORMED_MESSAGE when it breaks off, TOO_MANY_REQUESTS when too many large ones arrive.
-    pub async fn arrived(&self, peer: Option<&Peer>, request: Request) -> Result<Request, Failure> {
+    pub async fn arrived(&self, from: Sender<'_>, request: Request) -> Result<Request, Failure> {
         let (parts, body) = request.into_parts();
-        let message = tokio::time::timeout(self.within, self.whole(peer, body)).await.unwrap_or_else(|_| {
+        let message = tokio::time::timeout(self.within, self.whole(from, body)).await.unwrap_or_else(|_| {
             let message = format!("the request's message did not arrive within {:?}", self.within);
             Err(Failure::new(Reason::RequestTooSlow, message))
         })?;
         Ok(Request::from_parts(parts, Body::from(message)))
     }
 
-    async fn whole(&self, peer: Option<&Peer>, mut body: Body) -> Result<Bytes, Failure> {
+    async fn whole(&self, from: Sender<'_>, mut body: Body) -> Result<Bytes, Failure> {
+        let most = if from.is_known { self.most } else { SMALL.min(self.most) };
         let (mut message, mut large) = (BytesMut::new(), None::<SemaphorePermit<'_>>);
         while let Some(frame) = body.frame().await {
             let frame = frame
                 .map_err(|error| Failure::new(Reason::MalformedMessage, format!("the request broke off: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
             let length = message.len() + data.len();
-            if length > self.most + FRAME {
-                let text = format!("the request is larger than {} bytes; no valid one is", self.most);
+            if length > most + FRAME {
+                let text = format!("the request is larger than {most} bytes; no valid one is");
                 return Err(Failure::new(Reason::MessageTooLarge, text));
             }
-            if length > SMALL && large.is_none() {
-                if let Some(peer) = peer {
-                    peer.connection.expect(self.most + WINDOW);
+            if length > SMALL + FRAME && large.is_none() {
+                if let Some(peer) = from.peer {
+                    peer.connection.expect(most + WINDOW);
                 }
                 large = Some(self.large.try_acquire().map_err(|_| {
                     let text =

@@ -15,7 +15,7 @@ use axum::{
 
 use super::{
     answer::hold,
-    arrival::Arrivals,
+    arrival::{Arrivals, Sender},
     methods::{self, Counts, Method},
     own_words::unknown_method,
     status::from_failure,
@@ -157,7 +157,7 @@ impl Inner {
         // Reflection asks again and again on one stream; everybody else says one thing.
         let mut request = match method.counts {
             Counts::Reflection => request,
-            _ => self.arrivals.arrived(peer, request).await?,
+            _ => self.arrivals.arrived(Sender { peer, is_known: principal.is_some() }, request).await?,
         };
         // Only now: what is half said keeps nobody else of the same name out.
         let held = Held { _stream: stream, _request: self.count_request(method, &principal)?, _open: open };

@@ -185,7 +185,7 @@ async fn who_is_over_a_limit_is_told_and_nobody_else_notices() {
         watchers_per_client: 6,
         watched_names: 3,
         header_bytes: 2048,
-        message_bytes: 1000,
+        message_bytes: 10_000,
         ..Limits::default()
     };
     let (_database, daemon) = launch(|settings| settings.limits = limits).await;
@@ -214,8 +214,10 @@ async fn who_is_over_a_limit_is_told_and_nobody_else_notices() {
     exhausted(another.watch(applied(3)).await, "TOO_MANY_WATCHERS");
     open.push(another.watch(applied(2)).await.unwrap().into_inner());
     // Messages and headers.
-    let version = "1".repeat(2000);
+    let version = "1".repeat(20_000);
     exhausted(daemon.client().get_migration(pb::GetMigrationRequest { version }).await, "MESSAGE_TOO_LARGE");
+    let service = "s".repeat(5000);
+    exhausted(daemon.health().check(HealthCheckRequest { service }).await, "MESSAGE_TOO_LARGE");
     let mut request = Request::new(pb::GetStatusRequest {});
     request.metadata_mut().insert("x-large", "x".repeat(3000).parse().unwrap());
     exhausted(daemon.client().get_status(request).await, "HEADERS_TOO_LARGE");
