@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod daemon;
 pub mod database;
+pub mod guarded;
 pub mod process;
 pub mod proxy;
 pub mod server;
@@ -12,6 +13,7 @@ pub mod set;
 pub use authority::Authority;
 pub use daemon::TestDaemon;
 pub use database::TestDatabase;
+pub use guarded::Guarded;
 pub use process::Process;
 pub use proxy::Proxy;
 pub use server::Server;

@@ -4,10 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use schemad::grpc::pb::{self, operation_event::Event};
 
-use crate::{
-    access::Guarded,
-    harness::{Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder},
-};
+use crate::harness::{Guarded, Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
 
 fn sleeping() -> Set {
     Set::of(&[("1_a", "CREATE TABLE a ();", "DROP TABLE a;"), ("2_sleeps", "SELECT pg_sleep(600);", "SELECT 1;")])

@@ -72,7 +72,7 @@ impl Trust {
 
     /// Refuses to be reached from elsewhere while it is not encrypted, or nobody has to say who they are.
     pub(super) fn check(&self, listen: SocketAddr) -> Result<(), Exit> {
-        if listen.ip().is_loopback() || self.insecure || self.is_closed() {
+        if listen.ip().to_canonical().is_loopback() || self.insecure || self.is_closed() {
             return Ok(());
         }
         let missing = match (&self.tls_cert, &self.access) {
