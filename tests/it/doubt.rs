@@ -33,7 +33,7 @@ async fn a_daemon_killed_while_it_builds_an_index_is_continued_by_the_next() {
         until_active(&database, "CREATE INDEX CONCURRENTLY%").await;
         if released {
             // A stopped daemon does not see that its statement is through; then it is killed.
-            process.signal(nix::sys::signal::Signal::SIGSTOP);
+            process.freeze().await;
             reader.batch_execute("COMMIT").await.unwrap();
             eventually("the index is valid", async || (index_state(&database, "i").await == "t").then_some(())).await;
         }

@@ -182,7 +182,7 @@ async fn a_silent_daemons_session_is_ended_and_its_operation_closed() {
     let mut stopped = Process::start(command).await;
     let id = stopped.event("operation.accepted").await["operation"].as_str().unwrap().to_owned();
     database.until_waiting(77).await;
-    stopped.signal(nix::sys::signal::Signal::SIGSTOP);
+    stopped.freeze().await;
     // Half a minute later, for the ledger.
     database.execute("UPDATE schemad.operations SET heartbeat_at = heartbeat_at - interval '31 s'").await;
     eventually("closed", async || (get(&other, &id).await.state() == pb::OperationState::Interrupted).then_some(()))

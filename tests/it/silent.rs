@@ -47,7 +47,7 @@ async fn a_silent_daemon_of_another_role_is_taken_over_once_that_is_allowed() {
     gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
     let mut stopped = serve(&set, &database.url_as(&one), &["--apply-on-start"]).await;
     database.until_waiting(77).await;
-    stopped.signal(Signal::SIGSTOP);
+    stopped.freeze().await;
     database.execute("UPDATE schemad.operations SET heartbeat_at = heartbeat_at - interval '31 s'").await;
     other.event("operation.not_taken_over").await;
     looks(&database, &two, 3).await;

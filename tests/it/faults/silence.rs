@@ -112,7 +112,7 @@ async fn stopped_daemon(length: Length, field: &mut Field, url: &str, other: &st
     field.tally.tries += 1;
     after(field.random.up_to(80), &mut events).await;
     tokio::time::sleep(field.random.millis(5)).await;
-    stopped.signal(Signal::SIGSTOP);
+    stopped.freeze().await;
     let begun = Instant::now();
     field.tally.faults += 1;
     let client = field.client().await;

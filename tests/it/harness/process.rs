@@ -11,7 +11,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{PATIENCE, Set};
+use super::{PATIENCE, Set, eventually};
 
 /// The real binary with nothing from outside in its environment.
 pub fn schemad(args: &[&str]) -> Command {
@@ -101,6 +101,18 @@ impl Process {
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().unwrap() as i32);
         nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// SIGSTOP, and waits until every thread has stopped: on a busy machine one runs on after the signal was sent.
+    pub async fn freeze(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.child.id().unwrap());
+        eventually("it has stopped", async || {
+            let threads = std::fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path().join("stat"));
+            let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'));
+            threads.into_iter().all(|stat| std::fs::read_to_string(stat).is_ok_and(stopped)).then_some(())
+        })
+        .await;
     }
 
     /// kill -9, and waits until it is gone.
