@@ -124,19 +124,31 @@ record! {
     }
 }
 
+/// What pg_get_indexdef says, which opens the table for it. The index of a primary key or UNIQUE constraint is a B-tree in the
+/// default order with the default operator classes, so the constraint's own definition says all of it:
+/// `UNIQUE NULLS NOT DISTINCT (a) INCLUDE (b) DEFERRABLE INITIALLY DEFERRED`.
+const DEFINITION: &str = "CASE WHEN k.contype IN ('p', 'u') AND c.relam = 403 AND c.reloptions IS NULL THEN \
+    (SELECT format('CREATE UNIQUE INDEX %I ON %s%I.%I USING btree (%s', c.relname, CASE c.relkind WHEN 'I' THEN 'ONLY ' END, \
+         n.nspname, t.relname, substr(left(w.def, length(w.def) - w.ending), position('(' IN w.def) + 1)) \
+         || CASE WHEN w.def LIKE 'UNIQUE NULLS NOT DISTINCT %' THEN ' NULLS NOT DISTINCT' ELSE '' END \
+     FROM (SELECT pg_get_constraintdef(k.oid) AS def, CASE WHEN k.condeferred THEN length(' DEFERRABLE INITIALLY DEFERRED') \
+         WHEN k.condeferrable THEN length(' DEFERRABLE') ELSE 0 END AS ending) w) \
+    ELSE pg_get_indexdef(i.indexrelid) END";
+
 impl Object for Index {
     const KIND: Kind = Kind::Index;
     const IMPLIED: &'static [&'static str] = &["unique"];
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT i.indrelid, c.relname::text, pg_get_indexdef(i.indexrelid), k.conname::text, i.indisunique, NOT i.indisvalid AND c.relkind = 'i', \
+            "SELECT i.indrelid, c.relname::text, {DEFINITION}, k.conname::text, i.indisunique, NOT i.indisvalid AND c.relkind = 'i', \
              h.inhparent::regclass::text, i.indisreplident, i.indisclustered, a.targets, s.spcname::text, {} \
              FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
              LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x') \
+             JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace \
              LEFT JOIN pg_inherits h ON h.inhrelid = i.indexrelid LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace \
-             LEFT JOIN (SELECT t.attrelid, array_agg(t.attnum || '=' || t.attstattarget ORDER BY t.attnum) AS targets \
-                 FROM pg_attribute t WHERE t.attstattarget >= 0 AND t.attnum > 0 AND t.attrelid >= 16384 GROUP BY t.attrelid) a \
+             LEFT JOIN (SELECT g.attrelid, array_agg(g.attnum || '=' || g.attstattarget ORDER BY g.attnum) AS targets \
+                 FROM pg_attribute g WHERE g.attstattarget >= 0 AND g.attnum > 0 AND g.attrelid >= 16384 GROUP BY g.attrelid) a \
                  ON a.attrelid = i.indexrelid {} \
              WHERE i.indrelid >= 16384 AND c.relnamespace <> 'pg_toast'::regnamespace",
             comment(),

@@ -1,5 +1,10 @@
 //! The schema as values: every change shows, undoing it restores the fingerprint, and it is the same in another database.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
 use schemad::schema::{self, Difference, Except, Snapshot};
 
 use crate::harness::TestDatabase;
@@ -41,6 +46,36 @@ async fn every_change_shows_and_undoing_it_restores_the_fingerprint() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The definitions of constraints' indexes are put together without opening the tables; the server's own are the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_is_defined_as_the_server_says() {
+    let database = TestDatabase::new().await;
+    let session = database.connect().await;
+    session.batch_execute(BASE).await.unwrap();
+    let mut odd = r#"CREATE SCHEMA "O'd(d"; CREATE TABLE "O'd(d"."T ("" x" (id int, "a ) DEFERRABLE" text COLLATE "C", b int, c varchar(3),
+            CONSTRAINT "p (k)" PRIMARY KEY (id, "a ) DEFERRABLE") INCLUDE (b) DEFERRABLE INITIALLY DEFERRED,
+            UNIQUE (c, b) DEFERRABLE, UNIQUE (b) WITH (fillfactor = 50));
+        CREATE TABLE parts (id int, at date, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+        CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+        CREATE UNIQUE INDEX lower_c ON "O'd(d"."T ("" x" (lower(c) DESC) WHERE b > 1;"#
+        .to_owned();
+    if database.server_major().await >= 15 {
+        odd += "CREATE TABLE nulls (a int, b int, CONSTRAINT n UNIQUE NULLS NOT DISTINCT (a) INCLUDE (b) DEFERRABLE);";
+    }
+    if database.server_major().await >= 18 {
+        odd += "CREATE TABLE spans (at daterange, UNIQUE (at WITHOUT OVERLAPS))";
+    }
+    session.batch_execute(&odd).await.unwrap();
+    let snapshot = schema::read(&session, &Except::default()).await.unwrap();
+    let own = "SELECT coalesce((SELECT pg_get_indexdef(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+        WHERE n.nspname = $1 AND c.relname = $2), '')";
+    assert!(snapshot.indexes.len() > 8, "{:?}", snapshot.indexes);
+    for index in &snapshot.indexes {
+        let row = session.query_one(own, &[&index.table.schema, &index.name]).await.unwrap();
+        assert_eq!(index.definition, row.get::<_, String>(0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,20 +142,23 @@ async fn a_schema_that_changes_while_it_is_read_is_read_in_one_state() {
     let database = TestDatabase::new().await;
     database.execute(BASE).await;
     let busy = database.connect().await;
-    // Two objects that are always there together, or not at all; and rows of data, which are nobody's business.
+    let enough = Arc::new(AtomicBool::new(false));
+    let seen = enough.clone();
+    // Two objects that are always there together, or not at all; and rows of data, which are nobody's business. The pauses are
+    // what a slow machine needs to read in.
     let changing = tokio::spawn(async move {
-        for _ in 0..5 {
+        while !seen.load(Relaxed) {
             let change =
                 "BEGIN; CREATE TABLE app.pair_a (x int); CREATE VIEW app.pair_b AS SELECT x FROM app.pair_a; COMMIT";
             busy.batch_execute(change).await.unwrap();
-            busy.batch_execute("INSERT INTO app.parent SELECT 1; SELECT pg_sleep(0.1)").await.unwrap();
+            busy.batch_execute("INSERT INTO app.parent SELECT 1; SELECT pg_sleep(0.2)").await.unwrap();
             busy.batch_execute("DROP TABLE app.pair_a CASCADE").await.unwrap();
-            busy.batch_execute("INSERT INTO app.parent SELECT 1; SELECT pg_sleep(0.1)").await.unwrap();
+            busy.batch_execute("INSERT INTO app.parent SELECT 1; SELECT pg_sleep(0.2)").await.unwrap();
         }
     });
     let session = database.connect().await;
     let mut reads = 0;
-    while !changing.is_finished() {
+    while reads < 6 && !changing.is_finished() {
         match schema::read(&session, &Except::default()).await {
             Ok(found) => {
                 let table = found.tables.iter().any(|table| table.relation.name == "pair_a");
@@ -131,8 +169,8 @@ async fn a_schema_that_changes_while_it_is_read_is_read_in_one_state() {
             Err(error) => assert_eq!(error.sql().unwrap().sqlstate, "40001", "{error}"),
         }
     }
+    enough.store(true, Relaxed);
     changing.await.unwrap();
-    assert!(reads > 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
