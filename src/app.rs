@@ -188,16 +188,17 @@ impl Daemon {
         }
         let (limits, phases) = (settings.limits.clone().within_files(), shutdown.phases());
         let (connections, admin_connections) = (Connections::new(limits.clone()), Connections::new(limits.of_admin()));
+        let has_strangers = access.is_some();
         let parts = listeners::Parts {
             catalog: catalog.clone(),
             reads: Reads { pool: pool.clone(), views: monitor.views() },
             operations: operations.clone(),
             database: settings.database.clone(),
-            health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.watched_names),
+            health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.names()),
             metrics,
             gates: [
                 Gate::new(access, tls.clone(), limits.clone(), operations.clone()),
-                Gate::of_admin(limits.of_admin()),
+                Gate::of_admin(limits.of_admin(), has_strangers),
             ],
             connections: connections.clone(),
             limits,

@@ -1,5 +1,5 @@
-//! The open connections of a listener: each has a seat, and when there is none left the one that has been idle for longest
-//! gives up its own. A connection that says nothing in time, or nothing any more, is closed.
+//! The open connections of a listener: each has a seat, and when there is none left somebody gives up theirs: who has been idle for
+//! longest, a stranger first; where all are busy, a stranger. A connection that says nothing in time, or nothing any more, is closed.
 
 use std::{
     collections::HashMap,
@@ -54,12 +54,23 @@ struct Seats {
     of: HashMap<IpAddr, usize>,
 }
 
+/// Who gives up a seat before whom. A known caller that is busy never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Leaves {
+    IdleStranger,
+    Idle,
+    /// All that it can have open is a watch, or what will not last.
+    BusyStranger,
+}
+
 /// A connection, as its requests see it.
 #[derive(Debug)]
 pub struct Connection {
     id: u64,
     address: IpAddr,
     shared: Weak<Shared>,
+    /// Somebody who is known has called on it.
+    known: AtomicBool,
     /// Requests under way.
     open: AtomicUsize,
     /// Requests that were too many.
@@ -90,27 +101,27 @@ impl Connections {
         Self(shared)
     }
 
-    /// A seat for a new connection from this address; the longest idle one loses its own when there is none left. `None`: all of
-    /// them are busy.
+    /// A seat for a new connection from this address; when there is none left, another loses its own. `None`: all of them are of known
+    /// callers, and busy.
     pub fn seat(&self, address: IpAddr) -> Option<Seat> {
         let shared = &self.0;
         let mut seats = shared.seats();
         let of_address = seats.of.get(&address).copied().unwrap_or_default();
         let full = seats.taken.len() >= shared.limits.connections;
         if full || of_address >= shared.limits.connections_per_address {
-            let idle = |c: &&Arc<Connection>| c.open.load(SeqCst) == 0 && (full || c.address == address);
-            let Some(longest) = seats.taken.values().filter(idle).min_by_key(|c| c.used.load(SeqCst)).cloned() else {
-                shared.refused.fetch_add(1, SeqCst);
-                return None;
-            };
             shared.refused.fetch_add(1, SeqCst);
-            longest.close();
-            seats.remove(&longest);
+            let among = seats.taken.values().filter(|c| full || c.address == address);
+            let leaving = among.filter_map(|c| Some((c.leaves()?, c.used.load(SeqCst), c)));
+            let (.., leaving) = leaving.min_by_key(|(leaves, used, _)| (*leaves, *used))?;
+            let leaving = leaving.clone();
+            leaving.close();
+            seats.remove(&leaving);
         }
         let connection = Arc::new(Connection {
             id: seats.next,
             address,
             shared: Arc::downgrade(shared),
+            known: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             used: AtomicU64::new(shared.now()),
@@ -173,6 +184,21 @@ impl Connection {
     /// Where it comes from.
     pub fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Somebody who is known calls on it.
+    pub fn mark_known(&self) {
+        self.known.store(true, SeqCst);
+    }
+
+    /// Whether, and before whom, it gives up its seat.
+    fn leaves(&self) -> Option<Leaves> {
+        match (self.known.load(SeqCst), self.open.load(SeqCst)) {
+            (false, 0) => Some(Leaves::IdleStranger),
+            (true, 0) => Some(Leaves::Idle),
+            (false, _) => Some(Leaves::BusyStranger),
+            (true, _) => None,
+        }
     }
 
     /// A request begins, and lasts until the guard is dropped. `None`: there are too many on this connection.

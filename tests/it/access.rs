@@ -11,16 +11,13 @@ use schemad::{
     },
 };
 use serde_json::json;
-use tonic::{
-    Code, Request,
-    metadata::{Ascii, MetadataValue},
-};
+use tonic::Code;
 
 use crate::harness::{
     Authority, Guarded,
     daemon::{Failed, collect},
     eventually,
-    guarded::{Issuer, Shown},
+    guarded::{Issuer, Shown, said},
 };
 
 async fn expect(guarded: &Guarded, kind: &str, shown: Shown<'_>, expected: impl Fn(Option<Role>, Code) -> Code) {
@@ -136,13 +133,6 @@ async fn every_method_asks_every_credential_for_its_role() {
     })
     .await;
     expect(&guarded, "the next key", bearer(&next.token(json!({}))), with_role(Role::Deployer)).await;
-}
-
-fn said<T>(bearer: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let value: MetadataValue<Ascii> = format!("Bearer {bearer}").parse().unwrap();
-    request.metadata_mut().insert("authorization", value);
-    request
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,5 +44,6 @@ mod serve;
 mod shutdown;
 mod signing;
 mod silent;
+mod strangers;
 mod tls;
 mod upkeep;
