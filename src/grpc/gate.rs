@@ -15,6 +15,7 @@ use axum::{
 use super::{
     answer::hold,
     arrival::{Arrivals, Sender},
+    denied,
     methods::{self, Counts, Method},
     own_words::unknown_method,
     status::from_failure,
@@ -143,7 +144,13 @@ impl Inner {
             return Err(Failure::new(Reason::HeadersTooLarge, message));
         }
         let principal = match method.role {
-            Some(role) => Some(self.principal(method, role, peer, request.headers()).await?),
+            Some(least) => {
+                let principal = self.principal(method, peer, request.headers()).await?;
+                if principal.role < least {
+                    return Err(self.deny(method, least, &principal, peer, request).await);
+                }
+                Some(principal)
+            }
             None => self.recognised(method, peer, request.headers()).await,
         };
         let client = self.client(principal.as_ref(), peer);
@@ -191,44 +198,54 @@ impl Inner {
         })
     }
 
-    /// Who calls, if they may.
+    /// Who calls.
     async fn principal(
-        self: &Arc<Self>,
+        &self,
         method: &'static Method,
-        least: Role,
         peer: Option<&Peer>,
         headers: &HeaderMap,
     ) -> Result<Principal, Failure> {
         let Some(access) = &self.access else {
             return Ok(Principal { name: ANONYMOUS.into(), role: Role::Admin });
         };
-        let address = peer.map(|peer| peer.connection.address().to_string()).unwrap_or_default();
-        let principal = self.authenticate(access, peer, headers).await.inspect_err(|failure| {
+        self.authenticate(access, peer, headers).await.inspect_err(|failure| {
             self.complain(|| {
-                tracing::warn!(event = "request.unauthenticated", method = method.path, address, reason = %failure.reason,
-                    "a caller was refused: {}", failure.message);
+                tracing::warn!(event = "request.unauthenticated", method = method.path, address = address(peer),
+                    reason = %failure.reason, "a caller was refused: {}", failure.message);
             });
-        })?;
-        if principal.role >= least {
-            return Ok(principal);
-        }
-        let name = method.path.rsplit('/').next().unwrap_or_default();
+        })
+    }
+
+    /// Refuses a known caller whose role is too small, and keeps what was asked for.
+    async fn deny(
+        &self,
+        method: &'static Method,
+        least: Role,
+        principal: &Principal,
+        peer: Option<&Peer>,
+        request: Request,
+    ) -> Failure {
+        let name = denied::name(method.path);
         let message = format!("{} has the role {}; {name} needs {least}", principal.name, principal.role);
         let failure = Failure::new(Reason::PermissionDenied, message).with("role", least);
         self.complain(|| {
             tracing::warn!(
                 event = "request.denied",
                 method = method.path,
-                address,
+                address = address(peer),
                 principal = principal.name,
                 "a caller was refused: {}",
                 failure.message
             );
         });
-        if let Some(operations) = &self.operations {
-            operations.note_refusal(&principal.name, &name.to_lowercase(), &failure).await;
+        if let (Some(operations), Some(kind)) = (&self.operations, denied::kind(method.path)) {
+            // What is large or does not arrive has no id; it is refused all the same.
+            let message = self.arrivals.message(Sender { peer, is_known: false }, request.into_body()).await;
+            let message = message.unwrap_or_default();
+            let request_id = denied::request_id(method.path, &message);
+            operations.note_refusal(&principal.name, kind, request_id, &failure).await;
         }
-        Err(failure)
+        failure
     }
 
     /// Who calls what is open to anybody and lasts. Who shows nothing, or what is no credential, is a stranger and may do the same.
@@ -300,6 +317,10 @@ impl Inner {
             say();
         }
     }
+}
+
+fn address(peer: Option<&Peer>) -> String {
+    peer.map(|peer| peer.connection.address().to_string()).unwrap_or_default()
 }
 
 /// The one `authorization`, as text. Two of them would let a proxy and the daemon take different ones.

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
 };
 
 use tokio::sync::{Semaphore, watch};
@@ -13,13 +12,13 @@ use uuid::Uuid;
 use super::{
     Log, Request,
     accept::reused,
+    audit::Audit,
     onlooker::{self, Side},
 };
 use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, pool::Pool},
     failure::{Failure, Reason},
-    ledger::upkeep::{self, Refused},
     metrics::Metrics,
     refresh::Refresh,
     runner::Halt,
@@ -27,9 +26,6 @@ use crate::{
     signature::Keys,
     watchers::Watchers,
 };
-
-/// Refusals that are kept in the ledger within a second.
-const REFUSALS: usize = 5;
 
 /// Operations of this daemon that may be in preparation or queued; each has a database session.
 pub(super) const MAX_OPEN: usize = 16;
@@ -56,8 +52,8 @@ pub(super) struct Inner {
     pub signing: Option<Keys>,
     /// Who watches which version here.
     pub watchers: Watchers,
-    /// A few refusals a second are kept in the ledger.
-    pub refusals: Semaphore,
+    /// Which refusals are kept in the ledger.
+    pub audit: Audit,
     /// Says when no new operation may begin, and when a running one has to end.
     pub phases: watch::Receiver<Phase>,
     pub open: Semaphore,
@@ -117,7 +113,7 @@ impl Operations {
             role,
             signing,
             watchers,
-            refusals: Semaphore::new(REFUSALS),
+            audit: Audit::default(),
             phases,
             open: Semaphore::new(MAX_OPEN),
             logs: Mutex::default(),
@@ -168,11 +164,6 @@ impl Operations {
         log
     }
 
-    /// Keeps the refusal of a known caller in the ledger, as well as can be and no more than a few a second.
-    pub async fn note_refusal(&self, principal: &str, kind: &str, failure: &Failure) {
-        self.0.keep_refusal(principal, kind, Uuid::nil(), failure).await;
-    }
-
     /// Returns when no operation is open in this daemon.
     pub async fn idle(&self) {
         // The sender lives as long as self, so this cannot fail.
@@ -188,22 +179,6 @@ impl Inner {
             request_id = %request.request_id, "operation refused: {}", failure.message);
         self.metrics.operation(kind, "refused");
         self.keep_refusal(&request.principal, kind, request.request_id, failure).await;
-    }
-
-    /// Keeps a refusal in the ledger, as well as can be and no more than a few a second.
-    async fn keep_refusal(self: &Arc<Self>, principal: &str, kind: &str, request_id: Uuid, failure: &Failure) {
-        let Ok(permit) = self.refusals.try_acquire() else { return };
-        permit.forget();
-        let inner = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            inner.refusals.add_permits(1);
-        });
-        let Some(session) = self.side.borrow().clone() else { return };
-        let refused = Refused { daemon: &self.daemon, principal, kind, request_id, failure };
-        if let Err(error) = upkeep::refused(session.client(), &refused).await {
-            tracing::debug!(cause = %error, "a refusal could not be kept");
-        }
     }
 
     /// The log of an open operation of this daemon, its own or one that it follows for a repeat.

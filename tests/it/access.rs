@@ -15,7 +15,7 @@ use tonic::Code;
 
 use crate::harness::{
     Authority, Guarded,
-    daemon::{Failed, collect},
+    daemon::{Failed, collect, get},
     eventually,
     guarded::{Issuer, Shown, said},
 };
@@ -190,4 +190,39 @@ async fn a_certificate_that_is_not_trusted_any_more_is_refused_on_an_open_connec
     fs::write(guarded.folder.path().join("ca.pem"), Authority::new().pem()).unwrap();
     let refused = eventually("a refusal", async || client.get_status(pb::GetStatusRequest {}).await.err()).await;
     Failed::of(&refused).assert(Code::Unauthenticated, "CREDENTIAL_INVALID");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_kept_as_what_was_asked_for_however_many_another_caller_has() {
+    let guarded = Guarded::start().await;
+    let [viewer, deployer] = ["viewer", "deployer"].map(|name| guarded.tokens[name].reveal());
+    let channel = guarded.channel(None);
+    let mut migrations = MigrationServiceClient::new(channel.clone());
+    let mut operations = pb::operation_service_client::OperationServiceClient::new(channel);
+    eventually("it is ready", async || (get(&guarded.daemon.admin, "/readyz").await.0 == 200).then_some(())).await;
+
+    let crowd: Vec<_> = (0..90)
+        .map(|_| {
+            let (mut client, request) = (migrations.clone(), said(deployer, pb::RollbackRequest::default()));
+            tokio::spawn(async move { client.rollback(request).await.unwrap_err() })
+        })
+        .collect();
+    for refused in crowd {
+        assert_eq!(refused.await.unwrap().code(), Code::PermissionDenied);
+    }
+    let request_id = "6f2a1d0e-0000-4000-8000-000000000001".to_owned();
+    let apply = pb::ApplyRequest { request_id: request_id.clone(), ..Default::default() };
+    migrations.apply(said(viewer, apply)).await.unwrap_err();
+    let sign = pb::SignLedgerRequest { request_id: "no id".into(), ..Default::default() };
+    migrations.sign_ledger(said(viewer, sign)).await.unwrap_err();
+    operations.cancel_operation(said(viewer, pb::CancelOperationRequest::default())).await.unwrap_err();
+    let kept = "SELECT kind || ' ' || request_id FROM schemad.refusals WHERE principal = 'token:viewer' ORDER BY id";
+    let nil = uuid::Uuid::nil();
+    let expected = [format!("apply {request_id}"), format!("sign {nil}"), format!("cancel {nil}")];
+    assert_eq!(guarded.database.texts(kept).await, expected);
+    let kept = "SELECT count(*) FROM schemad.refusals WHERE principal = 'token:deployer'";
+    let kept: i64 = guarded.database.text(kept).await.parse().unwrap();
+    let metrics = get(&guarded.daemon.admin, "/metrics").await.1;
+    let dropped = format!("schemad_refusals_not_kept_total{{cause=\"rate\"}} {}", 90 - kept);
+    assert!(kept >= 5 && metrics.contains(&dropped), "{kept} kept: {metrics}");
 }
