@@ -128,7 +128,8 @@ impl Access {
     }
 
     /// Who calls. What is in `authorization` decides alone; without it, the certificate does. Waits only for a JWT whose key is
-    /// not known yet, for one fetch of the issuer's keys, 10 s at most and 20 s by discovery.
+    /// not known yet, for its turn (2 s) and a fetch of the issuer's keys, 10 s at most and 20 s by discovery, behind one that is
+    /// under way.
     ///
     /// # Errors
     /// [`Reason::CredentialMissing`], [`Reason::CredentialInvalid`] or [`Reason::CredentialExpired`], with one message each.
