@@ -19,7 +19,7 @@ use crate::{
     failure::Kind,
     grpc::{gate::Gate, reads::Reads},
     health::Health,
-    ledger::upkeep::Retention,
+    ledger::{one_database::OneDatabase, upkeep::Retention},
     metrics::Metrics,
     monitor::{Monitor, View},
     operation::{Action, LOCK_TIMEOUT, Operations, Parts, Request},
@@ -158,9 +158,15 @@ impl Daemon {
         let watchers = Watchers::new(&daemon_name());
         let migrating = settings.migration_database.clone().unwrap_or_else(|| settings.database.clone());
         let pool = Pool::new(settings.database.clone(), &settings.pool);
+        let one_database = OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
         let monitor = Monitor::start(
             settings.database.clone(),
-            Preflight { url: migrating.clone(), role: settings.role.clone(), watchers: watchers.clone() },
+            Preflight {
+                url: migrating.clone(),
+                one_database: one_database.clone(),
+                role: settings.role.clone(),
+                watchers: watchers.clone(),
+            },
             settings.retention,
             catalog.clone(),
             metrics.clone(),
@@ -170,6 +176,7 @@ impl Daemon {
             catalog: catalog.clone(),
             url: migrating,
             pool: pool.clone(),
+            one_database,
             side: monitor.side(),
             role: settings.role.clone(),
             signing: settings.signing.clone(),

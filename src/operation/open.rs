@@ -19,6 +19,7 @@ use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, pool::Pool},
     failure::{Failure, Reason},
+    ledger::one_database::OneDatabase,
     metrics::Metrics,
     refresh::Refresh,
     runner::Halt,
@@ -44,6 +45,8 @@ pub(super) struct Inner {
     pub refresh: Arc<Refresh>,
     /// For reading what other daemons do.
     pub pool: Pool,
+    /// Whether what is read is where migrations run.
+    pub one_database: OneDatabase,
     /// The session beside the one that migrates.
     pub side: Side,
     /// Runs the migrations, where it is not the session's own role.
@@ -80,6 +83,8 @@ pub struct Parts {
     pub url: DatabaseUrl,
     /// For reading.
     pub pool: Pool,
+    /// Whether what is read is where migrations run.
+    pub one_database: OneDatabase,
     /// The session beside the one that migrates.
     pub side: Side,
     /// Runs the migrations, where it is not the session's own role.
@@ -101,7 +106,8 @@ pub struct Parts {
 impl Operations {
     /// Accepts nothing before it is asked to.
     pub fn new(parts: Parts) -> Self {
-        let Parts { catalog, url, pool, side, role, signing, watchers, daemon, metrics, refresh, phases } = parts;
+        let Parts { catalog, url, pool, one_database, side, role, signing, watchers, daemon, metrics, refresh, phases } =
+            parts;
         Self(Arc::new(Inner {
             catalog,
             url,
@@ -109,6 +115,7 @@ impl Operations {
             metrics,
             refresh,
             pool,
+            one_database,
             side,
             role,
             signing,

@@ -46,4 +46,5 @@ mod signing;
 mod silent;
 mod strangers;
 mod tls;
+mod two_databases;
 mod upkeep;
