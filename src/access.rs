@@ -16,7 +16,10 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::SystemTime,
 };
 
@@ -99,6 +102,8 @@ pub struct Access(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
+    /// Clients are asked for a certificate.
+    certificates: AtomicBool,
     state: RwLock<Arc<State>>,
 }
 
@@ -116,7 +121,25 @@ impl Access {
     /// What is wrong, with file and line; never a secret.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let state = State::open(path, None)?;
-        Ok(Self(Arc::new(Shared { path: path.into(), state: RwLock::new(Arc::new(state)) })))
+        let (certificates, state) = (AtomicBool::new(true), RwLock::new(Arc::new(state)));
+        Ok(Self(Arc::new(Shared { path: path.into(), certificates, state })))
+    }
+
+    /// Nobody will be asked for a certificate. Rules for one that come later are complained about.
+    ///
+    /// # Errors
+    /// There are some already: whoever wrote them expects otherwise.
+    pub fn without_certificates(&self) -> Result<(), Error> {
+        self.0.certificates.store(false, Relaxed);
+        match self.useless_certificates() {
+            Some(useless) => Err(useless),
+            None => Ok(()),
+        }
+    }
+
+    fn useless_certificates(&self) -> Option<Error> {
+        let useless = !self.0.certificates.load(Relaxed) && !self.state().certificates.is_empty();
+        useless.then(|| Error::UselessCertificates { path: self.0.path.clone() })
     }
 
     /// Checks the text of an access file, which need not exist, without using it.

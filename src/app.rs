@@ -136,6 +136,11 @@ impl<S: MigrationSource<Pg>> Builder<S> {
         let catalog = Arc::new(Catalog::load(&self.source)?);
         let tls = settings.tls.clone().map(ServerTls::open).transpose()?;
         let access = settings.access.as_deref().map(Access::open).transpose()?;
+        if let Some(access) = &access
+            && tls.as_ref().is_none_or(|tls| !tls.asks_clients())
+        {
+            access.without_certificates()?;
+        }
         Ok(Daemon { catalog, settings, tls, access })
     }
 

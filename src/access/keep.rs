@@ -66,6 +66,10 @@ impl Access {
         );
         *self.0.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
         told.0 = None;
+        // Taken all the same: the same change may have taken somebody out.
+        if let Some(useless) = self.useless_certificates() {
+            tracing::error!(event = "access.useless_certificates", "{useless}");
+        }
     }
 }
 

@@ -138,6 +138,11 @@ impl ServerTls {
         self.files.clients == ClientCertificates::Required
     }
 
+    /// Whether clients are asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.files.clients != ClientCertificates::Off
+    }
+
     /// Takes changed files, for ever. Those that cannot be used are left for the old ones, and said once.
     pub async fn keep_current(self) {
         let mut refused = None;

@@ -14,10 +14,11 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::harness::{
-    Authority, Guarded,
+    Authority, Guarded, Process, Set, TestDatabase,
     daemon::{Failed, collect, get},
     eventually,
     guarded::{Issuer, Shown, said},
+    process::{from_folder, output, stderr},
 };
 
 async fn expect(guarded: &Guarded, kind: &str, shown: Shown<'_>, expected: impl Fn(Option<Role>, Code) -> Code) {
@@ -190,6 +191,46 @@ async fn a_certificate_that_is_not_trusted_any_more_is_refused_on_an_open_connec
     fs::write(guarded.folder.path().join("ca.pem"), Authority::new().pem()).unwrap();
     let refused = eventually("a refusal", async || client.get_status(pb::GetStatusRequest {}).await.err()).await;
     Failed::of(&refused).assert(Code::Unauthenticated, "CREDENTIAL_INVALID");
+}
+
+/// Nobody is asked for a certificate, so a rule for one lets nobody in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_rules_that_can_never_match_end_the_start_and_are_told_when_they_come_later() {
+    let (folder, database, authority) = (tempfile::tempdir().unwrap(), TestDatabase::new().await, Authority::new());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (certificate, key) = authority.issue("localhost");
+    for (name, text) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", authority.pem())] {
+        fs::write(path(name), text).unwrap();
+    }
+    let token = |name: &str| {
+        let digest = Secret::generate().unwrap().digest();
+        format!("[[token]]\nname = \"{name}\"\nrole = \"viewer\"\nsha256 = \"{digest}\"\n")
+    };
+    let rule = "[[certificate]]\ncn = \"x\"\nrole = \"viewer\"\n";
+    fs::write(path("access.toml"), token("one") + rule).unwrap();
+    let set = Set::tables(1);
+    let serve = |more: &[&str]| {
+        let mut command = from_folder(&set, &["serve", "--access", &path("access.toml")]);
+        command.args(more).env("DATABASE_URL", &database.url);
+        command
+    };
+    let (cert, key, ca) = (path("cert.pem"), path("key.pem"), path("ca.pem"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key];
+    let off = [&tls[..], &["--tls-client-ca", &ca, "--tls-client-certificates", "off"]].concat();
+    for without in [&[][..], &tls, &off] {
+        let refused = output(serve(without)).await;
+        assert_eq!(refused.status.code(), Some(2), "{without:?}");
+        let told = stderr(&refused);
+        assert!(told.contains("[[certificate]]") && told.contains("--tls-client-ca"), "{told}");
+    }
+    let mut asking = Process::start(serve(&[&tls[..], &["--tls-client-ca", &ca]].concat())).await;
+    asking.kill().await;
+
+    fs::write(path("access.toml"), token("one")).unwrap();
+    let mut process = Process::start(serve(&tls)).await;
+    fs::write(path("access.toml"), token("two") + rule).unwrap();
+    process.event("access.reloaded").await;
+    process.event("access.useless_certificates").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
