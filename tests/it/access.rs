@@ -30,8 +30,16 @@ async fn expect(guarded: &Guarded, kind: &str, shown: Shown<'_>, expected: impl 
 }
 
 fn spiffe(authority: &Authority, path: &str) -> (String, String) {
+    valid(authority, path, 1975, 4096)
+}
+
+/// One that is valid from one year to another.
+fn valid(authority: &Authority, path: &str, from: i32, to: i32) -> (String, String) {
     let uri = format!("spiffe://example.org/{path}");
-    authority.issue_with("x", |params| params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())])
+    authority.issue_with("x", |params| {
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+    })
 }
 
 /// How each method answers an empty message of somebody who may call it.
@@ -106,9 +114,26 @@ async fn every_method_asks_every_credential_for_its_role() {
     }
     let nobody = spiffe(&guarded.authority, "nobody");
     expect(&guarded, "an unknown certificate", Shown { bearer: None, certificate: Some(&nobody) }, refused).await;
-    let foreign = spiffe(&Authority::new(), "ops");
-    let shown = Shown { bearer: None, certificate: Some(&foreign) };
-    expect(&guarded, "another authority's certificate", shown, |_, _| Code::Unavailable).await;
+    // These get no connection, so not even Health, whatever else they show.
+    let admin = guarded.tokens["admin"].reveal();
+    for (kind, certificate) in [
+        ("another authority's certificate", spiffe(&Authority::new(), "ops")),
+        ("an expired certificate", valid(&guarded.authority, "ops", 2020, 2021)),
+        ("a certificate before its time", valid(&guarded.authority, "ops", 2120, 2121)),
+    ] {
+        for bearer in [None, Some(admin)] {
+            expect(&guarded, kind, Shown { bearer, certificate: Some(&certificate) }, |_, _| Code::Unavailable).await;
+        }
+    }
+    // The same by its years, but in its time.
+    let brief = valid(&guarded.authority, "ops", 2020, 2120);
+    expect(
+        &guarded,
+        "a certificate in its time",
+        Shown { bearer: None, certificate: Some(&brief) },
+        with_role(Role::Admin),
+    )
+    .await;
 
     // Revoked.
     let revoked = guarded.tokens["revoked"].reveal();
