@@ -4,7 +4,6 @@
 mod certificate;
 mod error;
 mod file;
-mod keep;
 mod oidc;
 mod refusal;
 mod state;
@@ -28,7 +27,10 @@ pub use self::{
     token::{Secret, TokenDigest},
 };
 use self::{refusal::Refusal, state::State};
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    follow::{Follows, Take},
+};
 
 /// What somebody may do. Each role may do what the one before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,13 +116,13 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Reads and checks an access file, and the key files that it names. Keys of URLs are fetched by
-    /// [`Access::keep_current`], or when the first token comes.
+    /// Reads and checks an access file, and the key files that it names. Keys of URLs are fetched when it is
+    /// followed, or when the first token comes.
     ///
     /// # Errors
     /// What is wrong, with file and line; never a secret.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let state = State::open(path, None)?;
+        let state = State::open(path)?;
         let (certificates, state) = (AtomicBool::new(true), RwLock::new(Arc::new(state)));
         Ok(Self(Arc::new(Shared { path: path.into(), certificates, state })))
     }
@@ -134,6 +136,21 @@ impl Access {
         match self.useless_certificates() {
             Some(useless) => Err(useless),
             None => Ok(()),
+        }
+    }
+
+    fn take(&self, state: State) {
+        tracing::info!(
+            event = "access.reloaded",
+            tokens = state.tokens.len(),
+            certificates = state.certificates.len(),
+            issuers = state.issuers.len(),
+            "the access file was reloaded"
+        );
+        *self.0.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        // Taken all the same: the same change may have taken somebody out.
+        if let Some(useless) = self.useless_certificates() {
+            tracing::error!(event = "access.useless_certificates", "{useless}");
         }
     }
 
@@ -177,6 +194,21 @@ impl Access {
 
     fn state(&self) -> Arc<State> {
         self.0.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Follows for Access {
+    const NOT_TAKEN: &'static str = "access.not_reloaded";
+
+    fn read_again(&self) -> Result<Option<Take>, String> {
+        let access = self.clone();
+        let state = State::open_again(&self.0.path, &self.state()).map_err(|error| error.to_string())?;
+        Ok(state.map(|state| -> Take { Box::new(move || access.take(state)) }))
+    }
+
+    /// Issuers' keys, too.
+    fn tend(&self) {
+        self.state().issuers.iter().for_each(|issuer| issuer.keys.tend());
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         pool::{Pool, PoolSettings},
     },
     failure::Kind,
+    follow::follow,
     grpc::{gate::Gate, reads::Reads},
     health::Health,
     ledger::{one_database::OneDatabase, upkeep::Retention},
@@ -193,10 +194,10 @@ impl Daemon {
         });
         let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
         if let Some(tls) = &tls {
-            tokio::spawn(tls.clone().keep_current());
+            tokio::spawn(follow(tls.clone()));
         }
         if let Some(access) = &access {
-            tokio::spawn(access.clone().keep_current());
+            tokio::spawn(follow(access.clone()));
         }
         let (limits, phases) = (settings.limits.clone().within_files(), shutdown.phases());
         let (connections, admin_connections) = (Connections::new(limits.clone()), Connections::new(limits.of_admin()));

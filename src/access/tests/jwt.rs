@@ -289,10 +289,10 @@ async fn new_rules_hold_for_tokens_that_were_verified_before() {
     fs::remove_file(issued.case.folder.path().join("jwks.json")).unwrap(); // the keys are taken over
     let text = Issued::text(&issued.case.folder, "");
     issued.case.rewrite(&text.replace("deployer", "viewer"));
-    issued.case.access.look(&mut Told::default()).await;
+    look(&issued.case.access, &mut Told::default()).await;
     assert_eq!(issued.case.bearer(&jwt).await, Ok(principal("oidc:job", Role::Viewer)));
     issued.case.rewrite(&text.replace("acme/shop", "acme/other"));
-    issued.case.access.look(&mut Told::default()).await;
+    look(&issued.case.access, &mut Told::default()).await;
     issued.invalid(&jwt).await;
     assert!(!log.text().contains(&jwt) && !log.text().contains(jwt.rsplit('.').next().unwrap()));
 }
