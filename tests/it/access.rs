@@ -29,7 +29,7 @@ async fn expect(guarded: &Guarded, kind: &str, shown: Shown<'_>, expected: impl 
     }
 }
 
-fn spiffe(authority: &Authority, path: &str) -> (String, String) {
+pub fn spiffe(authority: &Authority, path: &str) -> (String, String) {
     valid(authority, path, 1975, 4096)
 }
 

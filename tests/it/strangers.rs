@@ -11,6 +11,7 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
+use super::access::spiffe;
 use crate::harness::{Guarded, PATIENCE, daemon::Failed, eventually, guarded::said};
 
 type Watch = Streaming<HealthCheckResponse>;
@@ -58,9 +59,10 @@ async fn strangers_leave_watches_and_names_to_known_callers_and_to_each_other() 
     too_many(watch(&guarded, 2, Request::new(applied(8))).await);
     // Who shows what is no credential is a stranger, and Health is open to it.
     too_many(watch(&guarded, 3, said("garbage", applied(8))).await);
-    for n in 8..10 {
-        open.push(watch(&guarded, 1, said(viewer, applied(n))).await.unwrap());
-    }
+    open.push(watch(&guarded, 1, said(viewer, applied(8))).await.unwrap());
+    let certificate = spiffe(&guarded.authority, "ops");
+    let mut of_certificate = HealthClient::new(guarded.channel(Some(&certificate)));
+    open.push(of_certificate.watch(applied(9)).await.unwrap().into_inner());
     too_many(watch(&guarded, 1, said(viewer, applied(10))).await);
     open.push(watch(&guarded, 3, Request::new(applied(0))).await.unwrap());
     // Watches: sixteen of all strangers.
