@@ -1,6 +1,6 @@
 //! Whoever takes a part of what there is only so much of. Strangers may be anybody, so known callers always find a part of it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Whom something is counted against.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,14 @@ impl Client {
     /// Whether others come first.
     pub fn is_stranger(&self) -> bool {
         matches!(self, Self::Stranger(_))
+    }
+}
+
+/// What an address is counted as: whoever has one of IPv6 has its network of 64 bits.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
     }
 }
 

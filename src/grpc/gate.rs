@@ -171,7 +171,7 @@ impl Inner {
 
     /// Whom a call is counted against. The connection of a known caller keeps its seat.
     fn client(&self, principal: Option<&Principal>, peer: Option<&Peer>) -> Client {
-        let address = peer.map(|peer| peer.connection.address());
+        let address = peer.map(|peer| peer.connection.client());
         match principal {
             Some(principal) => {
                 if let Some(peer) = peer {

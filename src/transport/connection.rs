@@ -16,6 +16,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use super::Limits;
+use crate::client::network;
 
 /// How often connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -106,11 +107,12 @@ impl Connections {
     pub fn seat(&self, address: IpAddr) -> Option<Seat> {
         let shared = &self.0;
         let mut seats = shared.seats();
-        let of_address = seats.of.get(&address).copied().unwrap_or_default();
+        let client = network(address);
+        let of_address = seats.of.get(&client).copied().unwrap_or_default();
         let full = seats.taken.len() >= shared.limits.connections;
         if full || of_address >= shared.limits.connections_per_address {
             shared.refused.fetch_add(1, SeqCst);
-            let among = seats.taken.values().filter(|c| full || c.address == address);
+            let among = seats.taken.values().filter(|c| full || c.client() == client);
             let leaving = among.filter_map(|c| Some((c.leaves()?, c.used.load(SeqCst), c)));
             let (.., leaving) = leaving.min_by_key(|(leaves, used, _)| (*leaves, *used))?;
             let leaving = leaving.clone();
@@ -132,7 +134,7 @@ impl Connections {
         });
         seats.next += 1;
         seats.taken.insert(connection.id, connection.clone());
-        *seats.of.entry(address).or_default() += 1;
+        *seats.of.entry(client).or_default() += 1;
         Some(Seat { connection, shared: shared.clone() })
     }
 
@@ -147,10 +149,11 @@ impl Seats {
         if self.taken.remove(&connection.id).is_none() {
             return;
         }
-        if let Some(count) = self.of.get_mut(&connection.address) {
+        let client = connection.client();
+        if let Some(count) = self.of.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
-                self.of.remove(&connection.address);
+                self.of.remove(&client);
             }
         }
     }
@@ -199,6 +202,11 @@ impl Connection {
             (false, _) => Some(Leaves::BusyStranger),
             (true, _) => None,
         }
+    }
+
+    /// Whom it is counted against: an address, of IPv6 a network.
+    pub fn client(&self) -> IpAddr {
+        network(self.address)
     }
 
     /// A request begins, and lasts until the guard is dropped. `None`: there are too many on this connection.
@@ -314,5 +322,26 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.seats().remove(&self.connection);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_network_of_ipv6_is_one_client_and_an_ipv4_address_one_in_any_clothes() {
+        let limits = Limits { connections_per_address: 1, ..Limits::default() };
+        for (first, same, other) in [
+            ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"),
+            ("192.0.2.1", "::ffff:192.0.2.1", "::ffff:192.0.2.2"),
+        ] {
+            let connections = Connections::new(limits.clone());
+            let [first, same, other] =
+                [first, same, other].map(|address| connections.seat(address.parse().unwrap()).unwrap());
+            assert!(first.connection.is_closed(), "{:?} makes room", first.connection.address());
+            assert!(!same.connection.is_closed() && !other.connection.is_closed());
+            assert_eq!(same.connection.client(), first.connection.client());
+        }
     }
 }
