@@ -4,7 +4,6 @@
 mod certificate;
 mod error;
 mod file;
-mod keep;
 mod oidc;
 mod refusal;
 mod state;
@@ -16,7 +15,10 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::SystemTime,
 };
 
@@ -25,7 +27,10 @@ pub use self::{
     token::{Secret, TokenDigest},
 };
 use self::{refusal::Refusal, state::State};
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    follow::{Follows, Take},
+};
 
 /// What somebody may do. Each role may do what the one before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +104,8 @@ pub struct Access(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
+    /// Clients are asked for a certificate.
+    certificates: AtomicBool,
     state: RwLock<Arc<State>>,
 }
 
@@ -109,14 +116,47 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Reads and checks an access file, and the key files that it names. Keys of URLs are fetched by
-    /// [`Access::keep_current`], or when the first token comes.
+    /// Reads and checks an access file, and the key files that it names. Keys of URLs are fetched when it is
+    /// followed, or when the first token comes.
     ///
     /// # Errors
     /// What is wrong, with file and line; never a secret.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let state = State::open(path, None)?;
-        Ok(Self(Arc::new(Shared { path: path.into(), state: RwLock::new(Arc::new(state)) })))
+        let state = State::open(path)?;
+        let (certificates, state) = (AtomicBool::new(true), RwLock::new(Arc::new(state)));
+        Ok(Self(Arc::new(Shared { path: path.into(), certificates, state })))
+    }
+
+    /// Nobody will be asked for a certificate. Rules for one that come later are complained about.
+    ///
+    /// # Errors
+    /// There are some already: whoever wrote them expects otherwise.
+    pub fn without_certificates(&self) -> Result<(), Error> {
+        self.0.certificates.store(false, Relaxed);
+        match self.useless_certificates() {
+            Some(useless) => Err(useless),
+            None => Ok(()),
+        }
+    }
+
+    fn take(&self, state: State) {
+        tracing::info!(
+            event = "access.reloaded",
+            tokens = state.tokens.len(),
+            certificates = state.certificates.len(),
+            issuers = state.issuers.len(),
+            "the access file was reloaded"
+        );
+        *self.0.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        // Taken all the same: the same change may have taken somebody out.
+        if let Some(useless) = self.useless_certificates() {
+            tracing::error!(event = "access.useless_certificates", "{useless}");
+        }
+    }
+
+    fn useless_certificates(&self) -> Option<Error> {
+        let useless = !self.0.certificates.load(Relaxed) && !self.state().certificates.is_empty();
+        useless.then(|| Error::UselessCertificates { path: self.0.path.clone() })
     }
 
     /// Checks the text of an access file, which need not exist, without using it.
@@ -128,7 +168,8 @@ impl Access {
     }
 
     /// Who calls. What is in `authorization` decides alone; without it, the certificate does. Waits only for a JWT whose key is
-    /// not known yet, for one fetch of the issuer's keys, 10 s at most and 20 s by discovery.
+    /// not known yet, for its turn (2 s) and a fetch of the issuer's keys, 10 s at most and 20 s by discovery, behind one that is
+    /// under way.
     ///
     /// # Errors
     /// [`Reason::CredentialMissing`], [`Reason::CredentialInvalid`] or [`Reason::CredentialExpired`], with one message each.
@@ -153,6 +194,21 @@ impl Access {
 
     fn state(&self) -> Arc<State> {
         self.0.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Follows for Access {
+    const NOT_TAKEN: &'static str = "access.not_reloaded";
+
+    fn read_again(&self) -> Result<Option<Take>, String> {
+        let access = self.clone();
+        let state = State::open_again(&self.0.path, &self.state()).map_err(|error| error.to_string())?;
+        Ok(state.map(|state| -> Take { Box::new(move || access.take(state)) }))
+    }
+
+    /// Issuers' keys, too.
+    fn tend(&self) {
+        self.state().issuers.iter().for_each(|issuer| issuer.keys.tend());
     }
 }
 

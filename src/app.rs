@@ -17,9 +17,10 @@ use crate::{
         pool::{Pool, PoolSettings},
     },
     failure::Kind,
+    follow::follow,
     grpc::{gate::Gate, reads::Reads},
     health::Health,
-    ledger::upkeep::Retention,
+    ledger::{one_database::OneDatabase, upkeep::Retention},
     metrics::Metrics,
     monitor::{Monitor, View},
     operation::{Action, LOCK_TIMEOUT, Operations, Parts, Request},
@@ -136,6 +137,11 @@ impl<S: MigrationSource<Pg>> Builder<S> {
         let catalog = Arc::new(Catalog::load(&self.source)?);
         let tls = settings.tls.clone().map(ServerTls::open).transpose()?;
         let access = settings.access.as_deref().map(Access::open).transpose()?;
+        if let Some(access) = &access
+            && tls.as_ref().is_none_or(|tls| !tls.asks_clients())
+        {
+            access.without_certificates()?;
+        }
         Ok(Daemon { catalog, settings, tls, access })
     }
 
@@ -158,9 +164,15 @@ impl Daemon {
         let watchers = Watchers::new(&daemon_name());
         let migrating = settings.migration_database.clone().unwrap_or_else(|| settings.database.clone());
         let pool = Pool::new(settings.database.clone(), &settings.pool);
+        let one_database = OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
         let monitor = Monitor::start(
             settings.database.clone(),
-            Preflight { url: migrating.clone(), role: settings.role.clone(), watchers: watchers.clone() },
+            Preflight {
+                url: migrating.clone(),
+                one_database: one_database.clone(),
+                role: settings.role.clone(),
+                watchers: watchers.clone(),
+            },
             settings.retention,
             catalog.clone(),
             metrics.clone(),
@@ -170,6 +182,7 @@ impl Daemon {
             catalog: catalog.clone(),
             url: migrating,
             pool: pool.clone(),
+            one_database,
             side: monitor.side(),
             role: settings.role.clone(),
             signing: settings.signing.clone(),
@@ -181,23 +194,24 @@ impl Daemon {
         });
         let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
         if let Some(tls) = &tls {
-            tokio::spawn(tls.clone().keep_current());
+            tokio::spawn(follow(tls.clone()));
         }
         if let Some(access) = &access {
-            tokio::spawn(access.clone().keep_current());
+            tokio::spawn(follow(access.clone()));
         }
         let (limits, phases) = (settings.limits.clone().within_files(), shutdown.phases());
         let (connections, admin_connections) = (Connections::new(limits.clone()), Connections::new(limits.of_admin()));
+        let has_strangers = access.is_some();
         let parts = listeners::Parts {
             catalog: catalog.clone(),
             reads: Reads { pool: pool.clone(), views: monitor.views() },
             operations: operations.clone(),
             database: settings.database.clone(),
-            health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.watched_names),
+            health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.names()),
             metrics,
             gates: [
                 Gate::new(access, tls.clone(), limits.clone(), operations.clone()),
-                Gate::of_admin(limits.of_admin()),
+                Gate::of_admin(limits.of_admin(), has_strangers),
             ],
             connections: connections.clone(),
             limits,

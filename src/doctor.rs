@@ -148,6 +148,9 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
     report.add("visibility", role::visibility(&asking).await);
     report.add("settings", role::settings(&asking).await);
     let snapshot = ledger::reading(&mut report, &plan.database).await;
+    if plan.migration_database.is_some() {
+        report.add("databases", ledger::databases(&asking, snapshot.as_ref()).await);
+    }
     report.add("ledger", ledger::version(&asking, snapshot.as_ref()).await);
     report.add("public", ledger::public(&asking).await);
     report.add("signing", ledger::signing(plan, catalog, snapshot.as_ref()).await);

@@ -163,6 +163,8 @@ reasons! {
     MissingRight "MISSING_RIGHT" Refused,
     /// A transaction pooler lies between schemad and the server.
     TransactionPooler "TRANSACTION_POOLER" Refused,
+    /// DATABASE_URL and MIGRATION_DATABASE_URL lead to two databases, each with a ledger of its own or one without.
+    DatabasesDiffer "DATABASES_DIFFER" Refused,
     /// The server is a standby or read-only.
     ReadOnlyServer "READ_ONLY_SERVER" Refused,
     /// The server is older than PostgreSQL 13.

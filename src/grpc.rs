@@ -4,6 +4,7 @@
 mod answer;
 mod arrival;
 pub mod convert;
+mod denied;
 mod describe;
 pub mod gate;
 pub mod methods;

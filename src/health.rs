@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
 use crate::{
+    client::{Client, Room},
     failure::{Failure, Reason},
     grpc::status::from_failure,
     migration::Version,
@@ -75,25 +76,27 @@ pub struct Health {
     views: watch::Receiver<Arc<View>>,
     phases: watch::Receiver<Phase>,
     watchers: Watchers,
-    watched_names: usize,
+    names: Room,
 }
 
 impl Health {
-    /// Answers from what `views` and `phases` last said; who watches a version is counted among `watchers`, of at most
-    /// `watched_names` different ones.
+    /// Answers from what `views` and `phases` last said; who watches a version is counted among `watchers`, where there is room for
+    /// so many different ones.
     pub fn new(
         views: watch::Receiver<Arc<View>>,
         phases: watch::Receiver<Phase>,
         watchers: Watchers,
-        watched_names: usize,
+        names: Room,
     ) -> Self {
-        Self { views, phases, watchers, watched_names }
+        Self { views, phases, watchers, names }
     }
 
-    fn enter(&self, version: &Version) -> Result<Guard, Status> {
-        self.watchers.enter(version.clone(), self.watched_names).ok_or_else(|| {
-            let message =
-                format!("{} different versions are watched; end some, or ask again later", self.watched_names);
+    fn enter(&self, client: Client, version: &Version) -> Result<Guard, Status> {
+        self.watchers.enter(client, version.clone(), self.names).ok_or_else(|| {
+            let Room { each, all } = self.names;
+            let message = format!(
+                "{each} different versions of one client, or {all} of all, are watched; end some, or ask again later"
+            );
             from_failure(&Failure::new(Reason::TooManyWatchers, message))
         })
     }
@@ -118,10 +121,11 @@ impl health_server::Health for Health {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let client = request.extensions().get().cloned().unwrap_or(Client::Stranger(None)); // the gate says who
         let name = Name::parse(&request.into_inner().service);
         let health = self.clone();
         let watched = match &name {
-            Some(Name::Applied(version)) => Some(self.enter(version)?),
+            Some(Name::Applied(version)) => Some(self.enter(client, version)?),
             _ => None,
         };
         let changes = stream::select(

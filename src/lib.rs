@@ -18,7 +18,7 @@
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
-//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`systemd`]: shared by all of them
+//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`follow`], [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
 
 pub mod access;
@@ -26,9 +26,11 @@ pub mod admin;
 pub mod app;
 pub mod catalog;
 pub mod cli;
+pub mod client;
 pub mod db;
 pub mod doctor;
 pub mod failure;
+pub mod follow;
 pub mod grpc;
 pub mod health;
 pub mod ledger;

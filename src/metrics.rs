@@ -36,6 +36,7 @@ pub struct Metrics {
     connections: Gauge,
     connections_refused: Gauge,
     insecure: Gauge,
+    refusals_not_kept: Family<CauseLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +48,11 @@ struct OperationLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StepLabels {
     direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,6 +79,7 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Gauge::default(),
             insecure: Gauge::default(),
+            refusals_not_kept: Family::default(),
             registry: Registry::default(),
         };
         registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
@@ -97,12 +104,22 @@ impl Metrics {
             metrics.connections_refused.clone(),
         );
         registry.register("insecure", "1 when anybody from anywhere may do everything", metrics.insecure.clone());
+        registry.register(
+            "refusals_not_kept",
+            "Refusals that are not in the ledger: too many within a second, or the database was not there",
+            metrics.refusals_not_kept.clone(),
+        );
         Self { registry, ..metrics }
     }
 
     /// An operation ended, or was refused.
     pub fn operation(&self, kind: &'static str, result: &'static str) {
         self.operations.get_or_create(&OperationLabels { kind, result }).inc();
+    }
+
+    /// A refusal is not in the ledger, for this cause.
+    pub fn refusal_not_kept(&self, cause: &'static str) {
+        self.refusals_not_kept.get_or_create(&CauseLabels { cause }).inc();
     }
 
     /// A step was committed.

@@ -3,6 +3,7 @@
 
 mod accept;
 mod attach;
+mod audit;
 mod cancel;
 mod event;
 mod failed;

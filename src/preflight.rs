@@ -18,7 +18,7 @@ use crate::{
         session::Session,
     },
     failure::{Failure, Reason},
-    ledger::{claims, control, install, upkeep},
+    ledger::{claims, control, install, one_database::OneDatabase, upkeep},
     migration::Version,
     monitor::{ANSWER_WITHIN, BACKOFF, EVERY, View},
     watchers::Watchers,
@@ -35,6 +35,8 @@ const SAY_WATCHERS: Duration = Duration::from_secs(5);
 pub struct Preflight {
     /// Where operations run: direct, or through a session pooler.
     pub url: DatabaseUrl,
+    /// Whether that is what is read.
+    pub one_database: OneDatabase,
     /// Runs the migrations, where it is not the role that logs in.
     pub role: Option<String>,
     /// Who watches what here.
@@ -125,9 +127,14 @@ pub async fn preflights(
     let mut publish = |result: Result<(), Failure>| {
         let message = result.as_ref().err().map(|failure| failure.message.clone());
         if told != message {
-            if let Err(failure) = &result {
-                tracing::warn!(event = "operation.impossible", reason = %failure.reason,
-                    "operations cannot run: {}", failure.message);
+            match &result {
+                Ok(()) => {}
+                // Nothing that passes by itself.
+                Err(failure) if failure.reason == Reason::DatabasesDiffer => {
+                    tracing::error!(event = "database.two", reason = %failure.reason, "operations are refused: {}", failure.message);
+                }
+                Err(failure) => tracing::warn!(event = "operation.impossible", reason = %failure.reason,
+                    "operations cannot run: {}", failure.message),
             }
             told = message;
         }
@@ -142,7 +149,7 @@ pub async fn preflights(
     loop {
         let failure = match within(PREFLIGHT_WITHIN, preflight(&plan)).await {
             Err(failure) => failure,
-            Ok(session) => {
+            Ok((session, mut proved)) => {
                 backoff = BACKOFF.0;
                 let session = Arc::new(session);
                 side.send_replace(Some(session.clone()));
@@ -150,6 +157,7 @@ pub async fn preflights(
                     publish(Ok(()));
                     tokio::time::sleep(EVERY).await;
                     let left = async {
+                        proved = proved || plan.one_database.prove(session.client()).await?;
                         match check(&session).await? {
                             // No operations, or no columns for them yet.
                             install::State::ToBeMade => Ok(control::Left::default()),
@@ -178,25 +186,30 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::Timeout(limit).into()))
 }
 
-/// A session that is proved direct, on a database whose ledger is in order or was just made.
-async fn preflight(Preflight { url, role, .. }: &Preflight) -> Result<Session, Failure> {
+/// A session that is proved direct, on a database whose ledger is in order or was just made; and whether it is proved that it is the one
+/// that is read.
+async fn preflight(Preflight { url, one_database, role, .. }: &Preflight) -> Result<(Session, bool), Failure> {
     let session = Session::open(url).await?;
     pooler::prove_direct(&session, url).await?;
     if let Some(role) = role {
         session.may_become(role).await?;
     }
     let state = check(&session).await?;
+    // Before a ledger is made where none belongs.
+    let mut proved = one_database.prove(session.client()).await?;
     // When another session has the lock, the next operation makes the ledger and closes what dead daemons left.
-    match LockedSession::try_lock(session).await? {
-        Attempt::Held(session) => Ok(session),
+    let session = match LockedSession::try_lock(session).await? {
+        Attempt::Held(session) => session,
         Attempt::Won(locked) => {
             if state == install::State::ToBeMade {
                 install::ensure(&locked).await?;
             }
             claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
-            Ok(locked.release().await?)
+            locked.release().await?
         }
-    }
+    };
+    proved = proved || one_database.prove(session.client()).await?;
+    Ok((session, proved))
 }
 
 /// Closes what dead daemons left: the queued at once, the running under the lock, if it can be had.

@@ -34,6 +34,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// It has rules for certificates, and nobody is asked for one.
+    #[error(
+        "the access file {} has a [[certificate]], and no client is asked for a certificate, so it lets nobody in: name the \
+         authorities with --tls-client-ca (and not --tls-client-certificates off), or take it out",
+        path.display()
+    )]
+    UselessCertificates {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file of a key set cannot be used.
     #[error("the access file {}: the keys of {issuer}: {problem}", path.display())]
     Keys {

@@ -20,10 +20,20 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Reads the file, and key files. Keys that `before` has of the same source are taken over, so that no token is refused
-    /// while they are fetched again.
-    pub(super) fn open(path: &Path, before: Option<&Self>) -> Result<Self, Error> {
+    /// Reads the file, and key files.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.into(), source })?;
+        Self::of(path, text, None)
+    }
+
+    /// The same if the file is not as `before` has it. Keys that that has of the same source are taken over, so that no token is refused
+    /// while they are fetched again.
+    pub(super) fn open_again(path: &Path, before: &Self) -> Result<Option<Self>, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.into(), source })?;
+        if text == before.text { Ok(None) } else { Self::of(path, text, Some(before)).map(Some) }
+    }
+
+    fn of(path: &Path, text: String, before: Option<&Self>) -> Result<Self, Error> {
         let Rules { tokens, certificates, issuers } = file::parse(path, &text)?;
         oidc::install_provider();
         let issuers = issuers.into_iter().map(|settings| issuer(path, settings, before)).collect::<Result<_, _>>()?;

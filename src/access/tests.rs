@@ -15,8 +15,11 @@ use std::{
 use tempfile::TempDir;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::{keep::Told, *};
-use crate::failure::Reason;
+use super::*;
+use crate::{
+    failure::Reason,
+    follow::{Told, follow, look},
+};
 
 /// An access file in a folder of its own.
 struct Case {
@@ -155,10 +158,10 @@ async fn a_changed_file_is_taken_over_and_a_removed_token_is_nobody() {
     let (first, second) = (Secret::generate().unwrap(), Secret::generate().unwrap());
     let case = Case::new(&token_entry("first", "viewer", &first));
     let mut told = Told::default();
-    case.access.look(&mut told).await;
+    look(&case.access, &mut told).await;
     assert!(!log.text().contains("reloaded"));
     case.rewrite(&token_entry("second", "admin", &second));
-    case.access.clone().look(&mut told).await;
+    look(&case.access, &mut told).await;
     assert!(matches!(case.bearer(first.reveal()).await, Err(Refusal::Invalid(_))));
     assert_eq!(case.bearer(second.reveal()).await, Ok(principal("token:second", Role::Admin)));
     assert_eq!(log.text().matches("the access file was reloaded").count(), 1);
@@ -173,19 +176,19 @@ async fn a_broken_file_changes_nothing_and_is_complained_about_once() {
     let mut told = Told::default();
     for _ in 0..3 {
         case.rewrite("[[token]]\nname = \"ci\"\nrole = \"root\"\nsha256 = \"schemad_hunter2\"\n");
-        case.access.look(&mut told).await;
+        look(&case.access, &mut told).await;
         assert!(case.bearer(secret.reveal()).await.is_ok());
     }
-    assert_eq!(log.text().matches("the rules from before stay").count(), 1, "{}", log.text());
+    assert_eq!(log.text().matches("what was there before stays").count(), 1, "{}", log.text());
     fs::remove_file(case.folder.path().join("access.toml")).unwrap();
-    case.access.look(&mut told).await;
+    look(&case.access, &mut told).await;
     assert!(case.bearer(secret.reveal()).await.is_ok());
-    assert_eq!(log.text().matches("the rules from before stay").count(), 2);
+    assert_eq!(log.text().matches("what was there before stays").count(), 2);
     case.rewrite(&good);
-    case.access.look(&mut told).await;
+    look(&case.access, &mut told).await;
     case.rewrite("broken");
-    case.access.look(&mut told).await;
-    assert_eq!(log.text().matches("the rules from before stay").count(), 3, "a new break is told again");
+    look(&case.access, &mut told).await;
+    assert_eq!(log.text().matches("what was there before stays").count(), 3, "a new break is told again");
     assert!(!log.text().contains("hunter2"));
 }
 
@@ -194,7 +197,7 @@ async fn a_daemon_follows_its_file() {
     let secret = Secret::generate().unwrap();
     let case = Case::new(&token_entry("ci", "viewer", &secret));
     case.rewrite(&token_entry("ci", "admin", &secret));
-    let keeping = tokio::spawn(case.access.clone().keep_current());
+    let keeping = tokio::spawn(follow(case.access.clone()));
     while case.bearer(secret.reveal()).await != Ok(principal("token:ci", Role::Admin)) {
         tokio::task::yield_now().await;
     }

@@ -30,7 +30,8 @@ struct Sign {
     /// The down of this migration, whatever signature it has; may be repeated.
     #[arg(long, value_name = "VERSION")]
     version: Vec<String>,
-    /// The downs of all applied migrations, but for those with a signature that none of the daemon's keys made.
+    /// The downs of all applied migrations that the daemon's binary carries just so, or that one of its keys signed before. Others have
+    /// to be read, and named.
     #[arg(long)]
     all: bool,
     /// Why, for those who look later.

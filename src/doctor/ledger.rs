@@ -4,7 +4,7 @@ use super::{Asking, Check, Plan, Report, Status};
 use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, Error, pool::Reader},
-    ledger::{self, Snapshot, install, public},
+    ledger::{self, Snapshot, install, one_database, public},
     operation,
 };
 
@@ -26,6 +26,26 @@ pub(super) async fn reading(report: &mut Report, url: &DatabaseUrl) -> Option<Sn
             None
         }
     }
+}
+
+/// Whether DATABASE_URL and MIGRATION_DATABASE_URL lead to one database.
+pub(super) async fn databases(asking: &Asking<'_>, snapshot: Option<&Snapshot>) -> Result<Check, Error> {
+    let Some(snapshot) = snapshot else {
+        return Ok(Check::new("databases", Status::Fail, "the one that is read cannot be"));
+    };
+    let reading = snapshot.ledger.as_ref().map(|ledger| ledger.id.as_str());
+    let migrating = asking.only_reading(async || one_database::id(asking.0.client()).await).await?;
+    Ok(match one_database::compare(reading, migrating.as_deref()) {
+        Err(failure) => {
+            Check::fail("databases", failure).todo("point DATABASE_URL and MIGRATION_DATABASE_URL at one database")
+        }
+        Ok(true) => Check::ok("databases", "both addresses lead to one database: its ledger has the same id"),
+        Ok(false) => Check::warn(
+            "databases",
+            "neither address leads to a ledger yet, so it cannot be told whether they lead to one database",
+        )
+        .todo("look again after the daemon's first start"),
+    })
 }
 
 /// Its version, and whether this release may upgrade it. That it is too new is among the rights.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The five bytes before a gRPC message.
-const FRAME: usize = 5;
+pub(super) const FRAME: usize = 5;
 
 /// What any request may say while it arrives, however many there are.
 const SMALL: usize = 4 << 10;
@@ -52,14 +52,21 @@ impl Arrivals {
     /// The request with its whole message.
     ///
     /// # Errors
-    /// MESSAGE_TOO_LARGE, REQUEST_TOO_SLOW, MALFORMED_MESSAGE when it breaks off, TOO_MANY_REQUESTS when too many large ones arrive.
+    /// As [`Arrivals::message`].
     pub async fn arrived(&self, from: Sender<'_>, request: Request) -> Result<Request, Failure> {
         let (parts, body) = request.into_parts();
-        let message = tokio::time::timeout(self.within, self.whole(from, body)).await.unwrap_or_else(|_| {
+        Ok(Request::from_parts(parts, Body::from(self.message(from, body).await?)))
+    }
+
+    /// The whole message, behind the bytes that say its length.
+    ///
+    /// # Errors
+    /// MESSAGE_TOO_LARGE, REQUEST_TOO_SLOW, MALFORMED_MESSAGE when it breaks off, TOO_MANY_REQUESTS when too many large ones arrive.
+    pub async fn message(&self, from: Sender<'_>, body: Body) -> Result<Bytes, Failure> {
+        tokio::time::timeout(self.within, self.whole(from, body)).await.unwrap_or_else(|_| {
             let message = format!("the request's message did not arrive within {:?}", self.within);
             Err(Failure::new(Reason::RequestTooSlow, message))
-        })?;
-        Ok(Request::from_parts(parts, Body::from(message)))
+        })
     }
 
     async fn whole(&self, from: Sender<'_>, mut body: Body) -> Result<Bytes, Failure> {

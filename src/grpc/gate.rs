@@ -1,7 +1,6 @@
 //! Between a connection and the services: who calls, whether they may, and whether they have not too much under way already.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,6 +15,7 @@ use axum::{
 use super::{
     answer::hold,
     arrival::{Arrivals, Sender},
+    denied,
     methods::{self, Counts, Method},
     own_words::unknown_method,
     status::from_failure,
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     access::{Access, Presented, Principal, Role},
+    client::{Client, Room},
     failure::{Failure, Reason},
     operation::Operations,
     transport::{InFlight, Limits, Peer, ServerTls, Timed},
@@ -32,7 +33,7 @@ use crate::{
 pub const ANONYMOUS: &str = "anonymous";
 
 /// Reflection at once, of one client and of all: a person's tool asks once, and what it is told has 100 KiB.
-const REFLECTIONS: (usize, usize) = (16, 64);
+const REFLECTIONS: Room = Room { each: 16, all: 64 };
 
 /// Refused callers are logged so often within a second; the log must not be a way to fill a disk.
 const COMPLAINTS: u32 = 10;
@@ -44,49 +45,30 @@ pub struct Gate(Arc<Inner>);
 struct Inner {
     /// `None`: nobody has to say who they are.
     access: Option<Access>,
+    /// Whoever says no name is a stranger beside those who do.
+    has_strangers: bool,
     /// Says whether a certificate is still good.
     tls: Option<ServerTls>,
     limits: Limits,
     /// Where refusals of known callers are kept.
     operations: Option<Operations>,
-    requests: Counter<String>,
-    watchers: Counter<Client>,
-    reflections: Counter<Client>,
+    requests: Counter,
+    watchers: Counter,
+    reflections: Counter,
     arrivals: Arrivals,
     complaints: Mutex<(Option<Instant>, u32)>,
-}
-
-/// Whose watch it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Client {
-    Principal(String),
-    Address(Option<IpAddr>),
 }
 
 impl Gate {
     /// The main listener's.
     pub fn new(access: Option<Access>, tls: Option<ServerTls>, limits: Limits, operations: Operations) -> Self {
-        Self::with(access, tls, limits, Some(operations))
+        let has_strangers = access.is_some();
+        Self(Arc::new(Inner { access, tls, operations: Some(operations), ..Inner::new(limits, has_strangers) }))
     }
 
-    /// The admin listener's: there are probes only, and nobody has to say who they are.
-    pub fn of_admin(limits: Limits) -> Self {
-        Self::with(None, None, limits, None)
-    }
-
-    fn with(access: Option<Access>, tls: Option<ServerTls>, limits: Limits, operations: Option<Operations>) -> Self {
-        let arrivals = Arrivals::new(limits.message_bytes, limits.arrive_within);
-        Self(Arc::new(Inner {
-            access,
-            tls,
-            limits,
-            operations,
-            requests: Counter::default(),
-            watchers: Counter::default(),
-            reflections: Counter::default(),
-            arrivals,
-            complaints: Mutex::default(),
-        }))
+    /// The admin listener's: there are probes only, strangers where the main listener knows its callers.
+    pub fn of_admin(limits: Limits, has_strangers: bool) -> Self {
+        Self(Arc::new(Inner::new(limits, has_strangers)))
     }
 }
 
@@ -121,8 +103,8 @@ pub fn caller<T>(request: tonic::Request<T>) -> Result<(Principal, T), tonic::St
 /// What a call occupies.
 struct Held {
     _stream: Stream,
-    _request: Option<Counted<String>>,
-    _open: Option<Counted<Client>>,
+    _request: Option<Counted>,
+    _open: Option<Counted>,
 }
 
 /// One of the connection's streams.
@@ -133,6 +115,22 @@ enum Stream {
 }
 
 impl Inner {
+    fn new(limits: Limits, has_strangers: bool) -> Self {
+        let arrivals = Arrivals::new(limits.message_bytes, limits.arrive_within);
+        Self {
+            access: None,
+            has_strangers,
+            tls: None,
+            limits,
+            operations: None,
+            requests: Counter::default(),
+            watchers: Counter::default(),
+            reflections: Counter::default(),
+            arrivals,
+            complaints: Mutex::default(),
+        }
+    }
+
     async fn admit(
         self: &Arc<Self>,
         method: &'static Method,
@@ -146,14 +144,17 @@ impl Inner {
             return Err(Failure::new(Reason::HeadersTooLarge, message));
         }
         let principal = match method.role {
-            Some(role) => Some(self.principal(method, role, peer, request.headers()).await?),
-            None => None,
+            Some(least) => {
+                let principal = self.principal(method, peer, request.headers()).await?;
+                if principal.role < least {
+                    return Err(self.deny(method, least, &principal, peer, request).await);
+                }
+                Some(principal)
+            }
+            None => self.recognised(method, peer, request.headers()).await,
         };
-        let client = match &principal {
-            Some(principal) => Client::Principal(principal.name.clone()),
-            None => Client::Address(peer.map(|peer| peer.connection.address())),
-        };
-        let open = self.count_open(method, client)?;
+        let client = self.client(principal.as_ref(), peer);
+        let open = self.count_open(method, client.clone())?;
         // Reflection asks again and again on one stream; everybody else says one thing.
         let mut request = match method.counts {
             Counts::Reflection => request,
@@ -161,10 +162,26 @@ impl Inner {
         };
         // Only now: what is half said keeps nobody else of the same name out.
         let held = Held { _stream: stream, _request: self.count_request(method, &principal)?, _open: open };
+        request.extensions_mut().insert(client);
         if let Some(principal) = principal {
             request.extensions_mut().insert(principal);
         }
         Ok((request, held))
+    }
+
+    /// Whom a call is counted against. The connection of a known caller keeps its seat.
+    fn client(&self, principal: Option<&Principal>, peer: Option<&Peer>) -> Client {
+        let address = peer.map(|peer| peer.connection.client());
+        match principal {
+            Some(principal) => {
+                if let Some(peer) = peer {
+                    peer.connection.mark_known();
+                }
+                Client::Principal(principal.name.clone())
+            }
+            None if self.has_strangers => Client::Stranger(address),
+            None => Client::Address(address),
+        }
     }
 
     fn stream(&self, method: &Method, peer: Option<&Peer>) -> Result<Stream, Failure> {
@@ -181,87 +198,110 @@ impl Inner {
         })
     }
 
-    /// Who calls, if they may.
+    /// Who calls.
     async fn principal(
-        self: &Arc<Self>,
+        &self,
         method: &'static Method,
-        least: Role,
         peer: Option<&Peer>,
         headers: &HeaderMap,
     ) -> Result<Principal, Failure> {
         let Some(access) = &self.access else {
             return Ok(Principal { name: ANONYMOUS.into(), role: Role::Admin });
         };
-        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-        let presented = Presented {
-            authorization: authorization(headers)?,
-            certificate: certificate.map(|certificate| certificate.der()),
-        };
-        let address = peer.map(|peer| peer.connection.address().to_string()).unwrap_or_default();
-        let distrusted = |certificate| self.tls.as_ref().is_some_and(|tls| !tls.still_trusts(certificate));
-        let known = match certificate {
-            // Its connection is older than its revocation.
-            Some(certificate) if presented.authorization.is_none() && distrusted(certificate) => {
-                Err(Failure::new(Reason::CredentialInvalid, "the client certificate is not accepted any more"))
-            }
-            _ => access.authenticate(&presented).await,
-        };
-        let principal = known.inspect_err(|failure| {
+        self.authenticate(access, peer, headers).await.inspect_err(|failure| {
             self.complain(|| {
-                tracing::warn!(event = "request.unauthenticated", method = method.path, address, reason = %failure.reason,
-                    "a caller was refused: {}", failure.message);
+                tracing::warn!(event = "request.unauthenticated", method = method.path, address = address(peer),
+                    reason = %failure.reason, "a caller was refused: {}", failure.message);
             });
-        })?;
-        if principal.role >= least {
-            return Ok(principal);
-        }
-        let name = method.path.rsplit('/').next().unwrap_or_default();
+        })
+    }
+
+    /// Refuses a known caller whose role is too small, and keeps what was asked for.
+    async fn deny(
+        &self,
+        method: &'static Method,
+        least: Role,
+        principal: &Principal,
+        peer: Option<&Peer>,
+        request: Request,
+    ) -> Failure {
+        let name = denied::name(method.path);
         let message = format!("{} has the role {}; {name} needs {least}", principal.name, principal.role);
         let failure = Failure::new(Reason::PermissionDenied, message).with("role", least);
         self.complain(|| {
             tracing::warn!(
                 event = "request.denied",
                 method = method.path,
-                address,
+                address = address(peer),
                 principal = principal.name,
                 "a caller was refused: {}",
                 failure.message
             );
         });
-        if let Some(operations) = &self.operations {
-            operations.note_refusal(&principal.name, &name.to_lowercase(), &failure).await;
+        if let (Some(operations), Some(kind)) = (&self.operations, denied::kind(method.path)) {
+            // What is large or does not arrive has no id; it is refused all the same.
+            let message = self.arrivals.message(Sender { peer, is_known: false }, request.into_body()).await;
+            let message = message.unwrap_or_default();
+            let request_id = denied::request_id(method.path, &message);
+            operations.note_refusal(&principal.name, kind, request_id, &failure).await;
         }
-        Err(failure)
+        failure
+    }
+
+    /// Who calls what is open to anybody and lasts. Who shows nothing, or what is no credential, is a stranger and may do the same.
+    async fn recognised(&self, method: &Method, peer: Option<&Peer>, headers: &HeaderMap) -> Option<Principal> {
+        let access = self.access.as_ref().filter(|_| method.counts != Counts::Not)?;
+        self.authenticate(access, peer, headers).await.ok()
+    }
+
+    /// Whose credential it is that the call or its connection shows.
+    async fn authenticate(
+        &self,
+        access: &Access,
+        peer: Option<&Peer>,
+        headers: &HeaderMap,
+    ) -> Result<Principal, Failure> {
+        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
+        let presented = Presented {
+            authorization: authorization(headers)?,
+            certificate: certificate.map(|certificate| certificate.der()),
+        };
+        let distrusted = |certificate| self.tls.as_ref().is_some_and(|tls| !tls.still_trusts(certificate));
+        match certificate {
+            // Its connection is older than its revocation.
+            Some(certificate) if presented.authorization.is_none() && distrusted(certificate) => {
+                Err(Failure::new(Reason::CredentialInvalid, "the client certificate is not accepted any more"))
+            }
+            _ => access.authenticate(&presented).await,
+        }
     }
 
     fn count_request(
         self: &Arc<Self>,
         method: &Method,
         principal: &Option<Principal>,
-    ) -> Result<Option<Counted<String>>, Failure> {
+    ) -> Result<Option<Counted>, Failure> {
         let (Counts::Request | Counts::Operation, Some(principal)) = (method.counts, principal) else {
             return Ok(None);
         };
         let limit = self.limits.requests_per_principal;
-        let counted = self.requests.enter(principal.name.clone(), limit, usize::MAX);
+        let room = Room { each: limit, all: usize::MAX };
+        let counted = self.requests.enter(Client::Principal(principal.name.clone()), room);
         counted.map(Some).ok_or_else(|| {
             too_many(Reason::TooManyRequests, format!("{} has {limit} requests under way", principal.name))
         })
     }
 
-    fn count_open(self: &Arc<Self>, method: &Method, client: Client) -> Result<Option<Counted<Client>>, Failure> {
-        let Limits { watchers_per_client, watchers, .. } = self.limits;
-        let (counter, each, all, reason, what) = match method.counts {
-            Counts::Watcher => {
-                (&self.watchers, watchers_per_client, watchers, Reason::TooManyWatchers, "watches are open")
-            }
-            Counts::Reflection => {
-                (&self.reflections, REFLECTIONS.0, REFLECTIONS.1, Reason::TooManyRequests, "ask for reflection")
-            }
+    fn count_open(self: &Arc<Self>, method: &Method, client: Client) -> Result<Option<Counted>, Failure> {
+        let watches = Room { each: self.limits.watchers_per_client, all: self.limits.watchers };
+        let (counter, room, reason, what) = match method.counts {
+            Counts::Watcher => (&self.watchers, watches, Reason::TooManyWatchers, "watches are open"),
+            Counts::Reflection => (&self.reflections, REFLECTIONS, Reason::TooManyRequests, "ask for reflection"),
             Counts::Request | Counts::Operation | Counts::Not => return Ok(None),
         };
-        let counted = counter.enter(client, each, all).map(Some);
-        counted.ok_or_else(|| too_many(reason, format!("{each} of one client, or {all} of all, {what}")))
+        let counted = counter.enter(client, room).map(Some);
+        let told = || format!("{} of one client, or {} of all, {what}", room.each, room.all);
+        counted.ok_or_else(|| too_many(reason, told()))
     }
 
     /// Says something, a few times a second.
@@ -277,6 +317,10 @@ impl Inner {
             say();
         }
     }
+}
+
+fn address(peer: Option<&Peer>) -> String {
+    peer.map(|peer| peer.connection.address().to_string()).unwrap_or_default()
 }
 
 /// The one `authorization`, as text. Two of them would let a proxy and the daemon take different ones.

@@ -2,54 +2,53 @@
 
 use std::{
     collections::HashMap,
-    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::client::{Client, Room};
+
 /// How much each client has under way.
-#[derive(Debug)]
-pub(super) struct Counter<K: Eq + Hash>(Arc<Mutex<Tally<K>>>);
+#[derive(Debug, Default)]
+pub(super) struct Counter(Arc<Mutex<Tally>>);
 
-#[derive(Debug)]
-struct Tally<K> {
+#[derive(Debug, Default)]
+struct Tally {
     all: usize,
-    of: HashMap<K, usize>,
+    strangers: usize,
+    of: HashMap<Client, usize>,
 }
 
-impl<K: Eq + Hash> Default for Counter<K> {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Tally { all: 0, of: HashMap::new() })))
-    }
-}
-
-impl<K: Eq + Hash + Clone> Counter<K> {
+impl Counter {
     /// One more, until the guard is dropped. `None`: that would be one too many.
-    pub fn enter(&self, key: K, each: usize, all: usize) -> Option<Counted<K>> {
+    pub fn enter(&self, client: Client, room: Room) -> Option<Counted> {
         let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = tally.of.get(&key).copied().unwrap_or_default();
-        if own >= each || tally.all >= all {
+        let own = tally.of.get(&client).copied().unwrap_or_default();
+        let stranger = usize::from(client.is_stranger());
+        if own >= room.each || tally.all >= room.all || tally.strangers + stranger > room.of_strangers() {
             return None;
         }
         tally.all += 1;
-        tally.of.insert(key.clone(), own + 1);
-        Some(Counted { tally: self.0.clone(), key })
+        tally.strangers += stranger;
+        tally.of.insert(client.clone(), own + 1);
+        Some(Counted { tally: self.0.clone(), client })
     }
 }
 
 /// One of a client's.
-pub(super) struct Counted<K: Eq + Hash> {
-    tally: Arc<Mutex<Tally<K>>>,
-    key: K,
+pub(super) struct Counted {
+    tally: Arc<Mutex<Tally>>,
+    client: Client,
 }
 
-impl<K: Eq + Hash> Drop for Counted<K> {
+impl Drop for Counted {
     fn drop(&mut self) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.all -= 1;
-        if let Some(own) = tally.of.get_mut(&self.key) {
+        tally.strangers -= usize::from(self.client.is_stranger());
+        if let Some(own) = tally.of.get_mut(&self.client) {
             *own -= 1;
             if *own == 0 {
-                tally.of.remove(&self.key);
+                tally.of.remove(&self.client);
             }
         }
     }
@@ -62,11 +61,26 @@ mod tests {
     #[test]
     fn each_and_all_have_limits_and_what_ends_makes_room() {
         let counter = Counter::default();
-        let (one, two) = (counter.enter("a", 2, 3), counter.enter("a", 2, 3));
-        assert!(two.is_some() && counter.enter("a", 2, 3).is_none());
-        let three = counter.enter("b", 2, 3);
-        assert!(three.is_some() && counter.enter("b", 2, 3).is_none());
+        let enter = |name: &str| counter.enter(Client::Principal(name.into()), Room { each: 2, all: 3 });
+        let (one, two) = (enter("a"), enter("a"));
+        assert!(two.is_some() && enter("a").is_none());
+        let three = enter("b");
+        assert!(three.is_some() && enter("b").is_none());
         drop(one);
-        assert!(counter.enter("b", 2, 3).is_some());
+        assert!(enter("b").is_some());
+    }
+
+    #[test]
+    fn strangers_leave_a_fifth() {
+        let counter = Counter::default();
+        let room = Room { each: 10, all: 10 };
+        let address = Some([127, 0, 0, 1].into());
+        let mut strangers: Vec<_> = (0..8).map(|_| counter.enter(Client::Stranger(address), room).unwrap()).collect();
+        assert!(counter.enter(Client::Stranger(None), room).is_none());
+        let _known = counter.enter(Client::Principal("a".into()), room).unwrap();
+        let _open = counter.enter(Client::Address(address), room).unwrap();
+        strangers.pop();
+        assert!(counter.enter(Client::Stranger(None), room).is_some());
+        assert_eq!([1, 2, 5, 10_000].map(|all| Room { each: 1, all }.of_strangers()), [1, 1, 4, 8_000]);
     }
 }

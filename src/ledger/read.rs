@@ -27,6 +27,34 @@ pub async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
     reader.end(result).await?
 }
 
+/// The id of the ledger. `None`: there is none.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn id(reader: &mut Reader) -> Result<Option<String>, Error> {
+    #[derive(QueryableByName)]
+    struct Id {
+        #[diesel(sql_type = Text)]
+        id: String,
+    }
+    reader.begin().await?;
+    let conn = reader.conn();
+    let result = async {
+        match sql_query(HAS_LEDGER).load::<Id>(conn).await?.is_empty() {
+            true => Ok(None),
+            false => Ok(sql_query(LEDGER_ID).load::<Id>(conn).await?.pop().map(|row| row.id)),
+        }
+    };
+    let result = result.await;
+    reader.end(result).await
+}
+
+/// A row where there is a ledger.
+pub(super) const HAS_LEDGER: &str = "SELECT c.oid::text AS id FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE n.nspname = 'schemad' AND c.relname = 'ledger' AND c.relkind = 'r'";
+pub(super) const LEDGER_ID: &str = "SELECT l.id::text AS id FROM schemad.ledger l";
+
 /// The texts of scripts in the ledger, in the order asked for; `None` where the ledger has none.
 ///
 /// # Errors

@@ -154,6 +154,7 @@ impl Inner {
         if let Some(role) = &self.role {
             session.may_become(role).await?;
         }
+        self.one_database.prove(session.client()).await?; // not proved is not disproved
         match install::check(session.client()).await? {
             install::State::Usable => Ok(session),
             install::State::ToBeMade => {

@@ -33,7 +33,7 @@ impl Operations {
             let owner = control::principal_of(session.client(), id).await?.ok_or_else(|| control::unknown(id))?;
             if owner != by.name {
                 let denied = denied(id, &owner, by);
-                self.note_refusal(&by.name, "cancel", &denied).await;
+                self.note_refusal(&by.name, "cancel", Uuid::nil(), &denied).await;
                 return Err(denied);
             }
         }

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
 };
 
 use tokio::sync::{Semaphore, watch};
@@ -13,13 +12,14 @@ use uuid::Uuid;
 use super::{
     Log, Request,
     accept::reused,
+    audit::Audit,
     onlooker::{self, Side},
 };
 use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, pool::Pool},
     failure::{Failure, Reason},
-    ledger::upkeep::{self, Refused},
+    ledger::one_database::OneDatabase,
     metrics::Metrics,
     refresh::Refresh,
     runner::Halt,
@@ -27,9 +27,6 @@ use crate::{
     signature::Keys,
     watchers::Watchers,
 };
-
-/// Refusals that are kept in the ledger within a second.
-const REFUSALS: usize = 5;
 
 /// Operations of this daemon that may be in preparation or queued; each has a database session.
 pub(super) const MAX_OPEN: usize = 16;
@@ -48,6 +45,8 @@ pub(super) struct Inner {
     pub refresh: Arc<Refresh>,
     /// For reading what other daemons do.
     pub pool: Pool,
+    /// Whether what is read is where migrations run.
+    pub one_database: OneDatabase,
     /// The session beside the one that migrates.
     pub side: Side,
     /// Runs the migrations, where it is not the session's own role.
@@ -56,8 +55,8 @@ pub(super) struct Inner {
     pub signing: Option<Keys>,
     /// Who watches which version here.
     pub watchers: Watchers,
-    /// A few refusals a second are kept in the ledger.
-    pub refusals: Semaphore,
+    /// Which refusals are kept in the ledger.
+    pub audit: Audit,
     /// Says when no new operation may begin, and when a running one has to end.
     pub phases: watch::Receiver<Phase>,
     pub open: Semaphore,
@@ -84,6 +83,8 @@ pub struct Parts {
     pub url: DatabaseUrl,
     /// For reading.
     pub pool: Pool,
+    /// Whether what is read is where migrations run.
+    pub one_database: OneDatabase,
     /// The session beside the one that migrates.
     pub side: Side,
     /// Runs the migrations, where it is not the session's own role.
@@ -105,7 +106,8 @@ pub struct Parts {
 impl Operations {
     /// Accepts nothing before it is asked to.
     pub fn new(parts: Parts) -> Self {
-        let Parts { catalog, url, pool, side, role, signing, watchers, daemon, metrics, refresh, phases } = parts;
+        let Parts { catalog, url, pool, one_database, side, role, signing, watchers, daemon, metrics, refresh, phases } =
+            parts;
         Self(Arc::new(Inner {
             catalog,
             url,
@@ -113,11 +115,12 @@ impl Operations {
             metrics,
             refresh,
             pool,
+            one_database,
             side,
             role,
             signing,
             watchers,
-            refusals: Semaphore::new(REFUSALS),
+            audit: Audit::default(),
             phases,
             open: Semaphore::new(MAX_OPEN),
             logs: Mutex::default(),
@@ -168,11 +171,6 @@ impl Operations {
         log
     }
 
-    /// Keeps the refusal of a known caller in the ledger, as well as can be and no more than a few a second.
-    pub async fn note_refusal(&self, principal: &str, kind: &str, failure: &Failure) {
-        self.0.keep_refusal(principal, kind, Uuid::nil(), failure).await;
-    }
-
     /// Returns when no operation is open in this daemon.
     pub async fn idle(&self) {
         // The sender lives as long as self, so this cannot fail.
@@ -188,22 +186,6 @@ impl Inner {
             request_id = %request.request_id, "operation refused: {}", failure.message);
         self.metrics.operation(kind, "refused");
         self.keep_refusal(&request.principal, kind, request.request_id, failure).await;
-    }
-
-    /// Keeps a refusal in the ledger, as well as can be and no more than a few a second.
-    async fn keep_refusal(self: &Arc<Self>, principal: &str, kind: &str, request_id: Uuid, failure: &Failure) {
-        let Ok(permit) = self.refusals.try_acquire() else { return };
-        permit.forget();
-        let inner = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            inner.refusals.add_permits(1);
-        });
-        let Some(session) = self.side.borrow().clone() else { return };
-        let refused = Refused { daemon: &self.daemon, principal, kind, request_id, failure };
-        if let Err(error) = upkeep::refused(session.client(), &refused).await {
-            tracing::debug!(cause = %error, "a refusal could not be kept");
-        }
     }
 
     /// The log of an open operation of this daemon, its own or one that it follows for a repeat.

@@ -100,14 +100,14 @@ pub(super) async fn sign(
     let refused = signing.refused.into_iter().map(|(version, why)| (version.to_string(), why.to_owned()));
     let mut signatures = Signatures { signed: Vec::new(), refused: refused.collect() };
     for unsigned in signing.wanted {
-        let script = match unsigned.script {
-            StepScript::Binary(script) => Ok(script),
-            StepScript::Ledger(checksum, mode) => stored_script(texts.next().flatten(), checksum, mode),
+        let script = match &unsigned.script {
+            StepScript::Binary(script) => Ok(script.clone()),
+            StepScript::Ledger(checksum, mode) => stored_script(texts.next().flatten(), *checksum, *mode),
         };
         let version = unsigned.version.to_string();
-        match script.and_then(|script| signature(signer, &unsigned.version, unsigned.mac, unsigned.named, &script)) {
+        match script.map_err(str::to_owned).and_then(|script| signature(signer, &unsigned, &script)) {
             Ok(mac) => signatures.signed.push((version, mac)),
-            Err(why) => signatures.refused.push((version, why.into())),
+            Err(why) => signatures.refused.push((version, why)),
         }
     }
     Ok(signatures)
@@ -122,18 +122,20 @@ fn stored_script(text: Option<String>, checksum: Checksum, mode: Mode) -> Result
     }
 }
 
-/// What has a wrong signature was perhaps changed by somebody, and is not signed with all the others.
-fn signature(
-    signer: Signer<'_>,
-    version: &Version,
-    mac: Option<Vec<u8>>,
-    named: bool,
-    down: &Script,
-) -> Result<Vec<u8>, &'static str> {
-    match signer.verify(version, down, mac.as_deref()) {
-        Err(Unverified::Wrong) if !named => Err(
-            "it has a signature that none of this daemon's keys made; look at it, and name it to sign it all the same",
-        ),
-        _ => Ok(signer.sign(version, down)),
-    }
+/// Vouches for what somebody named, what the binary itself carries, and what one of the keys signed before. Anything else may be what
+/// whoever can write the ledger put there, having taken the signature away, and is not signed with all the others.
+fn signature(signer: Signer<'_>, unsigned: &Unsigned, down: &Script) -> Result<Vec<u8>, String> {
+    let verified = signer.verify(&unsigned.version, down, unsigned.mac.as_deref());
+    let what = match verified {
+        Err(what) if !unsigned.named && !unsigned.carried => what,
+        _ => return Ok(signer.sign(&unsigned.version, down)),
+    };
+    let what = match what {
+        Unverified::Missing => "it has no signature",
+        Unverified::Wrong => "it has a signature that none of this daemon's keys made",
+    };
+    Err(format!(
+        "{what}, and this binary does not carry it ({}); read it, and name it to sign it all the same",
+        down.checksum
+    ))
 }

@@ -19,7 +19,7 @@ pub struct Sign {
 /// Which migrations' downs to sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Every applied one, but for those with a signature that no key made.
+    /// Every applied one that this binary carries just so, or that one of the keys signed before.
     All,
     /// These, whatever signature they have.
     Versions(Vec<Version>),
@@ -57,6 +57,8 @@ pub struct Unsigned {
     pub mac: Option<Vec<u8>>,
     /// Somebody asked for this very one.
     pub named: bool,
+    /// It is the binary's own down, so nobody has to read it.
+    pub carried: bool,
 }
 
 /// Plans a SignLedger.
@@ -92,12 +94,14 @@ pub fn plan_sign(catalog: &Catalog, rows: &[Row], request: &Sign) -> Result<Sign
 }
 
 fn unsigned(catalog: &Catalog, row: &Row, named: bool) -> Option<Unsigned> {
+    let own = catalog.get(&row.version).and_then(|migration| migration.down.as_ref());
     let script = match &row.recorded {
         Some(recorded) => recorded.down.map(|(checksum, mode)| StepScript::Ledger(checksum, mode))?,
-        None => StepScript::Binary(catalog.get(&row.version)?.down.clone()?),
+        None => StepScript::Binary(own?.clone()),
     };
+    let carried = own.is_some_and(|own| (own.checksum, own.mode) == (script.checksum(), script.mode()));
     let mac = row.recorded.as_ref().and_then(|recorded| recorded.mac.clone());
-    Some(Unsigned { version: row.version.clone(), script, mac, named })
+    Some(Unsigned { version: row.version.clone(), script, mac, named, carried })
 }
 
 #[cfg(test)]

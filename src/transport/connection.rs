@@ -1,5 +1,5 @@
-//! The open connections of a listener: each has a seat, and when there is none left the one that has been idle for longest
-//! gives up its own. A connection that says nothing in time, or nothing any more, is closed.
+//! The open connections of a listener: each has a seat, and when there is none left somebody gives up theirs: who has been idle for
+//! longest, a stranger first; where all are busy, a stranger. A connection that says nothing in time, or nothing any more, is closed.
 
 use std::{
     collections::HashMap,
@@ -16,6 +16,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use super::Limits;
+use crate::client::network;
 
 /// How often connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -54,12 +55,23 @@ struct Seats {
     of: HashMap<IpAddr, usize>,
 }
 
+/// Who gives up a seat before whom. A known caller that is busy never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Leaves {
+    IdleStranger,
+    Idle,
+    /// All that it can have open is a watch, or what will not last.
+    BusyStranger,
+}
+
 /// A connection, as its requests see it.
 #[derive(Debug)]
 pub struct Connection {
     id: u64,
     address: IpAddr,
     shared: Weak<Shared>,
+    /// Somebody who is known has called on it.
+    known: AtomicBool,
     /// Requests under way.
     open: AtomicUsize,
     /// Requests that were too many.
@@ -90,27 +102,28 @@ impl Connections {
         Self(shared)
     }
 
-    /// A seat for a new connection from this address; the longest idle one loses its own when there is none left. `None`: all of
-    /// them are busy.
+    /// A seat for a new connection from this address; when there is none left, another loses its own. `None`: all of them are of known
+    /// callers, and busy.
     pub fn seat(&self, address: IpAddr) -> Option<Seat> {
         let shared = &self.0;
         let mut seats = shared.seats();
-        let of_address = seats.of.get(&address).copied().unwrap_or_default();
+        let client = network(address);
+        let of_address = seats.of.get(&client).copied().unwrap_or_default();
         let full = seats.taken.len() >= shared.limits.connections;
         if full || of_address >= shared.limits.connections_per_address {
-            let idle = |c: &&Arc<Connection>| c.open.load(SeqCst) == 0 && (full || c.address == address);
-            let Some(longest) = seats.taken.values().filter(idle).min_by_key(|c| c.used.load(SeqCst)).cloned() else {
-                shared.refused.fetch_add(1, SeqCst);
-                return None;
-            };
             shared.refused.fetch_add(1, SeqCst);
-            longest.close();
-            seats.remove(&longest);
+            let among = seats.taken.values().filter(|c| full || c.client() == client);
+            let leaving = among.filter_map(|c| Some((c.leaves()?, c.used.load(SeqCst), c)));
+            let (.., leaving) = leaving.min_by_key(|(leaves, used, _)| (*leaves, *used))?;
+            let leaving = leaving.clone();
+            leaving.close();
+            seats.remove(&leaving);
         }
         let connection = Arc::new(Connection {
             id: seats.next,
             address,
             shared: Arc::downgrade(shared),
+            known: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             used: AtomicU64::new(shared.now()),
@@ -121,7 +134,7 @@ impl Connections {
         });
         seats.next += 1;
         seats.taken.insert(connection.id, connection.clone());
-        *seats.of.entry(address).or_default() += 1;
+        *seats.of.entry(client).or_default() += 1;
         Some(Seat { connection, shared: shared.clone() })
     }
 
@@ -136,10 +149,11 @@ impl Seats {
         if self.taken.remove(&connection.id).is_none() {
             return;
         }
-        if let Some(count) = self.of.get_mut(&connection.address) {
+        let client = connection.client();
+        if let Some(count) = self.of.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
-                self.of.remove(&connection.address);
+                self.of.remove(&client);
             }
         }
     }
@@ -173,6 +187,26 @@ impl Connection {
     /// Where it comes from.
     pub fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Somebody who is known calls on it.
+    pub fn mark_known(&self) {
+        self.known.store(true, SeqCst);
+    }
+
+    /// Whether, and before whom, it gives up its seat.
+    fn leaves(&self) -> Option<Leaves> {
+        match (self.known.load(SeqCst), self.open.load(SeqCst)) {
+            (false, 0) => Some(Leaves::IdleStranger),
+            (true, 0) => Some(Leaves::Idle),
+            (false, _) => Some(Leaves::BusyStranger),
+            (true, _) => None,
+        }
+    }
+
+    /// Whom it is counted against: an address, of IPv6 a network.
+    pub fn client(&self) -> IpAddr {
+        network(self.address)
     }
 
     /// A request begins, and lasts until the guard is dropped. `None`: there are too many on this connection.
@@ -288,5 +322,26 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.seats().remove(&self.connection);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_network_of_ipv6_is_one_client_and_an_ipv4_address_one_in_any_clothes() {
+        let limits = Limits { connections_per_address: 1, ..Limits::default() };
+        for (first, same, other) in [
+            ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"),
+            ("192.0.2.1", "::ffff:192.0.2.1", "::ffff:192.0.2.2"),
+        ] {
+            let connections = Connections::new(limits.clone());
+            let [first, same, other] =
+                [first, same, other].map(|address| connections.seat(address.parse().unwrap()).unwrap());
+            assert!(first.connection.is_closed(), "{:?} makes room", first.connection.address());
+            assert!(!same.connection.is_closed() && !other.connection.is_closed());
+            assert_eq!(same.connection.client(), first.connection.client());
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::client::Room;
+
 /// Files that are not connections of the main listener: the admin listener's, the database's, the log.
 const OTHER_FILES: usize = 768;
 
@@ -11,7 +13,7 @@ const OTHER_FILES: usize = 768;
 /// answer; everybody else goes on.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections. A new one beyond it takes the place of the one that has been idle for longest.
+    /// Connections. A new one beyond it takes the place of one that is idle, or of a stranger's.
     pub connections: usize,
     /// Connections of one address, likewise.
     pub connections_per_address: usize,
@@ -29,6 +31,8 @@ pub struct Limits {
     pub watchers_per_client: usize,
     /// Different versions in open health Watches of `schemad.schema.applied.<version>`.
     pub watched_names: usize,
+    /// The same of one principal, or of one address that says no name.
+    pub watched_names_per_client: usize,
     /// A connection without a request is closed after this long.
     pub idle: Duration,
     /// An answer has to be read within this, or its connection is closed; not those that last as long as an operation or a watch.
@@ -44,6 +48,7 @@ impl Default for Limits {
     /// - The largest answers have 2 MiB, so 128 that one principal does not read take 256 MiB, for a minute.
     /// - The largest request that means something names 10,000 versions, half a MiB.
     /// - 16 KiB of headers hold the largest identity token that is taken (8 KiB) and a proxy's additions.
+    /// - An app watches the one version that it needs, and many of them may come from one address.
     /// - Idle clients of gRPC's own close after 30 minutes, so an hour never surprises one.
     fn default() -> Self {
         Self {
@@ -56,6 +61,7 @@ impl Default for Limits {
             watchers: 10_000,
             watchers_per_client: 5_000,
             watched_names: 1_000,
+            watched_names_per_client: 200,
             idle: Duration::from_secs(60 * 60),
             read_within: Duration::from_secs(60),
             arrive_within: Duration::from_secs(10),
@@ -87,6 +93,11 @@ impl Limits {
              LimitNOFILE) or lower --max-connections"
         );
         Self { connections, connections_per_address: self.connections_per_address.min(connections), ..self }
+    }
+
+    /// How many different versions may be watched.
+    pub fn names(&self) -> Room {
+        Room { each: self.watched_names_per_client, all: self.watched_names }
     }
 
     /// The same for the admin listener, which only probes and scrapers use.

@@ -1,11 +1,10 @@
-//! TLS of the main listener. Its files are looked at every second and taken together when they agree: connections that are open
-//! keep what they began with, new ones get the new.
+//! TLS of the main listener. Its files are followed, and taken together when they agree: connections that are open keep what they
+//! began with, new ones get the new.
 
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use rustls::{
@@ -19,8 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// How often the files are looked at. Mounted secrets change by a renamed link, which no file's own time shows.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::follow::{Follows, Take};
 
 /// Whether clients have to show a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,33 +131,9 @@ impl ServerTls {
         Ok(Self { files: Arc::new(files), current: Arc::new(RwLock::new(current)) })
     }
 
-    /// True when every client has shown a certificate that was verified.
-    pub fn authenticates(&self) -> bool {
-        self.files.clients == ClientCertificates::Required
-    }
-
-    /// Takes changed files, for ever. Those that cannot be used are left for the old ones, and said once.
-    pub async fn keep_current(self) {
-        let mut refused = None;
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let now = fingerprint(&self.files);
-            if now == self.current().fingerprint || refused == Some(now) {
-                continue;
-            }
-            match Current::read(&self.files, now) {
-                Ok(current) => {
-                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
-                    refused = None;
-                    tracing::info!(event = "tls.reloaded", "new connections use the changed certificates");
-                }
-                Err(error) => {
-                    refused = Some(now);
-                    tracing::error!(event = "tls.not_reloaded", cause = %error,
-                        "the changed certificates cannot be used; going on with the old ones");
-                }
-            }
-        }
+    /// Whether clients are asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.files.clients != ClientCertificates::Off
     }
 
     /// The handshake of one connection.
@@ -187,6 +161,22 @@ impl ServerTls {
 
     fn current(&self) -> Current {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Follows for ServerTls {
+    const NOT_TAKEN: &'static str = "tls.not_reloaded";
+
+    fn read_again(&self) -> Result<Option<Take>, String> {
+        let (tls, now) = (self.clone(), fingerprint(&self.files));
+        if now == self.current().fingerprint {
+            return Ok(None);
+        }
+        let new = Current::read(&self.files, now).map_err(|error| error.to_string())?;
+        Ok(Some(Box::new(move || {
+            *tls.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+            tracing::info!(event = "tls.reloaded", "new connections use the changed certificates");
+        })))
     }
 }
 

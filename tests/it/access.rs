@@ -11,16 +11,14 @@ use schemad::{
     },
 };
 use serde_json::json;
-use tonic::{
-    Code, Request,
-    metadata::{Ascii, MetadataValue},
-};
+use tonic::Code;
 
 use crate::harness::{
-    Authority, Guarded,
-    daemon::{Failed, collect},
+    Authority, Guarded, Process, Set, TestDatabase,
+    daemon::{Failed, collect, get},
     eventually,
-    guarded::{Issuer, Shown},
+    guarded::{Issuer, Shown, said},
+    process::{from_folder, output, stderr},
 };
 
 async fn expect(guarded: &Guarded, kind: &str, shown: Shown<'_>, expected: impl Fn(Option<Role>, Code) -> Code) {
@@ -31,9 +29,17 @@ async fn expect(guarded: &Guarded, kind: &str, shown: Shown<'_>, expected: impl 
     }
 }
 
-fn spiffe(authority: &Authority, path: &str) -> (String, String) {
+pub fn spiffe(authority: &Authority, path: &str) -> (String, String) {
+    valid(authority, path, 1975, 4096)
+}
+
+/// One that is valid from one year to another.
+fn valid(authority: &Authority, path: &str, from: i32, to: i32) -> (String, String) {
     let uri = format!("spiffe://example.org/{path}");
-    authority.issue_with("x", |params| params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())])
+    authority.issue_with("x", |params| {
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+    })
 }
 
 /// How each method answers an empty message of somebody who may call it.
@@ -108,9 +114,26 @@ async fn every_method_asks_every_credential_for_its_role() {
     }
     let nobody = spiffe(&guarded.authority, "nobody");
     expect(&guarded, "an unknown certificate", Shown { bearer: None, certificate: Some(&nobody) }, refused).await;
-    let foreign = spiffe(&Authority::new(), "ops");
-    let shown = Shown { bearer: None, certificate: Some(&foreign) };
-    expect(&guarded, "another authority's certificate", shown, |_, _| Code::Unavailable).await;
+    // These get no connection, so not even Health, whatever else they show.
+    let admin = guarded.tokens["admin"].reveal();
+    for (kind, certificate) in [
+        ("another authority's certificate", spiffe(&Authority::new(), "ops")),
+        ("an expired certificate", valid(&guarded.authority, "ops", 2020, 2021)),
+        ("a certificate before its time", valid(&guarded.authority, "ops", 2120, 2121)),
+    ] {
+        for bearer in [None, Some(admin)] {
+            expect(&guarded, kind, Shown { bearer, certificate: Some(&certificate) }, |_, _| Code::Unavailable).await;
+        }
+    }
+    // The same by its years, but in its time.
+    let brief = valid(&guarded.authority, "ops", 2020, 2120);
+    expect(
+        &guarded,
+        "a certificate in its time",
+        Shown { bearer: None, certificate: Some(&brief) },
+        with_role(Role::Admin),
+    )
+    .await;
 
     // Revoked.
     let revoked = guarded.tokens["revoked"].reveal();
@@ -136,13 +159,6 @@ async fn every_method_asks_every_credential_for_its_role() {
     })
     .await;
     expect(&guarded, "the next key", bearer(&next.token(json!({}))), with_role(Role::Deployer)).await;
-}
-
-fn said<T>(bearer: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let value: MetadataValue<Ascii> = format!("Bearer {bearer}").parse().unwrap();
-    request.metadata_mut().insert("authorization", value);
-    request
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,4 +216,79 @@ async fn a_certificate_that_is_not_trusted_any_more_is_refused_on_an_open_connec
     fs::write(guarded.folder.path().join("ca.pem"), Authority::new().pem()).unwrap();
     let refused = eventually("a refusal", async || client.get_status(pb::GetStatusRequest {}).await.err()).await;
     Failed::of(&refused).assert(Code::Unauthenticated, "CREDENTIAL_INVALID");
+}
+
+/// Nobody is asked for a certificate, so a rule for one lets nobody in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_rules_that_can_never_match_end_the_start_and_are_told_when_they_come_later() {
+    let (folder, database, authority) = (tempfile::tempdir().unwrap(), TestDatabase::new().await, Authority::new());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (certificate, key) = authority.issue("localhost");
+    for (name, text) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", authority.pem())] {
+        fs::write(path(name), text).unwrap();
+    }
+    let token = |name: &str| {
+        let digest = Secret::generate().unwrap().digest();
+        format!("[[token]]\nname = \"{name}\"\nrole = \"viewer\"\nsha256 = \"{digest}\"\n")
+    };
+    let rule = "[[certificate]]\ncn = \"x\"\nrole = \"viewer\"\n";
+    fs::write(path("access.toml"), token("one") + rule).unwrap();
+    let set = Set::tables(1);
+    let serve = |more: &[&str]| {
+        let mut command = from_folder(&set, &["serve", "--access", &path("access.toml")]);
+        command.args(more).env("DATABASE_URL", &database.url);
+        command
+    };
+    let (cert, key, ca) = (path("cert.pem"), path("key.pem"), path("ca.pem"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key];
+    let off = [&tls[..], &["--tls-client-ca", &ca, "--tls-client-certificates", "off"]].concat();
+    for without in [&[][..], &tls, &off] {
+        let refused = output(serve(without)).await;
+        assert_eq!(refused.status.code(), Some(2), "{without:?}");
+        let told = stderr(&refused);
+        assert!(told.contains("[[certificate]]") && told.contains("--tls-client-ca"), "{told}");
+    }
+    let mut asking = Process::start(serve(&[&tls[..], &["--tls-client-ca", &ca]].concat())).await;
+    asking.kill().await;
+
+    fs::write(path("access.toml"), token("one")).unwrap();
+    let mut process = Process::start(serve(&tls)).await;
+    fs::write(path("access.toml"), token("two") + rule).unwrap();
+    process.event("access.reloaded").await;
+    process.event("access.useless_certificates").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_kept_as_what_was_asked_for_however_many_another_caller_has() {
+    let guarded = Guarded::start().await;
+    let [viewer, deployer] = ["viewer", "deployer"].map(|name| guarded.tokens[name].reveal());
+    let channel = guarded.channel(None);
+    let mut migrations = MigrationServiceClient::new(channel.clone());
+    let mut operations = pb::operation_service_client::OperationServiceClient::new(channel);
+    eventually("it is ready", async || (get(&guarded.daemon.admin, "/readyz").await.0 == 200).then_some(())).await;
+
+    let crowd: Vec<_> = (0..90)
+        .map(|_| {
+            let (mut client, request) = (migrations.clone(), said(deployer, pb::RollbackRequest::default()));
+            tokio::spawn(async move { client.rollback(request).await.unwrap_err() })
+        })
+        .collect();
+    for refused in crowd {
+        assert_eq!(refused.await.unwrap().code(), Code::PermissionDenied);
+    }
+    let request_id = "6f2a1d0e-0000-4000-8000-000000000001".to_owned();
+    let apply = pb::ApplyRequest { request_id: request_id.clone(), ..Default::default() };
+    migrations.apply(said(viewer, apply)).await.unwrap_err();
+    let sign = pb::SignLedgerRequest { request_id: "no id".into(), ..Default::default() };
+    migrations.sign_ledger(said(viewer, sign)).await.unwrap_err();
+    operations.cancel_operation(said(viewer, pb::CancelOperationRequest::default())).await.unwrap_err();
+    let kept = "SELECT kind || ' ' || request_id FROM schemad.refusals WHERE principal = 'token:viewer' ORDER BY id";
+    let nil = uuid::Uuid::nil();
+    let expected = [format!("apply {request_id}"), format!("sign {nil}"), format!("cancel {nil}")];
+    assert_eq!(guarded.database.texts(kept).await, expected);
+    let kept = "SELECT count(*) FROM schemad.refusals WHERE principal = 'token:deployer'";
+    let kept: i64 = guarded.database.text(kept).await.parse().unwrap();
+    let metrics = get(&guarded.daemon.admin, "/metrics").await.1;
+    let dropped = format!("schemad_refusals_not_kept_total{{cause=\"rate\"}} {}", 90 - kept);
+    assert!(kept >= 5 && metrics.contains(&dropped), "{kept} kept: {metrics}");
 }

@@ -224,6 +224,29 @@ async fn who_is_over_a_limit_is_told_and_nobody_else_notices() {
     daemon.apply_all().await.finished();
 }
 
+/// HTTP/2 itself refuses what is larger than four times the limit, before anybody could say it in gRPC's words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_that_are_far_too_large_are_refused_by_http_and_the_connection_goes_on() {
+    let (_database, daemon) = launch(|_| {}).await;
+    daemon.until_ready().await;
+    let mut client = daemon.health();
+    let check = |size: usize| {
+        let mut request = Request::new(HealthCheckRequest::default());
+        for n in 0..8 {
+            let name: tonic::metadata::MetadataKey<_> = format!("x-{n}").parse().unwrap();
+            request.metadata_mut().insert(name, "x".repeat(size / 8).parse().unwrap());
+        }
+        request
+    };
+    for (size, code) in [(60 << 10, Code::ResourceExhausted), (70 << 10, Code::Unknown)] {
+        let refused = client.check(check(size)).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{size}: {refused:?}");
+        client.check(check(0)).await.unwrap();
+    }
+    let metrics = get(&daemon.admin, "/metrics").await.1;
+    assert!(metrics.contains("schemad_connections 1"), "the same connection: {metrics}");
+}
+
 /// Reads until the other side ends the connection.
 async fn end_of(mut socket: TcpStream) {
     let read = async { while let Ok(1..) = socket.read(&mut [0; 4096]).await {} };

@@ -44,5 +44,7 @@ mod serve;
 mod shutdown;
 mod signing;
 mod silent;
+mod strangers;
 mod tls;
+mod two_databases;
 mod upkeep;

@@ -165,7 +165,11 @@ async fn older_rows_are_signed_by_an_audited_act_and_come_off_then() {
     let listed = pb::ListOperationsRequest { kind: pb::OperationKind::Sign.into(), ..Default::default() };
     let listed = older.operations().list_operations(listed).await.unwrap().into_inner();
     assert_eq!(listed.operations.iter().map(|o| o.id.as_str()).collect::<Vec<_>>(), [operation.id.as_str()]);
-    assert_eq!(sign(&older, &[]).await.unwrap().signed, ["0001", "0002", "0003"]);
+    // All at once are those that the binary carries and those that a key signed.
+    let answer = sign(&older, &[]).await.unwrap();
+    let refused: Vec<&str> = answer.refused.iter().map(|r| r.version.as_str()).collect();
+    assert_eq!((answer.signed, refused), (vec!["0001".to_owned(), "0003".to_owned()], vec!["0002"]));
+    assert_eq!(sign(&older, &["0002"]).await.unwrap().signed, ["0002"]);
     assert_eq!(older.rollback_all().await.done(), ["0003", "0002", "0001"]);
     database.assert_consistent().await;
 }
@@ -188,6 +192,38 @@ async fn what_was_changed_is_not_signed_with_all_the_others() {
     sign(&older, &["9"]).await.unwrap_err().assert(Code::NotFound, "UNKNOWN_VERSION");
     assert_eq!(older.rollback_steps(1).await.done(), ["0003"]);
     assert_eq!(sign(&older, &["0003"]).await.unwrap_err().reason, "UNKNOWN_VERSION");
+}
+
+/// Whoever writes the ledger takes a signature away, puts a down of their own under a checksum of its own, and waits for somebody
+/// to sign all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lost_its_signature_is_signed_with_the_others_only_if_it_is_what_the_binary_carries() {
+    let database = TestDatabase::new().await;
+    let older = applied_and_older(&database, &["k"], &["k"]).await;
+    let evil = schemad::migration::Checksum::of_script("CREATE TABLE evil ();");
+    database.execute(&format!("INSERT INTO schemad.scripts VALUES ('{evil}', 'CREATE TABLE evil ();')")).await;
+    let strip = async |change: &str, version: &str| {
+        database
+            .execute(&format!("UPDATE schemad.migrations SET {change} mac = NULL WHERE version = '{version}'"))
+            .await;
+    };
+    let own = database.text("SELECT down_script FROM schemad.migrations WHERE version = '0001'").await;
+    strip("", "0001").await;
+    strip(&format!("down_script = '{evil}',"), "0002").await;
+    let answer = sign(&older, &[]).await.unwrap();
+    assert_eq!(answer.signed, ["0001", "0003"]);
+    let [refused] = answer.refused.as_slice() else { panic!("{:?}", answer.refused) };
+    assert_eq!(refused.version, "0002");
+    assert!(refused.message.contains("has no signature") && refused.message.contains(&evil.to_string()), "{refused:?}");
+    // The binary's own version with another down, or with its own in another mode, is not what it carries.
+    for change in
+        [format!("down_script = '{evil}',"), format!("down_script = '{own}', down_mode = 'non_transactional',")]
+    {
+        strip(&change, "0001").await;
+        let answer = sign(&older, &[]).await.unwrap();
+        assert_eq!((answer.signed.as_slice(), answer.refused.len()), (["0003".to_owned()].as_slice(), 2), "{change}");
+        assert_eq!(database.text(SIGNED).await, "0003");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

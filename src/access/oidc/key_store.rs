@@ -1,12 +1,13 @@
-//! An issuer's keys in memory, and how they are kept current: looked at from time to time, and once more when a token names a
-//! key that nobody knows yet. Whatever goes wrong, the keys that are there stay.
+//! An issuer's keys in memory, and how they are kept current: looked at from time to time, and when a token names a key that nobody
+//! knows yet. Anybody can invent one, so such looks have a pace, and whoever comes meanwhile waits for the next: a key that is new is
+//! found late, at worst, and not missed. Whatever goes wrong, the keys that are there stay.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{key_set::KeySet, source::Source};
 
@@ -14,8 +15,11 @@ use super::{key_set::KeySet, source::Source};
 const EVERY: Duration = Duration::from_secs(300);
 /// After a failure: soon, and without pressing an issuer that is in trouble.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Between looks for an unknown key: anybody can invent one, and the issuer must not notice.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Looks for unknown keys: so many at once, and one more with each pause. An issuer does not notice them.
+const AT_ONCE: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(2);
+/// Callers that wait for a look; more of them are refused at once.
+const WAITING: usize = 256;
 
 /// The keys and their upkeep.
 #[derive(Debug)]
@@ -24,13 +28,15 @@ pub(in crate::access) struct KeyStore {
     source: Source,
     current: RwLock<Arc<KeySet>>,
     upkeep: Mutex<Upkeep>,
+    waiting: Arc<Semaphore>,
 }
 
 /// Locked for as long as a look takes, so there is one at a time.
 #[derive(Debug)]
 struct Upkeep {
-    /// When somebody last asked for an unknown key.
-    asked: Option<Instant>,
+    /// When the last look began.
+    began: Option<Instant>,
+    pace: Pace,
     due: Instant,
     /// What was complained about and still holds.
     trouble: Option<String>,
@@ -47,7 +53,8 @@ impl KeyStore {
             issuer: issuer.into(),
             source,
             current: RwLock::new(Arc::new(keys)),
-            upkeep: Mutex::new(Upkeep { asked: None, due: Instant::now(), trouble: None }),
+            upkeep: Mutex::new(Upkeep { began: None, pace: Pace::default(), due: Instant::now(), trouble: None }),
+            waiting: Arc::new(Semaphore::new(WAITING)),
         })
     }
 
@@ -75,26 +82,29 @@ impl KeyStore {
         });
     }
 
-    /// Has a look because `seen` lacks a key, unless there was one just now. Returns when it has ended.
+    /// Has a look because `seen` lacks a key, when it is time for one, and one for all who wait. Returns when it has ended, or at once
+    /// when too many wait.
     ///
     /// Dropping the future does not end the look: callers who hang up would use up those of the others.
     pub(super) async fn look_again(self: &Arc<Self>, seen: &Arc<KeySet>) {
-        if self.upkeep.try_lock().is_ok_and(|upkeep| upkeep.asked_within(PATIENCE)) {
-            return;
-        }
-        let (store, seen) = (self.clone(), seen.clone());
+        let Ok(waiting) = self.waiting.clone().try_acquire_owned() else { return };
+        let (store, seen, came) = (self.clone(), seen.clone(), Instant::now());
         let look = tokio::spawn(async move {
+            let _waiting = waiting;
             let mut upkeep = store.upkeep.lock().await;
-            let renewed_meanwhile = !Arc::ptr_eq(&store.current(), &seen);
-            if !renewed_meanwhile && !upkeep.asked_within(PATIENCE) {
-                upkeep.asked = Some(Instant::now());
-                store.look(&mut upkeep).await;
+            let renewed = !Arc::ptr_eq(&store.current(), &seen);
+            if renewed || upkeep.began.is_some_and(|began| began >= came) {
+                return; // somebody else's look was this one's, too
             }
+            let turn = upkeep.pace.turn(Instant::now());
+            tokio::time::sleep_until(turn.into()).await;
+            store.look(&mut upkeep).await;
         });
         let _ = look.await; // ended, one way or the other
     }
 
     async fn look(&self, upkeep: &mut Upkeep) {
+        upkeep.began = Some(Instant::now());
         let pause = match self.source.load(&self.current()).await {
             Ok(found) => {
                 let recovered = upkeep.trouble.take().is_some();
@@ -134,8 +144,30 @@ impl KeyStore {
     }
 }
 
-impl Upkeep {
-    fn asked_within(&self, time: Duration) -> bool {
-        self.asked.is_some_and(|asked| asked.elapsed() < time)
+/// A bucket that is full at first, as the time at which it will be full again.
+#[derive(Debug, Default)]
+struct Pace(Option<Instant>);
+
+impl Pace {
+    /// Takes one turn; when it is.
+    fn turn(&mut self, now: Instant) -> Instant {
+        let full = self.0.map_or(now, |full| full.max(now)) + PAUSE;
+        self.0 = Some(full);
+        full.checked_sub(PAUSE * AT_ONCE).map_or(now, |turn| turn.max(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_turns_are_at_once_and_each_more_costs_a_pause() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let mut turn = |at| pace.turn(now + at).duration_since(now);
+        let at_once = [turn(Duration::ZERO), turn(PAUSE / 2), turn(PAUSE / 2), turn(PAUSE), turn(PAUSE)];
+        assert_eq!(at_once, [Duration::ZERO, PAUSE / 2, PAUSE / 2, PAUSE, PAUSE]);
+        assert_eq!([turn(PAUSE), turn(PAUSE), turn(PAUSE)], [PAUSE, PAUSE * 2, PAUSE * 3]);
+        assert_eq!(turn(PAUSE * 100), PAUSE * 100);
     }
 }

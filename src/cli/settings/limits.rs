@@ -10,7 +10,7 @@ use crate::transport;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(in crate::cli) struct Limits {
-    /// Connections at once; a new one beyond it takes the place of the one idle for longest.
+    /// Connections at once; a new one beyond it takes the place of one that is idle, or of a stranger's.
     #[arg(long, env = "SCHEMAD_MAX_CONNECTIONS", default_value_t = defaults().connections, value_name = "N", value_parser = count)]
     max_connections: usize,
     /// The same from one address.
@@ -37,6 +37,9 @@ pub(in crate::cli) struct Limits {
     /// Different versions that are watched (schemad.schema.applied.VERSION).
     #[arg(long, env = "SCHEMAD_MAX_WATCHED_NAMES", default_value_t = defaults().watched_names, value_name = "N", value_parser = count)]
     max_watched_names: usize,
+    /// The same of one principal, or of one address that says no name.
+    #[arg(long, env = "SCHEMAD_MAX_WATCHED_NAMES_PER_CLIENT", default_value_t = defaults().watched_names_per_client, value_name = "N", value_parser = count)]
+    max_watched_names_per_client: usize,
     /// A connection without a request is closed after this long.
     #[arg(long, env = "SCHEMAD_IDLE_TIMEOUT", default_value = "1h", value_parser = positive_duration)]
     idle_timeout: Duration,
@@ -71,6 +74,7 @@ impl Limits {
             watchers: self.max_watchers,
             watchers_per_client: self.max_watchers_per_client,
             watched_names: self.max_watched_names,
+            watched_names_per_client: self.max_watched_names_per_client,
             idle: self.idle_timeout,
             read_within: self.read_timeout,
             arrive_within: self.arrival_timeout,

@@ -6,16 +6,17 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use rcgen::{KeyPair, PublicKeyData as _};
 use ring::{rand::SystemRandom, signature};
 use schemad::{
+    Settings,
     access::Secret,
     grpc::pb::migration_service_client::MigrationServiceClient,
     transport::{ClientCertificates, TlsFiles},
 };
 use serde_json::{Value, json};
 use tonic::{
-    Code, Status,
+    Code, Request, Status,
     codegen::{Service as _, http},
     metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use super::{Authority, Set, TestDaemon, TestDatabase, daemon::settings, eventually};
@@ -62,7 +63,15 @@ pub struct Guarded {
     pub issuer: Issuer,
     pub tokens: BTreeMap<&'static str, Secret>,
     pub database: TestDatabase,
-    daemon: TestDaemon,
+    pub daemon: TestDaemon,
+}
+
+/// A request that shows a bearer token.
+pub fn said<T>(bearer: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value: MetadataValue<Ascii> = format!("Bearer {bearer}").parse().unwrap();
+    request.metadata_mut().insert("authorization", value);
+    request
 }
 
 /// Everything a caller can show.
@@ -74,15 +83,20 @@ pub struct Shown<'a> {
 
 impl Guarded {
     pub async fn start() -> Self {
-        Self::launch(true).await
+        Self::launch(true, |_| {}).await
+    }
+
+    /// With other settings.
+    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::launch(true, change).await
     }
 
     /// The same, to which anybody may come.
     pub async fn start_open() -> Self {
-        Self::launch(false).await
+        Self::launch(false, |_| {}).await
     }
 
-    async fn launch(closed: bool) -> Self {
+    async fn launch(closed: bool, change: impl FnOnce(&mut Settings)) -> Self {
         let (folder, authority, issuer) = (tempfile::tempdir().unwrap(), Authority::new(), Issuer::new("one"));
         let path = |name: &str| folder.path().join(name);
         let (certificate, key) = authority.issue("localhost");
@@ -104,6 +118,7 @@ impl Guarded {
             client_crl: None,
             clients: ClientCertificates::Optional,
         });
+        change(&mut settings);
         let set = Set::of(&[
             ("1_a", "CREATE TABLE a ();", "DROP TABLE a;"),
             ("2_gate", "SELECT pg_advisory_xact_lock(77);", "SELECT 1;"),
@@ -120,13 +135,18 @@ impl Guarded {
     }
 
     pub fn channel(&self, certificate: Option<&(String, String)>) -> Channel {
+        self.endpoint(certificate).connect_lazy()
+    }
+
+    /// A new connection's settings.
+    pub fn endpoint(&self, certificate: Option<&(String, String)>) -> Endpoint {
         let mut tls =
             ClientTlsConfig::new().domain_name("localhost").ca_certificate(Certificate::from_pem(self.authority.pem()));
         if let Some((certificate, key)) = certificate {
             tls = tls.identity(Identity::from_pem(certificate, key));
         }
         let endpoint = Channel::from_shared(format!("https://{}", self.daemon.address)).unwrap();
-        endpoint.tls_config(tls).unwrap().connect_lazy()
+        endpoint.tls_config(tls).unwrap()
     }
 
     /// The code of an empty message's answer, or Ok when a stream begins.
