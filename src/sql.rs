@@ -1,6 +1,8 @@
 //! A look at SQL without a server: where the statements are, what line a character is on, what a statement may do to the
 //! transaction it runs in, and what a file's leading comments ask for.
 
+use std::ops::Range;
+
 mod ident;
 mod kind;
 mod settings;
@@ -39,18 +41,30 @@ pub fn nth_character(sql: &str, at: usize) -> usize {
     sql[..at].chars().count() + 1
 }
 
-/// Characters of a line that an excerpt holds.
+/// Bytes of a line that an excerpt holds: a failure's metadata is cut behind a few more.
 const EXCERPT: usize = 200;
 
 /// The line at `place`, or the part of a very long one around it, and the column in that.
 pub fn excerpt(sql: &str, place: Place) -> (String, usize) {
     let line = sql.split('\n').nth(place.line - 1).unwrap_or_default().trim_end_matches('\r');
-    let line = line.replace('\r', " "); // as old files of the Mac end their lines
-    let skipped = match line.chars().count() {
-        short if short <= EXCERPT => 0,
-        long => (place.column - 1).saturating_sub(EXCERPT / 2).min(long - EXCERPT),
+    let line: Vec<char> = line.replace('\r', " ").chars().collect(); // as old files of the Mac end their lines
+    let part = around(&line, place.column - 1, EXCERPT, char::len_utf8);
+    (line[part.clone()].iter().collect(), place.column - part.start)
+}
+
+/// The part of a line around its character `at` that takes no more than `room`, by what each character takes.
+pub fn around(line: &[char], at: usize, room: usize, takes: impl Fn(char) -> usize) -> Range<usize> {
+    let at = at.min(line.len());
+    // Takes as many as have room, and tells how many those are and what is left.
+    let fit = |characters: &mut dyn Iterator<Item = &char>, room: usize| {
+        let mut left = room;
+        let fitting = characters.map_while(|c| left.checked_sub(takes(*c)).inspect(|rest| left = *rest)).count();
+        (fitting, left)
     };
-    (line.chars().skip(skipped).take(EXCERPT).collect(), place.column - skipped)
+    let (_, unused) = fit(&mut line[at..].iter(), room / 2);
+    let (before, left) = fit(&mut line[..at].iter().rev(), room - room / 2 + unused);
+    let (after, _) = fit(&mut line[at..].iter(), room / 2 - unused + left);
+    at - before..at + after
 }
 
 /// How many statements `sql` holds.

@@ -185,7 +185,11 @@ impl Watch {
             let status = match self.once(&mut after, &mut ended, &mut lost_since, live).await {
                 Ok(()) => match ended {
                     Some(exit) => return exit,
-                    None => Status::unavailable("the stream ended early"),
+                    None => match self.recorded_end().await {
+                        Ok(Some(exit)) => return exit,
+                        Ok(None) => Status::unavailable("the stream ended early"),
+                        Err(status) => status,
+                    },
                 },
                 Err(Cut::Status(status)) => status,
                 Err(Cut::Exit(exit)) => return exit,
@@ -199,6 +203,23 @@ impl Watch {
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// How it ended, as it is recorded, for whoever has seen all of its events. `None`: it has not ended.
+    async fn recorded_end(&self) -> Result<Option<Exit>, Status> {
+        let channel = self.common.address.channel().map_err(|_| Status::unavailable("the daemon cannot be reached"))?;
+        let request = pb::GetOperationRequest { id: self.operation.clone() };
+        let response = OperationServiceClient::new(channel).get_operation(request).await?.into_inner();
+        let Some(operation) = response.operation else { return Ok(None) };
+        Ok(match operation.state() {
+            pb::OperationState::Unspecified | pb::OperationState::Pending | pb::OperationState::Running => None,
+            pb::OperationState::Succeeded => Some(Exit::DONE),
+            _ => {
+                let failure =
+                    pb::Failure { reason: operation.reason, message: operation.message, ..Default::default() };
+                Some(Exit::from_failure(Some(&failure)))
+            }
+        })
     }
 
     async fn once(

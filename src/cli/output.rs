@@ -1,13 +1,14 @@
 //! What people and programs read: tables and colours for the one, proto3 JSON for the other. Colours go away when NO_COLOR
 //! is set or nobody is looking (anstream decides).
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::LazyLock};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage, SerializeOptions};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::{escape, exit::Exit};
 use crate::grpc::pb;
@@ -60,7 +61,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
     for line in text.lines() {
         let mut current = String::new();
         for word in line.split(' ') {
-            if !current.is_empty() && current.chars().count() + 1 + word.chars().count() > width {
+            if !current.is_empty() && current.width() + 1 + word.width() > width {
                 lines.push(std::mem::take(&mut current));
             }
             if !current.is_empty() {
@@ -73,15 +74,21 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
     lines.join("\n")
 }
 
-/// `text` in at most so many characters, the last of them … where it is longer.
+/// `text` in at most so many columns of a terminal, the last of them … where it is longer.
 pub(super) fn shortened(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        None => text.to_owned(),
-        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+    if text.width() <= most {
+        return text.to_owned();
     }
+    let mut left = most.saturating_sub(1);
+    let fits = |c: &char| {
+        let rest = left.checked_sub(c.width().unwrap_or_default());
+        left = rest.unwrap_or_default();
+        rest.is_some()
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
 }
 
-/// `text` as short as it has to be for what stands around it, of so many characters, on a terminal's line.
+/// `text` as short as it has to be for what stands around it, of so many columns, on a terminal's line.
 pub(super) fn fitted(text: &str, around: usize) -> String {
     const SHORTEST: usize = 8;
     width().map_or_else(|| text.to_owned(), |width| shortened(text, width.saturating_sub(around).max(SHORTEST)))
@@ -100,7 +107,9 @@ pub(super) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
 }
 
 fn to_json(message: &impl Message, name: &str) -> Result<String, Box<dyn std::error::Error>> {
-    let pool = DescriptorPool::decode(pb::DESCRIPTORS)?;
+    static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
+        LazyLock::new(|| DescriptorPool::decode(pb::DESCRIPTORS));
+    let pool = POOL.as_ref()?;
     let descriptor = pool.get_message_by_name(name).ok_or("unknown message")?;
     let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
     let mut serializer = serde_json::Serializer::new(Vec::new());
@@ -148,6 +157,11 @@ mod tests {
         assert_eq!(wrapped("aaa bbb cccccc d\ne", 7), "aaa bbb\ncccccc\nd\ne");
         assert_eq!(wrapped("", 7), "");
         assert_eq!([shortened("größer", 6), shortened("größer", 4), shortened("x", 0)], ["größer", "grö…", "…"]);
+        assert_eq!(
+            [shortened("日本語", 6), shortened("日本語", 5), shortened("日本語", 4)],
+            ["日本語", "日本…", "日…"]
+        );
+        assert_eq!(wrapped("日本 語", 6), "日本\n語");
     }
 
     #[test]

@@ -4,9 +4,10 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use anstream::{AutoStream, ColorChoice};
 use tonic::Status;
 use tonic_types::StatusExt as _;
+use unicode_width::UnicodeWidthChar as _;
 
 use super::output::{self, plain};
-use crate::grpc::status::DOMAIN;
+use crate::{grpc::status::DOMAIN, sql};
 
 /// What to show instead of the status's message, which says the same in one line. None when it is no failed script's.
 pub(super) fn of(status: &Status) -> Option<String> {
@@ -33,14 +34,14 @@ fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
     let (source, inner) = (get("source"), get("inner_source"));
     match (&source, number("line"), number("source_column")) {
         (Some(source), Some(line), Some(column)) => {
-            let (source, column) = whole(source, column, number("column").unwrap_or(column));
+            let (source, column) = fitted(source, column, number("column").unwrap_or(column), width);
             let span = AnnotationKind::Primary.span(word(&source, column)).label(statement);
             group = group.element(Snippet::source(source).line_start(line).path(file).annotation(span));
         }
         _ => group = group.element(Level::NOTE.message(format!("in {file}, after its last statement"))),
     }
     if let (Some(inner), Some(line), Some(column)) = (&inner, number("inner_line"), number("inner_source_column")) {
-        let (inner, column) = whole(inner, column, number("inner_column").unwrap_or(column));
+        let (inner, column) = fitted(inner, column, number("inner_column").unwrap_or(column), width);
         let span = AnnotationKind::Primary.span(word(&inner, column));
         group = group.element(Snippet::source(inner).line_start(line).path("a statement inside it").annotation(span));
     }
@@ -57,18 +58,32 @@ fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
     Some(renderer.render(&[group]))
 }
 
-/// Of a very long line only the part around `source_column` is there. What is before it is filled with space, which the renderer
-/// leaves out again, so that the location it shows is `column`, the file's.
-fn whole(source: &str, source_column: usize, column: usize) -> (String, usize) {
+/// What stands beside a line of the file: its number, and the frame.
+const MARGIN: usize = 16;
+
+/// As much of a line around `source_column` (from 1, in characters) as a terminal shows: the renderer's own way of shortening does
+/// not know that a character may be two columns wide. What is before it is filled with space, which the renderer leaves out again,
+/// so that the location it shows is `column`, the file's.
+fn fitted(source: &str, source_column: usize, column: usize, width: usize) -> (String, usize) {
     // More than any file's line, and nothing that a daemon says makes this program run out of memory.
     const LONGEST: usize = 1 << 24;
-    let before = column.saturating_sub(source_column).min(LONGEST);
-    (" ".repeat(before) + source, source_column + before)
+    let (part, at) = part(source, source_column, width - MARGIN);
+    let before = column.saturating_sub(at).min(LONGEST);
+    (" ".repeat(before) + &part, at + before)
+}
+
+/// What fits into `room` columns, and where the column is in it. … stands for what is left out behind it; the renderer says so of
+/// what is before it.
+fn part(source: &str, column: usize, room: usize) -> (String, usize) {
+    let characters: Vec<char> = source.chars().collect();
+    let shown = sql::around(&characters, column.saturating_sub(1), room, |c| c.width().unwrap_or_default());
+    let column = column - shown.start.min(column);
+    let more = if shown.end < characters.len() { "…" } else { "" };
+    (String::from_iter(&characters[shown]) + more, column)
 }
 
 /// Notes are not wrapped by themselves.
 fn wrapped(text: &str, width: usize) -> String {
-    const MARGIN: usize = 16;
     output::wrapped(text, width - MARGIN)
 }
 
@@ -152,6 +167,12 @@ mod tests {
             ..said("column \"nobody\" does not exist")
         };
         insta::assert_snapshot!(shown("UPDATE t SET n = 1;", 0, None, error));
+    }
+
+    #[test]
+    fn a_very_long_line_of_double_width() {
+        let sql = format!("SELECT '{}' || nope;", "日".repeat(240));
+        insta::assert_snapshot!(shown(&sql, 0, Some(254), said("column \"nope\" does not exist")));
     }
 
     #[test]

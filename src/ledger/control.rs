@@ -18,6 +18,14 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// After so long without a word its session is ended, so that another daemon can go on.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 
+/// True, and the statement's commit waits for no standby. What daemons tell each other is worth nothing after a failover, and must
+/// not be late because of replication.
+macro_rules! without_standbys {
+    () => {
+        "pg_catalog.set_config('synchronous_commit', 'local', true) = 'local'"
+    };
+}
+
 /// Asks for an operation's end. Returns it, and the session that runs it. `None`: there is no such operation.
 ///
 /// # Errors
@@ -25,7 +33,9 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 pub async fn request_cancel(client: &Client, id: Uuid, by: &str) -> Result<Option<(OperationRow, Backend)>, Error> {
     let query = concat!(
         "WITH asked AS (UPDATE schemad.operations o SET cancel_requested_by = coalesce(o.cancel_requested_by, $2) \
-             WHERE o.id = $1 AND o.state IN ('pending', 'running')) SELECT ",
+             WHERE o.id = $1 AND o.state IN ('pending', 'running') AND ",
+        without_standbys!(),
+        ") SELECT ",
         operation_columns!(),
         ", o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) AS backend_start \
          FROM schemad.operations o WHERE o.id = $1"
@@ -61,7 +71,10 @@ pub async fn cancel_requested_by(client: &Client, id: Uuid) -> Result<Option<Str
 /// # Errors
 /// The database's, or its loss.
 pub async fn beat(client: &Client, id: Uuid) -> Result<(), Error> {
-    let update = "UPDATE schemad.operations SET heartbeat_at = clock_timestamp() WHERE id = $1 AND state = 'running'";
+    let update = concat!(
+        "UPDATE schemad.operations SET heartbeat_at = clock_timestamp() WHERE id = $1 AND state = 'running' AND ",
+        without_standbys!()
+    );
     client.query_typed(update, &[(&id, Type::UUID)]).await?;
     Ok(())
 }
@@ -78,7 +91,8 @@ pub struct Silent {
 }
 
 /// The sessions of running operations whose daemons have not said for so long that they live; and those of daemons that hold the
-/// lock and run nothing, but have stood still for so long in between. The server's clock decides.
+/// lock and run nothing, but have stood still for so long in between. The server's clock decides. Not one that waits for a standby:
+/// ended, it would leave behind what a failover can lose.
 ///
 /// # Errors
 /// The database's, or its loss.
@@ -87,7 +101,8 @@ pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, E
         "SELECT o.id, o.daemon, o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) \
             FROM schemad.operations o WHERE o.state = 'running' \
             AND o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
-            AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid) \
+            AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid \
+                AND a.wait_event IS DISTINCT FROM 'SyncRep') \
         UNION SELECT p.id, coalesce(p.daemon, ''), a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint \
             FROM pg_catalog.pg_locks k JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid \
             LEFT JOIN schemad.operations p ON p.state = 'pending' AND p.backend_pid = a.pid \

@@ -53,6 +53,8 @@ async fn an_operation_is_begun_listed_watched_and_cancelled_at_the_terminal() {
     let (code, out, _) = run(&daemon.address, &["watch", &id, "--after", "3", "--output", "json"]).await;
     let kept: Vec<&str> = out.lines().filter(|line| line.contains("\"sequence\":\"4\"")).collect();
     assert!(code == 7 && kept.len() == 1 && out.lines().count() == 1, "{out}");
+    let (code, out, err) = run(&daemon.address, &["watch", &id, "--after", "4"]).await;
+    assert!(code == 7 && out.is_empty() && err.contains("CANCELLED"), "all is seen, and it ended as it ended: {err}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use schemad::grpc::pb;
 
-use crate::harness::{Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder};
+use crate::harness::{
+    Process, Server, Set, TestDaemon, TestDatabase, daemon::settings, database::connect, eventually,
+    process::from_folder,
+};
 
 fn gated() -> Set {
     let wait = "SELECT pg_advisory_lock(77); CREATE TABLE gated (id int);";
@@ -115,4 +118,40 @@ async fn what_a_killed_daemon_ran_is_closed_as_soon_as_its_lock_is_free() {
     state_is(&database, "interrupted").await;
     // The promise is one second; before, it took nine.
     assert!(free.elapsed() < Duration::from_secs(4), "{:?}", free.elapsed());
+}
+
+/// What daemons tell each other does not wait for a standby, so a daemon whose step waits for one is not taken for dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_is_away_makes_no_daemon_silent() {
+    let server = Server::start(&[], &[], "").await;
+    let daemon = TestDaemon::launch(settings(&server.local_url()), &gated()).await;
+    daemon.until_ready().await;
+    let client = connect(&server.local_url()).await;
+    client.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+    let started = daemon.apply(pb::ApplyRequest { detach: true, ..Default::default() }).await.operation();
+    let text = async |sql: &str| -> String { client.query_one(sql, &[]).await.unwrap().get(0) };
+    eventually("the step waits", async || {
+        (text("SELECT count(*)::text FROM pg_locks WHERE objid = 77 AND NOT granted").await == "1").then_some(())
+    })
+    .await;
+    for sql in ["ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let standbys = "SHOW synchronous_standby_names";
+    eventually("commits wait", async || (text(standbys).await == "nobody").then_some(())).await;
+    let beat = "SELECT heartbeat_at::text FROM schemad.operations";
+    let before = text(beat).await;
+    eventually("it says that it lives", async || (text(beat).await != before).then_some(())).await;
+    let mut operations = daemon.operations();
+    let cancelled = tokio::spawn(async move {
+        operations.cancel_operation(pb::CancelOperationRequest { id: started, ..Default::default() }).await
+    });
+    let asked = "SELECT coalesce(cancel_requested_by, '') FROM schemad.operations";
+    eventually("the cancel is there", async || (text(asked).await != "").then_some(())).await;
+    for sql in ["ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let operation = cancelled.await.unwrap().unwrap().into_inner().operation.unwrap();
+    assert_eq!(operation.state(), pb::OperationState::Cancelled);
+    daemon.stop().await;
 }
