@@ -203,6 +203,10 @@ reasons! {
     SignatureInvalid "SIGNATURE_INVALID" Refused,
     /// SignLedger needs a daemon with a signing key.
     SigningKeyMissing "SIGNING_KEY_MISSING" Refused,
+    /// A scratch database's name is taken, and so were the ones tried before it.
+    ScratchNameTaken "SCRATCH_NAME_TAKEN" Refused,
+    /// A scratch database cannot be copied because others are connected to it.
+    ScratchInUse "SCRATCH_IN_USE" Unavailable,
     /// A mistake in schemad; please report it with the daemon's log.
     Internal "INTERNAL" Internal,
 }

@@ -15,6 +15,7 @@
 //! - [`ledger`]: what schemad remembers in the database
 //! - [`planner`]: decides, and touches nothing
 //! - [`schema`]: the schema of a database as values, and what makes two of them differ
+//! - [`scratch`]: databases that are made for a while, and swept when their maker is gone
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
@@ -43,6 +44,7 @@ pub mod refresh;
 pub mod retention;
 pub mod runner;
 pub mod schema;
+pub mod scratch;
 pub mod shutdown;
 pub mod signature;
 pub mod sql;

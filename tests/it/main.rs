@@ -39,6 +39,7 @@ mod role;
 mod rollback;
 mod rolling;
 mod schema;
+mod scratch;
 mod secrets;
 mod serve;
 mod shutdown;
