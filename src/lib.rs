@@ -11,6 +11,7 @@
 //! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
 //! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
+//! - [`rehearse`]: each migration up, down and up in a scratch database, compared
 //! - [`runner`]: runs steps, each as one message
 //! - [`ledger`]: what schemad remembers in the database
 //! - [`planner`]: decides, and touches nothing
@@ -41,6 +42,7 @@ pub mod planner;
 pub mod preflight;
 pub mod private_postgres;
 pub mod refresh;
+pub mod rehearse;
 pub mod retention;
 pub mod runner;
 pub mod schema;

@@ -11,6 +11,7 @@ mod log;
 mod onlooker;
 mod open;
 mod prepare;
+mod rehearsed;
 mod request;
 mod run;
 mod signed;

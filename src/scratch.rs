@@ -139,6 +139,11 @@ impl Scratch {
         &self.made
     }
 
+    /// The maker's own session, on the database at its URL.
+    pub fn client(&self) -> &Client {
+        self.session.client()
+    }
+
     /// True while the session lives that keeps others from sweeping what is here.
     pub fn is_alive(&self) -> bool {
         !self.session.client().is_closed()

@@ -54,6 +54,8 @@ pub(super) struct Inner {
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps, and verifies them.
     pub signing: Option<Keys>,
+    /// Apply only what was rehearsed well.
+    pub require_rehearsed: bool,
     /// Who watches which version here.
     pub watchers: Watchers,
     /// A few refusals a second are kept in the ledger.
@@ -90,6 +92,8 @@ pub struct Parts {
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps, and verifies them.
     pub signing: Option<Keys>,
+    /// Apply only what was rehearsed well, with exactly these scripts.
+    pub require_rehearsed: bool,
     /// Who watches which version here.
     pub watchers: Watchers,
     /// "host:pid" of this daemon.
@@ -105,7 +109,20 @@ pub struct Parts {
 impl Operations {
     /// Accepts nothing before it is asked to.
     pub fn new(parts: Parts) -> Self {
-        let Parts { catalog, url, pool, side, role, signing, watchers, daemon, metrics, refresh, phases } = parts;
+        let Parts {
+            catalog,
+            url,
+            pool,
+            side,
+            role,
+            signing,
+            require_rehearsed,
+            watchers,
+            daemon,
+            metrics,
+            refresh,
+            phases,
+        } = parts;
         Self(Arc::new(Inner {
             catalog,
             url,
@@ -116,6 +133,7 @@ impl Operations {
             side,
             role,
             signing,
+            require_rehearsed,
             watchers,
             refusals: Semaphore::new(REFUSALS),
             phases,
