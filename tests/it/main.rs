@@ -33,6 +33,7 @@ mod pool;
 mod pooler;
 mod reference_set;
 mod refusals;
+mod rehearse;
 mod repeats;
 mod resolve;
 mod role;
