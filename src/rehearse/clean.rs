@@ -12,8 +12,9 @@ use crate::{
     sql::ident,
 };
 
-/// After so many ups had to be run again, the result is put aside. An up takes some milliseconds, a copy some tens.
-const CADENCE: usize = 8;
+/// So many ups are run again; after more, and after the first time, the result is put aside. An up takes some milliseconds, a copy
+/// some tens.
+const CADENCE: usize = 4;
 
 /// Makes working databases in the clean state.
 pub(super) struct Clean<'a> {
@@ -68,7 +69,7 @@ impl<'a> Clean<'a> {
             let ran = stage.run(migration, Direction::Up, &migration.up, orders).await;
             ran.map_err(|stop| cannot_be_made_again(stop, migration))?;
         }
-        if self.since.len() > CADENCE {
+        if self.since.len() > CADENCE || self.aside.is_none() && !self.since.is_empty() {
             self.keep(&mut stage).await?;
         }
         Ok(stage)

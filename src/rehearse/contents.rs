@@ -26,9 +26,8 @@ const WRITTEN: &str = "SELECT format('%I.%I', n.nspname, c.relname), pg_relation
          AND c.relname <> '__diesel_schema_migrations' AND pg_relation_size(c.oid) > 0 \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
              AND d.objid = c.oid AND d.deptype = 'e') \
-     UNION ALL SELECT c.oid::text, 0, pg_sequence_last_value(c.oid)::text \
-     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-     WHERE c.relkind = 'S' AND n.nspname <> 'schemad' AND pg_sequence_last_value(c.oid) IS NOT NULL \
+     UNION ALL SELECT format('%I.%I', schemaname, sequencename), 0, last_value::text FROM pg_catalog.pg_sequences \
+     WHERE last_value IS NOT NULL AND schemaname <> 'schemad' \
      UNION ALL SELECT 'large objects', 0, count(*)::text FROM pg_catalog.pg_largeobject_metadata HAVING count(*) > 0 \
      ORDER BY 1";
 

@@ -3,7 +3,14 @@
 mod beside;
 mod ended;
 
+use schemad::{
+    catalog::Catalog,
+    rehearse::{self, Event, Outside, Settings, Verdict},
+    runner::{Orders, Wait},
+    scratch::Scratch,
+};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::harness::{
     Set, TestDatabase,
@@ -37,7 +44,7 @@ impl Said {
     }
 }
 
-async fn rehearse(set: &Set, url: Option<&str>, args: &[&str]) -> Said {
+async fn run(set: &Set, url: Option<&str>, args: &[&str]) -> Said {
     let mut command = from_folder(set, &["rehearse", "--output", "json"]);
     command.args(args);
     if let Some(url) = url {
@@ -72,7 +79,7 @@ async fn every_verdict_is_reached_and_none_spoils_the_next() {
             "DROP TABLE x; CREATE INDEX i ON t (a); ALTER TABLE u DROP COLUMN a;",
         ),
     ]);
-    let said = rehearse(&set, Some(&database.url), &["--all"]).await;
+    let said = run(&set, Some(&database.url), &["--all"]).await;
     let expected = [
         ("01", "RESTORES"),
         ("02", "ORDER_ONLY"),
@@ -97,7 +104,7 @@ async fn every_verdict_is_reached_and_none_spoils_the_next() {
     assert_eq!(said.of("02")["differences"][0]["change"], "reordered");
     assert!(said.of("04")["failure"]["message"].as_str().unwrap().contains("nowhere"));
     // Only the end of it: what is before is applied all the same.
-    let last = rehearse(&set, Some(&database.url), &["--last", "1"]).await;
+    let last = run(&set, Some(&database.url), &["--last", "1"]).await;
     assert_eq!((last.verdicts(), last.code), (vec![("09", "RESTORES")], Some(0)), "{}", last.stderr);
     assert!(last.stderr.contains("08 could not be applied"), "{}", last.stderr);
 }
@@ -122,7 +129,7 @@ async fn a_down_that_leaves_something_and_an_up_that_makes_something_else_are_to
             "DROP TABLE c;",
         ),
     ]);
-    let said = rehearse(&set, Some(&database.url), &[]).await;
+    let said = run(&set, Some(&database.url), &[]).await;
     let expected = [("1", "RESTORES"), ("2", "DOES_NOT_RESTORE"), ("3", "UP_DIFFERS_AFTER_DOWN"), ("4", "RESTORES")];
     assert_eq!(said.verdicts(), expected, "{}", said.stderr);
     assert_eq!(said.of("3")["upDifferences"][0]["summary"], "table public.a removed");
@@ -143,7 +150,7 @@ async fn rows_that_a_down_leaves_do_not_reach_the_next_migration() {
         ("6_column", "ALTER TABLE t ADD COLUMN x int DEFAULT 1;", "ALTER TABLE t DROP COLUMN x; UPDATE t SET id = 2;"),
         ("7_same", "DO $$ BEGIN ASSERT (SELECT id FROM t) = 1; END $$; CREATE TABLE last ();", "DROP TABLE last;"),
     ]);
-    let said = rehearse(&set, Some(&database.url), &[]).await;
+    let said = run(&set, Some(&database.url), &[]).await;
     assert_eq!(
         said.verdicts().iter().map(|(_, verdict)| *verdict).collect::<Vec<_>>(),
         ["RESTORES"; 7],
@@ -151,6 +158,38 @@ async fn rows_that_a_down_leaves_do_not_reach_the_next_migration() {
         said.stderr
     );
     assert_eq!(said.code, Some(0));
+}
+
+/// What a set's downs undo wholly is not made again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_restores_is_rehearsed_in_one_database_with_rows_and_without() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[
+        ("1_t", "CREATE TABLE t (id serial, at timestamptz);", "DROP TABLE t;"),
+        (
+            "2_rows",
+            "INSERT INTO t (at) VALUES ('2026-01-01'), (NULL); CREATE MATERIALIZED VIEW m AS SELECT * FROM t;",
+            "DROP MATERIALIZED VIEW m; TRUNCATE t RESTART IDENTITY;",
+        ),
+        ("3_column", "ALTER TABLE t ADD COLUMN a int;", "ALTER TABLE t DROP COLUMN a;"),
+        ("4_x", "CREATE TABLE x (id int);", "DROP TABLE x;"),
+    ]);
+    let catalog = Catalog::load(&set.source()).unwrap();
+    let selected = catalog.iter().map(|migration| migration.version.clone()).collect();
+    let mut scratch = Scratch::open(&database.url.parse().unwrap()).await.unwrap();
+    let (halt, wait) = (watch::Sender::new(None), watch::Sender::new(Wait::default()));
+    let orders = Orders { halt: halt.subscribe(), wait: wait.subscribe() };
+    let settings = Settings { outside: Outside::Refused, role: None };
+    let mut verdicts = Vec::new();
+    let mut tell = |event| {
+        if let Event::Ended(rehearsed) = event {
+            verdicts.push(rehearsed.verdict);
+        }
+    };
+    rehearse::rehearse(&mut scratch, &catalog, &selected, &settings, &orders, &mut tell).await.unwrap();
+    assert_eq!(verdicts, [Verdict::Restores; 4]);
+    assert_eq!(scratch.databases().len(), 1);
+    scratch.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,7 +206,7 @@ async fn files_run_as_they_would() {
         ("9_last", "CREATE TABLE e (id int);", "DROP TABLE e;"),
     ]);
     set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY i ON t (id);", "DROP INDEX CONCURRENTLY i;");
-    let said = rehearse(&set, Some(&database.url), &["--throwaway-server"]).await;
+    let said = run(&set, Some(&database.url), &["--throwaway-server"]).await;
     let expected = [
         ("1", "RESTORES"),
         ("2", "RESTORES"),
@@ -195,7 +234,7 @@ async fn what_reaches_outside_runs_only_where_that_is_harmless() {
         // The clean state before this one has to be made again after the one before, and the role is there already.
         ("4_after", "CREATE TABLE e ();", "DROP TABLE e;"),
     ]);
-    let refused = rehearse(&set, Some(&database.url), &[]).await;
+    let refused = run(&set, Some(&database.url), &[]).await;
     let expected = [("1", "UP_FAILS"), ("2", "UP_FAILS"), ("3", "RESTORES"), ("4", "RESTORES")];
     assert_eq!(refused.verdicts(), expected, "{}", refused.stderr);
     let failure = &refused.of("1")["failure"];
@@ -207,7 +246,7 @@ async fn what_reaches_outside_runs_only_where_that_is_harmless() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     for _ in 0..2 {
-        let said = rehearse(&set, None, &["--server-dir", dir.path().to_str().unwrap()]).await;
+        let said = run(&set, None, &["--server-dir", dir.path().to_str().unwrap()]).await;
         let expected = [("1", "RESTORES"), ("2", "DOES_NOT_RESTORE"), ("3", "RESTORES"), ("4", "RESTORES")];
         assert_eq!(said.verdicts(), expected, "{}", said.stderr);
         assert_eq!(said.of("2")["differences"][0]["property"], "acl");
@@ -219,7 +258,7 @@ async fn what_reaches_outside_runs_only_where_that_is_harmless() {
 async fn an_extension_that_the_server_lacks_is_the_ups_failure() {
     let database = TestDatabase::new().await;
     let set = Set::of(&[("1_x", "CREATE EXTENSION no_such_extension;", "DROP EXTENSION no_such_extension;")]);
-    let said = rehearse(&set, Some(&database.url), &[]).await;
+    let said = run(&set, Some(&database.url), &[]).await;
     assert_eq!((said.verdicts(), said.code), (vec![("1", "UP_FAILS")], Some(3)));
     assert!(said.of("1")["failure"]["message"].as_str().unwrap().contains("no_such_extension"), "{}", said.of("1"));
 }
@@ -233,9 +272,9 @@ async fn wrong_flags_and_sets_are_usage_errors() {
         &["--all", "--pending"],
         &["--dir", "/nowhere"],
     ] {
-        let said = rehearse(&set, None, args).await;
+        let said = run(&set, None, args).await;
         assert_eq!(said.code, Some(2), "{args:?} {}", said.stderr);
     }
-    let said = rehearse(&set, Some("postgres://nobody@127.0.0.1:1/x"), &[]).await;
+    let said = run(&set, Some("postgres://nobody@127.0.0.1:1/x"), &[]).await;
     assert_eq!(said.code, Some(5), "{}", said.stderr);
 }
