@@ -131,9 +131,10 @@ fn is_untrusted(tokens: &[&str]) -> bool {
     has_body(tokens) && tokens.windows(2).any(|pair| is(pair[0], "language") && untrusted(name(pair[1])))
 }
 
-/// Functions that reach outside, or begin so.
+/// Functions that reach outside; with a `_` at its end, all whose names begin so.
 const FUNCTIONS: [&str; 26] = [
     "dblink",
+    "dblink_",
     "lo_export",
     "lo_import",
     "pg_cancel_backend",
@@ -144,7 +145,7 @@ const FUNCTIONS: [&str; 26] = [
     "pg_drop_replication_slot",
     "pg_file_",
     "pg_hba_file_rules",
-    "pg_logdir_ls",
+    "pg_logical_slot_",
     "pg_ls_",
     "pg_promote",
     "pg_read_binary_file",
@@ -158,16 +159,20 @@ const FUNCTIONS: [&str; 26] = [
     "pg_terminate_backend",
     "pg_wal_replay_",
     "postgres_fdw_",
-    "pg_logical_slot_",
 ];
 
-/// A call of one of these functions, with a schema before it or not.
+/// A call of one of these functions, with a schema before it or not. A table of such a name is none.
 fn call(tokens: &[&str]) -> Option<&'static str> {
     let reaching = |token: &str| {
         let name = token.trim_matches('"').to_ascii_lowercase();
-        FUNCTIONS.iter().any(|function| name.starts_with(function))
+        FUNCTIONS.iter().any(|function| name == *function || function.ends_with('_') && name.starts_with(function))
     };
-    tokens.windows(2).any(|pair| pair[1] == "(" && reaching(pair[0])).then_some("the server's files, sessions or peers")
+    let calls = |at: usize| {
+        let before = at.checked_sub(1).map_or("", |at| tokens[at]);
+        let is_name = ["table", "exists", "into", "on", "references"].iter().any(|word| is(before, word));
+        tokens[at + 1] == "(" && reaching(tokens[at]) && !is_name
+    };
+    (0..tokens.len().saturating_sub(1)).any(calls).then_some("the server's files, sessions or peers")
 }
 
 #[cfg(test)]
@@ -230,6 +235,8 @@ mod tests {
             "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
             "DO $$ BEGIN CREATE TABLE t (); EXCEPTION WHEN duplicate_table THEN NULL; END $$",
             "CREATE TABLE lo_exports (id int)",
+            "CREATE TABLE IF NOT EXISTS pg_copy_log (id int)",
+            "INSERT INTO dblink_log (id) VALUES (1)",
         ] {
             assert_eq!(reaches(sql), [], "{sql}");
         }

@@ -142,3 +142,92 @@ fn style(verdict: &str) -> anstyle::Style {
         _ => BAD,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        failure::{Failure, Reason},
+        grpc::rehearsal::CAVEAT,
+    };
+
+    fn rehearsed(ordinal: i32, verdict: &str, name: &str) -> pb::MigrationRehearsal {
+        let (version, _) = name.split_once('_').unwrap();
+        pb::MigrationRehearsal {
+            version: version.into(),
+            name: name.into(),
+            ordinal,
+            total: 4,
+            verdict: verdict.into(),
+            pending: ordinal > 1,
+            duration: Some(prost_types::Duration { seconds: 0, nanos: 12_340_000 }),
+            ..Default::default()
+        }
+    }
+
+    fn difference(kind: &str, name: &str, change: &str, from: &str, to: &str) -> pb::SchemaDifference {
+        let (from, to) = (from.into(), to.into());
+        pb::SchemaDifference {
+            kind: kind.into(),
+            name: name.into(),
+            change: change.into(),
+            from,
+            to,
+            ..Default::default()
+        }
+    }
+
+    fn without_colours(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn a_rehearsal_reads_well() {
+        let failure = Failure::new(Reason::MigrationFailed, "m")
+            .with("file", "20260104_c/down.sql")
+            .with("sqlstate", "42P01")
+            .with("database_message", "table \"tokens\" does not exist")
+            .with("line", 1)
+            .with("column", 1)
+            .with("statement", 1)
+            .with("statements", 1)
+            .with("source", "DROP TABLE tokens;")
+            .with("source_column", 1);
+        let failure = pb::Failure {
+            reason: failure.reason.as_str().into(),
+            message: failure.message,
+            metadata: failure.metadata.into_iter().collect(),
+        };
+        let done = [
+            rehearsed(1, "RESTORES", "20260101_a"),
+            pb::MigrationRehearsal {
+                differences: vec![difference("table", "public.t", "reordered", r#"["a","b"]"#, r#"["b","a"]"#)],
+                ..rehearsed(2, "ORDER_ONLY", "20260102_o")
+            },
+            pb::MigrationRehearsal {
+                differences: vec![
+                    difference("enum", "public.mood", "added", "", r#"{"labels":["sad","ok"]}"#),
+                    difference("column", "public.t.x", "removed", r#"{"type":"integer","not_null":true}"#, ""),
+                    pb::SchemaDifference {
+                        summary: "function public.f(): definition changed".into(),
+                        ..Default::default()
+                    },
+                ],
+                notes: vec!["not compared: 1 subscription".into()],
+                ..rehearsed(3, "DOES_NOT_RESTORE", "20260103_b")
+            },
+            pb::MigrationRehearsal { failure: Some(failure), ..rehearsed(4, "DOWN_FAILS", "20260104_c") },
+        ];
+        let count = |verdict: &str| (verdict.to_owned(), 1);
+        let summary = pb::RehearsalSummary {
+            total: 4,
+            verdicts: ["RESTORES", "ORDER_ONLY", "DOES_NOT_RESTORE", "DOWN_FAILS"].map(count).into(),
+            duration: Some(prost_types::Duration { seconds: 1, nanos: 200_000_000 }),
+            caveat: CAVEAT.into(),
+            ..Default::default()
+        };
+        insta::assert_snapshot!(without_colours(&result(&done, &summary)));
+        insta::assert_snapshot!("progress", without_colours(&ended(&done[2])));
+        assert_eq!(result(&[], &summary), "Nothing to rehearse.");
+    }
+}
