@@ -94,6 +94,9 @@ pub async fn rehearse(
     orders: &Orders,
     tell: &mut (dyn FnMut(Event) + Send),
 ) -> Result<(), Failure> {
+    if selected.is_empty() {
+        return Ok(());
+    }
     let mut clean = Clean::new(scratch, settings.role.as_deref());
     let stage = clean.stage(orders).await?;
     let mut rehearsal = Rehearsal { clean, stage, known: None, settings, orders };

@@ -127,9 +127,12 @@ impl Scratch {
     /// # Errors
     /// The server's, or its loss: it is swept later.
     pub async fn remove(&mut self, name: &Name) -> Result<(), Error> {
-        let dropped = drop_database(self.session.client(), name);
-        let late = |_| Err(db::Error::Timeout(REMOVED_WITHIN));
-        tokio::time::timeout(REMOVED_WITHIN, dropped).await.unwrap_or_else(late)?;
+        // FORCE, because a migration may have left a session behind that it opened itself.
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        match tokio::time::timeout(REMOVED_WITHIN, self.session.client().batch_execute(&drop)).await {
+            Ok(dropped) => dropped.map_err(db::Error::from)?,
+            Err(_) => return Err(db::Error::Timeout(REMOVED_WITHIN).into()),
+        }
         self.made.retain(|made| made != name);
         Ok(())
     }
@@ -161,9 +164,4 @@ impl Scratch {
         }
         result
     }
-}
-
-/// FORCE, because a migration may have left a session behind that it opened itself.
-async fn drop_database(client: &Client, name: &Name) -> Result<(), db::Error> {
-    Ok(client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?)
 }

@@ -93,6 +93,9 @@ impl Inner {
         sender: mpsc::UnboundedSender<Event>,
         _turn: OwnedSemaphorePermit,
     ) -> Result<(), Failure> {
+        if selected.is_empty() {
+            return Ok(());
+        }
         tracing::info!(event = "rehearsal.started", principal, migrations = selected.len(), "rehearsal started");
         let (halt, wait) = (watch::Sender::new(None), watch::Sender::new(Wait::default()));
         let orders = Orders { halt: halt.subscribe(), wait: wait.subscribe() };

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{LOCK, Name, drop_database, name::PREFIX};
+use super::{LOCK, Name, name::PREFIX};
 use crate::db::Error;
 
 /// Scratch databases that this role may drop and that no client is connected to.
@@ -32,7 +32,8 @@ pub async fn sweep(client: &Client) -> Result<Vec<Name>, Error> {
     let makers: HashSet<u32> = makers.iter().map(|row| row.get(0)).collect();
     let mut swept = Vec::new();
     for name in unused.into_iter().filter(|name| !makers.contains(&name.maker())) {
-        match drop_database(client, &name).await {
+        // Without FORCE: somebody may have connected meanwhile, and then waited for its maker to be gone.
+        match client.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await.map_err(Error::from) {
             Ok(()) => {
                 tracing::info!(event = "scratch.swept", database = %name, age_s = name.age(), "dropped a scratch database that was left behind");
                 swept.push(name);

@@ -74,8 +74,8 @@ fn has_body(tokens: &[&str]) -> bool {
 
 /// What stands in dollars or quotes.
 fn body(token: &str) -> Option<String> {
-    if token.starts_with('$') {
-        let tag = token.len().min(token[1..].find('$').map_or(0, |at| at + 2));
+    if let Some(tagged) = token.strip_prefix('$') {
+        let tag = tagged.find('$').map_or(token.len(), |at| at + 2);
         return token.get(tag..token.len().checked_sub(tag)?).map(ToOwned::to_owned);
     }
     let inner = token.trim_start_matches(['e', 'E']).strip_prefix('\'')?.strip_suffix('\'')?;
@@ -234,6 +234,7 @@ mod tests {
             "SET ROLE app",
             "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
             "DO $$ BEGIN CREATE TABLE t (); EXCEPTION WHEN duplicate_table THEN NULL; END $$",
+            "CREATE FUNCTION f(a int) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'DELETE FROM t WHERE a = $1' USING a; END $$",
             "CREATE TABLE lo_exports (id int)",
             "CREATE TABLE IF NOT EXISTS pg_copy_log (id int)",
             "INSERT INTO dblink_log (id) VALUES (1)",

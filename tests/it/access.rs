@@ -44,6 +44,7 @@ fn passed(path: &str) -> Code {
         | "ListMigrations"
         | "ListOperations"
         | "Apply"
+        | "Rehearse"
         | "Check"
         | "Watch"
         | "ServerReflectionInfo" => Code::Ok,
