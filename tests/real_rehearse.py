@@ -16,20 +16,24 @@ import argparse, collections, contextlib, json, os, pathlib, re, shutil, signal,
 from real import TARGET, TEXT, Migration, Server, cut, diesel_cli
 
 TABLE = re.compile(r"CREATE (?:UNLOGGED )?TABLE ")
+OF_COLUMN = re.compile(r"COMMENT ON COLUMN |ALTER TABLE (?:ONLY )?\S+ ALTER COLUMN ")
 
 def order_free(dump):
-    """The same for two dumps that differ in the order of columns only: the lines of a table, sorted, without their commas."""
-    found, inside = [], None
+    """The same for two dumps that differ in the order of columns only: the lines of a table, sorted, without their commas; and what
+    pg_dump says of columns after the table, in their order (comments, defaults of sequences), sorted at the end."""
+    found, inside, after = [], None, []
     for line in dump:
         if inside is not None and line.startswith(")"):
             found += [*sorted(inside), line]
             inside = None
         elif inside is not None:
             inside.append(line.rstrip(","))
+        elif OF_COLUMN.match(line):
+            after.append(line)
         else:
             found.append(line)
             inside = [] if TABLE.match(line) else None
-    return found
+    return found + sorted(after)
 
 class Loop:
     """diesel_cli and pg_dump."""
