@@ -27,6 +27,7 @@ use crate::{
     planner::Apply,
     preflight::Preflight,
     refresh::Refresh,
+    rehearse::Rehearsals,
     shutdown::{Phase, Shutdown},
     signature::Keys,
     systemd,
@@ -54,6 +55,8 @@ pub struct Settings {
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps; with it, a rollback from the ledger runs only what was signed.
     pub signing: Option<Keys>,
+    /// Apply only what was rehearsed well, with exactly these scripts.
+    pub require_rehearsed: bool,
     /// The reading pool.
     pub pool: PoolSettings,
     /// What a running operation gets to end by itself.
@@ -178,6 +181,13 @@ impl Daemon {
             metrics.clone(),
             refresh.clone(),
         );
+        let rehearsals = Rehearsals::new(
+            catalog.clone(),
+            migrating.clone(),
+            settings.role.clone(),
+            daemon_name(),
+            shutdown.phases(),
+        );
         let operations = Operations::new(Parts {
             catalog: catalog.clone(),
             url: migrating,
@@ -186,6 +196,7 @@ impl Daemon {
             side: monitor.side(),
             role: settings.role.clone(),
             signing: settings.signing.clone(),
+            require_rehearsed: settings.require_rehearsed,
             watchers: watchers.clone(),
             daemon: daemon_name(),
             metrics: metrics.clone(),
@@ -206,6 +217,7 @@ impl Daemon {
             catalog: catalog.clone(),
             reads: Reads { pool: pool.clone(), views: monitor.views() },
             operations: operations.clone(),
+            rehearsals: rehearsals.clone(),
             database: settings.database.clone(),
             health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.names()),
             metrics,
@@ -248,6 +260,7 @@ impl Daemon {
                 );
             }
         }
+        let _ = tokio::time::timeout(STOP_WITHIN, rehearsals.idle()).await; // what it leaves is swept later
         shutdown.advance(Phase::Ended);
         for mut server in servers {
             if tokio::time::timeout(DRAIN_WITHIN, &mut server).await.is_err() {

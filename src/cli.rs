@@ -13,6 +13,7 @@ mod ledger;
 mod list;
 mod operate;
 mod output;
+mod rehearse;
 mod resolve;
 mod schema;
 mod serve;
@@ -27,7 +28,9 @@ mod wait;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable};
+use clap::{
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable, parser::ValueSource,
+};
 use diesel::{migration::MigrationSource, pg::Pg};
 
 use exit::Exit;
@@ -63,6 +66,8 @@ enum Command {
     Apply(operate::Apply),
     /// Roll back applied migrations.
     Rollback(operate::Rollback),
+    /// Try each migration up, down and up again in a scratch database, and say whether its down undoes it.
+    Rehearse(rehearse::Rehearse),
     /// Settle what only a person can know: a statement in doubt, a half done script, an edited up.
     Resolve(resolve::Resolve),
     /// Sign the down scripts that the ledger keeps.
@@ -93,8 +98,9 @@ pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
     let args = health::with_double_dashes(std::env::args_os());
     let asks_health = args.get(1).is_some_and(|arg| arg == "health");
     let parsed = without_empty_settings(Cli::command()).try_get_matches_from(args);
+    let asks_daemon = parsed.as_ref().is_ok_and(names_a_daemon);
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => run(cli.command, source).report(),
+        Ok(cli) => run(cli.command, source, asks_daemon).report(),
         Err(error) => {
             match error.exit_code() {
                 0 => drop(error.print()), // nothing can be said when the terminal is gone
@@ -109,7 +115,16 @@ pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
     }
 }
 
-fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
+/// True where --address stands on the command line, not only in the environment.
+fn names_a_daemon(matches: &ArgMatches) -> bool {
+    let given = |matches: &ArgMatches| {
+        matches.try_contains_id("address").unwrap_or(false)
+            && matches.value_source("address") == Some(ValueSource::CommandLine)
+    };
+    matches.subcommand().is_some_and(|(_, matches)| given(matches))
+}
+
+fn run(command: Command, source: &impl MigrationSource<Pg>, asks_daemon: bool) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::usage(format!("cannot start: {error}")),
@@ -125,6 +140,7 @@ fn run(command: Command, source: &impl MigrationSource<Pg>) -> Exit {
             Command::Show(show) => show.run().await,
             Command::Apply(apply) => apply.run().await,
             Command::Rollback(rollback) => rollback.run().await,
+            Command::Rehearse(rehearse) => rehearse.run(source, asks_daemon).await,
             Command::Resolve(resolve) => resolve.run().await,
             Command::Ledger(ledger) => ledger.run().await,
             Command::History(history) => history.run().await,

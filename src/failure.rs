@@ -205,6 +205,20 @@ reasons! {
     SignatureInvalid "SIGNATURE_INVALID" Refused,
     /// SignLedger needs a daemon with a signing key.
     SigningKeyMissing "SIGNING_KEY_MISSING" Refused,
+    /// A scratch database's name is taken, and so were the ones tried before it.
+    ScratchNameTaken "SCRATCH_NAME_TAKEN" Refused,
+    /// A scratch database cannot be copied because others are connected to it.
+    ScratchInUse "SCRATCH_IN_USE" Unavailable,
+    /// A migration that would be rehearsed reaches outside its database, and the server is not thrown away.
+    ReachesOutside "REACHES_OUTSIDE" Refused,
+    /// The state before a migration cannot be made again, so what comes after it cannot be rehearsed.
+    RehearsalStuck "REHEARSAL_STUCK" Refused,
+    /// A rehearsed migration that is pending has a worse verdict than ORDER_ONLY.
+    RehearsalBad "REHEARSAL_BAD" Refused,
+    /// The daemon applies only what was rehearsed well, and this was not (--require-rehearsed).
+    NotRehearsed "NOT_REHEARSED" Refused,
+    /// `last` is not between 1 and 10,000, or the request does not say what to rehearse.
+    InvalidSelection "INVALID_SELECTION" Invalid,
     /// A mistake in schemad; please report it with the daemon's log.
     Internal "INTERNAL" Internal,
 }

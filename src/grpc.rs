@@ -12,6 +12,7 @@ pub mod migrations;
 pub mod operations;
 pub mod own_words;
 pub mod reads;
+pub mod rehearsal;
 pub mod request;
 pub mod schemas;
 pub mod status;

@@ -10,6 +10,8 @@ pub mod operations;
 mod outcome;
 pub mod public;
 pub mod read;
+pub mod rehearsal;
+pub mod rehearsals;
 pub mod settle;
 pub mod signatures;
 pub mod upkeep;

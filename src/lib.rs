@@ -11,10 +11,12 @@
 //! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
 //! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done beside operations
 //! - [`operation`]: one Apply or Rollback, from request to result
+//! - [`rehearse`]: each migration up, down and up in a scratch database, compared
 //! - [`runner`]: runs steps, each as one message
 //! - [`ledger`]: what schemad remembers in the database
 //! - [`planner`]: decides, and touches nothing
 //! - [`schema`]: the schema of a database as values, and what makes two of them differ
+//! - [`scratch`]: databases that are made for a while, and swept when their maker is gone
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
@@ -42,9 +44,11 @@ pub mod planner;
 pub mod preflight;
 pub mod private_postgres;
 pub mod refresh;
+pub mod rehearse;
 pub mod retention;
 pub mod runner;
 pub mod schema;
+pub mod scratch;
 pub mod shutdown;
 pub mod signature;
 pub mod sql;

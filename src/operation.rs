@@ -12,6 +12,7 @@ mod log;
 mod onlooker;
 mod open;
 mod prepare;
+mod rehearsed;
 mod request;
 mod run;
 mod signed;

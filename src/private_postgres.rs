@@ -6,6 +6,7 @@
 
 #[expect(unsafe_code, reason = "pre_exec, and there is no other way to hear of a parent's death")]
 mod child;
+mod fresh;
 
 use std::{
     env, fs, io,
@@ -80,6 +81,8 @@ pub enum Durability {
 pub struct PrivatePostgres {
     child: Child,
     socket_dir: PathBuf,
+    /// What goes with the server.
+    discard: Option<PathBuf>,
     /// The server holds it too; it is free only when both are gone.
     _lock: fs::File,
     /// The thread that forked the server ends when this does; the server's death signal is tied to that thread.
@@ -116,13 +119,24 @@ impl PrivatePostgres {
         let user = run_as()?;
         let dir = owned_dir(dir, user.as_ref())?;
         let lock = lock(&dir)?;
+        init(programs, &dir, &dir.join("data"), user.as_ref())?;
+        Self::start_locked(programs, &dir, lock, durability, user.as_ref())
+    }
+
+    /// Starts a server on a cluster that is there, in a folder whose lock is held.
+    fn start_locked(
+        programs: &Path,
+        dir: &Path,
+        lock: fs::File,
+        durability: Durability,
+        user: Option<&User>,
+    ) -> Result<Self, Error> {
         let data = dir.join("data");
-        init(programs, &dir, &data, user.as_ref())?;
-        let socket_dir = socket_dir(&dir, user.as_ref())?;
+        let socket_dir = socket_dir(dir, user)?;
 
         let log = dir.join("server.log");
         let log_file = fs::File::create(&log).map_err(|error| io_error(&log, error))?;
-        let mut command = command(programs, "postgres", &dir, user.as_ref());
+        let mut command = command(programs, "postgres", dir, user);
         command.arg("-D").arg(&data).arg("-k").arg(&socket_dir).args(["-p", "5432", "-c", "listen_addresses="]);
         command.args(["-c", "max_connections=200", "-c", "log_min_messages=warning"]);
         if durability == Durability::Throwaway {
@@ -136,7 +150,7 @@ impl PrivatePostgres {
         child::die_with_parent(&mut command, &lock).map_err(|error| io_error(&log, error))?;
 
         let (child, parent) = child::spawn(command).map_err(|error| io_error(&programs.join("postgres"), error))?;
-        let mut server = Self { child, socket_dir, _lock: lock, _parent: parent };
+        let mut server = Self { child, socket_dir, discard: None, _lock: lock, _parent: parent };
         server.wait_until_ready(&data, &log)?;
         Ok(server)
     }
@@ -184,8 +198,9 @@ impl PrivatePostgres {
     }
 }
 
-impl Drop for PrivatePostgres {
-    fn drop(&mut self) {
+impl PrivatePostgres {
+    /// Returns when the server is down.
+    fn stop(&mut self) {
         let Ok(pid) = i32::try_from(self.child.id()).map(Pid::from_raw) else { return };
         let _ = kill(pid, Signal::SIGINT); // fast shutdown; it fails only when the server is gone already
         for _ in 0..1000 {
@@ -196,6 +211,15 @@ impl Drop for PrivatePostgres {
         }
         let _ = kill(pid, Signal::SIGQUIT);
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(data) = &self.discard {
+            let _ = fresh::remove(data); // else whoever uses the folder next does
+        }
     }
 }
 

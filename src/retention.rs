@@ -1,4 +1,4 @@
-//! Deletes what the ledger keeps no longer, a little at a time and on a session of its own: how long that takes, or that it
+//! Deletes what the ledger keeps no longer (and scratch databases that were left behind), a little at a time and on a session of its own: how long that takes, or that it
 //! fails, is no business of readiness.
 
 use std::{sync::Arc, time::Duration};
@@ -13,6 +13,7 @@ use crate::{
         upkeep::{self, Retention},
     },
     monitor::View,
+    scratch,
 };
 
 /// How often old rows are looked for.
@@ -42,9 +43,10 @@ pub async fn prune(url: DatabaseUrl, keep: Retention, mut views: watch::Receiver
     }
 }
 
-/// Deletes all there is to delete.
+/// Deletes all there is to delete, and drops the scratch databases that a killed daemon or client left.
 async fn pass(url: &DatabaseUrl, keep: Retention) -> Result<(), Failure> {
     let session = Session::open(url).await?;
+    scratch::sweep(session.client()).await?;
     if install::check(session.client()).await? != install::State::Usable {
         return Ok(());
     }

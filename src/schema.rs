@@ -3,6 +3,7 @@
 //! in which things were made, except where that order is part of them: columns, labels, arguments. docs/schema.md says what is
 //! compared.
 
+mod ask;
 mod cells;
 mod column;
 mod constraint;
@@ -26,6 +27,7 @@ mod text;
 mod trigger;
 mod types;
 
+pub use ask::Prepared;
 pub use cells::{Acl, Sorted};
 pub use column::{Column, Generated, Identity};
 pub use constraint::{Constraint, ConstraintKind, Index, Statistics};
@@ -36,7 +38,7 @@ pub use name::{Relation, identifier};
 pub use object::{Key, Kind};
 pub use operator::{AccessMethod, Cast, Language, Operator, OperatorClass, OperatorFamily, Transform};
 pub use place::{DefaultPrivileges, Extension, Schema};
-pub use read::{Except, read};
+pub use read::{Except, read, read_again};
 pub use render::{Styles, for_people, in_one_line};
 pub use routine::{Routine, RoutineKind};
 pub use sequence::Sequence;

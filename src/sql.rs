@@ -5,12 +5,14 @@ use std::ops::Range;
 
 mod ident;
 mod kind;
+mod reach;
 mod settings;
 mod split;
 mod units;
 
 pub use ident::ident;
 pub use kind::{Kind, Outside};
+pub use reach::{Reach, is_dynamic, reaches};
 pub use settings::{Settings, settings};
 pub use split::{Statement, semicolon_after, split, unterminated};
 pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, transaction_modes, units};

@@ -320,6 +320,13 @@ class Tree:
             self.open()
             bottom = self.all_at_once("up", bottom - 1) and self.one_by_one("down", 0, bottom - 1)
 
+def diesel_cli(given):
+    diesel = given or shutil.which("diesel") or TARGET / "diesel_cli/bin/diesel"
+    if not pathlib.Path(diesel).exists():
+        print("installing diesel_cli; it needs libpq's headers (Debian: libpq-dev)", file=sys.stderr)
+        subprocess.run(["cargo", "install", "diesel_cli", "--no-default-features", "--features", "postgres", "--root", TARGET / "diesel_cli"], check=True)
+    return pathlib.Path(diesel).resolve()
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a folder of Diesel migrations")
@@ -329,11 +336,7 @@ def main():
     arguments = parser.parse_args()
     built = [p for p in (TARGET / profile / "examples/from_folder" for profile in ("debug", "release")) if p.exists()]
     schemad = arguments.schemad or max(built, key=lambda p: p.stat().st_mtime, default=None) or sys.exit("first: cargo build --example from_folder")
-    diesel = arguments.diesel or shutil.which("diesel") or TARGET / "diesel_cli/bin/diesel"
-    if not pathlib.Path(diesel).exists():
-        print("installing diesel_cli; it needs libpq's headers (Debian: libpq-dev)", file=sys.stderr)
-        subprocess.run(["cargo", "install", "diesel_cli", "--no-default-features", "--features", "postgres", "--root", TARGET / "diesel_cli"], check=True)
-    arguments.schemad, arguments.diesel = pathlib.Path(schemad).resolve(), pathlib.Path(diesel).resolve()
+    arguments.schemad, arguments.diesel = pathlib.Path(schemad).resolve(), diesel_cli(arguments.diesel)
     total = collections.Counter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and stop what was started
     with tempfile.TemporaryDirectory(prefix="real-") as root, contextlib.ExitStack() as at_end:
@@ -347,4 +350,5 @@ def main():
             total += tree.counts
     sys.exit(1 if total["UNEXPLAINED"] else 0)
 
-main()
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ use crate::{
     health::Health,
     metrics::Metrics,
     operation::Operations,
+    rehearse::Rehearsals,
     shutdown::Phase,
     transport::{Connections, Limits, ServerTls, incoming},
 };
@@ -35,6 +36,7 @@ pub(super) struct Parts {
     pub catalog: Arc<Catalog>,
     pub reads: Reads,
     pub operations: Operations,
+    pub rehearsals: Rehearsals,
     /// Where the schema is read, beside the pool.
     pub database: DatabaseUrl,
     pub health: Health,
@@ -52,7 +54,9 @@ pub(super) struct Parts {
 impl Parts {
     /// The main listener's routes and the admin's.
     pub fn routes(self) -> io::Result<(Routes, Routes)> {
-        let Self { catalog, reads, operations, database, health, metrics, gates, connections, limits, .. } = self;
+        let Self {
+            catalog, reads, operations, rehearsals, database, health, metrics, gates, connections, limits, ..
+        } = self;
         let (health, most) = (HealthServer::new(health), limits.message_bytes);
         let admin = Admin {
             views: reads.views.clone(),
@@ -64,7 +68,7 @@ impl Parts {
         };
         let history = grpc::operations::Operations { reads: reads.clone(), operations: operations.clone() };
         let schemas = Schemas::new(reads.clone(), database);
-        let migrations = Migrations { catalog, reads, operations, insecure: self.insecure };
+        let migrations = Migrations { catalog, reads, operations, rehearsals, insecure: self.insecure };
         let migrations = pb::migration_service_server::MigrationServiceServer::new(migrations);
         let history = pb::operation_service_server::OperationServiceServer::new(history);
         let schemas = pb::schema_service_server::SchemaServiceServer::new(schemas);

@@ -72,7 +72,7 @@ impl Dev {
         }
         let dir = match &self.data_dir {
             Some(dir) => dir.clone(),
-            None => default_data_dir()?,
+            None => state_dir("dev")?,
         };
         let programs = find_programs().ok_or(Error::NoPrograms).map_err(Exit::usage)?;
         tracing::info!(event = "dev.postgres", programs = %programs.display(), data_dir = %dir.display(),
@@ -91,16 +91,16 @@ impl Dev {
     }
 }
 
-/// $XDG_STATE_HOME or ~/.local/state, and /var/lib for root, whose home PostgreSQL's user cannot enter.
-fn default_data_dir() -> Result<PathBuf, Exit> {
+/// A folder in $XDG_STATE_HOME or ~/.local/state, and /var/lib for root, whose home PostgreSQL's user cannot enter.
+pub(super) fn state_dir(name: &str) -> Result<PathBuf, Exit> {
     if nix::unistd::geteuid().is_root() {
-        return Ok("/var/lib/schemad/dev".into());
+        return Ok(PathBuf::from("/var/lib/schemad").join(name));
     }
     let set = |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
     let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
     state
-        .map(|dir| dir.join("schemad/dev"))
-        .ok_or_else(|| Exit::usage("neither XDG_STATE_HOME nor HOME is set; give --data-dir"))
+        .map(|dir| dir.join("schemad").join(name))
+        .ok_or_else(|| Exit::usage("neither XDG_STATE_HOME nor HOME is set; give a folder for the server's data"))
 }
 
 /// Once everything is applied: the status, and what to try next.

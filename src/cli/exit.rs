@@ -103,6 +103,11 @@ impl Exit {
         Self::from_status(&from_failure(&failure))
     }
 
+    /// What there is to say.
+    pub(super) fn text(self) -> String {
+        self.message.unwrap_or_default()
+    }
+
     /// The same code; what there was to say has been said.
     pub(super) fn silently(self) -> Self {
         Self { message: None, ..self }

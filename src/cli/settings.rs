@@ -49,6 +49,10 @@ pub(super) struct Settings {
     /// ledger.
     #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
     role: Option<String>,
+    /// Apply only migrations whose rehearsal, with exactly these scripts, ended with RESTORES or ORDER_ONLY (`schemad rehearse
+    /// --address`).
+    #[arg(long, env = "SCHEMAD_REQUIRE_REHEARSED")]
+    require_rehearsed: bool,
     #[command(flatten)]
     signing: Signing,
     /// How long ended operations are kept. Those that explain an applied migration stay.
@@ -122,6 +126,7 @@ impl Settings {
             migration_database,
             role: self.role.clone(),
             signing: self.signing.keys()?,
+            require_rehearsed: self.require_rehearsed,
             pool: PoolSettings {
                 size: self.pool_size,
                 overflow: self.pool_overflow,
@@ -147,7 +152,7 @@ impl Settings {
 
 /// A URL from its two flags, else from the two variables `name` and `name`_FILE: clap's own `env` would let a variable of the
 /// one stand against a flag of the other.
-fn url(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Option<DatabaseUrl>, Exit> {
+pub(super) fn url(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Option<DatabaseUrl>, Exit> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let file_name = format!("{name}_FILE");
     let (value, file) = match (value, file) {

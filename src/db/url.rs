@@ -97,6 +97,14 @@ impl DatabaseUrl {
         &self.target
     }
 
+    /// The same server, role and options with another database.
+    #[must_use]
+    pub fn with_database(&self, name: &str) -> Self {
+        let mut config = self.config.clone();
+        config.dbname(name);
+        Self { target: target(&config), config, ..self.clone() }
+    }
+
     /// How the server has to prove who it is.
     pub fn tls(&self) -> Mode {
         self.tls.mode
@@ -284,6 +292,17 @@ mod tests {
             assert_eq!(url.target(), target, "{text}");
             assert!(url.config.get_ports().len() <= url.config.get_hosts().len(), "{text}");
         }
+    }
+
+    #[test]
+    fn another_database_of_the_server_is_reached_the_same_way() {
+        let url: DatabaseUrl = "postgres://u:s3cret@h:7/d?sslmode=require&options=-csearch_path%3Da".parse().unwrap();
+        let other = url.with_database("x");
+        assert_eq!((other.target(), other.tls.mode), ("u@h:7/x", Mode::Require));
+        assert_eq!(
+            (other.config.get_password(), other.config.get_options()),
+            (url.config.get_password(), url.config.get_options())
+        );
     }
 
     #[test]

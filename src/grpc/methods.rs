@@ -40,6 +40,7 @@ pub const METHODS: &[Method] = &[
     row("/schemad.v1.MigrationService/GetMigration", Some(Role::Viewer), Counts::Request),
     row("/schemad.v1.MigrationService/Apply", Some(Role::Deployer), Counts::Operation),
     row("/schemad.v1.MigrationService/Rollback", Some(Role::Admin), Counts::Operation),
+    row("/schemad.v1.MigrationService/Rehearse", Some(Role::Deployer), Counts::Operation),
     row("/schemad.v1.MigrationService/Resolve", Some(Role::Admin), Counts::Operation),
     row("/schemad.v1.MigrationService/SignLedger", Some(Role::Admin), Counts::Operation),
     row("/schemad.v1.OperationService/GetOperation", Some(Role::Viewer), Counts::Request),

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert, gate, pb,
     reads::Reads,
+    rehearsal::Tally,
     request, status,
     stream::{Ends, Events},
 };
@@ -23,6 +24,7 @@ use crate::{
     migration::{Checksum, Migration, Mode, Row, Version},
     operation::{self, Event, Operations},
     planner,
+    rehearse::{Rehearsals, Selection},
 };
 
 /// The service.
@@ -33,6 +35,8 @@ pub struct Migrations {
     pub reads: Reads,
     /// For Apply and Rollback.
     pub operations: Operations,
+    /// For Rehearse.
+    pub rehearsals: Rehearsals,
     /// Anybody from anywhere may do everything.
     pub insecure: bool,
 }
@@ -177,6 +181,16 @@ impl Migrations {
         found.ok_or_else(|| ledger::control::unknown(id))
     }
 
+    /// Begins a rehearsal of what is pending now, or of what was named.
+    async fn rehearsal(&self, principal: &str, selection: Selection) -> Result<super::rehearsal::Events, Failure> {
+        self.reads.views.borrow().ready()?;
+        let snapshot = self.snapshot().await?;
+        let pending = planner::assess(&self.catalog, &snapshot.rows).pending.into_iter().collect();
+        let selected = selection.of(&self.catalog, &pending);
+        let begun = self.rehearsals.begin(selected, principal)?;
+        Ok(super::rehearsal::follow(begun, Tally::new(&self.catalog, pending)))
+    }
+
     async fn sign(&self, principal: &str, message: &pb::SignLedgerRequest) -> Result<pb::SignLedgerResponse, Failure> {
         let row = self.settle(request::sign_ledger(principal, message)).await?;
         let signed = self.reads.read(|reader| Box::pin(ledger::signatures::of(reader, row.id))).await?;
@@ -219,6 +233,16 @@ impl pb::migration_service_server::MigrationService for Migrations {
         let (validate_only, detach) = (message.validate_only, message.detach);
         let events = self.start(request::rollback(&principal.name, message), validate_only, detach).await?;
         Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::RollbackResponse { event: Some(event) })))))
+    }
+
+    type RehearseStream = Responses<pb::RehearseResponse>;
+
+    async fn rehearse(&self, request: Request<pb::RehearseRequest>) -> Answer<Self::RehearseStream> {
+        let (principal, message) = gate::caller(request)?;
+        let selection = request::rehearse(&message).map_err(|e| malformed(&e))?;
+        let events =
+            self.rehearsal(&principal.name, selection).await.map_err(|failure| status::from_failure(&failure))?;
+        Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::RehearseResponse { event: Some(event) })))))
     }
 
     async fn resolve(&self, request: Request<pb::ResolveRequest>) -> Answer<pb::ResolveResponse> {

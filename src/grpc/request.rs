@@ -19,6 +19,7 @@ use crate::{
     migration::Version,
     operation::{Action, LOCK_TIMEOUT, Request},
     planner::{Apply, ApplyTarget, Outcome, Resolve, Rollback, RollbackTarget, Sign, SignTarget, Source},
+    rehearse::Selection,
 };
 
 /// More migrations than any project has.
@@ -75,6 +76,24 @@ pub fn rollback(principal: &str, request: pb::RollbackRequest) -> Result<Request
     };
     let action = Action::Rollback(Rollback { target, down_from, force: request.force });
     operation(principal, action, &request.request_id, request.queue_timeout, request.lock_wait, request.lock_timeout)
+}
+
+/// Checks a RehearseRequest.
+///
+/// # Errors
+/// INVALID_SELECTION.
+pub fn rehearse(request: &pb::RehearseRequest) -> Result<Selection, Failure> {
+    use pb::rehearse_request::Selection as Asked;
+    let refused = |message: &str| Failure::invalid(Reason::InvalidSelection, "selection", message);
+    match request.selection {
+        None => Ok(Selection::Pending),
+        Some(Asked::All(true)) => Ok(Selection::All),
+        Some(Asked::All(false)) => Err(refused("say what to rehearse: last, all, or nothing for what is pending")),
+        Some(Asked::Last(n)) => match steps(n) {
+            Ok(n) => Ok(Selection::Last(n)),
+            Err(_) => Err(refused(&format!("last is {n}; it must be 1 to {MAX_STEPS}"))),
+        },
+    }
 }
 
 /// Checks a ResolveRequest.
@@ -211,6 +230,18 @@ mod tests {
         }
         let request = pb::RollbackRequest { target: Some(Target::All(true)), down_from: 9, ..Default::default() };
         assert_eq!(reason(rollback("p", request)), (Reason::InvalidSource, "down_from".into()));
+    }
+
+    #[test]
+    fn a_rehearsal_says_what_of() {
+        use pb::rehearse_request::Selection as Asked;
+        let of = |selection| rehearse(&pb::RehearseRequest { selection });
+        assert_eq!(of(None), Ok(Selection::Pending));
+        assert_eq!(of(Some(Asked::All(true))), Ok(Selection::All));
+        for bad in [Asked::All(false), Asked::Last(0), Asked::Last(-1), Asked::Last(MAX_STEPS + 1)] {
+            let failure = of(Some(bad)).unwrap_err();
+            assert_eq!((failure.reason, failure.field.as_deref()), (Reason::InvalidSelection, Some("selection")));
+        }
     }
 
     #[test]

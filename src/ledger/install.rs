@@ -10,8 +10,12 @@ use crate::{
 
 /// What this daemon makes of a ledger: its version, the oldest compatible one, and the SQL that leads there from the one
 /// before.
-const MIGRATIONS: [(i32, i32, &str); 3] =
-    [(1, 1, include_str!("0001.sql")), (2, 1, include_str!("0002.sql")), (3, 1, include_str!("0003.sql"))];
+const MIGRATIONS: [(i32, i32, &str); 4] = [
+    (1, 1, include_str!("0001.sql")),
+    (2, 1, include_str!("0002.sql")),
+    (3, 1, include_str!("0003.sql")),
+    (4, 1, include_str!("0004.sql")),
+];
 
 /// The ledger version of this daemon.
 pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;

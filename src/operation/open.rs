@@ -53,6 +53,8 @@ pub(super) struct Inner {
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps, and verifies them.
     pub signing: Option<Keys>,
+    /// Apply only what was rehearsed well.
+    pub require_rehearsed: bool,
     /// Who watches which version here.
     pub watchers: Watchers,
     /// Which refusals are kept in the ledger.
@@ -91,6 +93,8 @@ pub struct Parts {
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps, and verifies them.
     pub signing: Option<Keys>,
+    /// Apply only what was rehearsed well, with exactly these scripts.
+    pub require_rehearsed: bool,
     /// Who watches which version here.
     pub watchers: Watchers,
     /// "host:pid" of this daemon.
@@ -106,8 +110,21 @@ pub struct Parts {
 impl Operations {
     /// Accepts nothing before it is asked to.
     pub fn new(parts: Parts) -> Self {
-        let Parts { catalog, url, pool, one_database, side, role, signing, watchers, daemon, metrics, refresh, phases } =
-            parts;
+        let Parts {
+            catalog,
+            url,
+            pool,
+            one_database,
+            side,
+            role,
+            signing,
+            require_rehearsed,
+            watchers,
+            daemon,
+            metrics,
+            refresh,
+            phases,
+        } = parts;
         Self(Arc::new(Inner {
             catalog,
             url,
@@ -119,6 +136,7 @@ impl Operations {
             side,
             role,
             signing,
+            require_rehearsed,
             watchers,
             audit: Audit::default(),
             phases,

@@ -116,6 +116,7 @@ impl Inner {
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, &mut reader).await?;
         check(&mut steps, &snapshot.rows)?;
+        self.is_rehearsed(&steps, &mut reader, install::VERSION).await?;
         let signer = self.signer(&snapshot);
         signed::verify(signer, &steps, &snapshot.rows)?;
         let signatures = match signing {
@@ -167,6 +168,8 @@ impl Operations {
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, reader).await?;
         check(&mut steps, &snapshot.rows)?;
+        let ledger = snapshot.ledger.as_ref().map_or(0, |ledger| ledger.version);
+        inner.is_rehearsed(&steps, reader, ledger).await?;
         signed::verify(inner.signer(&snapshot), &steps, &snapshot.rows)?;
         Ok(planned(&steps, &warnings))
     }

@@ -1,13 +1,12 @@
 //! What a database has and a snapshot does not compare. It is counted, so that nobody takes silence for sameness.
 
-use tokio_postgres::Client;
-
+use super::ask::Ask;
 use crate::db::Error;
 
 /// Counts everything.
-pub(super) async fn count(client: &Client) -> Result<Vec<String>, Error> {
+pub(super) async fn count(ask: Ask<'_>) -> Result<Vec<String>, Error> {
     let counts = kinds().map(|(words, from)| format!("SELECT '{words}', count(*) FROM {from}"));
-    let rows = client.query_typed(&counts.join(" UNION ALL "), &[]).await?;
+    let rows = ask.ask(&counts.join(" UNION ALL "), &[]).await?;
     let mut found = Vec::new();
     for row in rows {
         let (words, count): (String, i64) = (row.try_get(0)?, row.try_get(1)?);

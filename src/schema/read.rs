@@ -6,6 +6,7 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     Relation, Snapshot,
+    ask::{Ask, Prepared},
     cells::{Cells, Context, Read as _, Unread},
     column::{self, Column},
     not_compared,
@@ -64,9 +65,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// The database's, its loss, or that the schema went on changing while it was read (SQLSTATE 40001).
 pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
+    let ask = Ask { client, prepared: None };
     for _ in 0..TRIES {
         client.batch_execute(BEGIN).await?;
-        let result = read_once(client, except).await;
+        let result = async { tokio::try_join!(read_once(ask, except), seen(ask)) }.await;
         client.batch_execute("ROLLBACK").await?;
         match result {
             Ok((snapshot, seen)) if unchanged(client, &seen).await? => return Ok(snapshot),
@@ -81,8 +83,19 @@ pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
     Err(SqlError { sqlstate: "40001".into(), message: message.into(), ..SqlError::default() }.into())
 }
 
-async fn read_once(client: &Client, except: &Except) -> Result<(Snapshot, Seen), Error> {
-    let major = client.query_typed("SELECT current_setting('server_version_num')::int / 10000", &[]).await?;
+/// Reads the schema of a database that nobody else changes meanwhile, on a session that does it often: it keeps the statements.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn read_again(client: &Client, except: &Except, prepared: &Prepared) -> Result<Snapshot, Error> {
+    client.batch_execute(BEGIN).await?;
+    let result = read_once(Ask { client, prepared: Some(prepared) }, except).await;
+    client.batch_execute("ROLLBACK").await?;
+    result
+}
+
+async fn read_once(ask: Ask<'_>, except: &Except) -> Result<Snapshot, Error> {
+    let major = ask.ask("SELECT current_setting('server_version_num')::int / 10000", &[]).await?;
     let major: i32 = major.first().map_or(Ok(0), |row| row.try_get(0))?;
     let major = u32::try_from(major).unwrap_or_default();
     if major < 13 {
@@ -90,12 +103,11 @@ async fn read_once(client: &Client, except: &Except) -> Result<(Snapshot, Seen),
     }
     let parameters = &[(&except.schemas as _, Type::TEXT_ARRAY), (&except.tables as _, Type::TEXT_ARRAY)];
     let (relations, columns) = (relations(), column::query(major));
-    let (seen, relations, columns, not_compared, answers) = tokio::try_join!(
-        seen(client),
-        async { Ok(client.query_typed(&relations, parameters).await?) },
-        async { Ok(client.query_typed(&columns, &[]).await?) },
-        not_compared::count(client),
-        Answers::ask(client, major, &except.schemas),
+    let (relations, columns, not_compared, answers) = tokio::try_join!(
+        ask.ask(&relations, parameters),
+        ask.ask(&columns, &[]),
+        not_compared::count(ask),
+        Answers::ask(ask, major, &except.schemas),
     )?;
     let mut context = Context::default();
     for row in relations {
@@ -113,7 +125,7 @@ async fn read_once(client: &Client, except: &Except) -> Result<(Snapshot, Seen),
         }
     }
     let snapshot = answers.read(&mut context)?;
-    Ok((Snapshot { server_major: major, not_compared, ..snapshot }, seen))
+    Ok(Snapshot { server_major: major, not_compared, ..snapshot })
 }
 
 /// What is compared of pg_class, as far as others refer to it. An identity's sequence and a partition are as good as any.
@@ -141,10 +153,10 @@ struct Seen {
 }
 
 /// What the current transaction sees.
-async fn seen(client: &Client) -> Result<Seen, Error> {
+async fn seen(ask: Ask<'_>) -> Result<Seen, Error> {
     let counts = LOOKED_UP.map(|catalog| format!("(SELECT count(*) FROM pg_catalog.{catalog})"));
     let query = format!("SELECT pg_catalog.pg_current_snapshot()::text, {}", counts.join(" + "));
-    let row = client.query_typed(&query, &[]).await?;
+    let row = ask.ask(&query, &[]).await?;
     let row = row.first().ok_or_else(|| Error::Lost("the server sent no row".into()))?;
     Ok(Seen { snapshot: row.try_get(0)?, rows: row.try_get(1)? })
 }
@@ -171,5 +183,5 @@ async fn unchanged(client: &Client, since: &Seen) -> Result<bool, Error> {
     let parameters = &[(&end as _, Type::TEXT), (&running as _, Type::TEXT_ARRAY)];
     let written = client.query_typed(&query, parameters).await?;
     let written = written.first().map_or(Ok(true), |row| row.try_get::<_, bool>(0))?;
-    Ok(!written && seen(client).await?.rows == since.rows)
+    Ok(!written && seen(Ask { client, prepared: None }).await?.rows == since.rows)
 }

@@ -2,13 +2,14 @@
 //! forget one.
 
 use serde::{Deserialize, Serialize};
-use tokio_postgres::{Client, Row, types::Type};
+use tokio_postgres::{Row, types::Type};
 
 use super::{
     AccessMethod, BaseType, Cast, Collation, Composite, Constraint, Conversion, DefaultPrivileges, Difference, Domain,
     Enum, EventTrigger, Extension, ForeignDataWrapper, ForeignServer, Index, Language, Operator, OperatorClass,
     OperatorFamily, Policy, Publication, Range, Rights, Routine, Rule, Schema, Sequence, Statistics, Table, TextSearch,
     Transform, Trigger, View,
+    ask::Ask,
     cells::{Cells, Context, Unread},
     diff::{Wholes, compare},
     object::Object,
@@ -34,9 +35,9 @@ macro_rules! lists {
 
         impl Answers {
             /// Sends all queries at once; the server answers in turn.
-            pub async fn ask(client: &Client, major: u32, left_out: &[String]) -> Result<Self, Error> {
+            pub async fn ask(on: Ask<'_>, major: u32, left_out: &[String]) -> Result<Self, Error> {
                 let ask = async |query: std::borrow::Cow<'static, str>| {
-                    client.query_typed(&query, &[(&left_out, Type::TEXT_ARRAY)]).await
+                    on.ask(&query, &[(&left_out, Type::TEXT_ARRAY)]).await
                 };
                 let ($($list,)*) = tokio::try_join!($(ask(<$object as Object>::query(major)),)*)?;
                 Ok(Self { $($list,)* })

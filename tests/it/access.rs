@@ -24,7 +24,11 @@ use crate::harness::{
 async fn expect(guarded: &Guarded, kind: &str, shown: Shown<'_>, expected: impl Fn(Option<Role>, Code) -> Code) {
     for method in METHODS {
         let right = passed(method.path);
-        let code = guarded.answer(shown, method.path).await;
+        let code = match guarded.answer(shown, method.path).await {
+            // One runs at a time, and the one before ends with its call, but not at once. Who hears that has passed.
+            Code::Aborted if method.path.ends_with("/Rehearse") => Code::Ok,
+            code => code,
+        };
         assert_eq!(code, expected(method.role, right), "{kind} {}", method.path);
     }
 }
@@ -50,6 +54,7 @@ fn passed(path: &str) -> Code {
         | "ListMigrations"
         | "ListOperations"
         | "Apply"
+        | "Rehearse"
         | "Check"
         | "Watch"
         | "ServerReflectionInfo" => Code::Ok,

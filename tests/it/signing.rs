@@ -334,7 +334,13 @@ async fn whoever_could_use_a_ledger_of_version_2_can_use_it_after_the_upgrade() 
         ))
         .await;
     daemon(&database, &Set::tables(0), &[]).await.stop().await;
-    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "3");
+    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "4");
+    let tables = format!(
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'schemad'::regnamespace AND relkind = 'r' \
+         AND NOT (has_table_privilege('{role}', oid, 'SELECT') AND has_table_privilege('{role}', oid, 'INSERT') \
+            AND has_table_privilege('{role}', oid, 'UPDATE') AND has_table_privilege('{role}', oid, 'DELETE'))"
+    );
+    assert_eq!(database.text(&tables).await, "0");
     for (who, expected) in [(role.as_str(), "4 of 4"), ("public", "0 of 4")] {
         let may = format!(
             "SELECT count(*) FILTER (WHERE has_function_privilege('{who}', oid, 'EXECUTE')) || ' of ' || count(*) \

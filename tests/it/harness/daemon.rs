@@ -36,6 +36,7 @@ pub fn settings(url: &str) -> Settings {
         database: url.parse().unwrap(),
         role: None,
         signing: None,
+        require_rehearsed: false,
         migration_database: None,
         pool: PoolSettings {
             size: 1,

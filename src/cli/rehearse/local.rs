@@ -1,0 +1,131 @@
+//! A rehearsal in this process.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Instant};
+
+use clap::Args;
+use diesel::{migration::MigrationSource, pg::Pg};
+use diesel_migrations::FileBasedMigrations;
+use tokio::sync::watch;
+
+use super::{server_dir, show::Show};
+use crate::{
+    catalog::Catalog,
+    cli::{
+        exit::Exit,
+        output::{self, Output},
+        settings,
+    },
+    db::DatabaseUrl,
+    failure::{Failure, Reason},
+    grpc::{rehearsal::Tally, status::from_failure},
+    private_postgres::{Error, PrivatePostgres, find_programs},
+    rehearse::{self, Outside, Selection, Settings, rehearse},
+    runner::{Halt, Orders, Wait},
+    scratch::Scratch,
+    shutdown,
+};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Without a daemon")]
+pub(super) struct Local {
+    /// A folder of Diesel migrations, instead of those that this program carries.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// A server to make scratch databases on, instead of a private one that is gone afterwards [env: SCRATCH_DATABASE_URL]. The
+    /// database that it names is not touched.
+    #[arg(long, value_name = "URL")]
+    scratch_database_url: Option<String>,
+    /// A file that holds it [env: SCRATCH_DATABASE_URL_FILE].
+    #[arg(long, value_name = "FILE", conflicts_with = "scratch_database_url")]
+    scratch_database_url_file: Option<PathBuf>,
+    /// That server is thrown away afterwards: migrations may reach outside their database (roles, other databases, files).
+    #[arg(long)]
+    throwaway_server: bool,
+    /// Where private servers keep their data while they run [default: schemad/rehearse in the state folder of the user; for root
+    /// /var/lib/schemad/rehearse].
+    #[arg(long, env = "SCHEMAD_REHEARSE_DIR", value_name = "DIR")]
+    server_dir: Option<PathBuf>,
+}
+
+impl Local {
+    /// True where one of these was given as an argument.
+    pub(super) fn is_given(&self) -> bool {
+        self.dir.is_some() || self.scratch_database_url.is_some() || self.throwaway_server
+    }
+
+    pub(super) async fn run(
+        self,
+        source: &impl MigrationSource<Pg>,
+        selection: Selection,
+        output: Output,
+    ) -> Result<(), Exit> {
+        let catalog = match &self.dir {
+            None => Catalog::load(source).map_err(Exit::usage)?,
+            Some(dir) => {
+                let found = FileBasedMigrations::from_path(dir);
+                let found = found.map_err(|error| Exit::usage(format!("--dir {}: {error}", dir.display())))?;
+                Catalog::load(&found).map_err(Exit::usage)?
+            }
+        };
+        let given = settings::url("SCRATCH_DATABASE_URL", self.scratch_database_url, self.scratch_database_url_file)?;
+        let (_server, url, outside) = match given {
+            Some(url) if self.throwaway_server => (None, url, Outside::Allowed),
+            Some(url) => (None, url, Outside::Refused),
+            None => {
+                let (server, url) = private_server(server_dir(self.server_dir)?).await?;
+                (Some(server), url, Outside::Allowed)
+            }
+        };
+        let pending: BTreeSet<_> = catalog.iter().map(|migration| migration.version.clone()).collect();
+        let selected = selection.of(&catalog, &pending);
+        let begun = Instant::now();
+        let (mut tally, mut show) = (Tally::new(&catalog, pending), Show::new(output));
+        let settings = Settings { outside, role: None };
+        let result = interruptible(async |orders| {
+            let mut scratch = Scratch::open(&url).await?;
+            let mut tell = |event: rehearse::Event| show.event(&tally.event(&event));
+            let ended = rehearse(&mut scratch, &catalog, &selected, &settings, &orders, &mut tell).await;
+            // What cannot be dropped now is swept later; the result is known.
+            if let Err(error) = scratch.close().await {
+                output::progress(&format!("a scratch database is left, and dropped the next time: {error}"));
+            }
+            ended
+        })
+        .await;
+        match result {
+            Ok(()) => {
+                show.summary(&tally.summary(begun.elapsed()));
+                tally.result().map_err(|failure| Exit::from_status(&from_failure(&failure)))
+            }
+            Err(failure) if failure.reason == Reason::Cancelled => Err(Exit::interrupted(failure.message)),
+            Err(failure) => Err(Exit::from_status(&from_failure(&failure))),
+        }
+    }
+}
+
+/// Starts a server of one's own.
+async fn private_server(dir: PathBuf) -> Result<(PrivatePostgres, DatabaseUrl), Exit> {
+    if !cfg!(target_os = "linux") {
+        return Err(Exit::usage("the private PostgreSQL needs Linux; give SCRATCH_DATABASE_URL"));
+    }
+    let programs = find_programs().ok_or(Error::NoPrograms).map_err(Exit::usage)?;
+    let started = tokio::task::spawn_blocking(move || PrivatePostgres::start_fresh(&programs, &dir));
+    let server = started.await.map_err(Exit::unavailable)?.map_err(Exit::usage)?;
+    let url = server.url("postgres").parse().map_err(Exit::usage)?;
+    Ok((server, url))
+}
+
+/// Runs something that ends well when it is told to, at Ctrl-C or SIGTERM.
+async fn interruptible(work: impl AsyncFnOnce(Orders) -> Result<(), Failure>) -> Result<(), Failure> {
+    let (halt, wait) = (watch::Sender::new(None), watch::Sender::new(Wait::default()));
+    let orders = Orders { halt: halt.subscribe(), wait: wait.subscribe() };
+    let mut work = std::pin::pin!(work(orders));
+    tokio::select! {
+        ended = &mut work => return ended,
+        signal = shutdown::signalled() => {
+            halt.send_replace(Some(Halt::Cancelled(signal.unwrap_or("a signal").into())));
+        }
+    }
+    output::progress("ending; the scratch databases are dropped");
+    work.await
+}

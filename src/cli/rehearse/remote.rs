@@ -1,0 +1,41 @@
+//! A rehearsal in the daemon, beside its database.
+
+use super::show::Show;
+use crate::{
+    cli::{client::Common, exit::Exit},
+    grpc::pb::{self, rehearsal_event::Event, rehearse_request::Selection as Asked},
+    rehearse::Selection,
+    shutdown,
+};
+
+pub(super) async fn run(common: &Common, selection: Selection) -> Result<(), Exit> {
+    let selection = match selection {
+        Selection::Pending => None,
+        Selection::All => Some(Asked::All(true)),
+        Selection::Last(n) => Some(Asked::Last(i32::try_from(n.get()).unwrap_or(i32::MAX))),
+    };
+    let mut client = common.address.client()?;
+    let following = async {
+        let request = pb::RehearseRequest { selection };
+        let mut stream = client.rehearse(request).await.map_err(|status| common.address.explain(&status))?.into_inner();
+        let mut show = Show::new(common.output);
+        loop {
+            match stream.message().await {
+                Ok(Some(pb::RehearseResponse { event: Some(pb::RehearsalEvent { event: Some(event), .. }) })) => {
+                    match &event {
+                        Event::Summary(summary) => show.summary(summary),
+                        event => show.event(event),
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(common.address.explain(&status)),
+            }
+        }
+    };
+    tokio::select! {
+        ended = following => ended,
+        // The daemon ends what nobody listens to.
+        _ = shutdown::signalled() => Err(Exit::interrupted("left; the daemon ends the rehearsal")),
+    }
+}

@@ -1,0 +1,62 @@
+//! `--require-rehearsed`: an up runs only when its rehearsal, with exactly this up and this down, ended well.
+
+use super::{open::Inner, prepare::Step};
+use crate::{
+    db::pool::Reader,
+    failure::{Failure, Reason},
+    ledger::rehearsals::{self, Scripts},
+    migration::{Direction, Script},
+    rehearse::Verdict,
+};
+
+/// The ledger keeps verdicts from this version on.
+const SINCE: i32 = 4;
+
+impl Inner {
+    /// Refuses ups without a good verdict, where that is asked for. A rollback needs none: whoever rolls back has no choice.
+    pub(super) async fn is_rehearsed(
+        &self,
+        steps: &[Step],
+        reader: &mut Reader,
+        ledger_version: i32,
+    ) -> Result<(), Failure> {
+        let ups: Vec<&Step> = steps.iter().filter(|step| step.name.direction == Direction::Up).collect();
+        if !self.require_rehearsed || ups.is_empty() {
+            return Ok(());
+        }
+        let identity = |script: &Script| (script.checksum, script.mode);
+        let scripts = |step: &&Step| (identity(&step.script), step.down.as_ref().map(identity));
+        let of: Vec<Scripts<'_>> = ups
+            .iter()
+            .map(|step| (&step.version, scripts(step)))
+            .map(|(version, (up, down))| Scripts { version, up, down })
+            .collect();
+        let found = match ledger_version {
+            ..SINCE => vec![None; of.len()],
+            _ => rehearsals::verdicts(reader, &of).await?,
+        };
+        // A newer daemon's verdict that this one does not know is none.
+        let found = found.into_iter().map(|word| Verdict::parse(&word?));
+        match ups.iter().zip(found).find(|(_, verdict)| !verdict.is_some_and(Verdict::is_good)) {
+            None => Ok(()),
+            Some((step, verdict)) => Err(refused(step, verdict)),
+        }
+    }
+}
+
+fn refused(step: &Step, verdict: Option<Verdict>) -> Failure {
+    let why = match verdict {
+        Some(verdict) => format!("its rehearsal ended with {verdict}"),
+        None => "it was not rehearsed with exactly these scripts".to_owned(),
+    };
+    let message = format!(
+        "{} is not applied: {why}, and this daemon applies only what restores (--require-rehearsed). Rehearse it: schemad \
+         rehearse --address <this daemon>",
+        step.name.name
+    );
+    let failure = Failure::new(Reason::NotRehearsed, message).with("version", &step.version);
+    match verdict {
+        Some(verdict) => failure.with("verdict", verdict),
+        None => failure,
+    }
+}

@@ -1,0 +1,313 @@
+//! Rehearsal: each migration up, down, compared, up and compared in a scratch database, so that a down that does not undo its up is
+//! known before anybody needs it. It proves structure, not data.
+//!
+//! The invariant: **before each migration the working database is in the clean state**, which is what the ups before it make of an
+//! empty database, each run once. Up, down and up leave it so when the schema after the down is what it was before, the schema after
+//! the second up is that after the first, and the contents are, too (`contents`): no file of a table has a block, so no data were
+//! ever written that could differ; or all that there is reads the same. Then the next migration is rehearsed in the database as it
+//! is. Else that is given up, and `clean` makes another: a copy of an earlier clean state with the ups since run again.
+
+mod clean;
+mod contents;
+mod daemon;
+mod selection;
+mod stage;
+mod verdict;
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+pub use daemon::{Begun, Rehearsals};
+pub use selection::Selection;
+pub use verdict::{Rehearsed, Verdict};
+
+use clean::Clean;
+use stage::{Stage, State, Stop};
+
+use crate::{
+    catalog::Catalog,
+    failure::{Failure, Reason},
+    migration::{Direction, Migration, Script, Version},
+    runner::Orders,
+    schema::{Snapshot, diff},
+    scratch::Scratch,
+    sql,
+};
+
+/// What scripts may do to what lies outside the scratch database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// Anything: the server is thrown away, or might as well be.
+    Allowed,
+    /// Nothing: others use the server. A script that does is not run.
+    Refused,
+}
+
+/// How to rehearse.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What scripts may do to what lies outside.
+    pub outside: Outside,
+    /// Runs the scripts, where it is not the role that logs in.
+    pub role: Option<String>,
+}
+
+/// Told what happens, in order.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A migration begins.
+    Began {
+        /// From 1, among those that are rehearsed.
+        ordinal: usize,
+        /// How many those are.
+        total: usize,
+        /// Its version.
+        version: Version,
+        /// Its name.
+        name: String,
+    },
+    /// One that is only in the way of the others could not be applied; they go on without it.
+    LeftOut {
+        /// Its version.
+        version: Version,
+        /// Why.
+        failure: Failure,
+    },
+    /// A migration was rehearsed.
+    Ended(Box<Rehearsed>),
+}
+
+/// Rehearses `selected` of the catalog, each on the state that all migrations before it make. Databases that are still there are
+/// dropped with `scratch`, which is the caller's to close.
+///
+/// Dropped before it returns, it leaves databases, which go with `scratch` as well.
+///
+/// # Errors
+/// CANCELLED, why no scratch database can be made, or the server's loss: then there are no more verdicts.
+pub async fn rehearse(
+    scratch: &mut Scratch,
+    catalog: &Catalog,
+    selected: &BTreeSet<Version>,
+    settings: &Settings,
+    orders: &Orders,
+    tell: &mut (dyn FnMut(Event) + Send),
+) -> Result<(), Failure> {
+    if selected.is_empty() {
+        return Ok(());
+    }
+    let mut clean = Clean::new(scratch, settings.role.as_deref());
+    let stage = clean.stage(orders).await?;
+    let mut rehearsal = Rehearsal { clean, stage, known: None, settings, orders };
+    let total = catalog.iter().filter(|migration| selected.contains(&migration.version)).count();
+    let mut ordinal = 0;
+    for migration in catalog.iter() {
+        if let Some(halt) = orders.halted() {
+            return Err(stage::halted(&halt));
+        }
+        if ordinal == total {
+            break; // what comes after the last is nobody's question
+        }
+        let (version, name) = (migration.version.clone(), migration.name.clone());
+        if !selected.contains(&version) {
+            if let Err(failure) = rehearsal.pass(migration).await? {
+                tell(Event::LeftOut { version, failure });
+            }
+            continue;
+        }
+        ordinal += 1;
+        tell(Event::Began { ordinal, total, version, name });
+        let begun = Instant::now();
+        let rehearsed = rehearsal.one(migration).await?;
+        let notes = rehearsal.notes(migration);
+        tell(Event::Ended(Box::new(Rehearsed { ordinal, total, notes, took: begun.elapsed(), ..rehearsed })));
+    }
+    Ok(())
+}
+
+struct Rehearsal<'a> {
+    clean: Clean<'a>,
+    stage: Stage,
+    /// What the working database looks like, while that is known.
+    known: Option<State>,
+    settings: &'a Settings,
+    orders: &'a Orders,
+}
+
+/// A script's end: well, after so long; or not, and why.
+type Ran = Result<Duration, Failure>;
+
+impl<'a> Rehearsal<'a> {
+    /// Applies a migration that is not rehearsed. The inner error is its own.
+    async fn pass(&mut self, migration: &'a Migration) -> Result<Result<(), Failure>, Failure> {
+        match self.run(migration, Direction::Up, &migration.up).await? {
+            Ok(_) => {
+                self.known = None;
+                self.applied(migration).await?;
+                Ok(Ok(()))
+            }
+            Err(failure) => {
+                self.after_failure(&migration.up).await?;
+                Ok(Err(failure))
+            }
+        }
+    }
+
+    /// Up, down, up, on the clean state; afterwards the clean state with this migration, where it can be applied.
+    async fn one(&mut self, migration: &'a Migration) -> Result<Rehearsed, Failure> {
+        let before = match self.known.take() {
+            Some(state) => state,
+            None => self.stage.state().await?,
+        };
+        let mut found = Rehearsed::of(migration);
+        match self.run(migration, Direction::Up, &migration.up).await? {
+            Ok(took) => found.up_took = Some(took),
+            Err(failure) => {
+                self.known = Some(before);
+                self.after_failure(&migration.up).await?;
+                return Ok(found.failed(Verdict::UpFails, failure));
+            }
+        }
+        let after = self.stage.state().await?;
+        self.applied(migration).await?;
+        let Some(down) = &migration.down else {
+            self.known = Some(after);
+            return Ok(Rehearsed { verdict: Verdict::Irreversible, ..found });
+        };
+        match self.run(migration, Direction::Down, down).await? {
+            Ok(took) => found.down_took = Some(took),
+            Err(failure) => {
+                self.known = Some(after);
+                self.after_failure(down).await?;
+                return Ok(found.failed(Verdict::DownFails, failure));
+            }
+        }
+        let back = self.stage.state().await?;
+        found.compared_down(&before.snapshot, &back.snapshot);
+        if let Err(failure) = self.run(migration, Direction::Up, &migration.up).await? {
+            self.restore().await?;
+            return Ok(found.failed(Verdict::UpFailsAfterDown, failure));
+        }
+        let again = self.stage.state().await?;
+        found.compared_up(&after.snapshot, &again.snapshot);
+        match back.is(&before) && again.is(&after) {
+            true => self.known = Some(again),
+            false => self.restore().await?,
+        }
+        Ok(found)
+    }
+
+    /// What nobody looked into.
+    fn notes(&self, migration: &Migration) -> Vec<String> {
+        let scripts = [(Direction::Up, Some(&migration.up)), (Direction::Down, migration.down.as_ref())];
+        let looks = |script: &&Script| self.settings.outside == Outside::Refused && sql::is_dynamic(&script.sql);
+        let dynamic = scripts.iter().filter_map(|(direction, script)| {
+            script.filter(looks)?;
+            Some(format!(
+                "{} puts SQL together at run time (EXECUTE): whether that reaches outside its database was not looked into",
+                direction.file(&migration.name)
+            ))
+        });
+        let not_compared = self.known.iter().flat_map(|state| &state.snapshot.not_compared);
+        dynamic.chain(not_compared.map(|what| format!("not compared: {what}"))).collect()
+    }
+
+    /// Runs a script as an operation would. The outer error ends the rehearsal.
+    async fn run(&mut self, migration: &Migration, direction: Direction, script: &Script) -> Result<Ran, Failure> {
+        if self.settings.outside == Outside::Refused
+            && let Some(reach) = sql::reaches(&script.sql).first()
+        {
+            return Ok(Err(reaches_outside(migration, direction, script, reach)));
+        }
+        match self.stage.run(migration, direction, script, self.orders).await {
+            Ok(took) => Ok(Ok(took)),
+            Err(Stop::Failed(failure)) => Ok(Err(*failure)),
+            Err(Stop::Ended(failure)) => Err(*failure),
+            // The script may have ended its own session. When the server is there, it goes on.
+            Err(Stop::Lost(failure)) => {
+                self.restore().await?;
+                Ok(Err(*failure))
+            }
+        }
+    }
+
+    /// A transaction that failed has left nothing. What was not one transaction may have.
+    async fn after_failure(&mut self, script: &Script) -> Result<(), Failure> {
+        match script.mode {
+            crate::migration::Mode::Transactional => Ok(()),
+            crate::migration::Mode::NonTransactional => self.restore().await,
+        }
+    }
+
+    /// The clean state is one migration further. Where that cannot be made again by running it again, it is kept.
+    async fn applied(&mut self, migration: &'a Migration) -> Result<(), Failure> {
+        match sql::reaches(&migration.up.sql).is_empty() {
+            true => self.clean.passed(migration),
+            false => self.clean.keep(&mut self.stage).await?,
+        }
+        Ok(())
+    }
+
+    /// Gives the working database up for another in the clean state.
+    async fn restore(&mut self) -> Result<(), Failure> {
+        let stage = self.clean.stage(self.orders).await?;
+        let old = std::mem::replace(&mut self.stage, stage);
+        self.clean.give_up(old);
+        self.known = None;
+        Ok(())
+    }
+}
+
+impl Rehearsed {
+    /// The down is compared.
+    fn compared_down(&mut self, before: &Snapshot, back: &Snapshot) {
+        self.differences = diff(before, back);
+        self.verdict = match self.differences.iter().all(|one| one.is_order_only()) {
+            true if self.differences.is_empty() => Verdict::Restores,
+            true => Verdict::OrderOnly,
+            false => Verdict::DoesNotRestore,
+        };
+    }
+
+    /// The second up is compared with the first. What the down left behind explains what comes after it.
+    fn compared_up(&mut self, after: &Snapshot, again: &Snapshot) {
+        self.up_differences = diff(after, again);
+        let order_only = self.up_differences.iter().all(|one| one.is_order_only());
+        self.verdict = match self.verdict {
+            Verdict::Restores if self.up_differences.is_empty() => Verdict::Restores,
+            Verdict::Restores | Verdict::OrderOnly if order_only => Verdict::OrderOnly,
+            Verdict::Restores | Verdict::OrderOnly => Verdict::UpDiffersAfterDown,
+            other => other,
+        };
+    }
+
+    fn failed(self, verdict: Verdict, failure: Failure) -> Self {
+        Self { verdict, failure: Some(failure), ..self }
+    }
+}
+
+fn reaches_outside(migration: &Migration, direction: Direction, script: &Script, reach: &sql::Reach) -> Failure {
+    let file = direction.file(&migration.name);
+    let sql::Reach { place, statement, what } = reach;
+    let problem = format!("this statement reaches {what}, and the server is not thrown away afterwards");
+    let cure = "Rehearse it locally: `schemad rehearse` has a server of its own";
+    let (source, source_column) = sql::excerpt(&script.sql, *place);
+    let statements = sql::count(&script.sql);
+    let message = format!(
+        "{file}, line {}, column {}, statement {statement} of {statements}: {problem}. {cure}. Nothing of the file was run",
+        place.line, place.column
+    );
+    Failure::new(Reason::ReachesOutside, message)
+        .with("version", &migration.version)
+        .with("file", file)
+        .with("line", place.line)
+        .with("column", place.column)
+        .with("statement", statement)
+        .with("statements", statements)
+        .with("source", source)
+        .with("source_column", source_column)
+        .with("problem", problem)
+        .with("meaning", cure)
+        .with("consequence", "Nothing of the file was run")
+}

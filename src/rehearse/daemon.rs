@@ -1,0 +1,151 @@
+//! Rehearsals beside a daemon's database, one at a time: in scratch databases of the same server, where others work, so nothing that
+//! reaches outside is run. It belongs to the call: whoever asked goes away, and it ends.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use super::{Event, Outside, Settings, rehearse};
+use crate::{
+    catalog::Catalog,
+    db::DatabaseUrl,
+    failure::{Failure, Reason},
+    ledger::rehearsals::{self, Scripts},
+    migration::Version,
+    runner::{Halt, Orders, Wait},
+    scratch::Scratch,
+    shutdown::Phase,
+};
+
+/// Begins rehearsals.
+#[derive(Clone)]
+pub struct Rehearsals {
+    inner: Arc<Inner>,
+    /// One at a time: it is a load that nobody waits for.
+    turn: Arc<Semaphore>,
+}
+
+struct Inner {
+    catalog: Arc<Catalog>,
+    url: DatabaseUrl,
+    role: Option<String>,
+    daemon: String,
+    phases: watch::Receiver<Phase>,
+}
+
+/// A rehearsal that was begun. Dropping it ends it.
+pub struct Begun {
+    /// What happens.
+    pub events: mpsc::UnboundedReceiver<Event>,
+    /// How it ended, after the last event.
+    pub result: oneshot::Receiver<Result<(), Failure>>,
+}
+
+impl Rehearsals {
+    /// On the server at `url`, where migrations run as `role`.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        url: DatabaseUrl,
+        role: Option<String>,
+        daemon: String,
+        phases: watch::Receiver<Phase>,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { catalog, url, role, daemon, phases }), turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Begins one.
+    ///
+    /// # Errors
+    /// BUSY when one runs, SHUTTING_DOWN.
+    pub fn begin(&self, selected: BTreeSet<Version>, principal: &str) -> Result<Begun, Failure> {
+        if *self.inner.phases.borrow() != Phase::Serving {
+            return Err(Failure::new(Reason::ShuttingDown, "the daemon is shutting down"));
+        }
+        let Ok(turn) = self.turn.clone().try_acquire_owned() else {
+            return Err(Failure::new(
+                Reason::Busy,
+                "another rehearsal runs in this daemon; ask again when it has ended",
+            ));
+        };
+        let (sender, events) = mpsc::unbounded_channel();
+        let (ended, result) = oneshot::channel();
+        let (inner, principal) = (self.inner.clone(), principal.to_owned());
+        tokio::spawn(async move {
+            let _ = ended.send(inner.run(selected, &principal, sender, turn).await); // nobody waits any more
+        });
+        Ok(Begun { events, result })
+    }
+
+    /// Returns when none runs.
+    pub async fn idle(&self) {
+        let _ = self.turn.acquire().await; // nobody closes it
+    }
+}
+
+impl Inner {
+    async fn run(
+        &self,
+        selected: BTreeSet<Version>,
+        principal: &str,
+        sender: mpsc::UnboundedSender<Event>,
+        _turn: OwnedSemaphorePermit,
+    ) -> Result<(), Failure> {
+        if selected.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(event = "rehearsal.started", principal, migrations = selected.len(), "rehearsal started");
+        let (halt, wait) = (watch::Sender::new(None), watch::Sender::new(Wait::default()));
+        let orders = Orders { halt: halt.subscribe(), wait: wait.subscribe() };
+        let _ender = AbortOnDrop(tokio::spawn(end_with(sender.clone(), self.phases.clone(), halt)));
+        let mut scratch = Scratch::open(&self.url).await?;
+        let settings = Settings { outside: Outside::Refused, role: self.role.clone() };
+        let mut verdicts = Vec::new();
+        let mut tell = |event: Event| {
+            if let Event::Ended(rehearsed) = &event {
+                verdicts.push(rehearsed.clone());
+            }
+            let _ = sender.send(event); // nobody listens: it is being ended
+        };
+        let result = rehearse(&mut scratch, &self.catalog, &selected, &settings, &orders, &mut tell).await;
+        let mut recorded = Ok(());
+        for rehearsed in &verdicts {
+            let of = Scripts { version: &rehearsed.version, up: rehearsed.up, down: rehearsed.down };
+            let verdict = rehearsed.verdict.as_str();
+            let kept = rehearsals::record(scratch.client(), of, verdict, principal, &self.daemon).await;
+            recorded = recorded.and(kept);
+        }
+        if let Err(error) = scratch.close().await {
+            tracing::warn!(event = "scratch.left", cause = %error, "a scratch database could not be dropped; it is swept later");
+        }
+        let outcome = result.as_ref().map_or_else(|failure| failure.reason.as_str(), |()| "done");
+        tracing::info!(event = "rehearsal.ended", principal, outcome, rehearsed = verdicts.len(), "rehearsal ended");
+        result.and(recorded)
+    }
+}
+
+/// Tells the rehearsal to end when nobody listens to it, or the daemon ends.
+async fn end_with(
+    sender: mpsc::UnboundedSender<Event>,
+    mut phases: watch::Receiver<Phase>,
+    halt: watch::Sender<Option<Halt>>,
+) {
+    let why = tokio::select! {
+        () = sender.closed() => Halt::Cancelled("the end of the call".into()),
+        _ = phases.wait_for(|phase| *phase != Phase::Serving) => Halt::Shutdown,
+    };
+    halt.send_replace(Some(why));
+    // The orders stay in force as long as their sender lives.
+    std::future::pending::<()>().await;
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

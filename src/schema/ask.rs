@@ -1,0 +1,50 @@
+//! How a read asks its questions: once, without leaving anything in the session; or again and again, with statements that the
+//! session keeps, because planning forty questions takes longer than answering them about a small schema.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio_postgres::{
+    Client, Row, Statement,
+    types::{ToSql, Type},
+};
+
+use crate::db::Error;
+
+/// The statements that one session keeps. They are of no use to another.
+#[derive(Default)]
+pub struct Prepared {
+    statements: Mutex<HashMap<String, Statement>>,
+}
+
+/// A parameter with its type.
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A session, and what it keeps.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub client: &'a Client,
+    pub prepared: Option<&'a Prepared>,
+}
+
+impl Ask<'_> {
+    /// Asks.
+    pub async fn ask(self, query: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
+        let Some(prepared) = self.prepared else { return Ok(self.client.query_typed(query, parameters).await?) };
+        let known = prepared.statements.lock().unwrap_or_else(PoisonError::into_inner).get(query).cloned();
+        let statement = match known {
+            Some(statement) => statement,
+            None => {
+                let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
+                let statement = self.client.prepare_typed(query, &types).await?;
+                let mut statements = prepared.statements.lock().unwrap_or_else(PoisonError::into_inner);
+                statements.insert(query.to_owned(), statement.clone());
+                statement
+            }
+        };
+        let values: Vec<_> = parameters.iter().map(|(value, _)| *value).collect();
+        Ok(self.client.query(&statement, &values).await?)
+    }
+}

@@ -1,0 +1,167 @@
+//! Scratch databases: made on a server for a while, for rehearsals and leases, and gone afterwards, however their maker ends.
+//!
+//! Whoever makes some ([`Scratch`]) keeps one session, and on it an advisory lock with a number of its own, which is part of each
+//! name. A database whose maker has no lock any more, and that nobody is connected to, was left behind and is dropped by the next
+//! who looks ([`sweep`]): everybody who opens a [`Scratch`], and the daemon now and then.
+
+mod error;
+mod like;
+mod name;
+mod sweep;
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, types::Type};
+
+pub use error::Error;
+pub use name::Name;
+pub use sweep::sweep;
+
+use crate::{
+    db::{self, DatabaseUrl, session::Session},
+    sql::ident,
+};
+
+/// The first half of the makers' advisory locks: "scra" in ASCII. The second is the maker's number.
+const LOCK: i32 = 0x7363_7261;
+
+/// How often another name is tried when one is taken.
+const TRIES: u32 = 3;
+
+/// How long the removal of one database may take that others are still being thrown out of.
+const REMOVED_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a new database begins as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Template<'a> {
+    /// Empty, with the encoding and the locale of the database at the maker's URL.
+    Empty,
+    /// A copy of this database, which nobody may be connected to meanwhile (but the session that copies).
+    Copy(&'a str),
+}
+
+/// A maker of scratch databases. [`Scratch::close`] drops them all; where that is not called (the future is dropped, the process
+/// killed), the session ends, its lock with it, and the next [`sweep`] drops them.
+pub struct Scratch {
+    session: Session,
+    url: DatabaseUrl,
+    /// What the next database is called.
+    next: Name,
+    /// What there is.
+    made: Vec<Name>,
+}
+
+impl Scratch {
+    /// Connects, sweeps, and takes a number. `url` names a database to be connected to for as long as this lives; the scratch
+    /// databases lie beside it. It has to be a direct address (not of a transaction pooler).
+    ///
+    /// # Errors
+    /// [`Error::Database`]: no connection, or the server's own.
+    pub async fn open(url: &DatabaseUrl) -> Result<Self, Error> {
+        let session = Session::open(url).await?;
+        if let Err(error) = sweep(session.client()).await {
+            tracing::debug!(cause = %error, "what others left could not be looked for");
+        }
+        let maker = loop {
+            let maker = uuid::Uuid::new_v4().as_fields().0;
+            let query = "SELECT pg_try_advisory_lock($1, $2)";
+            let parameters = &[(&LOCK as _, Type::INT4), (&maker.cast_signed() as _, Type::INT4)];
+            let rows = session.client().query_typed(query, parameters).await.map_err(db::Error::from)?;
+            if rows.first().is_some_and(|row| row.get(0)) {
+                break maker;
+            }
+        };
+        Ok(Self { session, url: url.clone(), next: Name::first_of(maker), made: Vec::new() })
+    }
+
+    /// Makes a database and returns its name.
+    ///
+    /// Dropped before it returns, the database may come to be all the same; it is swept.
+    ///
+    /// # Errors
+    /// [`Error`], each a situation.
+    pub async fn create(&mut self, template: Template<'_>) -> Result<Name, Error> {
+        self.create_with(None, template).await
+    }
+
+    /// The same on another session of the same role: only a database's own session can copy it while it is connected. That session
+    /// is in no transaction.
+    ///
+    /// # Errors
+    /// As [`Scratch::create`].
+    pub async fn create_on(&mut self, client: &Client, template: Template<'_>) -> Result<Name, Error> {
+        self.create_with(Some(client), template).await
+    }
+
+    async fn create_with(&mut self, on: Option<&Client>, template: Template<'_>) -> Result<Name, Error> {
+        let client = on.unwrap_or(self.session.client());
+        let options = match template {
+            Template::Empty => like::options(self.session.client()).await?,
+            Template::Copy(database) => format!("TEMPLATE {}", ident(database)),
+        };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let name = self.next;
+            self.next = name.next();
+            match client.batch_execute(&format!("CREATE DATABASE {name} {options}")).await {
+                Ok(()) => {
+                    self.made.push(name);
+                    return Ok(name);
+                }
+                Err(refused) => match Error::of(refused.into(), &name, template, &self.url) {
+                    Error::NameTaken(_) if tries < TRIES => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Where a database is.
+    pub fn url(&self, name: &Name) -> DatabaseUrl {
+        self.url.with_database(&name.to_string())
+    }
+
+    /// Drops a database, under whoever is connected to it.
+    ///
+    /// # Errors
+    /// The server's, or its loss: it is swept later.
+    pub async fn remove(&mut self, name: &Name) -> Result<(), Error> {
+        // FORCE, because a migration may have left a session behind that it opened itself.
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        match tokio::time::timeout(REMOVED_WITHIN, self.session.client().batch_execute(&drop)).await {
+            Ok(dropped) => dropped.map_err(db::Error::from)?,
+            Err(_) => return Err(db::Error::Timeout(REMOVED_WITHIN).into()),
+        }
+        self.made.retain(|made| made != name);
+        Ok(())
+    }
+
+    /// What there is.
+    pub fn databases(&self) -> &[Name] {
+        &self.made
+    }
+
+    /// The maker's own session, on the database at its URL.
+    pub fn client(&self) -> &Client {
+        self.session.client()
+    }
+
+    /// True while the session lives that keeps others from sweeping what is here.
+    pub fn is_alive(&self) -> bool {
+        !self.session.client().is_closed()
+    }
+
+    /// Drops all there is, and gives up the number.
+    ///
+    /// # Errors
+    /// The first that came; the rest was tried all the same, and what is left is swept later.
+    pub async fn close(mut self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for name in std::mem::take(&mut self.made) {
+            let removed = self.remove(&name).await;
+            result = result.and(removed);
+        }
+        result
+    }
+}
