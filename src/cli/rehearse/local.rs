@@ -15,7 +15,7 @@ use crate::{
         output::{self, Output},
         settings,
     },
-    db::DatabaseUrl,
+    db::{DatabaseUrl, pooler, session::Session},
     failure::{Failure, Reason},
     grpc::{rehearsal::Tally, status::from_failure},
     private_postgres::{Error, PrivatePostgres, find_programs},
@@ -68,7 +68,7 @@ impl Local {
             }
         };
         let given = settings::url("SCRATCH_DATABASE_URL", self.scratch_database_url, self.scratch_database_url_file)?;
-        let (_server, url, outside) = match given {
+        let (server, url, outside) = match given {
             Some(url) if self.throwaway_server => (None, url, Outside::Allowed),
             Some(url) => (None, url, Outside::Refused),
             None => {
@@ -82,6 +82,10 @@ impl Local {
         let (mut tally, mut show) = (Tally::new(&catalog, pending), Show::new(output));
         let settings = Settings { outside, role: None };
         let result = interruptible(async |orders| {
+            if server.is_none() {
+                // The lock that keeps others from sweeping is a session's.
+                pooler::prove_direct(&Session::open(&url).await?, &url).await?;
+            }
             let mut scratch = Scratch::open(&url).await?;
             let mut tell = |event: rehearse::Event| show.event(&tally.event(&event));
             let ended = rehearse(&mut scratch, &catalog, &selected, &settings, &orders, &mut tell).await;
