@@ -15,6 +15,7 @@ pub(super) fn kind(path: &str) -> Option<&'static str> {
         "Resolve" => "resolve",
         "SignLedger" => "sign",
         "CancelOperation" => "cancel",
+        "Rehearse" => "rehearse",
         _ => return None,
     })
 }
