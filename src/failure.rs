@@ -26,6 +26,8 @@ pub enum Kind {
     Unavailable,
     /// Too many at once.
     Exhausted,
+    /// Its time is over.
+    Expired,
     /// Nobody knows who asks.
     Unauthenticated,
     /// It is known who asks, and that is not enough.
@@ -207,6 +209,12 @@ reasons! {
     ScratchNameTaken "SCRATCH_NAME_TAKEN" Refused,
     /// A scratch database cannot be copied because others are connected to it.
     ScratchInUse "SCRATCH_IN_USE" Unavailable,
+    /// The daemon gives no leases: it has no server to make them on.
+    LeasesOff "LEASES_OFF" Refused,
+    /// One caller, or all together, have as many databases leased as they may.
+    TooManyLeases "TOO_MANY_LEASES" Exhausted,
+    /// The lease has lasted as long as it was asked for, and its database is dropped.
+    LeaseExpired "LEASE_EXPIRED" Expired,
     /// A mistake in schemad; please report it with the daemon's log.
     Internal "INTERNAL" Internal,
 }

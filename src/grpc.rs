@@ -6,6 +6,7 @@ mod arrival;
 pub mod convert;
 mod describe;
 pub mod gate;
+pub mod leases;
 pub mod methods;
 pub mod migrations;
 pub mod operations;

@@ -10,6 +10,7 @@
 //! - [`doctor`]: looks at a database before the daemon does
 //! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
 //! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done beside operations
+//! - [`lease`]: migrated databases of one's own, for tests
 //! - [`operation`]: one Apply or Rollback, from request to result
 //! - [`runner`]: runs steps, each as one message
 //! - [`ledger`]: what schemad remembers in the database
@@ -32,6 +33,7 @@ pub mod doctor;
 pub mod failure;
 pub mod grpc;
 pub mod health;
+pub mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod migration;

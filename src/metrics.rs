@@ -36,6 +36,7 @@ pub struct Metrics {
     connections: Gauge,
     connections_refused: Gauge,
     insecure: Gauge,
+    leases: Family<LeaseLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +48,11 @@ struct OperationLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StepLabels {
     direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LeaseLabels {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,6 +79,7 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Gauge::default(),
             insecure: Gauge::default(),
+            leases: Family::default(),
             registry: Registry::default(),
         };
         registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
@@ -97,6 +104,7 @@ impl Metrics {
             metrics.connections_refused.clone(),
         );
         registry.register("insecure", "1 when anybody from anywhere may do everything", metrics.insecure.clone());
+        registry.register("leases", "Leased databases, and copies that are ready to be", metrics.leases.clone());
         Self { registry, ..metrics }
     }
 
@@ -108,6 +116,16 @@ impl Metrics {
     /// A step was committed.
     pub fn step(&self, direction: Direction, took: Duration) {
         self.steps.get_or_create(&StepLabels { direction: direction.as_str() }).observe(took.as_secs_f64());
+    }
+
+    /// A lease has begun, or ended.
+    pub fn lease(&self, begun: bool) {
+        self.leases.get_or_create(&LeaseLabels { state: "leased" }).inc_by(if begun { 1 } else { -1 });
+    }
+
+    /// So many more databases are ready to be leased.
+    pub fn leases_ready(&self, more: i64) {
+        self.leases.get_or_create(&LeaseLabels { state: "ready" }).inc_by(more);
     }
 
     /// A probe was answered or not.

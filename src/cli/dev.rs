@@ -10,7 +10,7 @@ use super::{
     exit::Exit,
     output::{BOLD, DIM, say, styled},
     serve::{SourceRef, listeners, serve_until_signalled},
-    settings::{Databases, Settings},
+    settings::{Databases, Private, Settings},
     status, telemetry,
 };
 use crate::{
@@ -41,7 +41,7 @@ impl Dev {
         telemetry::init(self.settings.log_level, self.settings.log_format);
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
-        let (_server, databases) = match self.databases.read()? {
+        let (server, databases) = match self.databases.read()? {
             Some(databases) => {
                 tracing::info!(
                     event = "dev.database",
@@ -55,7 +55,8 @@ impl Dev {
                 (Some(server), (url, None))
             }
         };
-        let settings = self.settings.daemon(databases, true)?;
+        let private = server.as_ref().map(|server| server.url("postgres"));
+        let settings = self.settings.daemon(databases, true, private.as_deref().map(Private))?;
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
         let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
@@ -119,6 +120,10 @@ async fn introduce(address: String, admin_address: String) {
     let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
     for (command, what) in [
         (format!("{program} rollback --steps 1{flag}"), "undo the last migration; `apply` brings it back"),
+        (
+            format!("{program} lease{flag} -- sh -c 'psql \"$DATABASE_URL\" -c \\\\dt'"),
+            "a migrated database of one's own, for a test; gone afterwards",
+        ),
         (
             format!("grpcurl -plaintext {address} schemad.v1.MigrationService/GetStatus"),
             "a foreign client (a separate program)",

@@ -77,6 +77,14 @@ pub fn rollback(principal: &str, request: pb::RollbackRequest) -> Result<Request
     operation(principal, action, &request.request_id, request.queue_timeout, request.lock_wait, request.lock_timeout)
 }
 
+/// Checks a LeaseRequest.
+///
+/// # Errors
+/// The ttl is none.
+pub fn lease(request: &pb::LeaseRequest) -> Result<Option<Duration>, Failure> {
+    wait("ttl", request.ttl)
+}
+
 /// Checks a ResolveRequest.
 ///
 /// # Errors
