@@ -11,7 +11,10 @@ use crate::{
     admin::Admin,
     catalog::Catalog,
     db::DatabaseUrl,
-    grpc::{self, gate, gate::Gate, leases::LeaseService, migrations::Migrations, own_words::own_words, pb, reads::Reads, schemas::Schemas},
+    grpc::{
+        self, gate, gate::Gate, leases::LeaseService, migrations::Migrations, own_words::own_words, pb, reads::Reads,
+        schemas::Schemas,
+    },
     health::Health,
     lease::Leases,
     metrics::Metrics,
@@ -54,7 +57,8 @@ pub(super) struct Parts {
 impl Parts {
     /// The main listener's routes and the admin's.
     pub fn routes(self) -> io::Result<(Routes, Routes)> {
-        let Self { catalog, reads, operations, database, health, metrics, leases, gates, connections, limits, .. } = self;
+        let Self { catalog, reads, operations, database, health, metrics, leases, gates, connections, limits, .. } =
+            self;
         let (health, most) = (HealthServer::new(health), limits.message_bytes);
         let admin = Admin {
             views: reads.views.clone(),

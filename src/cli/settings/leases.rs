@@ -72,7 +72,9 @@ impl Leases {
             (Some(text), _) => (DATABASE_URL, text),
             (None, Some(Private(text))) => ("the private server", text.to_owned()),
             (None, None) if client.is_some() => {
-                return Err(Exit::usage(format!("{CLIENT_URL} says how leases are reached; {DATABASE_URL} is missing")));
+                return Err(Exit::usage(format!(
+                    "{CLIENT_URL} says how leases are reached; {DATABASE_URL} is missing"
+                )));
             }
             (None, None) => return Ok(None),
         };
