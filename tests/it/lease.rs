@@ -19,6 +19,7 @@ use crate::harness::{
 
 mod command;
 mod faults;
+mod numbers;
 
 /// A place for leases: a role of the test's own that may make databases, and nothing else.
 struct Place {

@@ -4,7 +4,7 @@ use tonic::Code;
 
 use super::{Place, ask, end_of, lease};
 use crate::harness::{
-    Process, Set, TestDaemon,
+    Process, Set,
     daemon::Failed,
     database::{connect, with_database},
     eventually,
