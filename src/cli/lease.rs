@@ -65,7 +65,7 @@ impl Lease {
         }
         say(&line(&database.url));
         let until = output::time(database.expire_time.as_ref());
-        progress(&styled(DIM, &format!("leased until Ctrl-C, or {until}")));
+        progress(&styled(DIM, &format!("leased until {until}, Ctrl-C, or the end of a piped stdin")));
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ use crate::harness::{
 };
 
 mod command;
+mod examples;
 mod faults;
 mod numbers;
 

@@ -7,7 +7,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::cli::{exit::Exit, output::progress};
+use crate::cli::exit::Exit;
 
 /// Returns when it is over.
 pub(super) async fn told() -> Result<Exit, Exit> {
@@ -17,7 +17,7 @@ pub(super) async fn told() -> Result<Exit, Exit> {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
-        () = stdin_ends() => progress("stdin has ended, and so does the lease"),
+        () = stdin_ends() => {}
     }
     Ok(Exit::DONE)
 }
