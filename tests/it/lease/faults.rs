@@ -1,14 +1,17 @@
 //! What can go wrong with leases: an error that says what to do, and nothing left behind.
 
+use schemad::lease::Settings;
 use tonic::Code;
 
 use super::{Place, ask, end_of, lease};
+use crate::faults::disk::Disk;
 use crate::harness::{
-    Process, Set,
+    Process, Server, Set,
     daemon::Failed,
     database::{connect, with_database},
     eventually,
     process::from_folder,
+    server::TRUST,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,5 +149,47 @@ async fn leases_end_with_the_session_that_keeps_others_from_sweeping_them() {
     // The old template, too: one template, one lease, one that is ready.
     place.until_there_are(3).await;
     daemon.stop().await;
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told_and_leaves_nothing() {
+    let Some(disk) = Disk::mount() else {
+        println!("skipped: no small disk may be mounted here");
+        return;
+    };
+    let settings = ["min_wal_size=32MB", "max_wal_size=32MB"];
+    let mut server = Server::start_in(disk.path(), &[], &settings, TRUST).await;
+    let place = Place::new("").await;
+    let url = server.local_url();
+    let leases = Settings { database: url.parse().unwrap(), client: url.parse().unwrap(), ..place.leases(0) };
+    let daemon = place.daemon(leases, &Set::tables(1)).await;
+    let before = lease(&daemon).await;
+    disk.fill();
+    // What is preallocated is soon used up.
+    let mut streams = Vec::new();
+    let refused = loop {
+        match ask(&daemon, None).await {
+            Ok(lease) => streams.push(lease),
+            Err(status) => break Failed::of(&status),
+        }
+    };
+    refused.assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
+    println!("{}", refused.message);
+    disk.free();
+    // Without room for its WAL it goes down.
+    if !server.is_up() {
+        server.start_again().await;
+    }
+    drop((before, streams));
+    let last = eventually("a lease", async || ask(&daemon, None).await.ok()).await;
+    let made = || async {
+        let count = "SELECT count(*) FROM pg_database WHERE starts_with(datname::text, 'schemad_scratch_')";
+        connect(&url).await.query_one(count, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    eventually("the template and the lease", async || (made().await == 2).then_some(())).await;
+    drop(last);
+    daemon.stop().await;
+    assert_eq!(made().await, 0);
     place.end().await;
 }
