@@ -194,7 +194,7 @@ impl Daemon {
         }
         let leases = Leases::new(settings.leases.clone(), catalog.clone(), metrics.clone(), shutdown.phases());
         let (keeping, kept) = (leases.clone(), leases.clone());
-        tokio::spawn(async move { keeping.keep_ready().await });
+        tokio::spawn(async move { keeping.keep().await });
         let (limits, phases) = (settings.limits.clone().within_files(), shutdown.phases());
         let (connections, admin_connections) = (Connections::new(limits.clone()), Connections::new(limits.of_admin()));
         let parts = listeners::Parts {

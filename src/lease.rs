@@ -133,7 +133,7 @@ impl Lease {
 }
 
 impl Leases {
-    /// Nothing is made before somebody asks, or [`Leases::keep_ready`].
+    /// Nothing is made before somebody asks, or [`Leases::keep`].
     pub fn new(
         settings: Option<Settings>,
         catalog: Arc<Catalog>,
@@ -195,32 +195,32 @@ impl Leases {
         })
     }
 
-    /// Keeps a pool ready, until the daemon ends. Returns at once where there is none to be kept.
-    pub async fn keep_ready(&self) {
-        if self.settings().map_or(0, |settings| settings.pool) == 0 {
-            return;
-        }
+    /// Keeps a pool ready and drops what killed daemons left, until the daemon ends. Returns at once where there are no leases.
+    pub async fn keep(&self) {
+        let Ok(settings) = self.settings() else { return };
         let mut phases = self.0.phases.clone();
-        let keep = async {
-            let mut pause = RETRY.0;
-            loop {
-                match self.stock().await {
-                    Ok(stock) => {
-                        pause = RETRY.0;
-                        stock.until_not_open().await;
-                    }
-                    Err(failure) => {
-                        tracing::warn!(event = "lease.not_ready", reason = %failure.reason,
-                            "no database can be leased yet: {}", failure.message);
-                        tokio::time::sleep(pause.max(REMEMBER)).await;
-                        pause = (pause * 2).min(RETRY.1);
-                    }
+        tokio::select! {
+            () = removal::sweeps(&settings.database) => {}
+            () = self.keep_ready(), if settings.pool > 0 => {}
+            _ = phases.wait_for(|phase| *phase > Phase::Serving) => {}
+        }
+    }
+
+    async fn keep_ready(&self) {
+        let mut pause = RETRY.0;
+        loop {
+            match self.stock().await {
+                Ok(stock) => {
+                    pause = RETRY.0;
+                    stock.until_not_open().await;
+                }
+                Err(failure) => {
+                    tracing::warn!(event = "lease.not_ready", reason = %failure.reason,
+                        "no database can be leased yet: {}", failure.message);
+                    tokio::time::sleep(pause.max(REMEMBER)).await;
+                    pause = (pause * 2).min(RETRY.1);
                 }
             }
-        };
-        tokio::select! {
-            () = keep => {}
-            _ = phases.wait_for(|phase| *phase > Phase::Serving) => {}
         }
     }
 

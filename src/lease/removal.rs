@@ -1,16 +1,23 @@
-//! Drops what is no longer leased, one after the other on a session of its own: a drop makes the server write all it has, and who
-//! gets a lease meanwhile shall not wait for that. And looks for what killed daemons left.
+//! Drops what is no longer leased. A drop waits for a checkpoint, and those that wait at once share one, so they are sent together.
+//! And looks for what killed daemons left.
 
-use std::{any::Any, collections::HashSet, time::Duration};
+use std::{any::Any, collections::HashSet, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
+use super::sessions::Sessions;
 use crate::{
     db::{DatabaseUrl, Error, session::Session},
     scratch::{Name, drop_database, orphans, sweep},
 };
 
-/// Between two looks at what was left behind; whoever is connected to such a database has one round to finish.
+/// At once. More are no faster: after two checkpoints all that waited are through.
+const AT_ONCE: usize = 8;
+
+/// Between tries, and between two looks at what was left behind; whoever is connected to such a database has one round to finish.
 const ROUND: Duration = Duration::from_secs(10);
 
 /// How long the removal of one database may take that others are still being thrown out of.
@@ -35,84 +42,69 @@ impl Removal {
     }
 }
 
-/// Who drops.
-pub(super) struct Remover {
-    url: DatabaseUrl,
-    session: Option<Session>,
-    /// What could not be dropped yet.
-    later: Vec<Removal>,
-    /// What others left, and somebody is connected to.
-    orphans: HashSet<Name>,
-}
-
-impl Remover {
-    pub fn new(url: DatabaseUrl) -> Self {
-        Self { url, session: None, later: Vec::new(), orphans: HashSet::new() }
-    }
-
-    /// Drops what comes, until nothing can come any more.
-    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Removal>) {
-        let mut rounds = tokio::time::interval(ROUND);
-        loop {
-            tokio::select! {
-                removal = inbox.recv() => match removal {
-                    Some(removal) => self.remove(removal).await,
-                    None => break,
-                },
-                _ = rounds.tick() => {
-                    self.again().await;
-                    if let Err(error) = self.look().await {
-                        tracing::debug!(cause = %error, "what others left could not be looked for");
-                    }
+/// Drops what comes, until nothing can come any more; what cannot be dropped is tried again.
+pub(super) async fn run(url: DatabaseUrl, mut inbox: mpsc::UnboundedReceiver<Removal>) {
+    let sessions = Arc::new(Sessions::new(url, AT_ONCE));
+    let (mut running, mut later) = (JoinSet::new(), Vec::new());
+    let mut rounds = tokio::time::interval(ROUND);
+    loop {
+        tokio::select! {
+            removal = inbox.recv() => match removal {
+                Some(removal) => drop(running.spawn(remove(sessions.clone(), removal))),
+                None => break,
+            },
+            Some(done) = running.join_next() => later.extend(done.ok().flatten()),
+            _ = rounds.tick() => {
+                for removal in later.drain(..) {
+                    running.spawn(remove(sessions.clone(), removal));
                 }
             }
         }
-        self.again().await;
     }
-
-    async fn again(&mut self) {
-        for removal in std::mem::take(&mut self.later) {
-            self.remove(removal).await;
-        }
+    for removal in later {
+        running.spawn(remove(sessions.clone(), removal));
     }
+    running.join_all().await;
+}
 
-    async fn remove(&mut self, removal: Removal) {
-        if let Err(error) = self.drop(&removal.name).await {
-            tracing::warn!(event = "lease.not_removed", database = %removal.name, cause = %error,
-                "a leased database could not be dropped yet");
-            self.later.push(removal);
-        }
-    }
-
-    async fn drop(&mut self, name: &Name) -> Result<(), Error> {
-        let session = self.session().await?;
-        let dropped = drop_database(session.client(), name);
+/// Returns what could not be dropped.
+async fn remove(sessions: Arc<Sessions>, removal: Removal) -> Option<Removal> {
+    let dropped = async {
+        let session = sessions.get().await?;
+        let dropped = drop_database(session.client(), &removal.name);
         let dropped = tokio::time::timeout(WITHIN, dropped).await.unwrap_or(Err(Error::Timeout(WITHIN)));
-        if matches!(dropped, Err(Error::Lost(_) | Error::Timeout(_))) {
-            self.session = None;
+        if matches!(dropped, Ok(()) | Err(Error::Sql(_))) {
+            session.give_back();
         }
         dropped
-    }
+    };
+    let error = dropped.await.err()?;
+    tracing::warn!(event = "lease.not_removed", database = %removal.name, cause = %error,
+        "a leased database could not be dropped yet");
+    Some(removal)
+}
 
-    /// Drops what killed daemons left: at once what nobody uses, and a round later what somebody does.
-    async fn look(&mut self) -> Result<(), Error> {
-        let session = self.session().await?;
-        sweep(session.client()).await?;
-        let left: HashSet<Name> = orphans(session.client()).await?.into_iter().collect();
-        let left_for_long: Vec<Name> = left.intersection(&self.orphans).copied().collect();
-        self.orphans = left;
-        for name in left_for_long {
-            self.drop(&name).await?;
-            tracing::info!(event = "scratch.swept", database = %name, age_s = name.age(),
-                "dropped a scratch database that was left behind, under who was connected");
+/// Drops what killed daemons left, again and again: at once what nobody uses, and a round later what somebody does.
+pub(super) async fn sweeps(url: &DatabaseUrl) {
+    let mut before = HashSet::new();
+    loop {
+        match look(url, &before).await {
+            Ok(left) => before = left,
+            Err(error) => tracing::debug!(cause = %error, "what others left could not be looked for"),
         }
-        Ok(())
+        tokio::time::sleep(ROUND).await;
     }
+}
 
-    async fn session(&mut self) -> Result<&Session, Error> {
-        if self.session.as_ref().is_none_or(|session| session.client().is_closed()) {
-            self.session = Some(Session::open(&self.url).await?);
-        }
-        self.session.as_ref().ok_or_else(|| Error::Lost("it was just opened".into()))
+/// Returns what is left, because somebody is connected.
+async fn look(url: &DatabaseUrl, before: &HashSet<Name>) -> Result<HashSet<Name>, Error> {
+    let session = Session::open(url).await?;
+    sweep(session.client()).await?;
+    let left: HashSet<Name> = orphans(session.client()).await?.into_iter().collect();
+    for name in left.intersection(before) {
+        drop_database(session.client(), name).await?;
+        tracing::info!(event = "scratch.swept", database = %name, age_s = name.age(),
+            "dropped a scratch database that was left behind, under who was connected");
     }
+    Ok(left)
 }

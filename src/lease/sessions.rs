@@ -1,4 +1,4 @@
-//! A few sessions on which databases are copied, several at once: a burst of tests that begin need not wait for each other.
+//! A few sessions on which databases are made or dropped, several at once: tests that begin together need not wait for each other.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,8 +7,8 @@ use tokio_postgres::Client;
 
 use crate::db::{DatabaseUrl, Error, session::Session};
 
-/// More copies at once gain nothing: a copy is the server's disk and WAL.
-const MOST: usize = 4;
+/// Sessions that are kept for the next use; a burst has more.
+const KEPT: usize = 2;
 
 pub(super) struct Sessions {
     url: DatabaseUrl,
@@ -24,8 +24,9 @@ pub(super) struct Held<'a> {
 }
 
 impl Sessions {
-    pub fn new(url: DatabaseUrl) -> Self {
-        Self { url, permits: Semaphore::new(MOST), idle: Mutex::default() }
+    /// At most so many in use.
+    pub fn new(url: DatabaseUrl, most: usize) -> Self {
+        Self { url, permits: Semaphore::new(most), idle: Mutex::default() }
     }
 
     /// One that nobody uses, or a new one; waits while all are in use.
@@ -50,6 +51,9 @@ impl Held<'_> {
     }
 
     pub fn give_back(self) {
-        self.sessions.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.session);
+        let mut idle = self.sessions.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < KEPT {
+            idle.push(self.session);
+        }
     }
 }

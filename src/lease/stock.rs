@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    removal::{Removal, Removed, Remover},
+    removal::{self, Removal, Removed},
     sessions::Sessions,
     template,
 };
@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// The pause after a copy for the pool could not be made.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// Copies made at once. More gain nothing: a copy is the server's disk and WAL.
+const AT_ONCE: usize = 4;
 
 /// How many names are tried.
 const TRIES: u32 = 3;
@@ -59,6 +62,7 @@ pub(super) struct Stock {
     state: watch::Sender<State>,
     /// `None` once it is closed.
     removals: Mutex<Option<mpsc::UnboundedSender<Removal>>>,
+    /// `None` once its end has begun.
     tasks: Mutex<Option<Tasks>>,
     metrics: Arc<Metrics>,
 }
@@ -123,7 +127,7 @@ impl Stock {
         let stock = Arc::new(Self {
             scratch: Mutex::new(Some(scratch)),
             template,
-            makers: Sessions::new(url.clone()),
+            makers: Sessions::new(url.clone(), AT_ONCE),
             pool,
             ready: Mutex::default(),
             taken: Notify::new(),
@@ -134,7 +138,7 @@ impl Stock {
             url: url.clone(),
         });
         let filler = tokio::spawn(fill(Arc::downgrade(&stock)));
-        let remover = tokio::spawn(Remover::new(url).run(inbox));
+        let remover = tokio::spawn(removal::run(url, inbox));
         *lock(&stock.tasks) = Some(Tasks { filler, remover });
         tokio::spawn(look(Arc::downgrade(&stock)));
         Ok(stock)
@@ -217,12 +221,14 @@ impl Stock {
         self.wind_up(Some(CLOSED_WITHIN)).await;
     }
 
-    /// Ends what makes, drops what is ready, waits for what is leased, and drops the template.
+    /// Ends what makes, drops the template and what is ready, and waits for what is leased.
     async fn wind_up(&self, within: Option<Duration>) {
         let Some(Tasks { filler, remover }) = lock(&self.tasks).take() else { return };
         let drained = async {
             let _ = filler.await;
-            lock(&self.removals).take();
+            if let Some(removals) = lock(&self.removals).take() {
+                let _ = removals.send(Removal::new(self.template, ()).0);
+            }
             let ready = std::mem::take(&mut *lock(&self.ready));
             self.metrics.leases_ready(-count(ready.len()));
             drop(ready);
@@ -239,7 +245,7 @@ impl Stock {
         if let (true, Some(scratch)) = (drained, scratch)
             && let Err(error) = scratch.close().await
         {
-            tracing::debug!(cause = %error, "the template is left for the sweep");
+            tracing::debug!(cause = %error, "what is left is swept");
         }
     }
 }
