@@ -155,6 +155,28 @@ async fn what_is_leased_has_the_schema_that_apply_makes_and_is_ones_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_may_be_another_role_with_what_the_migrations_grant_it() {
+    let place = Place::new("CREATEDB").await;
+    let app = format!("app_{}", place.database.name);
+    place.database.execute(&format!("CREATE ROLE {app} LOGIN PASSWORD 'pw'")).await;
+    let grants = format!("CREATE TABLE a (id int); CREATE TABLE b (id int); GRANT SELECT, INSERT ON a TO {app};");
+    let set = Set::of(&[("1_a", &grants, "DROP TABLE a, b;")]);
+    let leases = lease::Settings { client: place.database.url_as(&app).parse().unwrap(), ..place.leases(0) };
+    let daemon = place.daemon(leases, &set).await;
+    let (leased, _stream) = lease(&daemon).await;
+    assert!(leased.url.contains(&app) && !leased.url.contains(&place.role));
+    let client = connect(&leased.url).await;
+    client.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    for refused in ["INSERT INTO b VALUES (1)", "DROP TABLE a", &format!("DROP DATABASE {}", leased.name)] {
+        let error = client.batch_execute(refused).await.unwrap_err();
+        assert!(error.as_db_error().is_some(), "{refused}: {error}");
+    }
+    daemon.stop().await;
+    place.database.execute(&format!("DROP ROLE {app}")).await;
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_its_time_is_over_it_is_dropped_under_whoever_is_connected() {
     let place = Place::new("CREATEDB").await;
     let daemon = place.daemon(place.leases(0), &Set::tables(1)).await;
