@@ -57,10 +57,11 @@ impl Dev {
         };
         let private = server.as_ref().map(|server| server.url("postgres"));
         let settings = self.settings.daemon(databases, true, private.as_deref().map(Private))?;
+        let leases = settings.leases.is_some();
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
         let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
-        let introduction = tokio::spawn(introduce(address, admin_address));
+        let introduction = tokio::spawn(introduce(address, admin_address, leases));
         let served = serve_until_signalled(daemon, main, admin).await;
         introduction.abort();
         served
@@ -105,7 +106,7 @@ fn default_data_dir() -> Result<PathBuf, Exit> {
 }
 
 /// Once everything is applied: the status, and what to try next.
-async fn introduce(address: String, admin_address: String) {
+async fn introduce(address: String, admin_address: String, leases: bool) {
     let common = Common { address: Address::plain(address.clone()), output: Default::default() };
     if super::wait::quietly_until_current(&common.address).await.is_err() {
         return; // the daemon ended, or says itself why the schema is not current
@@ -118,12 +119,8 @@ async fn introduce(address: String, admin_address: String) {
     say("");
     say(&styled(BOLD, "Try next, in another terminal"));
     let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
-    for (command, what) in [
+    let mut commands = vec![
         (format!("{program} rollback --steps 1{flag}"), "undo the last migration; `apply` brings it back"),
-        (
-            format!("{program} lease{flag} -- sh -c 'psql \"$DATABASE_URL\" -c \\\\dt'"),
-            "a migrated database of one's own, for a test; gone afterwards",
-        ),
         (
             format!("grpcurl -plaintext {address} schemad.v1.MigrationService/GetStatus"),
             "a foreign client (a separate program)",
@@ -132,7 +129,17 @@ async fn introduce(address: String, admin_address: String) {
             format!("{program} health -addr {admin_address} -service schemad.v1.MigrationService"),
             "the health probe, as an orchestrator asks",
         ),
-    ] {
+    ];
+    if leases {
+        commands.insert(
+            1,
+            (
+                format!("{program} lease{flag} -- sh -c 'psql \"$DATABASE_URL\" -c \\\\dt'"),
+                "a migrated database of one's own, for a test; gone afterwards",
+            ),
+        );
+    }
+    for (command, what) in commands {
         say(&format!("  {command}\n    {}", styled(DIM, what)));
     }
     say("\nCtrl-C ends the daemon and its PostgreSQL; the data stay.");

@@ -10,7 +10,7 @@ use schemad::{
 use tonic::{Code, Status, Streaming};
 
 use crate::harness::{
-    Set, TestDaemon, TestDatabase,
+    PATIENCE, Set, TestDaemon, TestDatabase,
     daemon::{Failed, get, settings},
     database::connect,
     eventually,
@@ -97,13 +97,16 @@ async fn lease(daemon: &TestDaemon) -> (pb::LeasedDatabase, Stream) {
 
 /// How it ends.
 async fn end_of(mut stream: Stream) -> Failed {
-    loop {
-        match stream.message().await {
-            Ok(Some(response)) => assert!(matches!(response.event, Some(Event::Heartbeat(_)))),
-            Ok(None) => panic!("a lease ends with a reason"),
-            Err(status) => return Failed::of(&status),
+    let end = async {
+        loop {
+            match stream.message().await {
+                Ok(Some(response)) => assert!(matches!(response.event, Some(Event::Heartbeat(_)))),
+                Ok(None) => panic!("a lease ends with a reason"),
+                Err(status) => return Failed::of(&status),
+            }
         }
-    }
+    };
+    tokio::time::timeout(PATIENCE, end).await.expect("it does not end")
 }
 
 async fn dump(url: &str) -> String {

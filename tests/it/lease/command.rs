@@ -71,7 +71,7 @@ async fn without_a_command_the_url_is_printed_and_holds_until_stdin_ends() {
         };
         connect(&url).await.batch_execute("INSERT INTO t2 VALUES (1)").await.unwrap();
         drop(child.stdin.take());
-        assert_eq!(child.wait().await.unwrap().code(), Some(0));
+        assert_eq!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(), Some(0));
         place.until_gone(url.rsplit('/').next().unwrap()).await;
     }
     daemon.stop().await;
