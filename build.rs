@@ -24,7 +24,12 @@ fn out_dir() -> Result<PathBuf, String> {
 fn protos() -> Result<(), String> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(
-        ["schemad/v1/migration.proto", "schemad/v1/operation.proto", "schemad/v1/schema.proto"],
+        [
+            "schemad/v1/migration.proto",
+            "schemad/v1/operation.proto",
+            "schemad/v1/schema.proto",
+            "schemad/v1/lease.proto",
+        ],
         ["proto"],
     )
     .map_err(|e| format!("{e:?}"))?;

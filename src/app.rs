@@ -20,6 +20,7 @@ use crate::{
     follow::follow,
     grpc::{gate::Gate, reads::Reads},
     health::Health,
+    lease::{self, Leases},
     ledger::{one_database::OneDatabase, upkeep::Retention},
     metrics::Metrics,
     monitor::{Monitor, View},
@@ -37,6 +38,9 @@ use crate::{
 
 /// What the running operation gets to undo its step and record its end, once it was told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the removal of leased databases gets; what is left is swept.
+const LEASES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Streams end when the daemon does; a client that does not read is not waited for.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
@@ -73,6 +77,8 @@ pub struct Settings {
     pub access: Option<PathBuf>,
     /// What one client may take, and all of them.
     pub limits: Limits,
+    /// Where databases are leased from, for tests. `None`: there are none.
+    pub leases: Option<lease::Settings>,
     /// It is known that others than this machine reach it without TLS or without saying who they are.
     pub insecure: bool,
 }
@@ -210,6 +216,9 @@ impl Daemon {
         if let Some(access) = &access {
             tokio::spawn(follow(access.clone()));
         }
+        let leases = Leases::new(settings.leases.clone(), catalog.clone(), metrics.clone(), shutdown.phases());
+        let (keeping, kept) = (leases.clone(), leases.clone());
+        tokio::spawn(async move { keeping.keep().await });
         let (limits, phases) = (settings.limits.clone().within_files(), shutdown.phases());
         let (connections, admin_connections) = (Connections::new(limits.clone()), Connections::new(limits.of_admin()));
         let has_strangers = access.is_some();
@@ -221,6 +230,7 @@ impl Daemon {
             database: settings.database.clone(),
             health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.names()),
             metrics,
+            leases,
             gates: [
                 Gate::new(access, tls.clone(), limits.clone(), operations.clone()),
                 Gate::of_admin(limits.of_admin(), has_strangers),
@@ -251,6 +261,7 @@ impl Daemon {
         }
         systemd::stopping();
         shutdown.advance(Phase::Draining);
+        let closing = tokio::spawn(async move { kept.close().await });
         if tokio::time::timeout(settings.shutdown_grace, operations.idle()).await.is_err() {
             shutdown.advance(Phase::Stopping);
             if tokio::time::timeout(STOP_WITHIN, operations.idle()).await.is_err() {
@@ -261,6 +272,9 @@ impl Daemon {
             }
         }
         let _ = tokio::time::timeout(STOP_WITHIN, rehearsals.idle()).await; // what it leaves is swept later
+        if tokio::time::timeout(LEASES_WITHIN, closing).await.is_err() {
+            tracing::warn!(event = "lease.not_removed", "leased databases are left for the next start to sweep");
+        }
         shutdown.advance(Phase::Ended);
         for mut server in servers {
             if tokio::time::timeout(DRAIN_WITHIN, &mut server).await.is_err() {

@@ -9,6 +9,7 @@ mod exit;
 mod generate;
 mod health;
 mod history;
+mod lease;
 mod ledger;
 mod list;
 mod operate;
@@ -78,6 +79,8 @@ enum Command {
     Watch(history::Watch),
     /// Cancel an operation.
     Cancel(history::Cancel),
+    /// Lease a migrated database for a test.
+    Lease(lease::Lease),
     /// Ask the gRPC health service, with the flags and exit codes of grpc_health_probe.
     Health(health::Health),
     /// Wait until the daemon, the database or the schema is ready.
@@ -146,6 +149,7 @@ fn run(command: Command, source: &impl MigrationSource<Pg>, asks_daemon: bool) -
             Command::History(history) => history.run().await,
             Command::Watch(watch) => watch.run().await,
             Command::Cancel(cancel) => cancel.run().await,
+            Command::Lease(lease) => lease.run().await,
             Command::Health(health) => health.run().await,
             Command::Wait(wait) => wait.run().await,
             Command::Token(token) => token.run(),

@@ -26,6 +26,8 @@ pub enum Kind {
     Unavailable,
     /// Too many at once.
     Exhausted,
+    /// Its time is over.
+    Expired,
     /// Nobody knows who asks.
     Unauthenticated,
     /// It is known who asks, and that is not enough.
@@ -219,6 +221,12 @@ reasons! {
     NotRehearsed "NOT_REHEARSED" Refused,
     /// `last` is not between 1 and 10,000, or the request does not say what to rehearse.
     InvalidSelection "INVALID_SELECTION" Invalid,
+    /// The daemon gives no leases: it has no server to make them on.
+    LeasesOff "LEASES_OFF" Refused,
+    /// One caller, or all together, have as many databases leased as they may.
+    TooManyLeases "TOO_MANY_LEASES" Exhausted,
+    /// The lease has lasted as long as it was asked for, and its database is dropped.
+    LeaseExpired "LEASE_EXPIRED" Expired,
     /// A mistake in schemad; please report it with the daemon's log.
     Internal "INTERNAL" Internal,
 }

@@ -7,6 +7,7 @@ pub mod convert;
 mod denied;
 mod describe;
 pub mod gate;
+pub mod leases;
 pub mod methods;
 pub mod migrations;
 pub mod operations;

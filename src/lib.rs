@@ -10,6 +10,7 @@
 //! - [`doctor`]: looks at a database before the daemon does
 //! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
 //! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done beside operations
+//! - [`lease`]: migrated databases of one's own, for tests
 //! - [`operation`]: one Apply or Rollback, from request to result
 //! - [`rehearse`]: each migration up, down and up in a scratch database, compared
 //! - [`runner`]: runs steps, each as one message
@@ -35,6 +36,7 @@ pub mod failure;
 pub mod follow;
 pub mod grpc;
 pub mod health;
+pub mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod migration;

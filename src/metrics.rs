@@ -37,6 +37,7 @@ pub struct Metrics {
     connections_refused: Gauge,
     insecure: Gauge,
     refusals_not_kept: Family<CauseLabels, Counter>,
+    leases: Family<LeaseLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +54,11 @@ struct StepLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CauseLabels {
     cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LeaseLabels {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +86,7 @@ impl Metrics {
             connections_refused: Gauge::default(),
             insecure: Gauge::default(),
             refusals_not_kept: Family::default(),
+            leases: Family::default(),
             registry: Registry::default(),
         };
         registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
@@ -109,6 +116,7 @@ impl Metrics {
             "Refusals that are not in the ledger: too many within a second, or the database was not there",
             metrics.refusals_not_kept.clone(),
         );
+        registry.register("leases", "Leased databases, and copies that are ready to be", metrics.leases.clone());
         Self { registry, ..metrics }
     }
 
@@ -125,6 +133,16 @@ impl Metrics {
     /// A step was committed.
     pub fn step(&self, direction: Direction, took: Duration) {
         self.steps.get_or_create(&StepLabels { direction: direction.as_str() }).observe(took.as_secs_f64());
+    }
+
+    /// A lease has begun, or ended.
+    pub fn lease(&self, begun: bool) {
+        self.leases.get_or_create(&LeaseLabels { state: "leased" }).inc_by(if begun { 1 } else { -1 });
+    }
+
+    /// So many more databases are ready to be leased.
+    pub fn leases_ready(&self, more: i64) {
+        self.leases.get_or_create(&LeaseLabels { state: "ready" }).inc_by(more);
     }
 
     /// A probe was answered or not.

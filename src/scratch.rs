@@ -15,7 +15,7 @@ use tokio_postgres::{Client, types::Type};
 
 pub use error::Error;
 pub use name::Name;
-pub use sweep::sweep;
+pub use sweep::{orphans, sweep};
 
 use crate::{
     db::{self, DatabaseUrl, session::Session},
@@ -117,6 +117,14 @@ impl Scratch {
         }
     }
 
+    /// A name of this maker's for a [`copy`]: several can be made at once, each on a session of its own. `databases` and `close` do
+    /// not know of it; the sweep does.
+    pub fn reserve(&mut self) -> Name {
+        let name = self.next;
+        self.next = name.next();
+        name
+    }
+
     /// Where a database is.
     pub fn url(&self, name: &Name) -> DatabaseUrl {
         self.url.with_database(&name.to_string())
@@ -164,4 +172,23 @@ impl Scratch {
         }
         result
     }
+}
+
+/// Makes the database `name` a copy of `from`, on a session of the role at `url`.
+///
+/// Dropped before it returns, the database may come to be all the same.
+///
+/// # Errors
+/// [`Error`], each a situation.
+pub async fn copy(client: &Client, name: &Name, from: &Name, url: &DatabaseUrl) -> Result<(), Error> {
+    let made = client.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {from}")).await;
+    made.map_err(|refused| Error::of(refused.into(), name, Template::Copy(&from.to_string()), url))
+}
+
+/// Drops a scratch database, under whoever is connected to it: a migration may have left a session behind that it opened itself.
+///
+/// # Errors
+/// The server's, or its loss.
+pub async fn drop_database(client: &Client, name: &Name) -> Result<(), db::Error> {
+    Ok(client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?)
 }

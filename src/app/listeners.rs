@@ -11,8 +11,12 @@ use crate::{
     admin::Admin,
     catalog::Catalog,
     db::DatabaseUrl,
-    grpc::{self, gate, gate::Gate, migrations::Migrations, own_words::own_words, pb, reads::Reads, schemas::Schemas},
+    grpc::{
+        self, gate, gate::Gate, leases::LeaseService, migrations::Migrations, own_words::own_words, pb, reads::Reads,
+        schemas::Schemas,
+    },
     health::Health,
+    lease::Leases,
     metrics::Metrics,
     operation::Operations,
     rehearse::Rehearsals,
@@ -41,6 +45,7 @@ pub(super) struct Parts {
     pub database: DatabaseUrl,
     pub health: Health,
     pub metrics: Arc<Metrics>,
+    pub leases: Leases,
     /// The main listener's and the admin's.
     pub gates: [Gate; 2],
     /// Of the main listener, for the metrics.
@@ -55,7 +60,18 @@ impl Parts {
     /// The main listener's routes and the admin's.
     pub fn routes(self) -> io::Result<(Routes, Routes)> {
         let Self {
-            catalog, reads, operations, rehearsals, database, health, metrics, gates, connections, limits, ..
+            catalog,
+            reads,
+            operations,
+            rehearsals,
+            database,
+            health,
+            metrics,
+            leases,
+            gates,
+            connections,
+            limits,
+            ..
         } = self;
         let (health, most) = (HealthServer::new(health), limits.message_bytes);
         let admin = Admin {
@@ -72,9 +88,11 @@ impl Parts {
         let migrations = pb::migration_service_server::MigrationServiceServer::new(migrations);
         let history = pb::operation_service_server::OperationServiceServer::new(history);
         let schemas = pb::schema_service_server::SchemaServiceServer::new(schemas);
+        let leases = pb::lease_service_server::LeaseServiceServer::new(LeaseService::new(leases));
         let mut routes = Routes::new(migrations.max_decoding_message_size(most))
             .add_service(history.max_decoding_message_size(most))
             .add_service(schemas.max_decoding_message_size(most))
+            .add_service(leases.max_decoding_message_size(most))
             .add_service(health.clone());
         if self.reflection {
             routes = with_reflection(routes)?;

@@ -10,7 +10,7 @@ use super::{
     exit::Exit,
     output::{BOLD, DIM, say, styled},
     serve::{SourceRef, listeners, serve_until_signalled},
-    settings::{Databases, Settings},
+    settings::{Databases, Private, Settings},
     status, telemetry,
 };
 use crate::{
@@ -41,7 +41,7 @@ impl Dev {
         telemetry::init(self.settings.log_level, self.settings.log_format);
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
-        let (_server, databases) = match self.databases.read()? {
+        let (server, databases) = match self.databases.read()? {
             Some(databases) => {
                 tracing::info!(
                     event = "dev.database",
@@ -55,11 +55,13 @@ impl Dev {
                 (Some(server), (url, None))
             }
         };
-        let settings = self.settings.daemon(databases, true)?;
+        let private = server.as_ref().map(|server| server.url("postgres"));
+        let settings = self.settings.daemon(databases, true, private.as_deref().map(Private))?;
+        let leases = settings.leases.is_some();
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
         let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
-        let introduction = tokio::spawn(introduce(address, admin_address));
+        let introduction = tokio::spawn(introduce(address, admin_address, leases));
         let served = serve_until_signalled(daemon, main, admin).await;
         introduction.abort();
         served
@@ -104,7 +106,7 @@ pub(super) fn state_dir(name: &str) -> Result<PathBuf, Exit> {
 }
 
 /// Once everything is applied: the status, and what to try next.
-async fn introduce(address: String, admin_address: String) {
+async fn introduce(address: String, admin_address: String, leases: bool) {
     let common = Common { address: Address::plain(address.clone()), output: Default::default() };
     if super::wait::quietly_until_current(&common.address).await.is_err() {
         return; // the daemon ended, or says itself why the schema is not current
@@ -117,7 +119,7 @@ async fn introduce(address: String, admin_address: String) {
     say("");
     say(&styled(BOLD, "Try next, in another terminal"));
     let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
-    for (command, what) in [
+    let mut commands = vec![
         (format!("{program} rollback --steps 1{flag}"), "undo the last migration; `apply` brings it back"),
         (
             format!("grpcurl -plaintext {address} schemad.v1.MigrationService/GetStatus"),
@@ -127,7 +129,17 @@ async fn introduce(address: String, admin_address: String) {
             format!("{program} health -addr {admin_address} -service schemad.v1.MigrationService"),
             "the health probe, as an orchestrator asks",
         ),
-    ] {
+    ];
+    if leases {
+        commands.insert(
+            1,
+            (
+                format!("{program} lease{flag} -- sh -c 'psql \"$DATABASE_URL\" -c \\\\dt'"),
+                "a migrated database of one's own, for a test; gone afterwards",
+            ),
+        );
+    }
+    for (command, what) in commands {
         say(&format!("  {command}\n    {}", styled(DIM, what)));
     }
     say("\nCtrl-C ends the daemon and its PostgreSQL; the data stay.");

@@ -136,7 +136,7 @@ impl Rollback {
 }
 
 /// The daemon refuses what is too long; here it need only fit the message.
-fn wire(duration: Duration) -> prost_types::Duration {
+pub(super) fn wire(duration: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(duration).unwrap_or(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 })
 }
 

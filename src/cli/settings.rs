@@ -1,11 +1,14 @@
 //! The daemon's settings: flags, environment, files. Checked here once; an error names the setting and never its secret.
 
+mod leases;
 mod limits;
 mod trust;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
+
+pub(super) use leases::Private;
 
 use super::{
     exit::Exit,
@@ -74,6 +77,8 @@ pub(super) struct Settings {
     trust: trust::Trust,
     #[command(flatten)]
     limits: limits::Limits,
+    #[command(flatten)]
+    leases: leases::Leases,
 }
 
 /// Where the database is.
@@ -104,22 +109,23 @@ impl std::fmt::Debug for Databases {
 impl Databases {
     /// DATABASE_URL and MIGRATION_DATABASE_URL, from wherever they come. `None`: no DATABASE_URL.
     pub(super) fn read(&self) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, Exit> {
-        let database = url("DATABASE_URL", self.database_url.clone(), self.database_url_file.clone())?;
-        let migrating = url(
-            "MIGRATION_DATABASE_URL",
-            self.migration_database_url.clone(),
-            self.migration_database_url_file.clone(),
-        )?;
+        const MIGRATION: &str = "MIGRATION_DATABASE_URL";
+        let database = url_text("DATABASE_URL", self.database_url.clone(), self.database_url_file.clone())?;
+        let migrating =
+            url_text(MIGRATION, self.migration_database_url.clone(), self.migration_database_url_file.clone())?;
+        let database = database.map(|text| url("DATABASE_URL", &text)).transpose()?;
+        let migrating = migrating.map(|text| url(MIGRATION, &text)).transpose()?;
         Ok(database.map(|database| (database, migrating)))
     }
 }
 
 impl Settings {
-    /// The daemon's settings on these databases.
+    /// The daemon's settings on these databases, and of `dev` on its private server.
     pub(super) fn daemon(
         &self,
         (database, migration_database): (DatabaseUrl, Option<DatabaseUrl>),
         apply_on_start: bool,
+        private: Option<Private<'_>>,
     ) -> Result<app::Settings, Exit> {
         Ok(app::Settings {
             database,
@@ -141,6 +147,7 @@ impl Settings {
             access: self.trust.access(),
             limits: self.limits.read(),
             insecure: self.trust.insecure(),
+            leases: self.leases.read(private)?,
         })
     }
 
@@ -150,9 +157,9 @@ impl Settings {
     }
 }
 
-/// A URL from its two flags, else from the two variables `name` and `name`_FILE: clap's own `env` would let a variable of the
+/// A URL's text from its two flags, else from the two variables `name` and `name`_FILE: clap's own `env` would let a variable of the
 /// one stand against a flag of the other.
-pub(super) fn url(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Option<DatabaseUrl>, Exit> {
+pub(super) fn url_text(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Option<String>, Exit> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let file_name = format!("{name}_FILE");
     let (value, file) = match (value, file) {
@@ -162,17 +169,20 @@ pub(super) fn url(name: &str, value: Option<String>, file: Option<PathBuf>) -> R
         },
         flags => flags,
     };
-    let text = match (value, file) {
-        (Some(value), _) => value,
-        (None, Some(file)) => std::fs::read_to_string(&file).map_err(|error| {
+    match (value, file) {
+        (Some(value), _) => Ok(Some(value)),
+        (None, Some(file)) => std::fs::read_to_string(&file).map(Some).map_err(|error| {
             // Not a file's name but what belongs into the file, with its password.
             let file = file.display().to_string();
             let shown = if file.contains("://") || file.contains('=') { "not the name of a file" } else { &file };
             Exit::usage(format!("{file_name}: {shown}: {error}"))
-        })?,
-        (None, None) => return Ok(None),
-    };
-    text.parse().map(Some).map_err(|error| Exit::usage(format!("{name}: {error}")))
+        }),
+        (None, None) => Ok(None),
+    }
+}
+
+pub(super) fn url<T: FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Result<T, Exit> {
+    text.parse().map_err(|error| Exit::usage(format!("{name}: {error}")))
 }
 
 fn kept_for(text: &str) -> Result<Duration, String> {

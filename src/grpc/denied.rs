@@ -16,6 +16,7 @@ pub(super) fn kind(path: &str) -> Option<&'static str> {
         "SignLedger" => "sign",
         "CancelOperation" => "cancel",
         "Rehearse" => "rehearse",
+        "Lease" => "lease",
         _ => return None,
     })
 }

@@ -96,6 +96,14 @@ pub fn rehearse(request: &pb::RehearseRequest) -> Result<Selection, Failure> {
     }
 }
 
+/// Checks a LeaseRequest.
+///
+/// # Errors
+/// The ttl is none.
+pub fn lease(request: &pb::LeaseRequest) -> Result<Option<Duration>, Failure> {
+    wait("ttl", request.ttl)
+}
+
 /// Checks a ResolveRequest.
 ///
 /// # Errors

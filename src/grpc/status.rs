@@ -23,6 +23,7 @@ pub fn code(kind: Kind) -> Code {
         Kind::Cancelled => Code::Cancelled,
         Kind::Unavailable => Code::Unavailable,
         Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Expired => Code::DeadlineExceeded,
         Kind::Unauthenticated => Code::Unauthenticated,
         Kind::Denied => Code::PermissionDenied,
         Kind::Unsupported => Code::Unimplemented,

@@ -12,7 +12,7 @@ use super::{convert, pb, status};
 use crate::operation::{Event, Follower, Next};
 
 /// Proxies cut a stream that is silent for longer; Envoy's default for a route is 15 s to the first byte.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// What the streaming methods return, before it is wrapped into their own response types.
 pub type Events = Pin<Box<dyn Stream<Item = Result<pb::OperationEvent, Status>> + Send>>;

@@ -7,10 +7,10 @@ use tokio_postgres::{Client, types::Type};
 use super::{LOCK, Name, name::PREFIX};
 use crate::db::Error;
 
-/// Scratch databases that this role may drop and that no client is connected to.
-const UNUSED: &str = "SELECT d.datname::text FROM pg_catalog.pg_database d WHERE starts_with(d.datname::text, $1) \
-    AND pg_catalog.pg_has_role(d.datdba, 'USAGE') AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a \
-        WHERE a.datid = d.oid AND (a.backend_type IS NULL OR a.backend_type = 'client backend'))";
+/// Scratch databases that this role may drop, and whether a client is connected.
+const OURS: &str = "SELECT d.datname::text, EXISTS (SELECT FROM pg_catalog.pg_stat_activity a \
+        WHERE a.datid = d.oid AND (a.backend_type IS NULL OR a.backend_type = 'client backend')) \
+    FROM pg_catalog.pg_database d WHERE starts_with(d.datname::text, $1) AND pg_catalog.pg_has_role(d.datdba, 'USAGE')";
 
 /// The makers that live, whichever database each is connected to.
 const MAKERS: &str = "SELECT l.objid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 \
@@ -22,16 +22,8 @@ const MAKERS: &str = "SELECT l.objid FROM pg_catalog.pg_locks l WHERE l.locktype
 /// # Errors
 /// The database's, or its loss. A database that cannot be dropped (somebody has connected meanwhile) is left for the next time.
 pub async fn sweep(client: &Client) -> Result<Vec<Name>, Error> {
-    let unused = client.query_typed(UNUSED, &[(&PREFIX, Type::TEXT)]).await?;
-    let unused: Vec<Name> = unused.iter().filter_map(|row| row.get::<_, String>(0).parse().ok()).collect();
-    if unused.is_empty() {
-        return Ok(unused);
-    }
-    // Asked after the names: a database that was made since is not among them.
-    let makers = client.query_typed(MAKERS, &[(&LOCK.cast_unsigned(), Type::OID)]).await?;
-    let makers: HashSet<u32> = makers.iter().map(|row| row.get(0)).collect();
     let mut swept = Vec::new();
-    for name in unused.into_iter().filter(|name| !makers.contains(&name.maker())) {
+    for (name, _) in left_behind(client).await?.into_iter().filter(|(_, used)| !used) {
         // Without FORCE: somebody may have connected meanwhile, and then waited for its maker to be gone.
         match client.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await.map_err(Error::from) {
             Ok(()) => {
@@ -43,4 +35,26 @@ pub async fn sweep(client: &Client) -> Result<Vec<Name>, Error> {
         }
     }
     Ok(swept)
+}
+
+/// What [`sweep`] spares because somebody is still connected, though its maker is gone.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn orphans(client: &Client) -> Result<Vec<Name>, Error> {
+    Ok(left_behind(client).await?.into_iter().filter_map(|(name, used)| used.then_some(name)).collect())
+}
+
+/// The databases whose maker is gone, and whether somebody is connected.
+async fn left_behind(client: &Client) -> Result<Vec<(Name, bool)>, Error> {
+    let ours = client.query_typed(OURS, &[(&PREFIX, Type::TEXT)]).await?;
+    let mut ours: Vec<(Name, bool)> =
+        ours.iter().filter_map(|row| Some((row.get::<_, String>(0).parse().ok()?, row.get(1)))).collect();
+    if !ours.is_empty() {
+        // Asked after the names: a database that was made since is not among them.
+        let makers = client.query_typed(MAKERS, &[(&LOCK.cast_unsigned(), Type::OID)]).await?;
+        let makers: HashSet<u32> = makers.iter().map(|row| row.get(0)).collect();
+        ours.retain(|(name, _)| !makers.contains(&name.maker()));
+    }
+    Ok(ours)
 }

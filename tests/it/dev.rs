@@ -41,6 +41,9 @@ async fn it_comes_up_migrated_survives_kill_9_and_takes_its_server_with_it() {
     let mut process = Process::start(dev(&dir)).await;
     assert!(status(&process).await.contains("CURRENT"));
     let pid = server(&dir).expect("no server");
+    // Its server is a private one, so there are leases.
+    let lease = schemad(&["lease", "--address", &process.address, "--", "sh", "-c", "echo $DATABASE_URL"]);
+    assert!(stdout(&output(lease).await).contains("/schemad_scratch_"));
 
     let second = output(dev(&dir)).await;
     assert_eq!(second.status.code(), Some(2), "the ports are taken");

@@ -9,7 +9,7 @@
 mod asking;
 mod audit;
 mod crowd;
-mod disk;
+pub mod disk;
 mod field;
 mod kills;
 mod locks;

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::harness::{
-    PATIENCE, Server, eventually,
+    PATIENCE, Server, TestDatabase, eventually,
     process::{output, schemad, stderr, stdout},
 };
 
@@ -124,6 +124,12 @@ fn failing_starts(dir: &Path) -> Vec<Start> {
             start(text, &["serve", "--database-url", text], &[]),
             start(text, &["serve"], &[("DATABASE_URL_FILE", &file)]),
             start(text, &["serve"], &[("DATABASE_URL", &url), ("MIGRATION_DATABASE_URL", text)]),
+            start(text, &["serve"], &[("DATABASE_URL", &url), ("SCHEMAD_LEASE_DATABASE_URL", text)]),
+            start(
+                text,
+                &["serve", "--lease-database-url", &url, "--lease-client-url-file", &file],
+                &[("DATABASE_URL", &url)],
+            ),
         ]);
     }
     let unreadable = dir.join("a folder").display().to_string();
@@ -142,6 +148,12 @@ fn failing_starts(dir: &Path) -> Vec<Start> {
             &[("DATABASE_URL", &url), ("MIGRATION_DATABASE_URL_FILE", &unreadable)],
         ),
         start("a file that is no text", &["serve"], &[("DATABASE_URL_FILE", &binary)]),
+        start(
+            "a DSN for leases",
+            &["serve", "--lease-database-url", &format!("host=h user=u password={MARK}")],
+            &[("DATABASE_URL", &url)],
+        ),
+        start("no server for leases", &["serve"], &[("DATABASE_URL", &url), ("SCHEMAD_LEASE_CLIENT_URL", &url)]),
         start("a public address", &["serve", "--listen", "0.0.0.0:0"], &[("DATABASE_URL", &url)]),
         start("a number", &["serve", "--pool-size", "many"], &[("DATABASE_URL", &url)]),
         start("an unknown flag", &["serve", "--bogus", "--database-url", &url], &[]),
@@ -219,6 +231,7 @@ async fn told_by_a_daemon(mut command: Command, sure: &str) -> String {
         &["apply", "--output", "json"],
         &["rollback", "--all"],
         &["history"],
+        &["lease"],
         &["health"],
         &["wait", "database", "--timeout", "50ms"],
     ] {
@@ -287,6 +300,43 @@ async fn no_daemon_without_its_database_tells_a_secret() {
         let mut command = schemad(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command.args(["--log-level", "trace", "--log-format", ["json", "text"][n % 2], "--apply-on-start"]);
         command.env("DATABASE_URL", &url).env("PGPASSWORD", MARK).env("MIGRATION_DATABASE_URL", &url);
+        // Leases on a URL that is one.
+        if url.contains("://") {
+            command.env("SCHEMAD_LEASE_DATABASE_URL", &url);
+        }
         nothing_told(&url, &told_by_a_daemon(command, sure).await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leases_password_is_told_to_who_leases_and_nobody_else() {
+    let (database, dir) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
+    let role = format!("secret_{}", database.name);
+    database.execute(&format!("CREATE ROLE {role} LOGIN CREATEDB PASSWORD '{MARK}'")).await;
+    let url = database.url_as(&role).replace(":pw@", &format!(":{MARK}@"));
+    let log = dir.path().join("log");
+    let mut command =
+        schemad(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-level", "trace"]);
+    command.env("DATABASE_URL", &database.url).env("SCHEMAD_LEASE_DATABASE_URL", &url).env("SCHEMAD_LEASE_POOL", "1");
+    let mut daemon = command.stderr(std::fs::File::create(&log).unwrap()).stdout(Stdio::null()).spawn().unwrap();
+    let told = || std::fs::read_to_string(&log).unwrap();
+    let address = eventually("it serves", async || {
+        let told = told();
+        let words = told.split("serving on ").nth(1)?.split_whitespace();
+        words.map(str::to_owned).next()
+    })
+    .await;
+    let mut lease = schemad(&["lease", "--address", &address, "--", "sh", "-c", "echo $DATABASE_URL"]);
+    lease.env("SCHEMAD_LOG_LEVEL", "trace");
+    let lease = output(lease).await;
+    assert!(stdout(&lease).contains(MARK), "{}", stderr(&lease));
+    nothing_told("schemad lease", &stderr(&lease));
+    let status = output(schemad(&["status", "--address", &address])).await;
+    nothing_told("status", &(stdout(&status) + &stderr(&status)));
+    eventually("the lease is over", async || told().contains("lease.ended").then_some(())).await;
+    kill(nix::unistd::Pid::from_raw(daemon.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(daemon.wait().await.unwrap().success());
+    assert!(told().contains("lease.begun"));
+    nothing_told("the log", &told());
+    database.execute(&format!("DROP ROLE {role}")).await;
 }

@@ -67,7 +67,9 @@ impl Local {
                 Catalog::load(&found).map_err(Exit::usage)?
             }
         };
-        let given = settings::url("SCRATCH_DATABASE_URL", self.scratch_database_url, self.scratch_database_url_file)?;
+        let name = "SCRATCH_DATABASE_URL";
+        let given = settings::url_text(name, self.scratch_database_url, self.scratch_database_url_file)?;
+        let given = given.map(|text| settings::url(name, &text)).transpose()?;
         let (server, url, outside) = match given {
             Some(url) if self.throwaway_server => (None, url, Outside::Allowed),
             Some(url) => (None, url, Outside::Refused),

@@ -55,7 +55,7 @@ fn defaults() -> transport::Limits {
     transport::Limits::default()
 }
 
-fn count(text: &str) -> Result<usize, String> {
+pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("is a whole number from 1".into()),
         Ok(n) => Ok(n),

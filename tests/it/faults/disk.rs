@@ -23,15 +23,20 @@ use crate::harness::{Server, server::TRUST};
 const SIZE: &str = "size=192m";
 
 /// A small disk; unmounted when dropped.
-struct Disk(tempfile::TempDir);
+pub struct Disk(tempfile::TempDir);
 
 impl Disk {
     /// `None`: not permitted here.
-    fn mount() -> Option<Self> {
+    pub fn mount() -> Option<Self> {
         let disk = Self(tempfile::tempdir().unwrap());
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", SIZE, "schemad-faults"]).arg(disk.0.path()).stderr(Stdio::null());
         mount.status().is_ok_and(|status| status.success()).then_some(disk)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 
     fn filler(&self) -> PathBuf {
@@ -39,13 +44,13 @@ impl Disk {
     }
 
     /// Leaves nothing.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut file = fs::File::create(self.filler()).unwrap();
         let zeroes = vec![0; 64 * 1024];
         while file.write_all(&zeroes).is_ok() {}
     }
 
-    fn free(&self) {
+    pub fn free(&self) {
         fs::remove_file(self.filler()).unwrap();
     }
 }

@@ -56,6 +56,7 @@ pub fn settings(url: &str) -> Settings {
         access: None,
         limits: schemad::transport::Limits::default(),
         insecure: false,
+        leases: None,
     }
 }
 

@@ -1,0 +1,99 @@
+//! The flags of `lease::Settings`.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::{limits::count, positive_duration, url, url_text};
+use crate::{
+    cli::exit::Exit,
+    db::DatabaseUrl,
+    lease::{self, ClientUrl},
+};
+
+const DATABASE_URL: &str = "SCHEMAD_LEASE_DATABASE_URL";
+const CLIENT_URL: &str = "SCHEMAD_LEASE_CLIENT_URL";
+
+/// As many tests as a laptop begins at once, for some 30 MB.
+const POOL: usize = 4;
+
+#[derive(Clone, Args)]
+#[command(next_help_heading = "Leases of test databases (docs/lease.md)")]
+pub(in crate::cli) struct Leases {
+    /// Where databases are made for tests: the server's address with a role that has CREATEDB. Better not production's
+    /// [env: SCHEMAD_LEASE_DATABASE_URL].
+    #[arg(long, value_name = "URL")]
+    lease_database_url: Option<String>,
+    /// A file that holds it [env: SCHEMAD_LEASE_DATABASE_URL_FILE].
+    #[arg(long, value_name = "FILE", conflicts_with = "lease_database_url")]
+    lease_database_url_file: Option<PathBuf>,
+    /// What clients are told, with the database exchanged: how they reach that server, and as whom. Default: the URL above
+    /// [env: SCHEMAD_LEASE_CLIENT_URL].
+    #[arg(long, value_name = "URL")]
+    lease_client_url: Option<String>,
+    /// A file that holds it [env: SCHEMAD_LEASE_CLIENT_URL_FILE].
+    #[arg(long, value_name = "FILE", conflicts_with = "lease_client_url")]
+    lease_client_url_file: Option<PathBuf>,
+    /// Databases that are kept ready [default: 4; of `dev` 0].
+    #[arg(long, env = "SCHEMAD_LEASE_POOL", value_name = "N")]
+    lease_pool: Option<usize>,
+    /// How long a lease lasts that does not say.
+    #[arg(long, env = "SCHEMAD_LEASE_TTL", default_value = "1h", value_parser = positive_duration)]
+    lease_ttl: Duration,
+    /// How long a lease may last.
+    #[arg(long, env = "SCHEMAD_LEASE_MAX_TTL", default_value = "8h", value_parser = positive_duration)]
+    lease_max_ttl: Duration,
+    /// Databases that are leased at once.
+    #[arg(long, env = "SCHEMAD_MAX_LEASES", default_value_t = 64, value_name = "N", value_parser = count)]
+    max_leases: usize,
+    /// The same of one principal.
+    #[arg(long, env = "SCHEMAD_MAX_LEASES_PER_PRINCIPAL", default_value_t = 32, value_name = "N", value_parser = count)]
+    max_leases_per_principal: usize,
+}
+
+/// The URLs may hold passwords.
+impl fmt::Debug for Leases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Leases")
+    }
+}
+
+/// The private server of `schemad dev`, where there is one and nothing else is said.
+#[derive(Clone, Copy)]
+pub(in crate::cli) struct Private<'a>(pub &'a str);
+
+impl Leases {
+    /// `None`: no leases.
+    pub(super) fn read(&self, private: Option<Private<'_>>) -> Result<Option<lease::Settings>, Exit> {
+        let given = url_text(DATABASE_URL, self.lease_database_url.clone(), self.lease_database_url_file.clone())?;
+        let client = url_text(CLIENT_URL, self.lease_client_url.clone(), self.lease_client_url_file.clone())?;
+        let pool = self.lease_pool.unwrap_or(if given.is_none() { 0 } else { POOL });
+        let (name, text) = match (given, private) {
+            (Some(text), _) => (DATABASE_URL, text),
+            (None, Some(Private(text))) => ("the private server", text.to_owned()),
+            (None, None) if client.is_some() => {
+                return Err(Exit::usage(format!(
+                    "{CLIENT_URL} says how leases are reached; {DATABASE_URL} is missing"
+                )));
+            }
+            (None, None) => return Ok(None),
+        };
+        let database: DatabaseUrl = url(name, &text)?;
+        let client: ClientUrl = match client {
+            Some(client) => url(CLIENT_URL, &client)?,
+            None => text.parse().map_err(|error| Exit::usage(format!("{name} {error}; set {CLIENT_URL}")))?,
+        };
+        if self.lease_ttl > self.lease_max_ttl {
+            return Err(Exit::usage("--lease-ttl is longer than --lease-max-ttl"));
+        }
+        Ok(Some(lease::Settings {
+            database,
+            client,
+            pool,
+            ttl: self.lease_ttl,
+            max_ttl: self.lease_max_ttl,
+            per_principal: self.max_leases_per_principal,
+            most: self.max_leases,
+        }))
+    }
+}

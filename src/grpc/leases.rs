@@ -1,0 +1,85 @@
+//! LeaseService.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    gate,
+    migrations::{Answer, Responses, malformed},
+    pb, request, status,
+    stream::HEARTBEAT,
+    tally::Counter,
+};
+use crate::{
+    client::{Client, Room},
+    failure::{Failure, Reason},
+    lease::{Lease, Leases},
+};
+
+/// The service.
+pub struct LeaseService {
+    leases: Leases,
+    counter: Counter,
+}
+
+impl LeaseService {
+    /// Gives out `leases`.
+    pub fn new(leases: Leases) -> Self {
+        Self { leases, counter: Counter::default() }
+    }
+
+    /// A lease that counts until its database is gone.
+    async fn take(&self, ttl: Option<Duration>, principal: &str) -> Result<Lease, Failure> {
+        let settings = self.leases.settings()?;
+        let (ttl, each, all) = (settings.ttl(ttl)?, settings.per_principal, settings.most);
+        let client = Client::Principal(principal.to_owned());
+        let counted = self.counter.enter(client, Room { each, all }).ok_or_else(|| {
+            let message =
+                format!("{principal} has {each} databases leased, or all together {all}; end some, or ask again later");
+            Failure::new(Reason::TooManyLeases, message)
+        })?;
+        self.leases.take(ttl, principal, counted).await
+    }
+}
+
+/// What the stream says first, then heartbeats, and why the lease has ended.
+fn responses(lease: Lease, set_digest: String) -> Responses<pb::LeaseResponse> {
+    use pb::lease_response::Event;
+    let first = Event::Database(pb::LeasedDatabase {
+        name: lease.database.clone(),
+        url: lease.url.clone(),
+        set_digest,
+        expire_time: Some(lease.expires.into()),
+    });
+    let says = |event| Ok(pb::LeaseResponse { event: Some(event) });
+    Box::pin(stream::unfold(Some((lease, Some(first))), move |state| async move {
+        let (mut lease, first) = state?;
+        if let Some(first) = first {
+            return Some((says(first), Some((lease, None))));
+        }
+        match tokio::time::timeout(HEARTBEAT, lease.ended()).await {
+            Ok(why) => Some((Err(status::from_failure(&why)), None)),
+            Err(_) => Some((says(Event::Heartbeat(pb::Heartbeat {})), Some((lease, None)))),
+        }
+    }))
+}
+
+#[tonic::async_trait]
+impl pb::lease_service_server::LeaseService for LeaseService {
+    type LeaseStream = Responses<pb::LeaseResponse>;
+
+    async fn lease(&self, request: Request<pb::LeaseRequest>) -> Answer<Self::LeaseStream> {
+        let (principal, message) = gate::caller(request)?;
+        let ttl = request::lease(&message).map_err(|e| malformed(&e))?;
+        let lease = self.take(ttl, &principal.name).await.map_err(|failure| refused(&principal.name, &failure))?;
+        Ok(Response::new(responses(lease, self.leases.set_digest())))
+    }
+}
+
+/// Whoever keeps the daemon reads why tests do not begin.
+fn refused(principal: &str, failure: &Failure) -> Status {
+    tracing::info!(event = "lease.refused", reason = %failure.reason, principal, "no lease: {}", failure.message);
+    status::from_failure(failure)
+}

@@ -1,0 +1,316 @@
+//! Leases: a migrated database of one's own for a while, for tests in any language. Each is a copy of a template into which the
+//! whole embedded set was applied; it is dropped when whoever has it goes away, when its time is over, or with the daemon.
+//!
+//! Template and copies are [`scratch`](crate::scratch) databases of one maker per daemon, so that what a killed daemon leaves is
+//! swept, and what a living one has is not.
+
+mod removal;
+mod sessions;
+mod stock;
+mod template;
+mod url;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture, future::Shared};
+use tokio::sync::{oneshot, watch};
+use tokio_postgres::error::SqlState;
+
+pub use url::{ClientUrl, NotForClients};
+
+use crate::{
+    catalog::Catalog,
+    db::{self, DatabaseUrl},
+    failure::{Failure, Reason},
+    metrics::Metrics,
+    scratch::Error,
+    shutdown::Phase,
+};
+use removal::Removed;
+use stock::{Database, State, Stock};
+
+/// A set that cannot be applied is not tried again for every lease that is asked for.
+const REMEMBER: Duration = Duration::from_secs(5);
+
+/// Between tries to fill the pool of a server that does not answer, or with a set that cannot be applied.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long whoever waits for a lease's end is kept waiting by its removal.
+const REMOVED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What leases are made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where they are made: a direct address, of a role with CREATEDB. The databases lie beside the one that it names.
+    pub database: DatabaseUrl,
+    /// How clients reach the same server, and as whom.
+    pub client: ClientUrl,
+    /// So many copies are kept ready.
+    pub pool: usize,
+    /// How long a lease lasts that does not say.
+    pub ttl: Duration,
+    /// How long one may last.
+    pub max_ttl: Duration,
+    /// At once, of one principal.
+    pub per_principal: usize,
+    /// At once, of all.
+    pub most: usize,
+}
+
+impl Settings {
+    /// What a lease that asks for `ttl` gets.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn ttl(&self, asked: Option<Duration>) -> Result<Duration, Failure> {
+        match asked.unwrap_or(self.ttl) {
+            Duration::ZERO => Ok(self.ttl),
+            ttl if ttl <= self.max_ttl => Ok(ttl),
+            _ => {
+                let message = format!("a lease lasts at most {}", humantime::format_duration(self.max_ttl));
+                Err(Failure::invalid(Reason::InvalidDuration, "ttl", message))
+            }
+        }
+    }
+}
+
+/// Gives leases.
+#[derive(Clone)]
+pub struct Leases(Arc<Inner>);
+
+struct Inner {
+    settings: Option<Settings>,
+    catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
+    phases: watch::Receiver<Phase>,
+    stock: Mutex<Option<Opening>>,
+}
+
+/// A stock that is being opened, or was. Whoever waits for it may go; it is opened all the same.
+#[derive(Clone)]
+struct Opening {
+    stock: Shared<BoxFuture<'static, Result<Arc<Stock>, Failure>>>,
+    since: Instant,
+}
+
+impl Opening {
+    fn is_usable(&self) -> bool {
+        match self.stock.peek() {
+            None => true,
+            Some(Ok(stock)) => stock.state() == State::Open,
+            Some(Err(_)) => self.since.elapsed() < REMEMBER,
+        }
+    }
+}
+
+/// A leased database. It is dropped after this value.
+pub struct Lease {
+    /// Its name.
+    pub database: String,
+    /// Where it is, with a password where the settings have one.
+    pub url: String,
+    /// When it is dropped at the latest.
+    pub expires: SystemTime,
+    ended: oneshot::Receiver<Failure>,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.database)
+    }
+}
+
+impl Lease {
+    /// Why the lease has ended, once it has and its database is gone. Dropping the future changes nothing.
+    pub async fn ended(&mut self) -> Failure {
+        let gone = |_| Failure::new(Reason::Internal, "a mistake in schemad ended the lease");
+        (&mut self.ended).await.unwrap_or_else(gone)
+    }
+}
+
+impl Leases {
+    /// Nothing is made before somebody asks, or [`Leases::keep`].
+    pub fn new(
+        settings: Option<Settings>,
+        catalog: Arc<Catalog>,
+        metrics: Arc<Metrics>,
+        phases: watch::Receiver<Phase>,
+    ) -> Self {
+        Self(Arc::new(Inner { settings, catalog, metrics, phases, stock: Mutex::default() }))
+    }
+
+    /// The settings.
+    ///
+    /// # Errors
+    /// [`Reason::LeasesOff`]: there are none, so there are no leases.
+    pub fn settings(&self) -> Result<&Settings, Failure> {
+        self.0.settings.as_ref().ok_or_else(|| {
+            let message = "this daemon gives no leases: start it with SCHEMAD_LEASE_DATABASE_URL, a server on which to make \
+                 databases for tests (docs/lease.md)";
+            Failure::new(Reason::LeasesOff, message)
+        })
+    }
+
+    /// The digest of the set that leased databases have.
+    pub fn set_digest(&self) -> String {
+        self.0.catalog.digest().to_string()
+    }
+
+    /// A database for `ttl`, or shorter. `held` is dropped when it is gone again. Dropping the future gives it back.
+    ///
+    /// # Errors
+    /// Why there is none: the server's reasons, a migration's, or that the daemon ends.
+    pub async fn take(&self, ttl: Duration, principal: &str, held: impl Send + 'static) -> Result<Lease, Failure> {
+        let (inner, begun) = (&self.0, Instant::now());
+        let client = &self.settings()?.client;
+        let mut again = true;
+        let (stock, database) = loop {
+            if *inner.phases.borrow() > Phase::Serving {
+                return Err(shutting_down());
+            }
+            let stock = self.stock().await?;
+            match stock.take().await {
+                Err(error) if again && is_gone(&error) => {
+                    again = false;
+                    stock.retire();
+                }
+                result => break (stock, result?),
+            }
+        };
+        let name = database.name();
+        tracing::info!(event = "lease.begun", database = %name, principal, ttl_s = ttl.as_secs(), ready = database.was_ready(),
+            took_ms = begun.elapsed().as_millis(), "leased {name} to {principal}");
+        let (tell, ended) = oneshot::channel();
+        let (lease, principal) = (Running { stock, inner: inner.clone(), database, tell }, principal.to_owned());
+        tokio::spawn(lease.run(ttl, principal, held));
+        Ok(Lease {
+            database: name.to_string(),
+            url: client.with_database(&name.to_string()),
+            expires: SystemTime::now() + ttl,
+            ended,
+        })
+    }
+
+    /// Keeps a pool ready and drops what killed daemons left, until the daemon ends. Returns at once where there are no leases.
+    pub async fn keep(&self) {
+        let Ok(settings) = self.settings() else { return };
+        let mut phases = self.0.phases.clone();
+        tokio::select! {
+            () = removal::sweeps(&settings.database) => {}
+            () = self.keep_ready(), if settings.pool > 0 => {}
+            _ = phases.wait_for(|phase| *phase > Phase::Serving) => {}
+        }
+    }
+
+    async fn keep_ready(&self) {
+        let mut pause = RETRY.0;
+        loop {
+            match self.stock().await {
+                Ok(stock) => {
+                    pause = RETRY.0;
+                    stock.until_not_open().await;
+                }
+                Err(failure) => {
+                    tracing::warn!(event = "lease.not_ready", reason = %failure.reason,
+                        "no database can be leased yet: {}", failure.message);
+                    tokio::time::sleep(pause.max(REMEMBER)).await;
+                    pause = (pause * 2).min(RETRY.1);
+                }
+            }
+        }
+    }
+
+    /// Drops all there is. To be called when the daemon has begun to end, which ends the leases.
+    pub async fn close(&self) {
+        let opening = self.0.stock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(opening) = opening
+            && let Ok(stock) = opening.stock.await
+        {
+            stock.close().await;
+        }
+    }
+
+    /// The stock; a new one where there is none, or none that can be used any more.
+    async fn stock(&self) -> Result<Arc<Stock>, Failure> {
+        let opening = {
+            let mut slot = self.0.stock.lock().unwrap_or_else(PoisonError::into_inner);
+            match slot.take().filter(Opening::is_usable) {
+                Some(opening) => slot.insert(opening).clone(),
+                None => slot.insert(self.open()?).clone(),
+            }
+        };
+        opening.stock.await
+    }
+
+    fn open(&self) -> Result<Opening, Failure> {
+        let (settings, inner) = (self.settings()?.clone(), &self.0);
+        let opening = tokio::spawn(Stock::open(
+            settings.database,
+            settings.pool,
+            inner.catalog.clone(),
+            inner.metrics.clone(),
+            inner.phases.clone(),
+        ));
+        let panicked = |_| Err(Failure::new(Reason::Internal, "a mistake in schemad; see the daemon's log"));
+        let stock = opening.map(move |opened| opened.unwrap_or_else(panicked)).boxed().shared();
+        Ok(Opening { stock, since: Instant::now() })
+    }
+}
+
+/// A lease under way.
+struct Running {
+    stock: Arc<Stock>,
+    inner: Arc<Inner>,
+    database: Database,
+    tell: oneshot::Sender<Failure>,
+}
+
+impl Running {
+    /// Waits for its end, has the database dropped, and says why. It does not depend on whether a client reads.
+    async fn run(mut self, ttl: Duration, principal: String, held: impl Send + 'static) {
+        let (begun, mut phases) = (Instant::now(), self.inner.phases.clone());
+        self.inner.metrics.lease(true);
+        let why = tokio::select! {
+            () = self.tell.closed() => None,
+            () = tokio::time::sleep(ttl) => Some(expired(ttl)),
+            () = self.stock.until_lost() => Some(lost()),
+            _ = phases.wait_for(|phase| *phase > Phase::Serving) => Some(shutting_down()),
+        };
+        let name = self.database.name();
+        let why_shown = why.as_ref().map_or("RETURNED", |failure| failure.reason.as_str());
+        tracing::info!(event = "lease.ended", database = %name, principal, why = why_shown,
+            seconds = begun.elapsed().as_secs_f64(), "the lease of {name} has ended");
+        let removed: Removed = self.database.remove(held);
+        let _ = tokio::time::timeout(REMOVED_WITHIN, removed).await;
+        self.inner.metrics.lease(false);
+        if let Some(why) = why {
+            let _ = self.tell.send(why); // nobody listens any more
+        }
+    }
+}
+
+/// True for what another stock might not meet: the template is not there any more, or a connection has ended.
+fn is_gone(error: &Error) -> bool {
+    match error {
+        Error::Database(db::Error::Lost(_)) => true,
+        Error::Database(error) => error.sql().is_some_and(|sql| sql.is(&SqlState::INVALID_CATALOG_NAME)),
+        _ => false,
+    }
+}
+
+fn expired(ttl: Duration) -> Failure {
+    let ttl = humantime::format_duration(ttl);
+    Failure::new(Reason::LeaseExpired, format!("the lease has lasted its {ttl}; its database is dropped"))
+}
+
+fn lost() -> Failure {
+    Failure::new(Reason::DatabaseUnavailable, "the connection to the server of the leased databases was lost")
+}
+
+fn shutting_down() -> Failure {
+    Failure::new(Reason::ShuttingDown, "this daemon is shutting down, and its leased databases are dropped")
+}

@@ -1,0 +1,99 @@
+//! The template of all leases: an empty database into which the product's own runner applies the whole set, and which nobody can
+//! connect to afterwards, so that it stays what it is and can be copied at any time.
+
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{
+    catalog::Catalog,
+    db::{
+        self, DatabaseUrl,
+        pool::{Pool, PoolSettings},
+        session::Session,
+    },
+    failure::Failure,
+    ledger::one_database::OneDatabase,
+    metrics::Metrics,
+    operation::{Action, LOCK_TIMEOUT, Operations, Parts, Request},
+    planner::Apply,
+    refresh::Refresh,
+    scratch::{Name, Scratch, Template},
+    shutdown::Phase,
+    watchers::Watchers,
+};
+
+/// Who applies the set, in the template's ledger.
+const PRINCIPAL: &str = "lease-template";
+
+/// Makes the template. After an error there is none.
+pub(super) async fn make(
+    scratch: &mut Scratch,
+    url: &DatabaseUrl,
+    catalog: &Arc<Catalog>,
+    phases: watch::Receiver<Phase>,
+) -> Result<Name, Failure> {
+    let begun = Instant::now();
+    let name = scratch.create(Template::Empty).await?;
+    let made = async {
+        apply(scratch.url(&name), catalog, phases).await?;
+        let session = Session::open(url).await?;
+        let closed = session.client().batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+        closed.map_err(|error| Failure::from(db::Error::from(error)))
+    };
+    if let Err(failure) = made.await {
+        if let Err(error) = scratch.remove(&name).await {
+            tracing::debug!(database = %name, cause = %error, "left for the sweep");
+        }
+        return Err(failure);
+    }
+    tracing::info!(event = "lease.template", database = %name, migrations = catalog.len(), set_digest = %catalog.digest(),
+        seconds = begun.elapsed().as_secs_f64(), "made the template of leased databases");
+    Ok(name)
+}
+
+/// Applies the whole set as an operation like any other.
+async fn apply(url: DatabaseUrl, catalog: &Arc<Catalog>, phases: watch::Receiver<Phase>) -> Result<(), Failure> {
+    let (refresh, daemon) = (Arc::new(Refresh::default()), PRINCIPAL.to_owned());
+    // Reads are for those who look on from elsewhere, and here is nobody.
+    let no_reads = PoolSettings { size: 0, overflow: 1, timeout: LOCK_TIMEOUT, ping_after: LOCK_TIMEOUT };
+    let operations = Operations::new(Parts {
+        catalog: catalog.clone(),
+        pool: Pool::new(url.clone(), &no_reads),
+        one_database: OneDatabase::new(None),
+        url,
+        side: watch::Sender::new(None).subscribe(),
+        role: None,
+        signing: None,
+        require_rehearsed: false,
+        watchers: Watchers::new(&daemon),
+        daemon,
+        metrics: Arc::new(Metrics::new()),
+        refresh: refresh.clone(),
+        phases,
+    });
+    let request = Request {
+        action: Action::Apply(Apply::default()),
+        principal: PRINCIPAL.into(),
+        request_id: Uuid::new_v4(),
+        queue_timeout: Duration::ZERO,
+        lock_wait: LOCK_TIMEOUT,
+        lock_timeout: LOCK_TIMEOUT,
+    };
+    let nobody_looks = async {
+        loop {
+            refresh.wanted().await;
+            refresh.answer(refresh.asked());
+        }
+    };
+    let mut result = tokio::select! {
+        result = operations.submit(request).follow().result() => result,
+        () = nobody_looks => Ok(()), // never returns
+    };
+    if let Err(failure) = &mut result {
+        // It is no operation that anybody could ask this daemon's ledger for.
+        failure.metadata.remove("operation");
+    }
+    result
+}
