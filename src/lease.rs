@@ -169,9 +169,6 @@ impl Leases {
         let client = &self.settings()?.client;
         let mut again = true;
         let (stock, database) = loop {
-            if *inner.phases.borrow() > Phase::Serving {
-                return Err(shutting_down());
-            }
             let stock = self.stock().await?;
             match stock.take().await {
                 Err(error) if again && is_gone(&error) => {
@@ -237,7 +234,11 @@ impl Leases {
     /// The stock; a new one where there is none, or none that can be used any more.
     async fn stock(&self) -> Result<Arc<Stock>, Failure> {
         let opening = {
+            // Under the lock that `close` takes: what is opened before it is closed by it.
             let mut slot = self.0.stock.lock().unwrap_or_else(PoisonError::into_inner);
+            if *self.0.phases.borrow() > Phase::Serving {
+                return Err(shutting_down());
+            }
             match slot.take().filter(Opening::is_usable) {
                 Some(opening) => slot.insert(opening).clone(),
                 None => slot.insert(self.open()?).clone(),
@@ -250,6 +251,7 @@ impl Leases {
         let (settings, inner) = (self.settings()?.clone(), &self.0);
         let opening = tokio::spawn(Stock::open(
             settings.database,
+            settings.client.role(),
             settings.pool,
             inner.catalog.clone(),
             inner.metrics.clone(),

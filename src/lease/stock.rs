@@ -17,9 +17,11 @@ use super::{
     sessions::Sessions,
     template,
 };
+use tokio_postgres::types::Type;
+
 use crate::{
     catalog::Catalog,
-    db::{self, DatabaseUrl},
+    db::{self, DatabaseUrl, session::Session},
     failure::{Failure, Reason},
     metrics::Metrics,
     scratch::{Error, Name, Scratch, copy},
@@ -116,12 +118,14 @@ impl Stock {
     /// Connects, sweeps, makes the template and begins to fill the pool.
     pub async fn open(
         url: DatabaseUrl,
+        client_role: String,
         pool: usize,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
         phases: watch::Receiver<Phase>,
     ) -> Result<Arc<Self>, Failure> {
         let mut scratch = Scratch::open(&url).await?;
+        may_throw_out(&url, &client_role).await?;
         let template = template::make(&mut scratch, &url, &catalog, phases).await?;
         let (sender, inbox) = mpsc::unbounded_channel();
         let stock = Arc::new(Self {
@@ -254,6 +258,25 @@ impl Database {
     /// There is nothing to drop.
     fn forget(mut self) {
         self.name = None;
+    }
+}
+
+/// Whose sessions a role may not end, it may not drop a database under.
+async fn may_throw_out(url: &DatabaseUrl, client_role: &str) -> Result<(), Failure> {
+    let session = Session::open(url).await?;
+    let query = "SELECT pg_catalog.pg_has_role(r::oid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') \
+        FROM (SELECT pg_catalog.to_regrole($1) AS r) clients";
+    let rows = session.client().query_typed(query, &[(&client_role, Type::TEXT)]).await.map_err(db::Error::from)?;
+    // There may be no such role yet: the migrations may make it.
+    match rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) {
+        Some(false) => {
+            let (role, grant) = (url.role(), format!("GRANT {client_role} TO {}", url.role()));
+            let message = format!(
+                "the role {role} could not drop a leased database under its clients, who are {client_role}: {grant};"
+            );
+            Err(Failure::new(Reason::MissingRight, message).with("grant", grant))
+        }
+        _ => Ok(()),
     }
 }
 

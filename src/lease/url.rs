@@ -39,6 +39,11 @@ impl fmt::Debug for ClientUrl {
 }
 
 impl ClientUrl {
+    /// The role that clients are, as SQL names it.
+    pub(super) fn role(&self) -> String {
+        self.0.parse::<DatabaseUrl>().map_or_else(|_| String::new(), |url| url.role()) // it was parsed before
+    }
+
     /// The URL with another database, whose name needs no encoding; with all its other options.
     pub(super) fn with_database(&self, name: &str) -> String {
         let (head, query) = self.0.split_once('?').unwrap_or((&self.0, ""));

@@ -166,7 +166,12 @@ async fn clients_may_be_another_role_with_what_the_migrations_grant_it() {
     let set = Set::of(&[("1_a", &grants, "DROP TABLE a, b;")]);
     let leases = lease::Settings { client: place.database.url_as(&app).parse().unwrap(), ..place.leases(0) };
     let daemon = place.daemon(leases, &set).await;
-    let (leased, _stream) = lease(&daemon).await;
+    // Whose sessions it could not end, it could drop no database under.
+    let refused = Failed::of(&ask(&daemon, None).await.unwrap_err());
+    refused.assert(Code::FailedPrecondition, "MISSING_RIGHT");
+    assert_eq!(refused.metadata["grant"], format!("GRANT {app} TO {}", place.role));
+    place.database.execute(&refused.metadata["grant"]).await;
+    let (leased, _stream) = eventually("it is tried again", async || ask(&daemon, None).await.ok()).await;
     assert!(leased.url.contains(&app) && !leased.url.contains(&place.role));
     let client = connect(&leased.url).await;
     client.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
@@ -175,6 +180,7 @@ async fn clients_may_be_another_role_with_what_the_migrations_grant_it() {
         assert!(error.as_db_error().is_some(), "{refused}: {error}");
     }
     daemon.stop().await;
+    place.until_there_are(0).await;
     place.database.execute(&format!("DROP ROLE {app}")).await;
     place.end().await;
 }
