@@ -8,7 +8,7 @@ use diesel::{
 };
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, Reason},
     migration::{Checksum, Direction, Migration, Mode, Script, Version},
     sql,
 };
@@ -43,11 +43,40 @@ impl Catalog {
     /// [`InvalidSet`] names every migration that has an impossible or doubled version, an up without a statement, or
     /// that does more than send SQL.
     pub fn load(source: &impl MigrationSource<Pg>) -> Result<Self, InvalidSet> {
+        Self::load_with(source, |_, _| None)
+    }
+
+    /// The same, for a rehearsal: a migration whose scripts could never be served is one that fails, and the others are loaded.
+    ///
+    /// # Errors
+    /// [`InvalidSet`] where versions are impossible or doubled.
+    pub fn load_to_rehearse(source: &impl MigrationSource<Pg>) -> Result<Self, InvalidSet> {
+        Self::load_with(source, |migration, problem| {
+            let version: Version = migration.name().version().to_string().parse().ok()?;
+            let name = migration.name().to_string();
+            let failure = Failure::new(Reason::InvalidMigration, format!("{name}: {problem}"));
+            let up = Script::new(recorder::up(migration).unwrap_or_default().as_str(), Mode::Transactional);
+            let failure = failure.with("version", &version).with("file", Direction::Up.file(&name));
+            Some((Migration { version, name, up, down: None }, failure))
+        })
+    }
+
+    /// `rescue` says what becomes of a migration with a problem.
+    fn load_with(
+        source: &impl MigrationSource<Pg>,
+        rescue: impl Fn(&dyn DieselMigration<Pg>, &str) -> Option<(Migration, Failure)>,
+    ) -> Result<Self, InvalidSet> {
         let loaded = source.migrations().map_err(|e| InvalidSet(vec![format!("the source cannot be read: {e}")]))?;
         let mut problems = Vec::new();
         let mut migrations: BTreeMap<Version, Migration> = BTreeMap::new();
+        let mut rescued: BTreeMap<Version, Failure> = BTreeMap::new();
         for migration in &loaded {
-            match read(migration.as_ref()) {
+            let found = read(migration.as_ref()).or_else(|problem| {
+                let (rescue, failure) = rescue(migration.as_ref(), &problem).ok_or(problem)?;
+                rescued.insert(rescue.version.clone(), failure);
+                Ok::<_, String>(rescue)
+            });
+            match found {
                 Err(problem) => problems.push(format!("{}: {problem}", migration.name())),
                 Ok(migration) => {
                     if let Some(other) = migrations.get(&migration.version) {
@@ -64,7 +93,7 @@ impl Catalog {
             let unfit = |m: &Migration| {
                 Some((m.version.clone(), fitness::parts(&m.name, &m.version, Direction::Up, &m.up).err()?))
             };
-            let unfit = migrations.values().filter_map(unfit).collect();
+            let unfit = migrations.values().filter_map(unfit).chain(rescued).collect();
             Ok(Self { digest: digest(&migrations), migrations, unfit })
         } else {
             Err(InvalidSet(problems))

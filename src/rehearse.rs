@@ -99,7 +99,7 @@ pub async fn rehearse(
     }
     let mut clean = Clean::new(scratch, settings.role.as_deref());
     let stage = clean.stage(orders).await?;
-    let mut rehearsal = Rehearsal { clean, stage, known: None, settings, orders };
+    let mut rehearsal = Rehearsal { catalog, clean, stage, known: None, settings, orders };
     let total = catalog.iter().filter(|migration| selected.contains(&migration.version)).count();
     let mut ordinal = 0;
     for migration in catalog.iter() {
@@ -127,6 +127,7 @@ pub async fn rehearse(
 }
 
 struct Rehearsal<'a> {
+    catalog: &'a Catalog,
     clean: Clean<'a>,
     stage: Stage,
     /// What the working database looks like, while that is known.
@@ -215,6 +216,11 @@ impl<'a> Rehearsal<'a> {
 
     /// Runs a script as an operation would. The outer error ends the rehearsal.
     async fn run(&mut self, migration: &Migration, direction: Direction, script: &Script) -> Result<Ran, Failure> {
+        if direction == Direction::Up
+            && let Some(failure) = self.catalog.unfit(&migration.version)
+        {
+            return Ok(Err(failure.clone()));
+        }
         if self.settings.outside == Outside::Refused
             && let Some(reach) = sql::reaches(&script.sql).first()
         {

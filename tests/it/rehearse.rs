@@ -255,6 +255,22 @@ async fn what_reaches_outside_runs_only_where_that_is_harmless() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_with_files_that_could_never_be_served_is_rehearsed_all_the_same() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[
+        ("1_t", "CREATE TABLE t ();", "DROP TABLE t;"),
+        ("2_blank", "-- later", "SELECT 1;"),
+        ("3_setting", "-- schemad: lock_timeout=long\nSELECT 1;", "SELECT 1;"),
+        ("4_u", "CREATE TABLE u ();", "DROP TABLE u;"),
+    ]);
+    let other = Set::tables(1);
+    let said = run(&other, Some(&database.url), &["--dir", set.path().to_str().unwrap()]).await;
+    let expected = [("1", "RESTORES"), ("2", "UP_FAILS"), ("3", "UP_FAILS"), ("4", "RESTORES")];
+    assert_eq!(said.verdicts(), expected, "{}", said.stderr);
+    assert_eq!(said.of("2")["failure"]["reason"], "INVALID_MIGRATION");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_extension_that_the_server_lacks_is_the_ups_failure() {
     let database = TestDatabase::new().await;
     let set = Set::of(&[("1_x", "CREATE EXTENSION no_such_extension;", "DROP EXTENSION no_such_extension;")]);

@@ -64,7 +64,7 @@ impl Local {
             Some(dir) => {
                 let found = FileBasedMigrations::from_path(dir);
                 let found = found.map_err(|error| Exit::usage(format!("--dir {}: {error}", dir.display())))?;
-                Catalog::load(&found).map_err(Exit::usage)?
+                Catalog::load_to_rehearse(&found).map_err(Exit::usage)?
             }
         };
         let name = "SCRATCH_DATABASE_URL";
