@@ -10,13 +10,16 @@ use schemad::{
 };
 use uuid::Uuid;
 
+/// No wait is longer.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Who asks.
 const WHO: &str = "token:ci";
 
 /// The first byte chooses the message, the rest are its bytes.
 pub fn request(data: &[u8]) {
     let Some((&which, bytes)) = data.split_first() else { return };
-    match which % 9 {
+    match which % 12 {
         0 => operation(decoded(bytes), |message| request::apply(WHO, message)),
         1 => operation(decoded(bytes), |message| request::rollback(WHO, message)),
         2 => operation(decoded(bytes), |message: pb::ResolveRequest| request::resolve(WHO, &message)),
@@ -31,7 +34,12 @@ pub fn request(data: &[u8]) {
             request::version("version", &message.version).map(|version| version.as_str().to_owned()).map(drop)
         })),
         7 => operation(decoded(bytes), |message: pb::SignLedgerRequest| request::sign_ledger(WHO, &message)),
-        _ => ended(decoded(bytes).map(|message: pb::GetOperationRequest| request::operation_id(&message.id).map(drop))),
+        8 => ended(decoded(bytes).map(|message: pb::GetOperationRequest| request::operation_id(&message.id).map(drop))),
+        9 => ended(decoded(bytes).map(|message: pb::RehearseRequest| request::rehearse(&message).map(drop))),
+        10 => ended(decoded(bytes).map(|message: pb::LeaseRequest| {
+            request::lease(&message).map(|ttl| assert!(ttl.is_none_or(|ttl| ttl <= DAY)))
+        })),
+        _ => ended(decoded(bytes).map(|message: pb::DescribeSchemaRequest| request::schema(message).map(drop))),
     }
 }
 
@@ -59,7 +67,6 @@ fn decoded<M: Message + Default>(bytes: &[u8]) -> Option<M> {
 }
 
 fn operation<M: Clone>(message: Option<M>, check: impl Fn(M) -> Result<Request, Failure>) {
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let Some(message) = message else { return };
     let Some(request) = taken(check(message.clone())) else { return };
     assert!([request.queue_timeout, request.lock_wait, request.lock_timeout].iter().all(|wait| *wait <= DAY));
