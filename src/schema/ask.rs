@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    pin::Pin,
     sync::{Mutex, PoisonError},
 };
 
@@ -30,8 +31,19 @@ pub(super) struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    /// Asks.
-    pub async fn ask(self, query: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
+    /// Asks. On the heap, because forty of these are waited for at once, and a thread's stack is small.
+    pub fn ask<'f>(
+        self,
+        query: &'f str,
+        parameters: &'f [Parameter<'f>],
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Row>, Error>> + Send + 'f>>
+    where
+        Self: 'f,
+    {
+        Box::pin(self.asked(query, parameters))
+    }
+
+    async fn asked(self, query: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
         let Some(prepared) = self.prepared else { return Ok(self.client.query_typed(query, parameters).await?) };
         let known = prepared.statements.lock().unwrap_or_else(PoisonError::into_inner).get(query).cloned();
         let statement = match known {
