@@ -3,12 +3,14 @@
 
 mod ident;
 mod kind;
+mod outside;
 mod settings;
 mod split;
 mod units;
 
 pub use ident::ident;
-pub use kind::{Kind, Outside};
+pub use kind::Kind;
+pub use outside::Outside;
 pub use settings::{Settings, settings};
 pub use split::{Statement, semicolon_after, split, unterminated};
 pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, transaction_modes, units};

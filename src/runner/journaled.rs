@@ -112,7 +112,8 @@ pub(super) async fn run(
         match ran {
             Err(Broken::Sql(refused)) if needs_no_transaction(unit, &refused.error) => {
                 session.clean().await.map_err(Broken::Lost)?;
-                outside::run(session, &part, Outside::Unknown, false, then, orders, observer).await?;
+                let what = if unit.body.repeats() { Outside::Repeatable } else { Outside::Unknown };
+                outside::run(session, &part, what, false, then, orders, observer).await?;
             }
             other => other?,
         }
@@ -180,8 +181,9 @@ pub(super) fn left_out(session: &mut LockedSession, part: &Part<'_>, observer: &
 fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
     let alone = matches!(unit.work, Work::InTransaction { begin: None, .. }) && unit.body.kind() == Kind::Plain;
     let is_set = unit.body.tokens().next().is_some_and(|word| word.eq_ignore_ascii_case("set"));
-    // What stands inside of a function is inside of a transaction wherever the statement is.
-    let is_inner = error.sqlstate == "25001" && error.context.is_some();
+    // What stands inside of a function is inside of a transaction wherever the statement is. REINDEX of what is partitioned has a
+    // context too, and none of a function's.
+    let is_inner = error.sqlstate == "25001" && error.context.is_some() && !unit.body.repeats();
     alone && !is_set && !is_inner && matches!(error.sqlstate.as_str(), "25001" | "2D000")
 }
 

@@ -13,7 +13,7 @@ use super::{
     message::{self, Then},
 };
 use crate::{
-    db::{Error, lock::LockedSession, session::Notice},
+    db::{Error, SqlError, lock::LockedSession, session::Notice},
     planner::Earlier,
     sql::{self, Kind, Outside, Statement},
 };
@@ -39,7 +39,7 @@ pub(super) async fn run(
     let found = look(session, part, what, before).await?;
     if !(interrupted && found.took_effect) {
         announce(session, part, what, &found).await?;
-        let ran = announced(session, part, &found, orders, observer).await;
+        let ran = announced(session, part, what, &found, orders, observer).await;
         left_out(session, part, observer);
         match ran {
             Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)), // nobody knows; the next try finds out
@@ -152,6 +152,7 @@ async fn look(
 async fn announced(
     session: &mut LockedSession,
     part: &Part<'_>,
+    what: Outside<'_>,
     found: &Found,
     orders: &Orders,
     observer: &impl Observer,
@@ -171,7 +172,27 @@ async fn announced(
     if let Some(instead) = &found.instead {
         observer.notice(part.index, note(format!("an earlier try did half of it; going on with {instead}")));
     }
-    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders, observer).await
+    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders, observer).await?;
+    built(session, part, what).await
+}
+
+/// Whatever the server said, an invalid index is none.
+async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> Result<(), Broken> {
+    let Outside::CreateIndex { index: Some(index), table } = what else { return Ok(()) };
+    match evidence::invalid(session, index, table).await.map_err(|error| unnamed(part, error))? {
+        None => Ok(()),
+        Some(invalid) => Err(unnamed(
+            part,
+            Error::from(SqlError {
+                sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE.code().into(),
+                message: format!("the index {invalid} is there and invalid, and IF NOT EXISTS kept it"),
+                hint: Some(
+                    "Another table has it, or somebody builds it just now; DROP INDEX CONCURRENTLY removes it".into(),
+                ),
+                ..SqlError::default()
+            }),
+        )),
+    }
 }
 
 /// A procedure or a block may have committed before it failed.

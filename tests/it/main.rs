@@ -21,6 +21,7 @@ mod fuzz;
 mod health;
 mod injection;
 mod journal;
+mod journal_edges;
 mod least_privilege;
 mod ledger;
 mod listening;

@@ -50,9 +50,11 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
 
 fn cannot_be_in_a_transaction(failed: &ScriptError, statement: Option<&sql::Statement<'_>>) -> &'static str {
     let sets = statement.is_some_and(|statement| statement.transaction_modes().is_some());
+    // REINDEX of what is partitioned has a context without a function in it.
+    let is_inner = failed.error.context.is_some() && !statement.is_some_and(sql::Statement::repeats);
     match failed.undone {
         _ if sets => "It has to be the first statement of its transaction",
-        _ if failed.error.context.is_some() => {
+        _ if is_inner => {
             "What stands inside of a function or a DO block is always in a transaction: write the statement itself, alone, into a \
              migration whose metadata.toml says run_in_transaction = false"
         }
