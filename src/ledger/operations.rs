@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::{Ending, Planned, State, settle::Settlement, signatures};
 use crate::{
     db::{Error, lock::LockedSession, session::insist},
-    migration::{Direction, Migration, Row, Script},
-    planner::{Resolution, Resume},
+    migration::{Direction, Migration, Mode, Row, Script},
+    planner::{Earlier, Resolution, Resume},
 };
 
 /// A step to be recorded.
@@ -37,6 +37,8 @@ pub struct StepRow<'a> {
     pub parts: &'a [(String, &'static str)],
     /// Where such a script goes on.
     pub resume: Resume,
+    /// A statement for an index that failed there, and is no longer in the script.
+    pub earlier: Option<&'a Earlier>,
     /// Runs it, where it is not the session's own role.
     pub role: Option<&'a str>,
 }
@@ -69,9 +71,13 @@ async fn write_begin(
     planned: &Planned,
 ) -> Result<Option<Vec<i64>>, Error> {
     let adopted = settlement.adopted.iter().filter_map(|(_, migration)| *migration);
+    // The journal's row keeps only its checksum until what it left is removed, which this operation may not come to.
+    let tried = |earlier: &Earlier| Script::new(earlier.sql.as_str(), Mode::NonTransactional);
+    let tried: Vec<Script> = steps.iter().filter_map(|step| step.earlier).map(tried).collect();
     let scripts: Vec<&Script> = steps
         .iter()
         .flat_map(|step| std::iter::once(step.script).chain(step.down))
+        .chain(&tried)
         .chain(adopted.flat_map(|m| std::iter::once(&m.up).chain(&m.down)))
         .collect();
     store_scripts(client, &scripts).await?;
@@ -176,9 +182,8 @@ async fn write_journals(
             .query_typed(
                 "INSERT INTO schemad.statements (step, ordinal, checksum, settles_by) SELECT $1, n, checksum, by \
                  FROM unnest($2::text[], $3::text[]) WITH ORDINALITY p (checksum, by, n) \
-                 ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, settles_by = excluded.settles_by, \
-                     indexes_before = CASE WHEN statements.checksum = excluded.checksum THEN statements.indexes_before END \
-                 WHERE statements.state = 'pending'",
+                 ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, settles_by = excluded.settles_by \
+                 WHERE statements.state = 'pending' AND statements.indexes_before IS NULL",
                 &[(id, Type::INT8), (&checksums, Type::TEXT_ARRAY), (&settles_by, Type::TEXT_ARRAY)],
             )
             .await?;
@@ -311,6 +316,36 @@ pub async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<
 pub async fn current_version(client: &Client) -> Result<Option<String>, Error> {
     let highest = "SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1";
     Ok(client.query_typed(highest, &[]).await?.first().map(|row| row.get(0)))
+}
+
+/// Diesel's table, as the server quotes it.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn diesel_table(client: &Client) -> Result<String, Error> {
+    let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l";
+    let rows = insist!(client.query_typed(query, &[]))?;
+    rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Lost("the ledger is empty".into()))
+}
+
+/// What an earlier try left is removed: its row in the journal becomes that of the part (checksum, how it settles) which stands there
+/// now, or goes.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn forget_tried(client: &Client, step: i64, done: usize, now: Option<(String, &str)>) -> Result<(), Error> {
+    let ordinal = i32::try_from(done + 1).unwrap_or(i32::MAX);
+    let mut values: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&step, Type::INT8), (&ordinal, Type::INT4)];
+    let change = match &now {
+        Some((checksum, by)) => {
+            values.extend([(checksum as &(dyn ToSql + Sync), Type::TEXT), (by, Type::TEXT)]);
+            "UPDATE schemad.statements SET checksum = $3, settles_by = $4, indexes_before = NULL \
+             WHERE step = $1 AND ordinal = $2 AND state = 'pending'"
+        }
+        None => "DELETE FROM schemad.statements WHERE step = $1 AND ordinal >= $2 AND state = 'pending'",
+    };
+    insist!(client.query_typed(change, &values))?;
+    Ok(())
 }
 
 /// How many steps of an operation are committed.

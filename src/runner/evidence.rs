@@ -16,6 +16,8 @@ pub(super) struct Found {
     pub took_effect: bool,
     /// Invalid indexes that an earlier try left, as the server quotes them.
     pub invalid: Vec<String>,
+    /// Indexes that an earlier try began to drop, as the server quotes them.
+    pub half_dropped: Vec<String>,
     /// What is to run instead of the statement, because an earlier try did half of it.
     pub instead: Option<String>,
     /// The indexes before the first try, of the table or (for REINDEX) all invalid ones; the database or tablespace.
@@ -67,10 +69,14 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
             // By its oid: after a crash, another index may have the name.
             let named = "SELECT to_regclass($1)::oid WHERE to_regclass($1) IS NOT NULL";
             let before = known(client, before, named, Some(index)).await?;
-            let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = ANY ($1))";
+            let there = "SELECT i.indexrelid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i WHERE i.indexrelid = ANY ($1)";
             let there = client.query_typed(there, &[(&before, Type::OID_ARRAY)]).await?;
-            let took_effect = !before.is_empty() && !there.first().is_some_and(|row| row.get(0));
-            Ok(Found { took_effect, before: Some(before), ..Found::default() })
+            Ok(Found {
+                took_effect: !before.is_empty() && there.is_empty(),
+                half_dropped: there.iter().filter(|row| !row.get::<_, bool>(1)).map(|row| row.get(0)).collect(),
+                before: Some(before),
+                ..Found::default()
+            })
         }
         Outside::CreateIndex { index, table } => {
             let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = to_regclass($1)";

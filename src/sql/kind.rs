@@ -81,7 +81,7 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// SELECT [pg_catalog.]set_config(literal, literal, false) and nothing more: repeating it does no harm.
+    /// SELECT [pg_catalog.]set_config(literal, literal, false) [[AS] name] and nothing more: repeating it does no harm.
     fn is_set_config(&self) -> bool {
         let is_value =
             |token: &str| token.starts_with('\'') || ["true", "false"].iter().any(|b| token.eq_ignore_ascii_case(b));
@@ -89,8 +89,23 @@ impl<'a> Statement<'a> {
         let mut next = |word: &str| tokens.next().is_some_and(|token| token.eq_ignore_ascii_case(word));
         let named = next("select") && (next("set_config") || next(".") && next("set_config"));
         let arguments: Vec<&str> = tokens.collect();
-        let values = arguments.iter().filter(|token| is_value(token)).count();
-        named && values == 3 && arguments.len() == 7 // with two parentheses and two commas
+        // With two parentheses and two commas.
+        let (call, alias) = arguments.split_at(arguments.len().min(7));
+        let values = call.iter().filter(|token| is_value(token)).count();
+        let is_alias = match alias {
+            [] => true,
+            [name] => *name != ",",
+            [word, _] => word.eq_ignore_ascii_case("as"),
+            _ => false,
+        };
+        named && values == 3 && call.last() == Some(&")") && is_alias
+    }
+
+    /// It calls set_config() in a way that is not repeated before the statements after it.
+    pub fn sets_otherwise(&self) -> bool {
+        let first = self.tokens().next().unwrap_or_default();
+        let defines = ["create", "alter", "comment"].iter().any(|word| first.eq_ignore_ascii_case(word));
+        self.kind() == Kind::Plain && !defines && self.sql.to_ascii_lowercase().contains("set_config")
     }
 
     /// The modes of a SET TRANSACTION, which say how a transaction has to begin.
@@ -156,6 +171,9 @@ mod tests {
             ("SELECT set_config('a.b', 'c', false)", Kind::Session),
             ("SELECT set_config('a.b', f(), false)", Kind::Plain),
             ("SELECT set_config('a.b', 'c', false), 1", Kind::Plain),
+            ("SELECT set_config('a.b', 'c', false) AS x", Kind::Session),
+            ("SELECT set_config('a.b', 'c', false) \"x y\"", Kind::Session),
+            ("SELECT set_config('a.b', 'c', false) FROM t", Kind::Plain),
             ("COPY t FROM stdin WITH (FORMAT csv)", Kind::Streams),
             ("COPY t FROM '/tmp/x'", Kind::Plain),
             ("\\connect x", Kind::Meta),

@@ -22,6 +22,8 @@ mod health;
 mod injection;
 mod journal;
 mod journal_edges;
+mod journal_mended;
+mod journal_timeouts;
 mod least_privilege;
 mod ledger;
 mod listening;

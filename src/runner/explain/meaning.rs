@@ -34,7 +34,12 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
             }
         },
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
-        "42501" => return Some(grant::helps(&error.message, role, statement().as_ref())),
+        "42501" => {
+            // What the guards lack a right on is named in their own statements.
+            let inner =
+                grant::inner(error).filter(|_| in_guards).and_then(|inner| sql::split(inner).into_iter().next());
+            return Some(grant::helps(&error.message, role, inner.or_else(statement).as_ref()));
+        }
         "53100" => "The server's disk is full",
         "42601" if error.message.contains("\"\\\"") => {
             "A backslash begins a command of psql's, which only psql understands"
