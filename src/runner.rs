@@ -150,6 +150,9 @@ pub async fn run(
     let mut cleared = None;
     while done < steps.len() {
         let step = &steps[done];
+        if let Some(journaled) = &step.journaled {
+            progress.begin(done, journaled);
+        }
         let ran = match (step.earlier.filter(|_| cleared != Some(done)), &step.journaled) {
             (Some(earlier), _) => {
                 observer.started(done);
@@ -159,7 +162,6 @@ pub async fn run(
             }
             (None, Some(journaled)) => {
                 attempts.begin(done);
-                progress.begin(done, journaled);
                 let (before, left) = (progress.done(), attempts.left(step.lock_wait));
                 let ran = journaled::run(session, done, step, journaled, left, &mut progress, &orders, observer).await;
                 if progress.done() != before {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     db::{SqlError, lock::LockedSession, session::Notice},
-    ledger::operations,
+    ledger::journals,
     planner::Resume,
     sql::{self, Kind, Outside, Statement, Unit, Work},
 };
@@ -97,7 +97,7 @@ pub(super) async fn run(
     let begun = Instant::now();
     let mut finished = false;
     let mut left = Some(left);
-    let diesel_table = operations::diesel_table(session.client()).await.map_err(answer::of_our_own)?;
+    let diesel_table = journals::diesel_table(session.client()).await.map_err(answer::of_our_own)?;
     for (n, unit) in journaled.units.iter().enumerate().skip(progress.done) {
         if let Some(halt) = orders.halted() {
             return Err(Broken::Halted(halt));

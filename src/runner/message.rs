@@ -63,7 +63,7 @@ fn can_be_finished(id: i64, diesel_table: &str) -> String {
     format!(
         "SELECT schemad.finish_step_v2({id}) WHERE pg_catalog.to_regclass('{literal}') IS NULL;\
          SELECT schemad.finish_step_v2(s.id) FROM schemad.steps s WHERE s.id = {id} AND (s.direction = 'up') = \
-         EXISTS (SELECT FROM {diesel_table} d WHERE d.version = s.version)"
+         EXISTS (SELECT FROM {diesel_table} d WHERE d.version::text = s.version)"
     )
 }
 
