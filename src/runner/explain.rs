@@ -196,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn a_right_that_schemad_itself_lacks_is_named_with_its_schema() {
+        let mut error = SqlError { sqlstate: "42501".into(), ..SqlError::default() };
+        error.message = "permission denied for table statements".into();
+        let grant = grant_on_the_ledger(&error, "deploy").unwrap();
+        assert!(grant.contains("ON TABLE schemad.statements TO deploy"), "{grant}");
+        error.sqlstate = "42P01".into();
+        assert_eq!(grant_on_the_ledger(&error, "deploy"), None);
+    }
+
+    #[test]
     fn what_stays_is_told_as_it_is() {
         let sql = "SELECT 1;\nBEGIN;\nSELECT 2;\nSELECT 1/0;\nCOMMIT";
         let consequence = |first, done, doubt: Option<&Version>| {
