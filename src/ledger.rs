@@ -5,6 +5,7 @@ pub mod claims;
 pub mod control;
 pub mod history;
 pub mod install;
+pub mod journals;
 pub mod one_database;
 pub mod operations;
 mod outcome;

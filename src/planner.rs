@@ -10,7 +10,7 @@ mod sign;
 mod state;
 
 pub use apply::{Apply, Target as ApplyTarget, expect_set, plan_apply};
-pub use journal::{Earlier, Resume, earlier, resume};
+pub use journal::{Earlier, Resume, earlier, is_contradicted, resume};
 pub use refusal::Refusal;
 pub use resolve::{Outcome, Resolution, Resolve, plan_resolve};
 pub use rollback::{Rollback, Source, Target as RollbackTarget, plan_rollback, stored_downs};

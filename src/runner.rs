@@ -6,6 +6,7 @@ mod answer;
 mod evidence;
 mod explain;
 mod journaled;
+mod left;
 mod message;
 mod orders;
 mod outside;
@@ -13,13 +14,14 @@ mod window;
 
 use std::time::{Duration, Instant};
 
-pub use explain::explain;
+pub use explain::{explain, grant_on_the_ledger};
 pub use journaled::Journaled;
 pub use orders::{Halt, Orders, Wait};
 
 use crate::{
     db::{Error, SqlError, lock::LockedSession, session::Notice},
     ledger::operations,
+    planner::Earlier,
 };
 
 /// The pause before a step is tried again, doubled each time up to the second.
@@ -34,8 +36,25 @@ pub struct Step<'a> {
     pub sql: &'a str,
     /// How long it may go on retrying for its locks.
     pub lock_wait: Duration,
+    /// One attempt may wait so long for a lock; 0 is without end.
+    pub lock_timeout: Duration,
+    /// Runs the script, when it is not the session's own user.
+    pub role: Option<&'a str>,
+    /// What failed in an earlier try, when the script has something else in its place now.
+    pub earlier: Option<&'a Earlier>,
     /// For a script that is not one transaction: its parts, and where it goes on.
     pub journaled: Option<Journaled<'a>>,
+}
+
+impl Step<'_> {
+    /// How long an attempt may wait for its locks, all in all, of which `left` is left. A script that sets its own lock_timeout does
+    /// not wait longer. Without a lock_wait one attempt is all.
+    fn patience(&self, left: Duration) -> Option<Duration> {
+        match self.lock_wait {
+            Duration::ZERO => Some(self.lock_timeout).filter(|timeout| !timeout.is_zero()),
+            _ => Some(left),
+        }
+    }
 }
 
 /// Told what happens, in order. Must not block.
@@ -59,6 +78,8 @@ pub trait Observer {
 pub struct Stopped {
     /// How many are committed.
     pub done: usize,
+    /// Of the next, if it is not one transaction: parts that are committed.
+    pub parts: usize,
     /// Why the next is not.
     pub broken: Broken,
 }
@@ -107,6 +128,8 @@ pub struct Undone {
     pub first: usize,
     /// All its statements were through, and what is checked at its end failed.
     pub through: bool,
+    /// It was no transaction: what ran stays, and could not be recorded.
+    pub stays: bool,
 }
 
 /// Runs `steps` in order. A [`Halt`] ends it at a commit boundary: the running statement is cancelled and its step undone.
@@ -124,34 +147,44 @@ pub async fn run(
     let mut done = 0;
     let mut attempts = Attempts::default();
     let mut progress = journaled::Progress::default();
+    let mut cleared = None;
     while done < steps.len() {
-        let ran = match &steps[done].journaled {
-            Some(journaled) => {
+        let step = &steps[done];
+        if let Some(journaled) = &step.journaled {
+            progress.begin(done, journaled);
+        }
+        let ran = match (step.earlier.filter(|_| cleared != Some(done)), &step.journaled) {
+            (Some(earlier), _) => {
+                observer.started(done);
+                let ran = left::clear_away(session, step, earlier, done, &orders, observer).await;
+                cleared = ran.is_ok().then_some(done);
+                ran
+            }
+            (None, Some(journaled)) => {
                 attempts.begin(done);
-                progress.begin(done, journaled);
-                let before = progress.done();
-                let ran =
-                    journaled::run(session, done, &steps[done], journaled, &mut progress, &orders, observer).await;
+                let (before, left) = (progress.done(), attempts.left(step.lock_wait));
+                let ran = journaled::run(session, done, step, journaled, left, &mut progress, &orders, observer).await;
                 if progress.done() != before {
                     attempts = Attempts::default(); // another part has its own patience
                 }
                 done += usize::from(ran.is_ok());
                 ran
             }
-            None => {
-                let end = steps.iter().skip(done).position(|step| step.journaled.is_some());
-                let plain = &steps[..end.map_or(steps.len(), |n| done + n)];
+            (None, None) => {
+                let end = steps.iter().skip(done + 1).position(|s| s.journaled.is_some() || s.earlier.is_some());
+                let plain = &steps[..end.map_or(steps.len(), |n| done + 1 + n)];
                 window::run(session, plain, &mut done, &mut attempts, &orders, observer).await
             }
         };
         let Err(error) = ran else { continue };
         let broken = match error {
-            Broken::Lost(_) => return Err(Stopped { done, broken: error }),
+            Broken::Lost(_) => error,
             error => match session.clean().await {
                 Ok(()) => error,
-                Err(lost) => return Err(Stopped { done, broken: Broken::Lost(lost) }),
+                Err(lost) => Broken::Lost(lost),
             },
         };
+        let parts = progress.done_of(done);
         match broken {
             Broken::Sql(failed) if failed.error.is_lock_conflict() => {
                 match attempts.next(done, steps[done].lock_wait) {
@@ -160,15 +193,15 @@ pub async fn run(
                         pause(delay, orders.clone()).await;
                         let left = attempts.left(steps[done].lock_wait);
                         if let Err(error) = operations::shorten_wait(session.client(), steps[done].id, left).await {
-                            return Err(Stopped { done, broken: answer::of_our_own(error) });
+                            return Err(Stopped { done, parts, broken: answer::of_our_own(error) });
                         }
                     }
                     Err(waited) => {
-                        return Err(Stopped { done, broken: Broken::Locks { error: failed.error, waited } });
+                        return Err(Stopped { done, parts, broken: Broken::Locks { error: failed.error, waited } });
                     }
                 }
             }
-            broken => return Err(Stopped { done, broken }),
+            broken => return Err(Stopped { done, parts, broken }),
         }
     }
     Ok(())

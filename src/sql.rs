@@ -5,13 +5,15 @@ use std::ops::Range;
 
 mod ident;
 mod kind;
+mod outside;
 mod reach;
 mod settings;
 mod split;
 mod units;
 
 pub use ident::ident;
-pub use kind::{Kind, Outside};
+pub use kind::Kind;
+pub use outside::Outside;
 pub use reach::{Reach, is_dynamic, reaches};
 pub use settings::{Settings, settings};
 pub use split::{Statement, semicolon_after, split, unterminated};

@@ -18,7 +18,7 @@ use crate::grpc::pb;
 pub(super) struct Resolve {
     /// The migration.
     version: String,
-    /// The statement in doubt took effect: the script goes on after it.
+    /// The statement in doubt took effect: the script goes on after it. Or the script is through, as Diesel's table says.
     #[arg(long)]
     applied: bool,
     /// The statement in doubt did not take effect: the script goes on with it.

@@ -172,6 +172,11 @@ impl Session {
         self.server_major
     }
 
+    /// Lets a cancel arrive that is under way and has nothing to cancel any more, so that it does not meet what comes next.
+    pub async fn await_cancel(&self) {
+        let _ = self.client.batch_execute("SELECT pg_catalog.pg_sleep(0.2)").await;
+    }
+
     /// The next notice. Dropping the future loses none.
     pub async fn next_notice(&mut self) -> Notice {
         match self.notices.recv().await {

@@ -194,8 +194,10 @@ fn steps(n: i32) -> Result<NonZeroUsize, Failure> {
 
 fn wait(field: &str, duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Failure> {
     let Some(duration) = duration else { return Ok(None) };
+    // As protobuf has it; prost would make the nanoseconds fit.
+    let is_one = (0..1_000_000_000).contains(&duration.nanos);
     match Duration::try_from(duration) {
-        Ok(duration) if duration <= MAX_WAIT => Ok(Some(duration)),
+        Ok(duration) if is_one && duration <= MAX_WAIT => Ok(Some(duration)),
         _ => Err(Failure::invalid(Reason::InvalidDuration, field, format!("{field} is between 0 and 24 hours"))),
     }
 }
@@ -223,7 +225,7 @@ mod tests {
         assert_eq!(reason(apply("p", request)), (Reason::InvalidRequestId, "request_id".into()));
         let request = pb::ApplyRequest { expected_set_digest: "sha256:12".into(), ..base() };
         assert_eq!(reason(apply("p", request)), (Reason::InvalidDigest, "expected_set_digest".into()));
-        for (seconds, nanos) in [(-1, 0), (24 * 3600, 1), (i64::MAX, 0)] {
+        for (seconds, nanos) in [(-1, 0), (24 * 3600, 1), (i64::MAX, 0), (0, 2_000_000_000), (1, -5)] {
             let request = pb::ApplyRequest { queue_timeout: Some(prost_types::Duration { seconds, nanos }), ..base() };
             assert_eq!(reason(apply("p", request)), (Reason::InvalidDuration, "queue_timeout".into()));
         }

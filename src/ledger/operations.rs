@@ -8,11 +8,11 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{Ending, Planned, State, settle::Settlement, signatures};
+use super::{Ending, Planned, State, journals, settle::Settlement, signatures};
 use crate::{
     db::{Error, lock::LockedSession, session::insist},
-    migration::{Direction, Migration, Row, Script},
-    planner::{Resolution, Resume},
+    migration::{Direction, Migration, Mode, Row, Script},
+    planner::{Earlier, Resolution, Resume},
 };
 
 /// A step to be recorded.
@@ -37,6 +37,8 @@ pub struct StepRow<'a> {
     pub parts: &'a [(String, &'static str)],
     /// Where such a script goes on.
     pub resume: Resume,
+    /// A statement for an index that failed there, and is no longer in the script.
+    pub earlier: Option<&'a Earlier>,
     /// Runs it, where it is not the session's own role.
     pub role: Option<&'a str>,
 }
@@ -69,9 +71,13 @@ async fn write_begin(
     planned: &Planned,
 ) -> Result<Option<Vec<i64>>, Error> {
     let adopted = settlement.adopted.iter().filter_map(|(_, migration)| *migration);
+    // The journal's row keeps only its checksum until what it left is removed, which this operation may not come to.
+    let tried = |earlier: &Earlier| Script::new(earlier.sql.as_str(), Mode::NonTransactional);
+    let tried: Vec<Script> = steps.iter().filter_map(|step| step.earlier).map(tried).collect();
     let scripts: Vec<&Script> = steps
         .iter()
         .flat_map(|step| std::iter::once(step.script).chain(step.down))
+        .chain(&tried)
         .chain(adopted.flat_map(|m| std::iter::once(&m.up).chain(&m.down)))
         .collect();
     store_scripts(client, &scripts).await?;
@@ -96,7 +102,7 @@ async fn write_begin(
     let planned = serde_json::to_string(planned).map_err(|e| Error::Lost(e.to_string()))?;
     note(client, operation, "started", &planned).await?;
     let ids = insert_steps(client, operation, steps).await?;
-    write_journals(client, steps, &ids, settlement).await?;
+    journals::write(client, steps, &ids, settlement).await?;
     Ok(Some(ids))
 }
 
@@ -147,43 +153,6 @@ async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -
         )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// Begins or takes over the journals of the scripts that are not one transaction, and ends those that others settled.
-async fn write_journals(
-    client: &Client,
-    steps: &[StepRow<'_>],
-    ids: &[i64],
-    settlement: &Settlement<'_>,
-) -> Result<(), Error> {
-    let settled: Vec<i64> = settlement.settled_journals().collect();
-    let taken_over: Vec<i64> = steps.iter().filter_map(|step| step.resume.step).collect();
-    // Those without progress are of no use to anybody, and the parts that did not run may have been mended. What an index
-    // build found before its first try is progress.
-    let clear = "DELETE FROM schemad.statements t WHERE t.step = ANY ($1) \
-        OR NOT EXISTS (SELECT FROM schemad.statements q WHERE q.step = t.step \
-            AND (q.state <> 'pending' OR q.indexes_before IS NOT NULL)) \
-        OR t.step = ANY ($2) AND t.state = 'pending' AND t.indexes_before IS NULL";
-    client.query_typed(clear, &[(&settled, Type::INT8_ARRAY), (&taken_over, Type::INT8_ARRAY)]).await?;
-    for (step, id) in steps.iter().zip(ids).filter(|(step, _)| !step.parts.is_empty()) {
-        if let Some(old) = step.resume.step {
-            let take_over = "UPDATE schemad.statements SET step = $2 WHERE step = $1";
-            client.query_typed(take_over, &[(&old, Type::INT8), (id, Type::INT8)]).await?;
-        }
-        let checksums: Vec<&str> = step.parts.iter().map(|(checksum, _)| checksum.as_str()).collect();
-        let settles_by: Vec<&str> = step.parts.iter().map(|(_, by)| *by).collect();
-        client
-            .query_typed(
-                "INSERT INTO schemad.statements (step, ordinal, checksum, settles_by) SELECT $1, n, checksum, by \
-                 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY p (checksum, by, n) \
-                 ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, settles_by = excluded.settles_by, \
-                     indexes_before = CASE WHEN statements.checksum = excluded.checksum THEN statements.indexes_before END \
-                 WHERE statements.state = 'pending'",
-                &[(id, Type::INT8), (&checksums, Type::TEXT_ARRAY), (&settles_by, Type::TEXT_ARRAY)],
-            )
-            .await?;
-    }
-    Ok(())
 }
 
 async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlement<'_>) -> Result<(), Error> {

@@ -163,7 +163,9 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
         let journal = "(SELECT s.version, jsonb_build_object('step', s.id, 'direction', s.direction, 'name', s.name, 'parts', \
           jsonb_agg(jsonb_build_array(t.checksum, t.state, t.settles_by, t.indexes_before::int8[]) ORDER BY t.ordinal), \
           'script', CASE WHEN bool_or(t.state = 'running' OR t.state = 'pending' AND t.indexes_before IS NOT NULL) \
-            THEN (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = s.script) END)::text AS journal \
+            THEN (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = s.script) END, \
+          'tried', (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = min(t.checksum) \
+            FILTER (WHERE t.state = 'pending' AND t.indexes_before IS NOT NULL)))::text AS journal \
           FROM schemad.statements t JOIN schemad.steps s ON s.id = t.step GROUP BY s.id \
           HAVING bool_or(t.state <> 'pending' OR t.indexes_before IS NOT NULL))";
         (ledger, journal)
@@ -273,6 +275,8 @@ struct RawJournal {
     /// Checksum, state, how it settles, and the indexes before it.
     parts: Vec<(String, String, String, Option<Vec<u32>>)>,
     script: Option<String>,
+    /// The text of the part that was tried.
+    tried: Option<String>,
 }
 
 impl RawJournal {
@@ -283,7 +287,7 @@ impl RawJournal {
         let (checksum, state, by, before) = raw.parts.into_iter().nth(done.len()).unwrap_or_default();
         let running =
             (state == "running").then(|| RunningPart { checksum: checksum.clone(), in_doubt: by == "nothing" });
-        let tried = before.filter(|_| state == "pending").map(|before| TriedPart { checksum, before });
+        let tried = before.filter(|_| state == "pending").map(|before| TriedPart { checksum, before, sql: raw.tried });
         Some(Journal {
             step: raw.step,
             direction: Direction::parse(&raw.direction)?,

@@ -7,7 +7,7 @@ use super::signatures::Signatures;
 use crate::{
     catalog::Catalog,
     migration::{Direction, Migration, Row},
-    planner::Resolution,
+    planner::{Resolution, is_contradicted},
     signature::Signer,
 };
 
@@ -31,15 +31,15 @@ impl<'a> Settlement<'a> {
     pub fn of(rows: &'a [Row], catalog: &'a Catalog) -> Self {
         let mut adopted: Vec<_> = rows
             .iter()
-            .filter(|row| row.is_applied() && row.recorded.is_none())
+            .filter(|row| row.is_applied() && row.recorded.is_none() && !is_contradicted(row))
             .map(|row| (row, catalog.get(&row.version)))
             .collect();
         adopted.sort_by_key(|(row, _)| (row.run_on, &row.version));
-        let forgotten = rows.iter().filter(|row| row.is_reverted_elsewhere()).collect();
+        let forgotten = rows.iter().filter(|row| row.is_reverted_elsewhere() && !is_contradicted(row)).collect();
         Self { adopted, forgotten, ..Self::default() }
     }
 
-    /// The steps whose scripts others finished, one way or the other: the Diesel table says so.
+    /// The steps of which nothing is done, and which others did, one way or the other: the Diesel table says so.
     pub fn settled_journals(&self) -> impl Iterator<Item = i64> + '_ {
         let adopted = self.adopted.iter().map(|(row, _)| (*row, Direction::Up));
         let forgotten = self.forgotten.iter().map(|row| (*row, Direction::Down));

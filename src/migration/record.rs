@@ -55,6 +55,8 @@ pub struct TriedPart {
     pub checksum: String,
     /// The indexes before the first try.
     pub before: Vec<u32>,
+    /// Its text, where the script that it stood in is no longer the journal's.
+    pub sql: Option<String>,
 }
 
 /// A part of a script of which it is not recorded whether it took effect.

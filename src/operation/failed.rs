@@ -32,13 +32,20 @@ pub(super) fn unknown(error: &db::Error) -> db::Error {
 }
 
 /// Why an operation did not do all its steps, in an operator's words.
-pub(super) fn failure(broken: Broken, done: usize, steps: &[Step], role: &str, blockers: &[Blocker]) -> Failure {
+pub(super) fn failure(
+    broken: Broken,
+    (done, parts): (usize, usize),
+    steps: &[Step],
+    role: &str,
+    blockers: &[Blocker],
+) -> Failure {
     let progress = format!("{done} of {} steps are done and stay", steps.len());
     // The runner stops at the first step that is not done, so there is one.
     let step = &steps[done.min(steps.len() - 1)];
-    let undone = match step.script.mode {
-        Mode::Transactional => "what ran of it was undone",
-        Mode::NonTransactional => "its statements before this one stay",
+    let undone = match (step.script.mode, parts) {
+        (Mode::Transactional, _) => "what ran of it was undone",
+        (Mode::NonTransactional, 0) => "nothing of it stays",
+        (Mode::NonTransactional, _) => "its statements before this one stay",
     };
     match broken {
         Broken::Sql(error) => explained(&error, step, role, None).with("steps_done", done),
@@ -70,11 +77,14 @@ pub(super) fn failure(broken: Broken, done: usize, steps: &[Step], role: &str, b
         }
         Broken::HaltedInDoubt(halt) => halted_in_doubt(halt, step, &progress).with("steps_done", done),
         Broken::Guard(error) => {
+            let grant = runner::grant_on_the_ledger(&error, role);
             let failure = Failure::from(db::Error::from(error));
-            Failure {
-                message: format!("the ledger refused to begin {}: {}; {progress}", step.file(), failure.message),
-                ..failure
+            let mut message = format!("the ledger refused to begin {}: {}; {progress}", step.file(), failure.message);
+            if let Some(grant) = &grant {
+                message += &format!(". {grant}");
             }
+            let failure = Failure { message, ..failure };
+            grant.into_iter().fold(failure, |failure, grant| failure.with("grant", grant))
         }
         Broken::Lost(error) => Failure::new(Reason::Interrupted, format!("{error}; {progress}. Ask again")),
     }

@@ -47,6 +47,8 @@ struct Told {
     building: Option<Building>,
     /// The statement whose waits are added up.
     statement: Option<i64>,
+    /// It waited when it was looked at last.
+    waits: bool,
 }
 
 impl Onlooker {
@@ -91,6 +93,9 @@ impl Onlooker {
             told.blockers.clear(); // another try, or another statement
         }
         let before = if same_statement { self.wait.borrow().waited } else { Duration::ZERO };
+        // Rather too little than too much: a wait that has just begun is not yet as long as the time since the last look.
+        let passed = if same_statement && told.waits { passed } else { Duration::ZERO };
+        told.waits = activity.waiting.is_some();
         let Some(waiting) = &activity.waiting else {
             told.blockers.clear();
             if !same_statement {

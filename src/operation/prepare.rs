@@ -46,7 +46,7 @@ pub(super) struct Step {
     pub parts: Vec<fitness::Part>,
     /// Where such a script goes on.
     pub resume: Resume,
-    /// An index build that failed and was mended away.
+    /// A statement for an index that failed and was mended away.
     pub earlier: Option<Earlier>,
     /// How each statement of a script that is not one transaction begins; empty for more than anybody would follow.
     pub summaries: Vec<String>,
@@ -59,7 +59,7 @@ impl Step {
     }
 
     /// How the runner goes about a script that is not one transaction.
-    pub fn journaled<'a>(&'a self, request: &Request, role: Option<&'a str>) -> Option<Journaled<'a>> {
+    pub fn journaled(&self) -> Option<Journaled<'_>> {
         if self.script.mode == Mode::Transactional {
             return None;
         }
@@ -67,10 +67,7 @@ impl Step {
         Some(Journaled {
             units: sql::units(&self.script.sql).unwrap_or_default(), // `check` has refused what has none
             resume: self.resume,
-            earlier: self.earlier.as_ref(),
-            lock_timeout: self.lock_timeout(request),
             statement_timeout: settings.statement_timeout.unwrap_or_default(),
-            role,
         })
     }
 
@@ -80,7 +77,7 @@ impl Step {
     }
 
     /// How long one try may wait for a lock: never longer than all tries together.
-    fn lock_timeout(&self, request: &Request) -> Duration {
+    pub fn lock_timeout(&self, request: &Request) -> Duration {
         let asked = self.settings().lock_timeout.unwrap_or(request.lock_timeout);
         match self.lock_wait(request) {
             Duration::ZERO => asked,
@@ -318,6 +315,7 @@ fn rows<'a>(
             statement_timeout: step.settings().statement_timeout.unwrap_or_default(),
             parts: &step.parts,
             resume: step.resume,
+            earlier: step.earlier.as_ref(),
             role,
         })
         .collect()

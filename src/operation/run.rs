@@ -43,7 +43,10 @@ impl Inner {
                     id: step.id,
                     sql: &step.script.sql,
                     lock_wait: step.lock_wait(request),
-                    journaled: step.journaled(request, self.role.as_deref()),
+                    lock_timeout: step.lock_timeout(request),
+                    role: self.role.as_deref(),
+                    earlier: step.earlier.as_ref(),
+                    journaled: step.journaled(),
                 }
             })
             .collect();
@@ -55,9 +58,10 @@ impl Inner {
         let ran = runner::run(&mut locked, &scripts, orders, &observer).await;
         drop(onlooker);
 
+        let parts = ran.as_ref().err().map_or(0, |stopped| stopped.parts);
         let (locked, done, broken) = match ran {
             Ok(()) => (Some(locked), prepared.steps.len(), None),
-            Err(runner::Stopped { done, broken: Broken::Lost(error) }) => {
+            Err(runner::Stopped { done, broken: Broken::Lost(error), .. }) => {
                 tracing::warn!(event = "operation.session_lost", operation = %candidate.id, cause = %error,
                     "the migration session was lost; finding out what was committed");
                 drop(locked);
@@ -71,7 +75,7 @@ impl Inner {
                 let broken = (done < prepared.steps.len()).then_some(Broken::Lost(error));
                 (locked, done, broken)
             }
-            Err(runner::Stopped { done, broken }) => (Some(locked), done, Some(broken)),
+            Err(runner::Stopped { done, broken, .. }) => (Some(locked), done, Some(broken)),
         };
         let broken = match broken {
             Some(broken) => Some(self.cancelled_elsewhere(broken, candidate).await),
@@ -79,8 +83,9 @@ impl Inner {
         };
         let blockers = seen.borrow().blockers.clone();
         let role = self.role.as_deref().map_or_else(|| self.url.role(), crate::sql::ident);
-        let failure = broken
-            .map(|broken| failure(broken, done, &prepared.steps, &role, &blockers).with("operation", candidate.id));
+        let failure = broken.map(|broken| {
+            failure(broken, (done, parts), &prepared.steps, &role, &blockers).with("operation", candidate.id)
+        });
         let finished = finished(&prepared, done);
         self.record(locked.map_or(Left::Lost, Left::Locked), candidate, started, finished, failure).await
     }

@@ -65,23 +65,57 @@ fn look(statement: &Statement<'_>) -> String {
     }
 }
 
-/// What an index build that failed may have left, when the script has something else in its place now.
+/// A statement for an index that failed, when the script has something else in its place now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Earlier {
-    /// The statement as it was.
+    /// The step that has its row in the journal.
+    pub step: i64,
+    /// The parts before it.
+    pub done: usize,
+    /// The file's settings before it, where they are known.
+    pub settings: String,
+    /// The statement as it was; empty where nobody has its text any more.
     pub sql: String,
     /// The indexes before its first try.
     pub before: Vec<u32>,
 }
 
-/// The index build that failed and was mended away.
+/// The statement for an index that failed and was mended away.
 pub fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Option<Earlier> {
     let journal = row?.journal.as_ref().filter(|journal| journal.direction == direction)?;
-    let (tried, script) = (journal.tried.as_ref()?, journal.script.as_deref()?);
-    let now = parts.get(journal.done.len()).map(|(checksum, _)| checksum);
-    let unit = sql::units(script).ok()?.into_iter().nth(journal.done.len())?;
-    let is_it = now != Some(&tried.checksum) && Checksum::of_script(unit.body.sql).to_string() == tried.checksum;
-    is_it.then(|| Earlier { sql: unit.body.sql.to_owned(), before: tried.before.clone() })
+    let tried = journal.tried.as_ref()?;
+    let (step, done) = (journal.step, journal.done.len());
+    if parts.get(done).is_some_and(|(checksum, _)| *checksum == tried.checksum) {
+        return None;
+    }
+    let units = journal.script.as_deref().and_then(|script| sql::units(script).ok()).unwrap_or_default();
+    let stood = units.get(done).filter(|unit| Checksum::of_script(unit.body.sql).to_string() == tried.checksum);
+    let (settings, sql) = match stood {
+        Some(unit) => (unit.settings.iter().map(|s| format!("{};\n", s.sql)).collect(), unit.body.sql.to_owned()),
+        None => (String::new(), tried.sql.clone().unwrap_or_default()),
+    };
+    Some(Earlier { step, done, settings, sql, before: tried.before.clone() })
+}
+
+/// The Diesel table says that a script is through which the journal says is not.
+pub fn is_contradicted(row: &Row) -> bool {
+    row.journal.as_ref().is_some_and(|journal| {
+        let has_begun = !journal.done.is_empty() || journal.running.is_some();
+        has_begun
+            && match journal.direction {
+                Direction::Up => row.is_applied() && row.recorded.is_none(),
+                Direction::Down => row.is_reverted_elsewhere(),
+            }
+    })
+}
+
+/// The migrations of which nobody knows whether they are wholly applied, or reverted.
+pub(super) fn contradicted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+    journals(rows).filter(|(row, _)| is_contradicted(row)).map(|(row, journal)| Refusal::Contradicted {
+        version: row.version.clone(),
+        direction: journal.direction,
+        done: journal.done.len(),
+    })
 }
 
 /// The migrations that are half rolled back; only rolling back goes on from there.
@@ -202,11 +236,20 @@ mod tests {
         let build = "CREATE INDEX CONCURRENTLY i ON t (n)";
         let journal = row.journal.as_mut().unwrap();
         let checksum = Checksum::of_script(build).to_string();
-        journal.tried = Some(TriedPart { checksum: checksum.clone(), before: vec![7] });
-        journal.script = Some(format!("SELECT 1; {build};"));
-        let of = |parts: &[Part]| earlier(Some(&row), Direction::Up, parts);
-        assert_eq!(of(&parts(&["a", "mended"])), Some(Earlier { sql: build.into(), before: vec![7] }));
-        assert_eq!(of(&parts(&["a"])), Some(Earlier { sql: build.into(), before: vec![7] }));
-        assert_eq!(of(&parts(&["a", &checksum])), None);
+        journal.tried = Some(TriedPart { checksum: checksum.clone(), before: vec![7], sql: None });
+        journal.script = Some(format!("SET search_path = app; SELECT 1; {build};"));
+        let of = |row: &Row, parts: &[Part]| earlier(Some(row), Direction::Up, parts);
+        let (settings, sql) = ("SET search_path = app;\n".to_owned(), build.to_owned());
+        let expected = Earlier { step: 7, done: 1, settings, sql, before: vec![7] };
+        for given in [&["a", "mended"][..], &["a"], &[]] {
+            assert_eq!(of(&row, &parts(given)), Some(expected.clone()));
+        }
+        assert_eq!(of(&row, &parts(&["a", &checksum])), None);
+        // A later release has mended it before, and could not remove what it left.
+        let journal = row.journal.as_mut().unwrap();
+        journal.script = Some("SELECT 1; SELECT 2;".into());
+        assert_eq!(of(&row, &parts(&["a"])).unwrap().sql, "");
+        row.journal.as_mut().unwrap().tried.as_mut().unwrap().sql = Some(build.into());
+        assert_eq!(of(&row, &parts(&["a"])).unwrap().sql, build);
     }
 }

@@ -104,6 +104,16 @@ pub enum Refusal {
         /// What was sent, where the ledger has its text.
         sent: Option<Box<Sent>>,
     },
+    /// A script that ended before its last statement, and the Diesel table says that it is through.
+    #[error("migration {version} {}", contradiction(version, *.direction, *.done))]
+    Contradicted {
+        /// Which.
+        version: Version,
+        /// Up or down.
+        direction: Direction,
+        /// Parts done.
+        done: usize,
+    },
     /// A down that ended before its last statement.
     #[error(
         "the rollback of migration {version} failed or was interrupted after {done} of its statements or blocks; roll it back \
@@ -210,6 +220,19 @@ pub enum Refusal {
     },
 }
 
+fn contradiction(version: &Version, direction: Direction, done: usize) -> String {
+    let (listed, ended, writes, mend, goes_on) = match direction {
+        Direction::Up => ("is", "up", "inserts", "DELETE its row from", "Apply"),
+        Direction::Down => ("is no longer", "down", "deletes", "INSERT its row again into", "Rollback"),
+    };
+    format!(
+        "{listed} listed in Diesel's table, although its {ended} ended after {done} of its statements or blocks: the file itself \
+         {writes} its row there (which is schemad's to do), or something else did the rest. Where the rest is still to be done: \
+         {mend} Diesel's table, and the next {goes_on} goes on; where all of it is done: `schemad resolve {version} --applied \
+         --reason ...`"
+    )
+}
+
 /// A statement that was sent outside a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
@@ -296,6 +319,12 @@ impl From<Refusal> for Failure {
             Refusal::JournalWithoutParts { version } => failure(Reason::JournalDiffers).with("version", version),
             Refusal::HalfApplied { version, .. } | Refusal::HalfAppliedElsewhere { version, .. } => {
                 failure(Reason::HalfApplied).with("version", version)
+            }
+            Refusal::Contradicted { version, direction: Direction::Up, .. } => {
+                failure(Reason::HalfApplied).with("version", version)
+            }
+            Refusal::Contradicted { version, direction: Direction::Down, .. } => {
+                failure(Reason::HalfReverted).with("version", version)
             }
             Refusal::HalfReverted { version, .. } => failure(Reason::HalfReverted).with("version", version),
             Refusal::JournalDiffers { version, statement, .. } => {

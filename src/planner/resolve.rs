@@ -1,7 +1,7 @@
 //! What a person settles that schemad cannot know: whether a statement took effect, that a half done script is given up, or
 //! that an applied up was changed on purpose.
 
-use super::Refusal;
+use super::{Refusal, journal::is_contradicted};
 use crate::{
     catalog::Catalog,
     migration::{Journal, Migration, Row, Version},
@@ -21,7 +21,7 @@ pub struct Resolve {
 /// How something is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The statement in doubt took effect: the script goes on after it.
+    /// The statement in doubt took effect: the script goes on after it. Of one that Diesel's table says is through: it is.
     Applied,
     /// It did not: the script goes on with it.
     NotApplied,
@@ -77,18 +77,28 @@ pub fn plan_resolve(catalog: &Catalog, rows: &[Row], request: &Resolve) -> Resul
     }
     let journal = row.and_then(|row| row.journal.as_ref());
     let running = journal.filter(|journal| journal.running.is_some());
+    let contradicted = journal.filter(|_| row.is_some_and(is_contradicted));
     let settled = match request.outcome {
+        Outcome::Applied if running.is_none() => {
+            contradicted.map(|journal| Resolution::StartOver { step: journal.step })
+        }
         Outcome::Applied => running.map(|journal| Resolution::Statement { step: journal.step, done: true }),
         Outcome::NotApplied | Outcome::Retry => {
             running.map(|journal| Resolution::Statement { step: journal.step, done: false })
         }
+        Outcome::StartOver if contradicted.is_some() => None,
         Outcome::StartOver => journal.map(|journal| Resolution::StartOver { step: journal.step }),
         Outcome::Accept => edited(catalog, row).map(|migration| Resolution::Accept(migration.clone())),
     };
     settled.ok_or_else(|| Refusal::NothingToResolve {
         version: version.clone(),
         outcome: request.outcome,
-        instead: instead(journal, edited(catalog, row).is_some()),
+        instead: match contradicted {
+            Some(Journal { running: None, .. }) => {
+                "Diesel's table contradicts its journal: mend its row there first, or applied where all of it is done"
+            }
+            _ => instead(journal, edited(catalog, row).is_some()),
+        },
     })
 }
 

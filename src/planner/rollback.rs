@@ -61,7 +61,9 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
             None => return Err(Refusal::UnknownVersion(version.clone())),
         },
     };
-    if let Some(refusal) = journal::in_doubt(rows).chain(journal::half_applied(rows)).next() {
+    if let Some(refusal) =
+        journal::in_doubt(rows).chain(journal::contradicted(rows)).chain(journal::half_applied(rows)).next()
+    {
         return Err(refusal);
     }
     // What is half rolled back has to be first, or whatever comes after it would run on half a schema.

@@ -84,7 +84,7 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
         problems.extend(elsewhere().map(|problem| Problem { blocking: false, ..problem }));
     }
     problems.extend(rows.iter().filter_map(|row| half_applied(row, catalog)));
-    problems.extend(rows.iter().filter(|row| row.is_reverted_elsewhere()).map(|row| Problem {
+    problems.extend(rows.iter().filter(|row| row.is_reverted_elsewhere() && !journal::is_contradicted(row)).map(|row| Problem {
         reason: "REVERTED_ELSEWHERE",
         version: row.version.to_string(),
         message: format!(
@@ -105,7 +105,10 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
 
 /// Why nothing may be applied.
 pub(super) fn blocked<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
-    journal::in_doubt(rows).chain(journal::half_reverted(rows)).chain(edited(catalog, rows))
+    journal::in_doubt(rows)
+        .chain(journal::contradicted(rows))
+        .chain(journal::half_reverted(rows))
+        .chain(edited(catalog, rows))
 }
 
 /// An up that is not one transaction and ended before its last statement.

@@ -119,18 +119,18 @@ impl Stage {
             statement_timeout,
             parts: &parts,
             resume: Resume::default(),
+            earlier: None,
             role: self.role.as_deref(),
         };
         let id = rehearsal::step(&self.locked, &row).await.map_err(lost)?;
         let journaled = (script.mode == Mode::NonTransactional).then(|| Journaled {
             units: sql::units(&script.sql).unwrap_or_default(), // `fitness` has refused what has none
             resume: Resume::default(),
-            earlier: None,
-            lock_timeout,
             statement_timeout,
-            role: self.role.as_deref(),
         });
-        let step = runner::Step { id, sql: &script.sql, lock_wait: Duration::ZERO, journaled };
+        let role = self.role.as_deref();
+        let (sql, lock_wait, earlier) = (&*script.sql, Duration::ZERO, None);
+        let step = runner::Step { id, sql, lock_wait, lock_timeout, role, earlier, journaled };
         let begun = Instant::now();
         let ran = runner::run(&mut self.locked, &[step], orders.clone(), &Unheard).await;
         let Err(stopped) = ran else { return Ok(begun.elapsed()) };

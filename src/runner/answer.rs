@@ -43,6 +43,7 @@ pub(super) async fn receive(
     hear: &mut impl FnMut(Notice),
 ) -> Received {
     let mut impatient = orders.clone();
+    impatient.wait.mark_unchanged();
     let canceller = session.canceller();
     let (mut statements, mut ended) = (0_usize, None);
     let result = loop {

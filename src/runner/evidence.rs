@@ -12,10 +12,12 @@ use crate::{
 /// What was found.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The index is there and valid, or gone; the partition is none any more.
+    /// The index is there and valid, or gone; the partition is none any more. What is not found by its name proves nothing.
     pub took_effect: bool,
     /// Invalid indexes that an earlier try left, as the server quotes them.
     pub invalid: Vec<String>,
+    /// Indexes that an earlier try began to drop, as the server quotes them.
+    pub half_dropped: Vec<String>,
     /// What is to run instead of the statement, because an earlier try did half of it.
     pub instead: Option<String>,
     /// The indexes before the first try, of the table or (for REINDEX) all invalid ones; the database or tablespace.
@@ -35,6 +37,17 @@ const COPIES: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_index i \
     JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE NOT i.indisvalid AND NOT c.oid = ANY ($1::oid[]) \
     AND c.relname ~ '_cc(new|old)[0-9]*$' \
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
+
+/// Whether the table $1 and the partition $2 are there, and whether the one is a partition of the other, perhaps half detached.
+const PARTITION: &str = "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL, \
+    (SELECT h.inhdetachpending FROM pg_catalog.pg_inherits h \
+        WHERE h.inhparent = to_regclass($1) AND h.inhrelid = to_regclass($2))";
+
+/// The invalid index that has the name $1 in the schema of the table $2.
+const INVALID: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid AND NOT i.indisvalid \
+    JOIN pg_catalog.pg_class t ON t.relnamespace = c.relnamespace AND t.oid = to_regclass($2) \
+    WHERE c.relname = (parse_ident($1))[1]::name";
 
 /// The database, or the tablespace, with the name $1 as it is written.
 const DATABASE: &str = "SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = (parse_ident($1))[1]::name";
@@ -56,10 +69,14 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
             // By its oid: after a crash, another index may have the name.
             let named = "SELECT to_regclass($1)::oid WHERE to_regclass($1) IS NOT NULL";
             let before = known(client, before, named, Some(index)).await?;
-            let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = ANY ($1))";
+            let there = "SELECT i.indexrelid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i WHERE i.indexrelid = ANY ($1)";
             let there = client.query_typed(there, &[(&before, Type::OID_ARRAY)]).await?;
-            let took_effect = !there.first().is_some_and(|row| row.get(0));
-            Ok(Found { took_effect, before: Some(before), ..Found::default() })
+            Ok(Found {
+                took_effect: !before.is_empty() && there.is_empty(),
+                half_dropped: there.iter().filter(|row| !row.get::<_, bool>(1)).map(|row| row.get(0)).collect(),
+                before: Some(before),
+                ..Found::default()
+            })
         }
         Outside::CreateIndex { index, table } => {
             let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = to_regclass($1)";
@@ -82,13 +99,12 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
             Ok(Found { invalid, before: Some(before), ..Found::default() })
         }
         Outside::Detach { table, partition } if session.server_major() >= 14 => {
-            let state = "SELECT h.inhdetachpending FROM pg_catalog.pg_inherits h \
-                WHERE h.inhparent = to_regclass($1) AND h.inhrelid = to_regclass($2)";
-            let rows = client.query_typed(state, &[(&table, Type::TEXT), (&partition, Type::TEXT)]).await?;
-            let pending = rows.first().map(|row| row.get::<_, bool>(0));
+            let rows = client.query_typed(PARTITION, &[(&table, Type::TEXT), (&partition, Type::TEXT)]).await?;
+            let (both_are_there, pending) =
+                rows.first().map_or((false, None), |row| (row.get(0), row.get::<_, Option<bool>>(1)));
             let instead = format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE");
             Ok(Found {
-                took_effect: pending.is_none(),
+                took_effect: both_are_there && pending.is_none(),
                 instead: (pending == Some(true)).then_some(instead),
                 ..Found::default()
             })
@@ -107,6 +123,12 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
             Ok(Found::default())
         }
     }
+}
+
+/// The index with that name when it is invalid: IF NOT EXISTS keeps another table's, or one that somebody builds just now.
+pub(super) async fn invalid(session: &LockedSession, index: &str, table: &str) -> Result<Option<String>, Error> {
+    let rows = session.client().query_typed(INVALID, &[(&index, Type::TEXT), (&table, Type::TEXT)]).await?;
+    Ok(rows.first().map(|row| row.get(0)))
 }
 
 /// What was there before the first try: as recorded then, or as it is now.

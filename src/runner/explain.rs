@@ -4,8 +4,9 @@ mod grant;
 mod meaning;
 mod place;
 
-use super::ScriptError;
+use super::{ScriptError, Undone};
 use crate::{
+    db::SqlError,
     failure::{Failure, Reason},
     migration::Version,
     sql::{self, Place},
@@ -66,6 +67,15 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, doubt: O
     failure
 }
 
+/// The right that schemad itself lacks on its ledger, if that is why it was refused.
+pub fn grant_on_the_ledger(error: &SqlError, role: &str) -> Option<String> {
+    const TABLES: &str =
+        "UPDATE schemad.steps, schemad.statements, schemad.operations, schemad.migrations, schemad.ledger";
+    let inner = grant::inner(error).unwrap_or(TABLES);
+    let is_right = error.sqlstate == "42501";
+    is_right.then(|| grant::helps(&error.message, role, sql::split(inner).first()))
+}
+
 /// What became of the step, and what follows.
 fn consequence(failed: &ScriptError, doubt: Option<&Version>) -> String {
     const GOES_ON: &str =
@@ -77,6 +87,9 @@ fn consequence(failed: &ScriptError, doubt: Option<&Version>) -> String {
              harm) --reason ..."
         ),
         (None, None) => "The step was undone completely; the steps before it stay".into(),
+        (None, Some(Undone { stays: true, .. })) => {
+            "What ran stays, and could not be recorded; `schemad status` says how it goes on".into()
+        }
         (None, Some(undone)) if undone.first == 0 => {
             "Nothing of the file stays, and the next Apply begins it again (a down: the next Rollback); it may be changed".into()
         }
@@ -99,9 +112,7 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Undone;
     use super::*;
-    use crate::db::SqlError;
 
     fn failed(sqlstate: &str, position: Option<usize>, statements_done: usize, context: Option<&str>) -> ScriptError {
         ScriptError {
@@ -159,7 +170,7 @@ mod tests {
             "SELECT 1;\nSELECT 2;\nSELECT 2 + -- more\n\n",
             "SELECT 1;\nSELECT 2;\nCREATE TABLE c (i int /* last */",
         ] {
-            for undone in [None, Some(Undone { first: 2, through: false })] {
+            for undone in [None, Some(Undone { first: 2, through: false, stays: false })] {
                 let position = Some(sql.chars().count() + 2);
                 let failed = ScriptError { undone, ..failed("42601", position, 0, None) };
                 let failure = told(&failed, sql);
@@ -185,10 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn a_right_that_schemad_itself_lacks_is_named_with_its_schema() {
+        let mut error = SqlError { sqlstate: "42501".into(), ..SqlError::default() };
+        error.message = "permission denied for table statements".into();
+        let grant = grant_on_the_ledger(&error, "deploy").unwrap();
+        assert!(grant.contains("ON TABLE schemad.statements TO deploy"), "{grant}");
+        error.sqlstate = "42P01".into();
+        assert_eq!(grant_on_the_ledger(&error, "deploy"), None);
+    }
+
+    #[test]
     fn what_stays_is_told_as_it_is() {
         let sql = "SELECT 1;\nBEGIN;\nSELECT 2;\nSELECT 1/0;\nCOMMIT";
         let consequence = |first, done, doubt: Option<&Version>| {
-            let undone = Some(Undone { first, through: false });
+            let undone = Some(Undone { first, through: false, stays: false });
             let failed = ScriptError { undone, ..failed("22012", None, done, None) };
             explain(&failed, sql, "1_x/up.sql", "deploy", doubt).metadata.remove("consequence").unwrap()
         };
@@ -221,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_helps_is_said() {
-        let block = Some(Undone { first: 0, through: false });
+        let block = Some(Undone { first: 0, through: false, stays: false });
         for (sqlstate, message, undone, done, context, word) in [
             ("2D000", "invalid transaction termination", None, 0, None, "run_in_transaction = false"),
             ("2D000", "invalid transaction termination", block, 1, None, "out of the file's BEGIN"),

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::error::SqlState;
+
 use super::{
     Broken, Observer, Orders, ScriptError, Step, Undone,
     answer::{self, Received},
@@ -12,7 +14,8 @@ use super::{
 };
 use crate::{
     db::{SqlError, lock::LockedSession, session::Notice},
-    planner::{Earlier, Resume},
+    ledger::journals,
+    planner::Resume,
     sql::{self, Kind, Outside, Statement, Unit, Work},
 };
 
@@ -23,14 +26,8 @@ pub struct Journaled<'a> {
     pub units: Vec<Unit<'a>>,
     /// Where an earlier operation left off.
     pub resume: Resume,
-    /// What failed there then, when the script has something else in its place now.
-    pub earlier: Option<&'a Earlier>,
-    /// One attempt may wait so long for a lock, outside a transaction (the step's row says it inside).
-    pub lock_timeout: Duration,
     /// One statement may take so long, outside a transaction.
     pub statement_timeout: Duration,
-    /// Runs the script, when it is not the session's own user.
-    pub role: Option<&'a str>,
 }
 
 /// How far the step came that is being tried.
@@ -45,6 +42,11 @@ impl Progress {
     /// Parts done.
     pub(super) fn done(&self) -> usize {
         self.done
+    }
+
+    /// Parts done of step `index`.
+    pub(super) fn done_of(&self, index: usize) -> usize {
+        if self.step == Some(index) { self.done } else { 0 }
     }
 
     /// Step `index` begins, or is tried again.
@@ -66,6 +68,10 @@ pub(super) struct Part<'a> {
     pub number: usize,
     /// The step's index.
     pub index: usize,
+    /// What is left of its lock_wait.
+    pub left: Duration,
+    /// As the server quotes it.
+    pub diesel_table: &'a str,
 }
 
 impl Part<'_> {
@@ -75,11 +81,14 @@ impl Part<'_> {
     }
 }
 
+/// Runs the parts that are not done; `left` is left of the first one's lock_wait.
+#[allow(clippy::too_many_arguments, reason = "each is another thing")]
 pub(super) async fn run(
     session: &mut LockedSession,
     index: usize,
     step: &Step<'_>,
     journaled: &Journaled<'_>,
+    left: Duration,
     progress: &mut Progress,
     orders: &Orders,
     observer: &impl Observer,
@@ -87,17 +96,14 @@ pub(super) async fn run(
     observer.started(index);
     let begun = Instant::now();
     let mut finished = false;
-    if let Some(earlier) = journaled.earlier.filter(|_| progress.done == journaled.resume.done)
-        && let Some((n, unit)) = journaled.units.iter().enumerate().nth(progress.done)
-    {
-        let part = Part { step, journaled, unit, number: n + 1, index };
-        outside::clear_away(session, &part, earlier, orders, observer).await?;
-    }
+    let mut left = Some(left);
+    let diesel_table = journals::diesel_table(session.client()).await.map_err(answer::of_our_own)?;
     for (n, unit) in journaled.units.iter().enumerate().skip(progress.done) {
         if let Some(halt) = orders.halted() {
             return Err(Broken::Halted(halt));
         }
-        let part = Part { step, journaled, unit, number: n + 1, index };
+        let left = left.take().unwrap_or(step.lock_wait);
+        let part = Part { step, journaled, unit, number: n + 1, index, left, diesel_table: &diesel_table };
         let then = if part.number == journaled.units.len() { Then::Finish } else { Then::Note(part.number) };
         let begun = Instant::now();
         observer.statement_started(index, unit.statements_before + 1);
@@ -112,21 +118,36 @@ pub(super) async fn run(
         match ran {
             Err(Broken::Sql(refused)) if needs_no_transaction(unit, &refused.error) => {
                 session.clean().await.map_err(Broken::Lost)?;
-                outside::run(session, &part, Outside::Unknown, false, then, orders, observer).await?;
+                let what = if unit.body.repeats() { Outside::Repeatable } else { Outside::Unknown };
+                outside::run(session, &part, what, false, then, orders, observer).await?;
             }
             other => other?,
         }
         (progress.done, progress.interrupted) = (part.number, false);
+        if matches!(then, Then::Note(_)) {
+            tell_what_is_lost(&part, observer);
+        }
         finished = matches!(then, Then::Finish);
         let statements = sql::count(unit.body.sql);
         observer.statement(index, unit.statements_before + statements, begun.elapsed());
     }
     if !finished {
         // Nothing but settings, or an earlier operation did the last part and not this.
-        record(session, step.id, Then::Finish).await?;
+        record(session, step, sql::count(step.sql), Then::Finish).await?;
     }
     observer.done(index, begun.elapsed());
     Ok(())
+}
+
+/// A setting that the next part does not begin with.
+fn tell_what_is_lost(part: &Part<'_>, observer: &impl Observer) {
+    if let Some(sets) = sql::split(part.unit.body.sql).iter().find(|statement| statement.sets_otherwise()) {
+        let message = format!(
+            "what this sets does not hold for the statements after it, which begin with the file's SET statements only: {}",
+            sets.summary()
+        );
+        observer.notice(part.index, Notice { step: None, severity: "WARNING".into(), message });
+    }
 }
 
 /// Runs a part with its row in the journal, or with the step's own rows when it is the last.
@@ -140,8 +161,10 @@ async fn in_transaction(
 ) -> Result<(), Broken> {
     let text: String =
         part.unit.settings.iter().map(|s| format!("{}\n;\n", s.sql)).chain([part.unit.body.sql.into()]).collect();
-    let (message, preamble) = message::of_part(part.step.id, begin, &text, then, session.server_major());
-    let received = send(session, &message, None, orders, &mut |notice| observer.notice(part.index, notice)).await?;
+    let (message, preamble) =
+        message::of_part(part.step.id, part.diesel_table, begin, &text, then, session.server_major());
+    let patience = part.step.patience(part.left);
+    let received = send(session, &message, patience, orders, &mut |notice| observer.notice(part.index, notice)).await?;
     left_out(session, part, observer);
     let Received { statements, ended, result } = received;
     result.map_err(|error| match answer::broken(error, ended, statements, preamble) {
@@ -159,13 +182,25 @@ pub(super) async fn send(
     hear: &mut impl FnMut(Notice),
 ) -> Result<Received, Broken> {
     let answer = session.client().simple_query_raw(message).await.map_err(|e| Broken::Lost(e.into()))?;
-    Ok(answer::receive(session, std::pin::pin!(answer), patience, orders.clone(), hear).await)
+    let received = answer::receive(session, std::pin::pin!(answer), patience, orders.clone(), hear).await;
+    if received.ended.is_some() && received.result.is_ok() {
+        session.await_cancel().await;
+    }
+    Ok(received)
 }
 
-/// Records a part, or the step, in a transaction of its own.
-pub(super) async fn record(session: &LockedSession, step: i64, then: Then) -> Result<(), Broken> {
-    let recorded = session.client().batch_execute(&message::record(step, then)).await;
-    recorded.map_err(answer::of_our_own)
+/// Records a part, or the step, in a transaction of its own. `through`: statements of the file, the part's among them.
+pub(super) async fn record(session: &LockedSession, step: &Step<'_>, through: usize, then: Then) -> Result<(), Broken> {
+    let recorded = session.client().batch_execute(&message::record(step.id, then)).await;
+    recorded.map_err(|error| match answer::broken(error.into(), None, message::PREAMBLE_STATEMENTS, 0) {
+        // The file's statements are what may keep the ledger from being written.
+        Broken::Sql(mut failed) => {
+            failed.error.position = None;
+            let undone = Undone { first: through, through: true, stays: true };
+            Broken::Sql(ScriptError { statements_done: through.saturating_sub(1), undone: Some(undone), ..failed })
+        }
+        other => other,
+    })
 }
 
 /// Tells how much more was said than is passed on.
@@ -180,8 +215,9 @@ pub(super) fn left_out(session: &mut LockedSession, part: &Part<'_>, observer: &
 fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
     let alone = matches!(unit.work, Work::InTransaction { begin: None, .. }) && unit.body.kind() == Kind::Plain;
     let is_set = unit.body.tokens().next().is_some_and(|word| word.eq_ignore_ascii_case("set"));
-    // What stands inside of a function is inside of a transaction wherever the statement is.
-    let is_inner = error.sqlstate == "25001" && error.context.is_some();
+    // What stands inside of a function is inside of a transaction wherever the statement is. REINDEX of what is partitioned has a
+    // context too, and none of a function's.
+    let is_inner = error.sqlstate == "25001" && error.context.is_some() && !unit.body.repeats();
     alone && !is_set && !is_inner && matches!(error.sqlstate.as_str(), "25001" | "2D000")
 }
 
@@ -189,7 +225,9 @@ fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
 fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
     let ScriptError { mut error, statements_done, preamble, .. } = failed;
     let (unit, sql) = (part.unit, part.step.sql);
-    error.position = error.position.and_then(|at| at.checked_sub(preamble)).and_then(|at| position(sql, unit, at));
+    let is_syntax = error.is(&SqlState::SYNTAX_ERROR);
+    error.position =
+        error.position.and_then(|at| at.checked_sub(preamble)).and_then(|at| position(sql, unit, at, is_syntax));
     let body = unit.settings.len()..unit.settings.len() + sql::count(unit.body.sql);
     let statement = match unit.settings.get(statements_done) {
         Some(setting) => statement_at(sql, setting.start),
@@ -203,28 +241,29 @@ fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
 /// What is undone when `unit` fails.
 pub(super) fn undone(unit: &Unit<'_>, through: bool) -> Undone {
     let begin = matches!(unit.work, Work::InTransaction { begin: Some(_), .. });
-    Undone { first: unit.statements_before - usize::from(begin), through }
+    Undone { first: unit.statements_before - usize::from(begin), through, stays: false }
 }
 
 /// The character of the file for the `at`th (from 1) of a part, which is sent with the settings before it.
-fn position(sql: &str, unit: &Unit<'_>, mut at: usize) -> Option<usize> {
+fn position(sql: &str, unit: &Unit<'_>, mut at: usize, is_syntax: bool) -> Option<usize> {
     for setting in &unit.settings {
         let length = setting.sql.chars().count() + "\n;".len();
         if at <= length {
-            return in_statement(sql, setting, at);
+            return in_statement(sql, setting, at, is_syntax);
         }
         at -= length + "\n".len();
     }
-    in_statement(sql, &unit.body, at)
+    in_statement(sql, &unit.body, at, is_syntax)
 }
 
 /// The character of the file for the `at`th (from 1) of a statement that is sent alone. Behind it the server sees schemad's
-/// semicolon; the file has its own there, or ends.
-pub(super) fn in_statement(sql: &str, statement: &Statement<'_>, at: usize) -> Option<usize> {
+/// semicolon, where syntax may fail; the file has its own there, or ends. What fails otherwise behind it is schemad's.
+pub(super) fn in_statement(sql: &str, statement: &Statement<'_>, at: usize, is_syntax: bool) -> Option<usize> {
     let within = at <= statement.sql.chars().count();
     let after = || sql::semicolon_after(sql, statement.end()).map(|byte| sql::nth_character(sql, byte));
     match at.checked_sub(1)? {
         before if within => Some(sql::nth_character(sql, statement.start) + before),
+        _ if !is_syntax => None,
         _ => Some(after().unwrap_or_else(|| sql.chars().count() + 1)),
     }
 }

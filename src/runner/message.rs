@@ -1,5 +1,6 @@
 //! A step as one simple-query message: an explicit transaction with the script between the ledger's two guards. One round
-//! trip, atomic, and safe to send ahead. No value is formed into it but the step's integer.
+//! trip, atomic, and safe to send ahead. No value is formed into it but the step's integer, and the name of Diesel's table as the server
+//! itself quotes it.
 
 use super::Step;
 use crate::{
@@ -39,16 +40,31 @@ pub enum Then {
 }
 
 /// The message for a part of a script that is not one transaction, and the characters before `text`, which is the part with the
-/// file's settings before it.
+/// file's settings before it. A part that keeps the step from being finished fails as the last would.
 pub fn of_part(
     id: i64,
+    diesel_table: &str,
     (own, modes): (Option<&str>, Option<&str>),
     text: &str,
     then: Then,
     server_major: u32,
 ) -> (String, usize) {
     let preamble = preamble(&begin(own, modes), id);
-    (message(&preamble, text, &ending(id, then), server_major), preamble.chars().count())
+    let ending = match then {
+        Then::Note(_) => format!("{};{}", can_be_finished(id, diesel_table), ending(id, then)),
+        Then::Finish => ending(id, then),
+    };
+    (message(&preamble, text, &ending, server_major), preamble.chars().count())
+}
+
+/// Calls the second guard where it can only refuse: Diesel's table is gone, or lists the migration already (a down: no longer).
+fn can_be_finished(id: i64, diesel_table: &str) -> String {
+    let literal = diesel_table.replace('\'', "''");
+    format!(
+        "SELECT schemad.finish_step_v2({id}) WHERE pg_catalog.to_regclass('{literal}') IS NULL;\
+         SELECT schemad.finish_step_v2(s.id) FROM schemad.steps s WHERE s.id = {id} AND (s.direction = 'up') = \
+         EXISTS (SELECT FROM {diesel_table} d WHERE d.version::text = s.version)"
+    )
 }
 
 /// The message that records a part which ran outside a transaction. The first guard has taken the step's role, which may not touch
@@ -95,12 +111,17 @@ mod tests {
 
     use super::*;
 
+    fn step(id: i64, sql: &str) -> Step<'_> {
+        let (lock_wait, lock_timeout) = (Duration::ZERO, Duration::ZERO);
+        Step { id, sql, lock_wait, lock_timeout, role: None, earlier: None, journaled: None }
+    }
+
     #[test]
     fn the_preamble_has_one_length() {
         for id in [0, 7, i64::MAX] {
             assert_eq!(preamble(BEGIN, id).len(), preamble(BEGIN, 1).len());
         }
-        let modes = |sql| of(&Step { id: 1, sql, lock_wait: Duration::ZERO, journaled: None }, 17).0;
+        let modes = |sql| of(&step(1, sql), 17).0;
         assert!(
             modes("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1")
                 .starts_with("BEGIN ISOLATION LEVEL READ COMMITTED ISOLATION LEVEL SERIALIZABLE;SELECT")
@@ -109,8 +130,6 @@ mod tests {
 
     #[test]
     fn a_message_reads_as_designed() {
-        insta::assert_snapshot!(
-            of(&Step { id: 42, sql: "CREATE TABLE t (); -- last", lock_wait: Duration::ZERO, journaled: None }, 17).0
-        );
+        insta::assert_snapshot!(of(&step(42, "CREATE TABLE t (); -- last"), 17).0);
     }
 }

@@ -46,11 +46,16 @@ impl Orders {
         }
     }
 
-    /// Returns when the running statement has waited for locks longer than `patience`.
+    /// Returns when the running statement has waited for locks longer than `patience`. What is seen first may
+    /// be of the statement before.
     pub async fn until_impatient(&mut self, patience: Option<Duration>) {
         let Some(patience) = patience else { return std::future::pending().await };
-        if self.wait.wait_for(|wait| wait.waited > patience).await.is_err() {
-            std::future::pending().await
+        let mut seen = 0;
+        while seen < 2 {
+            if self.wait.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            seen = if self.wait.borrow_and_update().waited > patience { seen + 1 } else { 0 };
         }
     }
 }

@@ -13,9 +13,8 @@ use super::{
     message::{self, Then},
 };
 use crate::{
-    db::{Error, lock::LockedSession, session::Notice},
-    planner::Earlier,
-    sql::{self, Kind, Outside, Statement},
+    db::{Error, SqlError, lock::LockedSession, session::Notice},
+    sql::{self, Outside, Statement},
 };
 
 /// What the removal of an invalid index may take right after its build failed; later the next try removes it.
@@ -39,7 +38,7 @@ pub(super) async fn run(
     let found = look(session, part, what, before).await?;
     if !(interrupted && found.took_effect) {
         announce(session, part, what, &found).await?;
-        let ran = announced(session, part, &found, orders, observer).await;
+        let ran = announced(session, part, what, &found, orders, observer).await;
         left_out(session, part, observer);
         match ran {
             Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)), // nobody knows; the next try finds out
@@ -51,39 +50,8 @@ pub(super) async fn run(
             }
         }
     }
-    record(session, part.step.id, then).await
-}
-
-/// Removes what an index build left that failed in an earlier try and is no longer in the file. `part` runs next. What cannot be had
-/// in time stays, and is told.
-pub(super) async fn clear_away(
-    session: &mut LockedSession,
-    part: &Part<'_>,
-    earlier: &Earlier,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
-    let statements = sql::split(&earlier.sql);
-    let Some(Kind::Outside(what @ Outside::CreateIndex { .. })) = statements.first().map(Statement::kind) else {
-        return Ok(());
-    };
-    let left = look(session, part, what, Some(earlier.before.clone())).await?.invalid;
-    for index in left {
-        set(session, part, Duration::ZERO, Duration::ZERO).await?;
-        let drop = format!("DROP INDEX CONCURRENTLY {index}");
-        let told = match sent(session, part, &drop, Some(part.step.lock_wait), orders, observer).await {
-            Ok(()) => format!("removed the invalid index {index}, which an earlier try left"),
-            Err(Broken::Sql(ScriptError { error, .. }) | Broken::Locks { error, .. }) => {
-                session.clean().await.map_err(Broken::Lost)?;
-                format!("the invalid index {index}, which an earlier try left, stays ({error}): {drop}")
-            }
-            Err(broken) => return Err(broken),
-        };
-        left_out(session, part, observer);
-        observer.notice(part.index, note(told));
-        reset(session).await?;
-    }
-    Ok(())
+    let through = part.unit.statements_before + sql::count(part.unit.body.sql);
+    record(session, part.step, through, then).await
 }
 
 /// The server refused it, so it is not done, and there is no doubt; what it left is removed, if that can be had quickly.
@@ -104,7 +72,7 @@ async fn refused(
     let within = clean_up_within(&broken);
     if let Ok(left) = look(session, part, what, found.before).await
         && !left.invalid.is_empty()
-        && set(session, part, within, within).await.is_ok()
+        && set(session, part, Timeouts::within(within)).await.is_ok()
     {
         for index in &left.invalid {
             let dropped = session.client().batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await;
@@ -134,7 +102,7 @@ fn clean_up_within(broken: &Broken) -> Duration {
 
 /// What the catalog says, seen with the file's own settings: its search_path says which table is meant, and perhaps its role
 /// is one that may not read the ledger.
-async fn look(
+pub(super) async fn look(
     session: &LockedSession,
     part: &Part<'_>,
     what: Outside<'_>,
@@ -143,7 +111,7 @@ async fn look(
     if matches!(what, Outside::Repeatable | Outside::ReadOnlyBlock | Outside::Unknown) {
         return Ok(Found::default());
     }
-    set(session, part, Duration::ZERO, Duration::ZERO).await?;
+    set(session, part, Timeouts::NONE).await?;
     let found = evidence::find(session, what, before).await.map_err(|error| unnamed(part, error))?;
     reset(session).await?;
     Ok(found)
@@ -152,17 +120,21 @@ async fn look(
 async fn announced(
     session: &mut LockedSession,
     part: &Part<'_>,
+    what: Outside<'_>,
     found: &Found,
     orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     // A timeout would end the wait for old snapshots too, and leave an invalid index or a half detached partition behind.
     let concurrently = part.unit.body.tokens().any(|token| token.eq_ignore_ascii_case("concurrently"));
-    let (lock_timeout, statement_timeout, patience) = match concurrently {
-        true => (Duration::ZERO, Duration::ZERO, Some(part.step.lock_wait)),
-        false => (part.journaled.lock_timeout, part.journaled.statement_timeout, None),
+    let (timeouts, patience) = match concurrently {
+        true => (Timeouts::NONE, Some(part.left)),
+        false => {
+            let (lock, statement) = (part.step.lock_timeout, part.journaled.statement_timeout);
+            (Timeouts { lock, statement, insist: false }, part.step.patience(part.left))
+        }
     };
-    set(session, part, lock_timeout, statement_timeout).await?;
+    set(session, part, timeouts).await?;
     for index in &found.invalid {
         observer.notice(part.index, note(format!("dropping the invalid index {index}, which an earlier try left")));
         // The name was quoted by the server.
@@ -171,7 +143,27 @@ async fn announced(
     if let Some(instead) = &found.instead {
         observer.notice(part.index, note(format!("an earlier try did half of it; going on with {instead}")));
     }
-    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders, observer).await
+    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders, observer).await?;
+    built(session, part, what).await
+}
+
+/// Whatever the server said, an invalid index is none.
+async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> Result<(), Broken> {
+    let Outside::CreateIndex { index: Some(index), table } = what else { return Ok(()) };
+    match evidence::invalid(session, index, table).await.map_err(|error| unnamed(part, error))? {
+        None => Ok(()),
+        Some(invalid) => Err(unnamed(
+            part,
+            Error::from(SqlError {
+                sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE.code().into(),
+                message: format!("the index {invalid} is there and invalid, and IF NOT EXISTS kept it"),
+                hint: Some(
+                    "Another table has it, or somebody builds it just now; DROP INDEX CONCURRENTLY removes it".into(),
+                ),
+                ..SqlError::default()
+            }),
+        )),
+    }
 }
 
 /// A procedure or a block may have committed before it failed.
@@ -181,7 +173,7 @@ fn may_commit(part: &Part<'_>) -> bool {
 }
 
 /// Sends the statement, or one that belongs to it.
-async fn sent(
+pub(super) async fn sent(
     session: &mut LockedSession,
     part: &Part<'_>,
     statement: &str,
@@ -223,20 +215,35 @@ async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, f
     client.batch_execute("COMMIT").await.map_err(answer::of_our_own)
 }
 
-/// The timeouts, then the file's own settings up to here.
-async fn set(
-    session: &LockedSession,
-    part: &Part<'_>,
-    lock_timeout: Duration,
-    statement_timeout: Duration,
-) -> Result<(), Broken> {
-    let (lock, statement) = (lock_timeout.as_millis(), statement_timeout.as_millis());
+/// How long what follows may wait for a lock, and run.
+#[derive(Clone, Copy)]
+pub(super) struct Timeouts {
+    lock: Duration,
+    statement: Duration,
+    /// Whatever the file's own settings say.
+    insist: bool,
+}
+
+impl Timeouts {
+    /// None at all, whatever the file says.
+    pub const NONE: Self = Self::within(Duration::ZERO);
+
+    /// For what schemad does itself.
+    const fn within(time: Duration) -> Self {
+        Self { lock: time, statement: time, insist: true }
+    }
+}
+
+/// The timeouts, the role and the file's own settings up to here.
+pub(super) async fn set(session: &LockedSession, part: &Part<'_>, timeouts: Timeouts) -> Result<(), Broken> {
+    let Timeouts { lock, statement, insist } = timeouts;
+    let mut made = format!("SET lock_timeout={};SET statement_timeout={}", lock.as_millis(), statement.as_millis());
+    if session.server_major() >= 17 {
+        made += ";SET transaction_timeout=0";
+    }
     let client = session.client();
-    client
-        .batch_execute(&format!("SET lock_timeout={lock};SET statement_timeout={statement}"))
-        .await
-        .map_err(answer::of_our_own)?;
-    if let Some(role) = part.journaled.role {
+    client.batch_execute(&made).await.map_err(answer::of_our_own)?;
+    if let Some(role) = part.step.role {
         let set = "SELECT set_config('role', $1, false)";
         client.query_typed(set, &[(&role, Type::TEXT)]).await.map_err(answer::of_our_own)?;
     }
@@ -252,10 +259,13 @@ async fn set(
             });
         }
     }
-    Ok(())
+    match insist && !part.unit.settings.is_empty() {
+        true => client.batch_execute(&made).await.map_err(answer::of_our_own),
+        false => Ok(()),
+    }
 }
 
-async fn reset(session: &LockedSession) -> Result<(), Broken> {
+pub(super) async fn reset(session: &LockedSession) -> Result<(), Broken> {
     session.reset().await.map_err(Broken::Lost)
 }
 
@@ -266,7 +276,8 @@ fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
 /// A position in a statement of the part becomes one in the file.
 fn placed(part: &Part<'_>, failed: ScriptError, statement: &Statement<'_>) -> ScriptError {
     let mut error = failed.error;
-    error.position = error.position.and_then(|at| in_statement(part.step.sql, statement, at));
+    let is_syntax = error.is(&SqlState::SYNTAX_ERROR);
+    error.position = error.position.and_then(|at| in_statement(part.step.sql, statement, at, is_syntax));
     ScriptError { error, undone: Some(undone(part.unit, false)), ..failed }
 }
 
@@ -281,6 +292,6 @@ fn unnamed(part: &Part<'_>, error: Error) -> Broken {
     }
 }
 
-fn note(message: String) -> Notice {
+pub(super) fn note(message: String) -> Notice {
     Notice { step: None, severity: "NOTICE".into(), message }
 }

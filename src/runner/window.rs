@@ -1,10 +1,14 @@
 //! Steps that are one transaction each, several in flight. The first guard makes that safe: whatever follows a failure is
 //! refused.
 
-use std::{collections::VecDeque, pin::Pin, time::Instant};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt as _;
-use tokio_postgres::SimpleQueryStream;
+use tokio_postgres::{SimpleQueryStream, error::SqlState};
 
 use super::{
     Attempts, Broken, Observer, Orders, Step,
@@ -40,6 +44,8 @@ pub(super) async fn run(
     let mut flight: VecDeque<Sent> = VecDeque::new();
     let mut early = Vec::new();
     let mut next = *done;
+    // A step was through before it could be cancelled, and so the cancel may meet another.
+    let mut has_stray = false;
     loop {
         while let Some(step) = steps.get(next)
             && orders.halted().is_none()
@@ -59,8 +65,10 @@ pub(super) async fn run(
         observer.started(sent.index);
         attempts.begin(sent.index);
         let begun = Instant::now();
-        match settle(session, sent, orders.clone(), steps, &mut early, observer).await {
-            Ok(()) => {
+        let patience = steps[sent.index].patience(attempts.left(steps[sent.index].lock_wait));
+        match settle(session, sent, patience, orders.clone(), steps, &mut early, observer).await {
+            Ok(is_late) => {
+                has_stray |= is_late;
                 *done += 1;
                 observer.done(*done - 1, begun.elapsed());
             }
@@ -69,6 +77,9 @@ pub(super) async fn run(
                 // error: a lost connection's answers repeat that for ever.
                 for mut sent in flight {
                     while let Some(Ok(_)) = sent.answer.next().await {}
+                }
+                if has_stray && orders.halted().is_none() && is_cancel(&broken) {
+                    return session.clean().await.map_err(Broken::Lost); // it is tried again
                 }
                 return Err(broken);
             }
@@ -80,15 +91,24 @@ fn in_flight(flight: &VecDeque<Sent>) -> usize {
     flight.iter().map(|sent| sent.bytes).sum()
 }
 
-/// Reads one step's answer to its end, and tells what it means.
+fn is_cancel(broken: &Broken) -> bool {
+    match broken {
+        Broken::Sql(failed) => failed.error.is(&SqlState::QUERY_CANCELED),
+        Broken::Guard(error) => error.is(&SqlState::QUERY_CANCELED),
+        _ => false,
+    }
+}
+
+/// Reads one step's answer to its end, and tells what it means. True: it is through, and a cancel that was meant for it is under way.
 async fn settle(
     session: &mut LockedSession,
     mut sent: Sent,
+    patience: Option<Duration>,
     orders: Orders,
     steps: &[Step<'_>],
     early: &mut Vec<Notice>,
     observer: &impl Observer,
-) -> Result<(), Broken> {
+) -> Result<bool, Broken> {
     let index = sent.index;
     // What a later step has already said waits for its turn.
     let said_before = std::mem::take(early);
@@ -97,10 +117,13 @@ async fn settle(
         false => observer.notice(index, notice),
     };
     said_before.into_iter().for_each(&mut hear);
-    let received = answer::receive(session, sent.answer.as_mut(), None, orders, &mut hear).await;
+    let received = answer::receive(session, sent.answer.as_mut(), patience, orders, &mut hear).await;
     if let Some(notice) = session.take_left_out(steps[index].id) {
         observer.notice(index, notice);
     }
     let Received { statements, ended, result } = received;
-    result.map_err(|error| answer::broken(error, ended, statements, sent.preamble))
+    match result {
+        Ok(()) => Ok(ended.is_some()),
+        Err(error) => Err(answer::broken(error, ended, statements, sent.preamble)),
+    }
 }

@@ -131,12 +131,13 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
         let before = units.len();
         match (kind, &mut block) {
             (Kind::Begin, None) => {
-                block = Some(Block { begin: *statement, first: None, last: *statement, index });
+                block = Some(Block { begin: *statement, first: None, last: *statement, settings: Vec::new(), index });
             }
             (Kind::Commit, Some(_)) => {
-                if let Some(unit) = block.take().and_then(|block| block.unit(sql, &settings, statement)) {
-                    units.push(unit);
-                }
+                let Some(mut committed) = block.take() else { continue };
+                let set = std::mem::take(&mut committed.settings);
+                units.extend(committed.unit(sql, &settings, statement));
+                settings.extend(set); // they hold on
             }
             (Kind::Begin | Kind::Commit | Kind::Ends, _) => return refused(Hazard::EndsTransaction),
             (Kind::Discard, Some(_)) => return refused(Hazard::Discards),
@@ -149,6 +150,9 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
             (_, Some(block)) => {
                 block.first.get_or_insert(*statement);
                 block.last = *statement;
+                if kind == Kind::Session {
+                    block.settings.push(*statement);
+                }
             }
             (Kind::Session, None) => {
                 settings.push(*statement);
@@ -182,6 +186,8 @@ struct Block<'a> {
     begin: Statement<'a>,
     first: Option<Statement<'a>>,
     last: Statement<'a>,
+    /// Its SET statements.
+    settings: Vec<Statement<'a>>,
     /// Statements of the file before the BEGIN.
     index: usize,
 }
@@ -302,6 +308,18 @@ mod tests {
         assert_eq!((units[1].body.sql, units[1].settles_by()), ("BEGIN READ ONLY; SELECT 2; END", "repeat"));
         assert_eq!((units[2].body.sql, units[2].settings.len(), units[2].statements_before), ("RESET a", 1, 8));
         assert_eq!(units.len(), 3);
+    }
+
+    #[test]
+    fn what_a_block_sets_holds_after_it() {
+        let units =
+            units("BEGIN; SET search_path = app; SET LOCAL work_mem = 1; COMMIT; CREATE TABLE t (); SET a = 1;")
+                .unwrap();
+        let shown: Vec<_> =
+            units.iter().map(|u| (u.body.sql, u.settings.iter().map(|s| s.sql).collect::<Vec<_>>())).collect();
+        let set = "SET search_path = app";
+        assert_eq!(shown[1..], [("CREATE TABLE t ()", vec![set]), ("SET a = 1", vec![set])]);
+        assert_eq!(shown[0].1, [""; 0]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tonic::Code;
 use super::journal::{journal, problems, set};
 use crate::harness::{Process, Set, TestDaemon, TestDatabase, daemon::Failed, process, process::from_folder};
 
-async fn resolve(daemon: &TestDaemon, version: &str, outcome: pb::ResolveOutcome) -> Result<pb::Operation, Failed> {
+pub async fn resolve(daemon: &TestDaemon, version: &str, outcome: pb::ResolveOutcome) -> Result<pb::Operation, Failed> {
     let (version, reason) = (version.to_owned(), "looked at it".to_owned());
     let request = pb::ResolveRequest { version, outcome: outcome.into(), reason, ..Default::default() };
     let answer = daemon.client().resolve(request).await;

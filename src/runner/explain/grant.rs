@@ -1,6 +1,9 @@
 //! What a migration lacks when the server says 42501. Only its English words tell; another language gets the general sentence.
 
-use crate::sql::{Statement, ident};
+use crate::{
+    db::SqlError,
+    sql::{Statement, ident},
+};
 
 /// What stands between "permission denied for" and the name, and the GRANT for it. As aclchk.c has them.
 const RIGHTS: [(&str, &str, &str); 16] = [
@@ -40,6 +43,12 @@ const OWNED: [(&str, &str); 14] = [
     ("domain", "DOMAIN"),
     ("publication", "PUBLICATION"),
 ];
+
+/// The statement inside of a function that was refused, as the context has it.
+pub(super) fn inner(error: &SqlError) -> Option<&str> {
+    let statement = error.context.as_deref()?.strip_prefix("SQL statement \"")?;
+    statement.split("\"\nPL/pgSQL function").next()
+}
 
 /// What helps against `message`, which `statement` was refused with, in a sentence without its full stop.
 pub(super) fn helps(message: &str, role: &str, statement: Option<&Statement<'_>>) -> String {
@@ -164,6 +173,15 @@ mod tests {
             let helps = helps(message, "deploy", None);
             assert!(helps.contains(expected), "{message}: {helps}");
         }
+    }
+
+    #[test]
+    fn what_a_guard_was_refused_is_named_in_its_own_statement() {
+        let context = "SQL statement \"UPDATE schemad.steps s\n SET state = 'applied'\"\nPL/pgSQL function schemad.finish_step_v2(bigint) line 1";
+        let error = SqlError { context: Some(context.into()), ..SqlError::default() };
+        let statement = crate::sql::split(inner(&error).unwrap())[0];
+        let helps = helps("permission denied for table steps", "deploy", Some(&statement));
+        assert!(helps.contains("ON TABLE schemad.steps TO deploy"), "{helps}");
     }
 
     #[test]

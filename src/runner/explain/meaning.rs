@@ -34,7 +34,12 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
             }
         },
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
-        "42501" => return Some(grant::helps(&error.message, role, statement().as_ref())),
+        "42501" => {
+            // What the guards lack a right on is named in their own statements.
+            let inner =
+                grant::inner(error).filter(|_| in_guards).and_then(|inner| sql::split(inner).into_iter().next());
+            return Some(grant::helps(&error.message, role, inner.or_else(statement).as_ref()));
+        }
         "53100" => "The server's disk is full",
         "42601" if error.message.contains("\"\\\"") => {
             "A backslash begins a command of psql's, which only psql understands"
@@ -50,9 +55,11 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
 
 fn cannot_be_in_a_transaction(failed: &ScriptError, statement: Option<&sql::Statement<'_>>) -> &'static str {
     let sets = statement.is_some_and(|statement| statement.transaction_modes().is_some());
+    // REINDEX of what is partitioned has a context without a function in it.
+    let is_inner = failed.error.context.is_some() && !statement.is_some_and(sql::Statement::repeats);
     match failed.undone {
         _ if sets => "It has to be the first statement of its transaction",
-        _ if failed.error.context.is_some() => {
+        _ if is_inner => {
             "What stands inside of a function or a DO block is always in a transaction: write the statement itself, alone, into a \
              migration whose metadata.toml says run_in_transaction = false"
         }

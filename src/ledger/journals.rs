@@ -1,0 +1,75 @@
+//! The journals of scripts that are not one transaction: begun, taken over and ended with the operation that runs them.
+
+use tokio_postgres::{
+    Client,
+    types::{ToSql, Type},
+};
+
+use super::{operations::StepRow, settle::Settlement};
+use crate::db::{Error, session::insist};
+
+/// Begins or takes over the journals of the scripts that are not one transaction, and ends those that others settled.
+pub(super) async fn write(
+    client: &Client,
+    steps: &[StepRow<'_>],
+    ids: &[i64],
+    settlement: &Settlement<'_>,
+) -> Result<(), Error> {
+    let settled: Vec<i64> = settlement.settled_journals().collect();
+    let taken_over: Vec<i64> = steps.iter().filter_map(|step| step.resume.step).collect();
+    // Those without progress are of no use to anybody, and the parts that did not run may have been mended. What an index
+    // build found before its first try is progress.
+    let clear = "DELETE FROM schemad.statements t WHERE t.step = ANY ($1) \
+        OR NOT EXISTS (SELECT FROM schemad.statements q WHERE q.step = t.step \
+            AND (q.state <> 'pending' OR q.indexes_before IS NOT NULL)) \
+        OR t.step = ANY ($2) AND t.state = 'pending' AND t.indexes_before IS NULL";
+    client.query_typed(clear, &[(&settled, Type::INT8_ARRAY), (&taken_over, Type::INT8_ARRAY)]).await?;
+    for (step, id) in steps.iter().zip(ids).filter(|(step, _)| !step.parts.is_empty()) {
+        if let Some(old) = step.resume.step {
+            let take_over = "UPDATE schemad.statements SET step = $2 WHERE step = $1";
+            client.query_typed(take_over, &[(&old, Type::INT8), (id, Type::INT8)]).await?;
+        }
+        let checksums: Vec<&str> = step.parts.iter().map(|(checksum, _)| checksum.as_str()).collect();
+        let settles_by: Vec<&str> = step.parts.iter().map(|(_, by)| *by).collect();
+        client
+            .query_typed(
+                "INSERT INTO schemad.statements (step, ordinal, checksum, settles_by) SELECT $1, n, checksum, by \
+                 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY p (checksum, by, n) \
+                 ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, settles_by = excluded.settles_by \
+                 WHERE statements.state = 'pending' AND statements.indexes_before IS NULL",
+                &[(id, Type::INT8), (&checksums, Type::TEXT_ARRAY), (&settles_by, Type::TEXT_ARRAY)],
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+/// Diesel's table, as the server quotes it.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn diesel_table(client: &Client) -> Result<String, Error> {
+    let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l";
+    let rows = insist!(client.query_typed(query, &[]))?;
+    rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Lost("the ledger is empty".into()))
+}
+
+/// What an earlier try left is removed: its row in the journal becomes that of the part (checksum, how it settles) which stands there
+/// now, or goes.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn forget_tried(client: &Client, step: i64, done: usize, now: Option<(String, &str)>) -> Result<(), Error> {
+    let ordinal = i32::try_from(done + 1).unwrap_or(i32::MAX);
+    let mut values: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&step, Type::INT8), (&ordinal, Type::INT4)];
+    let change = match &now {
+        Some((checksum, by)) => {
+            values.extend([(checksum as &(dyn ToSql + Sync), Type::TEXT), (by, Type::TEXT)]);
+            "UPDATE schemad.statements SET checksum = $3, settles_by = $4, indexes_before = NULL \
+             WHERE step = $1 AND ordinal = $2 AND state = 'pending'"
+        }
+        None => "DELETE FROM schemad.statements WHERE step = $1 AND ordinal >= $2 AND state = 'pending'",
+    };
+    insist!(client.query_typed(change, &values))?;
+    Ok(())
+}
