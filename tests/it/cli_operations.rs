@@ -96,7 +96,7 @@ async fn a_queued_apply_outlives_a_deploy_of_its_daemon() {
     let mut command = from_folder(&set, &["serve"]);
     command.env("DATABASE_URL", &database.url);
     let mut first = Process::start(command).await;
-    first.event("ledger.upgraded").await;
+    database.until_ledger().await;
     let holder = database.connect().await;
     holder.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
     let mut apply = schemad(&["apply", "--queue-timeout", "60s", "--address", &first.address]);

@@ -182,7 +182,7 @@ async fn every_refusal_is_in_the_log_and_the_malformed_are_too() {
     let mut command = from_folder(&set, &["serve"]);
     command.env("DATABASE_URL", &database.url);
     let mut daemon = Process::start(command).await;
-    daemon.event("ledger.upgraded").await;
+    database.until_ledger().await;
     let holder = database.connect().await;
     holder.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
     let address = format!("http://{}", daemon.address);

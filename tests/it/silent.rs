@@ -39,7 +39,7 @@ async fn a_silent_daemon_of_another_role_is_taken_over_once_that_is_allowed() {
         ))
         .await;
     let mut other = serve(&set, &database.url_as(&two), &[]).await;
-    other.event("ledger.upgraded").await;
+    database.until_ledger().await;
     database
         .execute(&format!(
             "GRANT ALL ON SCHEMA schemad TO {one}; GRANT ALL ON ALL TABLES IN SCHEMA schemad, public TO {one}; \

@@ -129,6 +129,18 @@ impl TestDatabase {
         super::eventually("a wait", async || (self.text(&waits).await == "1").then_some(())).await;
     }
 
+    /// Waits until a daemon has made the ledger, and all of its versions.
+    pub async fn until_ledger(&self) {
+        let version = "SELECT version FROM schemad.ledger";
+        let latest = schemad::ledger::install::VERSION;
+        let client = self.connect().await;
+        super::eventually("a ledger", async || {
+            let row = client.query_one(version, &[]).await.ok()?;
+            (row.get::<_, i32>(0) == latest).then_some(())
+        })
+        .await;
+    }
+
     /// The server's major version.
     pub async fn server_major(&self) -> u32 {
         self.text("SELECT current_setting('server_version_num')::int / 10000").await.parse().unwrap()
