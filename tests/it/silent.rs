@@ -143,11 +143,10 @@ async fn a_standby_that_is_away_makes_no_daemon_silent() {
     let before = text(beat).await;
     eventually("it says that it lives", async || (text(beat).await != before).then_some(())).await;
     let mut operations = daemon.operations();
-    let cancelled = tokio::spawn(async move {
-        operations.cancel_operation(pb::CancelOperationRequest { id: started, ..Default::default() }).await
-    });
+    let cancelled =
+        tokio::spawn(async move { operations.cancel_operation(pb::CancelOperationRequest { id: started }).await });
     let asked = "SELECT coalesce(cancel_requested_by, '') FROM schemad.operations";
-    eventually("the cancel is there", async || (text(asked).await != "").then_some(())).await;
+    eventually("the cancel is there", async || (!text(asked).await.is_empty()).then_some(())).await;
     for sql in ["ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"] {
         client.batch_execute(sql).await.unwrap();
     }
