@@ -13,7 +13,11 @@ use super::{
     message::{self, Then},
 };
 use crate::{
-    db::{Error, SqlError, lock::LockedSession, session::Notice},
+    db::{
+        Error, SqlError,
+        lock::LockedSession,
+        session::{Notice, insist},
+    },
     sql::{self, Outside, Statement},
 };
 
@@ -81,13 +85,16 @@ async fn refused(
                 .notice(part.index, note(format!("{what} the invalid index {index}, which the failed statement left")));
         }
     }
-    if let Err(lost) = session.reset().await {
-        return Broken::Lost(lost);
-    }
+    // A cancel of the statement may come so late that it hits this.
     let take_back = message::take_back(part.step.id, part.number);
-    match session.client().batch_execute(&take_back).await.map_err(answer::of_our_own) {
+    let taken_back = insist!(async {
+        session.clean().await?;
+        Ok::<_, Error>(session.client().batch_execute(&take_back).await?)
+    });
+    session.take_notices(); // that there was no transaction to end
+    match taken_back {
         Ok(()) => broken,
-        Err(failed) => failed,
+        Err(error) => answer::of_our_own(error),
     }
 }
 
