@@ -65,7 +65,7 @@ async fn an_index_is_defined_as_the_server_says() {
         odd += "CREATE TABLE nulls (a int, b int, CONSTRAINT n UNIQUE NULLS NOT DISTINCT (a) INCLUDE (b) DEFERRABLE);";
     }
     if database.server_major().await >= 18 {
-        odd += "CREATE TABLE spans (at daterange, UNIQUE (at WITHOUT OVERLAPS))";
+        odd += "CREATE TABLE spans (ids int4range, at daterange, UNIQUE (ids, at WITHOUT OVERLAPS))";
     }
     session.batch_execute(&odd).await.unwrap();
     let snapshot = schema::read(&session, &Except::default()).await.unwrap();

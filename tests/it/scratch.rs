@@ -124,10 +124,11 @@ async fn a_name_that_is_taken_is_passed_over_and_at_last_told() {
     assert_eq!(scratch.create(Template::Empty).await.unwrap().to_string(), nth(3));
     let refused = Failure::from(scratch.create(Template::Empty).await.unwrap_err());
     assert!(refused.reason == Reason::ScratchNameTaken && refused.message.contains(&nth(6)), "{refused}");
-    scratch.close().await.unwrap();
+    // While the maker lives, nobody sweeps them.
     for n in [2, 4, 5, 6] {
         database.execute(&format!("DROP DATABASE {}", nth(n))).await;
     }
+    scratch.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
