@@ -34,6 +34,13 @@ pub fn is_dynamic(sql: &str) -> bool {
     split(sql).iter().any(executes)
 }
 
+/// True where a statement drops a role.
+pub fn drops_roles(sql: &str) -> bool {
+    let drops =
+        |tokens: &[&str]| is(tokens[0], "drop") && ["role", "user", "group"].iter().any(|what| is(tokens[1], what));
+    split(sql).iter().any(|statement| statement.tokens().collect::<Vec<_>>().get(..2).is_some_and(drops))
+}
+
 /// EXECUTE FUNCTION belongs to CREATE TRIGGER.
 fn executes(body: &str) -> bool {
     let tokens: Vec<&str> = Statement { sql: body, start: 0 }.tokens().collect();
