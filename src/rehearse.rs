@@ -151,7 +151,7 @@ impl<'a> Rehearsal<'a> {
                 Ok(Ok(()))
             }
             Err(failure) => {
-                self.after_failure(&migration.up).await?;
+                self.after_failure(&migration.up, &failure).await?;
                 Ok(Err(failure))
             }
         }
@@ -168,7 +168,7 @@ impl<'a> Rehearsal<'a> {
             Ok(took) => found.up_took = Some(took),
             Err(failure) => {
                 self.known = Some(before);
-                self.after_failure(&migration.up).await?;
+                self.after_failure(&migration.up, &failure).await?;
                 return Ok(found.failed(Verdict::UpFails, failure));
             }
         }
@@ -182,7 +182,7 @@ impl<'a> Rehearsal<'a> {
             Ok(took) => found.down_took = Some(took),
             Err(failure) => {
                 self.known = Some(after);
-                self.after_failure(down).await?;
+                self.after_failure(down, &failure).await?;
                 return Ok(found.failed(Verdict::DownFails, failure));
             }
         }
@@ -251,11 +251,16 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
-    /// A transaction that failed has left nothing. What was not one transaction may have.
-    async fn after_failure(&mut self, script: &Script) -> Result<(), Failure> {
-        match script.mode {
-            Mode::Transactional => Ok(()),
-            Mode::NonTransactional => self.restore().await,
+    /// A transaction that failed has left nothing but how far sequences have counted. What was not one transaction may have.
+    async fn after_failure(&mut self, script: &Script, failure: &Failure) -> Result<(), Failure> {
+        let is_undone = match (script.mode, &self.known) {
+            _ if matches!(failure.reason, Reason::ReachesOutside | Reason::InvalidMigration) => true, // it did not run
+            (Mode::Transactional, Some(known)) => self.stage.contents().await?.is(&known.contents),
+            _ => false,
+        };
+        match is_undone {
+            true => Ok(()),
+            false => self.restore().await,
         }
     }
 
