@@ -29,7 +29,7 @@ use stage::{Stage, State, Stop};
 use crate::{
     catalog::Catalog,
     failure::{Failure, Reason},
-    migration::{Direction, Migration, Script, Version},
+    migration::{Direction, Migration, Mode, Script, Version},
     runner::Orders,
     schema::{Snapshot, diff},
     scratch::Scratch,
@@ -97,7 +97,7 @@ pub async fn rehearse(
     if selected.is_empty() {
         return Ok(());
     }
-    let mut clean = Clean::new(scratch, settings.role.as_deref());
+    let mut clean = Clean::begin(scratch, settings.role.as_deref()).await?;
     let stage = clean.stage(orders).await?;
     let mut rehearsal = Rehearsal { catalog, clean, stage, known: None, settings, orders };
     let total = catalog.iter().filter(|migration| selected.contains(&migration.version)).count();
@@ -114,12 +114,14 @@ pub async fn rehearse(
             if let Err(failure) = rehearsal.pass(migration).await? {
                 tell(Event::LeftOut { version, failure });
             }
+            rehearsal.settle().await?;
             continue;
         }
         ordinal += 1;
         tell(Event::Began { ordinal, total, version, name });
         let begun = Instant::now();
         let rehearsed = rehearsal.one(migration).await?;
+        rehearsal.settle().await?;
         let notes = rehearsal.notes(migration);
         tell(Event::Ended(Box::new(Rehearsed { ordinal, total, notes, took: begun.elapsed(), ..rehearsed })));
     }
@@ -149,7 +151,7 @@ impl<'a> Rehearsal<'a> {
                 Ok(Ok(()))
             }
             Err(failure) => {
-                self.after_failure(&migration.up).await?;
+                self.after_failure(&migration.up, &failure).await?;
                 Ok(Err(failure))
             }
         }
@@ -166,7 +168,7 @@ impl<'a> Rehearsal<'a> {
             Ok(took) => found.up_took = Some(took),
             Err(failure) => {
                 self.known = Some(before);
-                self.after_failure(&migration.up).await?;
+                self.after_failure(&migration.up, &failure).await?;
                 return Ok(found.failed(Verdict::UpFails, failure));
             }
         }
@@ -180,7 +182,7 @@ impl<'a> Rehearsal<'a> {
             Ok(took) => found.down_took = Some(took),
             Err(failure) => {
                 self.known = Some(after);
-                self.after_failure(down).await?;
+                self.after_failure(down, &failure).await?;
                 return Ok(found.failed(Verdict::DownFails, failure));
             }
         }
@@ -226,7 +228,18 @@ impl<'a> Rehearsal<'a> {
         {
             return Ok(Err(reaches_outside(migration, direction, script, reach)));
         }
-        match self.stage.run(migration, direction, script, self.orders).await {
+        let is_one = script.mode == Mode::Transactional;
+        if !is_one && self.settings.outside == Outside::Allowed && sql::drops_roles(&script.sql) {
+            self.clean.drop_copies(&self.stage).await?; // it cannot be run again when they were in its way
+        }
+        let mut ran = self.stage.run(migration, direction, script, self.orders).await;
+        if let Err(Stop::Failed(failure)) = &ran
+            && is_one
+            && self.clean.makes_way(&self.stage, failure).await?
+        {
+            ran = self.stage.run(migration, direction, script, self.orders).await;
+        }
+        match ran {
             Ok(took) => Ok(Ok(took)),
             Err(Stop::Failed(failure)) => Ok(Err(*failure)),
             Err(Stop::Ended(failure)) => Err(*failure),
@@ -238,26 +251,36 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
-    /// A transaction that failed has left nothing. What was not one transaction may have.
-    async fn after_failure(&mut self, script: &Script) -> Result<(), Failure> {
-        match script.mode {
-            crate::migration::Mode::Transactional => Ok(()),
-            crate::migration::Mode::NonTransactional => self.restore().await,
+    /// A transaction that failed has left nothing but how far sequences have counted. What was not one transaction may have.
+    async fn after_failure(&mut self, script: &Script, failure: &Failure) -> Result<(), Failure> {
+        let is_undone = match (script.mode, &self.known) {
+            _ if matches!(failure.reason, Reason::ReachesOutside | Reason::InvalidMigration) => true, // it did not run
+            (Mode::Transactional, Some(known)) => self.stage.contents().await?.is(&known.contents),
+            _ => false,
+        };
+        match is_undone {
+            true => Ok(()),
+            false => self.restore().await,
         }
     }
 
     /// The clean state is one migration further. Where that cannot be made again by running it again, it is kept.
     async fn applied(&mut self, migration: &'a Migration) -> Result<(), Failure> {
+        self.clean.passed(migration);
         match sql::reaches(&migration.up.sql).is_empty() {
-            true => self.clean.passed(migration),
-            false => self.clean.keep(&mut self.stage).await?,
+            true => Ok(()),
+            false => self.clean.keep(&mut self.stage).await,
         }
-        Ok(())
+    }
+
+    /// Keeps the clean state again, when what was kept was in a script's way.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        self.clean.settle(&mut self.stage).await
     }
 
     /// Gives the working database up for another in the clean state.
     async fn restore(&mut self) -> Result<(), Failure> {
-        let stage = self.clean.stage(self.orders).await?;
+        let stage = self.clean.instead_of(&self.stage, self.orders).await?;
         let old = std::mem::replace(&mut self.stage, stage);
         self.clean.give_up(old);
         self.known = None;

@@ -14,7 +14,7 @@ mod units;
 pub use ident::ident;
 pub use kind::Kind;
 pub use outside::Outside;
-pub use reach::{Reach, is_dynamic, reaches};
+pub use reach::{Reach, drops_roles, is_dynamic, reaches};
 pub use settings::{Settings, settings};
 pub use split::{Statement, semicolon_after, split, unterminated};
 pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, transaction_modes, units};

@@ -16,27 +16,38 @@ use crate::{
 /// some tens.
 const CADENCE: usize = 4;
 
+/// The SQLSTATE of a DROP ROLE whose role owns something, or has rights on it.
+const DEPENDENT_OBJECTS: &str = "2BP01";
+
 /// Makes working databases in the clean state.
 pub(super) struct Clean<'a> {
     scratch: &'a mut Scratch,
     role: Option<&'a str>,
     /// The database that was put aside; none: an empty one.
     aside: Option<Name>,
-    /// What was applied since.
-    since: Vec<&'a Migration>,
+    /// What was applied, in order.
+    applied: Vec<&'a Migration>,
+    /// So many of them are in what was put aside.
+    kept: usize,
+    /// What was put aside was dropped, because it was in the way.
+    is_lost: bool,
+    /// The server's roles at the beginning.
+    roles: Vec<String>,
     /// Given up, and to be dropped when their sessions are gone.
     given_up: Vec<Name>,
 }
 
 impl<'a> Clean<'a> {
     /// Begins with an empty database.
-    pub fn new(scratch: &'a mut Scratch, role: Option<&'a str>) -> Self {
-        Self { scratch, role, aside: None, since: Vec::new(), given_up: Vec::new() }
+    pub async fn begin(scratch: &'a mut Scratch, role: Option<&'a str>) -> Result<Self, Failure> {
+        let roles = roles(scratch).await?;
+        let (aside, applied, kept, is_lost, given_up) = (None, Vec::new(), 0, false, Vec::new());
+        Ok(Self { scratch, role, aside, applied, kept, is_lost, roles, given_up })
     }
 
     /// A migration was applied to the clean state.
     pub fn passed(&mut self, migration: &'a Migration) {
-        self.since.push(migration);
+        self.applied.push(migration);
     }
 
     /// Drops a database, by and by.
@@ -49,8 +60,59 @@ impl<'a> Clean<'a> {
         stage.look_away();
         let copy = self.scratch.create_on(stage.session().client(), Template::Copy(&stage.name.to_string())).await?;
         self.given_up.extend(self.aside.replace(copy));
-        self.since.clear();
+        (self.kept, self.is_lost) = (self.applied.len(), false);
         Ok(())
+    }
+
+    /// Drops every copy where one of them was in the script's way: a role that has rights in a copy cannot be dropped. True when the
+    /// script can be run again.
+    pub async fn makes_way(&mut self, stage: &Stage, failure: &Failure) -> Result<bool, Failure> {
+        let text = |key: &str| failure.metadata.get(key).map_or("", |text| text);
+        let mut names = self.scratch.databases().iter().filter(|name| **name != stage.name).map(Name::to_string);
+        let is_in_the_way = text("sqlstate") == DEPENDENT_OBJECTS && names.any(|name| text("detail").contains(&name));
+        if is_in_the_way {
+            self.drop_copies(stage).await?;
+        }
+        Ok(is_in_the_way)
+    }
+
+    /// Drops every database but that one. Until the clean state is kept again it can be made only from nothing.
+    pub async fn drop_copies(&mut self, stage: &Stage) -> Result<(), Failure> {
+        let copies: Vec<Name> = self.scratch.databases().iter().filter(|name| **name != stage.name).copied().collect();
+        for name in &copies {
+            self.scratch.remove(name).await?;
+        }
+        self.given_up.clear();
+        if self.aside.take().is_some() {
+            (self.kept, self.is_lost) = (0, true);
+        }
+        Ok(())
+    }
+
+    /// Keeps the clean state, which `stage` is in, when what was kept had to go.
+    pub async fn settle(&mut self, stage: &mut Stage) -> Result<(), Failure> {
+        match self.is_lost {
+            true => self.keep(stage).await,
+            false => Ok(()),
+        }
+    }
+
+    /// A database in the clean state in place of that one. Where it can be made only from nothing, the roles that migrations made go
+    /// first, with everything that depends on them.
+    pub async fn instead_of(&mut self, stage: &Stage, orders: &Orders) -> Result<Stage, Failure> {
+        if self.is_lost {
+            self.scratch.remove(&stage.name).await?;
+            let files = |role: &String| self.applied.iter().any(|migration| migration.up.sql.contains(role));
+            let made = roles(self.scratch).await?.into_iter().filter(|role| !self.roles.contains(role) && files(role));
+            let made: Vec<String> = made.map(|role| ident(&role)).collect();
+            if !made.is_empty() {
+                let drop = format!("DROP ROLE {}", made.join(", "));
+                if let Err(error) = self.scratch.client().batch_execute(&drop).await {
+                    tracing::debug!(cause = %error, "roles of a rehearsal cannot be dropped"); // what comes says whether it matters
+                }
+            }
+        }
+        self.stage(orders).await
     }
 
     /// A database in the clean state.
@@ -65,11 +127,12 @@ impl<'a> Clean<'a> {
             }
             None => self.empty().await?,
         };
-        for migration in &self.since {
+        for migration in &self.applied[self.kept..] {
             let ran = stage.run(migration, Direction::Up, &migration.up, orders).await;
             ran.map_err(|stop| cannot_be_made_again(stop, migration))?;
         }
-        if self.since.len() > CADENCE || self.aside.is_none() && !self.since.is_empty() {
+        let since = self.applied.len() - self.kept;
+        if since > CADENCE || self.aside.is_none() && since > 0 {
             self.keep(&mut stage).await?;
         }
         Ok(stage)
@@ -95,6 +158,11 @@ impl<'a> Clean<'a> {
         install::ensure(stage.session()).await?;
         Ok(stage)
     }
+}
+
+async fn roles(scratch: &Scratch) -> Result<Vec<String>, Failure> {
+    let rows = scratch.client().query_typed("SELECT rolname::text FROM pg_catalog.pg_roles", &[]).await;
+    Ok(rows.map_err(Error::from)?.iter().map(|row| row.get(0)).collect())
 }
 
 /// What ran once on an empty server does not run a second time beside it.

@@ -78,16 +78,27 @@ impl Stage {
         self.reader = None;
     }
 
-    /// What the database is like now.
-    pub async fn state(&mut self) -> Result<State, Failure> {
-        let (session, prepared) = match self.reader.take() {
+    /// The session that looks.
+    async fn reader(&mut self) -> Result<&mut (Session, Prepared), Failure> {
+        Ok(match self.reader.take() {
             Some(reader) => self.reader.insert(reader),
             None => {
                 let session = Session::open(&self.url).await?;
                 session.client().batch_execute(READER).await.map_err(Error::from)?;
                 self.reader.insert((session, Prepared::default()))
             }
-        };
+        })
+    }
+
+    /// What lies in the database now.
+    pub async fn contents(&mut self) -> Result<Contents, Failure> {
+        let (session, _) = self.reader().await?;
+        Ok(Contents::read(session.client()).await?)
+    }
+
+    /// What the database is like now.
+    pub async fn state(&mut self) -> Result<State, Failure> {
+        let (session, prepared) = self.reader().await?;
         let snapshot = schema::read_again(session.client(), &Except::default(), prepared).await?;
         let contents = Contents::read(session.client()).await?;
         Ok(State { snapshot, contents })

@@ -1,6 +1,7 @@
 //! Rehearsals: verdicts, the clean state between migrations, what is left behind, and what a daemon makes of it.
 
 mod beside;
+mod clean;
 mod ended;
 
 use schemad::{

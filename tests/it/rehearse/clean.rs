@@ -1,0 +1,68 @@
+//! The clean state before each migration, whatever the one before it did.
+
+use super::run;
+use crate::harness::{Set, TestDatabase};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_with_rights_can_be_dropped_whatever_was_put_aside() {
+    let database = TestDatabase::new().await;
+    let pid = std::process::id();
+    let (a, b, c) = (format!("clean_a_{pid}"), format!("clean_b_{pid}"), format!("clean_c_{pid}"));
+    let grants = |role: &str| format!("CREATE ROLE {role}; GRANT SELECT ON t TO {role};");
+    let set = Set::of(&[
+        ("1_t", "CREATE TABLE t ();", "DROP TABLE t;"),
+        ("2_role", &grants(&a), &format!("REVOKE SELECT ON t FROM {a}; DROP ROLE {a};")),
+        ("3_left", &grants(&b), &format!("DROP ROLE {b};")),
+        // Its copy is in the way of a down that spoils the database.
+        ("4_spoils", &grants(&c), &format!("CREATE TABLE x (); DROP OWNED BY {c}; DROP ROLE {c};")),
+        ("6_retired", &format!("DROP OWNED BY {b}; DROP ROLE {b};"), &grants(&b)),
+        ("7_after", &format!("CREATE TABLE x (); GRANT SELECT ON x TO {a}, {c};"), "DROP TABLE x;"),
+    ]);
+    set.add_non_transactional(
+        "5_index",
+        "CREATE TABLE u ();",
+        &format!("DROP TABLE u; DROP OWNED BY {c}; DROP ROLE {c};"),
+    );
+    let said = run(&set, Some(&database.url), &["--throwaway-server"]).await;
+    let expected = [
+        ("1", "RESTORES"),
+        ("2", "RESTORES"),
+        ("3", "DOWN_FAILS"),
+        ("4", "DOES_NOT_RESTORE"),
+        ("5", "DOES_NOT_RESTORE"),
+        ("6", "RESTORES"),
+        ("7", "RESTORES"),
+    ];
+    assert_eq!(said.verdicts(), expected, "{} {}", said.stderr, said.of("2"));
+    database.execute(&format!("DROP ROLE IF EXISTS {a}, {b}, {c}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contents_that_a_cycle_changes_do_not_reach_the_next_migration() {
+    let database = TestDatabase::new().await;
+    let asks = |question: &str| format!("DO $$ BEGIN ASSERT ({question}); END $$;");
+    let set = Set::of(&[
+        // A column that is called as anything else might be.
+        (
+            "01_t",
+            "CREATE TABLE t (t int, rows int, h int); INSERT INTO t VALUES (1, 1, 1); CREATE SEQUENCE s; SELECT lo_create(4711);",
+            "SELECT lo_unlink(4711); DROP SEQUENCE s; DROP TABLE t;",
+        ),
+        ("02_column", "SELECT 1;", "UPDATE t SET rows = 2;"),
+        ("03_same", &asks("SELECT rows = 1 FROM t"), "SELECT 1;"),
+        ("04_set", "SELECT 1;", "SELECT setval('s', 5, false);"),
+        ("05_same", &asks("SELECT last_value = 1 AND NOT is_called FROM s"), "SELECT 1;"),
+        ("06_large", "SELECT 1;", "SELECT lo_put(4711, 0, 'x');"),
+        ("07_same", &asks("SELECT lo_get(4711) = ''"), "SELECT 1;"),
+        ("08_up_fails", "SELECT nextval('s'), setval('s', 9); SELECT 1 / 0;", "SELECT 1;"),
+        ("09_same", &asks("SELECT last_value = 1 AND NOT is_called FROM s"), "SELECT 1;"),
+        ("10_down_fails", "SELECT 1;", "SELECT nextval('s'); SELECT 1 / 0;"),
+        ("11_same", &asks("SELECT last_value = 1 AND NOT is_called FROM s"), "SELECT 1;"),
+    ]);
+    for args in [&[][..], &["--last", "3"]] {
+        let said = run(&set, Some(&database.url), args).await;
+        let good = said.verdicts().into_iter().filter(|(version, _)| !["08", "10"].contains(version));
+        assert!(good.clone().all(|(_, verdict)| verdict == "RESTORES"), "{:?} {}", said.verdicts(), said.stderr);
+        assert_eq!(said.of("10")["verdict"], "DOWN_FAILS");
+    }
+}
