@@ -29,6 +29,13 @@ pub struct Catalog {
 #[derive(Debug, thiserror::Error)]
 pub struct InvalidSet(Vec<String>);
 
+impl InvalidSet {
+    /// What is wrong, each on its own.
+    pub fn problems(&self) -> &[String] {
+        &self.0
+    }
+}
+
 impl fmt::Display for InvalidSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the embedded migrations cannot be served:")?;

@@ -24,7 +24,7 @@ pub use selection::Selection;
 pub use verdict::{Rehearsed, Verdict};
 
 use clean::Clean;
-use stage::{Stage, State, Stop};
+use stage::{Stage, State, Stop, concluded};
 
 use crate::{
     catalog::Catalog,
@@ -138,6 +138,9 @@ struct Rehearsal<'a> {
     orders: &'a Orders,
 }
 
+/// What follows when a script fails.
+const GOES_ON: &str = "What it did is undone, and the rehearsal goes on";
+
 /// A script's end: well, after so long; or not, and why.
 type Ran = Result<Duration, Failure>;
 
@@ -241,7 +244,7 @@ impl<'a> Rehearsal<'a> {
         }
         match ran {
             Ok(took) => Ok(Ok(took)),
-            Err(Stop::Failed(failure)) => Ok(Err(*failure)),
+            Err(Stop::Failed(failure)) => Ok(Err(concluded(*failure, GOES_ON))),
             Err(Stop::Ended(failure)) => Err(*failure),
             // The script may have ended its own session. When the server is there, it goes on.
             Err(Stop::Lost(failure)) => {

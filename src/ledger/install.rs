@@ -66,13 +66,13 @@ pub async fn ensure(session: &LockedSession) -> Result<(), Failure> {
             MIGRATIONS[0].2, MIGRATIONS[0].0, MIGRATIONS[0].1
         );
         execute(client, &sql).await?;
-        tracing::info!(event = "ledger.created", version = MIGRATIONS[0].0, "created the ledger");
+        tracing::info!(event = "ledger.created", database = %place.database, version = MIGRATIONS[0].0, "created the ledger");
     }
     for (version, compatible_with, sql) in MIGRATIONS.iter().filter(|(v, ..)| *v > installed.max(MIGRATIONS[0].0)) {
         let update = format!("UPDATE schemad.ledger SET version = {version}, compatible_with = {compatible_with}");
         // Behind a long reader (a dump of the whole database) it tries again later, rather than keep others waiting behind it.
         execute(client, &format!("BEGIN;SET LOCAL lock_timeout='3s';{sql};{update};COMMIT")).await?;
-        tracing::info!(event = "ledger.upgraded", version, "upgraded the ledger");
+        tracing::info!(event = "ledger.upgraded", database = %place.database, version, "upgraded the ledger");
     }
     restore_diesel_table(client).await
 }

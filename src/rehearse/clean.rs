@@ -1,7 +1,7 @@
 //! The clean state, made again when a rehearsal has spoilt it: a copy of a database that was put aside, and the ups since then.
 //! Nothing is put aside before it is needed, so a set whose downs all restore is rehearsed in one database.
 
-use super::stage::{Stage, Stop};
+use super::stage::{Stage, Stop, concluded};
 use crate::{
     db::Error,
     failure::{Failure, Reason},
@@ -170,13 +170,14 @@ fn cannot_be_made_again(stop: Stop, migration: &Migration) -> Failure {
     match stop {
         Stop::Ended(failure) => *failure,
         Stop::Failed(failure) | Stop::Lost(failure) => {
+            let failure = concluded(*failure, "The rehearsal ends");
             let message = format!(
                 "{} ran once and does not run a second time in another database of the same server, so the state before the next \
                  migration cannot be made again: {}. Does it reach outside its database?",
                 Direction::Up.file(&migration.name),
                 failure.message
             );
-            Failure { reason: Reason::RehearsalStuck, message, ..*failure }
+            Failure { reason: Reason::RehearsalStuck, message, ..failure }
         }
     }
 }

@@ -164,6 +164,17 @@ impl Stage {
     }
 }
 
+/// Tells what follows in place of what would follow in an operation.
+pub(super) fn concluded(mut failure: Failure, consequence: &str) -> Failure {
+    if let Some(old) = failure.metadata.get("consequence").cloned() {
+        if let Some(before) = failure.message.strip_suffix(&*old) {
+            failure.message = format!("{before}{consequence}");
+        }
+        failure = failure.with("consequence", consequence);
+    }
+    failure
+}
+
 /// The rehearsal was told to end.
 pub(super) fn halted(halt: &Halt) -> Failure {
     match halt {

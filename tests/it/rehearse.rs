@@ -100,6 +100,8 @@ async fn every_verdict_is_reached_and_none_spoils_the_next() {
     let failure = &said.of("08")["failure"];
     let at = ["file", "line", "column", "statement"].map(|key| failure["metadata"][key].as_str().unwrap());
     assert_eq!(at, ["08_fails/up.sql", "3", "6", "2"]);
+    assert_eq!(failure["metadata"]["consequence"], "What it did is undone, and the rehearsal goes on");
+    assert!(failure["message"].as_str().unwrap().ends_with("the rehearsal goes on"), "{failure}");
     assert_eq!(said.of("03")["differences"][0]["summary"], "index public.i added");
     assert_eq!(said.of("05")["differences"][0]["kind"], "enum");
     assert_eq!(said.of("02")["differences"][0]["change"], "reordered");
@@ -291,6 +293,13 @@ async fn wrong_flags_and_sets_are_usage_errors() {
     ] {
         let said = run(&set, None, args).await;
         assert_eq!(said.code, Some(2), "{args:?} {}", said.stderr);
+    }
+    // Folders in which there is nothing, or the same twice.
+    let (empty, twice) = (tempfile::tempdir().unwrap(), Set::of(&[("1_a", "SELECT 1;", ""), ("1_b", "SELECT 1;", "")]));
+    for (dir, problem) in [(empty.path(), "there is no migration in it"), (twice.path(), "1_b")] {
+        let said = run(&set, None, &["--dir", dir.to_str().unwrap()]).await;
+        assert_eq!(said.code, Some(2), "{}", said.stderr);
+        assert!(said.stderr.contains(problem) && !said.stderr.contains("embedded"), "{}", said.stderr);
     }
     let said = run(&set, Some("postgres://nobody@127.0.0.1:1/x"), &[]).await;
     assert_eq!(said.code, Some(5), "{}", said.stderr);

@@ -62,9 +62,13 @@ impl Local {
         let catalog = match &self.dir {
             None => Catalog::load(source).map_err(Exit::usage)?,
             Some(dir) => {
-                let found = FileBasedMigrations::from_path(dir);
-                let found = found.map_err(|error| Exit::usage(format!("--dir {}: {error}", dir.display())))?;
-                Catalog::load_to_rehearse(&found).map_err(Exit::usage)?
+                let wrong = |what: &str| Exit::usage(format!("--dir {}: {what}", dir.display()));
+                let found = FileBasedMigrations::from_path(dir).map_err(|error| wrong(&error.to_string()))?;
+                let catalog = Catalog::load_to_rehearse(&found).map_err(|set| wrong(&set.problems().join("\n  ")))?;
+                if catalog.iter().next().is_none() {
+                    return Err(wrong("there is no migration in it"));
+                }
+                catalog
             }
         };
         let name = "SCRATCH_DATABASE_URL";
