@@ -27,7 +27,7 @@ use clean::Clean;
 use stage::{Stage, State, Stop, concluded};
 
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, fitness},
     failure::{Failure, Reason},
     migration::{Direction, Migration, Mode, Script, Version},
     runner::Orders,
@@ -320,26 +320,8 @@ impl Rehearsed {
 }
 
 fn reaches_outside(migration: &Migration, direction: Direction, script: &Script, reach: &sql::Reach) -> Failure {
-    let file = direction.file(&migration.name);
-    let sql::Reach { place, statement, what } = reach;
-    let problem = format!("this statement reaches {what}, and the server is not thrown away afterwards");
+    let problem = format!("this statement reaches {}, and the server is not thrown away afterwards", reach.what);
     let cure = "Rehearse it locally: `schemad rehearse` has a server of its own";
-    let (source, source_column) = sql::excerpt(&script.sql, *place);
-    let statements = sql::count(&script.sql);
-    let message = format!(
-        "{file}, line {}, column {}, statement {statement} of {statements}: {problem}. {cure}. Nothing of the file was run",
-        place.line, place.column
-    );
-    Failure::new(Reason::ReachesOutside, message)
-        .with("version", &migration.version)
-        .with("file", file)
-        .with("line", place.line)
-        .with("column", place.column)
-        .with("statement", statement)
-        .with("statements", statements)
-        .with("source", source)
-        .with("source_column", source_column)
-        .with("problem", problem)
-        .with("meaning", cure)
-        .with("consequence", "Nothing of the file was run")
+    let (file, place) = (direction.file(&migration.name), (&*script.sql, reach.place));
+    fitness::not_run(Reason::ReachesOutside, &file, &migration.version, place, &problem, cure)
 }

@@ -30,11 +30,24 @@ pub fn parts(name: &str, version: &Version, direction: Direction, script: &Scrip
 
 fn unfit(file: &str, version: &Version, sql: &str, hazard: Hazard, place: Place) -> Failure {
     let (reason, problem, cure) = words(hazard);
+    not_run(reason, file, version, (sql, place), problem, cure)
+}
+
+/// A file of which nothing is run because of the statement at `place` in it.
+pub fn not_run(
+    reason: Reason,
+    file: &str,
+    version: &Version,
+    (sql, place): (&str, Place),
+    problem: &str,
+    cure: &str,
+) -> Failure {
+    const CONSEQUENCE: &str = "Nothing of the file was run";
     let (statement, statements) = (sql::statement_at(sql, place) + 1, sql::count(sql));
     let (source, source_column) = sql::excerpt(sql, place);
     let Place { line, column } = place;
     let message = format!(
-        "{file}, line {line}, column {column}, statement {statement} of {statements}: {problem}. {cure}. Nothing was run"
+        "{file}, line {line}, column {column}, statement {statement} of {statements}: {problem}. {cure}. {CONSEQUENCE}"
     );
     Failure::new(reason, message)
         .with("version", version)
@@ -47,7 +60,7 @@ fn unfit(file: &str, version: &Version, sql: &str, hazard: Hazard, place: Place)
         .with("source_column", source_column)
         .with("problem", problem)
         .with("meaning", cure)
-        .with("consequence", "Nothing was run")
+        .with("consequence", CONSEQUENCE)
 }
 
 /// The reason, what is wrong, and what to write instead.
@@ -89,7 +102,7 @@ mod tests {
     fn what_cannot_run_is_told_with_its_place_and_the_cure() {
         let script = Script::new("SELECT 1;\n  VACUUM t;\nSELECT 2;", Mode::Transactional);
         let failure = parts("1_a", &"1".parse().unwrap(), Direction::Up, &script).unwrap_err();
-        insta::assert_snapshot!(failure.message, @"1_a/up.sql, line 2, column 3, statement 2 of 3: this statement cannot run in a transaction, and its file is one. Put it into a migration of its own whose metadata.toml says run_in_transaction = false. Nothing was run");
+        insta::assert_snapshot!(failure.message, @"1_a/up.sql, line 2, column 3, statement 2 of 3: this statement cannot run in a transaction, and its file is one. Put it into a migration of its own whose metadata.toml says run_in_transaction = false. Nothing of the file was run");
         let told = ["line", "column", "statement", "statements", "source", "source_column"];
         assert_eq!(told.map(|key| failure.metadata[key].as_str()), ["2", "3", "2", "3", "  VACUUM t;", "3"]);
     }

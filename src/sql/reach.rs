@@ -15,21 +15,17 @@ use words::words;
 pub struct Reach {
     /// Where it begins.
     pub place: Place,
-    /// Which it is, from 1.
-    pub statement: usize,
     /// What it reaches.
     pub what: &'static str,
 }
 
 /// The statements of `sql` that reach outside, in order.
 pub fn reaches(sql: &str) -> Vec<Reach> {
-    let statements = split(sql).into_iter().enumerate();
-    statements
-        .filter_map(|(index, statement)| {
-            let what = reach_of(&statement)?;
-            Some(Reach { place: place(sql, nth_character(sql, statement.start)), statement: index + 1, what })
-        })
-        .collect()
+    let reach = |statement: Statement<'_>| {
+        let what = reach_of(&statement)?;
+        Some(Reach { place: place(sql, nth_character(sql, statement.start)), what })
+    };
+    split(sql).into_iter().filter_map(reach).collect()
 }
 
 /// True where a body puts statements together at run time: EXECUTE in a DO block or a routine.

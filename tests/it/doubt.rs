@@ -250,34 +250,6 @@ async fn the_copies_that_a_killed_reindex_leaves_are_dropped_by_the_next_try() {
     database.assert_consistent().await;
 }
 
-/// A detach that was interrupted between its two transactions is finished, not begun again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_detached_partition_is_detached_to_the_end() {
-    let database = TestDatabase::new().await;
-    if database.server_major().await < 14 {
-        return; // DETACH … CONCURRENTLY came with 14
-    }
-    database
-        .execute("CREATE TABLE p (n int) PARTITION BY LIST (n); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)")
-        .await;
-    let set = Set::of(&[]);
-    set.add_non_transactional("1_detach", "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY;", "");
-    let reader = database.connect().await;
-    reader.batch_execute("BEGIN; SELECT * FROM p").await.unwrap();
-    let mut command = from_folder(&set, &["serve", "--apply-on-start"]);
-    command.env("DATABASE_URL", &database.url);
-    let mut killed = Process::start(command).await;
-    let pending = "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'p1'::regclass";
-    eventually("half detached", async || (database.text(pending).await == "t").then_some(())).await;
-    killed.kill().await;
-    database.until_free().await;
-    reader.batch_execute("COMMIT").await.unwrap();
-    let daemon = TestDaemon::start(&database, &set).await;
-    daemon.apply_all().await.finished();
-    assert_eq!(database.text("SELECT count(*) FROM pg_inherits").await, "0");
-    database.assert_consistent().await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_says_beforehand_what_apply_would_refuse() {
     let database = TestDatabase::new().await;
