@@ -3,6 +3,7 @@
 
 mod connection;
 mod extensions;
+mod lease;
 mod ledger;
 mod role;
 
@@ -18,6 +19,7 @@ use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, Error, session::Session},
     failure::Failure,
+    lease::Settings as Leases,
     signature::Keys,
 };
 
@@ -35,6 +37,8 @@ pub struct Plan {
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps.
     pub signing: Option<Keys>,
+    /// Where databases are leased.
+    pub leases: Option<Leases>,
 }
 
 /// How something is.
@@ -140,7 +144,7 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
     }
     let asking = Asking(&session);
     report.add("server", connection::server(&asking).await);
-    report.checks.push(connection::pooler(&session, migrating).await);
+    report.checks.push(connection::pooler("pooler", &session, migrating, "MIGRATION_DATABASE_URL").await);
     report.add("clock", connection::clock(&asking).await);
     report.add("role", role::attributes(&asking).await);
     report.add("migrating role", role::migrating(&session, plan.role.as_deref()).await);
@@ -155,7 +159,9 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
     report.add("public", ledger::public(&asking).await);
     report.add("signing", ledger::signing(plan, catalog, snapshot.as_ref()).await);
     let rows = snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.rows);
-    report.add("extensions", extensions::extensions(&asking, catalog, rows, plan.role.as_deref()).await);
+    let role = plan.role.as_deref();
+    report.add("extensions", extensions::extensions("extensions", &asking, catalog, rows, role).await);
+    lease::examine(&mut report, plan, catalog, &session).await;
     report
 }
 

@@ -20,6 +20,7 @@ use futures_util::{FutureExt as _, future::BoxFuture, future::Shared};
 use tokio::sync::{oneshot, watch};
 use tokio_postgres::error::SqlState;
 
+pub use stock::may_throw_out;
 pub use url::{ClientUrl, NotForClients};
 
 use crate::{

@@ -6,7 +6,7 @@ use diesel::{migration::MigrationSource, pg::Pg};
 use super::{
     exit::Exit,
     output::{BAD, GOOD, Output, WARN, say, styled, table},
-    settings::Databases,
+    settings::{Databases, Leases},
     signing::Signing,
 };
 use crate::{
@@ -24,6 +24,8 @@ pub(super) struct Doctor {
     role: Option<String>,
     #[command(flatten)]
     signing: Signing,
+    #[command(flatten)]
+    leases: Leases,
     /// How to answer; `json` is one object.
     #[arg(long, env = "SCHEMAD_OUTPUT", value_enum, default_value_t)]
     output: Output,
@@ -38,7 +40,8 @@ impl Doctor {
         let (database, migration_database) =
             self.databases.read()?.ok_or_else(|| Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE"))?;
         let catalog = Catalog::load(source).map_err(Exit::usage)?;
-        let plan = Plan { database, migration_database, role: self.role, signing: self.signing.keys()? };
+        let (signing, leases) = (self.signing.keys()?, self.leases.read(None)?);
+        let plan = Plan { database, migration_database, role: self.role, signing, leases };
         let report = doctor::examine(&plan, &catalog).await;
         match self.output {
             Output::Table => say(&show(&report.checks)),

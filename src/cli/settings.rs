@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 
-pub(super) use leases::Private;
+pub(super) use leases::{Leases, Private};
 
 use super::{
     exit::Exit,
@@ -78,7 +78,7 @@ pub(super) struct Settings {
     #[command(flatten)]
     limits: limits::Limits,
     #[command(flatten)]
-    leases: leases::Leases,
+    leases: Leases,
 }
 
 /// Where the database is.

@@ -73,12 +73,12 @@ fn read_only(found: String, todo: &str) -> Check {
 }
 
 /// Whether a session is one.
-pub(super) async fn pooler(session: &Session, url: &DatabaseUrl) -> Check {
+pub(super) async fn pooler(name: &'static str, session: &Session, url: &DatabaseUrl, setting: &str) -> Check {
     match pooler::prove_direct(session, url).await {
-        Ok(()) => Check::ok("pooler", "none, or one in session mode"),
-        Err(error @ Error::Pooler(_)) => Check::fail("pooler", error)
-            .todo("set MIGRATION_DATABASE_URL to a direct or session-pooled address (docs/servers.md)"),
-        Err(error) => Check::fail("pooler", Failure::from(error)),
+        Ok(()) => Check::ok(name, "none, or one in session mode"),
+        Err(error @ Error::Pooler(_)) => Check::fail(name, error)
+            .todo(format!("set {setting} to a direct or session-pooled address (docs/servers.md)")),
+        Err(error) => Check::fail(name, Failure::from(error)),
     }
 }
 

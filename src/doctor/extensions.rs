@@ -22,6 +22,7 @@ const WANTED: &str = "SELECT w.name, e.oid IS NOT NULL, a.name IS NOT NULL, \
     LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version ORDER BY w.name";
 
 pub(super) async fn extensions(
+    check: &'static str,
     asking: &Asking<'_>,
     catalog: &Catalog,
     rows: &[Row],
@@ -30,7 +31,7 @@ pub(super) async fn extensions(
     let installed = asking
         .one("SELECT coalesce(string_agg(extname || ' ' || extversion, ', ' ORDER BY extname), 'none') FROM pg_extension")
         .await?;
-    let mut check = Check::ok("extensions", format!("installed: {}", installed.get::<_, String>(0)));
+    let mut check = Check::ok(check, format!("installed: {}", installed.get::<_, String>(0)));
     let wanted = created(catalog);
     let names: Vec<&str> = wanted.keys().map(String::as_str).collect();
     for row in asking.all(WANTED, &[(&names, Type::TEXT_ARRAY), (&role, Type::TEXT)]).await? {

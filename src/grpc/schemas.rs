@@ -1,9 +1,13 @@
 //! SchemaService.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use prost::Message as _;
 use tokio::sync::Semaphore;
+use tokio_postgres::{Client, error::SqlState};
 use tonic::{Request, Response};
 
 use super::{
@@ -18,7 +22,7 @@ use crate::{
     db::{DatabaseUrl, Error, connect::Connected},
     failure::{Failure, Reason},
     ledger,
-    schema::{self, Except},
+    schema::{self, Except, Fingerprint, Snapshot},
 };
 
 /// Sessions beside the pool's that read the schema: one is slow because the schema is large, and two are no load.
@@ -30,18 +34,29 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of a page, with room below the 3 MiB of a message for what is around the objects.
 const MAX_PAGE: usize = 5 << 19;
 
+/// How long what was read serves the pages after the first.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// A schema that was read.
+struct Known {
+    snapshot: Snapshot,
+    fingerprint: Fingerprint,
+}
+
 /// The service.
 pub struct Schemas {
     reads: Reads,
     /// pg_catalog is read on a session of its own: diesel's connections hide the client that streams.
     url: DatabaseUrl,
     sessions: Arc<Semaphore>,
+    /// The last that did not fit on one page: whoever turns pages sees one schema, and it is read once.
+    kept: Arc<Mutex<Option<Arc<Known>>>>,
 }
 
 impl Schemas {
     /// Reads the schema of the database at `url`; `reads` know whether it is there.
     pub fn new(reads: Reads, url: DatabaseUrl) -> Self {
-        Self { reads, url, sessions: Arc::new(Semaphore::new(SESSIONS)) }
+        Self { reads, url, sessions: Arc::new(Semaphore::new(SESSIONS)), kept: Arc::default() }
     }
 
     async fn describe(&self, filter: &Filter) -> Result<pb::DescribeSchemaResponse, Failure> {
@@ -59,8 +74,8 @@ impl Schemas {
     async fn page(&self, filter: &Filter, except: &Except) -> Result<pb::DescribeSchemaResponse, Failure> {
         let Connected { client, connection, .. } = self.url.connect("schemad reader").await?;
         let driver = AbortOnDrop(tokio::spawn(connection));
-        let snapshot = schema::read(&client, except).await?;
-        let listing = Listing::new(&snapshot, filter);
+        let known = self.known(&client, filter, except).await?;
+        let listing = Listing::new(&known.snapshot, filter);
         let mut left = listing.after(filter.after.as_ref()).peekable();
         let relations: Vec<_> =
             left.clone().take(filter.size).filter_map(|(_, object)| object.relation().cloned()).collect();
@@ -80,15 +95,49 @@ impl Schemas {
             left.next();
         }
         let next_page_token = match (left.peek(), last) {
-            (Some(_), Some(last)) => filter.page_token(&last),
+            (Some(_), Some(last)) => {
+                self.keep(&known);
+                filter.page_token(&known.fingerprint.to_string(), &last)
+            }
             _ => String::new(),
         };
         Ok(pb::DescribeSchemaResponse {
             objects,
             next_page_token,
-            fingerprint: snapshot.fingerprint().to_string(),
-            not_compared: snapshot.not_compared.clone(),
+            fingerprint: known.fingerprint.to_string(),
+            not_compared: known.snapshot.not_compared.clone(),
         })
+    }
+
+    /// The schema that the page before was of, while it is kept; else as it is now.
+    async fn known(&self, client: &Client, filter: &Filter, except: &Except) -> Result<Arc<Known>, Failure> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(kept) = kept.filter(|kept| filter.seen.as_ref() == Some(&kept.fingerprint.to_string())) {
+            return Ok(kept);
+        }
+        let snapshot = schema::read(client, except).await.map_err(|error| match error {
+            Error::Sql(error) if error.is(&SqlState::LOCK_NOT_AVAILABLE) => Failure::new(
+                Reason::DatabaseUnavailable,
+                "somebody holds a lock on a table that the server opens to write a check, a generated column or an index of it; \
+                 try again later, when no migration runs",
+            )
+            .with("sqlstate", error.sqlstate),
+            error => error.into(),
+        })?;
+        Ok(Arc::new(Known { fingerprint: snapshot.fingerprint(), snapshot }))
+    }
+
+    fn keep(&self, known: &Arc<Known>) {
+        let before = self.kept.lock().unwrap_or_else(PoisonError::into_inner).replace(known.clone());
+        if before.is_some_and(|before| Arc::ptr_eq(&before, known)) {
+            return;
+        }
+        let (kept, known) = (self.kept.clone(), Arc::downgrade(known));
+        tokio::spawn(async move {
+            tokio::time::sleep(KEPT_FOR).await;
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.take_if(|kept| std::ptr::eq(Arc::as_ptr(kept), known.as_ptr()));
+        });
     }
 }
 

@@ -262,7 +262,10 @@ impl Database {
 }
 
 /// Whose sessions a role may not end, it may not drop a database under.
-async fn may_throw_out(url: &DatabaseUrl, client_role: &str) -> Result<(), Failure> {
+///
+/// # Errors
+/// MISSING_RIGHT with the GRANT that is enough, or the database's.
+pub async fn may_throw_out(url: &DatabaseUrl, client_role: &str) -> Result<(), Failure> {
     let session = Session::open(url).await?;
     let query = "SELECT pg_catalog.pg_has_role(r::oid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') \
         FROM (SELECT pg_catalog.to_regrole($1) AS r) clients";

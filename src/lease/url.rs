@@ -40,7 +40,7 @@ impl fmt::Debug for ClientUrl {
 
 impl ClientUrl {
     /// The role that clients are, as SQL names it.
-    pub(super) fn role(&self) -> String {
+    pub fn role(&self) -> String {
         self.0.parse::<DatabaseUrl>().map_or_else(|_| String::new(), |url| url.role()) // it was parsed before
     }
 

@@ -5,14 +5,19 @@ use std::{
     collections::HashMap,
     pin::Pin,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio_postgres::{
     Client, Row, Statement,
+    error::SqlState,
     types::{ToSql, Type},
 };
 
 use crate::db::Error;
+
+/// The answer that says why a transaction has failed comes before those that say that it has.
+const CAUSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The statements that one session keeps. They are of no use to another.
 #[derive(Default)]
@@ -40,7 +45,14 @@ impl Ask<'_> {
     where
         Self: 'f,
     {
-        Box::pin(self.asked(query, parameters))
+        Box::pin(async move {
+            let answer = self.asked(query, parameters).await;
+            if matches!(&answer, Err(Error::Sql(error)) if error.is(&SqlState::IN_FAILED_SQL_TRANSACTION)) {
+                // Another of those that are waited for together was refused, and says why; that ends this wait.
+                tokio::time::sleep(CAUSE_WITHIN).await;
+            }
+            answer
+        })
     }
 
     async fn asked(self, query: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {

@@ -82,11 +82,12 @@ pub(super) fn query(major: u32) -> String {
              LEFT JOIN pg_description kd ON kd.classoid = 'pg_constraint'::regclass AND kd.objoid = k.oid AND kd.objsubid = 0",
         ),
     };
-    // A view's columns have storage, too, and nobody ever uses it.
+    // A view's columns have storage, too, and nobody ever uses it. Given a table, pg_get_expr opens it, which takes longer than
+    // all the rest and waits for its lock; only what is generated names columns and needs that.
     format!(
         "SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), \
          CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END, \
-         pg_get_expr(f.adbin, f.adrelid), a.attgenerated::text, a.attidentity::text, a.attnotnull, {constraint}, \
+         pg_get_expr(f.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE f.adrelid END), a.attgenerated::text, a.attidentity::text, a.attnotnull, {constraint}, \
          NOT a.attislocal, \
          CASE WHEN a.attstorage <> t.typstorage AND c.relkind NOT IN ('v', 'c') THEN CASE a.attstorage WHEN 'p' THEN 'plain' \
              WHEN 'e' THEN 'external' WHEN 'x' THEN 'extended' WHEN 'm' THEN 'main' END END, {compression}, \

@@ -177,3 +177,31 @@ async fn a_server_that_is_not_there_is_another_end_and_its_password_is_not_told(
     assert!(told.contains("FAIL  connection") && !told.contains("s3cret"), "{told}");
     assert_eq!(output(from_folder(&set, &["doctor"])).await.status.code(), Some(2));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_of_the_leases_is_looked_at_as_the_leases_would_use_it() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_a", "CREATE EXTENSION nowhere_to_be_found;", "")]);
+    let (maker, clients) = (role(&database, "").await, format!("clients_{}", database.name));
+    database.execute(&format!("CREATE ROLE {clients} LOGIN PASSWORD 'pw'")).await;
+    let (url, client) = (database.url_as(&maker), database.url_as(&clients));
+    let args = ["--lease-database-url", &url, "--lease-client-url", &client];
+    let (code, answer) = examine(&database.url, &set, &args).await;
+    let (status, found, todo) = check(&answer, "lease role");
+    assert_eq!((code, status, todo), (3, "FAIL", vec![format!("ALTER ROLE {maker} CREATEDB").as_str()]), "{found}");
+    assert_eq!((check(&answer, "lease connection").0, check(&answer, "lease pooler").0), ("OK", "OK"), "{answer}");
+    assert_eq!((check(&answer, "lease server").0, check(&answer, "lease extensions").0), ("WARN", "FAIL"), "{answer}");
+    database.execute(&format!("ALTER ROLE {maker} CREATEDB")).await;
+    let (_, answer) = examine(&database.url, &set, &args).await;
+    let (status, _, todo) = check(&answer, "lease role");
+    assert_eq!((status, todo), ("FAIL", vec![format!("GRANT {clients} TO {maker}").as_str()]), "{answer}");
+    database.execute(&format!("GRANT {clients} TO {maker}")).await;
+    let (_, answer) = examine(&database.url, &set, &args).await;
+    assert_eq!(check(&answer, "lease role").0, "OK", "{answer}");
+    // Without leases the daemon works all the same: this is no database that cannot be reached.
+    let nowhere = ["--lease-database-url", "postgres://u@127.0.0.1:1/d"];
+    let (code, answer) = examine(&database.url, &Set::tables(1), &nowhere).await;
+    assert_eq!((code, check(&answer, "lease connection").0), (3, "FAIL"), "{answer}");
+    drop_role(&database, &maker).await;
+    database.execute(&format!("DROP ROLE {clients}")).await;
+}

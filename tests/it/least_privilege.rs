@@ -65,6 +65,7 @@ impl Followed {
             migration_database: Some(self.url("schemad_daemon", "app").parse().unwrap()),
             role: Some("app_owner".into()),
             signing: None,
+            leases: None,
         };
         doctor::examine(&plan, &Catalog::load(&set.source()).unwrap()).await
     }

@@ -101,6 +101,7 @@ async fn through_a_transaction_pool_operations_are_refused_and_reads_work() {
             migration_database: Some(bouncer.url.parse().unwrap()),
             role: None,
             signing: None,
+            leases: None,
         };
         let report = doctor::examine(&plan, &Catalog::load(&set.source()).unwrap()).await;
         let failed: Vec<_> = report.checks.iter().filter(|check| check.status == Status::Fail).collect();

@@ -37,7 +37,8 @@ async fn reach(url: &str) -> Result<(), String> {
 
 /// What the doctor says of one thing.
 async fn doctors(url: &str, name: &str) -> Check {
-    let plan = Plan { database: url.parse().unwrap(), migration_database: None, role: None, signing: None };
+    let plan =
+        Plan { database: url.parse().unwrap(), migration_database: None, role: None, signing: None, leases: None };
     let report = doctor::examine(&plan, &Catalog::load(&Set::tables(1).source()).unwrap()).await;
     report.checks.into_iter().find(|check| check.check == name).unwrap()
 }

@@ -64,7 +64,7 @@ pub(in crate::cli) struct Private<'a>(pub &'a str);
 
 impl Leases {
     /// `None`: no leases.
-    pub(super) fn read(&self, private: Option<Private<'_>>) -> Result<Option<lease::Settings>, Exit> {
+    pub(in crate::cli) fn read(&self, private: Option<Private<'_>>) -> Result<Option<lease::Settings>, Exit> {
         let given = url_text(DATABASE_URL, self.lease_database_url.clone(), self.lease_database_url_file.clone())?;
         let client = url_text(CLIENT_URL, self.lease_client_url.clone(), self.lease_client_url_file.clone())?;
         let pool = self.lease_pool.unwrap_or(if given.is_none() { 0 } else { POOL });

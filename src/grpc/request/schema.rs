@@ -23,6 +23,8 @@ pub struct Filter {
     kinds: Vec<pb::SchemaObjectKind>,
     /// After this one in the order of the list.
     pub after: Option<Place>,
+    /// The fingerprint of the schema that the page before was of.
+    pub seen: Option<String>,
     /// Objects on a page.
     pub size: usize,
 }
@@ -52,13 +54,15 @@ pub fn schema(message: pb::DescribeSchemaRequest) -> Result<Filter, Failure> {
         name: message.name_pattern,
         kinds,
         after: None,
+        seen: None,
     };
     if let Some(text) = token(LIST, &message.page_token)? {
         let (digest, place) = text.split_once(':').ok_or_else(foreign)?;
         if digest != filter.digest() {
             return Err(foreign());
         }
-        filter.after = Some(serde_json::from_str(place).map_err(|_| foreign())?);
+        let (seen, place) = serde_json::from_str(place).map_err(|_| foreign())?;
+        (filter.seen, filter.after) = (Some(seen), Some(place));
     }
     Ok(filter)
 }
@@ -71,9 +75,9 @@ impl Filter {
             && (self.name.is_empty() || fits(&self.name, name))
     }
 
-    /// The token of the page after this object.
-    pub fn page_token(&self, place: &Place) -> String {
-        let place = serde_json::to_string(place).unwrap_or_default(); // strings and a number always have a JSON form
+    /// The token of the page after this object, of a schema with this fingerprint.
+    pub fn page_token(&self, fingerprint: &str, place: &Place) -> String {
+        let place = serde_json::to_string(&(fingerprint, place)).unwrap_or_default(); // strings and a number always have one
         seal(&format!("{LIST}{}:{place}", self.digest()))
     }
 
@@ -137,9 +141,9 @@ mod tests {
         let request = pb::DescribeSchemaRequest { name_pattern: "u*".into(), ..Default::default() };
         let filter = schema(request.clone()).unwrap();
         let place = (2, "public".into(), "users".into(), String::new());
-        let page_token = filter.page_token(&place);
+        let page_token = filter.page_token("schema-v1", &place);
         let next = schema(pb::DescribeSchemaRequest { page_token: page_token.clone(), ..request }).unwrap();
-        assert_eq!(next.after, Some(place));
+        assert_eq!((next.after, next.seen.as_deref()), (Some(place), Some("schema-v1")));
         let other = pb::DescribeSchemaRequest { page_token, ..Default::default() };
         assert_eq!(schema(other).unwrap_err().reason, Reason::InvalidPageToken);
     }

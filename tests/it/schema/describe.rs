@@ -59,6 +59,25 @@ async fn a_schema_is_described_page_by_page_without_what_is_schemads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pages_of_a_listing_are_of_one_schema() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    database.execute("CREATE TABLE a (); CREATE TABLE c (); CREATE TABLE d ()").await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    let first = pb::DescribeSchemaRequest { kinds: vec![Kind::Table.into()], page_size: 1, ..Default::default() };
+    let page = describe(&daemon, first.clone()).await;
+    database.execute("CREATE TABLE b ()").await;
+    let next = pb::DescribeSchemaRequest { page_token: page.next_page_token, ..first.clone() };
+    let next = describe(&daemon, next).await;
+    assert_eq!((next.objects[0].name.as_str(), &next.fingerprint), ("c", &page.fingerprint));
+    let anew = describe(&daemon, first.clone()).await;
+    assert_ne!(anew.fingerprint, page.fingerprint);
+    // Of what is not kept any more, the next page is of the schema as it is.
+    let last = pb::DescribeSchemaRequest { page_token: next.next_page_token, ..first };
+    let last = describe(&daemon, last).await;
+    assert_eq!((last.objects[0].name.as_str(), &last.fingerprint), ("d", &anew.fingerprint));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_shows_tables_details_json_and_a_diagram() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     database.execute(BASE).await;
@@ -84,10 +103,24 @@ async fn the_command_shows_tables_details_json_and_a_diagram() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_somebody_has_locked_is_described_without_its_size() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
-    database.execute("CREATE TABLE t (a int)").await;
+    database.execute("CREATE TABLE t (a int PRIMARY KEY DEFAULT 1)").await;
     let daemon = TestDaemon::start(&database, &set).await;
     let session = database.connect().await;
     session.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
     let found = describe(&daemon, pb::DescribeSchemaRequest { name_pattern: "t".into(), ..Default::default() }).await;
     assert_eq!((found.objects.len(), found.objects[0].total_bytes), (1, None));
+}
+
+/// Only the server can write a CHECK, and it opens the table for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_for_a_lock_is_told_as_that() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    database.execute("CREATE TABLE t (a int CHECK (a > 0))").await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    let session = database.connect().await;
+    session.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+    let status = SchemaServiceClient::new(daemon.channel()).describe_schema(pb::DescribeSchemaRequest::default()).await;
+    let failed = Failed::of(&status.unwrap_err());
+    failed.assert(tonic::Code::Unavailable, "DATABASE_UNAVAILABLE");
+    assert!(failed.message.starts_with("somebody holds a lock on a table"), "{failed:?}");
 }
