@@ -82,6 +82,10 @@ pub(super) fn query(major: u32) -> String {
              LEFT JOIN pg_description kd ON kd.classoid = 'pg_constraint'::regclass AND kd.objoid = k.oid AND kd.objsubid = 0",
         ),
     };
+    // Since the minor releases of November 2026 every column has an option with a number that tells rows of old composite types
+    // apart, another one after each change; pg_dump leaves it out, too.
+    let options = "CASE WHEN cardinality(a.attoptions) > 1 OR a.attoptions[1] NOT LIKE 'pg\\_attver=%' \
+        THEN ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg\\_attver=%') END";
     // A view's columns have storage, too, and nobody ever uses it. Given a table, pg_get_expr opens it, which takes longer than
     // all the rest and waits for its lock; only what is generated names columns and needs that.
     format!(
@@ -91,7 +95,7 @@ pub(super) fn query(major: u32) -> String {
          NOT a.attislocal, \
          CASE WHEN a.attstorage <> t.typstorage AND c.relkind NOT IN ('v', 'c') THEN CASE a.attstorage WHEN 'p' THEN 'plain' \
              WHEN 'e' THEN 'external' WHEN 'x' THEN 'extended' WHEN 'm' THEN 'main' END END, {compression}, \
-         CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::int END, a.attoptions, a.attfdwoptions, a.attacl::text[], NULL::text[], \
+         CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::int END, {options}, a.attfdwoptions, a.attacl::text[], NULL::text[], \
          d.description \
          FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid \
          LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum AND a.atthasdef \
