@@ -1,6 +1,8 @@
 //! How schemad says no. A failure is a situation that an operator can recognise and act on; it is the same whether it
 //! answers a call, is kept in the ledger or is printed by the command line.
 
+mod of_database;
+
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
@@ -294,69 +296,9 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-impl From<crate::db::Error> for Failure {
-    fn from(error: crate::db::Error) -> Self {
-        use crate::db::Error;
-        let reason = match &error {
-            Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_) => Reason::DatabaseUnavailable,
-            Error::PoolExhausted { .. } => Reason::PoolExhausted,
-            Error::Pooler(_) => Reason::TransactionPooler,
-            Error::MissingRight { .. } | Error::Role { .. } => Reason::MissingRight,
-            Error::ServerTooOld(_) => Reason::ServerTooOld,
-            Error::Sql(sql) if sql.sqlstate == "42501" || sql.message.starts_with("permission denied") => {
-                Reason::MissingRight
-            }
-            Error::Sql(sql) if sql.sqlstate == "25006" => Reason::ReadOnlyServer,
-            // Connection, rollback, resources, locks, operator, system: they pass. Empty: from diesel, which drops it.
-            Error::Sql(sql) => match sql.sqlstate.get(..2).unwrap_or_default() {
-                "" | "08" | "40" | "53" | "55" | "57" | "58" => Reason::DatabaseUnavailable,
-                _ => Reason::Internal,
-            },
-        };
-        let mut message = error.to_string();
-        // A pooler says so at the first statement, when the connection is long made.
-        let is_pooler = error.sql().is_some_and(|sql| sql.message.contains("query_wait_timeout"));
-        let meaning = match reason {
-            Reason::ReadOnlyServer => {
-                "the server is a standby or read-only; point MIGRATION_DATABASE_URL at the primary"
-            }
-            _ if is_pooler => crate::db::error::POOL_TOO_SMALL,
-            _ => "",
-        };
-        if !meaning.is_empty() {
-            message += &format!(": {meaning}");
-        }
-        let failure = Self::new(reason, message);
-        match &error {
-            Error::Sql(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
-            Error::Role { grant: Some(grant), .. } => failure.with("grant", grant),
-            Error::MissingRight { role, right } => failure.with("grant", format!("GRANT {right} TO {role}")),
-            _ => failure,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_the_server_says_shortly_is_told_with_what_to_do() {
-        use crate::db::{Error, SqlError};
-        for (sqlstate, message, reason, word) in [
-            (
-                "25006",
-                "cannot execute CREATE SCHEMA in a read-only transaction",
-                Reason::ReadOnlyServer,
-                "at the primary",
-            ),
-            ("08P01", "query_wait_timeout", Reason::DatabaseUnavailable, "--pool-size"),
-        ] {
-            let sql = SqlError { sqlstate: sqlstate.into(), message: message.into(), ..SqlError::default() };
-            let failure = Failure::from(Error::from(sql));
-            assert!(failure.reason == reason && failure.message.contains(word), "{failure}");
-        }
-    }
 
     #[test]
     fn a_failure_survives_the_ledger_and_unknown_reasons_keep_their_message() {
