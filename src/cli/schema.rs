@@ -15,6 +15,9 @@ use super::{
 };
 use crate::grpc::pb::{self, SchemaObjectKind as Kind, schema_service_client::SchemaServiceClient};
 
+/// How often a listing is begun whose schema changes between two pages.
+const TRIES: u32 = 3;
+
 /// Show the schema of the database as it is now, whoever made it.
 #[derive(Debug, Args)]
 pub(super) struct Schema {
@@ -58,23 +61,37 @@ impl Schema {
             page_token: String::new(),
         };
         let read = Read::with_timeout(Common { address: self.address, output: output::Output::Table }, self.timeout);
-        let mut objects = Vec::new();
-        let last = loop {
+        let (mut pages, mut tries) = (Vec::<pb::DescribeSchemaResponse>::new(), 0);
+        loop {
             let call = request.clone();
             let describe = async |mut client: SchemaServiceClient<_>| client.describe_schema(call).await;
             let most = |way| SchemaServiceClient::new(way);
             let page = read.call_on(most, describe).await?;
-            if self.output == Output::Json {
-                output::json(&page, "schemad.v1.DescribeSchemaResponse")?;
+            if pages.last().is_some_and(|before| before.fingerprint != page.fingerprint) {
+                tries += 1;
+                if tries == TRIES {
+                    return Err(Exit::unavailable(
+                        "the schema went on changing between two pages; try again when no migration runs",
+                    ));
+                }
+                pages.clear();
+                request.page_token.clear();
+                continue;
             }
             request.page_token.clone_from(&page.next_page_token);
-            let (mut page, found) = (page.clone(), page.objects);
-            page.objects = Vec::new();
-            objects.extend(found);
+            pages.push(page);
             if request.page_token.is_empty() {
-                break page;
+                break;
             }
-        };
+        }
+        if self.output == Output::Json {
+            for page in &pages {
+                output::json(page, "schemad.v1.DescribeSchemaResponse")?;
+            }
+        }
+        let (fingerprint, not_compared) =
+            pages.last().map(|page| (page.fingerprint.clone(), page.not_compared.clone())).unwrap_or_default();
+        let objects: Vec<_> = pages.into_iter().flat_map(|page| page.objects).collect();
         match self.output {
             Output::Json => {}
             Output::Mermaid => say(&mermaid::diagram(&objects)),
@@ -82,11 +99,11 @@ impl Schema {
             Output::Table => say(&overview::show(&objects)),
         }
         if self.output == Output::Table {
-            let besides = match last.not_compared.is_empty() {
+            let besides = match not_compared.is_empty() {
                 true => String::new(),
-                false => format!("\nnot part of it: {}", last.not_compared.join(", ")),
+                false => format!("\nnot part of it: {}", not_compared.join(", ")),
             };
-            say(&styled(DIM, &plain(&format!("\n{}{besides}", last.fingerprint))));
+            say(&styled(DIM, &plain(&format!("\n{}{besides}", fingerprint))));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! LeaseService.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream;
 use tonic::{Request, Response, Status};
@@ -24,6 +24,13 @@ pub struct LeaseService {
     counter: Counter,
 }
 
+/// The database of a lease that has ended counts until it is dropped, which takes moments: whoever is over a limit is refused only
+/// when none is dropped meanwhile.
+const DROPPED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Between two looks whether one was.
+const LOOK: Duration = Duration::from_millis(50);
+
 impl LeaseService {
     /// Gives out `leases`.
     pub fn new(leases: Leases) -> Self {
@@ -35,11 +42,20 @@ impl LeaseService {
         let settings = self.leases.settings()?;
         let (ttl, each, all) = (settings.ttl(ttl)?, settings.per_principal, settings.most);
         let client = Client::Principal(principal.to_owned());
-        let counted = self.counter.enter(client, Room { each, all }).ok_or_else(|| {
-            let message =
-                format!("{principal} has {each} databases leased, or all together {all}; end some, or ask again later");
-            Failure::new(Reason::TooManyLeases, message)
-        })?;
+        let begun = Instant::now();
+        let counted = loop {
+            if let Some(counted) = self.counter.enter(client.clone(), Room { each, all }) {
+                break counted;
+            }
+            if begun.elapsed() >= DROPPED_WITHIN {
+                let message = format!(
+                    "{principal} may have {each} databases leased at once, and all together {all}, and one of the two is reached; \
+                     end some, or ask again later"
+                );
+                return Err(Failure::new(Reason::TooManyLeases, message));
+            }
+            tokio::time::sleep(LOOK).await;
+        };
         self.leases.take(ttl, principal, counted).await
     }
 }

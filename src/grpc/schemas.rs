@@ -118,8 +118,8 @@ impl Schemas {
         let snapshot = schema::read(client, except).await.map_err(|error| match error {
             Error::Sql(error) if error.is(&SqlState::LOCK_NOT_AVAILABLE) => Failure::new(
                 Reason::DatabaseUnavailable,
-                "somebody holds a lock on a table that the server opens to write a check, a generated column or an index of it; \
-                 try again later, when no migration runs",
+                "somebody holds a lock on a table that the server opens to write what is made of it (views, indexes, checks, \
+                 generated columns, rules, policies, triggers); try again later, when no migration runs",
             )
             .with("sqlstate", error.sqlstate),
             error => error.into(),

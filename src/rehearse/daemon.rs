@@ -16,6 +16,7 @@ use crate::{
     ledger::rehearsals::{self, Scripts},
     migration::Version,
     runner::{Halt, Orders, Wait},
+    schema::in_one_line,
     scratch::Scratch,
     shutdown::Phase,
 };
@@ -105,6 +106,9 @@ impl Inner {
         let mut verdicts = Vec::new();
         let mut tell = |event: Event| {
             if let Event::Ended(rehearsed) = &event {
+                let differences = [&rehearsed.differences[..], &rehearsed.up_differences].concat();
+                tracing::info!(event = "rehearsal.verdict", version = %rehearsed.version, verdict = rehearsed.verdict.as_str(),
+                    "{}: {}", rehearsed.name, in_one_line(&differences));
                 verdicts.push(rehearsed.clone());
             }
             let _ = sender.send(event); // nobody listens: it is being ended

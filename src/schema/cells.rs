@@ -4,10 +4,14 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use tokio_postgres::{Row, types::FromSql};
+use tokio_postgres::{
+    Row,
+    error::SqlState,
+    types::{FromSql, WasNull},
+};
 
 use super::{Relation, column::Column};
-use crate::db::Error;
+use crate::db::{Error, SqlError};
 
 /// What the rows of one reading refer to.
 #[derive(Default)]
@@ -42,7 +46,16 @@ impl<'a> Cells<'a> {
     pub fn next<T: for<'r> FromSql<'r>>(&mut self) -> Result<T, Unread> {
         let at = self.at;
         self.at += 1;
-        self.row.try_get(at).map_err(|error| Unread::Failed(error.into()))
+        self.row.try_get(at).map_err(|error| {
+            // The server's own functions look at the catalog as it is now, and say nothing of what is gone.
+            let is_gone = std::error::Error::source(&error).is_some_and(|source| source.is::<WasNull>());
+            let gone = || SqlError {
+                sqlstate: SqlState::INTERNAL_ERROR.code().into(),
+                message: "an object was dropped while it was read".into(),
+                ..SqlError::default()
+            };
+            Unread::Failed(if is_gone { gone().into() } else { error.into() })
+        })
     }
 }
 

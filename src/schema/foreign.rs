@@ -101,7 +101,7 @@ record! {
         /// FOR ALL TABLES.
         pub all_tables: bool,
         /// Its tables, with columns and a condition where they are given.
-        pub tables: Vec<String>,
+        pub tables: Sorted,
         /// TABLES IN SCHEMA (PostgreSQL 15).
         pub schemas: Vec<String>,
         /// insert, update, delete, truncate, via root, generated columns (PostgreSQL 18).
@@ -131,7 +131,7 @@ impl Object for Publication {
             if major < 18 { "NULL" } else { "CASE p.pubgencols WHEN 's' THEN 'stored generated columns' END" };
         format!(
             "SELECT p.pubname::text, p.puballtables, \
-             ARRAY(SELECT r.prrelid::regclass::text{columns} FROM pg_publication_rel r WHERE r.prpubid = p.oid ORDER BY 1), {schemas}, \
+             ARRAY(SELECT r.prrelid::regclass::text{columns} FROM pg_publication_rel r WHERE r.prpubid = p.oid), {schemas}, \
              array_remove(ARRAY[CASE WHEN p.pubinsert THEN 'insert' END, CASE WHEN p.pubupdate THEN 'update' END, \
                  CASE WHEN p.pubdelete THEN 'delete' END, CASE WHEN p.pubtruncate THEN 'truncate' END, \
                  CASE WHEN p.pubviaroot THEN 'via root' END, {generated}], NULL), pg_get_userbyid(p.pubowner)::text, {} \

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::{
-    cells::{Acl, record},
+    cells::{Acl, Sorted, record},
     name::identifier,
     object::{Key, Kind, Object},
     sql::{comment, comment_of, made, made_in_schema},
@@ -110,7 +110,7 @@ record! {
         /// For which sort of index.
         pub access_method: String,
         /// Its operators and functions with their numbers, and the operator class that brought each, if one did.
-        pub members: Vec<String>,
+        pub members: Sorted,
         /// Its owner.
         pub owner: String,
         /// COMMENT ON OPERATOR FAMILY.
@@ -135,7 +135,7 @@ impl Object for OperatorFamily {
                      ELSE '' END || {} AS member FROM pg_amop o WHERE o.amopfamily = f.oid \
                  UNION ALL SELECT 'function ' || p.amprocnum || ' (' || format_type(p.amproclefttype, NULL) || ', ' || \
                      format_type(p.amprocrighttype, NULL) || ') ' || p.amproc::regprocedure || {} FROM pg_amproc p \
-                     WHERE p.amprocfamily = f.oid ORDER BY 1), \
+                     WHERE p.amprocfamily = f.oid), \
              pg_get_userbyid(f.opfowner)::text, {} FROM pg_opfamily f JOIN pg_namespace n ON n.oid = f.opfnamespace \
              JOIN pg_am a ON a.oid = f.opfmethod {} WHERE {}",
             class("pg_amop", "o.oid"),
@@ -167,6 +167,8 @@ record! {
         pub default: bool,
         /// Its family.
         pub family: String,
+        /// What it brought into a family that came with PostgreSQL or an extension; one's own says it of itself.
+        pub members: Sorted,
         /// What an index stores, where that is not the type.
         pub storage: Option<String>,
         /// Its owner.
@@ -180,12 +182,23 @@ impl Object for OperatorClass {
     const KIND: Kind = Kind::OperatorClass;
 
     fn query(_: u32) -> Cow<'static, str> {
+        let of_class = |catalog: &str, oid: &str| {
+            format!(
+                "JOIN pg_depend d ON d.classid = '{catalog}'::regclass AND d.objid = {oid} \
+                 AND d.refclassid = 'pg_opclass'::regclass AND d.refobjid = c.oid"
+            )
+        };
         format!(
             "SELECT n.nspname::text, c.opcname::text, a.amname::text, format_type(c.opcintype, NULL), c.opcdefault, \
-             format('%I.%I', fn.nspname, f.opfname), CASE WHEN c.opckeytype <> 0 THEN format_type(c.opckeytype, NULL) END, \
+             format('%I.%I', fn.nspname, f.opfname), \
+             CASE WHEN NOT ({}) THEN ARRAY(SELECT 'operator ' || o.amopstrategy || ' ' || o.amopopr::regoperator FROM pg_amop o {} \
+                 UNION ALL SELECT 'function ' || p.amprocnum || ' ' || p.amproc::regprocedure FROM pg_amproc p {}) END, CASE WHEN c.opckeytype <> 0 THEN format_type(c.opckeytype, NULL) END, \
              pg_get_userbyid(c.opcowner)::text, {} FROM pg_opclass c JOIN pg_namespace n ON n.oid = c.opcnamespace \
              JOIN pg_am a ON a.oid = c.opcmethod JOIN pg_opfamily f ON f.oid = c.opcfamily \
              JOIN pg_namespace fn ON fn.oid = f.opfnamespace {} WHERE {}",
+            made("pg_opfamily", "f.oid"),
+            of_class("pg_amop", "o.oid"),
+            of_class("pg_amproc", "p.oid"),
             comment(),
             comment_of("pg_opclass", "c.oid"),
             made_in_schema("pg_opclass", "c.oid"),

@@ -49,7 +49,8 @@ impl Default for Except {
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '500ms'; \
     SET LOCAL statement_timeout = '10s'; SET LOCAL search_path = pg_catalog; SET LOCAL DateStyle = ISO; \
     SET LOCAL IntervalStyle = postgres; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1; \
-    SET LOCAL bytea_output = hex; SET LOCAL quote_all_identifiers = off; SET LOCAL xmloption = content";
+    SET LOCAL bytea_output = hex; SET LOCAL quote_all_identifiers = off; SET LOCAL xmloption = content; \
+    SET LOCAL standard_conforming_strings = on; SET LOCAL lc_monetary = 'C'";
 
 /// pg_get_viewdef and its like look at the catalog as it is, not as the transaction sees it: what changes meanwhile is read again.
 const TRIES: u32 = 5;
@@ -73,7 +74,7 @@ pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
         match result {
             Ok((snapshot, seen)) if unchanged(client, &seen).await? => return Ok(snapshot),
             Ok(_) => {}
-            // "cache lookup failed": it was dropped meanwhile.
+            // "cache lookup failed", or [`Cells`] says so: it was dropped meanwhile.
             Err(error) if error.sql().is_some_and(|sql| sql.sqlstate == "XX000") => {}
             Err(error) => return Err(error),
         }
@@ -143,22 +144,48 @@ fn relations() -> String {
 }
 
 /// Where the server's own functions look things up.
-const LOOKED_UP: [&str; 8] =
-    ["pg_class", "pg_attribute", "pg_proc", "pg_type", "pg_constraint", "pg_index", "pg_rewrite", "pg_trigger"];
+const LOOKED_UP: [&str; 20] = [
+    "pg_class",
+    "pg_attribute",
+    "pg_attrdef",
+    "pg_proc",
+    "pg_type",
+    "pg_constraint",
+    "pg_index",
+    "pg_inherits",
+    "pg_partitioned_table",
+    "pg_rewrite",
+    "pg_trigger",
+    "pg_namespace",
+    "pg_collation",
+    "pg_operator",
+    "pg_opclass",
+    "pg_opfamily",
+    "pg_language",
+    "pg_statistic_ext",
+    "pg_ts_dict",
+    "pg_am",
+];
 
-/// What a transaction sees: its snapshot as pg_current_snapshot writes it (`xmin:xmax:running,…`), and how many rows there are.
+/// Their catalog is a superuser's, so its rows' transactions are not seen.
+const ROLES: &str =
+    "(SELECT md5(string_agg(concat(r.oid, ' ', r.rolname), ',' ORDER BY r.oid)) FROM pg_catalog.pg_roles r)";
+
+/// What a transaction sees: its snapshot as pg_current_snapshot writes it (`xmin:xmax:running,…`), how many rows there are, and what
+/// the roles are called.
 struct Seen {
     snapshot: String,
     rows: i64,
+    roles: String,
 }
 
 /// What the current transaction sees.
 async fn seen(ask: Ask<'_>) -> Result<Seen, Error> {
     let counts = LOOKED_UP.map(|catalog| format!("(SELECT count(*) FROM pg_catalog.{catalog})"));
-    let query = format!("SELECT pg_catalog.pg_current_snapshot()::text, {}", counts.join(" + "));
+    let query = format!("SELECT pg_catalog.pg_current_snapshot()::text, {}, {ROLES}", counts.join(" + "));
     let row = ask.ask(&query, &[]).await?;
     let row = row.first().ok_or_else(|| Error::Lost("the server sent no row".into()))?;
-    Ok(Seen { snapshot: row.try_get(0)?, rows: row.try_get(1)? })
+    Ok(Seen { snapshot: row.try_get(0)?, rows: row.try_get(1)?, roles: row.try_get(2)? })
 }
 
 /// True when nothing that is looked up has changed since: nobody has written anything at all, or no row is of a transaction that
@@ -183,5 +210,6 @@ async fn unchanged(client: &Client, since: &Seen) -> Result<bool, Error> {
     let parameters = &[(&end as _, Type::TEXT), (&running as _, Type::TEXT_ARRAY)];
     let written = client.query_typed(&query, parameters).await?;
     let written = written.first().map_or(Ok(true), |row| row.try_get::<_, bool>(0))?;
-    Ok(!written && seen(Ask { client, prepared: None }).await?.rows == since.rows)
+    let now = seen(Ask { client, prepared: None }).await?;
+    Ok(!written && now.rows == since.rows && now.roles == since.roles)
 }

@@ -101,7 +101,7 @@ impl Object for Table {
         let detaching = if major < 14 { "false" } else { "coalesce(i.detaching, false)" };
         let pending = if major < 14 { "" } else { ", bool_or(h.inhdetachpending) AS detaching" };
         format!(
-            "SELECT c.oid, c.relkind::text, c.relpersistence::text, c.oid, i.parents, pg_get_expr(c.relpartbound, c.oid), \
+            "SELECT c.oid, c.relkind::text, c.relpersistence::text, c.oid, i.parents, pg_get_expr(c.relpartbound, 0), \
              {detaching}, CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END, \
              CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END, pg_get_userbyid(c.relowner)::text, \
              c.relacl::text[], CASE WHEN c.relacl IS NOT NULL THEN acldefault('r', c.relowner)::text[] END, \

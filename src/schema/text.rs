@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    cells::record,
+    cells::{Sorted, record},
     object::{Key, Kind, Object},
     sql::{comment, comment_of, made_in_schema},
 };
@@ -109,7 +109,7 @@ record! {
         /// configuration, dictionary, parser or template.
         pub r#type: String,
         /// What it is made of.
-        pub definition: Vec<String>,
+        pub definition: Sorted,
         /// Its owner; parsers and templates have none.
         pub owner: Option<String>,
         /// COMMENT ON TEXT SEARCH.
@@ -134,7 +134,7 @@ impl Object for TextSearch {
                 JOIN pg_namespace pn ON pn.oid = p.prsnamespace WHERE p.oid = o.cfgparser)] || \
             ARRAY(SELECT (SELECT t.alias FROM ts_token_type(o.cfgparser) t WHERE t.tokid = m.maptokentype) || ' with ' || \
                 string_agg(m.mapdict::regdictionary::text, ', ' ORDER BY m.mapseqno) FROM pg_ts_config_map m \
-                WHERE m.mapcfg = o.oid GROUP BY m.maptokentype ORDER BY 1)";
+                WHERE m.mapcfg = o.oid GROUP BY m.maptokentype)";
         let dictionary = "array_remove(ARRAY[(SELECT format('template %I.%I', tn.nspname, t.tmplname) FROM pg_ts_template t \
             JOIN pg_namespace tn ON tn.oid = t.tmplnamespace WHERE t.oid = o.dicttemplate), o.dictinitoption], NULL)";
         let parser = "array_remove(ARRAY['start ' || o.prsstart::regprocedure, 'gettoken ' || o.prstoken::regprocedure, \

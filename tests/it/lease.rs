@@ -236,6 +236,18 @@ async fn one_principal_and_all_have_so_many_and_what_ends_makes_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_after_the_other_needs_room_for_one() {
+    let place = Place::new("CREATEDB").await;
+    let leases = lease::Settings { most: 1, ..place.leases(0) };
+    let daemon = place.daemon(leases, &Set::tables(1)).await;
+    for _ in 0..5 {
+        drop(lease(&daemon).await);
+    }
+    daemon.stop().await;
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_copies_are_ready_and_each_that_is_taken_is_replaced() {
     let place = Place::new("CREATEDB").await;
     let daemon = place.daemon(place.leases(2), &Set::tables(1)).await;

@@ -86,9 +86,9 @@ async fn neither_the_search_path_nor_the_order_of_creation_matters() {
     other.execute("CREATE SCHEMA app; CREATE TABLE app.zzz (id serial PRIMARY KEY); DROP SCHEMA app CASCADE").await;
     other.execute(BASE).await;
     let both =
-        "CREATE TABLE public.a (id int PRIMARY KEY); CREATE INDEX x ON public.a (id); CREATE INDEX y ON public.a (id);
+        "CREATE TABLE public.a (id int PRIMARY KEY, b text DEFAULT E'a\\\\b', c money DEFAULT 1); CREATE INDEX x ON public.a (id); CREATE INDEX y ON public.a (id);
         GRANT SELECT ON public.a TO PUBLIC; ALTER TABLE public.a SET (fillfactor = 50, autovacuum_enabled = off)";
-    let reversed = "CREATE TABLE public.a (id int); CREATE INDEX y ON public.a (id); CREATE INDEX x ON public.a (id);
+    let reversed = "CREATE TABLE public.a (id int, b text DEFAULT E'a\\\\b', c money DEFAULT 1); CREATE INDEX y ON public.a (id); CREATE INDEX x ON public.a (id);
         ALTER TABLE public.a SET (autovacuum_enabled = off); ALTER TABLE public.a SET (fillfactor = 50);
         GRANT SELECT ON public.a TO PUBLIC; GRANT ALL ON public.a TO CURRENT_USER; ALTER TABLE public.a ADD PRIMARY KEY (id)";
     one.execute(both).await;
@@ -96,7 +96,8 @@ async fn neither_the_search_path_nor_the_order_of_creation_matters() {
     let expected = snapshot(&one).await;
     let session = other.connect().await;
     for path in ["app, public", "public", "\"$user\"", "pg_catalog"] {
-        session.batch_execute(&format!("SET search_path = {path}; SET DateStyle = German")).await.unwrap();
+        let settings = "SET DateStyle = German; SET standard_conforming_strings = off; SET escape_string_warning = off";
+        session.batch_execute(&format!("SET search_path = {path}; {settings}")).await.unwrap();
         let found = schema::read(&session, &Except::default()).await.unwrap();
         assert_eq!(lines(&schema::diff(&expected, &found)), "", "{path}");
         assert_eq!(found.fingerprint(), expected.fingerprint());
@@ -177,4 +178,70 @@ async fn a_schema_that_changes_while_it_is_read_is_read_in_one_state() {
 async fn a_new_database_has_no_rights_of_its_own_on_what_came_with_it() {
     let found = snapshot(&TestDatabase::new().await).await;
     assert_eq!(found.rights, []);
+}
+
+/// What the server's functions write is as it is now, also where nothing of the objects themselves has changed, or as good as gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renamed_and_dropped_things_are_read_in_one_state() {
+    let database = TestDatabase::new().await;
+    let role = format!("{}_owner", database.name);
+    let make = "CREATE SCHEMA one; CREATE TYPE one.mood AS ENUM ('a'); CREATE TABLE t (m one.mood, a int)";
+    database.execute(&format!("{make}; CREATE ROLE {role}_a; ALTER TABLE t OWNER TO {role}_a")).await;
+    let busy = database.connect().await;
+    let enough = Arc::new(AtomicBool::new(false));
+    let seen = enough.clone();
+    let names = role.clone();
+    let changing = tokio::spawn(async move {
+        while !seen.load(Relaxed) {
+            for change in [
+                "ALTER SCHEMA one RENAME TO two".to_owned(),
+                format!("ALTER ROLE {names}_a RENAME TO {names}_b"),
+                "CREATE INDEX i ON t (a); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'".into(),
+                "DROP INDEX i; DROP FUNCTION f".into(),
+                "ALTER SCHEMA two RENAME TO one".into(),
+                format!("ALTER ROLE {names}_b RENAME TO {names}_a"),
+            ] {
+                busy.batch_execute(&change).await.unwrap();
+                busy.batch_execute("SELECT pg_sleep(0.05)").await.unwrap();
+            }
+        }
+    });
+    let session = database.connect().await;
+    let mut reads = 0;
+    while reads < 20 && !changing.is_finished() {
+        match schema::read(&session, &Except::default()).await {
+            Ok(found) => {
+                let schema = &found.enums[0].schema;
+                assert_eq!(found.tables[0].columns[0].r#type, format!("{schema}.mood"));
+                reads += 1;
+            }
+            Err(error) => assert_eq!(error.sql().unwrap_or_else(|| panic!("{error}")).sqlstate, "40001", "{error}"),
+        }
+    }
+    enough.store(true, Relaxed);
+    changing.await.unwrap();
+    database.execute(&format!("DROP TABLE t; DROP ROLE IF EXISTS {role}_a, {role}_b")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_are_sorted_the_same_whatever_the_databases_collation() {
+    let database = TestDatabase::new().await;
+    database
+        .execute("CREATE TABLE \"Zeb\" (); CREATE TABLE \"aNt\" (); CREATE PUBLICATION p FOR TABLE \"Zeb\", \"aNt\"")
+        .await;
+    assert_eq!(
+        snapshot(&database).await.publications[0].tables.0,
+        ["\"Zeb\"", "\"aNt\""].map(|name| format!("public.{name}"))
+    );
+}
+
+/// A class in a family of PostgreSQL's own is all that there is of its members.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_members_of_an_operator_class_are_part_of_it() {
+    let (one, other) = (TestDatabase::new().await, TestDatabase::new().await);
+    let class = "CREATE OPERATOR CLASS k FOR TYPE pg_lsn USING btree FAMILY integer_ops AS OPERATOR 1 <, FUNCTION 1 pg_lsn_cmp(pg_lsn, pg_lsn)";
+    one.execute(class).await;
+    other.execute(&format!("{class}, OPERATOR 5 >")).await;
+    let differences = lines(&schema::diff(&snapshot(&one).await, &snapshot(&other).await));
+    assert!(differences.starts_with("~ operator class public.k.btree: members "), "{differences}");
 }

@@ -1,6 +1,8 @@
 //! An ER diagram in Mermaid's language: tables, columns with their keys, foreign keys. Mermaid has no escapes, so what its grammar
 //! does not take is replaced, and the true name goes beside it as a comment.
 
+use std::collections::HashMap;
+
 use crate::{
     grpc::pb::{SchemaColumn, SchemaConstraint, SchemaConstraintKind as Kind, SchemaObject},
     schema::Relation,
@@ -10,21 +12,30 @@ use crate::{
 pub(super) fn diagram(tables: &[SchemaObject]) -> String {
     let tables: Vec<&SchemaObject> = tables.iter().filter(|table| !table.columns.is_empty()).collect();
     let same_schema = tables.windows(2).all(|pair| pair[0].schema == pair[1].schema);
-    let entity = |schema: &str, name: &str| match same_schema {
-        true => quoted(name),
-        false => quoted(&format!("{schema}.{name}")),
-    };
+    let mut entities: HashMap<(&str, &str), String> = HashMap::new();
+    for table in &tables {
+        let mut name = match same_schema {
+            true => quoted(&table.name),
+            false => quoted(&format!("{}.{}", table.schema, table.name)),
+        };
+        // Two names can become one.
+        while entities.values().any(|other| *other == name) {
+            name.insert(name.len() - 1, '_');
+        }
+        entities.insert((&table.schema, &table.name), name);
+    }
     let mut lines = vec!["erDiagram".to_owned()];
     for table in &tables {
-        lines.push(format!("    {} {{", entity(&table.schema, &table.name)));
+        lines.push(format!("    {} {{", entities[&(table.schema.as_str(), table.name.as_str())]));
         lines.extend(table.columns.iter().map(|column| format!("        {}", attribute(table, column))));
         lines.push("    }".into());
     }
     for table in &tables {
         for key in of_kind(table, Kind::ForeignKey) {
             let Some(target) = Relation::parse(&key.references) else { continue };
-            if tables.iter().any(|other| other.schema == target.schema && other.name == target.name) {
-                let (from, to) = (entity(&table.schema, &table.name), entity(&target.schema, &target.name));
+            let from = entities.get(&(table.schema.as_str(), table.name.as_str()));
+            let to = entities.get(&(target.schema.as_str(), target.name.as_str()));
+            if let Some((from, to)) = from.zip(to) {
                 lines.push(format!(
                     "    {to} {} {from} : {}",
                     cardinality(table, key),
@@ -95,6 +106,17 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_tables_are_two_whatever_becomes_of_their_names() {
+        let table = |name: &str| SchemaObject {
+            name: name.into(),
+            columns: vec![SchemaColumn { name: "a".into(), r#type: "int".into(), ..SchemaColumn::default() }],
+            ..SchemaObject::default()
+        };
+        let diagram = diagram(&[table("m%a"), table("m_a")]);
+        assert!(diagram.contains("\"m_a\" {") && diagram.contains("\"m_a_\" {"), "{diagram}");
+    }
 
     #[test]
     fn words_and_names_are_what_the_grammar_takes() {

@@ -63,7 +63,8 @@ pub(super) fn domain(of: &Domain) -> String {
     let not_null = if of.not_null { " NOT NULL" } else { "" };
     let default = of.default.as_ref().map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
     let constraints: String = of.constraints.iter().map(|constraint| format!(" CONSTRAINT {constraint}")).collect();
-    format!("{}{not_null}{default}{constraints}", of.base)
+    let collation = of.collation.as_ref().map(|collation| format!(" COLLATE {collation}")).unwrap_or_default();
+    format!("{}{collation}{not_null}{default}{constraints}", of.base)
 }
 
 pub(super) fn column(of: &Column, cut: &mut Cut) -> pb::SchemaColumn {

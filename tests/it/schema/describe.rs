@@ -103,7 +103,9 @@ async fn the_command_shows_tables_details_json_and_a_diagram() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_somebody_has_locked_is_described_without_its_size() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
-    database.execute("CREATE TABLE t (a int PRIMARY KEY DEFAULT 1)").await;
+    database
+        .execute("CREATE TABLE p (a int) PARTITION BY LIST (a); CREATE TABLE t PARTITION OF p (PRIMARY KEY (a), a DEFAULT 1) FOR VALUES IN (1)")
+        .await;
     let daemon = TestDaemon::start(&database, &set).await;
     let session = database.connect().await;
     session.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
