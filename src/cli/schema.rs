@@ -103,7 +103,7 @@ impl Schema {
                 true => String::new(),
                 false => format!("\nnot part of it: {}", not_compared.join(", ")),
             };
-            say(&styled(DIM, &plain(&format!("\n{}{besides}", fingerprint))));
+            say(&styled(DIM, &plain(&format!("\n{fingerprint}{besides}"))));
         }
         Ok(())
     }

@@ -106,9 +106,12 @@ impl Inner {
         let mut verdicts = Vec::new();
         let mut tell = |event: Event| {
             if let Event::Ended(rehearsed) = &event {
-                let differences = [&rehearsed.differences[..], &rehearsed.up_differences].concat();
+                let found = match &rehearsed.failure {
+                    Some(failure) => failure.reason.to_string(),
+                    None => in_one_line(&[&rehearsed.differences[..], &rehearsed.up_differences].concat()),
+                };
                 tracing::info!(event = "rehearsal.verdict", version = %rehearsed.version, verdict = rehearsed.verdict.as_str(),
-                    "{}: {}", rehearsed.name, in_one_line(&differences));
+                    "{}: {found}", rehearsed.name);
                 verdicts.push(rehearsed.clone());
             }
             let _ = sender.send(event); // nobody listens: it is being ended

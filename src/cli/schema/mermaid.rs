@@ -1,7 +1,7 @@
 //! An ER diagram in Mermaid's language: tables, columns with their keys, foreign keys. Mermaid has no escapes, so what its grammar
-//! does not take is replaced, and the true name goes beside it as a comment.
+//! does not take is replaced, and the name goes beside it as a comment, as near as Mermaid can write it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     grpc::pb::{SchemaColumn, SchemaConstraint, SchemaConstraintKind as Kind, SchemaObject},
@@ -12,17 +12,17 @@ use crate::{
 pub(super) fn diagram(tables: &[SchemaObject]) -> String {
     let tables: Vec<&SchemaObject> = tables.iter().filter(|table| !table.columns.is_empty()).collect();
     let same_schema = tables.windows(2).all(|pair| pair[0].schema == pair[1].schema);
-    let mut entities: HashMap<(&str, &str), String> = HashMap::new();
+    let (mut entities, mut taken) = (HashMap::new(), HashSet::new());
     for table in &tables {
         let mut name = match same_schema {
             true => quoted(&table.name),
             false => quoted(&format!("{}.{}", table.schema, table.name)),
         };
         // Two names can become one.
-        while entities.values().any(|other| *other == name) {
+        while !taken.insert(name.clone()) {
             name.insert(name.len() - 1, '_');
         }
-        entities.insert((&table.schema, &table.name), name);
+        entities.insert((table.schema.as_str(), table.name.as_str()), name);
     }
     let mut lines = vec!["erDiagram".to_owned()];
     for table in &tables {
