@@ -24,7 +24,7 @@ pub use selection::Selection;
 pub use verdict::{Rehearsed, Verdict};
 
 use clean::Clean;
-use stage::{Stage, State, Stop, concluded};
+use stage::{Stage, State, Stop, Then, concluded};
 
 use crate::{
     catalog::{Catalog, fitness},
@@ -147,7 +147,7 @@ type Ran = Result<Duration, Failure>;
 impl<'a> Rehearsal<'a> {
     /// Applies a migration that is not rehearsed. The inner error is its own.
     async fn pass(&mut self, migration: &'a Migration) -> Result<Result<(), Failure>, Failure> {
-        match self.run(migration, Direction::Up, &migration.up).await? {
+        match self.run(migration, Direction::Up, &migration.up, Then::Commit).await? {
             Ok(_) => {
                 self.known = None;
                 self.applied(migration).await?;
@@ -167,7 +167,7 @@ impl<'a> Rehearsal<'a> {
             None => self.stage.state().await?,
         };
         let mut found = Rehearsed::of(migration);
-        match self.run(migration, Direction::Up, &migration.up).await? {
+        match self.run(migration, Direction::Up, &migration.up, Then::Commit).await? {
             Ok(took) => found.up_took = Some(took),
             Err(failure) => {
                 self.known = Some(before);
@@ -181,7 +181,8 @@ impl<'a> Rehearsal<'a> {
             self.known = Some(after);
             return Ok(Rehearsed { verdict: Verdict::Irreversible, ..found });
         };
-        match self.run(migration, Direction::Down, down).await? {
+        let then = if can_stay_open(migration, down) { Then::StayOpen } else { Then::Commit };
+        match self.run(migration, Direction::Down, down, then).await? {
             Ok(took) => found.down_took = Some(took),
             Err(failure) => {
                 self.known = Some(after);
@@ -191,7 +192,20 @@ impl<'a> Rehearsal<'a> {
         }
         let back = self.stage.state().await?;
         found.compared_down(&before.snapshot, &back.snapshot);
-        if let Err(failure) = self.run(migration, Direction::Up, &migration.up).await? {
+        if then == Then::StayOpen {
+            let committed = match back.is(&before) {
+                true => self.stage.commit().await.map_err(Failure::from),
+                false => match self.again_undone(migration, &after, &mut found).await? {
+                    true => return Ok(found),
+                    false => self.run(migration, Direction::Down, down, Then::Commit).await?.map(|_| ()),
+                },
+            };
+            if let Err(failure) = committed {
+                self.restore().await?;
+                return Ok(found.failed(Verdict::DownFails, failure));
+            }
+        }
+        if let Err(failure) = self.run(migration, Direction::Up, &migration.up, Then::Commit).await? {
             self.restore().await?;
             return Ok(found.failed(Verdict::UpFailsAfterDown, failure));
         }
@@ -202,6 +216,33 @@ impl<'a> Rehearsal<'a> {
             false => self.restore().await?,
         }
         Ok(found)
+    }
+
+    /// The up again in the transaction of a down that has spoilt the clean state, which is then undone: far faster than making the
+    /// clean state again. False: it failed, perhaps because it ran in that transaction; that is undone as well.
+    async fn again_undone(
+        &mut self,
+        migration: &Migration,
+        after: &State,
+        found: &mut Rehearsed,
+    ) -> Result<bool, Failure> {
+        match self.run(migration, Direction::Up, &migration.up, Then::StayOpen).await? {
+            Ok(_) => {
+                let again = self.stage.state().await?;
+                self.stage.roll_back().await?;
+                found.compared_up(&after.snapshot, &again.snapshot);
+            }
+            Err(failure) if fails_anywhere(&failure) => {
+                found.verdict = Verdict::UpFailsAfterDown;
+                found.failure = Some(failure);
+            }
+            Err(_) => return Ok(false),
+        }
+        match self.stage.contents().await?.is(&after.contents) {
+            true => self.known = Some(after.clone()),
+            false => self.restore().await?, // sequences count on, whatever becomes of a transaction
+        }
+        Ok(true)
     }
 
     /// What nobody looked into.
@@ -220,7 +261,13 @@ impl<'a> Rehearsal<'a> {
     }
 
     /// Runs a script as an operation would. The outer error ends the rehearsal.
-    async fn run(&mut self, migration: &Migration, direction: Direction, script: &Script) -> Result<Ran, Failure> {
+    async fn run(
+        &mut self,
+        migration: &Migration,
+        direction: Direction,
+        script: &Script,
+        then: Then,
+    ) -> Result<Ran, Failure> {
         if direction == Direction::Up
             && let Some(failure) = self.catalog.unfit(&migration.version)
         {
@@ -235,12 +282,12 @@ impl<'a> Rehearsal<'a> {
         if !is_one && self.settings.outside == Outside::Allowed && sql::drops_roles(&script.sql) {
             self.clean.drop_copies(&self.stage).await?; // it cannot be run again when they were in its way
         }
-        let mut ran = self.stage.run(migration, direction, script, self.orders).await;
+        let mut ran = self.stage.run(migration, direction, script, then, self.orders).await;
         if let Err(Stop::Failed(failure)) = &ran
             && is_one
             && self.clean.makes_way(&self.stage, failure).await?
         {
-            ran = self.stage.run(migration, direction, script, self.orders).await;
+            ran = self.stage.run(migration, direction, script, then, self.orders).await;
         }
         match ran {
             Ok(took) => Ok(Ok(took)),
@@ -272,13 +319,13 @@ impl<'a> Rehearsal<'a> {
         self.clean.passed(migration);
         match sql::reaches(&migration.up.sql).is_empty() {
             true => Ok(()),
-            false => self.clean.keep(&mut self.stage).await,
+            false => self.clean.keep(&self.stage).await,
         }
     }
 
     /// Keeps the clean state again, when what was kept was in a script's way.
     async fn settle(&mut self) -> Result<(), Failure> {
-        self.clean.settle(&mut self.stage).await
+        self.clean.settle(&self.stage).await
     }
 
     /// Gives the working database up for another in the clean state.
@@ -317,6 +364,24 @@ impl Rehearsed {
     fn failed(self, verdict: Verdict, failure: Failure) -> Self {
         Self { verdict, failure: Some(failure), ..self }
     }
+}
+
+/// True where the down and the up after it may be one transaction that is undone: nothing of them lasts longer.
+fn can_stay_open(migration: &Migration, down: &Script) -> bool {
+    [&migration.up, down].iter().all(|script| {
+        script.mode == Mode::Transactional
+            && sql::transaction_modes(&script.sql).is_none()
+            && sql::reaches(&script.sql).is_empty()
+    })
+}
+
+/// True for what fails in any transaction: the rest may fail only because the down's is the same, as the first use of an enum's new
+/// value does (55P04), or ALTER TABLE after changes whose triggers are pending (55006).
+fn fails_anywhere(failure: &Failure) -> bool {
+    /// Classes of SQLSTATEs: data, constraints, dependents, schemas, names and syntax, what PL/pgSQL raises.
+    const CLASSES: [&str; 6] = ["22", "23", "2B", "3F", "42", "P0"];
+    let sqlstate = failure.metadata.get("sqlstate").map_or("", |text| text);
+    CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }
 
 fn reaches_outside(migration: &Migration, direction: Direction, script: &Script, reach: &sql::Reach) -> Failure {

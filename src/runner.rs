@@ -207,6 +207,23 @@ pub async fn run(
     Ok(())
 }
 
+/// Runs one step that is a transaction, once, and leaves that open: nothing of it is committed before the caller does.
+///
+/// # Errors
+/// Why it failed. The session is clean again unless it is lost.
+pub async fn run_open(
+    session: &mut LockedSession,
+    step: &Step<'_>,
+    orders: &Orders,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    match window::open(session, step, orders, observer).await {
+        Ok(()) => Ok(()),
+        Err(lost @ Broken::Lost(_)) => Err(lost),
+        Err(broken) => session.clean().await.map_or_else(|lost| Err(Broken::Lost(lost)), |()| Err(broken)),
+    }
+}
+
 /// The tries of one step.
 #[derive(Default)]
 struct Attempts {

@@ -38,7 +38,7 @@ pub use name::{Relation, identifier};
 pub use object::{Key, Kind};
 pub use operator::{AccessMethod, Cast, Language, Operator, OperatorClass, OperatorFamily, Transform};
 pub use place::{DefaultPrivileges, Extension, Schema};
-pub use read::{Except, read, read_again};
+pub use read::{Except, SETTINGS, read, read_within};
 pub use render::{Styles, for_people, in_one_line};
 pub use routine::{Routine, RoutineKind};
 pub use sequence::Sequence;

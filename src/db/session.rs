@@ -1,5 +1,6 @@
 //! The migration session: one direct connection, opened for one operation and closed after it, so that nothing of one
-//! operation reaches the next. Only unnamed and simple queries run on it, because DEALLOCATE ALL ends every step.
+//! operation reaches the next. Only unnamed and simple queries run on it, because DEALLOCATE ALL ends every step, unless it was told
+//! to keep its statements.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +17,17 @@ use super::{
     connect::{Connected, Connection},
 };
 
-/// Ends whatever a script left in the session. The order matters: the session's user before its role, and the settings
-/// after both. Advisory locks are the business of the step's second guard.
-pub const RESET: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL;\
-    DISCARD TEMP;DISCARD SEQUENCES";
+/// Ends whatever a script left in the session, but for prepared statements. The order matters: the session's user before its role,
+/// and the settings after both. Advisory locks are the business of the step's second guard.
+const RESET: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DISCARD TEMP;DISCARD SEQUENCES";
+
+/// Ends all prepared statements.
+const DEALLOCATE: &str = "DEALLOCATE ALL";
+
+/// Ends those that scripts made, and no others.
+const DEALLOCATE_OF_SCRIPTS: &str = "DO 'DECLARE s pg_catalog.text; BEGIN \
+    FOR s IN SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql LOOP \
+    EXECUTE pg_catalog.format(''DEALLOCATE %I'', s); END LOOP; END' LANGUAGE plpgsql";
 
 /// How many notices wait to be read: what a few noisy steps may say while the one before them is still awaited.
 const NOTICE_BUFFER: usize = 1000;
@@ -95,6 +103,7 @@ pub struct Session {
     notices: mpsc::Receiver<Notice>,
     left_out: LeftOut,
     server_major: u32,
+    reset: String,
     driver: JoinHandle<()>,
 }
 
@@ -133,7 +142,8 @@ impl Session {
         let (sender, notices) = mpsc::channel(NOTICE_BUFFER);
         let left_out = LeftOut::default();
         let driver = tokio::spawn(drive(connection, sender, left_out.clone()));
-        let session = Self { client, tls, notices, left_out, server_major, driver };
+        let reset = format!("{RESET};{DEALLOCATE};{}", settings(server_major));
+        let session = Self { client, tls, notices, left_out, server_major, reset, driver };
         session.client.batch_execute(settings(server_major)).await?;
         Ok(session)
     }
@@ -165,6 +175,17 @@ impl Session {
             Err(lost) => return Err(lost),
         }
         Ok(self.client.batch_execute("RESET ROLE").await?)
+    }
+
+    /// From now on the statements that were prepared through the connection outlive scripts, which does not hold for those that
+    /// a script ends itself.
+    pub fn keep_statements(&mut self) {
+        self.reset = format!("{RESET};{DEALLOCATE_OF_SCRIPTS};{}", settings(self.server_major));
+    }
+
+    /// What ends whatever a script left in the session, and makes the settings again. It can run in a transaction.
+    pub fn reset_sql(&self) -> &str {
+        &self.reset
     }
 
     /// The server's major version, 13 or later.
@@ -215,8 +236,7 @@ impl Session {
     /// # Errors
     /// The database's, or its loss.
     pub async fn reset(&self) -> Result<(), Error> {
-        let reset = format!("{RESET};{}", settings(self.server_major));
-        insist!(self.client.batch_execute(&reset))
+        insist!(self.client.batch_execute(&self.reset))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The clean state, made again when a rehearsal has spoilt it: a copy of a database that was put aside, and the ups since then.
 //! Nothing is put aside before it is needed, so a set whose downs all restore is rehearsed in one database.
 
-use super::stage::{Stage, Stop, concluded};
+use super::stage::{Stage, Stop, Then, concluded};
 use crate::{
     db::Error,
     failure::{Failure, Reason},
@@ -56,8 +56,7 @@ impl<'a> Clean<'a> {
     }
 
     /// Puts the clean state aside, which `stage` is in.
-    pub async fn keep(&mut self, stage: &mut Stage) -> Result<(), Failure> {
-        stage.look_away();
+    pub async fn keep(&mut self, stage: &Stage) -> Result<(), Failure> {
         let copy = self.scratch.create_on(stage.session().client(), Template::Copy(&stage.name.to_string())).await?;
         self.given_up.extend(self.aside.replace(copy));
         (self.kept, self.is_lost) = (self.applied.len(), false);
@@ -90,7 +89,7 @@ impl<'a> Clean<'a> {
     }
 
     /// Keeps the clean state, which `stage` is in, when what was kept had to go.
-    pub async fn settle(&mut self, stage: &mut Stage) -> Result<(), Failure> {
+    pub async fn settle(&mut self, stage: &Stage) -> Result<(), Failure> {
         match self.is_lost {
             true => self.keep(stage).await,
             false => Ok(()),
@@ -128,12 +127,12 @@ impl<'a> Clean<'a> {
             None => self.empty().await?,
         };
         for migration in &self.applied[self.kept..] {
-            let ran = stage.run(migration, Direction::Up, &migration.up, orders).await;
+            let ran = stage.run(migration, Direction::Up, &migration.up, Then::Commit, orders).await;
             ran.map_err(|stop| cannot_be_made_again(stop, migration))?;
         }
         let since = self.applied.len() - self.kept;
         if since > CADENCE || self.aside.is_none() && since > 0 {
-            self.keep(&mut stage).await?;
+            self.keep(&stage).await?;
         }
         Ok(stage)
     }

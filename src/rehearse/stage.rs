@@ -1,4 +1,5 @@
-//! The working database: a session that runs scripts as an operation does, between the same guards, and one that looks.
+//! The working database: a session that runs scripts as an operation does, between the same guards, and looks at what they did. It
+//! can look before a script's transaction is committed, and so undo what it did without making the database again.
 
 use std::time::{Duration, Instant};
 
@@ -23,19 +24,26 @@ use crate::{
 /// What one try may wait for a lock, where the file does not say. Nobody else is in the database but sessions of the script's own.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One plan for each question, made once. Without the last, a policy would hide rows.
-const READER: &str = "SET plan_cache_mode=force_generic_plan;SET jit=off;SET row_security=off";
+/// For looking: one plan for each question, made once. Without the last, a policy would hide rows.
+const LOOKING: &str = "SET LOCAL plan_cache_mode=force_generic_plan;SET LOCAL jit=off;SET LOCAL row_security=off";
+
+/// The SQLSTATE of a prepared statement that does not exist.
+const NO_SUCH_STATEMENT: &str = "26000";
 
 /// A working database.
 pub(super) struct Stage {
     pub name: Name,
     locked: LockedSession,
-    reader: Option<(Session, Prepared)>,
+    /// The questions.
+    prepared: Prepared,
+    /// A script's transaction is open.
+    is_open: bool,
     url: crate::db::DatabaseUrl,
     role: Option<String>,
 }
 
 /// What the database is like.
+#[derive(Clone)]
 pub(super) struct State {
     pub snapshot: Snapshot,
     pub contents: Contents,
@@ -46,6 +54,15 @@ impl State {
     pub fn is(&self, other: &Self) -> bool {
         self.snapshot == other.snapshot && self.contents.is(&other.contents)
     }
+}
+
+/// How a script ends that is through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// It is committed.
+    Commit,
+    /// Its transaction stays open, and so do those of the scripts after it, which are one with it.
+    StayOpen,
 }
 
 /// Why a script did not run to its end.
@@ -63,53 +80,85 @@ impl Stage {
     pub async fn open(scratch: &Scratch, name: Name, role: Option<&str>) -> Result<Self, Failure> {
         let url = scratch.url(&name);
         match LockedSession::try_lock(Session::open(&url).await?).await? {
-            Attempt::Won(locked) => Ok(Self { name, locked, reader: None, url, role: role.map(Into::into) }),
+            Attempt::Won(mut locked) => {
+                locked.keep_statements();
+                let (prepared, is_open, role) = (Prepared::default(), false, role.map(Into::into));
+                Ok(Self { name, locked, prepared, is_open, url, role })
+            }
             Attempt::Held(_) => Err(Failure::new(Reason::Internal, format!("somebody else uses {name}"))),
         }
     }
 
-    /// The session that runs scripts.
+    /// Its session.
     pub fn session(&self) -> &LockedSession {
         &self.locked
     }
 
-    /// Closes the session that looks: a database with two sessions cannot be copied.
-    pub fn look_away(&mut self) {
-        self.reader = None;
-    }
-
-    /// The session that looks.
-    async fn reader(&mut self) -> Result<&mut (Session, Prepared), Failure> {
-        Ok(match self.reader.take() {
-            Some(reader) => self.reader.insert(reader),
-            None => {
-                let session = Session::open(&self.url).await?;
-                session.client().batch_execute(READER).await.map_err(Error::from)?;
-                self.reader.insert((session, Prepared::default()))
-            }
-        })
-    }
-
     /// What lies in the database now.
-    pub async fn contents(&mut self) -> Result<Contents, Failure> {
-        let (session, _) = self.reader().await?;
-        Ok(Contents::read(session.client()).await?)
+    pub async fn contents(&self) -> Result<Contents, Failure> {
+        self.begin_to_look().await?;
+        let contents = Contents::read(self.locked.client()).await;
+        self.end_to_look().await?;
+        Ok(contents?)
     }
 
-    /// What the database is like now.
-    pub async fn state(&mut self) -> Result<State, Failure> {
-        let (session, prepared) = self.reader().await?;
-        let snapshot = schema::read_again(session.client(), &Except::default(), prepared).await?;
-        let contents = Contents::read(session.client()).await?;
-        Ok(State { snapshot, contents })
+    /// What the database is like now, as the open transaction sees it where there is one.
+    pub async fn state(&self) -> Result<State, Failure> {
+        match self.look().await {
+            Err(error) if error.sql().is_some_and(|sql| sql.sqlstate == NO_SUCH_STATEMENT) => {
+                self.prepared.clear(); // the script has ended them: DEALLOCATE ALL
+                Ok(self.look().await?)
+            }
+            other => Ok(other?),
+        }
     }
 
-    /// Runs a script.
+    async fn look(&self) -> Result<State, Error> {
+        self.begin_to_look().await?;
+        let state = async {
+            let snapshot = schema::read_within(self.locked.client(), &Except::default(), &self.prepared).await?;
+            Ok(State { snapshot, contents: Contents::read(self.locked.client()).await? })
+        };
+        let state = state.await;
+        self.end_to_look().await?;
+        state
+    }
+
+    async fn begin_to_look(&self) -> Result<(), Error> {
+        let begin = match self.is_open {
+            true => "SAVEPOINT schemad_looks",
+            false => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        Ok(self.locked.client().batch_execute(&format!("{begin};{};{LOOKING}", schema::SETTINGS)).await?)
+    }
+
+    async fn end_to_look(&self) -> Result<(), Error> {
+        let end = match self.is_open {
+            true => "ROLLBACK TO SAVEPOINT schemad_looks;RELEASE SAVEPOINT schemad_looks",
+            false => "ROLLBACK",
+        };
+        Ok(self.locked.client().batch_execute(end).await?)
+    }
+
+    /// Commits what stayed open.
+    pub async fn commit(&mut self) -> Result<(), Error> {
+        self.is_open = false;
+        Ok(self.locked.client().batch_execute("COMMIT").await?)
+    }
+
+    /// Undoes what stayed open.
+    pub async fn roll_back(&mut self) -> Result<(), Error> {
+        self.is_open = false;
+        self.locked.clean().await
+    }
+
+    /// Runs a script. One that fails while a transaction is open undoes that.
     pub async fn run(
         &mut self,
         migration: &Migration,
         direction: Direction,
         script: &Script,
+        then: Then,
         orders: &Orders,
     ) -> Result<Duration, Stop> {
         let file = direction.file(&migration.name);
@@ -143,13 +192,23 @@ impl Stage {
         let (sql, lock_wait, earlier) = (&*script.sql, Duration::ZERO, None);
         let step = runner::Step { id, sql, lock_wait, lock_timeout, role, earlier, journaled };
         let begun = Instant::now();
-        let ran = runner::run(&mut self.locked, &[step], orders.clone(), &Unheard).await;
-        let Err(stopped) = ran else { return Ok(begun.elapsed()) };
-        let role = self.role.as_deref().map_or_else(|| self.url.role(), sql::ident);
-        Err(match stopped.broken {
-            Broken::Sql(error) | Broken::Doubt(error) => {
-                failed(runner::explain(&error, &script.sql, &file, &role, None))
+        let ran = match then {
+            Then::Commit => {
+                runner::run(&mut self.locked, &[step], orders.clone(), &Unheard).await.map_err(|stopped| stopped.broken)
             }
+            Then::StayOpen => runner::run_open(&mut self.locked, &step, orders, &Unheard).await,
+        };
+        self.is_open = then == Then::StayOpen && ran.is_ok();
+        let Err(broken) = ran else { return Ok(begun.elapsed()) };
+        let role = self.role.as_deref().map_or_else(|| self.url.role(), sql::ident);
+        let explained = |error| {
+            let failure: Failure = runner::explain(error, &script.sql, &file, &role, None);
+            Box::new(failure.with("version", &migration.version).with("file", &file))
+        };
+        Err(match broken {
+            // The second guard's: the session has lost its lock, or what else it needs.
+            Broken::Sql(error) if error.error.sqlstate.starts_with("SCH") => Stop::Lost(explained(&error)),
+            Broken::Sql(error) | Broken::Doubt(error) => Stop::Failed(explained(&error)),
             Broken::Locks { error, waited } => failed(Failure::new(
                 Reason::LockTimeout,
                 format!("{file} could not get its locks within {waited:.0?} ({error}), in a database of its own"),

@@ -162,7 +162,7 @@ async fn in_transaction(
     let text: String =
         part.unit.settings.iter().map(|s| format!("{}\n;\n", s.sql)).chain([part.unit.body.sql.into()]).collect();
     let (message, preamble) =
-        message::of_part(part.step.id, part.diesel_table, begin, &text, then, session.server_major());
+        message::of_part(part.step.id, part.diesel_table, begin, &text, then, session.reset_sql());
     let patience = part.step.patience(part.left);
     let received = send(session, &message, patience, orders, &mut |notice| observer.notice(part.index, notice)).await?;
     left_out(session, part, observer);

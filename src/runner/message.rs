@@ -3,10 +3,7 @@
 //! itself quotes it.
 
 use super::Step;
-use crate::{
-    db::session::{RESET, settings},
-    sql,
-};
+use crate::sql;
 
 /// BEGIN and the first guard.
 pub const PREAMBLE_STATEMENTS: usize = 2;
@@ -24,10 +21,16 @@ fn preamble(begin: &str, id: i64) -> String {
     format!("{begin};SELECT schemad.begin_step_v1({id:>19});\n")
 }
 
-/// The message for a step, and the characters before its script.
-pub fn of(step: &Step<'_>, server_major: u32) -> (String, usize) {
+/// The message for a step, and the characters before its script. `reset` ends what the script left in the session.
+pub fn of(step: &Step<'_>, reset: &str) -> (String, usize) {
+    let (message, preamble) = open(step, reset);
+    (format!("{message};COMMIT"), preamble)
+}
+
+/// The same without its COMMIT.
+pub fn open(step: &Step<'_>, reset: &str) -> (String, usize) {
     let preamble = preamble(&begin(None, sql::transaction_modes(step.sql)), step.id);
-    (message(&preamble, step.sql, &finish_step(step.id), server_major), preamble.chars().count())
+    (message(&preamble, step.sql, &finish_step(step.id), reset), preamble.chars().count())
 }
 
 /// What ends a part of a script that is not one transaction.
@@ -47,14 +50,14 @@ pub fn of_part(
     (own, modes): (Option<&str>, Option<&str>),
     text: &str,
     then: Then,
-    server_major: u32,
+    reset: &str,
 ) -> (String, usize) {
     let preamble = preamble(&begin(own, modes), id);
     let ending = match then {
         Then::Note(_) => format!("{};{}", can_be_finished(id, diesel_table), ending(id, then)),
         Then::Finish => ending(id, then),
     };
-    (message(&preamble, text, &ending, server_major), preamble.chars().count())
+    (format!("{};COMMIT", message(&preamble, text, &ending, reset)), preamble.chars().count())
 }
 
 /// Calls the second guard where it can only refuse: Diesel's table is gone, or lists the migration already (a down: no longer).
@@ -100,9 +103,8 @@ fn finish_step(id: i64) -> String {
 
 /// The line break before the semicolon keeps a trailing `--` comment from swallowing it, and deferred constraints are
 /// checked while the script's own settings still hold.
-fn message(preamble: &str, sql: &str, ending: &str, server_major: u32) -> String {
-    let settings = settings(server_major);
-    format!("{preamble}{sql}\n;SET CONSTRAINTS ALL IMMEDIATE;{RESET};{settings};{ending};COMMIT")
+fn message(preamble: &str, sql: &str, ending: &str, reset: &str) -> String {
+    format!("{preamble}{sql}\n;SET CONSTRAINTS ALL IMMEDIATE;{reset};{ending}")
 }
 
 #[cfg(test)]
@@ -121,7 +123,7 @@ mod tests {
         for id in [0, 7, i64::MAX] {
             assert_eq!(preamble(BEGIN, id).len(), preamble(BEGIN, 1).len());
         }
-        let modes = |sql| of(&step(1, sql), 17).0;
+        let modes = |sql| of(&step(1, sql), "RESET ALL").0;
         assert!(
             modes("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1")
                 .starts_with("BEGIN ISOLATION LEVEL READ COMMITTED ISOLATION LEVEL SERIALIZABLE;SELECT")
@@ -130,6 +132,6 @@ mod tests {
 
     #[test]
     fn a_message_reads_as_designed() {
-        insta::assert_snapshot!(of(&step(42, "CREATE TABLE t (); -- last"), 17).0);
+        insta::assert_snapshot!(of(&step(42, "CREATE TABLE t (); -- last"), "RESET ALL;SET lock_timeout=0").0);
     }
 }

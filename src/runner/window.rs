@@ -51,7 +51,7 @@ pub(super) async fn run(
             && orders.halted().is_none()
             && (flight.is_empty() || flight.len() < WINDOW && in_flight(&flight) < WINDOW_BYTES)
         {
-            let (message, preamble) = message::of(step, session.server_major());
+            let (message, preamble) = message::of(step, session.reset_sql());
             let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
             flight.push_back(Sent { index: next, bytes: message.len(), preamble, answer: Box::pin(answer) });
             next += 1;
@@ -85,6 +85,20 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// Runs one step and leaves its transaction open.
+pub(super) async fn open(
+    session: &mut LockedSession,
+    step: &Step<'_>,
+    orders: &Orders,
+    observer: &impl Observer,
+) -> Result<(), Broken> {
+    let (message, preamble) = message::open(step, session.reset_sql());
+    let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
+    let sent = Sent { index: 0, bytes: message.len(), preamble, answer: Box::pin(answer) };
+    let (patience, steps) = (step.patience(step.lock_wait), std::slice::from_ref(step));
+    settle(session, sent, patience, orders.clone(), steps, &mut Vec::new(), observer).await.map(|_| ())
 }
 
 fn in_flight(flight: &VecDeque<Sent>) -> usize {

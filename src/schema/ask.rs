@@ -25,6 +25,13 @@ pub struct Prepared {
     statements: Mutex<HashMap<String, Statement>>,
 }
 
+impl Prepared {
+    /// Forgets them: the session has ended them.
+    pub fn clear(&self) {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 /// A parameter with its type.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 

@@ -45,8 +45,8 @@ impl Default for Except {
     }
 }
 
-/// The settings decide how the server writes constants and names. The timeouts are those of all reads.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '500ms'; \
+/// What a read sets in its transaction: how the server writes constants and names, and the timeouts of all reads.
+pub const SETTINGS: &str = "SET LOCAL lock_timeout = '500ms'; \
     SET LOCAL statement_timeout = '10s'; SET LOCAL search_path = pg_catalog; SET LOCAL DateStyle = ISO; \
     SET LOCAL IntervalStyle = postgres; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1; \
     SET LOCAL bytea_output = hex; SET LOCAL quote_all_identifiers = off; SET LOCAL xmloption = content; \
@@ -68,7 +68,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
     let ask = Ask { client, prepared: None };
     for _ in 0..TRIES {
-        client.batch_execute(BEGIN).await?;
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SETTINGS}");
+        client.batch_execute(&begin).await?;
         let result = async { tokio::try_join!(read_once(ask, except), seen(ask)) }.await;
         client.batch_execute("ROLLBACK").await?;
         match result {
@@ -84,15 +85,13 @@ pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
     Err(SqlError { sqlstate: "40001".into(), message: message.into(), ..SqlError::default() }.into())
 }
 
-/// Reads the schema of a database that nobody else changes meanwhile, on a session that does it often: it keeps the statements.
+/// Reads the schema of a database that nobody else changes meanwhile, as the transaction sees it in which the session is, with
+/// [`SETTINGS`] made there; on a session that does it often: it keeps the statements.
 ///
 /// # Errors
-/// The database's, or its loss.
-pub async fn read_again(client: &Client, except: &Except, prepared: &Prepared) -> Result<Snapshot, Error> {
-    client.batch_execute(BEGIN).await?;
-    let result = read_once(Ask { client, prepared: Some(prepared) }, except).await;
-    client.batch_execute("ROLLBACK").await?;
-    result
+/// The database's, which leave the transaction aborted, or its loss.
+pub async fn read_within(client: &Client, except: &Except, prepared: &Prepared) -> Result<Snapshot, Error> {
+    read_once(Ask { client, prepared: Some(prepared) }, except).await
 }
 
 async fn read_once(ask: Ask<'_>, except: &Except) -> Result<Snapshot, Error> {

@@ -66,3 +66,54 @@ async fn contents_that_a_cycle_changes_do_not_reach_the_next_migration() {
         assert_eq!(said.of("10")["verdict"], "DOWN_FAILS");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_script_could_not_do_in_the_transaction_of_another_is_no_failure() {
+    let database = TestDatabase::new().await;
+    let asks = |question: &str| format!("DO $$ BEGIN ASSERT ({question}); END $$;");
+    let set = Set::of(&[
+        ("01_types", "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE t (id serial);", "DROP TABLE t; DROP TYPE mood;"),
+        // PostgreSQL refuses to use an enum's new value in the transaction that adds it.
+        (
+            "02_value",
+            "DO $$ BEGIN IF enum_last(NULL::mood) = 'sad' THEN CREATE TABLE a (); ELSE CREATE TABLE b (m mood DEFAULT 'ok'); \
+             END IF; END $$;",
+            "DROP TABLE a; ALTER TYPE mood ADD VALUE 'ok';",
+        ),
+        ("03_same", &asks("enum_last(NULL::mood) = 'sad'"), "SELECT 1;"),
+        // The session's statements are a script's own, and gone after it.
+        ("04_prepares", "PREPARE p AS SELECT 1; CREATE INDEX i ON t (id);", "PREPARE p AS SELECT 1; DEALLOCATE ALL;"),
+        (
+            "05_gone",
+            "PREPARE p AS SELECT 1; CREATE INDEX j ON t (id); DEALLOCATE ALL;",
+            "PREPARE p AS SELECT 1; DROP INDEX j;",
+        ),
+        // Between the same guards as an operation's.
+        ("06_tables", "CREATE TABLE x ();", "DROP TABLE x; DROP TABLE __diesel_schema_migrations;"),
+        ("07_lock", "CREATE TABLE y ();", "DROP TABLE y; SELECT pg_advisory_unlock_all();"),
+        // Fails at what is checked last.
+        (
+            "08_deferred",
+            "CREATE TABLE k (id int PRIMARY KEY); CREATE TABLE l (id int REFERENCES k DEFERRABLE INITIALLY DEFERRED);",
+            "INSERT INTO l VALUES (1);",
+        ),
+        ("09_rows", "INSERT INTO t DEFAULT VALUES;", "CREATE TABLE z ();"),
+        ("10_same", &asks("(SELECT max(id) FROM t) = 1 AND (SELECT last_value FROM t_id_seq) = 1"), "SELECT 1;"),
+    ]);
+    let said = run(&set, Some(&database.url), &[]).await;
+    let expected = [
+        ("01", "RESTORES"),
+        ("02", "DOES_NOT_RESTORE"),
+        ("03", "RESTORES"),
+        ("04", "UP_FAILS_AFTER_DOWN"),
+        ("05", "RESTORES"),
+        ("06", "DOWN_FAILS"),
+        ("07", "DOWN_FAILS"),
+        ("08", "DOWN_FAILS"),
+        ("09", "DOES_NOT_RESTORE"),
+        ("10", "RESTORES"),
+    ];
+    assert_eq!(said.verdicts(), expected, "{}", said.stderr);
+    let told = said.of("02")["upDifferences"].as_array().unwrap().iter().map(|one| one["summary"].as_str().unwrap());
+    assert!(told.clone().any(|one| one == "table public.b added"), "{:?}", told.collect::<Vec<_>>());
+}
