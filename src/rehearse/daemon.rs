@@ -8,12 +8,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Event, Outside, Settings, rehearse};
+use super::{Event, Outside, Rehearsed, Settings, rehearse};
 use crate::{
     catalog::Catalog,
     db::DatabaseUrl,
     failure::{Failure, Reason},
-    ledger::rehearsals::{self, Scripts},
+    ledger::rehearsals::{Keeper, Scripts},
     migration::Version,
     runner::{Halt, Orders, Wait},
     schema::in_one_line,
@@ -103,7 +103,10 @@ impl Inner {
         let _ender = AbortOnDrop(tokio::spawn(end_with(sender.clone(), self.phases.clone(), halt)));
         let mut scratch = Scratch::open(&self.url).await?;
         let settings = Settings { outside: Outside::Refused, role: self.role.clone() };
-        let mut verdicts = Vec::new();
+        let (verdicts, to_be_kept) = mpsc::unbounded_channel();
+        let keeper = Keeper::new(self.url.clone(), principal, &self.daemon);
+        let kept = tokio::spawn(keep(keeper, to_be_kept));
+        let mut rehearsed_so_far = 0;
         let mut tell = |event: Event| {
             if let Event::Ended(rehearsed) = &event {
                 let found = match &rehearsed.failure {
@@ -112,25 +115,33 @@ impl Inner {
                 };
                 tracing::info!(event = "rehearsal.verdict", version = %rehearsed.version, verdict = rehearsed.verdict.as_str(),
                     "{}: {found}", rehearsed.name);
-                verdicts.push(rehearsed.clone());
+                rehearsed_so_far += 1;
+                let _ = verdicts.send(rehearsed.clone()); // who keeps them has failed, and says so at the end
             }
             let _ = sender.send(event); // nobody listens: it is being ended
         };
         let result = rehearse(&mut scratch, &self.catalog, &selected, &settings, &orders, &mut tell).await;
-        let mut recorded = Ok(());
-        for rehearsed in &verdicts {
-            let of = Scripts { version: &rehearsed.version, up: rehearsed.up, down: rehearsed.down };
-            let verdict = rehearsed.verdict.as_str();
-            let kept = rehearsals::record(scratch.client(), of, verdict, principal, &self.daemon).await;
-            recorded = recorded.and(kept);
-        }
+        drop(verdicts);
+        let kept = kept.await.unwrap_or_else(|_| Err(Failure::new(Reason::Internal, "a mistake in schemad")));
         if let Err(error) = scratch.close().await {
             tracing::warn!(event = "scratch.left", cause = %error, "a scratch database could not be dropped; it is swept later");
         }
         let outcome = result.as_ref().map_or_else(|failure| failure.reason.as_str(), |()| "done");
-        tracing::info!(event = "rehearsal.ended", principal, outcome, rehearsed = verdicts.len(), "rehearsal ended");
-        result.and(recorded)
+        tracing::info!(event = "rehearsal.ended", principal, outcome, rehearsed = rehearsed_so_far, "rehearsal ended");
+        result.and(kept.map_err(|failure| Failure {
+            message: format!("the verdicts are not kept, or not all: {}", failure.message),
+            ..failure
+        }))
     }
+}
+
+/// Keeps each verdict as it comes: whatever ends the rehearsal, what it has found is not found in vain.
+async fn keep(mut keeper: Keeper, mut verdicts: mpsc::UnboundedReceiver<Box<Rehearsed>>) -> Result<(), Failure> {
+    while let Some(rehearsed) = verdicts.recv().await {
+        let of = Scripts { version: &rehearsed.version, up: rehearsed.up, down: rehearsed.down };
+        keeper.keep(of, rehearsed.verdict.as_str()).await?;
+    }
+    Ok(())
 }
 
 /// Tells the rehearsal to end when nobody listens to it, or the daemon ends.

@@ -199,3 +199,25 @@ async fn a_daemon_can_require_that_exactly_these_scripts_were_rehearsed_well() {
     plain.apply_all().await.finished();
     plain.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_found_counts_before_there_was_a_ledger_and_when_the_rest_is_left() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[
+        ("1_t", "CREATE TABLE t (id int);", "DROP TABLE t;"),
+        ("2_sleeps", "SELECT pg_sleep(1002);", "SELECT 1;"),
+    ]);
+    let required = Settings { require_rehearsed: true, ..settings(&database.url) };
+    let daemon = TestDaemon::launch(required, &set).await;
+    daemon.until_ready().await;
+    let mut stream = daemon.client().rehearse(pb::RehearseRequest::default()).await.unwrap().into_inner();
+    let scratch = until_waiting(&database, "1002").await;
+    while !matches!(stream.message().await.unwrap().unwrap().event.unwrap().event, Some(Event::Rehearsed(_))) {}
+    drop(stream);
+    eventually("it has ended", async || (!is_there(&database, &scratch).await).then_some(())).await;
+    let kept = "SELECT string_agg(version || ' ' || verdict, ',') FROM schemad.rehearsals";
+    assert_eq!(database.text(kept).await, "1 RESTORES");
+    let first = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    daemon.apply(first).await.finished();
+    daemon.stop().await;
+}
