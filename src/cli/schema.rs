@@ -203,13 +203,47 @@ mod tests {
             schema: "app".into(),
             name: "notes".into(),
             owner: "app".into(),
-            columns: vec![column("user_id", "integer", false, ""), column("body", "text[]", true, "")],
+            columns: vec![
+                column("user_id", "integer", false, ""),
+                pb::SchemaColumn {
+                    storage: "external".into(),
+                    compression: "lz4".into(),
+                    statistics_target: Some(500),
+                    options: vec!["n_distinct=5".into()],
+                    access: vec!["=r/app".into()],
+                    ..column("body", "text[]", true, "")
+                },
+            ],
             constraints: vec![foreign],
+            indexes: vec![pb::SchemaIndex {
+                name: "notes_user".into(),
+                definition: "CREATE INDEX notes_user ON app.notes USING btree (user_id)".into(),
+                flags: vec!["clustered".into()],
+                comment: "for the list".into(),
+                ..Default::default()
+            }],
+            rules: vec![pb::SchemaRule {
+                name: "quiet".into(),
+                definition: "CREATE RULE quiet AS\n    ON DELETE TO app.notes DO INSTEAD NOTHING;".into(),
+                enabled: "origin".into(),
+                ..Default::default()
+            }],
+            statistics: vec![pb::SchemaStatistics {
+                name: "both".into(),
+                definition: "CREATE STATISTICS app.both ON user_id, body FROM app.notes".into(),
+                target: Some(100),
+                ..Default::default()
+            }],
+            children: vec!["app.old_notes".into()],
+            publications: vec!["all".into()],
+            replica_identity: "full".into(),
+            access: vec!["reader=r/app".into()],
             triggers: vec![pb::SchemaTrigger {
                 name: "touched".into(),
                 definition:
                     "CREATE TRIGGER touched BEFORE UPDATE ON app.notes FOR EACH ROW EXECUTE FUNCTION app.touch()".into(),
                 enabled: "disabled".into(),
+                ..Default::default()
             }],
             flags: vec!["row security".into()],
             row_estimate: -1,
@@ -224,6 +258,19 @@ mod tests {
             labels: vec!["sad".into(), "ok".into()],
             ..Default::default()
         };
+        let odd = pb::SchemaObject {
+            name: "odd\nmood".into(),
+            labels: vec!["so, so".into(), "it's".into()],
+            ..mood.clone()
+        };
+        let pair = pb::SchemaObject {
+            kind: Kind::CompositeType.into(),
+            schema: "app".into(),
+            name: "pair".into(),
+            owner: "app".into(),
+            columns: vec![column("a", "integer", false, ""), column("B", "text", false, "")],
+            ..Default::default()
+        };
         let function = pb::SchemaObject {
             kind: Kind::Routine.into(),
             schema: "app".into(),
@@ -233,7 +280,7 @@ mod tests {
             definition: "CREATE OR REPLACE FUNCTION app.touch()\n RETURNS trigger\n".into(),
             ..Default::default()
         };
-        vec![users, notes, mood, function]
+        vec![users, notes, mood, odd, pair, function]
     }
 
     fn bare(text: &str) -> String {

@@ -4,15 +4,15 @@ mod parts;
 
 use std::collections::HashMap;
 
-use parts::{Cut, column, constraint, domain, index, policy, sequence, table, trigger};
+use parts::{Cut, column, constraint, domain, index, policy, range, rule, sequence, statistics, table, trigger};
 
 use super::{
     pb::{self, SchemaObjectKind as Kind},
     request::{Filter, Place},
 };
 use crate::schema::{
-    Acl, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy, Range, Relation, Routine,
-    Sequence, Size, Snapshot, Table, Trigger, View, ViewKind,
+    Acl, BaseType, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy, Publication, Range,
+    Relation, Routine, Rule, Sequence, Size, Snapshot, Statistics, Table, Trigger, View, ViewKind,
 };
 
 /// How long a text may be: the whole, up to a megabyte, or so short that thousands of them fit.
@@ -52,6 +52,8 @@ pub enum Object<'a> {
     Composite(&'a Composite),
     /// A range type.
     Range(&'a Range),
+    /// A base type.
+    Base(&'a BaseType),
     /// A routine.
     Routine(&'a Routine),
 }
@@ -68,6 +70,7 @@ impl<'a> Object<'a> {
             Self::Domain(_) => Kind::Domain,
             Self::Composite(_) => Kind::CompositeType,
             Self::Range(_) => Kind::RangeType,
+            Self::Base(_) => Kind::BaseType,
             Self::Routine(_) => Kind::Routine,
         }
     }
@@ -84,6 +87,7 @@ impl<'a> Object<'a> {
             Self::Enum(of) => (&of.schema, &of.name, ""),
             Self::Domain(of) => (&of.schema, &of.name, ""),
             Self::Range(of) => (&of.schema, &of.name, ""),
+            Self::Base(of) => (&of.schema, &of.name, ""),
             Self::Routine(of) => (&of.schema, &of.name, &of.arguments),
         }
     }
@@ -107,6 +111,11 @@ pub struct Listing<'a> {
     indexes: HashMap<&'a Relation, Vec<&'a Index>>,
     triggers: HashMap<&'a Relation, Vec<&'a Trigger>>,
     policies: HashMap<&'a Relation, Vec<&'a Policy>>,
+    rules: HashMap<&'a Relation, Vec<&'a Rule>>,
+    statistics: HashMap<&'a Relation, Vec<&'a Statistics>>,
+    /// Partitions and inheriting tables by their parents.
+    children: HashMap<Relation, Vec<&'a Relation>>,
+    publications: &'a [Publication],
 }
 
 impl<'a> Listing<'a> {
@@ -120,6 +129,7 @@ impl<'a> Listing<'a> {
             .chain(snapshot.domains.iter().map(Object::Domain))
             .chain(snapshot.composites.iter().map(Object::Composite))
             .chain(snapshot.ranges.iter().map(Object::Range))
+            .chain(snapshot.base_types.iter().map(Object::Base))
             .chain(snapshot.routines.iter().map(Object::Routine));
         let wanted = all.filter_map(|object| {
             let (kind, (schema, name, arguments)) = (object.kind(), object.names());
@@ -139,6 +149,10 @@ impl<'a> Listing<'a> {
             indexes: by(&snapshot.indexes, |index| &index.table),
             triggers: by(&snapshot.triggers, |trigger| &trigger.table),
             policies: by(&snapshot.policies, |policy| &policy.table),
+            rules: by(&snapshot.rules, |rule| &rule.table),
+            statistics: by(&snapshot.statistics, |statistics| &statistics.table),
+            children: children(&snapshot.tables),
+            publications: &snapshot.publications,
         }
     }
 
@@ -162,6 +176,12 @@ impl<'a> Listing<'a> {
         if let Object::Table(Table { relation, .. }) | Object::View(View { relation, .. }) = object {
             self.add_parts(relation, &mut message, &mut cut);
         }
+        if let Object::Table(Table { relation, .. }) = object {
+            let children = self.children.get(relation).into_iter().flatten();
+            message.children = children.map(|child| child.to_string()).collect();
+            let publish = self.publications.iter().filter(|publication| publishes(publication, relation));
+            message.publications = publish.map(|publication| publication.name.clone()).collect();
+        }
         if let Some(relation) = object.relation() {
             let size = sizes.get(relation).copied().unwrap_or_default();
             (message.row_estimate, message.total_bytes) = (size.rows.unwrap_or(-1), size.bytes);
@@ -178,6 +198,8 @@ impl<'a> Listing<'a> {
         message.indexes = all(&self.indexes, relation).map(|one| index(one, cut)).collect();
         message.triggers = all(&self.triggers, relation).map(|one| trigger(one, cut)).collect();
         message.policies = all(&self.policies, relation).map(|one| policy(one, cut)).collect();
+        message.rules = all(&self.rules, relation).map(|one| rule(one, cut)).collect();
+        message.statistics = all(&self.statistics, relation).map(|one| statistics(one, cut)).collect();
         let referencing = self.referencing.get(relation).into_iter().flatten();
         message.referenced_by = referencing
             .map(|one| pb::SchemaConstraint { table: one.table.to_string(), ..constraint(one, cut) })
@@ -194,6 +216,29 @@ fn by<'a, K: std::hash::Hash + Eq, T>(
         map.entry(key(item)).or_default().push(item);
     }
     map
+}
+
+fn children(tables: &[Table]) -> HashMap<Relation, Vec<&Relation>> {
+    let mut map: HashMap<Relation, Vec<&Relation>> = HashMap::new();
+    for table in tables {
+        for parent in table.parents.iter().filter_map(|parent| Relation::parse(parent)) {
+            map.entry(parent).or_default().push(&table.relation);
+        }
+    }
+    map
+}
+
+/// True for a table that the publication names, alone or with its schema, or that is one of all.
+fn publishes(of: &Publication, relation: &Relation) -> bool {
+    let named = |table: &String| {
+        let mut quoted = false;
+        let name = table.split(|c| {
+            quoted ^= c == '"';
+            c == ' ' && !quoted // columns and a condition follow
+        });
+        name.take(1).any(|name| Relation::parse(name).as_ref() == Some(relation))
+    };
+    of.all_tables || of.schemas.contains(&relation.schema) || of.tables.0.iter().any(named)
 }
 
 /// What an object says of itself.
@@ -216,6 +261,8 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
             definition: cut.text(&of.definition),
             options: of.options.0.clone(),
             flags: of.unpopulated.then(|| "not populated".into()).into_iter().collect(),
+            access_method: of.access_method.clone().unwrap_or_default(),
+            tablespace: of.tablespace.clone().unwrap_or_default(),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
         Object::Sequence(of) => {
@@ -232,8 +279,11 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
             columns: of.columns.iter().map(|one| column(one, cut)).collect(),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Range(of) => pb::SchemaObject {
-            definition: of.subtype.clone(),
+        Object::Range(of) => {
+            pb::SchemaObject { definition: range(of), ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())) }
+        }
+        Object::Base(of) => pb::SchemaObject {
+            definition: of.definition.as_ref().map_or_else(|| "only announced".into(), |text| cut.text(text)),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
         Object::Routine(of) => pb::SchemaObject {

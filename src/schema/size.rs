@@ -16,18 +16,26 @@ pub struct Size {
     pub bytes: Option<i64>,
 }
 
-/// The sizes of those that there are. It takes a transaction, which is rolled back.
+/// The sizes of those that there are: no bytes of what is locked. It takes a transaction, which is rolled back.
 ///
 /// Dropped before it returns, the connection is left in the transaction; close it.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn sizes(client: &Client, of: &[Relation]) -> Result<HashMap<Relation, Size>, Error> {
-    match read(client, of, "pg_total_relation_size(c.oid)").await {
+    let unlocked = format!("CASE WHEN c.oid NOT IN ({LOCKED}) THEN pg_total_relation_size(c.oid) END");
+    match read(client, of, &unlocked).await {
+        // Locked since.
         Err(Error::Sql(error)) if error.is(&SqlState::LOCK_NOT_AVAILABLE) => read(client, of, "NULL::bigint").await,
         answer => answer,
     }
 }
+
+/// Tables that somebody holds a lock on, or waits for one, that keeps them from being opened; or on their indexes or TOAST tables.
+const LOCKED: &str = "SELECT unnest(array_remove(ARRAY[l.relation, i.indrelid, t.oid], NULL)) FROM pg_locks l \
+    LEFT JOIN pg_index i ON i.indexrelid = l.relation LEFT JOIN pg_class t ON t.reltoastrelid = coalesce(i.indrelid, l.relation) \
+    WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' \
+        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())";
 
 async fn read(client: &Client, of: &[Relation], bytes: &str) -> Result<HashMap<Relation, Size>, Error> {
     // Before PostgreSQL 14, never looked at and empty were one.

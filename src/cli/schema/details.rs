@@ -2,8 +2,9 @@
 
 use super::{bytes, overview::kind, qualified, rows};
 use crate::{
-    cli::output::{BAD, BOLD, DIM, plain, styled, table},
+    cli::output::{BAD, BOLD, DIM, line, plain, styled, table},
     grpc::pb::{SchemaColumn, SchemaObject, SchemaObjectKind as Kind},
+    schema::identifier,
 };
 
 /// All objects.
@@ -18,18 +19,28 @@ fn one(of: &SchemaObject) -> String {
     let mut lines = vec![head(of)];
     lines.extend((!of.comment.is_empty()).then(|| plain(&of.comment)));
     if !of.labels.is_empty() {
-        lines.push(plain(&of.labels.join(", ")));
+        lines.push(line(&labels(&of.labels)));
     }
     if !of.columns.is_empty() {
-        lines.push(table(&["COLUMN", "TYPE", "NULL", "DEFAULT", "COMMENT"], of.columns.iter().map(column)));
+        let stored = of.columns.iter().any(|column| !stored(column).is_empty());
+        let headings: &[&str] = match stored {
+            true => &["COLUMN", "TYPE", "NULL", "DEFAULT", "STORAGE", "COMMENT"],
+            false => &["COLUMN", "TYPE", "NULL", "DEFAULT", "COMMENT"],
+        };
+        lines.push(table(headings, of.columns.iter().map(|of| column(of, stored))));
     }
-    list(&mut lines, "Constraints", of.constraints.iter().map(|c| format!("{}  {}", c.name, c.definition)));
+    list(
+        &mut lines,
+        "Constraints",
+        of.constraints.iter().map(|c| with(format!("{}  {}", c.name, c.definition), [], &c.comment)),
+    );
     list(
         &mut lines,
         "Indexes",
-        of.indexes.iter().filter(|index| index.constraint.is_empty() || index.invalid).map(|index| {
-            let invalid = if index.invalid { "  INVALID" } else { "" };
-            format!("{}{invalid}", index.definition)
+        of.indexes.iter().filter(|of| of.constraint.is_empty() || of.invalid || !of.flags.is_empty()).map(|of| {
+            let tablespace = (!of.tablespace.is_empty()).then(|| format!("tablespace {}", of.tablespace));
+            let special = of.invalid.then(|| "INVALID".into()).into_iter().chain(of.flags.iter().cloned());
+            with(of.definition.clone(), special.chain(tablespace), &of.comment)
         }),
     );
     list(
@@ -40,9 +51,18 @@ fn one(of: &SchemaObject) -> String {
     list(
         &mut lines,
         "Triggers",
-        of.triggers.iter().map(|trigger| match trigger.enabled.as_str() {
-            "origin" => trigger.definition.clone(),
-            enabled => format!("{}  ({enabled})", trigger.definition),
+        of.triggers.iter().map(|of| with(of.definition.clone(), unusual(&of.enabled), &of.comment)),
+    );
+    list(
+        &mut lines,
+        "Rules",
+        of.rules.iter().map(|of| with(of.definition.clone(), unusual(&of.enabled), &of.comment)),
+    );
+    list(
+        &mut lines,
+        "Statistics",
+        of.statistics.iter().map(|of| {
+            with(of.definition.clone(), of.target.map(|target| format!("target {target}")), &of.comment)
         }),
     );
     list(
@@ -53,11 +73,18 @@ fn one(of: &SchemaObject) -> String {
             let using = if policy.using.is_empty() { String::new() } else { format!("  USING ({})", policy.using) };
             let check =
                 if policy.check.is_empty() { String::new() } else { format!("  WITH CHECK ({})", policy.check) };
-            format!("{}  {kind}for {} to {}{using}{check}", policy.name, policy.command, policy.roles.join(", "))
+            let roles = policy.roles.join(", ");
+            let text = format!("{}  {kind}for {} to {roles}{using}{check}", policy.name, policy.command);
+            with(text, [], &policy.comment)
         }),
     );
+    list(&mut lines, if of.partition_by.is_empty() { "Children" } else { "Partitions" }, of.children.iter().cloned());
+    list(&mut lines, "Publications", of.publications.iter().map(|name| identifier(name)));
     list(&mut lines, "Options", of.options.iter().cloned());
-    list(&mut lines, "Access", of.access.iter().cloned());
+    let of_columns = of.columns.iter().flat_map(|column| {
+        column.access.iter().map(|access| format!("{access}  (column {})", identifier(&column.name)))
+    });
+    list(&mut lines, "Access", of.access.iter().cloned().chain(of_columns));
     lines.extend((!of.definition.is_empty()).then(|| plain(of.definition.trim_end())));
     lines.extend(of.truncated.then(|| styled(BAD, "Long texts were cut.")));
     lines.join("\n")
@@ -74,17 +101,54 @@ fn head(of: &SchemaObject) -> String {
     words.extend((!of.returns.is_empty()).then(|| format!("returns {}", of.returns)));
     words.extend((!of.owner.is_empty()).then(|| format!("owner {}", of.owner)));
     words.extend(of.flags.iter().cloned());
+    words.extend((!of.server.is_empty()).then(|| format!("server {}", identifier(&of.server))));
+    words.extend((!of.of_type.is_empty()).then(|| format!("of type {}", of.of_type)));
+    words.extend((!of.replica_identity.is_empty()).then(|| format!("replica identity {}", of.replica_identity)));
+    words.extend((!matches!(&*of.access_method, "" | "heap")).then(|| format!("access method {}", of.access_method)));
+    words.extend((!of.tablespace.is_empty()).then(|| format!("tablespace {}", of.tablespace)));
     words.extend((!of.partition_by.is_empty()).then(|| format!("partitioned by {}", of.partition_by)));
     if !of.parents.is_empty() {
         let bound = format!(" {}", of.partition_bound);
         let word = if of.partition_bound.is_empty() { "inherits" } else { "partition of" };
         words.push(format!("{word} {}{}", of.parents.join(", "), bound.trim_end()));
     }
-    let name = plain(&format!("{} {}{arguments}", kind(of), qualified(of)));
-    format!("{}  {}", styled(BOLD, &name), styled(DIM, &plain(&words.join(", "))))
+    let name = styled(BOLD, &line(&format!("{} {}{arguments}", kind(of), qualified(of))));
+    match words.is_empty() {
+        true => name,
+        false => format!("{name}  {}", styled(DIM, &line(&words.join(", ")))),
+    }
 }
 
-fn column(of: &SchemaColumn) -> Vec<String> {
+/// As they are, each in quotes where one of them could be taken for two.
+pub(super) fn labels(of: &[String]) -> String {
+    let plain = of.iter().all(|label| label.trim() == label && !label.is_empty() && !label.contains([',', '\'']));
+    let quoted = |label: &String| if plain { label.clone() } else { format!("'{}'", label.replace('\'', "''")) };
+    of.iter().map(quoted).collect::<Vec<_>>().join(", ")
+}
+
+/// What a column's storage has that its type does not bring.
+fn stored(of: &SchemaColumn) -> String {
+    let storage = (!of.storage.is_empty()).then(|| of.storage.clone());
+    let compression = (!of.compression.is_empty()).then(|| of.compression.clone());
+    let statistics = of.statistics_target.map(|target| format!("statistics {target}"));
+    let all = storage.into_iter().chain(compression).chain(statistics).chain(of.options.iter().cloned());
+    all.collect::<Vec<_>>().join(", ")
+}
+
+/// A definition, what is special about it, and its comment.
+fn with(definition: String, special: impl IntoIterator<Item = String>, comment: &str) -> String {
+    let special = special.into_iter().collect::<Vec<_>>().join(", ");
+    let special = if special.is_empty() { special } else { format!("  ({special})") };
+    let comment = if comment.is_empty() { String::new() } else { format!("  -- {comment}") };
+    format!("{definition}{special}{comment}")
+}
+
+/// When a trigger or a rule fires, where that is not as usual.
+fn unusual(enabled: &str) -> Option<String> {
+    (enabled != "origin").then(|| enabled.to_owned())
+}
+
+fn column(of: &SchemaColumn, with_storage: bool) -> Vec<String> {
     let collation = if of.collation.is_empty() { String::new() } else { format!(" COLLATE {}", of.collation) };
     let default = match (of.identity.as_str(), of.generated.as_str()) {
         ("", "") => of.default.clone(),
@@ -92,13 +156,16 @@ fn column(of: &SchemaColumn) -> Vec<String> {
         (identity, _) => format!("identity {identity}"),
     };
     let null = if of.not_null { "no" } else { "yes" };
-    vec![of.name.clone(), format!("{}{collation}", of.r#type), null.into(), default, of.comment.clone()]
+    let mut cells = vec![of.name.clone(), format!("{}{collation}", of.r#type), null.into(), default];
+    cells.extend(with_storage.then(|| stored(of)));
+    cells.push(of.comment.clone());
+    cells
 }
 
 fn list(lines: &mut Vec<String>, title: &str, items: impl Iterator<Item = String>) {
     let mut items = items.peekable();
     if items.peek().is_some() {
         lines.push(format!("{title}:"));
-        lines.extend(items.map(|item| format!("  {}", plain(&item))));
+        lines.extend(items.map(|item| format!("  {}", plain(item.trim_end()).replace('\n', "\n  "))));
     }
 }

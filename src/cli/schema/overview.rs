@@ -1,9 +1,10 @@
 //! Everything at a glance: what `\dt`, `\dT+`, `\dv`, `\ds` and `\df` show.
 
-use super::{bytes, qualified, rows};
+use super::{bytes, details::labels, qualified, rows};
 use crate::{
     cli::output::{BOLD, styled, table},
     grpc::pb::{SchemaObject, SchemaObjectKind as Kind},
+    schema::identifier,
 };
 
 /// A section a kind, without those that have nothing.
@@ -33,7 +34,7 @@ pub(super) fn show(objects: &[SchemaObject]) -> String {
     if shown.is_empty() { "Nothing is there.".into() } else { shown.join("\n\n") }
 }
 
-const TYPES: &[Kind] = &[Kind::EnumType, Kind::Domain, Kind::CompositeType, Kind::RangeType];
+const TYPES: &[Kind] = &[Kind::EnumType, Kind::Domain, Kind::CompositeType, Kind::RangeType, Kind::BaseType];
 
 fn section(
     title: &str,
@@ -55,9 +56,10 @@ pub(super) fn kind(object: &SchemaObject) -> String {
 
 fn values(of: &SchemaObject) -> String {
     match of.kind() {
-        Kind::EnumType => of.labels.join(", "),
+        Kind::EnumType => labels(&of.labels),
         Kind::CompositeType => {
-            of.columns.iter().map(|column| format!("{} {}", column.name, column.r#type)).collect::<Vec<_>>().join(", ")
+            let attributes = of.columns.iter().map(|of| format!("{} {}", identifier(&of.name), of.r#type));
+            attributes.collect::<Vec<_>>().join(", ")
         }
         _ => of.definition.clone(),
     }

@@ -3,8 +3,8 @@
 use crate::{
     grpc::pb,
     schema::{
-        Column, Constraint, ConstraintKind, Domain, Enabled, Generated, Identity, Index, Persistence, Policy, Sequence,
-        Table, TableKind, Trigger,
+        Column, Constraint, ConstraintKind, Domain, Enabled, Generated, Identity, Index, Persistence, Policy, Range,
+        ReplicaIdentity, Rule, Sequence, Statistics, Table, TableKind, Trigger,
     },
 };
 
@@ -34,6 +34,7 @@ pub(super) fn table(table: &Table, common: pb::SchemaObject, cut: &mut Cut) -> p
         (table.kind == TableKind::Foreign, "foreign"),
         (table.row_security, "row security"),
         (table.force_row_security, "force row security"),
+        (table.detaching, "detaching"),
     ];
     pb::SchemaObject {
         columns: table.columns.iter().map(|one| column(one, cut)).collect(),
@@ -41,9 +42,38 @@ pub(super) fn table(table: &Table, common: pb::SchemaObject, cut: &mut Cut) -> p
         partition_bound: cut.maybe(table.partition_bound.as_ref()),
         partition_by: table.partition_by.clone().unwrap_or_default(),
         options: [table.options.0.as_slice(), &table.foreign_options.0].concat(),
-        flags: flags.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()).collect(),
+        flags: those(&flags),
+        of_type: table.of_type.clone().unwrap_or_default(),
+        replica_identity: match table.replica_identity {
+            ReplicaIdentity::PrimaryKey | ReplicaIdentity::Index => "",
+            ReplicaIdentity::Nothing => "nothing",
+            ReplicaIdentity::Full => "full",
+        }
+        .into(),
+        access_method: table.access_method.clone().unwrap_or_default(),
+        tablespace: table.tablespace.clone().unwrap_or_default(),
+        server: table.server.clone().unwrap_or_default(),
         ..common
     }
+}
+
+/// The words for what is.
+fn those(words: &[(bool, &str)]) -> Vec<String> {
+    words.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()).collect()
+}
+
+/// `SUBTYPE = float8, MULTIRANGE_TYPE_NAME = app.floats`.
+pub(super) fn range(of: &Range) -> String {
+    let parts = [
+        ("SUBTYPE", Some(&of.subtype)),
+        ("SUBTYPE_OPCLASS", of.operator_class.as_ref()),
+        ("COLLATION", of.collation.as_ref()),
+        ("CANONICAL", of.canonical.as_ref()),
+        ("SUBTYPE_DIFF", of.difference.as_ref()),
+        ("MULTIRANGE_TYPE_NAME", of.multirange.as_ref()),
+    ];
+    let parts = parts.iter().filter_map(|(name, value)| Some(format!("{name} = {}", value.as_ref()?)));
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn sequence(of: &Sequence) -> String {
@@ -53,8 +83,9 @@ pub(super) fn sequence(of: &Sequence) -> String {
         (Some(column), false) => format!(", owned by {column}"),
         (None, _) => String::new(),
     };
+    let unlogged = if of.persistence == Persistence::Unlogged { "unlogged " } else { "" };
     format!(
-        "{} from {} by {}, {} to {}, cache {}{cycle}{owned}",
+        "{unlogged}{} from {} by {}, {} to {}, cache {}{cycle}{owned}",
         of.r#type, of.start, of.increment, of.min, of.max, of.cache
     )
 }
@@ -87,6 +118,11 @@ pub(super) fn column(of: &Column, cut: &mut Cut) -> pb::SchemaColumn {
         .into(),
         collation: of.collation.clone().unwrap_or_default(),
         comment: cut.maybe(of.comment.as_ref()),
+        access: of.acl.0.clone().unwrap_or_default(),
+        storage: of.storage.clone().unwrap_or_default(),
+        compression: of.compression.clone().unwrap_or_default(),
+        statistics_target: of.statistics,
+        options: [of.options.0.as_slice(), &of.foreign_options.0].concat(),
     }
 }
 
@@ -106,6 +142,7 @@ pub(super) fn constraint(of: &Constraint, cut: &mut Cut) -> pb::SchemaConstraint
         references: of.references.clone().unwrap_or_default(),
         referenced_columns: of.referenced_columns.clone(),
         table: String::new(),
+        comment: cut.maybe(of.comment.as_ref()),
     }
 }
 
@@ -116,6 +153,28 @@ pub(super) fn index(of: &Index, cut: &mut Cut) -> pb::SchemaIndex {
         unique: of.unique,
         invalid: of.invalid,
         constraint: of.constraint.clone().unwrap_or_default(),
+        flags: those(&[(of.clustered, "clustered"), (of.replica_identity, "replica identity")]),
+        tablespace: of.tablespace.clone().unwrap_or_default(),
+        comment: cut.maybe(of.comment.as_ref()),
+    }
+}
+
+pub(super) fn rule(of: &Rule, cut: &mut Cut) -> pb::SchemaRule {
+    pb::SchemaRule {
+        name: of.name.clone(),
+        definition: cut.text(&of.definition),
+        enabled: enabled(of.enabled).into(),
+        comment: cut.maybe(of.comment.as_ref()),
+    }
+}
+
+pub(super) fn statistics(of: &Statistics, cut: &mut Cut) -> pb::SchemaStatistics {
+    pb::SchemaStatistics {
+        name: of.name.clone(),
+        definition: cut.text(&of.definition),
+        target: of.target,
+        owner: of.owner.clone(),
+        comment: cut.maybe(of.comment.as_ref()),
     }
 }
 
@@ -123,13 +182,17 @@ pub(super) fn trigger(of: &Trigger, cut: &mut Cut) -> pb::SchemaTrigger {
     pb::SchemaTrigger {
         name: of.name.clone(),
         definition: cut.text(&of.definition),
-        enabled: match of.enabled {
-            Enabled::Origin => "origin",
-            Enabled::Disabled => "disabled",
-            Enabled::Replica => "replica",
-            Enabled::Always => "always",
-        }
-        .into(),
+        enabled: enabled(of.enabled).into(),
+        comment: cut.maybe(of.comment.as_ref()),
+    }
+}
+
+fn enabled(of: Enabled) -> &'static str {
+    match of {
+        Enabled::Origin => "origin",
+        Enabled::Disabled => "disabled",
+        Enabled::Replica => "replica",
+        Enabled::Always => "always",
     }
 }
 
@@ -141,5 +204,6 @@ pub(super) fn policy(of: &Policy, cut: &mut Cut) -> pb::SchemaPolicy {
         roles: of.roles.clone(),
         using: cut.maybe(of.using.as_ref()),
         check: cut.maybe(of.check.as_ref()),
+        comment: cut.maybe(of.comment.as_ref()),
     }
 }

@@ -90,18 +90,40 @@ impl Filter {
     }
 }
 
-/// True when `text` fits the pattern: `*` stands for any characters, `?` for one.
+/// What a pattern is made of.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Any,
+    One,
+    Char(char),
+}
+
+fn parts(pattern: &str) -> Vec<Part> {
+    let mut chars = pattern.chars().peekable();
+    let mut parts = Vec::new();
+    while let Some(c) = chars.next() {
+        parts.push(match c {
+            '*' => Part::Any,
+            '?' => Part::One,
+            '\\' => Part::Char(chars.next_if(|next| matches!(next, '*' | '?' | '\\')).unwrap_or(c)),
+            c => Part::Char(c),
+        });
+    }
+    parts
+}
+
+/// True when `text` fits the pattern: `*` stands for any characters, `?` for one, `\` before one of the three for itself.
 fn fits(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<Part>, Vec<char>) = (parts(pattern), text.chars().collect());
     // Where the last star stood, and how much of the text it has taken.
     let (mut at, mut read, mut star) = (0, 0, None);
     while read < text.len() {
         match pattern.get(at) {
-            Some('*') => {
+            Some(Part::Any) => {
                 star = Some((at, read));
                 at += 1;
             }
-            Some(c) if *c == '?' || *c == text[read] => (at, read) = (at + 1, read + 1),
+            Some(part) if *part == Part::One || *part == Part::Char(text[read]) => (at, read) = (at + 1, read + 1),
             _ => match star {
                 Some((star_at, taken)) => {
                     star = Some((star_at, taken + 1));
@@ -111,7 +133,7 @@ fn fits(pattern: &str, text: &str) -> bool {
             },
         }
     }
-    pattern[at..].iter().all(|c| *c == '*')
+    pattern[at..].iter().all(|part| *part == Part::Any)
 }
 
 #[cfg(test)]
@@ -131,6 +153,10 @@ mod tests {
             ("a*b*c", "axxbyyc", true),
             ("a*b*c", "axxbyy", false),
             ("größe?", "größen", true),
+            (r"\*", "*", true),
+            (r"\*", "x", false),
+            (r"a\\*", r"a\b", true),
+            (r"a\b", r"a\b", true),
         ] {
             assert_eq!(fits(pattern, text), expected, "{pattern} {text}");
         }

@@ -2,7 +2,9 @@
 
 use schemad::grpc::pb::{self, SchemaObjectKind as Kind, schema_service_client::SchemaServiceClient};
 
-use super::statements::BASE;
+use schemad::schema::{self, Except, Kind as ObjectKind};
+
+use super::statements::{BASE, STATEMENTS};
 use crate::harness::{
     Set, TestDaemon, TestDatabase,
     daemon::Failed,
@@ -104,13 +106,28 @@ async fn the_command_shows_tables_details_json_and_a_diagram() {
 async fn a_table_that_somebody_has_locked_is_described_without_its_size() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     database
-        .execute("CREATE TABLE p (a int) PARTITION BY LIST (a); CREATE TABLE t PARTITION OF p (PRIMARY KEY (a), a DEFAULT 1) FOR VALUES IN (1)")
+        .execute("CREATE TABLE other (); CREATE TABLE p (a int) PARTITION BY LIST (a); CREATE TABLE t PARTITION OF p (PRIMARY KEY (a), a DEFAULT 1) FOR VALUES IN (1)")
         .await;
     let daemon = TestDaemon::start(&database, &set).await;
     let session = database.connect().await;
     session.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
-    let found = describe(&daemon, pb::DescribeSchemaRequest { name_pattern: "t".into(), ..Default::default() }).await;
-    assert_eq!((found.objects.len(), found.objects[0].total_bytes), (1, None));
+    let sizes = async || {
+        let tables = pb::DescribeSchemaRequest { kinds: vec![Kind::Table.into()], ..Default::default() };
+        let found = describe(&daemon, tables).await.objects;
+        found.into_iter().map(|table| (table.name, table.total_bytes.is_some())).collect::<Vec<_>>()
+    };
+    let others = ["other", "p"].map(|name| (name.to_owned(), true));
+    assert_eq!(sizes().await, [&others[..], &[("t".into(), false)]].concat());
+    // Its index alone is enough.
+    session.batch_execute("ROLLBACK; BEGIN; REINDEX INDEX t_pkey").await.unwrap();
+    database.execute("CREATE TABLE toasted (x text)").await;
+    assert_eq!(sizes().await, [&others[..], &[("t".into(), false), ("toasted".into(), true)]].concat());
+    // And so is its TOAST table's.
+    session.batch_execute("ROLLBACK; BEGIN").await.unwrap();
+    let index = "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class c ON c.reltoastrelid = indrelid \
+        WHERE c.relname = 'toasted'";
+    session.batch_execute(&format!("REINDEX INDEX {}", database.text(index).await)).await.unwrap();
+    assert_eq!(sizes().await, [&others[..], &[("t".into(), true), ("toasted".into(), false)]].concat());
 }
 
 /// Only the server can write a CHECK, and it opens the table for that.
@@ -125,4 +142,55 @@ async fn what_cannot_be_read_for_a_lock_is_told_as_that() {
     let failed = Failed::of(&status.unwrap_err());
     failed.assert(tonic::Code::Unavailable, "DATABASE_UNAVAILABLE");
     assert!(failed.message.starts_with("somebody holds a lock on a table"), "{failed:?}");
+}
+
+/// Kinds that DescribeSchema does not list.
+const NOT_LISTED: &[ObjectKind] = &[
+    ObjectKind::Schema,
+    ObjectKind::EventTrigger,
+    ObjectKind::Cast,
+    ObjectKind::Operator,
+    ObjectKind::OperatorFamily,
+    ObjectKind::OperatorClass,
+    ObjectKind::Collation,
+    ObjectKind::Conversion,
+    ObjectKind::Language,
+    ObjectKind::Transform,
+    ObjectKind::AccessMethod,
+    ObjectKind::TextSearch,
+    ObjectKind::ForeignDataWrapper,
+    ObjectKind::ForeignServer,
+    ObjectKind::Publication,
+    ObjectKind::DefaultPrivileges,
+    ObjectKind::Rights,
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_changes_what_is_listed_shows() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    database.execute(BASE).await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    let session = database.connect().await;
+    let major = schema::read(&session, &Except::default()).await.unwrap().server_major;
+    let (mut hidden, mut seen) = (Vec::new(), 0);
+    for (_, change, undo) in STATEMENTS.iter().filter(|(since, ..)| *since <= major) {
+        let request = pb::DescribeSchemaRequest { page_size: 1000, ..Default::default() };
+        let before = (schema::read(&session, &Except::default()).await.unwrap(), describe(&daemon, request.clone()).await);
+        session.batch_execute(change).await.unwrap_or_else(|e| panic!("{change}: {e:?}"));
+        let after = (schema::read(&session, &Except::default()).await.unwrap(), describe(&daemon, request).await);
+        session.batch_execute(undo).await.unwrap_or_else(|e| panic!("{undo}: {e:?}"));
+        let differences = schema::diff(&before.0, &after.0);
+        if differences.iter().all(|one| NOT_LISTED.contains(&one.kind)) {
+            continue;
+        }
+        seen += 1;
+        let told = |mut described: pb::DescribeSchemaResponse| {
+            described.objects.iter_mut().for_each(|object| (object.row_estimate, object.total_bytes) = (0, None));
+            described.objects
+        };
+        if told(before.1) == told(after.1) {
+            hidden.push(format!("{change}: {}", schema::in_one_line(&differences)));
+        }
+    }
+    assert!(hidden.is_empty() && seen > 50, "of {seen} changes these do not show:\n{}", hidden.join("\n"));
 }
