@@ -188,7 +188,7 @@ impl PrivatePostgres {
                 return Ok(());
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(failed(format!("{status}: {}", fs::read_to_string(log).unwrap_or_default().trim())));
+                return Err(failed(format!("{status}: {}", said(&fs::read(log).unwrap_or_default()))));
             }
             if begun.elapsed() > READY_WITHIN {
                 return Err(failed(format!("not ready within {READY_WITHIN:?}; see {}", log.display())));
@@ -315,10 +315,19 @@ fn init(programs: &Path, dir: &Path, data: &Path, user: Option<&User>) -> Result
         .output()
         .map_err(|error| io_error(&programs.join("initdb"), error))?;
     if !output.status.success() {
-        let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::Program { program: "initdb", output });
+        return Err(Error::Program { program: "initdb", output: said(&output.stderr) });
     }
     fs::write(&complete, "").map_err(|error| io_error(&complete, error))
+}
+
+/// What a program said, as far as a person reads on: cp complains of every file for which a full disk has no room.
+fn said(stderr: &[u8]) -> String {
+    const LINES: usize = 5;
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.trim().lines().collect();
+    let more = lines.len().saturating_sub(LINES);
+    let first = lines[..lines.len() - more].join("\n");
+    if more == 0 { first } else { format!("{first}\n… and {more} lines more") }
 }
 
 fn command(programs: &Path, program: &str, dir: &Path, user: Option<&User>) -> Command {

@@ -139,7 +139,12 @@ struct Rehearsal<'a> {
 }
 
 /// What follows when a script fails.
-const GOES_ON: &str = "What it did is undone, and the rehearsal goes on";
+fn goes_on(script: &Script) -> &'static str {
+    match script.mode {
+        Mode::Transactional => "What it did is undone, and the rehearsal goes on",
+        Mode::NonTransactional => "The rehearsal goes on in another database, without what it did",
+    }
+}
 
 /// A script's end: well, after so long; or not, and why.
 type Ran = Result<Duration, Failure>;
@@ -291,7 +296,7 @@ impl<'a> Rehearsal<'a> {
         }
         match ran {
             Ok(took) => Ok(Ok(took)),
-            Err(Stop::Failed(failure)) => Ok(Err(concluded(*failure, GOES_ON))),
+            Err(Stop::Failed(failure)) => Ok(Err(concluded(*failure, goes_on(script)))),
             Err(Stop::Ended(failure)) => Err(*failure),
             // The script may have ended its own session. When the server is there, it goes on.
             Err(Stop::Lost(failure)) => {

@@ -258,11 +258,8 @@ mod tests {
             labels: vec!["sad".into(), "ok".into()],
             ..Default::default()
         };
-        let odd = pb::SchemaObject {
-            name: "odd\nmood".into(),
-            labels: vec!["so, so".into(), "it's".into()],
-            ..mood.clone()
-        };
+        let odd =
+            pb::SchemaObject { name: "odd\nmood".into(), labels: vec!["so, so".into(), "it's".into()], ..mood.clone() };
         let pair = pb::SchemaObject {
             kind: Kind::CompositeType.into(),
             schema: "app".into(),

@@ -19,7 +19,8 @@ use super::{
 
 /// Ends whatever a script left in the session, but for prepared statements. The order matters: the session's user before its role,
 /// and the settings after both. Advisory locks are the business of the step's second guard.
-const RESET: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DISCARD TEMP;DISCARD SEQUENCES";
+const RESET: &str =
+    "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DISCARD TEMP;DISCARD SEQUENCES";
 
 /// Ends all prepared statements.
 const DEALLOCATE: &str = "DEALLOCATE ALL";

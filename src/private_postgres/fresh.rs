@@ -8,7 +8,7 @@ use std::{
 
 use nix::unistd::User;
 
-use super::{Durability, Error, PrivatePostgres, command, init, io_error, owned_dir, run_as};
+use super::{Durability, Error, PrivatePostgres, command, init, io_error, owned_dir, run_as, said};
 
 /// Servers at a time.
 const SLOTS: u32 = 64;
@@ -32,10 +32,18 @@ impl PrivatePostgres {
             }
             let data = dir.join("data");
             remove(&data)?;
-            copy(&pristine, &dir, user.as_ref())?;
-            let mut server = Self::start_locked(programs, &dir, lock, Durability::Throwaway, user.as_ref())?;
-            server.discard = Some(data);
-            return Ok(server);
+            let started = copy(&pristine, &dir, user.as_ref())
+                .and_then(|()| Self::start_locked(programs, &dir, lock, Durability::Throwaway, user.as_ref()));
+            match started {
+                Ok(mut server) => {
+                    server.discard = Some(data);
+                    return Ok(server);
+                }
+                Err(error) => {
+                    let _ = remove(&data); // a disk may be full; else whoever uses the folder next does it
+                    return Err(error);
+                }
+            }
         }
         Err(Error::InUse(root.into()))
     }
@@ -56,10 +64,7 @@ fn copy(pristine: &Path, dir: &Path, user: Option<&User>) -> Result<(), Error> {
     let output = cp.arg("-a").arg(pristine).arg("data").output().map_err(|error| io_error(pristine, error))?;
     match output.status.success() {
         true => Ok(()),
-        false => {
-            let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Error::Program { program: "cp", output })
-        }
+        false => Err(Error::Program { program: "cp", output: said(&output.stderr) }),
     }
 }
 

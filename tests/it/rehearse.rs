@@ -163,9 +163,9 @@ async fn rows_that_a_down_leaves_do_not_reach_the_next_migration() {
     assert_eq!(said.code, Some(0));
 }
 
-/// What a set's downs undo wholly is not made again.
+/// What a set's downs undo wholly is not made again, and what bad ones do is undone without.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_restores_is_rehearsed_in_one_database_with_rows_and_without() {
+async fn one_database_is_enough_for_good_downs_and_for_bad_ones() {
     let database = TestDatabase::new().await;
     let set = Set::of(&[
         ("1_t", "CREATE TABLE t (id serial, at timestamptz);", "DROP TABLE t;"),
@@ -175,7 +175,11 @@ async fn what_restores_is_rehearsed_in_one_database_with_rows_and_without() {
             "DROP MATERIALIZED VIEW m; TRUNCATE t RESTART IDENTITY;",
         ),
         ("3_column", "ALTER TABLE t ADD COLUMN a int;", "ALTER TABLE t DROP COLUMN a;"),
-        ("4_x", "CREATE TABLE x (id int);", "DROP TABLE x;"),
+        ("4_x", "CREATE TABLE x (id int, b int, c int);", "DROP TABLE x;"),
+        ("5_leaves", "CREATE INDEX IF NOT EXISTS i ON x (id);", "SELECT 1;"),
+        ("6_fails_again", "CREATE TABLE y (id int);", "SELECT 1;"),
+        ("7_fails", "CREATE TABLE z (id int);", "DROP TABLE nowhere;"),
+        ("8_order", "ALTER TABLE x DROP COLUMN b;", "ALTER TABLE x ADD COLUMN b int;"),
     ]);
     let catalog = Catalog::load(&set.source()).unwrap();
     let selected = catalog.iter().map(|migration| migration.version.clone()).collect();
@@ -190,7 +194,8 @@ async fn what_restores_is_rehearsed_in_one_database_with_rows_and_without() {
         }
     };
     rehearse::rehearse(&mut scratch, &catalog, &selected, &settings, &orders, &mut tell).await.unwrap();
-    assert_eq!(verdicts, [Verdict::Restores; 4]);
+    let bad = [Verdict::DoesNotRestore, Verdict::UpFailsAfterDown, Verdict::DownFails, Verdict::OrderOnly];
+    assert_eq!(verdicts, [&[Verdict::Restores; 4][..], &bad].concat());
     assert_eq!(scratch.databases().len(), 1);
     scratch.close().await.unwrap();
 }
@@ -209,6 +214,8 @@ async fn files_run_as_they_would() {
         ("9_last", "CREATE TABLE e (id int);", "DROP TABLE e;"),
     ]);
     set.add_non_transactional("2_index", "CREATE INDEX CONCURRENTLY i ON t (id);", "DROP INDEX CONCURRENTLY i;");
+    set.add_non_transactional("91_parts", "CREATE TABLE f ();", "DROP TABLE f; DROP TABLE nowhere;");
+    set.add_non_transactional("92_kept", "ALTER TABLE f ADD COLUMN a int;", "ALTER TABLE f DROP COLUMN a;");
     let said = run(&set, Some(&database.url), &["--throwaway-server"]).await;
     let expected = [
         ("1", "RESTORES"),
@@ -220,8 +227,12 @@ async fn files_run_as_they_would() {
         ("7", "UP_FAILS"),
         ("8", "UP_FAILS"),
         ("9", "RESTORES"),
+        ("91", "DOWN_FAILS"),
+        ("92", "RESTORES"),
     ];
     assert_eq!(said.verdicts(), expected, "{}", said.stderr);
+    let stays = &said.of("91")["failure"]["metadata"]["consequence"];
+    assert_eq!(stays, "The rehearsal goes on in another database, without what it did");
     assert_eq!(said.of("6")["failure"]["metadata"]["sqlstate"], "57014");
     assert_eq!(said.of("7")["failure"]["reason"], "ENDS_TRANSACTION");
 }
@@ -255,6 +266,30 @@ async fn what_reaches_outside_runs_only_where_that_is_harmless() {
         assert_eq!(said.of("2")["differences"][0]["property"], "acl");
         assert!(!dir.path().join("server-0/data").exists());
     }
+}
+
+/// A disk without room for a server: cp complains of every file, and has written some.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_of_ones_own_that_cannot_be_made_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let program = dir.path().join("cp");
+    let complains =
+        "#!/bin/sh\nmkdir data; echo >data/x; for n in $(seq 100); do echo \"cp: $n: No space left\" >&2; done; exit 1";
+    std::fs::write(&program, complains).unwrap();
+    open(dir.path());
+    open(&program);
+    let (set, servers) = (Set::tables(1), dir.path().join("servers"));
+    let mut command = from_folder(&set, &["rehearse", "--server-dir", servers.to_str().unwrap()]);
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", dir.path().display()));
+    let output = output(command).await;
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("cp failed: cp: 1: No space left") && said.contains("… and 95 lines more"), "{said}");
+    assert!(!servers.join("server-0/data").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -120,7 +120,10 @@ async fn private_server(dir: PathBuf) -> Result<(PrivatePostgres, DatabaseUrl), 
     }
     let programs = find_programs().ok_or(Error::NoPrograms).map_err(Exit::usage)?;
     let started = tokio::task::spawn_blocking(move || PrivatePostgres::start_fresh(&programs, &dir));
-    let server = started.await.map_err(Exit::unavailable)?.map_err(Exit::usage)?;
+    let server = started.await.map_err(Exit::unavailable)?.map_err(|error| match error {
+        Error::NoPrograms | Error::NotOurs(_) | Error::NobodyToRunAs => Exit::usage(error),
+        Error::InUse(_) | Error::Io { .. } | Error::Program { .. } => Exit::unavailable(error),
+    })?;
     let url = server.url("postgres").parse().map_err(Exit::usage)?;
     Ok((server, url))
 }

@@ -53,17 +53,13 @@ fn one(of: &SchemaObject) -> String {
         "Triggers",
         of.triggers.iter().map(|of| with(of.definition.clone(), unusual(&of.enabled), &of.comment)),
     );
-    list(
-        &mut lines,
-        "Rules",
-        of.rules.iter().map(|of| with(of.definition.clone(), unusual(&of.enabled), &of.comment)),
-    );
+    list(&mut lines, "Rules", of.rules.iter().map(|of| with(of.definition.clone(), unusual(&of.enabled), &of.comment)));
     list(
         &mut lines,
         "Statistics",
-        of.statistics.iter().map(|of| {
-            with(of.definition.clone(), of.target.map(|target| format!("target {target}")), &of.comment)
-        }),
+        of.statistics
+            .iter()
+            .map(|of| with(of.definition.clone(), of.target.map(|target| format!("target {target}")), &of.comment)),
     );
     list(
         &mut lines,

@@ -175,7 +175,8 @@ async fn whatever_changes_what_is_listed_shows() {
     let (mut hidden, mut seen) = (Vec::new(), 0);
     for (_, change, undo) in STATEMENTS.iter().filter(|(since, ..)| *since <= major) {
         let request = pb::DescribeSchemaRequest { page_size: 1000, ..Default::default() };
-        let before = (schema::read(&session, &Except::default()).await.unwrap(), describe(&daemon, request.clone()).await);
+        let before =
+            (schema::read(&session, &Except::default()).await.unwrap(), describe(&daemon, request.clone()).await);
         session.batch_execute(change).await.unwrap_or_else(|e| panic!("{change}: {e:?}"));
         let after = (schema::read(&session, &Except::default()).await.unwrap(), describe(&daemon, request).await);
         session.batch_execute(undo).await.unwrap_or_else(|e| panic!("{undo}: {e:?}"));
