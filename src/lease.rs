@@ -66,13 +66,12 @@ impl Settings {
     /// What a lease that asks for `ttl` gets.
     ///
     /// # Errors
-    /// It is too long.
+    /// It is none, or too long.
     pub fn ttl(&self, asked: Option<Duration>) -> Result<Duration, Failure> {
         match asked.unwrap_or(self.ttl) {
-            Duration::ZERO => Ok(self.ttl),
-            ttl if ttl <= self.max_ttl => Ok(ttl),
+            ttl if !ttl.is_zero() && ttl <= self.max_ttl => Ok(ttl),
             _ => {
-                let message = format!("a lease lasts at most {}", humantime::format_duration(self.max_ttl));
+                let message = format!("a lease lasts longer than nothing and at most {}", humantime::format_duration(self.max_ttl));
                 Err(Failure::invalid(Reason::InvalidDuration, "ttl", message))
             }
         }

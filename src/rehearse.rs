@@ -5,7 +5,11 @@
 //! empty database, each run once. Up, down and up leave it so when the schema after the down is what it was before, the schema after
 //! the second up is that after the first, and the contents are, too (`contents`): no file of a table has a block, so no data were
 //! ever written that could differ; or all that there is reads the same. Then the next migration is rehearsed in the database as it
-//! is. Else that is given up, and `clean` makes another: a copy of an earlier clean state with the ups since run again.
+//! is.
+//!
+//! To find out that a down spoils that costs nothing: its transaction stays open until its schema was looked at, the up runs in it
+//! again, and all of it is rolled back (`Rehearsal::again_undone`). Only what a rollback does not undo makes the database given up,
+//! and `clean` makes another: a copy of an earlier clean state with the ups since run again.
 
 mod clean;
 mod contents;

@@ -220,7 +220,10 @@ pub async fn run_open(
     match window::open(session, step, orders, observer).await {
         Ok(()) => Ok(()),
         Err(lost @ Broken::Lost(_)) => Err(lost),
-        Err(broken) => session.clean().await.map_or_else(|lost| Err(Broken::Lost(lost)), |()| Err(broken)),
+        Err(broken) => match session.clean().await {
+            Ok(()) => Err(broken),
+            Err(lost) => Err(Broken::Lost(lost)),
+        },
     }
 }
 

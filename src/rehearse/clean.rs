@@ -1,5 +1,5 @@
 //! The clean state, made again when a rehearsal has spoilt it: a copy of a database that was put aside, and the ups since then.
-//! Nothing is put aside before it is needed, so a set whose downs all restore is rehearsed in one database.
+//! Nothing is put aside before it is needed, so a set in which a rollback undoes what spoils is rehearsed in one database.
 
 use super::stage::{Stage, Stop, Then, concluded};
 use crate::{

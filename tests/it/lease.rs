@@ -197,9 +197,11 @@ async fn when_its_time_is_over_it_is_dropped_under_whoever_is_connected() {
     assert!(!place.has(&database.name).await);
     assert!(client.batch_execute("SELECT 1").await.is_err());
 
-    let failed = Failed::of(&ask(&daemon, Some(Duration::from_secs(3601))).await.unwrap_err());
-    failed.assert(Code::InvalidArgument, "INVALID_DURATION");
-    assert_eq!(failed.message, "a lease lasts at most 1h");
+    for ttl in [0, 3601] {
+        let failed = Failed::of(&ask(&daemon, Some(Duration::from_secs(ttl))).await.unwrap_err());
+        failed.assert(Code::InvalidArgument, "INVALID_DURATION");
+        assert_eq!(failed.message, "a lease lasts longer than nothing and at most 1h");
+    }
     daemon.stop().await;
     place.end().await;
 }

@@ -83,6 +83,9 @@ impl Leases {
             Some(client) => url(CLIENT_URL, &client)?,
             None => text.parse().map_err(|error| Exit::usage(format!("{name} {error}; set {CLIENT_URL}")))?,
         };
+        if self.lease_ttl.is_zero() {
+            return Err(Exit::usage("--lease-ttl is longer than nothing"));
+        }
         if self.lease_ttl > self.lease_max_ttl {
             return Err(Exit::usage("--lease-ttl is longer than --lease-max-ttl"));
         }
