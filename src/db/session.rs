@@ -64,6 +64,10 @@ pub fn settings(server_major: u32) -> &'static str {
     }
 }
 
+fn reset(deallocate: &str, server_major: u32) -> String {
+    format!("{RESET};{deallocate};{}", settings(server_major))
+}
+
 /// Does what schemad itself has to do although a cancel that was meant for a statement before comes late: a cancel names a
 /// session, not a statement. The work must be such that it can be done again. (A macro, because a closure that borrows what it
 /// awaits is not known to be Send.)
@@ -143,7 +147,7 @@ impl Session {
         let (sender, notices) = mpsc::channel(NOTICE_BUFFER);
         let left_out = LeftOut::default();
         let driver = tokio::spawn(drive(connection, sender, left_out.clone()));
-        let reset = format!("{RESET};{DEALLOCATE};{}", settings(server_major));
+        let reset = reset(DEALLOCATE, server_major);
         let session = Self { client, tls, notices, left_out, server_major, reset, driver };
         session.client.batch_execute(settings(server_major)).await?;
         Ok(session)
@@ -181,7 +185,7 @@ impl Session {
     /// From now on the statements that were prepared through the connection outlive scripts, which does not hold for those that
     /// a script ends itself.
     pub fn keep_statements(&mut self) {
-        self.reset = format!("{RESET};{DEALLOCATE_OF_SCRIPTS};{}", settings(self.server_major));
+        self.reset = reset(DEALLOCATE_OF_SCRIPTS, self.server_major);
     }
 
     /// What ends whatever a script left in the session, and makes the settings again. It can run in a transaction.
@@ -291,6 +295,11 @@ mod tests {
         for (text, expected) in [("15.18 (Debian 15.18-0+deb12u1)", 15), ("18beta1", 18), ("9.6.24", 9), ("", 0)] {
             assert_eq!(major(text), expected);
         }
+    }
+
+    #[test]
+    fn what_ends_a_scripts_traces_reads_as_designed() {
+        insta::assert_snapshot!(reset(DEALLOCATE, 17));
     }
 
     #[test]
