@@ -71,7 +71,10 @@ impl Settings {
         match asked.unwrap_or(self.ttl) {
             ttl if !ttl.is_zero() && ttl <= self.max_ttl => Ok(ttl),
             _ => {
-                let message = format!("a lease lasts longer than nothing and at most {}", humantime::format_duration(self.max_ttl));
+                let message = format!(
+                    "a lease lasts longer than nothing and at most {}",
+                    humantime::format_duration(self.max_ttl)
+                );
                 Err(Failure::invalid(Reason::InvalidDuration, "ttl", message))
             }
         }

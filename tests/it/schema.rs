@@ -245,3 +245,28 @@ async fn the_members_of_an_operator_class_are_part_of_it() {
     let differences = lines(&schema::diff(&snapshot(&one).await, &snapshot(&other).await));
     assert!(differences.starts_with("~ operator class public.k.btree: members "), "{differences}");
 }
+
+/// Rights on the objects are not needed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_only_connect_reads_the_same() {
+    let database = TestDatabase::new().await;
+    let role = format!("{}_reader", database.name);
+    database.execute(BASE).await;
+    database
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'pw'; REVOKE ALL ON SCHEMA app FROM PUBLIC; ALTER TABLE app.notes ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY own ON app.notes USING (body = 'x'); CREATE STATISTICS app.both ON user_id, body FROM app.notes; \
+             CREATE RULE quiet AS ON DELETE TO app.notes DO INSTEAD NOTHING; CREATE PUBLICATION {role}_p FOR TABLE app.users; \
+             CREATE EVENT TRIGGER {role}_e ON ddl_command_end EXECUTE FUNCTION app.listen()"
+        ))
+        .await;
+    let (client, connection) = tokio_postgres::connect(&database.url_as(&role), tokio_postgres::NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let theirs = schema::read(&client, &Except::default()).await.unwrap();
+    let ours = snapshot(&database).await;
+    assert_eq!(schema::diff(&ours, &theirs), []);
+    assert_eq!(ours.fingerprint(), theirs.fingerprint());
+    drop(client);
+    driver.await.unwrap().unwrap();
+    database.execute(&format!("DROP EVENT TRIGGER {role}_e; DROP PUBLICATION {role}_p; DROP ROLE {role}")).await;
+}

@@ -1,14 +1,22 @@
 //! DescribeSchema and `schemad schema`.
 
-use schemad::grpc::pb::{self, SchemaObjectKind as Kind, schema_service_client::SchemaServiceClient};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use schemad::schema::{self, Except, Kind as ObjectKind};
+use schemad::{
+    grpc::pb::{
+        self, SchemaObjectKind as Kind,
+        schema_service_client::SchemaServiceClient,
+        schema_service_server::{SchemaService, SchemaServiceServer},
+    },
+    schema::{self, Except, Kind as ObjectKind},
+};
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use super::statements::{BASE, STATEMENTS};
 use crate::harness::{
     Set, TestDaemon, TestDatabase,
     daemon::Failed,
-    process::{output, schemad, stdout},
+    process::{output, schemad, stderr, stdout},
 };
 
 async fn describe(daemon: &TestDaemon, request: pb::DescribeSchemaRequest) -> pb::DescribeSchemaResponse {
@@ -194,4 +202,50 @@ async fn whatever_changes_what_is_listed_shows() {
         }
     }
     assert!(hidden.is_empty() && seen > 50, "of {seen} changes these do not show:\n{}", hidden.join("\n"));
+}
+
+/// A daemon whose schema changes after each of its first pages.
+struct Changing {
+    times: usize,
+    calls: AtomicUsize,
+}
+
+#[tonic::async_trait]
+impl SchemaService for Changing {
+    async fn describe_schema(
+        &self,
+        request: Request<pb::DescribeSchemaRequest>,
+    ) -> Result<Response<pb::DescribeSchemaResponse>, Status> {
+        let is_first = request.get_ref().page_token.is_empty();
+        let call = self.calls.fetch_add(1, Relaxed);
+        // Two calls a try.
+        let version = if call / 2 < self.times { call } else { self.times * 2 };
+        let name = format!("{}_of_{version}", if is_first { "first" } else { "second" });
+        Ok(Response::new(pb::DescribeSchemaResponse {
+            objects: vec![pb::SchemaObject { kind: Kind::Table.into(), name, row_estimate: -1, ..Default::default() }],
+            next_page_token: if is_first { "next".into() } else { String::new() },
+            fingerprint: format!("schema-v1:{version}"),
+            ..Default::default()
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_begins_again_when_the_schema_changes_between_two_pages() {
+    for (times, code) in [(1, 0), (9, 5)] {
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = incoming.local_addr().unwrap().to_string();
+        let service = SchemaServiceServer::new(Changing { times, calls: AtomicUsize::new(0) });
+        let server =
+            tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        let output = output(schemad(&["schema", "--address", &address])).await;
+        server.abort();
+        let (said, complained) = (stdout(&output), stderr(&output));
+        assert_eq!(output.status.code(), Some(code), "{said}{complained}");
+        if code == 0 {
+            assert!(said.contains("first_of_2") && said.contains("second_of_2") && !said.contains("_of_0"), "{said}");
+        } else {
+            assert!(said.is_empty() && complained.contains("went on changing"), "{said}{complained}");
+        }
+    }
 }
