@@ -8,13 +8,16 @@ use schemad::{
     sql,
 };
 
-/// Settings are within PostgreSQL's range; a later comment changes nothing.
+/// Settings are within PostgreSQL's range; a later comment changes nothing, unless it lies in one that does not end.
 pub fn migration_comments(data: &[u8]) {
     const MAX: Duration = Duration::from_millis(i32::MAX as u64);
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(settings) = sql::settings(text) else { return };
     let all = [settings.lock_timeout, settings.statement_timeout, settings.lock_wait];
     assert!(all.into_iter().flatten().all(|duration| duration <= MAX));
+    if sql::unterminated(text).is_some() {
+        return;
+    }
     let later = format!("{text}\nSELECT 1;\n-- schemad: lock_timeout=17ms\n");
     assert_eq!(sql::settings(&later), Ok(settings));
 }

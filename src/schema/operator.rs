@@ -29,11 +29,13 @@ record! {
 impl Object for Cast {
     const KIND: Kind = Kind::Cast;
 
+    /// A range type's to its multirange type is left out: it comes with the type.
     fn query(_: u32) -> Cow<'static, str> {
         format!(
             "SELECT format_type(c.castsource, NULL), format_type(c.casttarget, NULL), CASE c.castmethod WHEN 'i' THEN 'inout' \
              WHEN 'b' THEN 'binary' ELSE c.castfunc::regprocedure::text END, CASE c.castcontext WHEN 'e' THEN 'explicit' \
-             WHEN 'a' THEN 'assignment' ELSE 'implicit' END, {} FROM pg_cast c {} WHERE {}",
+             WHEN 'a' THEN 'assignment' ELSE 'implicit' END, {} FROM pg_cast c {} \
+             WHERE NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_cast'::regclass AND i.objid = c.oid AND i.deptype = 'i') AND {}",
             comment(),
             comment_of("pg_cast", "c.oid"),
             made("pg_cast", "c.oid"),

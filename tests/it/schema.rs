@@ -270,3 +270,13 @@ async fn who_may_only_connect_reads_the_same() {
     driver.await.unwrap().unwrap();
     database.execute(&format!("DROP EVENT TRIGGER {role}_e; DROP PUBLICATION {role}_p; DROP ROLE {role}")).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_with_a_range_type_is_told_with_it() {
+    let database = TestDatabase::new().await;
+    let before = snapshot(&database).await;
+    database.execute("CREATE TYPE floats AS RANGE (SUBTYPE = float8)").await;
+    let differences = schema::diff(&before, &snapshot(&database).await);
+    let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["range type public.floats added"]);
+}
