@@ -161,6 +161,8 @@ reasons! {
     ScriptMissing "SCRIPT_MISSING" Refused,
     /// A newer schemad changed the ledger so that this one cannot use it.
     LedgerTooNew "LEDGER_TOO_NEW" Refused,
+    /// The ledger is gone or of an older version, and what does not make it has nowhere to write; the next operation makes it.
+    LedgerNotReady "LEDGER_NOT_READY" Refused,
     /// The schema `schemad` exists and is not schemad's.
     LedgerForeign "LEDGER_FOREIGN" Refused,
     /// The database role lacks a right; the message names the GRANT.

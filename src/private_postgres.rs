@@ -31,6 +31,9 @@ const MAX_SOCKET_DIR: usize = 90;
 /// initdb takes 2 to 5 s, a start 0.2 s, recovery after a kill somewhat longer.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+/// Lines of what a program says that are shown.
+const LINES: usize = 5;
+
 /// Why there is no private PostgreSQL.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -188,7 +191,10 @@ impl PrivatePostgres {
                 return Ok(());
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(failed(format!("{status}: {}", said(&fs::read(log).unwrap_or_default()))));
+                let said = fs::read_to_string(log).unwrap_or_default();
+                let (lines, log) = (said.lines().collect::<Vec<_>>(), log.display());
+                let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
+                return Err(failed(format!("{status}; {log} ends with:\n{last}")));
             }
             if begun.elapsed() > READY_WITHIN {
                 return Err(failed(format!("not ready within {READY_WITHIN:?}; see {}", log.display())));
@@ -322,7 +328,6 @@ fn init(programs: &Path, dir: &Path, data: &Path, user: Option<&User>) -> Result
 
 /// What a program said, as far as a person reads on: cp complains of every file for which a full disk has no room.
 fn said(stderr: &[u8]) -> String {
-    const LINES: usize = 5;
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text.trim().lines().collect();
     let more = lines.len().saturating_sub(LINES);

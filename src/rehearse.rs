@@ -7,9 +7,10 @@
 //! ever written that could differ; or all that there is reads the same. Then the next migration is rehearsed in the database as it
 //! is.
 //!
-//! To find out that a down spoils that costs nothing: its transaction stays open until its schema was looked at, the up runs in it
-//! again, and all of it is rolled back (`Rehearsal::again_undone`). Only what a rollback does not undo makes the database given up,
-//! and `clean` makes another: a copy of an earlier clean state with the ups since run again.
+//! Where both scripts only define things, a down that spoils it costs no more: its transaction stays open until its schema was looked
+//! at, the up runs in it again, and all of it is rolled back (`Rehearsal::again_undone`). Else the database is given up, and `clean`
+//! makes another: a copy of an earlier clean state with the ups since run again. Scripts that do more may do something else in the
+//! transaction of another (now(), deferred constraints, what a handler hides), and are not tried there.
 
 mod clean;
 mod contents;
@@ -146,9 +147,11 @@ struct Rehearsal<'a> {
 fn goes_on(script: &Script) -> &'static str {
     match script.mode {
         Mode::Transactional => "What it did is undone, and the rehearsal goes on",
-        Mode::NonTransactional => "The rehearsal goes on in another database, without what it did",
+        Mode::NonTransactional => IN_ANOTHER,
     }
 }
+
+const IN_ANOTHER: &str = "The rehearsal goes on in another database, without what it did";
 
 /// A script's end: well, after so long; or not, and why.
 type Ran = Result<Duration, Failure>;
@@ -190,7 +193,11 @@ impl<'a> Rehearsal<'a> {
             self.known = Some(after);
             return Ok(Rehearsed { verdict: Verdict::Irreversible, ..found });
         };
-        let then = if can_stay_open(migration, down) { Then::StayOpen } else { Then::Commit };
+        let has_event_triggers = [&before, &after].iter().any(|state| !state.snapshot.event_triggers.is_empty());
+        let then = match !has_event_triggers && can_stay_open(migration, down) {
+            true => Then::StayOpen,
+            false => Then::Commit,
+        };
         match self.run(migration, Direction::Down, down, then).await? {
             Ok(took) => found.down_took = Some(took),
             Err(failure) => {
@@ -201,15 +208,13 @@ impl<'a> Rehearsal<'a> {
         }
         let back = self.stage.state().await?;
         found.compared_down(&before.snapshot, &back.snapshot);
-        if then == Then::StayOpen {
-            let committed = match back.is(&before) {
-                true => self.stage.commit().await.map_err(Failure::from),
-                false => match self.again_undone(migration, &after, &mut found).await? {
-                    true => return Ok(found),
-                    false => self.run(migration, Direction::Down, down, Then::Commit).await?.map(|_| ()),
-                },
-            };
-            if let Err(failure) = committed {
+        if then == Then::StayOpen && back.is(&before) {
+            self.stage.commit().await?;
+        } else if then == Then::StayOpen {
+            if self.again_undone(migration, &after, &mut found).await? {
+                return Ok(found);
+            }
+            if let Err(failure) = self.run(migration, Direction::Down, down, Then::Commit).await? {
                 self.restore().await?;
                 return Ok(found.failed(Verdict::DownFails, failure));
             }
@@ -228,13 +233,14 @@ impl<'a> Rehearsal<'a> {
     }
 
     /// The up again in the transaction of a down that has spoilt the clean state, which is then undone: far faster than making the
-    /// clean state again. False: it failed, perhaps because it ran in that transaction; that is undone as well.
+    /// clean state again. False: it failed, perhaps because it ran in that transaction; then nothing has happened.
     async fn again_undone(
         &mut self,
         migration: &Migration,
         after: &State,
         found: &mut Rehearsed,
     ) -> Result<bool, Failure> {
+        let mut is_told = true;
         match self.run(migration, Direction::Up, &migration.up, Then::StayOpen).await? {
             Ok(_) => {
                 let again = self.stage.state().await?;
@@ -245,13 +251,13 @@ impl<'a> Rehearsal<'a> {
                 found.verdict = Verdict::UpFailsAfterDown;
                 found.failure = Some(failure);
             }
-            Err(_) => return Ok(false),
+            Err(_) => is_told = false,
         }
         match self.stage.contents().await?.is(&after.contents) {
-            true => self.known = Some(after.clone()),
+            true => self.known = is_told.then(|| after.clone()),
             false => self.restore().await?, // sequences count on, whatever becomes of a transaction
         }
-        Ok(true)
+        Ok(is_told)
     }
 
     /// What nobody looked into.
@@ -294,6 +300,7 @@ impl<'a> Rehearsal<'a> {
         let mut ran = self.stage.run(migration, direction, script, then, self.orders).await;
         if let Err(Stop::Failed(failure)) = &ran
             && is_one
+            && then == Then::Commit
             && self.clean.makes_way(&self.stage, failure).await?
         {
             ran = self.stage.run(migration, direction, script, then, self.orders).await;
@@ -305,7 +312,7 @@ impl<'a> Rehearsal<'a> {
             // The script may have ended its own session. When the server is there, it goes on.
             Err(Stop::Lost(failure)) => {
                 self.restore().await?;
-                Ok(Err(*failure))
+                Ok(Err(concluded(*failure, IN_ANOTHER)))
             }
         }
     }
@@ -375,20 +382,20 @@ impl Rehearsed {
     }
 }
 
-/// True where the down and the up after it may be one transaction that is undone: nothing of them lasts longer.
+/// True where the down and the up after it may be one transaction that is undone: they only define, and that nothing lasts longer.
 fn can_stay_open(migration: &Migration, down: &Script) -> bool {
     [&migration.up, down].iter().all(|script| {
         script.mode == Mode::Transactional
-            && sql::transaction_modes(&script.sql).is_none()
+            && sql::split(&script.sql).iter().all(sql::Statement::defines)
             && sql::reaches(&script.sql).is_empty()
     })
 }
 
-/// True for what fails in any transaction: the rest may fail only because the down's is the same, as the first use of an enum's new
-/// value does (55P04), or ALTER TABLE after changes whose triggers are pending (55006).
+/// True for what a definition fails with in any transaction: the rest may fail only because the down's is the same, as the first use
+/// of an enum's new value does (55P04).
 fn fails_anywhere(failure: &Failure) -> bool {
-    /// Classes of SQLSTATEs: data, constraints, dependents, schemas, names and syntax, what PL/pgSQL raises.
-    const CLASSES: [&str; 6] = ["22", "23", "2B", "3F", "42", "P0"];
+    /// Classes of SQLSTATEs: dependents, schemas, names and syntax.
+    const CLASSES: [&str; 3] = ["2B", "3F", "42"];
     let sqlstate = failure.metadata.get("sqlstate").map_or("", |text| text);
     CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }

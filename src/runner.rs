@@ -217,12 +217,16 @@ pub async fn run_open(
     orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
+    let begun = Instant::now();
     match window::open(session, step, orders, observer).await {
         Ok(()) => Ok(()),
         Err(lost @ Broken::Lost(_)) => Err(lost),
-        Err(broken) => match session.clean().await {
-            Ok(()) => Err(broken),
-            Err(lost) => Err(Broken::Lost(lost)),
+        Err(broken) => match (session.clean().await, broken) {
+            (Err(lost), _) => Err(Broken::Lost(lost)),
+            (Ok(()), Broken::Sql(failed)) if failed.error.is_lock_conflict() => {
+                Err(Broken::Locks { error: failed.error, waited: begun.elapsed() })
+            }
+            (Ok(()), broken) => Err(broken),
         },
     }
 }

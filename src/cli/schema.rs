@@ -23,10 +23,10 @@ const TRIES: u32 = 3;
 pub(super) struct Schema {
     #[command(flatten)]
     address: Address,
-    /// Only what lies in this schema; `*` stands for any characters, `?` for one. Can be given several times.
+    /// Only what lies in this schema; `*` stands for any characters, `?` for one, `\*` for itself. Can be given several times.
     #[arg(long, value_name = "SCHEMA")]
     schema: Vec<String>,
-    /// Only what has such a name, with all its details; `*` stands for any characters, `?` for one.
+    /// Only what has such a name, with all its details; `*` stands for any characters, `?` for one, `\*` for itself.
     #[arg(long, value_name = "PATTERN")]
     name: Option<String>,
     /// How to answer: tables for people, the responses in proto3 JSON, or an ER diagram for Mermaid.

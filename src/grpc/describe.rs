@@ -1,8 +1,11 @@
 //! A snapshot as DescribeSchema tells it: object by object, each with what is its own.
 
 mod parts;
+mod publications;
 
 use std::collections::HashMap;
+
+use publications::Publications;
 
 use parts::{Cut, column, constraint, domain, index, policy, range, rule, sequence, statistics, table, trigger};
 
@@ -11,25 +14,26 @@ use super::{
     request::{Filter, Place},
 };
 use crate::schema::{
-    Acl, BaseType, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy, Publication, Range,
-    Relation, Routine, Rule, Sequence, Size, Snapshot, Statistics, Table, Trigger, View, ViewKind,
+    Acl, BaseType, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy, Range, Relation,
+    Routine, Rule, Sequence, Size, Snapshot, Statistics, Table, Trigger, View, ViewKind,
 };
 
-/// How long a text may be: the whole, up to a megabyte, or so short that thousands of them fit.
+/// How long texts and lists may be: whole, texts up to a megabyte; or so short that an object fits into a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Texts {
-    /// 1 MiB.
+    /// Texts of 1 MiB.
     Whole,
-    /// 256 bytes.
+    /// Texts of 256 bytes, and lists of 2 MiB, all in all.
     Cut,
 }
 
 impl Texts {
-    fn limit(self) -> usize {
-        match self {
-            Self::Whole => 1 << 20,
-            Self::Cut => 256,
-        }
+    fn cut(self) -> Cut {
+        let (limit, room) = match self {
+            Self::Whole => (1 << 20, usize::MAX),
+            Self::Cut => (256, 2 << 20),
+        };
+        Cut { limit, room, did: false }
     }
 }
 
@@ -115,7 +119,7 @@ pub struct Listing<'a> {
     statistics: HashMap<&'a Relation, Vec<&'a Statistics>>,
     /// Partitions and inheriting tables by their parents.
     children: HashMap<Relation, Vec<&'a Relation>>,
-    publications: &'a [Publication],
+    publications: Publications<'a>,
 }
 
 impl<'a> Listing<'a> {
@@ -152,7 +156,7 @@ impl<'a> Listing<'a> {
             rules: by(&snapshot.rules, |rule| &rule.table),
             statistics: by(&snapshot.statistics, |statistics| &statistics.table),
             children: children(&snapshot.tables),
-            publications: &snapshot.publications,
+            publications: Publications::new(snapshot),
         }
     }
 
@@ -164,7 +168,7 @@ impl<'a> Listing<'a> {
 
     /// One object with all that is its own.
     pub fn message(&self, object: &Object<'a>, sizes: &HashMap<Relation, Size>, texts: Texts) -> pb::SchemaObject {
-        let mut cut = Cut { limit: texts.limit(), did: false };
+        let mut cut = texts.cut();
         let (schema, name, arguments) = object.names();
         let mut message = pb::SchemaObject {
             kind: object.kind().into(),
@@ -176,11 +180,10 @@ impl<'a> Listing<'a> {
         if let Object::Table(Table { relation, .. }) | Object::View(View { relation, .. }) = object {
             self.add_parts(relation, &mut message, &mut cut);
         }
-        if let Object::Table(Table { relation, .. }) = object {
-            let children = self.children.get(relation).into_iter().flatten();
-            message.children = children.map(|child| child.to_string()).collect();
-            let publish = self.publications.iter().filter(|publication| publishes(publication, relation));
-            message.publications = publish.map(|publication| publication.name.clone()).collect();
+        if let Object::Table(table) = object {
+            let children = self.children.get(&table.relation).into_iter().flatten();
+            message.children = cut.list(&children.map(|child| child.to_string()).collect::<Vec<_>>());
+            message.publications = cut.list(&self.publications.of(table));
         }
         if let Some(relation) = object.relation() {
             let size = sizes.get(relation).copied().unwrap_or_default();
@@ -194,16 +197,17 @@ impl<'a> Listing<'a> {
         fn all<'m, T>(map: &'m HashMap<&Relation, Vec<&'m T>>, of: &Relation) -> impl Iterator<Item = &'m T> {
             map.get(of).into_iter().flatten().copied()
         }
-        message.constraints = all(&self.constraints, relation).map(|one| constraint(one, cut)).collect();
-        message.indexes = all(&self.indexes, relation).map(|one| index(one, cut)).collect();
-        message.triggers = all(&self.triggers, relation).map(|one| trigger(one, cut)).collect();
-        message.policies = all(&self.policies, relation).map(|one| policy(one, cut)).collect();
-        message.rules = all(&self.rules, relation).map(|one| rule(one, cut)).collect();
-        message.statistics = all(&self.statistics, relation).map(|one| statistics(one, cut)).collect();
-        let referencing = self.referencing.get(relation).into_iter().flatten();
-        message.referenced_by = referencing
-            .map(|one| pb::SchemaConstraint { table: one.table.to_string(), ..constraint(one, cut) })
-            .collect();
+        message.constraints = cut.each(all(&self.constraints, relation), constraint);
+        message.indexes = cut.each(all(&self.indexes, relation), index);
+        message.triggers = cut.each(all(&self.triggers, relation), trigger);
+        message.policies = cut.each(all(&self.policies, relation), policy);
+        message.rules = cut.each(all(&self.rules, relation), rule);
+        message.statistics = cut.each(all(&self.statistics, relation), statistics);
+        let referencing = self.referencing.get(relation).into_iter().flatten().copied();
+        message.referenced_by = cut.each(referencing, |one, cut| pb::SchemaConstraint {
+            table: one.table.to_string(),
+            ..constraint(one, cut)
+        });
     }
 }
 
@@ -228,19 +232,6 @@ fn children(tables: &[Table]) -> HashMap<Relation, Vec<&Relation>> {
     map
 }
 
-/// True for a table that the publication names, alone or with its schema, or that is one of all.
-fn publishes(of: &Publication, relation: &Relation) -> bool {
-    let named = |table: &String| {
-        let mut quoted = false;
-        let name = table.split(|c| {
-            quoted ^= c == '"';
-            c == ' ' && !quoted // columns and a condition follow
-        });
-        name.take(1).any(|name| Relation::parse(name).as_ref() == Some(relation))
-    };
-    of.all_tables || of.schemas.contains(&relation.schema) || of.tables.0.iter().any(named)
-}
-
 /// What an object says of itself.
 fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
     let with = |owner: &str, acl: &Acl, comment: String| pb::SchemaObject {
@@ -257,9 +248,9 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
         },
         Object::Table(of) => table(of, with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())), cut),
         Object::View(of) => pb::SchemaObject {
-            columns: of.columns.iter().map(|one| column(one, cut)).collect(),
+            columns: cut.each(of.columns.iter(), column),
             definition: cut.text(&of.definition),
-            options: of.options.0.clone(),
+            options: cut.list(&of.options.0),
             flags: of.unpopulated.then(|| "not populated".into()).into_iter().collect(),
             access_method: of.access_method.clone().unwrap_or_default(),
             tablespace: of.tablespace.clone().unwrap_or_default(),
@@ -268,15 +259,16 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
         Object::Sequence(of) => {
             pb::SchemaObject { definition: sequence(of), ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())) }
         }
-        Object::Enum(of) => {
-            pb::SchemaObject { labels: of.labels.clone(), ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())) }
-        }
+        Object::Enum(of) => pb::SchemaObject {
+            labels: cut.list(&of.labels),
+            ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
+        },
         Object::Domain(of) => pb::SchemaObject {
             definition: cut.text(&domain(of)),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
         Object::Composite(of) => pb::SchemaObject {
-            columns: of.columns.iter().map(|one| column(one, cut)).collect(),
+            columns: cut.each(of.columns.iter(), column),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
         Object::Range(of) => {
@@ -291,5 +283,42 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
             returns: cut.maybe(of.returns.as_ref()),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{grpc::request, schema::Column};
+
+    #[test]
+    fn whatever_an_object_has_fits_into_a_message() {
+        let name = |n: usize| format!("{n:063}");
+        let relation = |n: usize| Relation { schema: name(0), name: name(n) };
+        let rights: Vec<String> = (0..100).map(|n| format!("{}=arwdDxt/{}", name(n), name(n))).collect();
+        let columns = (0..1600).map(|n| Column {
+            name: name(n),
+            default: Some("x".repeat(1000)),
+            acl: Acl(Some(rights.clone())),
+            ..Column::default()
+        });
+        let parent = Table {
+            relation: relation(0),
+            columns: columns.collect(),
+            acl: Acl(Some(rights.clone())),
+            ..Table::default()
+        };
+        let partition = |n| Table { relation: relation(n), parents: vec![relation(0).to_string()], ..Table::default() };
+        let tables = std::iter::once(parent).chain((1..40_000).map(partition)).collect();
+        let snapshot = Snapshot { tables, ..Snapshot::default() };
+        let filter = request::schema(pb::DescribeSchemaRequest::default()).unwrap();
+        let listing = Listing::new(&snapshot, &filter);
+        let (_, object) = listing.after(None).next().unwrap();
+        let whole = listing.message(object, &HashMap::new(), Texts::Whole);
+        let cut = listing.message(object, &HashMap::new(), Texts::Cut);
+        assert_eq!((whole.truncated, whole.children.len()), (false, 39_999));
+        assert!(cut.truncated && !cut.columns.is_empty() && cut.encoded_len() < 3 << 20, "{}", cut.encoded_len());
     }
 }

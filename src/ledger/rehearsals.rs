@@ -11,19 +11,13 @@ use tokio_postgres::types::Type;
 
 use super::install;
 use crate::{
-    db::{
-        DatabaseUrl, Error,
-        lock::{Attempt, LockedSession},
-        pool::Reader,
-        session::Session,
-    },
+    db::{DatabaseUrl, Error, pool::Reader, session::Session},
     failure::{Failure, Reason},
     migration::{Checksum, Mode, Version},
 };
 
-/// How often, and after what pause, an operation is looked for to have made the ledger.
-const LOOKS: u32 = 50;
-const PAUSE: Duration = Duration::from_millis(200);
+/// One verdict is kept, or not.
+const WITHIN: Duration = Duration::from_secs(5);
 
 /// A script's checksum and how it runs.
 pub type Identity = (Checksum, Mode);
@@ -53,15 +47,38 @@ impl Keeper {
         Self { url, principal: principal.into(), daemon: daemon.into(), session: None }
     }
 
-    /// Keeps one. Makes the ledger where there is none, or none of this version.
+    /// Keeps one, on another session where the one before is gone.
     ///
     /// # Errors
-    /// What making the ledger fails with, BUSY when an operation keeps it from being made, the database's, or its loss.
+    /// LEDGER_NOT_READY, why the ledger cannot be used, the database's, or its loss.
     pub async fn keep(&mut self, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
-        let session = match self.session.take() {
-            Some(session) => session,
-            None => with_ledger(Session::open(&self.url).await?).await?,
+        let was_there = self.session.is_some();
+        match self.try_keep(of, verdict).await {
+            Err(_) if was_there => self.try_keep(of, verdict).await,
+            kept => kept,
+        }
+    }
+
+    async fn try_keep(&mut self, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
+        let session = self.session.take();
+        let keeping = async {
+            let session = match session {
+                Some(session) => session,
+                None => Session::open(&self.url).await?,
+            };
+            self.insert(&session, of, verdict).await?;
+            Ok::<_, Failure>(session)
         };
+        let late = |_| Err(Error::Timeout(WITHIN).into());
+        self.session = Some(tokio::time::timeout(WITHIN, keeping).await.unwrap_or_else(late)?);
+        Ok(())
+    }
+
+    async fn insert(&self, session: &Session, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
+        if install::check(session.client()).await? == install::State::ToBeMade {
+            let message = "the ledger is gone or of an older version; the next operation makes it";
+            return Err(Failure::new(Reason::LedgerNotReady, message));
+        }
         let (up, up_mode) = texts(Some(of.up));
         let (down, down_mode) = texts(of.down);
         let query = "INSERT INTO schemad.rehearsals (version, up_script, up_mode, down_script, down_mode, verdict, principal, daemon) \
@@ -71,27 +88,8 @@ impl Keeper {
             [of.version.as_str(), &up, up_mode, &down, down_mode, verdict, &self.principal, &self.daemon];
         let parameters: Vec<_> = texts.iter().map(|text| (text as _, Type::TEXT)).collect();
         session.client().query_typed(query, &parameters).await.map_err(Error::from)?;
-        self.session = Some(session);
         Ok(())
     }
-}
-
-/// Makes sure that there is a ledger. An operation that runs makes it first of all, so its end need not be waited for.
-async fn with_ledger(mut session: Session) -> Result<Session, Failure> {
-    for _ in 0..LOOKS {
-        if install::check(session.client()).await? == install::State::Usable {
-            return Ok(session);
-        }
-        session = match LockedSession::try_lock(session).await? {
-            Attempt::Won(locked) => {
-                install::ensure(&locked).await?;
-                return Ok(locked.release().await?);
-            }
-            Attempt::Held(session) => session,
-        };
-        tokio::time::sleep(PAUSE).await;
-    }
-    Err(Failure::new(Reason::Busy, "there is no ledger yet, and an operation that runs keeps it from being made"))
 }
 
 /// The verdicts' words for exactly these scripts, in order; `None`: they were not rehearsed.

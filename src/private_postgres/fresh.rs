@@ -32,6 +32,7 @@ impl PrivatePostgres {
             }
             let data = dir.join("data");
             remove(&data)?;
+            let held = lock.try_clone().map_err(|error| io_error(&path, error))?; // until the folder is as it was
             let started = copy(&pristine, &dir, user.as_ref())
                 .and_then(|()| Self::start_locked(programs, &dir, lock, Durability::Throwaway, user.as_ref()));
             match started {
@@ -41,6 +42,7 @@ impl PrivatePostgres {
                 }
                 Err(error) => {
                     let _ = remove(&data); // a disk may be full; else whoever uses the folder next does it
+                    drop(held);
                     return Err(error);
                 }
             }

@@ -39,10 +39,10 @@ const LARGE: &str = "SELECT md5(string_agg(h, '' ORDER BY h)) FROM \
 const AT_ONCE: usize = 100;
 
 impl Contents {
-    /// Reads them, on a connection that is in no transaction.
+    /// Reads them.
     ///
     /// # Errors
-    /// The connection's loss. What the server refuses to read is unknown.
+    /// The connection's loss. What the server refuses to read is unknown; a transaction is aborted by it.
     pub async fn read(client: &Client) -> Result<Self, Error> {
         match read(client).await {
             Err(Error::Sql(error)) => {

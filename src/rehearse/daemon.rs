@@ -122,26 +122,35 @@ impl Inner {
         };
         let result = rehearse(&mut scratch, &self.catalog, &selected, &settings, &orders, &mut tell).await;
         drop(verdicts);
-        let kept = kept.await.unwrap_or_else(|_| Err(Failure::new(Reason::Internal, "a mistake in schemad")));
-        if let Err(error) = scratch.close().await {
+        let (closed, kept) = tokio::join!(scratch.close(), kept);
+        if let Err(error) = closed {
             tracing::warn!(event = "scratch.left", cause = %error, "a scratch database could not be dropped; it is swept later");
         }
+        let kept = kept.unwrap_or_else(|_| Err(Failure::new(Reason::Internal, "a mistake in schemad")));
         let outcome = result.as_ref().map_or_else(|failure| failure.reason.as_str(), |()| "done");
         tracing::info!(event = "rehearsal.ended", principal, outcome, rehearsed = rehearsed_so_far, "rehearsal ended");
-        result.and(kept.map_err(|failure| Failure {
-            message: format!("the verdicts are not kept, or not all: {}", failure.message),
-            ..failure
-        }))
+        result.and(kept)
     }
 }
 
 /// Keeps each verdict as it comes: whatever ends the rehearsal, what it has found is not found in vain.
 async fn keep(mut keeper: Keeper, mut verdicts: mpsc::UnboundedReceiver<Box<Rehearsed>>) -> Result<(), Failure> {
+    let (mut lost, mut first) = (0, None);
     while let Some(rehearsed) = verdicts.recv().await {
         let of = Scripts { version: &rehearsed.version, up: rehearsed.up, down: rehearsed.down };
-        keeper.keep(of, rehearsed.verdict.as_str()).await?;
+        if let Err(failure) = keeper.keep(of, rehearsed.verdict.as_str()).await {
+            tracing::warn!(event = "rehearsal.not_kept", version = %rehearsed.version, cause = %failure, "a verdict is not kept");
+            lost += 1;
+            first.get_or_insert(failure);
+        }
     }
-    Ok(())
+    match first {
+        None => Ok(()),
+        Some(failure) => {
+            let message = format!("{lost} of the verdicts are not in the ledger: {}", failure.message);
+            Err(Failure { message, ..failure })
+        }
+    }
 }
 
 /// Tells the rehearsal to end when nobody listens to it, or the daemon ends.

@@ -27,6 +27,9 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For looking: one plan for each question, made once. Without the last, a policy would hide rows.
 const LOOKING: &str = "SET LOCAL plan_cache_mode=force_generic_plan;SET LOCAL jit=off;SET LOCAL row_security=off";
 
+/// The SQLSTATEs of the guards after which the session does not hold its lock any more, or may not.
+const LOST_LOCK: [&str; 3] = ["SCH02", "SCH03", "SCH04"];
+
 /// The SQLSTATE of a prepared statement that does not exist.
 const NO_SUCH_STATEMENT: &str = "26000";
 
@@ -182,6 +185,11 @@ impl Stage {
             earlier: None,
             role: self.role.as_deref(),
         };
+        // What it calls its own statements must not meet ours.
+        if ["prepare", "deallocate"].iter().any(|word| script.sql.to_ascii_lowercase().contains(word)) {
+            self.locked.client().batch_execute("DEALLOCATE ALL").await.map_err(|error| lost(error.into()))?;
+            self.prepared.clear();
+        }
         let id = rehearsal::step(&self.locked, &row).await.map_err(lost)?;
         let journaled = (script.mode == Mode::NonTransactional).then(|| Journaled {
             units: sql::units(&script.sql).unwrap_or_default(), // `fitness` has refused what has none
@@ -199,15 +207,21 @@ impl Stage {
             Then::StayOpen => runner::run_open(&mut self.locked, &step, orders, &Unheard).await,
         };
         self.is_open = then == Then::StayOpen && ran.is_ok();
-        let Err(broken) = ran else { return Ok(begun.elapsed()) };
+        let Err(broken) = ran else {
+            // A cancel that came late meets what is asked next.
+            return match orders.halted() {
+                None => Ok(begun.elapsed()),
+                Some(halt) => Err(Stop::Ended(Box::new(halted(&halt)))),
+            };
+        };
         let role = self.role.as_deref().map_or_else(|| self.url.role(), sql::ident);
         let explained = |error| {
             let failure: Failure = runner::explain(error, &script.sql, &file, &role, None);
             Box::new(failure.with("version", &migration.version).with("file", &file))
         };
         Err(match broken {
-            // The second guard's: the session has lost its lock, or what else it needs.
-            Broken::Sql(error) if error.error.sqlstate.starts_with("SCH") => Stop::Lost(explained(&error)),
+            // The guards': the session has lost its lock.
+            Broken::Sql(error) if LOST_LOCK.contains(&error.error.sqlstate.as_str()) => Stop::Lost(explained(&error)),
             Broken::Sql(error) | Broken::Doubt(error) => Stop::Failed(explained(&error)),
             Broken::Locks { error, waited } => failed(Failure::new(
                 Reason::LockTimeout,

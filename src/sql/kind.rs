@@ -108,6 +108,17 @@ impl<'a> Statement<'a> {
         self.kind() == Kind::Plain && !defines && self.sql.to_ascii_lowercase().contains("set_config")
     }
 
+    /// True for what changes definitions and runs nothing of a person's but the expressions in it; and for `SELECT 1`, which stands
+    /// where nothing is to be done.
+    pub fn defines(&self) -> bool {
+        const WORDS: [&str; 6] = ["create", "alter", "drop", "comment", "grant", "revoke"];
+        let mut tokens = self.tokens();
+        let first = tokens.next().unwrap_or_default();
+        let is_number = |token: &str| token.chars().all(|c| c.is_ascii_digit());
+        WORDS.iter().any(|word| first.eq_ignore_ascii_case(word))
+            || first.eq_ignore_ascii_case("select") && tokens.next().is_some_and(is_number) && tokens.next().is_none()
+    }
+
     /// The modes of a SET TRANSACTION, which say how a transaction has to begin.
     pub fn transaction_modes(&self) -> Option<&'a str> {
         let mut tokens = self.tokens();
@@ -146,6 +157,29 @@ mod tests {
 
     fn kind(sql: &str) -> Kind<'_> {
         split(sql)[0].kind()
+    }
+
+    #[test]
+    fn what_only_defines_is_told_from_what_does_more() {
+        for sql in [
+            "CREATE TABLE t (at timestamptz DEFAULT now())",
+            "/* x */ drop view v",
+            "SELECT 1",
+            "Comment ON TABLE t IS ''",
+        ] {
+            assert!(split(sql)[0].defines(), "{sql}");
+        }
+        for sql in [
+            "SELECT f()",
+            "SELECT 1, f()",
+            "INSERT INTO t VALUES (1)",
+            "DO 'BEGIN END'",
+            "SET a = 1",
+            "CALL p()",
+            "SELECT x",
+        ] {
+            assert!(!split(sql)[0].defines(), "{sql}");
+        }
     }
 
     #[test]

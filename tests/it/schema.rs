@@ -14,7 +14,8 @@ mod large;
 mod property;
 mod statements;
 
-use statements::{BASE, STATEMENTS, UNSEEN};
+use statements::UNSEEN;
+pub use statements::{BASE, STATEMENTS};
 
 async fn snapshot(database: &TestDatabase) -> Snapshot {
     schema::read(&database.connect().await, &Except::default()).await.unwrap_or_else(|e| panic!("{e}"))

@@ -3,7 +3,7 @@
 use super::{bytes, overview::kind, qualified, rows};
 use crate::{
     cli::output::{BAD, BOLD, DIM, line, plain, styled, table},
-    grpc::pb::{SchemaColumn, SchemaObject, SchemaObjectKind as Kind},
+    grpc::pb::{SchemaColumn, SchemaIndex, SchemaObject, SchemaObjectKind as Kind},
     schema::identifier,
 };
 
@@ -37,10 +37,12 @@ fn one(of: &SchemaObject) -> String {
     list(
         &mut lines,
         "Indexes",
-        of.indexes.iter().filter(|of| of.constraint.is_empty() || of.invalid || !of.flags.is_empty()).map(|of| {
+        of.indexes.iter().filter(|of| of.constraint.is_empty() || has_more(of)).map(|of| {
+            let targets =
+                (!of.statistics_targets.is_empty()).then(|| format!("statistics {}", of.statistics_targets.join(", ")));
             let tablespace = (!of.tablespace.is_empty()).then(|| format!("tablespace {}", of.tablespace));
             let special = of.invalid.then(|| "INVALID".into()).into_iter().chain(of.flags.iter().cloned());
-            with(of.definition.clone(), special.chain(tablespace), &of.comment)
+            with(of.definition.clone(), special.chain(targets).chain(tablespace), &of.comment)
         }),
     );
     list(
@@ -82,7 +84,7 @@ fn one(of: &SchemaObject) -> String {
     });
     list(&mut lines, "Access", of.access.iter().cloned().chain(of_columns));
     lines.extend((!of.definition.is_empty()).then(|| plain(of.definition.trim_end())));
-    lines.extend(of.truncated.then(|| styled(BAD, "Long texts were cut.")));
+    lines.extend(of.truncated.then(|| styled(BAD, "Long texts and lists were cut.")));
     lines.join("\n")
 }
 
@@ -131,6 +133,11 @@ fn stored(of: &SchemaColumn) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
+/// True for an index of a constraint that has what the constraint does not say.
+fn has_more(of: &SchemaIndex) -> bool {
+    of.invalid || !of.flags.is_empty() || !of.tablespace.is_empty() || !of.comment.is_empty()
+}
+
 /// A definition, what is special about it, and its comment.
 fn with(definition: String, special: impl IntoIterator<Item = String>, comment: &str) -> String {
     let special = special.into_iter().collect::<Vec<_>>().join(", ");
@@ -151,8 +158,12 @@ fn column(of: &SchemaColumn, with_storage: bool) -> Vec<String> {
         ("", stored) => format!("generated {stored}: {}", of.default),
         (identity, _) => format!("identity {identity}"),
     };
-    let null = if of.not_null { "no" } else { "yes" };
-    let mut cells = vec![of.name.clone(), format!("{}{collation}", of.r#type), null.into(), default];
+    let null = match (of.not_null, of.not_null_constraint.as_str()) {
+        (false, _) => "yes".into(),
+        (true, "") => "no".into(),
+        (true, constraint) => format!("no ({constraint})"),
+    };
+    let mut cells = vec![of.name.clone(), format!("{}{collation}", of.r#type), null, default];
     cells.extend(with_storage.then(|| stored(of)));
     cells.push(of.comment.clone());
     cells

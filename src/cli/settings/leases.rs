@@ -84,7 +84,7 @@ impl Leases {
             None => text.parse().map_err(|error| Exit::usage(format!("{name} {error}; set {CLIENT_URL}")))?,
         };
         if self.lease_ttl.is_zero() {
-            return Err(Exit::usage("--lease-ttl is longer than nothing"));
+            return Err(Exit::usage("--lease-ttl is 0, so every lease would be over at once"));
         }
         if self.lease_ttl > self.lease_max_ttl {
             return Err(Exit::usage("--lease-ttl is longer than --lease-max-ttl"));

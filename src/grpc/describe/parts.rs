@@ -1,5 +1,7 @@
 //! Columns, constraints and the other parts of objects as messages.
 
+use prost::Message;
+
 use crate::{
     grpc::pb,
     schema::{
@@ -8,13 +10,50 @@ use crate::{
     },
 };
 
-/// Cuts texts, and remembers that it did.
+/// Cuts texts and lists, and remembers that it did.
 pub(super) struct Cut {
+    /// Bytes of a text.
     pub limit: usize,
+    /// Bytes of all lists that are left.
+    pub room: usize,
     pub did: bool,
 }
 
 impl Cut {
+    /// As many as there is room for.
+    pub fn list(&mut self, all: &[String]) -> Vec<String> {
+        all.iter().take_while(|text| self.takes(self.room, text.len())).cloned().collect()
+    }
+
+    /// The same, each converted.
+    pub fn each<T, M: Message>(
+        &mut self,
+        all: impl Iterator<Item = T>,
+        mut convert: impl FnMut(T, &mut Self) -> M,
+    ) -> Vec<M> {
+        let mut some = Vec::new();
+        for one in all {
+            let room = self.room;
+            let message = convert(one, self);
+            // What it has taken for its own lists is part of it.
+            if !self.takes(room, message.encoded_len()) {
+                break;
+            }
+            some.push(message);
+        }
+        some
+    }
+
+    /// True where an entry fits into that room, of which it takes its part.
+    fn takes(&mut self, room: usize, bytes: usize) -> bool {
+        /// What stands before an entry on the wire, at most.
+        const PREFIX: usize = 6;
+        let left = room.checked_sub(bytes + PREFIX);
+        self.did |= left.is_none();
+        self.room = left.unwrap_or(0);
+        left.is_some()
+    }
+
     pub fn text(&mut self, text: &str) -> String {
         if text.len() <= self.limit {
             return text.to_owned();
@@ -37,11 +76,11 @@ pub(super) fn table(table: &Table, common: pb::SchemaObject, cut: &mut Cut) -> p
         (table.detaching, "detaching"),
     ];
     pb::SchemaObject {
-        columns: table.columns.iter().map(|one| column(one, cut)).collect(),
-        parents: table.parents.clone(),
+        columns: cut.each(table.columns.iter(), column),
+        parents: cut.list(&table.parents),
         partition_bound: cut.maybe(table.partition_bound.as_ref()),
         partition_by: table.partition_by.clone().unwrap_or_default(),
-        options: [table.options.0.as_slice(), &table.foreign_options.0].concat(),
+        options: cut.list(&[table.options.0.as_slice(), &table.foreign_options.0].concat()),
         flags: those(&flags),
         of_type: table.of_type.clone().unwrap_or_default(),
         replica_identity: match table.replica_identity {
@@ -118,11 +157,12 @@ pub(super) fn column(of: &Column, cut: &mut Cut) -> pb::SchemaColumn {
         .into(),
         collation: of.collation.clone().unwrap_or_default(),
         comment: cut.maybe(of.comment.as_ref()),
-        access: of.acl.0.clone().unwrap_or_default(),
+        access: cut.list(of.acl.0.as_deref().unwrap_or_default()),
         storage: of.storage.clone().unwrap_or_default(),
         compression: of.compression.clone().unwrap_or_default(),
         statistics_target: of.statistics,
-        options: [of.options.0.as_slice(), &of.foreign_options.0].concat(),
+        options: cut.list(&[of.options.0.as_slice(), &of.foreign_options.0].concat()),
+        not_null_constraint: cut.maybe(of.not_null_constraint.as_ref()),
     }
 }
 
@@ -138,9 +178,9 @@ pub(super) fn constraint(of: &Constraint, cut: &mut Cut) -> pb::SchemaConstraint
         }
         .into(),
         definition: cut.text(&of.definition),
-        columns: of.columns.clone(),
+        columns: cut.list(&of.columns),
         references: of.references.clone().unwrap_or_default(),
-        referenced_columns: of.referenced_columns.clone(),
+        referenced_columns: cut.list(&of.referenced_columns),
         table: String::new(),
         comment: cut.maybe(of.comment.as_ref()),
     }
@@ -156,6 +196,7 @@ pub(super) fn index(of: &Index, cut: &mut Cut) -> pb::SchemaIndex {
         flags: those(&[(of.clustered, "clustered"), (of.replica_identity, "replica identity")]),
         tablespace: of.tablespace.clone().unwrap_or_default(),
         comment: cut.maybe(of.comment.as_ref()),
+        statistics_targets: cut.list(&of.statistics),
     }
 }
 
@@ -201,7 +242,7 @@ pub(super) fn policy(of: &Policy, cut: &mut Cut) -> pb::SchemaPolicy {
         name: of.name.clone(),
         command: format!("{:?}", of.command).to_lowercase(),
         restrictive: of.restrictive,
-        roles: of.roles.clone(),
+        roles: cut.list(&of.roles),
         using: cut.maybe(of.using.as_ref()),
         check: cut.maybe(of.check.as_ref()),
         comment: cut.maybe(of.comment.as_ref()),

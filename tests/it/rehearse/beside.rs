@@ -201,7 +201,7 @@ async fn a_daemon_can_require_that_exactly_these_scripts_were_rehearsed_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_found_counts_before_there_was_a_ledger_and_when_the_rest_is_left() {
+async fn what_was_found_counts_when_the_rest_is_left() {
     let database = TestDatabase::new().await;
     let set = Set::of(&[
         ("1_t", "CREATE TABLE t (id int);", "DROP TABLE t;"),
@@ -210,14 +210,30 @@ async fn what_was_found_counts_before_there_was_a_ledger_and_when_the_rest_is_le
     let required = Settings { require_rehearsed: true, ..settings(&database.url) };
     let daemon = TestDaemon::launch(required, &set).await;
     daemon.until_ready().await;
-    let mut stream = daemon.client().rehearse(pb::RehearseRequest::default()).await.unwrap().into_inner();
-    let scratch = until_waiting(&database, "1002").await;
-    while !matches!(stream.message().await.unwrap().unwrap().event.unwrap().event, Some(Event::Rehearsed(_))) {}
-    drop(stream);
-    eventually("it has ended", async || (!is_there(&database, &scratch).await).then_some(())).await;
+    let stream = daemon.client().rehearse(pb::RehearseRequest::default()).await.unwrap().into_inner();
+    until_waiting(&database, "1002").await;
     let kept = "SELECT string_agg(version || ' ' || verdict, ',') FROM schemad.rehearsals";
-    assert_eq!(database.text(kept).await, "1 RESTORES");
+    eventually("it is kept", async || (database.text(kept).await == "1 RESTORES").then_some(())).await;
+    drop(stream);
     let first = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
     daemon.apply(first).await.finished();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_that_cannot_be_kept_is_told() {
+    let database = TestDatabase::new().await;
+    let daemon = TestDaemon::start(&database, &Set::tables(2)).await;
+    daemon.until_ready().await;
+    database.execute("ALTER TABLE schemad.rehearsals RENAME TO away").await;
+    let (verdicts, summary, status) = rehearse(&daemon, None).await;
+    assert_eq!(plain(&verdicts), [("0001", "RESTORES", true), ("0002", "RESTORES", true)]);
+    assert!(summary.is_none());
+    let failed = Failed::of(&status.unwrap_err());
+    assert!(failed.message.starts_with("2 of the verdicts are not in the ledger: "), "{failed:?}");
+    // A session that is gone is another's business.
+    database.execute("ALTER TABLE schemad.away RENAME TO rehearsals; UPDATE schemad.ledger SET version = 3").await;
+    let (.., status) = rehearse(&daemon, None).await;
+    Failed::of(&status.unwrap_err()).assert(Code::FailedPrecondition, "LEDGER_NOT_READY");
     daemon.stop().await;
 }

@@ -1,7 +1,10 @@
 //! The clean state before each migration, whatever the one before it did.
 
-use super::run;
-use crate::harness::{Set, TestDatabase};
+use super::{Said, run};
+use crate::{
+    harness::{Set, TestDatabase},
+    schema::{BASE, STATEMENTS},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roles_with_rights_can_be_dropped_whatever_was_put_aside() {
@@ -88,6 +91,11 @@ async fn what_a_script_could_not_do_in_the_transaction_of_another_is_no_failure(
             "PREPARE p AS SELECT 1; CREATE INDEX j ON t (id); DEALLOCATE ALL;",
             "PREPARE p AS SELECT 1; DROP INDEX j;",
         ),
+        (
+            "051_names",
+            "PREPARE s1 AS SELECT 1; PREPARE s2 AS SELECT 2; CREATE TABLE pn ();",
+            "DEALLOCATE ALL; DROP TABLE pn;",
+        ),
         // Between the same guards as an operation's.
         ("06_tables", "CREATE TABLE x ();", "DROP TABLE x; DROP TABLE __diesel_schema_migrations;"),
         ("07_lock", "CREATE TABLE y ();", "DROP TABLE y; SELECT pg_advisory_unlock_all();"),
@@ -98,6 +106,18 @@ async fn what_a_script_could_not_do_in_the_transaction_of_another_is_no_failure(
             "INSERT INTO l VALUES (1);",
         ),
         ("09_rows", "INSERT INTO t DEFAULT VALUES;", "CREATE TABLE z ();"),
+        // Deferred, and at another time.
+        (
+            "091_deferred",
+            "CREATE TABLE d (id int PRIMARY KEY); CREATE TABLE e (d int REFERENCES d DEFERRABLE INITIALLY DEFERRED); \
+             INSERT INTO e VALUES (1); INSERT INTO d VALUES (1);",
+            "DROP TABLE e, d; CREATE TABLE left_1 ();",
+        ),
+        (
+            "092_times",
+            "CREATE TABLE IF NOT EXISTS audit (at timestamptz PRIMARY KEY); INSERT INTO audit VALUES (now());",
+            "INSERT INTO audit VALUES (now());",
+        ),
         ("10_same", &asks("(SELECT max(id) FROM t) = 1 AND (SELECT last_value FROM t_id_seq) = 1"), "SELECT 1;"),
     ]);
     let said = run(&set, Some(&database.url), &[]).await;
@@ -107,13 +127,45 @@ async fn what_a_script_could_not_do_in_the_transaction_of_another_is_no_failure(
         ("03", "RESTORES"),
         ("04", "UP_FAILS_AFTER_DOWN"),
         ("05", "RESTORES"),
+        ("051", "RESTORES"),
         ("06", "DOWN_FAILS"),
         ("07", "DOWN_FAILS"),
         ("08", "DOWN_FAILS"),
         ("09", "DOES_NOT_RESTORE"),
+        ("091", "DOES_NOT_RESTORE"),
+        ("092", "DOES_NOT_RESTORE"),
         ("10", "RESTORES"),
     ];
     assert_eq!(said.verdicts(), expected, "{}", said.stderr);
     let told = said.of("02")["upDifferences"].as_array().unwrap().iter().map(|one| one["summary"].as_str().unwrap());
     assert!(told.clone().any(|one| one == "table public.b added"), "{:?}", told.collect::<Vec<_>>());
+}
+
+/// A script that only defines is tried in the transaction of the down before it; with one more statement it is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_transaction_finds_what_two_find() {
+    let database = TestDatabase::new().await;
+    let major = database.server_major().await;
+    let changes = STATEMENTS.iter().filter(|(since, ..)| *since <= major).step_by(3).enumerate();
+    // Each down undoes another change, or leaves something.
+    let pairs: Vec<_> = changes.clone().zip(changes.skip(1)).collect();
+    let in_one = Set::of(&[("00_base", BASE, "DROP SCHEMA app CASCADE;")]);
+    let in_two = Set::of(&[("00_base", BASE, "DROP SCHEMA app CASCADE;")]);
+    for ((n, (_, change, undo)), (_, (_, other, _))) in pairs {
+        let down = if n % 2 == 0 { "CREATE TABLE IF NOT EXISTS app.left_behind ()" } else { other };
+        let down = if n % 5 == 0 { format!("{undo}; {down}") } else { down.to_string() };
+        in_one.add(&format!("{n:03}_x"), &format!("{change};"), &format!("{down};"));
+        in_two.add(&format!("{n:03}_x"), &format!("{change}; SELECT now();"), &format!("{down}; SELECT now();"));
+    }
+    let (one, two) = (run(&in_one, Some(&database.url), &[]).await, run(&in_two, Some(&database.url), &[]).await);
+    assert_eq!(one.verdicts(), two.verdicts());
+    for (version, _) in one.verdicts() {
+        for told in ["differences", "upDifferences"] {
+            assert_eq!(one.of(version)[told], two.of(version)[told], "{version}");
+        }
+        let reason = |said: &Said| said.of(version)["failure"]["metadata"]["sqlstate"].clone();
+        assert_eq!(reason(&one), reason(&two), "{version}");
+    }
+    let kinds: std::collections::BTreeSet<_> = one.verdicts().into_iter().map(|(_, verdict)| verdict).collect();
+    assert!(kinds.len() >= 4, "{kinds:?}");
 }

@@ -16,6 +16,7 @@ pub const BASE: &str = "
     CREATE TABLE app.events_1 PARTITION OF app.events FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
     CREATE TABLE app.events_2 (at date NOT NULL, what text);
     CREATE INDEX notes_body ON app.notes (body);
+    CREATE INDEX notes_long ON app.notes (length(body));
     CREATE VIEW app.happy AS SELECT id, name FROM app.users WHERE mood = 'happy';
     CREATE MATERIALIZED VIEW app.counts AS SELECT user_id, count(*) AS n FROM app.notes GROUP BY user_id;
     CREATE FUNCTION app.twice(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * x';
@@ -136,6 +137,7 @@ pub const STATEMENTS: &[(u32, &str, &str)] = &[
     (13, "ALTER INDEX app.notes_body SET (fillfactor = 50)", "ALTER INDEX app.notes_body RESET (fillfactor)"),
     (13, "COMMENT ON INDEX app.notes_body IS 'x'", "COMMENT ON INDEX app.notes_body IS NULL"),
     (13, "CREATE INDEX i ON app.notes ((id + 1)); ALTER INDEX app.i ALTER 1 SET STATISTICS 7", "DROP INDEX app.i"),
+    (13, "ALTER INDEX app.notes_long ALTER 1 SET STATISTICS 7", "ALTER INDEX app.notes_long ALTER 1 SET STATISTICS -1"),
     (13, "ALTER SEQUENCE app.free AS smallint", "ALTER SEQUENCE app.free AS bigint"),
     (
         13,
