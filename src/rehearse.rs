@@ -17,6 +17,7 @@ mod contents;
 mod daemon;
 mod selection;
 mod stage;
+mod together;
 mod verdict;
 
 use std::{
@@ -30,13 +31,13 @@ pub use verdict::{Rehearsed, Verdict};
 
 use clean::Clean;
 use stage::{Stage, State, Stop, Then, concluded};
+use together::{can_stay_open, fails_anywhere};
 
 use crate::{
     catalog::{Catalog, fitness},
     failure::{Failure, Reason},
     migration::{Direction, Migration, Mode, Script, Version},
     runner::Orders,
-    schema::{Snapshot, diff},
     scratch::Scratch,
     sql,
 };
@@ -352,52 +353,6 @@ impl<'a> Rehearsal<'a> {
         self.known = None;
         Ok(())
     }
-}
-
-impl Rehearsed {
-    /// The down is compared.
-    fn compared_down(&mut self, before: &Snapshot, back: &Snapshot) {
-        self.differences = diff(before, back);
-        self.verdict = match self.differences.iter().all(|one| one.is_order_only()) {
-            true if self.differences.is_empty() => Verdict::Restores,
-            true => Verdict::OrderOnly,
-            false => Verdict::DoesNotRestore,
-        };
-    }
-
-    /// The second up is compared with the first. What the down left behind explains what comes after it.
-    fn compared_up(&mut self, after: &Snapshot, again: &Snapshot) {
-        self.up_differences = diff(after, again);
-        let order_only = self.up_differences.iter().all(|one| one.is_order_only());
-        self.verdict = match self.verdict {
-            Verdict::Restores if self.up_differences.is_empty() => Verdict::Restores,
-            Verdict::Restores | Verdict::OrderOnly if order_only => Verdict::OrderOnly,
-            Verdict::Restores | Verdict::OrderOnly => Verdict::UpDiffersAfterDown,
-            other => other,
-        };
-    }
-
-    fn failed(self, verdict: Verdict, failure: Failure) -> Self {
-        Self { verdict, failure: Some(failure), ..self }
-    }
-}
-
-/// True where the down and the up after it may be one transaction that is undone: they only define, and that nothing lasts longer.
-fn can_stay_open(migration: &Migration, down: &Script) -> bool {
-    [&migration.up, down].iter().all(|script| {
-        script.mode == Mode::Transactional
-            && sql::split(&script.sql).iter().all(sql::Statement::defines)
-            && sql::reaches(&script.sql).is_empty()
-    })
-}
-
-/// True for what a definition fails with in any transaction: the rest may fail only because the down's is the same, as the first use
-/// of an enum's new value does (55P04).
-fn fails_anywhere(failure: &Failure) -> bool {
-    /// Classes of SQLSTATEs: dependents, schemas, names and syntax.
-    const CLASSES: [&str; 3] = ["2B", "3F", "42"];
-    let sqlstate = failure.metadata.get("sqlstate").map_or("", |text| text);
-    CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }
 
 fn reaches_outside(migration: &Migration, direction: Direction, script: &Script, reach: &sql::Reach) -> Failure {

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use crate::{
     failure::Failure,
     migration::{Checksum, Migration, Mode, Script, Version},
-    schema::Difference,
+    schema::{Difference, Snapshot, diff},
 };
 
 macro_rules! verdicts {
@@ -116,5 +116,32 @@ impl Rehearsed {
             down_took: None,
             took: Duration::ZERO,
         }
+    }
+
+    /// The down is compared.
+    pub(super) fn compared_down(&mut self, before: &Snapshot, back: &Snapshot) {
+        self.differences = diff(before, back);
+        self.verdict = match self.differences.iter().all(|one| one.is_order_only()) {
+            true if self.differences.is_empty() => Verdict::Restores,
+            true => Verdict::OrderOnly,
+            false => Verdict::DoesNotRestore,
+        };
+    }
+
+    /// The second up is compared with the first. What the down left behind explains what comes after it.
+    pub(super) fn compared_up(&mut self, after: &Snapshot, again: &Snapshot) {
+        self.up_differences = diff(after, again);
+        let order_only = self.up_differences.iter().all(|one| one.is_order_only());
+        self.verdict = match self.verdict {
+            Verdict::Restores if self.up_differences.is_empty() => Verdict::Restores,
+            Verdict::Restores | Verdict::OrderOnly if order_only => Verdict::OrderOnly,
+            Verdict::Restores | Verdict::OrderOnly => Verdict::UpDiffersAfterDown,
+            other => other,
+        };
+    }
+
+    /// A script failed.
+    pub(super) fn failed(self, verdict: Verdict, failure: Failure) -> Self {
+        Self { verdict, failure: Some(failure), ..self }
     }
 }
