@@ -151,6 +151,9 @@ fn digest(migrations: &BTreeMap<Version, Migration>) -> Checksum {
 
 /// A source tells no more of a file than this.
 fn unreadable(direction: &str, cause: &str) -> String {
+    if cause.contains("empty migration") {
+        return format!("its {direction} has no statement");
+    }
     let cure = match cause.contains("UTF-8") {
         true => {
             ": save it as UTF-8, for example with iconv -f latin1 -t utf-8; `iconv -f utf-8 up.sql` stops where it is none"

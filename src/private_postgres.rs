@@ -60,6 +60,9 @@ pub enum Error {
         /// What the system said.
         error: io::Error,
     },
+    /// No room.
+    #[error("{0}: no space left on the device; a private PostgreSQL needs 100 MB, and what the migrations write")]
+    NoRoom(PathBuf),
     /// A program failed.
     #[error("{program} failed: {output}")]
     Program {
@@ -321,18 +324,22 @@ fn init(programs: &Path, dir: &Path, data: &Path, user: Option<&User>) -> Result
         .output()
         .map_err(|error| io_error(&programs.join("initdb"), error))?;
     if !output.status.success() {
-        return Err(Error::Program { program: "initdb", output: said(&output.stderr) });
+        return Err(failed("initdb", dir, &output.stderr));
     }
     fs::write(&complete, "").map_err(|error| io_error(&complete, error))
 }
 
-/// What a program said, as far as a person reads on: cp complains of every file for which a full disk has no room.
-fn said(stderr: &[u8]) -> String {
+/// That a program failed, and what it said, as far as a person reads on: cp complains of every file.
+fn failed(program: &'static str, dir: &Path, stderr: &[u8]) -> Error {
     let text = String::from_utf8_lossy(stderr);
+    if text.contains("No space left on device") {
+        return Error::NoRoom(dir.into());
+    }
     let lines: Vec<&str> = text.trim().lines().collect();
     let more = lines.len().saturating_sub(LINES);
     let first = lines[..lines.len() - more].join("\n");
-    if more == 0 { first } else { format!("{first}\n… and {more} lines more") }
+    let output = if more == 0 { first } else { format!("{first}\n… and {more} lines more") };
+    Error::Program { program, output }
 }
 
 fn command(programs: &Path, program: &str, dir: &Path, user: Option<&User>) -> Command {

@@ -45,6 +45,8 @@ pub enum Template<'a> {
 pub struct Scratch {
     session: Session,
     url: DatabaseUrl,
+    /// The number.
+    maker: u32,
     /// What the next database is called.
     next: Name,
     /// What there is.
@@ -71,7 +73,7 @@ impl Scratch {
                 break maker;
             }
         };
-        Ok(Self { session, url: url.clone(), next: Name::first_of(maker), made: Vec::new() })
+        Ok(Self { session, url: url.clone(), maker, next: Name::first_of(maker), made: Vec::new() })
     }
 
     /// Makes a database and returns its name.
@@ -158,6 +160,21 @@ impl Scratch {
     /// True while the session lives that keeps others from sweeping what is here.
     pub fn is_alive(&self) -> bool {
         !self.session.client().is_closed()
+    }
+
+    /// Goes on with another session, with the same number, where that is gone: a script may have ended all sessions but its own.
+    ///
+    /// # Errors
+    /// [`Error::Database`]: no connection, or the server's own.
+    pub async fn revive(&mut self) -> Result<(), Error> {
+        if self.session.client().simple_query("").await.is_ok() {
+            return Ok(());
+        }
+        let session = Session::open(&self.url).await?;
+        let parameters = &[(&LOCK as _, Type::INT4), (&self.maker.cast_signed() as _, Type::INT4)];
+        session.client().query_typed("SELECT pg_advisory_lock($1, $2)", parameters).await.map_err(db::Error::from)?;
+        self.session = session;
+        Ok(())
     }
 
     /// Drops all there is, and gives up the number.

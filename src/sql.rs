@@ -15,7 +15,7 @@ pub use ident::ident;
 pub use kind::Kind;
 pub use outside::Outside;
 pub use reach::{Reach, drops_roles, is_dynamic, reaches};
-pub use settings::{Settings, settings};
+pub use settings::{Settings, may_define, settings};
 pub use split::{Statement, semicolon_after, split, unterminated};
 pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, transaction_modes, units};
 

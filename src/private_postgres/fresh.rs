@@ -8,7 +8,7 @@ use std::{
 
 use nix::unistd::User;
 
-use super::{Durability, Error, PrivatePostgres, command, init, io_error, owned_dir, run_as, said};
+use super::{Durability, Error, PrivatePostgres, command, failed, init, io_error, owned_dir, run_as};
 
 /// Servers at a time.
 const SLOTS: u32 = 64;
@@ -66,7 +66,7 @@ fn copy(pristine: &Path, dir: &Path, user: Option<&User>) -> Result<(), Error> {
     let output = cp.arg("-a").arg(pristine).arg("data").output().map_err(|error| io_error(pristine, error))?;
     match output.status.success() {
         true => Ok(()),
-        false => Err(Error::Program { program: "cp", output: said(&output.stderr) }),
+        false => Err(failed("cp", dir, &output.stderr)),
     }
 }
 

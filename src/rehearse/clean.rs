@@ -99,6 +99,7 @@ impl<'a> Clean<'a> {
     /// A database in the clean state in place of that one. Where it can be made only from nothing, the roles that migrations made go
     /// first, with everything that depends on them.
     pub async fn instead_of(&mut self, stage: &Stage, orders: &Orders) -> Result<Stage, Failure> {
+        self.scratch.revive().await?;
         if self.is_lost {
             self.scratch.remove(&stage.name).await?;
             let files = |role: &String| self.applied.iter().any(|migration| migration.up.sql.contains(role));
@@ -117,7 +118,13 @@ impl<'a> Clean<'a> {
     /// A database in the clean state.
     pub async fn stage(&mut self, orders: &Orders) -> Result<Stage, Failure> {
         for name in std::mem::take(&mut self.given_up) {
-            self.scratch.remove(&name).await?;
+            // One that cannot be dropped, because a subscription is in it, is in nobody's way.
+            match self.scratch.remove(&name).await {
+                Err(error) if self.scratch.is_alive() => {
+                    tracing::debug!(cause = %error, "a scratch database is left for later")
+                }
+                removed => removed?,
+            }
         }
         let mut stage = match self.aside {
             Some(aside) => {

@@ -82,14 +82,17 @@ impl Stage {
     /// Connects to a database that nobody else uses.
     pub async fn open(scratch: &Scratch, name: Name, role: Option<&str>) -> Result<Self, Failure> {
         let url = scratch.url(&name);
-        match LockedSession::try_lock(Session::open(&url).await?).await? {
-            Attempt::Won(mut locked) => {
-                locked.keep_statements();
-                let (prepared, is_open, role) = (Prepared::default(), false, role.map(Into::into));
-                Ok(Self { name, locked, prepared, is_open, url, role })
-            }
-            Attempt::Held(_) => Err(Failure::new(Reason::Internal, format!("somebody else uses {name}"))),
-        }
+        let locked = locked(&url).await?;
+        Ok(Self { name, locked, prepared: Prepared::default(), is_open: false, url, role: role.map(Into::into) })
+    }
+
+    /// Goes on with another session, as another operation would.
+    async fn reopen(&mut self) -> Result<(), Failure> {
+        self.prepared.clear();
+        // It would go with the session, but the server may notice late.
+        self.locked.client().query_typed("SELECT pg_advisory_unlock_all()", &[]).await.map_err(Error::from)?;
+        self.locked = locked(&self.url).await?;
+        Ok(())
     }
 
     /// Its session.
@@ -207,6 +210,9 @@ impl Stage {
             Then::StayOpen => runner::run_open(&mut self.locked, &step, orders, &Unheard).await,
         };
         self.is_open = then == Then::StayOpen && ran.is_ok();
+        if !self.is_open && !matches!(ran, Err(Broken::Lost(_))) && sql::may_define(&script.sql) {
+            self.reopen().await.map_err(|failure| Stop::Ended(Box::new(failure)))?;
+        }
         let Err(broken) = ran else {
             // A cancel that came late meets what is asked next.
             return match orders.halted() {
@@ -234,6 +240,16 @@ impl Stage {
                 Stop::Lost(Box::new(failure.with("version", &migration.version).with("file", &file)))
             }
         })
+    }
+}
+
+async fn locked(url: &crate::db::DatabaseUrl) -> Result<LockedSession, Failure> {
+    match LockedSession::try_lock(Session::open(url).await?).await? {
+        Attempt::Won(mut locked) => {
+            locked.keep_statements();
+            Ok(locked)
+        }
+        Attempt::Held(_) => Err(Failure::new(Reason::Internal, "somebody else uses a scratch database")),
     }
 }
 

@@ -54,6 +54,25 @@ pub fn settings(sql: &str) -> Result<Settings, String> {
     Ok(settings)
 }
 
+/// True where a script may give a value to a setting of one's own (`SET app.user = …`, set_config()): it stays defined, as an empty
+/// text, for as long as the session lives. By words, also in bodies; rather too often than not.
+pub fn may_define(sql: &str) -> bool {
+    let text = sql.to_ascii_lowercase();
+    let mut words = text.split(|c: char| c.is_whitespace() || c == ';' || c == '=').filter(|word| !word.is_empty());
+    let mut sets = || {
+        while let Some(word) = words.next() {
+            if word == "set" {
+                let name = words.find(|word| !["local", "session"].contains(word));
+                if name.is_some_and(|name| name.contains('.')) {
+                    return true;
+                }
+            }
+        }
+        false
+    };
+    sets() || text.contains("set_config")
+}
+
 /// What a line of a comment says, without the signs around it.
 fn words(line: &str) -> &str {
     line.trim().trim_start_matches(['-', '/', '*']).trim_end_matches("*/").trim()
@@ -77,6 +96,21 @@ fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_ones_own_are_noticed() {
+        for sql in [
+            "SET my.z = '7'",
+            "set  LOCAL my.z TO 1",
+            "DO $$BEGIN SET my.z=1; END$$",
+            "SELECT set_config('my.z', '', true)",
+        ] {
+            assert!(may_define(sql), "{sql}");
+        }
+        for sql in ["SET search_path = a", "UPDATE t SET a = 1.5", "ALTER TABLE a.b SET SCHEMA c", "SELECT my.z"] {
+            assert!(!may_define(sql), "{sql}");
+        }
+    }
 
     #[test]
     fn leading_comments_are_read_and_later_ones_are_not() {

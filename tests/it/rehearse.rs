@@ -268,7 +268,7 @@ async fn what_reaches_outside_runs_only_where_that_is_harmless() {
     }
 }
 
-/// A disk without room for a server: cp complains of every file, and has written some.
+/// A disk that fails: cp complains of every file, and has written some.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_of_ones_own_that_cannot_be_made_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -276,8 +276,7 @@ async fn a_server_of_ones_own_that_cannot_be_made_leaves_nothing() {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     };
     let program = dir.path().join("cp");
-    let complains =
-        "#!/bin/sh\nmkdir data; echo >data/x; for n in $(seq 100); do echo \"cp: $n: No space left\" >&2; done; exit 1";
+    let complains = "#!/bin/sh\nmkdir data; echo >data/x; for n in $(seq 100); do echo \"cp: $n: Input/output error\" >&2; done; exit 1";
     std::fs::write(&program, complains).unwrap();
     open(dir.path());
     open(&program);
@@ -288,7 +287,7 @@ async fn a_server_of_ones_own_that_cannot_be_made_leaves_nothing() {
     let output = output(command).await;
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(5), "{said}");
-    assert!(said.contains("cp failed: cp: 1: No space left") && said.contains("… and 95 lines more"), "{said}");
+    assert!(said.contains("cp failed: cp: 1: Input/output error") && said.contains("… and 95 lines more"), "{said}");
     assert!(!servers.join("server-0/data").exists());
 }
 
@@ -301,11 +300,13 @@ async fn a_folder_with_files_that_could_never_be_served_is_rehearsed_all_the_sam
         ("3_setting", "-- schemad: lock_timeout=long\nSELECT 1;", "SELECT 1;"),
         ("4_u", "CREATE TABLE u ();", "DROP TABLE u;"),
     ]);
+    std::fs::write(set.path().join("4_u/metadata.toml"), "run_in_transaction = \"no\"").unwrap();
     let other = Set::tables(1);
     let said = run(&other, Some(&database.url), &["--dir", set.path().to_str().unwrap()]).await;
     let expected = [("1", "RESTORES"), ("2", "UP_FAILS"), ("3", "UP_FAILS"), ("4", "RESTORES")];
     assert_eq!(said.verdicts(), expected, "{}", said.stderr);
     assert_eq!(said.of("2")["failure"]["reason"], "INVALID_MIGRATION");
+    assert!(said.stderr.contains("4_u/metadata.toml: run_in_transaction is not true or false"), "{}", said.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,7 +332,11 @@ async fn wrong_flags_and_sets_are_usage_errors() {
     }
     // Folders in which there is nothing, or the same twice.
     let (empty, twice) = (tempfile::tempdir().unwrap(), Set::of(&[("1_a", "SELECT 1;", ""), ("1_b", "SELECT 1;", "")]));
-    for (dir, problem) in [(empty.path(), "there is no migration in it"), (twice.path(), "1_b")] {
+    let strange = Set::tables(1);
+    std::fs::create_dir(strange.path().join("notes")).unwrap();
+    for (dir, problem) in
+        [(empty.path(), "there is no migration in it"), (twice.path(), "1_b"), (strange.path(), "notes: has no up.sql")]
+    {
         let said = run(&set, None, &["--dir", dir.to_str().unwrap()]).await;
         assert_eq!(said.code, Some(2), "{}", said.stderr);
         assert!(said.stderr.contains(problem) && !said.stderr.contains("embedded"), "{}", said.stderr);

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use super::{server_dir, show::Show};
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, folder},
     cli::{
         exit::Exit,
-        output::{self, Output},
+        output::{self, Output, WARN, styled},
         settings,
     },
     db::{DatabaseUrl, pooler, session::Session},
@@ -63,7 +63,16 @@ impl Local {
             None => Catalog::load(source).map_err(Exit::usage)?,
             Some(dir) => {
                 let wrong = |what: &str| Exit::usage(format!("--dir {}: {what}", dir.display()));
-                let found = FileBasedMigrations::from_path(dir).map_err(|error| wrong(&error.to_string()))?;
+                let findings = folder::check(dir);
+                let named = |error: &dyn std::fmt::Display| match &findings[..] {
+                    [] => wrong(&error.to_string()),
+                    findings => Exit::usage(findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")),
+                };
+                let found = FileBasedMigrations::from_path(dir).map_err(|error| named(&error))?;
+                // Diesel passes over what it does not understand there.
+                for finding in findings.iter().filter(|finding| finding.path.ends_with("metadata.toml")) {
+                    output::progress(&format!("{} {finding}", styled(WARN, "warning:")));
+                }
                 let catalog = Catalog::load_to_rehearse(&found).map_err(|set| wrong(&set.problems().join("\n  ")))?;
                 if catalog.iter().next().is_none() {
                     return Err(wrong("there is no migration in it"));
@@ -96,7 +105,9 @@ impl Local {
             let mut tell = |event: rehearse::Event| show.event(&tally.event(&event));
             let ended = rehearse(&mut scratch, &catalog, &selected, &settings, &orders, &mut tell).await;
             // What cannot be dropped now is swept later; the result is known.
-            if let Err(error) = scratch.close().await {
+            if let Err(error) = scratch.close().await
+                && server.is_none()
+            {
                 output::progress(&format!("a scratch database is left, and dropped the next time: {error}"));
             }
             ended
@@ -107,8 +118,13 @@ impl Local {
                 show.summary(&tally.summary(begun.elapsed()));
                 tally.result().map_err(|failure| Exit::from_status(&from_failure(&failure)))
             }
-            Err(failure) if failure.reason == Reason::Cancelled => Err(Exit::interrupted(failure.message)),
-            Err(failure) => Err(Exit::from_status(&from_failure(&failure))),
+            Err(failure) => {
+                show.broken_off();
+                Err(match failure.reason {
+                    Reason::Cancelled => Exit::interrupted(failure.message),
+                    _ => Exit::from_status(&from_failure(&failure)),
+                })
+            }
         }
     }
 }
@@ -122,7 +138,7 @@ async fn private_server(dir: PathBuf) -> Result<(PrivatePostgres, DatabaseUrl), 
     let started = tokio::task::spawn_blocking(move || PrivatePostgres::start_fresh(&programs, &dir));
     let server = started.await.map_err(Exit::unavailable)?.map_err(|error| match error {
         Error::NoPrograms | Error::NotOurs(_) | Error::NobodyToRunAs => Exit::usage(error),
-        Error::InUse(_) | Error::Io { .. } | Error::Program { .. } => Exit::unavailable(error),
+        Error::InUse(_) | Error::NoRoom(_) | Error::Io { .. } | Error::Program { .. } => Exit::unavailable(error),
     })?;
     let url = server.url("postgres").parse().map_err(Exit::usage)?;
     Ok((server, url))

@@ -18,18 +18,26 @@ pub(super) async fn run(common: &Common, selection: Selection) -> Result<(), Exi
     let following = async {
         let request = pb::RehearseRequest { selection };
         let mut stream = client.rehearse(request).await.map_err(|status| common.address.explain(&status))?.into_inner();
-        let mut show = Show::new(common.output);
+        let (mut show, mut has_ended) = (Show::new(common.output), false);
         loop {
             match stream.message().await {
                 Ok(Some(pb::RehearseResponse { event: Some(pb::RehearsalEvent { event: Some(event), .. }) })) => {
                     match &event {
-                        Event::Summary(summary) => show.summary(summary),
+                        Event::Summary(summary) => {
+                            has_ended = true;
+                            show.summary(summary);
+                        }
                         event => show.event(event),
                     }
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(()),
-                Err(status) => return Err(common.address.explain(&status)),
+                Err(status) => {
+                    if !has_ended {
+                        show.broken_off();
+                    }
+                    return Err(common.address.explain(&status));
+                }
             }
         }
     };

@@ -46,6 +46,13 @@ impl Show {
         }
     }
 
+    /// What there is of it when it ends before its end.
+    pub(super) fn broken_off(&self) {
+        if !super::is_json(self.output) && !self.done.is_empty() {
+            say(&found(&self.done));
+        }
+    }
+
     /// The end.
     pub(super) fn summary(&self, summary: &pb::RehearsalSummary) {
         if super::is_json(self.output) {
@@ -77,23 +84,23 @@ fn result(done: &[pb::MigrationRehearsal], summary: &pb::RehearsalSummary) -> St
     if done.is_empty() {
         return "Nothing to rehearse.".into();
     }
+    let counts = Verdict::ALL.iter().filter_map(|verdict| {
+        let count = summary.verdicts.get(verdict.as_str())?;
+        Some(format!("{count} {}", styled(style(verdict.as_str()), verdict.as_str())))
+    });
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    let (took, caveat) = (duration(summary.duration.as_ref()), line(&summary.caveat));
+    format!("{}\n\n{} rehearsed in {took}: {counts}.\n{caveat}", found(done), summary.total)
+}
+
+/// The same without what it comes to.
+fn found(done: &[pb::MigrationRehearsal]) -> String {
     let mut parts: Vec<String> = done.iter().filter_map(details).collect();
     let rows = done.iter().map(|one| {
         let state = if one.pending { "pending" } else { "applied" };
         vec![one.verdict.clone(), one.name.clone(), state.into(), duration(one.duration.as_ref())]
     });
     parts.push(table(&["VERDICT", "MIGRATION", "STATE", "TOOK"], rows));
-    let counts = Verdict::ALL.iter().filter_map(|verdict| {
-        let count = summary.verdicts.get(verdict.as_str())?;
-        Some(format!("{count} {}", styled(style(verdict.as_str()), verdict.as_str())))
-    });
-    let counts = counts.collect::<Vec<_>>().join(", ");
-    parts.push(format!(
-        "{} rehearsed in {}: {counts}.\n{}",
-        summary.total,
-        duration(summary.duration.as_ref()),
-        line(&summary.caveat)
-    ));
     parts.join("\n\n")
 }
 

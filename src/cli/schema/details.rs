@@ -10,7 +10,7 @@ use crate::{
 /// All objects.
 pub(super) fn show(objects: &[SchemaObject]) -> String {
     if objects.is_empty() {
-        return "Nothing has such a name.".into();
+        return "No extension, table, type, view, sequence or routine has such a name.".into();
     }
     objects.iter().map(one).collect::<Vec<_>>().join("\n\n")
 }
@@ -151,8 +151,13 @@ fn unusual(enabled: &str) -> Option<String> {
     (enabled != "origin").then(|| enabled.to_owned())
 }
 
-fn column(of: &SchemaColumn, with_storage: bool) -> Vec<String> {
+/// `text COLLATE "C"`.
+pub(super) fn r#type(of: &SchemaColumn) -> String {
     let collation = if of.collation.is_empty() { String::new() } else { format!(" COLLATE {}", of.collation) };
+    format!("{}{collation}", of.r#type)
+}
+
+fn column(of: &SchemaColumn, with_storage: bool) -> Vec<String> {
     let default = match (of.identity.as_str(), of.generated.as_str()) {
         ("", "") => of.default.clone(),
         ("", stored) => format!("generated {stored}: {}", of.default),
@@ -163,7 +168,7 @@ fn column(of: &SchemaColumn, with_storage: bool) -> Vec<String> {
         (true, "") => "no".into(),
         (true, constraint) => format!("no ({constraint})"),
     };
-    let mut cells = vec![of.name.clone(), format!("{}{collation}", of.r#type), null, default];
+    let mut cells = vec![of.name.clone(), r#type(of), null, default];
     cells.extend(with_storage.then(|| stored(of)));
     cells.push(of.comment.clone());
     cells

@@ -1,6 +1,10 @@
 //! Everything at a glance: what `\dt`, `\dT+`, `\dv`, `\ds` and `\df` show.
 
-use super::{bytes, details::labels, qualified, rows};
+use super::{
+    bytes,
+    details::{labels, r#type},
+    qualified, rows,
+};
 use crate::{
     cli::output::{BOLD, styled, table},
     grpc::pb::{SchemaObject, SchemaObjectKind as Kind},
@@ -58,7 +62,7 @@ fn values(of: &SchemaObject) -> String {
     match of.kind() {
         Kind::EnumType => labels(&of.labels),
         Kind::CompositeType => {
-            let attributes = of.columns.iter().map(|of| format!("{} {}", identifier(&of.name), of.r#type));
+            let attributes = of.columns.iter().map(|of| format!("{} {}", identifier(&of.name), r#type(of)));
             attributes.collect::<Vec<_>>().join(", ")
         }
         _ => of.definition.clone(),

@@ -16,10 +16,13 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
         "SCH05" => "The file changes the session's user for good; use SET LOCAL ROLE",
         "SCH06" => "Something else changed the Diesel table meanwhile",
         "42P01" | "3F000" if in_finish => {
-            "The file drops Diesel's table of applied migrations, so the migration cannot be recorded"
+            "The file drops or moves Diesel's table of applied migrations, so the migration cannot be recorded"
         }
         "3F000" | "42883" if is_through && error.message.contains("schemad") => {
             "The file drops the schema schemad, where the ledger of the migrations is; remove that"
+        }
+        "25006" if in_guards => {
+            "The file makes its transaction read only, so the migration cannot be recorded; remove that"
         }
         "23505" if in_finish => "The file itself inserts into Diesel's table; schemad does that",
         "25001" => cannot_be_in_a_transaction(failed, statement().as_ref()),

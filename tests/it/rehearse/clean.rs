@@ -99,6 +99,9 @@ async fn what_a_script_could_not_do_in_the_transaction_of_another_is_no_failure(
         // Between the same guards as an operation's.
         ("06_tables", "CREATE TABLE x ();", "DROP TABLE x; DROP TABLE __diesel_schema_migrations;"),
         ("07_lock", "CREATE TABLE y ();", "DROP TABLE y; SELECT pg_advisory_unlock_all();"),
+        ("071_setting", "SET my.own = 'x'; CREATE TABLE o ();", "DROP TABLE o;"),
+        ("072_asks", "CREATE TABLE p (); SELECT current_setting('my.own');", "DROP TABLE p;"),
+        ("073_read_only", "CREATE TABLE r ();", "SET TRANSACTION READ ONLY;"),
         // Fails at what is checked last.
         (
             "08_deferred",
@@ -130,6 +133,9 @@ async fn what_a_script_could_not_do_in_the_transaction_of_another_is_no_failure(
         ("051", "RESTORES"),
         ("06", "DOWN_FAILS"),
         ("07", "DOWN_FAILS"),
+        ("071", "RESTORES"),
+        ("072", "UP_FAILS"),
+        ("073", "DOWN_FAILS"),
         ("08", "DOWN_FAILS"),
         ("09", "DOES_NOT_RESTORE"),
         ("091", "DOES_NOT_RESTORE"),
@@ -139,6 +145,39 @@ async fn what_a_script_could_not_do_in_the_transaction_of_another_is_no_failure(
     assert_eq!(said.verdicts(), expected, "{}", said.stderr);
     let told = said.of("02")["upDifferences"].as_array().unwrap().iter().map(|one| one["summary"].as_str().unwrap());
     assert!(told.clone().any(|one| one == "table public.b added"), "{:?}", told.collect::<Vec<_>>());
+}
+
+/// What may be done on a server that is thrown away does not end the rehearsal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_and_the_end_of_other_sessions_are_survived() {
+    let set = Set::of(&[
+        ("1_t", "CREATE TABLE t (id int);", "DROP TABLE t;"),
+        (
+            "2_ends",
+            "CREATE TABLE k (); SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE pid <> pg_backend_pid() AND backend_type = 'client backend';",
+            "DROP TABLE k;",
+        ),
+        ("4_leaves", "INSERT INTO t VALUES (1);", "CREATE TABLE left_1 ();"),
+        ("5_leaves", "INSERT INTO t VALUES (2);", "CREATE TABLE left_2 ();"),
+        ("6_last", "CREATE TABLE u ();", "DROP TABLE u;"),
+    ]);
+    set.add_non_transactional(
+        "3_subscribes",
+        "CREATE SUBSCRIPTION s CONNECTION 'host=/nowhere' PUBLICATION p WITH (connect = false); CREATE TABLE x ();",
+        "DROP TABLE x; ALTER SUBSCRIPTION s DISABLE; ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s;",
+    );
+    let said = run(&set, None, &[]).await;
+    let expected = [
+        ("1", "RESTORES"),
+        ("2", "RESTORES"),
+        ("3", "RESTORES"),
+        ("4", "DOES_NOT_RESTORE"),
+        ("5", "DOES_NOT_RESTORE"),
+        ("6", "RESTORES"),
+    ];
+    assert_eq!(said.verdicts(), expected, "{}", said.stderr);
+    assert!(!said.stderr.contains("is left"), "{}", said.stderr);
 }
 
 /// A script that only defines is tried in the transaction of the down before it; with one more statement it is not.
