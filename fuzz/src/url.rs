@@ -60,6 +60,7 @@ pub fn database_url(data: &[u8]) {
             let password = quoted(&format!("{before}{SECRET}{after}"));
             format!("password={password} {options}")
         }
+        0 | 4 => return,
         _ => rest.into(),
     };
     match text.parse::<DatabaseUrl>() {

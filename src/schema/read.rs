@@ -1,6 +1,6 @@
 //! Reading a snapshot: one transaction that sees one state, cannot write, and asks a handful of questions, never one an object.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tokio_postgres::{Client, types::Type};
 
@@ -167,15 +167,22 @@ const LOOKED_UP: [&str; 20] = [
 ];
 
 /// Their catalog is a superuser's, so its rows' transactions are not seen.
-const ROLES: &str =
-    "(SELECT md5(string_agg(concat(r.oid, ' ', r.rolname), ',' ORDER BY r.oid)) FROM pg_catalog.pg_roles r)";
+const ROLES: &str = "(SELECT array_agg(r.oid ORDER BY r.oid) FROM pg_catalog.pg_roles r), \
+    (SELECT array_agg(r.rolname::text ORDER BY r.oid) FROM pg_catalog.pg_roles r)";
 
 /// What a transaction sees: its snapshot as pg_current_snapshot writes it (`xmin:xmax:running,…`), how many rows there are, and what
 /// the roles are called.
 struct Seen {
     snapshot: String,
     rows: i64,
-    roles: String,
+    roles: HashMap<u32, String>,
+}
+
+impl Seen {
+    /// True when no role is called otherwise that both have seen. Those that came or went own nothing that was read.
+    fn calls_roles_the_same(&self, other: &Self) -> bool {
+        self.roles.iter().all(|(oid, name)| other.roles.get(oid).is_none_or(|other| other == name))
+    }
 }
 
 /// What the current transaction sees.
@@ -184,7 +191,8 @@ async fn seen(ask: Ask<'_>) -> Result<Seen, Error> {
     let query = format!("SELECT pg_catalog.pg_current_snapshot()::text, {}, {ROLES}", counts.join(" + "));
     let row = ask.ask(&query, &[]).await?;
     let row = row.first().ok_or_else(|| Error::Lost("the server sent no row".into()))?;
-    Ok(Seen { snapshot: row.try_get(0)?, rows: row.try_get(1)?, roles: row.try_get(2)? })
+    let (oids, names): (Vec<u32>, Vec<String>) = (row.try_get(2)?, row.try_get(3)?);
+    Ok(Seen { snapshot: row.try_get(0)?, rows: row.try_get(1)?, roles: oids.into_iter().zip(names).collect() })
 }
 
 /// True when nothing that is looked up has changed since: nobody has written anything at all, or no row is of a transaction that
@@ -210,5 +218,5 @@ async fn unchanged(client: &Client, since: &Seen) -> Result<bool, Error> {
     let written = client.query_typed(&query, parameters).await?;
     let written = written.first().map_or(Ok(true), |row| row.try_get::<_, bool>(0))?;
     let now = seen(Ask { client, prepared: None }).await?;
-    Ok(!written && now.rows == since.rows && now.roles == since.roles)
+    Ok(!written && now.rows == since.rows && now.calls_roles_the_same(since))
 }

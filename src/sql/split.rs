@@ -120,9 +120,9 @@ pub(super) fn leading_comments(sql: &str) -> impl Iterator<Item = &str> {
     tokens(sql).take_while(move |(kind, ..)| leading(kind)).map(|(.., text)| text)
 }
 
-/// The first word, comments left out.
+/// The first word, comments and empty statements left out.
 pub(super) fn first_word(sql: &str) -> Option<&str> {
-    significant(sql).next().map(|(_, _, text)| text)
+    significant(sql).map(|(_, _, text)| text).find(|text| *text != ";")
 }
 
 /// The tokens that mean something: kind, byte offset and text.

@@ -281,3 +281,27 @@ async fn what_comes_with_a_range_type_is_told_with_it() {
     let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["range type public.floats added"]);
 }
+
+/// Others' roles come and go on the same server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_that_come_and_go_are_nobodys_business() {
+    let database = TestDatabase::new().await;
+    database.execute(BASE).await;
+    let (busy, role) = (database.connect().await, format!("{}_other", database.name));
+    let enough = Arc::new(AtomicBool::new(false));
+    let seen = enough.clone();
+    let changing = tokio::spawn(async move {
+        while !seen.load(Relaxed) {
+            busy.batch_execute(&format!("CREATE ROLE {role}")).await.unwrap();
+            busy.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
+        }
+    });
+    let session = database.connect().await;
+    let mut all = std::collections::HashSet::new();
+    for _ in 0..10 {
+        all.insert(schema::read(&session, &Except::default()).await.unwrap().fingerprint().to_string());
+    }
+    enough.store(true, Relaxed);
+    changing.await.unwrap();
+    assert_eq!(all.len(), 1);
+}
