@@ -106,7 +106,7 @@ async fn a_file_that_writes_its_own_row_is_refused_at_once() {
         (
             "DROP SCHEMA public CASCADE;\nCREATE SCHEMA public;\nCREATE TABLE q (n int);\nCREATE INDEX CONCURRENTLY ON q (n);",
             "42P01",
-            "drops Diesel's table",
+            "drops or moves Diesel's table",
         ),
     ] {
         let daemon = TestDaemon::start(&database, &set(up, "")).await;
