@@ -66,7 +66,8 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
             }
             nesting = Nesting::default();
             from = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
-            statements.push(Statement { sql: sql[at..from].trim_end(), start: at });
+            statements
+                .push(Statement { sql: sql[at..from].trim_end_matches([' ', '\t', '\r', '\x0b', '\x0c']), start: at });
             tokens = significant(&sql[from..]);
         } else if kind == TokenKind::Semi && nesting.is_top_level() {
             if let Some((start, end)) = open.take() {
