@@ -7,10 +7,10 @@
 //! ever written that could differ; or all that there is reads the same. Then the next migration is rehearsed in the database as it
 //! is.
 //!
-//! Where both scripts only define things, a down that spoils it costs no more: its transaction stays open until its schema was looked
+//! Where both scripts only define things and write rows, a down that spoils it costs no more: its transaction stays open until its schema was looked
 //! at, the up runs in it again, and all of it is rolled back (`Rehearsal::again_undone`). Else the database is given up, and `clean`
 //! makes another: a copy of an earlier clean state with the ups since run again. Scripts that do more may do something else in the
-//! transaction of another (now(), deferred constraints, what a handler hides), and are not tried there.
+//! transaction of another (a DO block that asks for now(), a handler that hides it), and are not tried there (`together`).
 
 mod clean;
 mod contents;
@@ -31,7 +31,7 @@ pub use verdict::{Rehearsed, Verdict};
 
 use clean::Clean;
 use stage::{Stage, State, Stop, Then, concluded};
-use together::{can_stay_open, fails_anywhere};
+use together::Does;
 
 use crate::{
     catalog::{Catalog, fitness},
@@ -194,11 +194,9 @@ impl<'a> Rehearsal<'a> {
             self.known = Some(after);
             return Ok(Rehearsed { verdict: Verdict::Irreversible, ..found });
         };
-        let has_event_triggers = [&before, &after].iter().any(|state| !state.snapshot.event_triggers.is_empty());
-        let then = match !has_event_triggers && can_stay_open(migration, down) {
-            true => Then::StayOpen,
-            false => Then::Commit,
-        };
+        let is_the_same = |does: &Does| [&before, &after].iter().all(|state| does.is_the_same_in(&state.snapshot));
+        let together = Does::of(migration, down).filter(is_the_same);
+        let then = if together.is_some() { Then::StayOpen } else { Then::Commit };
         match self.run(migration, Direction::Down, down, then).await? {
             Ok(took) => found.down_took = Some(took),
             Err(failure) => {
@@ -209,13 +207,12 @@ impl<'a> Rehearsal<'a> {
         }
         let back = self.stage.state().await?;
         found.compared_down(&before.snapshot, &back.snapshot);
-        if then == Then::StayOpen && back.is(&before) {
-            self.stage.commit().await?;
-        } else if then == Then::StayOpen {
-            if self.again_undone(migration, &after, &mut found).await? {
+        if let Some(does) = together {
+            if back.is(&before) {
+                self.stage.commit().await?;
+            } else if self.again_undone(migration, does, &after, &mut found).await? {
                 return Ok(found);
-            }
-            if let Err(failure) = self.run(migration, Direction::Down, down, Then::Commit).await? {
+            } else if let Err(failure) = self.run(migration, Direction::Down, down, Then::Commit).await? {
                 self.restore().await?;
                 return Ok(found.failed(Verdict::DownFails, failure));
             }
@@ -238,6 +235,7 @@ impl<'a> Rehearsal<'a> {
     async fn again_undone(
         &mut self,
         migration: &Migration,
+        does: Does,
         after: &State,
         found: &mut Rehearsed,
     ) -> Result<bool, Failure> {
@@ -248,7 +246,7 @@ impl<'a> Rehearsal<'a> {
                 self.stage.roll_back().await?;
                 found.compared_up(&after.snapshot, &again.snapshot);
             }
-            Err(failure) if fails_anywhere(&failure) => {
+            Err(failure) if does.fails_anywhere(&failure) => {
                 found.verdict = Verdict::UpFailsAfterDown;
                 found.failure = Some(failure);
             }

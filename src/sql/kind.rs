@@ -108,6 +108,13 @@ impl<'a> Statement<'a> {
         self.kind() == Kind::Plain && !defines && self.sql.to_ascii_lowercase().contains("set_config")
     }
 
+    /// True for what writes rows as it stands there: INSERT, UPDATE, DELETE, TRUNCATE.
+    pub fn writes(&self) -> bool {
+        const WORDS: [&str; 4] = ["insert", "update", "delete", "truncate"];
+        let first = self.tokens().next().unwrap_or_default();
+        WORDS.iter().any(|word| first.eq_ignore_ascii_case(word))
+    }
+
     /// True for what changes definitions and runs nothing of a person's but the expressions in it; and for `SELECT 1`, which stands
     /// where nothing is to be done.
     pub fn defines(&self) -> bool {

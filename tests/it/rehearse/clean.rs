@@ -180,6 +180,20 @@ async fn a_subscription_and_the_end_of_other_sessions_are_survived() {
     assert!(!said.stderr.contains("is left"), "{}", said.stderr);
 }
 
+/// Both sets have the same verdicts for the same reasons; what the first says.
+async fn compared(database: &TestDatabase, one: &Set, two: &Set) -> Said {
+    let (one, two) = (run(one, Some(&database.url), &[]).await, run(two, Some(&database.url), &[]).await);
+    assert_eq!(one.verdicts(), two.verdicts());
+    for (version, _) in one.verdicts() {
+        for told in ["differences", "upDifferences"] {
+            assert_eq!(one.of(version)[told], two.of(version)[told], "{version}");
+        }
+        let reason = |said: &Said| said.of(version)["failure"]["metadata"]["sqlstate"].clone();
+        assert_eq!(reason(&one), reason(&two), "{version}");
+    }
+    one
+}
+
 /// A script that only defines is tried in the transaction of the down before it; with one more statement it is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_transaction_finds_what_two_find() {
@@ -196,15 +210,45 @@ async fn one_transaction_finds_what_two_find() {
         in_one.add(&format!("{n:03}_x"), &format!("{change};"), &format!("{down};"));
         in_two.add(&format!("{n:03}_x"), &format!("{change}; SELECT now();"), &format!("{down}; SELECT now();"));
     }
-    let (one, two) = (run(&in_one, Some(&database.url), &[]).await, run(&in_two, Some(&database.url), &[]).await);
-    assert_eq!(one.verdicts(), two.verdicts());
-    for (version, _) in one.verdicts() {
-        for told in ["differences", "upDifferences"] {
-            assert_eq!(one.of(version)[told], two.of(version)[told], "{version}");
-        }
-        let reason = |said: &Said| said.of(version)["failure"]["metadata"]["sqlstate"].clone();
-        assert_eq!(reason(&one), reason(&two), "{version}");
-    }
+    let one = compared(&database, &in_one, &in_two).await;
     let kinds: std::collections::BTreeSet<_> = one.verdicts().into_iter().map(|(_, verdict)| verdict).collect();
+    assert!(kinds.len() >= 4, "{kinds:?}");
+}
+
+/// The same of what writes rows, whose second up may meet those of the down, or what it took away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_transaction_finds_what_two_find_with_rows() {
+    let database = TestDatabase::new().await;
+    let base = "CREATE TABLE t (id serial PRIMARY KEY, name text UNIQUE, at timestamptz DEFAULT now()); \
+        CREATE TABLE audit (at timestamptz PRIMARY KEY DEFAULT now(), what text); \
+        CREATE TABLE c (t int REFERENCES t, valid tstzrange, CHECK (upper(valid) IS NULL OR NOT isempty(valid))); \
+        CREATE TABLE older (at timestamptz CHECK (at >= transaction_timestamp()));";
+    let ups = [
+        "INSERT INTO t (name) VALUES ('a')",
+        "INSERT INTO t (name) VALUES ('b') ON CONFLICT DO NOTHING; ALTER TABLE t ADD COLUMN IF NOT EXISTS x int",
+        "INSERT INTO audit (what) VALUES ('up'); CREATE TABLE IF NOT EXISTS u ()",
+        "UPDATE t SET name = name || '!'; CREATE INDEX IF NOT EXISTS i ON t (name)",
+        "DELETE FROM c; DELETE FROM t; ALTER TABLE t ADD COLUMN IF NOT EXISTS y int NOT NULL",
+        "INSERT INTO older VALUES (now()); CREATE VIEW v AS SELECT * FROM t",
+        "INSERT INTO c SELECT id, tstzrange(at, now()) FROM t; ALTER TABLE c ADD COLUMN IF NOT EXISTS z int",
+    ];
+    let downs = [
+        "DELETE FROM t WHERE name LIKE 'a%'; CREATE TABLE IF NOT EXISTS left_1 ()",
+        "INSERT INTO audit (what) VALUES ('down'); DROP TABLE IF EXISTS u",
+        "TRUNCATE c, t RESTART IDENTITY; ALTER TABLE t DROP COLUMN IF EXISTS x",
+        "INSERT INTO t (name) VALUES ('a') ON CONFLICT DO NOTHING; DROP INDEX IF EXISTS i",
+        "DROP VIEW IF EXISTS v; INSERT INTO older VALUES (now())",
+    ];
+    let sets = [
+        Set::of(&[("00_base", base, "DROP TABLE c, t, audit, older;")]),
+        Set::of(&[("00_base", base, "DROP TABLE c, t, audit, older;")]),
+    ];
+    for (n, (up, down)) in ups.iter().flat_map(|up| downs.iter().map(move |down| (up, down))).enumerate() {
+        let name = format!("{:03}_x", n + 1);
+        sets[0].add(&name, &format!("{up};"), &format!("{down};"));
+        sets[1].add(&name, &format!("{up}; SELECT now();"), &format!("{down}; SELECT now();"));
+    }
+    let said = compared(&database, &sets[0], &sets[1]).await;
+    let kinds: std::collections::BTreeSet<_> = said.verdicts().into_iter().map(|(_, verdict)| verdict).collect();
     assert!(kinds.len() >= 4, "{kinds:?}");
 }
