@@ -32,6 +32,9 @@ use crate::{
     follow::{Follows, Take},
 };
 
+/// Who calls where nobody has to say it.
+pub const ANONYMOUS: &str = "anonymous";
+
 /// What somebody may do. Each role may do what the one before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -106,6 +109,8 @@ struct Shared {
     path: PathBuf,
     /// Clients are asked for a certificate.
     certificates: AtomicBool,
+    /// The file had no entry at the last look.
+    was_empty: AtomicBool,
     state: RwLock<Arc<State>>,
 }
 
@@ -123,8 +128,9 @@ impl Access {
     /// What is wrong, with file and line; never a secret.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let state = State::open(path)?;
-        let (certificates, state) = (AtomicBool::new(true), RwLock::new(Arc::new(state)));
-        Ok(Self(Arc::new(Shared { path: path.into(), certificates, state })))
+        let (certificates, was_empty) = (AtomicBool::new(true), AtomicBool::new(false));
+        let state = RwLock::new(Arc::new(state));
+        Ok(Self(Arc::new(Shared { path: path.into(), certificates, was_empty, state })))
     }
 
     /// Nobody will be asked for a certificate. Rules for one that come later are complained about.
@@ -147,7 +153,14 @@ impl Access {
             issuers = state.issuers.len(),
             "the access file was reloaded"
         );
+        let is_empty = state.is_empty();
         *self.0.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        if is_empty {
+            tracing::error!(
+                event = "access.empty",
+                "the access file has no entry: nobody who needs a credential is let in any more"
+            );
+        }
         // Taken all the same: the same change may have taken somebody out.
         if let Some(useless) = self.useless_certificates() {
             tracing::error!(event = "access.useless_certificates", "{useless}");
@@ -185,8 +198,17 @@ impl Access {
 
     async fn authenticate_at(&self, presented: &Presented<'_>, now: SystemTime) -> Result<Principal, Refusal> {
         let state = self.state();
+        let found = Self::by(&state, presented, now).await;
+        // While it waited for an issuer's keys, the rules may have changed.
+        match self.state() {
+            newer if !Arc::ptr_eq(&state, &newer) => Self::by(&newer, presented, now).await,
+            _ => found,
+        }
+    }
+
+    async fn by(state: &State, presented: &Presented<'_>, now: SystemTime) -> Result<Principal, Refusal> {
         match (presented.authorization, presented.certificate) {
-            (Some(authorization), _) => bearer(&state, authorization, now).await,
+            (Some(authorization), _) => bearer(state, authorization, now).await,
             (None, Some(der)) => certificate::authenticate(&state.certificates, der, now),
             (None, None) => Err(Refusal::Missing),
         }
@@ -202,7 +224,15 @@ impl Follows for Access {
 
     fn read_again(&self) -> Result<Option<Take>, String> {
         let access = self.clone();
-        let state = State::open_again(&self.0.path, &self.state()).map_err(|error| error.to_string())?;
+        let state = match State::open_again(&self.0.path, &self.state()) {
+            // A file that is just being written is empty for a moment; one that stays so has let its last credential go.
+            Ok(Some(state)) if state.is_empty() && !self.0.was_empty.swap(true, Relaxed) => return Ok(None),
+            found => {
+                let is_empty = matches!(&found, Ok(Some(state)) if state.is_empty());
+                self.0.was_empty.store(is_empty, Relaxed);
+                found.map_err(|error| error.to_string())?
+            }
+        };
         Ok(state.map(|state| -> Take { Box::new(move || access.take(state)) }))
     }
 

@@ -165,9 +165,19 @@ impl Daemon {
     /// streams end. Listens at once, whether the database is there or not.
     ///
     /// # Errors
-    /// When a listener fails.
+    /// When a listener fails; when others than this machine can reach the main one, and it has no TLS or no access file, unless
+    /// that is insisted on with `insecure`.
     pub async fn serve(self, main: TcpListener, admin: TcpListener, end: impl Future<Output = ()>) -> io::Result<()> {
         let Self { catalog, settings, tls, access } = self;
+        let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
+        let main_ip = main_address.ip().to_canonical();
+        if !settings.insecure && !main_ip.is_loopback() && (tls.is_none() || access.is_none()) {
+            return Err(io::Error::other(format!(
+                "{main_ip} can be reached from other machines, and there is no TLS or no access file: give both, or set `insecure`"
+            )));
+        }
+        // Both listen already. Said before anything begins that has events of its own.
+        start_event(&settings, &catalog, main_address, admin_address);
         let shutdown = Shutdown::new();
         let (refresh, metrics) = (Arc::new(Refresh::default()), Arc::new(Metrics::new()));
         let watchers = Watchers::new(&daemon_name());
@@ -209,7 +219,6 @@ impl Daemon {
             refresh,
             phases: shutdown.phases(),
         });
-        let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
         if let Some(tls) = &tls {
             tokio::spawn(follow(tls.clone()));
         }
@@ -246,7 +255,6 @@ impl Daemon {
             tokio::spawn(listeners::main(main, tls, connections, main_routes, settings.limits.clone(), phases.clone())),
             tokio::spawn(listeners::admin(admin, admin_connections, admin_routes, phases)),
         ];
-        start_event(&settings, &catalog, main_address, admin_address);
         if settings.apply_on_start {
             tokio::spawn(apply_on_start(operations.clone(), monitor.views()));
         }

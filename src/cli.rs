@@ -4,8 +4,10 @@ mod client;
 mod credential;
 mod dev;
 mod doctor;
+mod env_file;
 mod escape;
 mod exit;
+mod file_name;
 mod generate;
 mod health;
 mod history;
@@ -95,7 +97,7 @@ enum Command {
 
 /// Parses the command line and runs it around `source`. Returns the process's exit code (docs/exit-codes.md).
 pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
-    if let Err(error) = load_env_file() {
+    if let Err(error) = env_file::load() {
         return Exit::usage(error).report();
     }
     let args = health::with_double_dashes(std::env::args_os());
@@ -159,22 +161,15 @@ fn run(command: Command, source: &impl MigrationSource<Pg>, asks_daemon: bool) -
     })
 }
 
-/// Reads .env in the current folder, if there is one; what the environment sets already stays.
-fn load_env_file() -> Result<(), String> {
-    match dotenvy::from_path(".env") {
-        Ok(()) => Ok(()),
-        Err(error) if error.not_found() => Ok(()),
-        // The error quotes the line, and the line may hold a password.
-        Err(dotenvy::Error::LineParse(..)) => {
-            Err("a line of .env cannot be parsed (KEY=value, quotes around spaces)".into())
-        }
-        Err(error) => Err(format!(".env: {error}")),
-    }
-}
-
-/// clap repeats what it does not understand, and that may be a URL or DSN in a wrong place: such a line is cut there.
+/// clap repeats what it does not understand, and that may be a URL, a DSN, a token or a key in a wrong place: such a line is cut there,
+/// and a key's are all.
 fn without_secrets(message: &str) -> String {
-    let cut = |line: &str| match ["://", "password="].iter().filter_map(|begins| line.find(begins)).min() {
+    let message = message.split_inclusive("-----BEGIN").next().unwrap_or_default();
+    let cut = |line: &str| match ["://", "password=", "schemad_", "eyJ", "-----BEGIN"]
+        .iter()
+        .filter_map(|begins| line.find(begins))
+        .min()
+    {
         Some(at) => format!("{}…", &line[..at]),
         None => line.to_owned(),
     };

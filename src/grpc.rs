@@ -18,7 +18,6 @@ pub mod request;
 pub mod schemas;
 pub mod status;
 mod stream;
-mod tally;
 
 /// Generated from proto/schemad/v1.
 #[expect(missing_docs, clippy::all, reason = "generated code; the proto holds the documentation")]

@@ -21,7 +21,7 @@
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
-//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`follow`], [`systemd`]: shared by all of them
+//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`tally`], [`pace`], [`pem`], [`follow`], [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
 
 pub mod access;
@@ -42,6 +42,8 @@ pub mod metrics;
 pub mod migration;
 pub mod monitor;
 pub mod operation;
+pub mod pace;
+pub mod pem;
 pub mod planner;
 pub mod preflight;
 pub mod private_postgres;
@@ -55,6 +57,7 @@ pub mod shutdown;
 pub mod signature;
 pub mod sql;
 pub mod systemd;
+pub mod tally;
 pub mod transport;
 pub mod watchers;
 

@@ -110,7 +110,11 @@ impl Metrics {
             "Connections of the main listener that were refused, or closed to make room",
             metrics.connections_refused.clone(),
         );
-        registry.register("insecure", "1 when anybody from anywhere may do everything", metrics.insecure.clone());
+        registry.register(
+            "insecure",
+            "1 with --insecure, and without TLS or without an access file",
+            metrics.insecure.clone(),
+        );
         registry.register(
             "refusals_not_kept",
             "Refusals that are not in the ledger: too many within a second, or the database was not there",

@@ -1,7 +1,7 @@
 //! How a daemon ends: first it accepts nothing new and lets what runs go on, then what runs is told to stop at the next
 //! commit boundary, then the streams end.
 
-use tokio::sync::watch;
+use tokio::{signal::unix::Signal, sync::watch};
 
 /// Where a daemon is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,13 +49,39 @@ impl Default for Shutdown {
     }
 }
 
-/// Returns on SIGTERM or SIGINT; a second one ends the process at once with the status of a signal.
-pub async fn signalled() -> std::io::Result<&'static str> {
+/// What SIGHUP does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hangup {
+    /// The terminal is gone, and what runs in it ends.
+    Ends,
+    /// Somebody asks a daemon to read its files again, which it does by itself.
+    GoesOn,
+}
+
+/// The signals that come from now on, until the returned future is awaited and then. It ends with SIGTERM or SIGINT, and perhaps SIGHUP;
+/// a second one ends the process at once with the status of a signal.
+///
+/// # Errors
+/// The operating system's; not in practice.
+pub fn signalled(hangup: Hangup) -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let name = tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
+    let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(heard(term, int, signal(SignalKind::hangup())?, hangup))
+}
+
+async fn heard(mut term: Signal, mut int: Signal, mut hup: Signal, hangup: Hangup) -> &'static str {
+    let name = loop {
+        tokio::select! {
+            _ = term.recv() => break "SIGTERM",
+            _ = int.recv() => break "SIGINT",
+            _ = hup.recv() => match hangup {
+                Hangup::Ends => break "SIGHUP",
+                Hangup::GoesOn => tracing::info!(
+                    event = "daemon.hangup",
+                    "SIGHUP: certificates, keys and the access file are looked at every second anyway; other settings need a new start"
+                ),
+            },
+        }
     };
     tokio::spawn(async move {
         let code = tokio::select! {
@@ -64,5 +90,5 @@ pub async fn signalled() -> std::io::Result<&'static str> {
         };
         std::process::exit(code);
     });
-    Ok(name)
+    name
 }

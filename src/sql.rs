@@ -7,6 +7,7 @@ mod ident;
 mod kind;
 mod outside;
 mod reach;
+mod search_path;
 mod settings;
 mod split;
 mod units;

@@ -3,6 +3,7 @@
 
 mod connection;
 mod limits;
+mod revocations;
 mod socket;
 mod tls;
 

@@ -61,6 +61,11 @@ impl Watchers {
         self.watched().versions.iter().map(|(version, watches)| (version.clone(), watches.all)).collect()
     }
 
+    /// How many of those who watch this version are strangers.
+    pub fn strangers(&self, version: &Version) -> usize {
+        self.watched().versions.get(version).map_or(0, |watches| watches.strangers)
+    }
+
     fn watched(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }

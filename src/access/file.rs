@@ -51,11 +51,7 @@ struct RawToken {
 /// Reads and checks the text of the file at `path`.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Rules, Error> {
     let rules = toml::from_str::<File>(text).map_err(Problem::from).and_then(Rules::of);
-    let rules = rules.map_err(|problem| problem.located(path.into(), text))?;
-    if rules.tokens.is_empty() && rules.certificates.is_empty() && rules.issuers.is_empty() {
-        return Err(Error::Empty { path: path.into() });
-    }
-    Ok(rules)
+    rules.map_err(|problem| problem.located(path.into(), text))
 }
 
 impl Rules {
@@ -130,7 +126,10 @@ pub(super) fn printable(text: &str) -> bool {
     let invisible = |c: char| {
         c.is_control()
             || (c.is_whitespace() && c != ' ')
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+            || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
     };
     !text.is_empty() && text.trim() == text && text.chars().count() <= 200 && !text.chars().any(invisible)
 }

@@ -23,7 +23,15 @@ impl State {
     /// Reads the file, and key files.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.into(), source })?;
-        Self::of(path, text, None)
+        match Self::of(path, text, None)? {
+            state if state.is_empty() => Err(Error::Empty { path: path.into() }),
+            state => Ok(state),
+        }
+    }
+
+    /// Nobody is let in.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && self.certificates.is_empty() && self.issuers.is_empty()
     }
 
     /// The same if the file is not as `before` has it. Keys that that has of the same source are taken over, so that no token is refused

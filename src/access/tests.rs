@@ -193,6 +193,31 @@ async fn a_broken_file_changes_nothing_and_is_complained_about_once() {
 }
 
 #[tokio::test]
+async fn whoever_takes_out_the_last_credential_has_taken_it_out() {
+    let (log, _guard) = Log::capture();
+    let secret = Secret::generate().unwrap();
+    let good = token_entry("ci", "viewer", &secret);
+    let case = Case::new(&good);
+    let mut told = Told::default();
+    // A file that is written in place is empty for a moment.
+    case.rewrite("");
+    look(&case.access, &mut told).await;
+    assert!(case.bearer(secret.reveal()).await.is_ok());
+    case.rewrite(&format!("{good}# again\n"));
+    look(&case.access, &mut told).await;
+    case.rewrite("# nobody\n");
+    look(&case.access, &mut told).await;
+    assert!(case.bearer(secret.reveal()).await.is_ok());
+    look(&case.access, &mut told).await;
+    assert!(matches!(case.bearer(secret.reveal()).await, Err(Refusal::Invalid(_))));
+    look(&case.access, &mut told).await;
+    assert_eq!(log.text().matches("has no entry").count(), 1, "{}", log.text());
+    case.rewrite(&good);
+    look(&case.access, &mut told).await;
+    assert!(case.bearer(secret.reveal()).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_daemon_follows_its_file() {
     let secret = Secret::generate().unwrap();
     let case = Case::new(&token_entry("ci", "viewer", &secret));

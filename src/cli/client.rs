@@ -1,12 +1,14 @@
 //! The way to a daemon.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use clap::Args;
+use http::Uri;
 use tonic::{Status, service::interceptor::InterceptedService, transport::Endpoint};
 
 use super::{
     credential::{Security, Way},
+    env_file,
     exit::Exit,
     output::Output,
 };
@@ -54,6 +56,15 @@ impl Address {
     /// A channel that connects on first use.
     pub(super) fn channel(&self) -> Result<Way, Exit> {
         let credential = self.security.credential(self.encrypted() || self.is_here())?;
+        let named_by_file = env_file::sets("SCHEMAD_ADDRESS")
+            && std::env::var("SCHEMAD_ADDRESS").is_ok_and(|address| address == self.address);
+        if named_by_file && !self.is_here() && credential.is_some() && !self.security.is_of_env_file() {
+            return Err(Exit::usage(format!(
+                "the address {} stands in .env, which may have come with a checkout, and the token does not: it is not sent there. \
+                 Give --address, or set SCHEMAD_ADDRESS",
+                self.address
+            )));
+        }
         Ok(InterceptedService::new(self.endpoint()?.connect_lazy(), credential))
     }
 
@@ -62,11 +73,7 @@ impl Address {
         if self.address.contains('@') {
             return Err(Exit::usage("--address is not host:port; it names no user, and holds no password"));
         }
-        let scheme = if self.encrypted() { "https" } else { "http" };
-        // ":50051" is this machine, as in Go.
-        let host = if self.host_and_port().starts_with(':') { "127.0.0.1" } else { "" };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{host}{}", self.host_and_port()))
-            .map_err(|_| Exit::usage(format!("--address {:?} is not host:port", self.address)))?;
+        let endpoint = Endpoint::from(self.uri()?);
         // A dead network is noticed although the stream is silent.
         let alive = Duration::from_secs(20);
         let endpoint = endpoint
@@ -80,9 +87,19 @@ impl Address {
         }
     }
 
-    fn host_and_port(&self) -> &str {
+    /// What is called.
+    fn uri(&self) -> Result<Uri, Exit> {
         let address = &self.address;
-        address.strip_prefix("https://").or_else(|| address.strip_prefix("http://")).unwrap_or(address)
+        let not_an_address = || Exit::usage("--address is not host:port; it is neither a URL of a database nor a DSN");
+        let bare = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://")).unwrap_or(address);
+        if bare.contains("://") || bare.contains(['=', ' ', '\n']) {
+            return Err(not_an_address());
+        }
+        let scheme = if self.encrypted() { "https" } else { "http" };
+        // ":50051" is this machine, as in Go.
+        let host = if bare.starts_with(':') { "127.0.0.1" } else { "" };
+        let uri = format!("{scheme}://{host}{bare}").parse::<Uri>().ok().filter(|uri| uri.host().is_some());
+        uri.ok_or_else(|| Exit::usage(format!("--address {:?} is not host:port", self.address)))
     }
 
     fn encrypted(&self) -> bool {
@@ -91,8 +108,10 @@ impl Address {
 
     /// A loopback address: what goes there leaves no machine.
     fn is_here(&self) -> bool {
-        let host = self.host_and_port().rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
-        host.is_empty() || host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+        let is_here = |host: &str| {
+            host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        };
+        self.uri().is_ok_and(|uri| uri.host().is_some_and(is_here))
     }
 
     /// What a failed handshake means most often.
@@ -168,6 +187,33 @@ impl Read {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(address.explain(&status)),
             Err(_) => Err(Exit::unavailable(format!("no answer from {} within {:?}", address.address, self.timeout))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_loopback_address_is_here_with_and_without_a_port() {
+        let is_here = |address: &str| Address::plain(address.into()).is_here();
+        for here in [
+            ":50051",
+            "localhost",
+            "localhost:1",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:1",
+            "http://[::1]",
+            "http://localhost",
+        ] {
+            assert!(is_here(here), "{here}");
+        }
+        for there in
+            ["schemad.internal", "http://schemad.internal", "10.0.0.1", "h:1", "localhost.evil:1", "", "127.0.0.1.evil"]
+        {
+            assert!(!is_here(there), "{there}");
         }
     }
 }

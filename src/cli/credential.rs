@@ -11,7 +11,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
 
-use super::exit::Exit;
+use super::{env_file, exit::Exit, file_name::FileName};
 
 /// A channel that shows the credential with each call.
 pub(super) type Way = InterceptedService<Channel, Credential>;
@@ -24,20 +24,20 @@ pub(super) struct Security {
     #[arg(long, env = "SCHEMAD_TLS", global = true)]
     tls: bool,
     /// The authorities to trust (PEM), instead of the machine's own.
-    #[arg(long, env = "SCHEMAD_TLS_CA", value_name = "FILE", global = true)]
+    #[arg(long, env = "SCHEMAD_TLS_CA", value_name = "FILE", global = true, value_parser = FileName)]
     tls_ca: Option<PathBuf>,
     /// The name that the daemon's certificate has to be for, instead of the address's host.
     #[arg(long, env = "SCHEMAD_TLS_SERVER_NAME", value_name = "NAME", global = true)]
     tls_server_name: Option<String>,
     /// The certificate to show (PEM).
-    #[arg(long, env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "client_key", global = true)]
+    #[arg(long, env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "client_key", global = true, value_parser = FileName)]
     client_cert: Option<PathBuf>,
     /// Its key (PEM).
-    #[arg(long, env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "client_cert", global = true)]
+    #[arg(long, env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "client_cert", global = true, value_parser = FileName)]
     client_key: Option<PathBuf>,
     /// A file with the bearer token to show, of `schemad token new` or a CI job's identity. The token itself can stand in
     /// SCHEMAD_TOKEN; it is no flag, for other users see a process's arguments.
-    #[arg(long, env = "SCHEMAD_TOKEN_FILE", value_name = "FILE", global = true)]
+    #[arg(long, env = "SCHEMAD_TOKEN_FILE", value_name = "FILE", global = true, value_parser = FileName)]
     token_file: Option<PathBuf>,
 }
 
@@ -72,6 +72,11 @@ impl Security {
         Ok(config)
     }
 
+    /// The token is, or is named, where the address may be: in the folder's `.env`.
+    pub(super) fn is_of_env_file(&self) -> bool {
+        env_file::sets(if self.token_file.is_some() { "SCHEMAD_TOKEN_FILE" } else { "SCHEMAD_TOKEN" })
+    }
+
     /// The token, if there is one. `private`: nobody can read it on the way.
     pub(super) fn credential(&self, private: bool) -> Result<Credential, Exit> {
         let from_environment = std::env::var("SCHEMAD_TOKEN").ok().filter(|token| !token.is_empty());
@@ -100,6 +105,12 @@ fn read(flag: &str, file: &Path) -> Result<Vec<u8>, Exit> {
 /// The bearer token of every call, or none.
 #[derive(Clone)]
 pub(super) struct Credential(Option<MetadataValue<Ascii>>);
+
+impl Credential {
+    pub(super) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+}
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -62,7 +62,7 @@ impl Dev {
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
         let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
         let introduction = tokio::spawn(introduce(address, admin_address, leases));
-        let served = serve_until_signalled(daemon, main, admin).await;
+        let served = serve_until_signalled(daemon, main, admin, crate::shutdown::Hangup::Ends).await;
         introduction.abort();
         served
     }

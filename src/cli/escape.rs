@@ -51,8 +51,10 @@ pub(super) fn json(text: &str) -> String {
 
 /// `ESC [ numbers m`, as anstyle and indicatif write it.
 fn is_colour(text: &str) -> bool {
+    // Concealed text (8) is nothing that any of them writes.
     let rest = text.strip_prefix("\u{1b}[").unwrap_or_default();
-    rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+    let numbers = &rest[..rest.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(rest.len())];
+    rest[numbers.len()..].starts_with('m') && numbers.split(';').all(|number| number != "8")
 }
 
 /// What a log's writer has to do with an event, which it gets whole and with the line's end.
@@ -60,7 +62,10 @@ fn is_colour(text: &str) -> bool {
 pub(super) enum Log {
     /// JSON.
     Json,
-    /// Text, perhaps in colours. tracing-subscriber escapes ESC in what an event says, so what is left of them is its own.
+    /// Text in colours. tracing-subscriber escapes ESC in messages, not in every field: what is left may be foreign, and then colours,
+    /// but nothing else.
+    Coloured,
+    /// Text without.
     Text,
 }
 
@@ -78,7 +83,8 @@ impl<W: io::Write> io::Write for Events<W> {
         let (body, end) = text.strip_suffix('\n').map_or((&*text, ""), |body| (body, "\n"));
         let plain = match self.log {
             Log::Json => json(body),
-            Log::Text => escaped(body, |at, c| c == '\t' || c == '\u{1b}' && is_colour(&body[at..])),
+            Log::Coloured => escaped(body, |at, c| c == '\t' || c == '\u{1b}' && is_colour(&body[at..])),
+            Log::Text => escaped(body, |_, c| c == '\t'),
         };
         self.to.write_all((plain + end).as_bytes())?;
         Ok(event.len())
@@ -137,20 +143,22 @@ mod tests {
     /// A real event, through the real formatter.
     #[test]
     fn an_event_is_one_line_of_a_log_whatever_it_says() {
-        for log in [Log::Json, Log::Text] {
+        for log in [Log::Json, Log::Coloured, Log::Text] {
             let memory = Memory::default();
             let to = memory.clone();
             let writer = move || Events { log, to: to.clone() };
             let layer: Box<dyn tracing_subscriber::Layer<_> + Send + Sync> = match log {
                 Log::Json => Box::new(fmt::layer().json().flatten_event(true).with_writer(writer)),
-                Log::Text => Box::new(fmt::layer().with_ansi(true).with_writer(writer)),
+                Log::Coloured => Box::new(fmt::layer().with_ansi(true).with_writer(writer)),
+                Log::Text => Box::new(fmt::layer().with_ansi(false).with_writer(writer)),
             };
             tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-                tracing::info!(event = "x", cause = %EVIL, name = EVIL, "failed: {EVIL}");
+                tracing::info!(event = "x", cause = %EVIL, hidden = %"\u{1b}[8mx\u{1b}[1;8mx", name = EVIL, "failed: {EVIL}");
             });
             let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
             assert_eq!(text.lines().count(), 1, "{text:?}");
-            assert!(!text.contains("\u{1b}[2J"), "{text:?}");
+            assert!(!text.contains("\u{1b}[2J") && !text.contains("\u{1b}[8m"), "{text:?}");
+            assert!(matches!(log, Log::Coloured) || !text.contains("\u{1b}"), "{text:?}");
             assert!(!text.trim_end().contains(|c| acts(c) && c != '\t' && c != '\u{1b}'), "{text:?}");
         }
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{client::Address, credential::Security, exit::Exit, output::say};
+use super::{client::Address, credential::Security, exit::Exit, file_name::FileName, output::say};
 use crate::db::error::chain;
 
 /// Wrong arguments.
@@ -47,13 +47,13 @@ pub(super) struct Health {
     #[arg(long, env = "SCHEMAD_TLS")]
     tls: bool,
     /// The authorities to trust (PEM), instead of the machine's own.
-    #[arg(long, alias = "tls-ca", env = "SCHEMAD_TLS_CA", value_name = "FILE")]
+    #[arg(long, alias = "tls-ca", env = "SCHEMAD_TLS_CA", value_name = "FILE", value_parser = FileName)]
     tls_ca_cert: Option<PathBuf>,
     /// The certificate to show (PEM).
-    #[arg(long, alias = "client-cert", env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "tls_client_key")]
+    #[arg(long, alias = "client-cert", env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "tls_client_key", value_parser = FileName)]
     tls_client_cert: Option<PathBuf>,
     /// Its key (PEM).
-    #[arg(long, alias = "client-key", env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "tls_client_cert")]
+    #[arg(long, alias = "client-key", env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "tls_client_cert", value_parser = FileName)]
     tls_client_key: Option<PathBuf>,
     /// The name that the daemon's certificate has to be for, instead of the address's host.
     #[arg(long, env = "SCHEMAD_TLS_SERVER_NAME", value_name = "NAME")]

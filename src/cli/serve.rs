@@ -9,7 +9,10 @@ use super::{
     settings::{Databases, Settings},
     telemetry,
 };
-use crate::{Daemon, shutdown};
+use crate::{
+    Daemon,
+    shutdown::{self, Hangup},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -36,7 +39,7 @@ impl Serve {
         let settings = self.settings.daemon(databases, self.apply_on_start, None)?;
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let (main, admin) = listeners(&self.settings).await?;
-        serve_until_signalled(daemon, main, admin).await
+        serve_until_signalled(daemon, main, admin, Hangup::GoesOn).await
     }
 }
 
@@ -48,14 +51,15 @@ pub(super) async fn listeners(settings: &Settings) -> Result<(TcpListener, TcpLi
     Ok((bind("--listen", settings.listen).await?, bind("--admin-listen", settings.admin_listen).await?))
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub(super) async fn serve_until_signalled(daemon: Daemon, main: TcpListener, admin: TcpListener) -> Result<(), Exit> {
-    let signal = async {
-        match shutdown::signalled().await {
-            Ok(name) => tracing::info!(event = "daemon.stopping", signal = name, "stopping"),
-            Err(error) => tracing::error!(event = "daemon.stopping", cause = %error, "cannot wait for signals"),
-        }
-    };
+/// Serves until SIGTERM or SIGINT, perhaps SIGHUP.
+pub(super) async fn serve_until_signalled(
+    daemon: Daemon,
+    main: TcpListener,
+    admin: TcpListener,
+    hangup: Hangup,
+) -> Result<(), Exit> {
+    let signalled = shutdown::signalled(hangup).map_err(Exit::unavailable)?;
+    let signal = async { tracing::info!(event = "daemon.stopping", signal = signalled.await, "stopping") };
     daemon.serve(main, admin, signal).await.map_err(Exit::unavailable)
 }
 

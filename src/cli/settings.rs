@@ -12,6 +12,7 @@ pub(super) use leases::{Leases, Private};
 
 use super::{
     exit::Exit,
+    file_name::{FileName, is_content},
     signing::Signing,
     telemetry::{Format, Level},
 };
@@ -88,14 +89,14 @@ pub(super) struct Databases {
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// A file that holds it [env: DATABASE_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
+    #[arg(long, value_name = "FILE", conflicts_with = "database_url", value_parser = FileName)]
     database_url_file: Option<PathBuf>,
     /// Where migrations run when DATABASE_URL goes through a transaction pooler: a direct address
     /// [env: MIGRATION_DATABASE_URL].
     #[arg(long, value_name = "URL")]
     migration_database_url: Option<String>,
     /// A file that holds it [env: MIGRATION_DATABASE_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "migration_database_url")]
+    #[arg(long, value_name = "FILE", conflicts_with = "migration_database_url", value_parser = FileName)]
     migration_database_url_file: Option<PathBuf>,
 }
 
@@ -171,12 +172,18 @@ pub(super) fn url_text(name: &str, value: Option<String>, file: Option<PathBuf>)
     };
     match (value, file) {
         (Some(value), _) => Ok(Some(value)),
-        (None, Some(file)) => std::fs::read_to_string(&file).map(Some).map_err(|error| {
-            // Not a file's name but what belongs into the file, with its password.
-            let file = file.display().to_string();
-            let shown = if file.contains("://") || file.contains('=') { "not the name of a file" } else { &file };
-            Exit::usage(format!("{file_name}: {shown}: {error}"))
-        }),
+        (None, Some(file)) => match std::fs::read_to_string(&file) {
+            Ok(text) if text.trim().is_empty() => Err(Exit::usage(format!("{file_name}: {} is empty", file.display()))),
+            Ok(text) => Ok(Some(text)),
+            Err(error) => {
+                // Not a file's name but what belongs into the file, with its password.
+                let file = file.display().to_string();
+                let is_content =
+                    is_content(&file) || file.contains('=') || file.contains('@') && !file.starts_with(['/', '.']);
+                let shown = if is_content { "not the name of a file" } else { &file };
+                Err(Exit::usage(format!("{file_name}: {shown}: {error}")))
+            }
+        },
         (None, None) => Ok(None),
     }
 }

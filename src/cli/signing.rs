@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::exit::Exit;
+use super::{exit::Exit, file_name::FileName};
 use crate::signature::Keys;
 
 /// No key is longer; whoever names another file by mistake is told at once.
@@ -19,7 +19,7 @@ const LONGEST: u64 = 4096;
 pub(super) struct Signing {
     /// Sign the down scripts that the ledger keeps with the key in this file, and run none from there that is not signed. Several:
     /// the first signs, all verify. `openssl rand -hex 32` makes a key.
-    #[arg(long, env = "SCHEMAD_SIGNING_KEY_FILE", value_name = "FILE", value_delimiter = ',')]
+    #[arg(long, env = "SCHEMAD_SIGNING_KEY_FILE", value_name = "FILE", value_delimiter = ',', value_parser = FileName)]
     signing_key_file: Vec<PathBuf>,
 }
 

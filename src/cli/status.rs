@@ -60,7 +60,7 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
         format!("schemad   {}", status.binary_version),
     ];
     if status.insecure {
-        let open = "INSECURE  others than its own machine reach the daemon without TLS or without a credential";
+        let open = "INSECURE  started with --insecure: whoever reaches the daemon needs no credential, or can be read on the way";
         lines.push(styled(BAD, open));
     }
     if let Some(operation) = &status.running_operation {

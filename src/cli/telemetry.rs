@@ -47,7 +47,8 @@ pub(super) fn init(level: Level, format: Format) {
         }
         Format::Text => {
             let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            let stderr = || Events { log: Log::Text, to: io::stderr() };
+            let log = if colours { Log::Coloured } else { Log::Text };
+            let stderr = move || Events { log, to: io::stderr() };
             fmt::layer().with_ansi(colours).with_target(false).with_writer(stderr).boxed()
         }
     };

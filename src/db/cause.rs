@@ -8,7 +8,9 @@ use super::{error::POOL_TOO_SMALL, tls::Mode};
 pub(super) fn explained(cause: String, code: Option<&SqlState>, mode: Mode) -> String {
     let has = |words: &str| cause.contains(words);
     let meaning = match code.map_or("", SqlState::code) {
-        "28P01" => "the password is not that role's: check user and password in the URL",
+        "28P01" => {
+            "the password is not that role's, or no longer valid (VALID UNTIL): check user and password in the URL"
+        }
         "28000" if has("pg_hba.conf") => {
             "the server's pg_hba.conf lets nobody in like this: add a line there, or check sslmode"
         }

@@ -18,6 +18,7 @@ use rustls::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{options::Options, url::InvalidUrl};
+use crate::pem;
 
 /// How the server has to prove who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +145,8 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
                 let chain = certificates(cert)?;
-                let parsed = PrivateKeyDer::from_pem_file(key).map_err(|e| format!("sslkey {}: {e}", key.display()))?;
+                let parsed = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|e| format!("sslkey {} {}", key.display(), pem::problem(&e, "private key")))?;
                 builder
                     .with_client_auth_cert(chain, parsed)
                     .map_err(|e| format!("sslcert {} with sslkey {}: {e}", cert.display(), key.display()))?
@@ -179,7 +181,7 @@ fn default_roots() -> Roots {
 fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    match found.map_err(|e| format!("{}: {e}", file.display()))? {
+    match found.map_err(|e| format!("{} {}", file.display(), pem::problem(&e, "certificate")))? {
         none if none.is_empty() => Err(format!("{} holds no certificate in PEM form", file.display())),
         found => Ok(found),
     }

@@ -1,5 +1,7 @@
 //! What the role may do: too little, which stops operations, and more than it needs.
 
+use tokio_postgres::types::Type;
+
 use super::{Asking, Check, Status};
 use crate::{
     db::{Error, session::Session},
@@ -28,11 +30,36 @@ pub(super) async fn attributes(asking: &Asking<'_>) -> Result<Check, Error> {
 /// Whether the role that runs the migrations can be taken.
 pub(super) async fn migrating(session: &Session, role: Option<&str>) -> Result<Check, Error> {
     const NAME: &str = "migrating role";
-    let Some(role) = role else { return Ok(Check::ok(NAME, "migrations run as the role that logs in (no --role)")) };
-    match session.may_become(role).await {
-        Ok(()) => Ok(Check::ok(NAME, format!("migrations run as {}", crate::sql::ident(role)))),
-        Err(error) => Ok(Check::fail(NAME, error)),
+    if let Some(role) = role
+        && let Err(error) = session.may_become(role).await
+    {
+        return Ok(Check::fail(NAME, error));
     }
+    let found = match role {
+        None => "migrations run as the role that logs in (no --role)".to_owned(),
+        Some(role) => format!("migrations run as {}", crate::sql::ident(role)),
+    };
+    let Some((schema, todo)) = cannot_create(session, role).await? else { return Ok(Check::ok(NAME, found)) };
+    let found = format!("{found}, which may not create anything in {schema}, where unqualified names go");
+    Ok(Check::warn(NAME, found).todo(todo))
+}
+
+/// The schema for unqualified names, when the role may not create anything there, and the GRANT.
+async fn cannot_create(session: &Session, role: Option<&str>) -> Result<Option<(String, String)>, Error> {
+    let client = session.client();
+    if let Some(role) = role {
+        client.query_typed("SELECT set_config('role', $1, false)", &[(&role, Type::TEXT)]).await?;
+    }
+    // As the role: "$user" is its name, and a schema without USAGE is passed over.
+    let asked = "SELECT quote_ident(coalesce(current_schema(), 'public')), quote_ident(current_user), \
+        current_schema() IS NOT NULL AND has_schema_privilege(current_schema(), 'CREATE')";
+    let rows = client.query_typed(asked, &[]).await;
+    client.batch_execute("RESET ROLE").await?;
+    Ok(rows?.first().filter(|row| !row.get::<_, bool>(2)).map(|row| {
+        let (schema, role): (String, String) = (row.get(0), row.get(1));
+        let grant = format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}");
+        (schema, grant)
+    }))
 }
 
 /// What operations need on the database, the ledger and Diesel's table.
@@ -51,10 +78,18 @@ pub(super) async fn visibility(asking: &Asking<'_>) -> Result<Check, Error> {
     let row = asking
         .one(
             "SELECT quote_ident(current_user), pg_has_role('pg_read_all_stats', 'USAGE'), \
-             pg_has_role('pg_signal_backend', 'USAGE')",
+             pg_has_role('pg_signal_backend', 'USAGE'), \
+             (SELECT rolinherit FROM pg_roles WHERE rolname = current_user)",
         )
         .await?;
     let (role, sees, ends): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    let todo = match (row.get(3), asking.0.server_major() >= 16) {
+        (true, _) => format!("GRANT pg_read_all_stats TO {role}"),
+        (false, true) => format!("GRANT pg_read_all_stats TO {role} WITH INHERIT TRUE"),
+        (false, false) => format!(
+            "GRANT pg_read_all_stats TO {role}, and ALTER ROLE {role} INHERIT, which gives it the rights of all its roles all the time"
+        ),
+    };
     let ending = match ends {
         true => "may end the session of a silent daemon, whichever role it has",
         false => "may end the session of a silent daemon of the same role only",
@@ -65,7 +100,7 @@ pub(super) async fn visibility(asking: &Asking<'_>) -> Result<Check, Error> {
             let found = format!(
                 "does not see the state of other roles' sessions, so who is in the way of a lock is told without it; {ending}"
             );
-            Check::warn("visibility", found).todo(format!("GRANT pg_read_all_stats TO {role}"))
+            Check::warn("visibility", found).todo(todo)
         }
     })
 }

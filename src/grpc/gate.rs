@@ -1,7 +1,7 @@
 //! Between a connection and the services: who calls, whether they may, and whether they have not too much under way already.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,24 +19,25 @@ use super::{
     methods::{self, Counts, Method},
     own_words::unknown_method,
     status::from_failure,
-    tally::{Counted, Counter},
 };
 use crate::{
-    access::{Access, Presented, Principal, Role},
+    access::{ANONYMOUS, Access, Presented, Principal, Role},
     client::{Client, Room},
     failure::{Failure, Reason},
     operation::Operations,
+    pace::Pace,
+    tally::{Counted, Counter},
     transport::{InFlight, Limits, Peer, ServerTls, Timed},
 };
-
-/// Who calls where nobody has to say it.
-pub const ANONYMOUS: &str = "anonymous";
 
 /// Reflection at once, of one client and of all: a person's tool asks once, and what it is told has 100 KiB.
 const REFLECTIONS: Room = Room { each: 16, all: 64 };
 
-/// Refused callers are logged so often within a second; the log must not be a way to fill a disk.
+/// Refused callers are logged so often within a second, strangers and known ones each.
 const COMPLAINTS: u32 = 10;
+
+/// Whose message takes longer shows the credential once more: it may have been taken back meanwhile.
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Lets calls through, or not.
 #[derive(Clone)]
@@ -56,7 +57,8 @@ struct Inner {
     watchers: Counter,
     reflections: Counter,
     arrivals: Arrivals,
-    complaints: Mutex<(Option<Instant>, u32)>,
+    unauthenticated: Pace,
+    denied: Pace,
 }
 
 impl Gate {
@@ -127,7 +129,8 @@ impl Inner {
             watchers: Counter::default(),
             reflections: Counter::default(),
             arrivals,
-            complaints: Mutex::default(),
+            unauthenticated: Pace::new(COMPLAINTS),
+            denied: Pace::new(COMPLAINTS),
         }
     }
 
@@ -156,10 +159,18 @@ impl Inner {
         let client = self.client(principal.as_ref(), peer);
         let open = self.count_open(method, client.clone())?;
         // Reflection asks again and again on one stream; everybody else says one thing.
+        let begun = Instant::now();
         let mut request = match method.counts {
             Counts::Reflection => request,
             _ => self.arrivals.arrived(Sender { peer, is_known: principal.is_some() }, request).await?,
         };
+        if let (Some(before), Some(_)) = (&principal, method.role)
+            && begun.elapsed() > AT_ONCE
+            && self.principal(method, peer, request.headers()).await? != *before
+        {
+            let message = "what the credential allows changed while the request arrived; ask again";
+            return Err(Failure::new(Reason::CredentialInvalid, message));
+        }
         // Only now: what is half said keeps nobody else of the same name out.
         let held = Held { _stream: stream, _request: self.count_request(method, &principal)?, _open: open };
         request.extensions_mut().insert(client);
@@ -209,10 +220,10 @@ impl Inner {
             return Ok(Principal { name: ANONYMOUS.into(), role: Role::Admin });
         };
         self.authenticate(access, peer, headers).await.inspect_err(|failure| {
-            self.complain(|| {
+            if self.unauthenticated.allows() {
                 tracing::warn!(event = "request.unauthenticated", method = method.path, address = address(peer),
                     reason = %failure.reason, "a caller was refused: {}", failure.message);
-            });
+            }
         })
     }
 
@@ -228,7 +239,7 @@ impl Inner {
         let name = denied::name(method.path);
         let message = format!("{} has the role {}; {name} needs {least}", principal.name, principal.role);
         let failure = Failure::new(Reason::PermissionDenied, message).with("role", least);
-        self.complain(|| {
+        if self.denied.allows() {
             tracing::warn!(
                 event = "request.denied",
                 method = method.path,
@@ -237,13 +248,13 @@ impl Inner {
                 "a caller was refused: {}",
                 failure.message
             );
-        });
+        }
         if let (Some(operations), Some(kind)) = (&self.operations, denied::kind(method.path)) {
             // What is large or does not arrive has no id; it is refused all the same.
             let message = self.arrivals.message(Sender { peer, is_known: false }, request.into_body()).await;
             let message = message.unwrap_or_default();
             let request_id = denied::request_id(method.path, &message);
-            operations.note_refusal(&principal.name, kind, request_id, &failure).await;
+            operations.note_refusal(&principal.name, kind, request_id, &failure);
         }
         failure
     }
@@ -266,10 +277,12 @@ impl Inner {
             authorization: authorization(headers)?,
             certificate: certificate.map(|certificate| certificate.der()),
         };
-        let distrusted = |certificate| self.tls.as_ref().is_some_and(|tls| !tls.still_trusts(certificate));
+        let matters = |tls: &ServerTls| presented.authorization.is_none() || tls.requires_clients();
+        let distrusted =
+            |certificate| self.tls.as_ref().is_some_and(|tls| matters(tls) && !tls.still_trusts(certificate));
         match certificate {
             // Its connection is older than its revocation.
-            Some(certificate) if presented.authorization.is_none() && distrusted(certificate) => {
+            Some(certificate) if distrusted(certificate) => {
                 Err(Failure::new(Reason::CredentialInvalid, "the client certificate is not accepted any more"))
             }
             _ => access.authenticate(&presented).await,
@@ -302,20 +315,6 @@ impl Inner {
         let counted = counter.enter(client, room).map(Some);
         let told = || format!("{} of one client, or {} of all, {what}", room.each, room.all);
         counted.ok_or_else(|| too_many(reason, told()))
-    }
-
-    /// Says something, a few times a second.
-    fn complain(&self, say: impl FnOnce()) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if complaints.0.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
-            *complaints = (Some(Instant::now()), 0);
-        }
-        complaints.1 += 1;
-        let told = complaints.1 <= COMPLAINTS;
-        drop(complaints);
-        if told {
-            say();
-        }
     }
 }
 

@@ -10,12 +10,12 @@ use super::{
     migrations::{Answer, Responses, malformed},
     pb, request, status,
     stream::HEARTBEAT,
-    tally::Counter,
 };
 use crate::{
     client::{Client, Room},
     failure::{Failure, Reason},
     lease::{Lease, Leases},
+    tally::Counter,
 };
 
 /// The service.

@@ -23,6 +23,7 @@ use crate::{
     ledger::{self, Snapshot},
     migration::{Checksum, Migration, Mode, Row, Version},
     operation::{self, Event, Operations},
+    pace::Pace,
     planner,
     rehearse::{Rehearsals, Selection},
 };
@@ -46,7 +47,10 @@ pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Se
 
 /// A request that is none is no operation's and no refusal's: only the log says that it came.
 pub(super) fn malformed(failure: &Failure) -> Status {
-    tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: {}", failure.message);
+    static TOLD: Pace = Pace::new(20);
+    if TOLD.allows() {
+        tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: {}", failure.message);
+    }
     status::from_failure(failure)
 }
 

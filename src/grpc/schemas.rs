@@ -19,14 +19,19 @@ use super::{
     status,
 };
 use crate::{
+    client::Room,
     db::{DatabaseUrl, Error, connect::Connected},
     failure::{Failure, Reason},
     ledger,
     schema::{self, Except, Fingerprint, Snapshot},
+    tally::Counter,
 };
 
 /// Sessions beside the pool's that read the schema: one is slow because the schema is large, and two are no load.
 const SESSIONS: usize = 2;
+
+/// Callers that wait for one of them, and of one caller: nobody's many keep another waiting.
+const WAITING: Room = Room { each: 4, all: 64 };
 
 /// A description that takes longer is no use to whoever asked.
 const READ_WITHIN: Duration = Duration::from_secs(30);
@@ -49,6 +54,7 @@ pub struct Schemas {
     /// pg_catalog is read on a session of its own: diesel's connections hide the client that streams.
     url: DatabaseUrl,
     sessions: Arc<Semaphore>,
+    waiting: Counter,
     /// The last that did not fit on one page: whoever turns pages sees one schema, and it is read once.
     kept: Arc<Mutex<Option<Arc<Known>>>>,
 }
@@ -56,7 +62,13 @@ pub struct Schemas {
 impl Schemas {
     /// Reads the schema of the database at `url`; `reads` know whether it is there.
     pub fn new(reads: Reads, url: DatabaseUrl) -> Self {
-        Self { reads, url, sessions: Arc::new(Semaphore::new(SESSIONS)), kept: Arc::default() }
+        Self {
+            reads,
+            url,
+            sessions: Arc::new(Semaphore::new(SESSIONS)),
+            waiting: Counter::default(),
+            kept: Arc::default(),
+        }
     }
 
     async fn describe(&self, filter: &Filter) -> Result<pb::DescribeSchemaResponse, Failure> {
@@ -153,6 +165,15 @@ impl<T> Drop for AbortOnDrop<T> {
 #[tonic::async_trait]
 impl pb::schema_service_server::SchemaService for Schemas {
     async fn describe_schema(&self, request: Request<pb::DescribeSchemaRequest>) -> Answer<pb::DescribeSchemaResponse> {
+        let client = request.extensions().get::<crate::client::Client>().cloned();
+        let _waiting =
+            self.waiting.enter(client.unwrap_or(crate::client::Client::Address(None)), WAITING).ok_or_else(|| {
+                let message = format!(
+                    "{} schemas of one caller, or {} of all, are being read; ask again later",
+                    WAITING.each, WAITING.all
+                );
+                status::from_failure(&Failure::new(Reason::TooManyRequests, message))
+            })?;
         let filter = request::schema(request.into_inner()).map_err(|e| status::from_failure(&e))?;
         Ok(Response::new(self.describe(&filter).await.map_err(|e| status::from_failure(&e))?))
     }

@@ -46,16 +46,6 @@ pub async fn request_cancel(client: &Client, id: Uuid, by: &str) -> Result<Optio
     Ok(rows.first().map(|row| (OperationRow::from(row), backend(row))))
 }
 
-/// Whose operation it is.
-///
-/// # Errors
-/// The database's, or its loss.
-pub async fn principal_of(client: &Client, id: Uuid) -> Result<Option<String>, Error> {
-    let query = "SELECT principal FROM schemad.operations WHERE id = $1";
-    let rows = client.query_typed(query, &[(&id, Type::UUID)]).await?;
-    Ok(rows.first().map(|row| row.get(0)))
-}
-
 /// Who asked to cancel an operation, if anybody did.
 ///
 /// # Errors

@@ -108,7 +108,7 @@ pub async fn prune(client: &Client, keep: Retention) -> Result<usize, Error> {
     Ok(gone.len() + refused.len())
 }
 
-/// Says how many clients of this daemon watch which versions.
+/// Says how many clients of this daemon watch which versions. What was said moments ago and has not changed is not written again.
 ///
 /// # Errors
 /// The database's, or its loss.
@@ -119,7 +119,8 @@ pub async fn say_watchers(client: &Client, daemon: &str, watched: &BTreeMap<Vers
             OR w.seen_at < clock_timestamp() - interval '1 hour') \
         INSERT INTO schemad.watchers (daemon, version, clients) SELECT $1, version, clients \
         FROM unnest($2::text[], $3::int[]) w (version, clients) \
-        ON CONFLICT (daemon, version) DO UPDATE SET clients = excluded.clients, seen_at = clock_timestamp()";
+        ON CONFLICT (daemon, version) DO UPDATE SET clients = excluded.clients, seen_at = clock_timestamp() \
+        WHERE schemad.watchers.clients <> excluded.clients OR schemad.watchers.seen_at < clock_timestamp() - interval '4 seconds'";
     client
         .query_typed(say, &[(&daemon, Type::TEXT), (&versions, Type::TEXT_ARRAY), (&clients, Type::INT4_ARRAY)])
         .await?;

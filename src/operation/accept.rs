@@ -12,10 +12,12 @@ use uuid::Uuid;
 use super::{
     Action, Event, Log, Request,
     holder::{Holder, busy},
-    open::{Inner, MAX_OPEN, Registered},
+    open::{APPLIES, Inner, OPEN, Registered},
     prepare::Prepared,
 };
 use crate::{
+    access::ANONYMOUS,
+    client::{Client, Room},
     db::{
         self,
         lock::{Attempt, LockedSession},
@@ -27,6 +29,7 @@ use crate::{
     planner,
     runner::Halt,
     shutdown::Phase,
+    tally::Counted,
 };
 
 /// How often a waiting operation tries the lock. Short enough that nobody notices, long enough that a thousand waiters
@@ -44,12 +47,7 @@ impl Inner {
                 "this daemon is shutting down; ask another, or again later",
             ));
         }
-        let _permit = self.open.try_acquire().map_err(|_| {
-            Failure::new(
-                Reason::TooManyQueued,
-                format!("{MAX_OPEN} operations are open in this daemon; ask again later"),
-            )
-        })?;
+        let _place = self.place(request)?;
         let deadline = Instant::now() + request.queue_timeout;
         let session = self.usable_session(deadline).await?;
         loop {
@@ -72,6 +70,25 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// A place among the operations that are open here.
+    fn place(&self, request: &Request) -> Result<(Option<Counted>, Counted), Failure> {
+        let who = Client::Principal(request.principal.clone());
+        let full = |count: usize, whose: &str| {
+            let message = format!("{count} {whose} are open in this daemon; cancel one, or ask again later");
+            Failure::new(Reason::TooManyQueued, message)
+        };
+        let applies = match &request.action {
+            Action::Apply(_) => {
+                let each = if request.principal == ANONYMOUS { APPLIES.all } else { APPLIES.each };
+                let entered = self.applies.enter(who.clone(), Room { each, ..APPLIES });
+                let whose = format!("applies of {}, or {} of all,", request.principal, APPLIES.all);
+                Some(entered.ok_or_else(|| full(each, &whose))?)
+            }
+            Action::Rollback(_) | Action::Resolve(_) | Action::Sign(_) => None,
+        };
+        Ok((applies, self.open.enter(who, OPEN).ok_or_else(|| full(OPEN.all, "operations"))?))
     }
 
     /// The request is ours: runs it, or takes the claim back when it cannot begin.

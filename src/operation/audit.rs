@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{Operations, open::Inner};
 use crate::{
+    db::Error,
     failure::Failure,
     ledger::upkeep::{self, Refused},
 };
@@ -20,6 +21,9 @@ const EACH: u32 = 5;
 
 /// Of all within a second, and so the most names that are remembered.
 const ALL: u32 = 50;
+
+/// A database that takes longer keeps nobody from shutting down.
+const KEPT_WITHIN: Duration = Duration::from_secs(2);
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -66,9 +70,10 @@ impl Audit {
 }
 
 impl Operations {
-    /// Keeps the refusal of a known caller in the ledger, as well as can be.
-    pub async fn note_refusal(&self, principal: &str, kind: &str, request_id: Uuid, failure: &Failure) {
-        self.0.keep_refusal(principal, kind, request_id, failure).await;
+    /// Keeps the refusal of a known caller in the ledger, as well as can be. Who is refused does not wait for that.
+    pub fn note_refusal(&self, principal: &str, kind: &'static str, request_id: Uuid, failure: &Failure) {
+        let (inner, principal, failure) = (self.0.clone(), principal.to_owned(), failure.clone());
+        tokio::spawn(async move { inner.keep_refusal(&principal, kind, request_id, &failure).await });
     }
 }
 
@@ -89,7 +94,8 @@ impl Inner {
         }
         let Some(session) = self.side.borrow().clone() else { return self.metrics.refusal_not_kept("database") };
         let refused = Refused { daemon: &self.daemon, principal, kind, request_id, failure };
-        if let Err(error) = upkeep::refused(session.client(), &refused).await {
+        let kept = tokio::time::timeout(KEPT_WITHIN, upkeep::refused(session.client(), &refused)).await;
+        if let Err(error) = kept.unwrap_or(Err(Error::Timeout(KEPT_WITHIN))) {
             self.metrics.refusal_not_kept("database");
             tracing::debug!(cause = %error, "a refusal could not be kept");
         }

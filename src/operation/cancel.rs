@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Operations;
+use super::{Operations, open::Inner};
 use crate::{
     access::{Principal, Role},
     db::activity,
-    failure::{Failure, Reason},
+    failure::{Failure, Kind, Reason},
     ledger::{self, OperationRow, claims, control},
     runner::Halt,
 };
@@ -17,8 +17,11 @@ use crate::{
 /// How long the answer waits for the end.
 const ENDED_WITHIN: Duration = Duration::from_secs(30);
 
-/// How often the end of another daemon's operation is looked for.
+/// How often the end is looked for.
 const POLL: Duration = Duration::from_millis(100);
+
+/// Wishes that are written at once; each takes a session of its own for a moment.
+pub(super) const AT_ONCE: usize = 4;
 
 impl Operations {
     /// Cancels an operation and returns it as it ended, or as it is when it does not end in time. Anybody may cancel their own,
@@ -28,23 +31,56 @@ impl Operations {
     /// UNKNOWN_OPERATION, OPERATION_ENDED, PERMISSION_DENIED, or the database's.
     pub async fn cancel(&self, id: Uuid, by: &Principal) -> Result<OperationRow, Failure> {
         let inner = &self.0;
-        let session = inner.open_session().await?;
-        if by.role < Role::Admin {
-            let owner = control::principal_of(session.client(), id).await?.ok_or_else(|| control::unknown(id))?;
-            if owner != by.name {
-                let denied = denied(id, &owner, by);
-                self.note_refusal(&by.name, "cancel", Uuid::nil(), &denied).await;
-                return Err(denied);
-            }
+        // First what a connection of the pool is enough for: whoever may not, or comes too late, opens no session.
+        let known = inner.read(id).await?.ok_or_else(|| control::unknown(id))?;
+        if by.role < Role::Admin && known.principal != by.name {
+            let denied = denied(id, &known.principal, by);
+            self.note_refusal(&by.name, "cancel", Uuid::nil(), &denied);
+            return Err(denied);
         }
-        let principal = by.name.as_str();
+        if let Some(ended) = control::ended(&known) {
+            return Err(ended);
+        }
+        let operation = inner.ask_to_end(id, &by.name).await?;
+        let ended = async {
+            loop {
+                match inner.read(id).await {
+                    Ok(Some(operation)) if control::ended(&operation).is_none() => {}
+                    // Whoever asks goes on asking while the database is away.
+                    Err(failure) if failure.reason.kind() == Kind::Unavailable => {}
+                    ended => return ended,
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        match tokio::time::timeout(ENDED_WITHIN, ended).await {
+            Ok(Ok(Some(ended))) => Ok(ended),
+            Ok(Ok(None)) => Ok(OperationRow { state: ledger::State::Cancelled.as_str().into(), ..operation }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Ok(operation),
+        }
+    }
+}
+
+impl Inner {
+    async fn read(&self, id: Uuid) -> Result<Option<OperationRow>, Failure> {
+        let mut reader = self.pool.get().await?;
+        Ok(ledger::history::get(&mut reader, id).await?)
+    }
+
+    /// Writes the wish, and ends what runs. Returns the operation as it is now.
+    async fn ask_to_end(&self, id: Uuid, principal: &str) -> Result<OperationRow, Failure> {
+        let Ok(_one_of_few) = self.cancels.acquire().await else {
+            return Err(Failure::new(Reason::Internal, "nobody closes this semaphore"));
+        };
+        let session = self.open_session().await?;
         let (operation, backend) =
             control::request_cancel(session.client(), id, principal).await?.ok_or_else(|| control::unknown(id))?;
         if let Some(ended) = control::ended(&operation) {
             return Err(ended);
         }
         tracing::info!(event = "operation.cancel_requested", operation = %id, principal, "asked to cancel an operation");
-        if !inner.halt(id, Halt::Cancelled(principal.into()))
+        if !self.halt(id, Halt::Cancelled(principal.into()))
             && operation.state == "running"
             && let Err(error) = activity::cancel(session.client(), backend).await
         {
@@ -56,22 +92,7 @@ impl Operations {
             // Nobody is there to end it when its daemon is dead.
             claims::close_queued(session.client()).await?;
         }
-        let mut reader = inner.pool.get().await?;
-        let ended = async {
-            loop {
-                match ledger::history::get(&mut reader, id).await? {
-                    Some(operation) if control::ended(&operation).is_none() => {}
-                    ended => return Ok(ended),
-                }
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        match tokio::time::timeout(ENDED_WITHIN, ended).await {
-            Ok(Ok(Some(ended))) => Ok(ended),
-            Ok(Ok(None)) => Ok(OperationRow { state: ledger::State::Cancelled.as_str().into(), ..operation }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Ok(operation),
-        }
+        Ok(operation)
     }
 }
 

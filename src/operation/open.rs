@@ -13,23 +13,31 @@ use super::{
     Log, Request,
     accept::reused,
     audit::Audit,
+    cancel,
     onlooker::{self, Side},
 };
 use crate::{
     catalog::Catalog,
+    client::Room,
     db::{DatabaseUrl, pool::Pool},
     failure::{Failure, Reason},
     ledger::one_database::OneDatabase,
     metrics::Metrics,
+    pace::Pace,
     refresh::Refresh,
     runner::Halt,
     shutdown::Phase,
     signature::Keys,
+    tally::Counter,
     watchers::Watchers,
 };
 
-/// Operations of this daemon that may be in preparation or queued; each has a database session.
-pub(super) const MAX_OPEN: usize = 16;
+/// Operations of this daemon that may be in preparation or queued; each has a database session. What only an admin may begin
+/// always finds a fifth of it.
+pub(super) const OPEN: Room = Room { each: 20, all: 20 };
+
+/// Applies among them: whoever has a name has half at most, so that nobody's queue is everybody's.
+pub(super) const APPLIES: Room = Room { each: 8, all: 16 };
 
 /// Accepts and runs operations.
 #[derive(Clone)]
@@ -61,12 +69,16 @@ pub(super) struct Inner {
     pub audit: Audit,
     /// Says when no new operation may begin, and when a running one has to end.
     pub phases: watch::Receiver<Phase>,
-    pub open: Semaphore,
+    refusals_told: Pace,
+    pub open: Counter,
+    pub applies: Counter,
+    /// Who writes that an operation is to end.
+    pub cancels: Semaphore,
     /// The open operations, by principal and request_id.
     logs: Mutex<HashMap<(String, Uuid), Open>>,
     /// The operations that this daemon itself runs or queues, and how each is told to end.
     halts: Mutex<HashMap<Uuid, watch::Sender<Option<Halt>>>>,
-    /// Other daemons' operations that are watched here.
+    /// Operations that are watched here and are other daemons', or over.
     pub tails: Mutex<HashMap<Uuid, Weak<Log>>>,
     running: watch::Sender<usize>,
 }
@@ -140,7 +152,10 @@ impl Operations {
             watchers,
             audit: Audit::default(),
             phases,
-            open: Semaphore::new(MAX_OPEN),
+            refusals_told: Pace::new(20),
+            open: Counter::default(),
+            applies: Counter::default(),
+            cancels: Semaphore::new(cancel::AT_ONCE),
             logs: Mutex::default(),
             halts: Mutex::default(),
             tails: Mutex::default(),
@@ -200,8 +215,10 @@ impl Inner {
     /// Says in the log, the metrics and the ledger that a request was refused.
     async fn refused(self: &Arc<Self>, request: &Request, failure: &Failure) {
         let kind = request.action.kind();
-        tracing::info!(event = "operation.refused", kind, reason = %failure.reason, principal = request.principal,
-            request_id = %request.request_id, "operation refused: {}", failure.message);
+        if self.refusals_told.allows() {
+            tracing::info!(event = "operation.refused", kind, reason = %failure.reason, principal = request.principal,
+                request_id = %request.request_id, "operation refused: {}", failure.message);
+        }
         self.metrics.operation(kind, "refused");
         self.keep_refusal(&request.principal, kind, request.request_id, failure).await;
     }

@@ -183,7 +183,10 @@ impl Inner {
         let used = plan.steps.iter().find_map(|step| Some((&step.version, *watched.get(&step.version)?)));
         match used {
             None => Ok(()),
-            Some((version, clients)) => Err(Refusal::InUse { version: version.clone(), clients }.into()),
+            Some((version, clients)) => {
+                let strangers = self.watchers.strangers(version);
+                Err(Refusal::InUse { version: version.clone(), clients, strangers }.into())
+            }
         }
     }
 }

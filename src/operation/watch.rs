@@ -2,7 +2,8 @@
 //! those of a running one, with the same numbers.
 
 use std::{
-    sync::{Arc, Weak},
+    collections::HashMap,
+    sync::{Arc, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -41,9 +42,7 @@ impl Operations {
 impl Inner {
     /// The log of an operation that is not this daemon's, shared by all its watchers; filled as far as the ledger is now.
     async fn tailed(self: &Arc<Self>, id: Uuid) -> Result<Arc<Log>, Failure> {
-        let known =
-            self.tails.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id).and_then(Weak::upgrade);
-        if let Some(log) = known {
+        if let Some(log) = self.tails().get(&id).and_then(Weak::upgrade) {
             return Ok(log);
         }
         let log = Log::new();
@@ -52,17 +51,29 @@ impl Inner {
         let first = history::changes(&mut reader, id, 0).await?.ok_or_else(|| control::unknown(id))?;
         drop(reader);
         log.name(id);
-        if tail.tell(first, &log).is_some() {
+        let has_ended = tail.tell(first, &log).is_some();
+        if has_ended {
             log.close(Ok(()));
+        }
+        {
+            let mut tails = self.tails();
+            // Somebody else may have read it meanwhile.
+            if let Some(log) = tails.get(&id).and_then(Weak::upgrade) {
+                return Ok(log);
+            }
+            tails.retain(|_, log| log.strong_count() > 0);
+            tails.insert(id, Arc::downgrade(&log));
+        }
+        if has_ended {
             return Ok(log);
         }
-        let mut tails = self.tails.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        tails.retain(|_, log| log.strong_count() > 0);
-        tails.insert(id, Arc::downgrade(&log));
-        drop(tails);
         let (inner, weak) = (self.clone(), Arc::downgrade(&log));
         tokio::spawn(async move { inner.tail(id, tail, &weak).await });
         Ok(log)
+    }
+
+    fn tails(&self) -> MutexGuard<'_, HashMap<Uuid, Weak<Log>>> {
+        self.tails.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes on telling until the operation ends or nobody listens.

@@ -72,7 +72,8 @@ pub struct Earlier {
     pub step: i64,
     /// The parts before it.
     pub done: usize,
-    /// The file's settings before it, where they are known.
+    /// `SET search_path` as the file had it, where that is known: in our words, because nothing that is read from the ledger may run,
+    /// and with pg_catalog first, so that no other schema's function or operator is taken.
     pub settings: String,
     /// The statement as it was; empty where nobody has its text any more.
     pub sql: String,
@@ -91,10 +92,16 @@ pub fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Optio
     let units = journal.script.as_deref().and_then(|script| sql::units(script).ok()).unwrap_or_default();
     let stood = units.get(done).filter(|unit| Checksum::of_script(unit.body.sql).to_string() == tried.checksum);
     let (settings, sql) = match stood {
-        Some(unit) => (unit.settings.iter().map(|s| format!("{};\n", s.sql)).collect(), unit.body.sql.to_owned()),
+        Some(unit) => (search_path(&unit.settings), unit.body.sql.to_owned()),
         None => (String::new(), tried.sql.clone().unwrap_or_default()),
     };
     Some(Earlier { step, done, settings, sql, before: tried.before.clone() })
+}
+
+fn search_path(settings: &[Statement<'_>]) -> String {
+    let Some(schemas) = settings.iter().rev().find_map(Statement::search_path) else { return String::new() };
+    let listed: Vec<String> = schemas.iter().map(|name| format!(", \"{}\"", name.replace('"', "\"\""))).collect();
+    format!("SET search_path = pg_catalog{};\n", listed.concat())
 }
 
 /// The Diesel table says that a script is through which the journal says is not.
@@ -237,9 +244,9 @@ mod tests {
         let journal = row.journal.as_mut().unwrap();
         let checksum = Checksum::of_script(build).to_string();
         journal.tried = Some(TriedPart { checksum: checksum.clone(), before: vec![7], sql: None });
-        journal.script = Some(format!("SET search_path = app; SELECT 1; {build};"));
+        journal.script = Some(format!("SET search_path = app; SET ROLE other; SELECT 1; {build};"));
         let of = |row: &Row, parts: &[Part]| earlier(Some(row), Direction::Up, parts);
-        let (settings, sql) = ("SET search_path = app;\n".to_owned(), build.to_owned());
+        let (settings, sql) = ("SET search_path = pg_catalog, \"app\";\n".to_owned(), build.to_owned());
         let expected = Earlier { step: 7, done: 1, settings, sql, before: vec![7] };
         for given in [&["a", "mended"][..], &["a"], &[]] {
             assert_eq!(of(&row, &parts(given)), Some(expected.clone()));

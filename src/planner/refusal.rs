@@ -174,14 +174,16 @@ pub enum Refusal {
     },
     /// Clients watch it.
     #[error(
-        "migration {version} is in use: {clients} client(s) watch schemad.schema.applied.{version}, so an app depends on it. Stop \
-         the app first, or insist with --force"
+        "migration {version} is in use: {clients} client(s) watch schemad.schema.applied.{version}{}, so an app depends on it. Stop \
+         the app first, or insist with --force", if *.strangers == 0 { String::new() } else { format!(" ({} here without a credential)", .strangers) }
     )]
     InUse {
         /// Which.
         version: Version,
-        /// How many.
+        /// How many, of all daemons.
         clients: usize,
+        /// How many of this daemon's said no name where others do: they may be anybody.
+        strangers: usize,
     },
     /// Nothing of that kind is to be settled.
     #[error("migration {version} cannot be resolved as {}: {instead}", .outcome.as_str())]
@@ -305,8 +307,8 @@ impl From<Refusal> for Failure {
                 failure(Reason::TooFewApplied).with("applied", applied).with("asked", asked)
             }
             Refusal::Irreversible { version, .. } => failure(Reason::Irreversible).with("version", version),
-            Refusal::InUse { version, clients } => {
-                failure(Reason::InUse).with("version", version).with("clients", clients)
+            Refusal::InUse { version, clients, strangers } => {
+                failure(Reason::InUse).with("version", version).with("clients", clients).with("strangers", strangers)
             }
             Refusal::NothingToResolve { version, .. } => failure(Reason::NothingToResolve).with("version", version),
             Refusal::InDoubt { version, statement, sent, .. } => {

@@ -27,31 +27,33 @@ pub(super) struct Found {
 /// The indexes of $1 that a try of this statement made: valid ones that were not there before, under its name if it has one;
 /// invalid ones under its name, or without one that were not there before, unless somebody is building them just now.
 const MADE: &str = "SELECT c.oid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i \
-    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass($1) \
-    AND ($2::text IS NULL OR c.relname = (parse_ident($2))[1]::name) \
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = pg_catalog.to_regclass($1) \
+    AND ($2::text IS NULL OR c.relname = (pg_catalog.parse_ident($2))[1]::name) \
     AND (NOT c.oid = ANY ($3::oid[]) OR $2::text IS NOT NULL AND NOT i.indisvalid) \
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
 
 /// The copies that a failed REINDEX CONCURRENTLY leaves, told by their names, invalidity and novelty.
 const COPIES: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_index i \
     JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE NOT i.indisvalid AND NOT c.oid = ANY ($1::oid[]) \
-    AND c.relname ~ '_cc(new|old)[0-9]*$' \
+    AND c.relname::text ~ '_cc(new|old)[0-9]*$' \
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
 
 /// Whether the table $1 and the partition $2 are there, and whether the one is a partition of the other, perhaps half detached.
-const PARTITION: &str = "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL, \
+const PARTITION: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL AND pg_catalog.to_regclass($2) IS NOT NULL, \
     (SELECT h.inhdetachpending FROM pg_catalog.pg_inherits h \
-        WHERE h.inhparent = to_regclass($1) AND h.inhrelid = to_regclass($2))";
+        WHERE h.inhparent = pg_catalog.to_regclass($1) AND h.inhrelid = pg_catalog.to_regclass($2))";
 
 /// The invalid index that has the name $1 in the schema of the table $2.
 const INVALID: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid AND NOT i.indisvalid \
-    JOIN pg_catalog.pg_class t ON t.relnamespace = c.relnamespace AND t.oid = to_regclass($2) \
-    WHERE c.relname = (parse_ident($1))[1]::name";
+    JOIN pg_catalog.pg_class t ON t.relnamespace = c.relnamespace AND t.oid = pg_catalog.to_regclass($2) \
+    WHERE c.relname = (pg_catalog.parse_ident($1))[1]::name";
 
 /// The database, or the tablespace, with the name $1 as it is written.
-const DATABASE: &str = "SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = (parse_ident($1))[1]::name";
-const TABLESPACE: &str = "SELECT t.oid FROM pg_catalog.pg_tablespace t WHERE t.spcname = (parse_ident($1))[1]::name";
+const DATABASE: &str =
+    "SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = (pg_catalog.parse_ident($1))[1]::name";
+const TABLESPACE: &str =
+    "SELECT t.oid FROM pg_catalog.pg_tablespace t WHERE t.spcname = (pg_catalog.parse_ident($1))[1]::name";
 
 /// The indexes before the first try, if there was one.
 pub(super) async fn recorded(session: &LockedSession, part: &Part<'_>) -> Result<Option<Vec<u32>>, Error> {
@@ -67,7 +69,7 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
     match what {
         Outside::DropIndex { index } => {
             // By its oid: after a crash, another index may have the name.
-            let named = "SELECT to_regclass($1)::oid WHERE to_regclass($1) IS NOT NULL";
+            let named = "SELECT pg_catalog.to_regclass($1)::oid WHERE pg_catalog.to_regclass($1) IS NOT NULL";
             let before = known(client, before, named, Some(index)).await?;
             let there = "SELECT i.indexrelid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i WHERE i.indexrelid = ANY ($1)";
             let there = client.query_typed(there, &[(&before, Type::OID_ARRAY)]).await?;
@@ -79,7 +81,7 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
             })
         }
         Outside::CreateIndex { index, table } => {
-            let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = to_regclass($1)";
+            let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = pg_catalog.to_regclass($1)";
             let before = known(client, before, now, Some(table)).await?;
             let made = client
                 .query_typed(MADE, &[(&table, Type::TEXT), (&index, Type::TEXT), (&before, Type::OID_ARRAY)])

@@ -86,8 +86,9 @@ impl<'a> Statement<'a> {
         let is_value =
             |token: &str| token.starts_with('\'') || ["true", "false"].iter().any(|b| token.eq_ignore_ascii_case(b));
         let mut tokens = self.tokens().peekable();
-        let mut next = |word: &str| tokens.next().is_some_and(|token| token.eq_ignore_ascii_case(word));
-        let named = next("select") && (next("set_config") || next(".") && next("set_config"));
+        let mut next = |word: &str| tokens.next_if(|token| token.eq_ignore_ascii_case(word)).is_some();
+        // Another schema's may do anything.
+        let named = next("select") && (!next("pg_catalog") || next(".")) && next("set_config");
         let arguments: Vec<&str> = tokens.collect();
         // With two parentheses and two commas.
         let (call, alias) = arguments.split_at(arguments.len().min(7));
@@ -211,6 +212,8 @@ mod tests {
             ("SELECT pg_catalog.set_config('search_path', '', false)", Kind::Session),
             ("SELECT set_config('a.b', 'c', false)", Kind::Session),
             ("SELECT set_config('a.b', f(), false)", Kind::Plain),
+            ("SELECT evil.set_config('a.b', 'c', false)", Kind::Plain),
+            ("SELECT pg_catalog set_config('a.b', 'c', false)", Kind::Plain),
             ("SELECT set_config('a.b', 'c', false), 1", Kind::Plain),
             ("SELECT set_config('a.b', 'c', false) AS x", Kind::Session),
             ("SELECT set_config('a.b', 'c', false) \"x y\"", Kind::Session),

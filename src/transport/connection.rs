@@ -26,6 +26,8 @@ const PREFACE: u64 = 24;
 
 /// Whoever is refused so often on one connection does not listen.
 const REFUSALS: usize = 1_000;
+/// But what was long ago is forgotten: so many a second.
+const REFUSALS_FORGIVEN: usize = 10;
 
 /// Bytes that a connection may say at first: what HTTP/2's windows let through before anything is looked at, and headers.
 const CREDIT: i64 = 96 << 10;
@@ -172,7 +174,11 @@ impl Shared {
     fn sweep(&self) {
         let now = self.now();
         let seats = self.seats();
-        seats.taken.values().for_each(|connection| connection.allow(CREDIT_A_SECOND));
+        for connection in seats.taken.values() {
+            connection.allow(CREDIT_A_SECOND);
+            let less = |refused: usize| refused.checked_sub(REFUSALS_FORGIVEN);
+            let _ = connection.refused.fetch_update(SeqCst, SeqCst, less); // fewer are none to forgive
+        }
         for connection in seats.taken.values().filter(|c| c.open.load(SeqCst) == 0) {
             let begun = connection.read.load(SeqCst) >= PREFACE;
             let patience = if begun { self.limits.idle } else { self.limits.arrive_within };

@@ -5,12 +5,13 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
 };
 
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObject as _},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
@@ -18,7 +19,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::follow::{Follows, Take};
+use super::revocations::Revocations;
+use crate::{
+    follow::{Follows, Take},
+    pem::problem,
+};
 
 /// Whether clients have to show a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,13 +95,15 @@ pub struct ServerTls {
 struct Current {
     config: Arc<ServerConfig>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
+    revocations: Arc<Revocations>,
     fingerprint: [u8; 32],
 }
 
 impl Current {
     fn read(files: &TlsFiles, fingerprint: [u8; 32]) -> Result<Self, TlsError> {
-        let clients = verifier(files)?;
-        Ok(Self { config: Arc::new(config(files, clients.clone())?), clients, fingerprint })
+        let (clients, revocations) = verifier(files)?;
+        let config = Arc::new(config(files, clients.clone())?);
+        Ok(Self { config, clients, revocations: Arc::new(revocations), fingerprint })
     }
 }
 
@@ -134,6 +141,11 @@ impl ServerTls {
     /// Whether clients are asked for a certificate.
     pub fn asks_clients(&self) -> bool {
         self.files.clients != ClientCertificates::Off
+    }
+
+    /// Whether no connection is let in without a certificate.
+    pub fn requires_clients(&self) -> bool {
+        self.files.clients == ClientCertificates::Required
     }
 
     /// The handshake of one connection.
@@ -178,6 +190,10 @@ impl Follows for ServerTls {
             tracing::info!(event = "tls.reloaded", "new connections use the changed certificates");
         })))
     }
+
+    fn tend(&self) {
+        self.current().revocations.complain(SystemTime::now());
+    }
 }
 
 /// What the files hold, so that a change is seen whatever their times say.
@@ -192,26 +208,29 @@ fn fingerprint(files: &TlsFiles) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// Who says which clients' certificates are good; nobody when they are not asked for one.
-fn verifier(files: &TlsFiles) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+/// Who says which clients' certificates are good, and which of them are revoked; nobody when they are not asked for one.
+fn verifier(files: &TlsFiles) -> Result<(Option<Arc<dyn ClientCertVerifier>>, Revocations), TlsError> {
     let ca = match (files.clients, &files.client_ca) {
-        (ClientCertificates::Off, _) => return Ok(None),
+        (ClientCertificates::Off, _) => return Ok((None, Revocations::default())),
         (_, None) => return Err(TlsError::NoClientCa),
         (_, Some(ca)) => ca,
     };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("--tls-client-ca", ca)? {
+    let authorities = certificates("--tls-client-ca", ca)?;
+    let revocations = files.client_crl.as_ref().map(|file| Revocations::read(file, &authorities)).transpose()?;
+    for certificate in authorities {
         roots.add(certificate).map_err(|e| of_file("--tls-client-ca", ca, &e))?;
     }
     let provider = Arc::new(ring::default_provider());
     let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    if let Some(file) = &files.client_crl {
-        verifier = verifier.with_crls(revocations(file)?).allow_unknown_revocation_status();
+    if let Some(revocations) = &revocations {
+        verifier = verifier.with_crls(revocations.lists.clone()).allow_unknown_revocation_status();
     }
     if files.clients == ClientCertificates::Optional {
         verifier = verifier.allow_unauthenticated();
     }
-    Ok(Some(verifier.build().map_err(|e| of_file("--tls-client-ca", ca, &e))?))
+    let verifier = verifier.build().map_err(|e| of_file("--tls-client-ca", ca, &e))?;
+    Ok((Some(verifier), revocations.unwrap_or_default()))
 }
 
 fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<ServerConfig, TlsError> {
@@ -225,7 +244,8 @@ fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Res
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let chain = certificates("--tls-cert", &files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| of_file("--tls-key", &files.key, &e))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|e| of_file("--tls-key", &files.key, &problem(&e, "private key")))?;
     let mut config = builder.with_single_cert(chain, key).map_err(|e| TlsError::Pair {
         certificate: files.certificate.display().to_string(),
         key: files.key.display().to_string(),
@@ -236,26 +256,14 @@ fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Res
 }
 
 fn certificates(setting: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(file).map_err(|e| of_file(setting, file, &e))?.collect();
-    match found.map_err(|e| of_file(setting, file, &e))? {
+    let refuse = |e: pem::Error| of_file(setting, file, &problem(&e, "certificate"));
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(refuse)?.collect();
+    match found.map_err(refuse)? {
         none if none.is_empty() => Err(of_file(setting, file, &"holds no certificate (PEM)")),
         found => Ok(found),
     }
 }
 
-fn revocations(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let refuse = |e: &dyn fmt::Display| of_file("--tls-client-crl", file, e);
-    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_file_iter(file).map_err(|e| refuse(&e))?.collect();
-    match lists.map_err(|e| refuse(&e))? {
-        // Without a list nothing would be revoked.
-        none if none.is_empty() => {
-            Err(refuse(&"holds no revocation list (PEM; openssl crl -inform DER makes one of DER)"))
-        }
-        lists => Ok(lists),
-    }
-}
-
-fn of_file(setting: &'static str, file: &Path, cause: &dyn fmt::Display) -> TlsError {
+pub(super) fn of_file(setting: &'static str, file: &Path, cause: &dyn fmt::Display) -> TlsError {
     TlsError::File { setting, file: file.display().to_string(), cause: cause.to_string() }
 }

@@ -18,6 +18,7 @@ mod doubt;
 mod exclusion;
 mod faults;
 mod fuzz;
+mod greedy;
 mod health;
 mod injection;
 mod journal;

@@ -3,10 +3,13 @@
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
+use schemad::Daemon;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::harness::{
-    PATIENCE, Process, Server, TestDatabase, eventually,
+    PATIENCE, Process, Server, Set, TestDatabase,
+    daemon::settings,
+    eventually,
     process::{output, schemad, stderr, stdout},
 };
 
@@ -58,6 +61,11 @@ async fn wrong_settings_end_with_one_line_and_exit_code_2() {
         (&["serve", "--database-url-file", "/no/such/file"], &[("DATABASE_URL", secret)], "/no/such/file"),
         (&["serve", "--listen", "0.0.0.0:0"], &[("DATABASE_URL", secret)], "--insecure"),
         (&["serve", "--listen", "[::]:0"], &[("DATABASE_URL", secret)], "--insecure"),
+        (&["serve", "--tls-client-certificates", "required"], &[("DATABASE_URL", secret)], "--tls-cert"),
+        (&["serve"], &[("DATABASE_URL", secret), ("SCHEMAD_TLS_CLIENT_CERTIFICATES", "required")], "--tls-cert"),
+        (&["status", "--address", "schemad.internal"], &[("SCHEMAD_TOKEN", "s3cret")], "sent in plaintext"),
+        (&["status", "--address", "http://schemad.internal"], &[("SCHEMAD_TOKEN", "s3cret")], "sent in plaintext"),
+        (&["status", "--address", "https://10.0.0.1 x"], &[], "--address is not host:port"),
         (&["serve", "--listen", &taken], &[("DATABASE_URL", secret)], "--listen"),
         (
             &["serve", "--listen", "127.0.0.1:0", "--admin-listen", &taken],
@@ -117,6 +125,60 @@ async fn a_flag_beats_the_environment_which_beats_the_file() {
     command.args(flag);
     let mut process = Process::start(command).await;
     process.event("database.connected").await;
+}
+
+/// In a pipeline, the folder is a checkout, and its .env anybody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_goes_nowhere_that_only_the_folder_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = async |file: &str, args: &[&str], env: &[(&str, &str)]| {
+        std::fs::write(dir.path().join(".env"), file).unwrap();
+        let mut command = schemad(&[&["status", "--timeout", "100ms"], args].concat());
+        command.current_dir(dir.path()).envs(env.iter().copied());
+        let output = output(command).await;
+        (output.status.code(), stderr(&output))
+    };
+    let (elsewhere, token) = ("SCHEMAD_ADDRESS=https://192.0.2.1:1\n", [("SCHEMAD_TOKEN", "s3cret")]);
+    let (code, refused) = told(elsewhere, &[], &token).await;
+    assert!(code == Some(2) && refused.contains("stands in .env"), "{refused}");
+    std::fs::write(dir.path().join("token"), "s3cret").unwrap();
+    let (code, refused) = told(elsewhere, &["--token-file", "token"], &[]).await;
+    assert!(code == Some(2) && refused.contains("stands in .env"), "{refused}");
+    for (file, args, env) in [
+        (elsewhere, &["--address", "https://127.0.0.1:1"][..], &token[..]),
+        (elsewhere, &[], &[("SCHEMAD_TOKEN", "s3cret"), ("SCHEMAD_ADDRESS", "https://127.0.0.1:1")]),
+        ("SCHEMAD_ADDRESS=https://127.0.0.1:1\n", &[], &token),
+        ("SCHEMAD_ADDRESS=https://192.0.2.1:1\nSCHEMAD_TOKEN=s3cret\n", &[], &[]),
+    ] {
+        let (code, told) = told(file, args, env).await;
+        assert_eq!(code, Some(5), "{file} {args:?}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_ends_no_daemon() {
+    let mut command = schemad(&["serve"]);
+    command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    let mut process = Process::start(command).await;
+    process.signal(nix::sys::signal::Signal::SIGHUP);
+    process.event("daemon.hangup").await;
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_in_another_program_is_not_open_by_mistake_either() {
+    let open = async |insecure| {
+        let listen = async |address| tokio::net::TcpListener::bind(address).await.unwrap();
+        let (main, admin) = (listen("0.0.0.0:0").await, listen("127.0.0.1:0").await);
+        let mut settings = settings("postgres://nobody@127.0.0.1:1/none");
+        settings.insecure = insecure;
+        let daemon = Daemon::builder().migrations(Set::tables(1).source()).build(settings).unwrap();
+        daemon.serve(main, admin, async {}).await
+    };
+    let refused = open(false).await.unwrap_err().to_string();
+    assert!(refused.contains("can be reached from other machines"), "{refused}");
+    open(true).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

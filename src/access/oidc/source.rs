@@ -105,7 +105,8 @@ fn discovered(issuer: &str, document: &[u8]) -> Result<Uri, String> {
     if found.issuer != issuer {
         return Err("is another issuer's; write the issuer exactly as the document does".into());
     }
-    secure(&found.jwks_uri).ok_or_else(|| format!("names a jwks_uri that is not used; {ONLY_HTTPS}"))
+    let follows = |uri: &Uri| uri.scheme_str() == Some("https") || issuer.starts_with("http://");
+    secure(&found.jwks_uri).filter(follows).ok_or_else(|| format!("names a jwks_uri that is not used; {ONLY_HTTPS}"))
 }
 
 const ONLY_HTTPS: &str = "only https is used, and http for a loopback address, without a user or password";

@@ -19,7 +19,6 @@ fn every_error_names_its_line_and_what_to_do() {
     };
     let certificate = |more: &str| format!("[[certificate]]\nrole = \"viewer\"\n{more}");
     let cases = [
-        ("nothing", String::new()),
         ("no TOML", "[[token]]\nname = ci\n".into()),
         ("unknown table", "[[tokens]]\n".into()),
         ("unknown key", token("expire = \"2027-01-01T00:00:00Z\"")),
@@ -30,6 +29,7 @@ fn every_error_names_its_line_and_what_to_do() {
         ("a secret for a table", token("expires = 5\n").replace("\"ci\"", "{ a = \"hunter2\" }")),
         ("a secret for a list", "token = \"schemad_hunter2\"\n".into()),
         ("name", token("").replace("\"ci\"", "\"a\\nb\"")),
+        ("invisible name", token("").replace("\"ci\"", "\"ci\\u3164\"")),
         ("long name", token("").replace("ci", &"x".repeat(201))),
         ("same name", token("") + &token("")),
         ("same token", token("") + &token("").replace("ci", "cd")),
@@ -71,6 +71,15 @@ fn a_full_file_is_understood() {
     for block in blocks {
         Access::check(Path::new("docs/access.md"), block).unwrap();
     }
+}
+
+#[test]
+fn a_file_without_an_entry_lets_no_daemon_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.toml");
+    std::fs::write(&file, "# nobody\n").unwrap();
+    let error = Access::open(&file).unwrap_err().to_string();
+    assert!(error.contains("has no entry, so nobody could call: add a [[token]]"), "{error}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::{
     catalog::{Catalog, folder},
     cli::{
         exit::Exit,
+        file_name::FileName,
         output::{self, Output, WARN, styled},
         settings,
     },
@@ -36,7 +37,7 @@ pub(super) struct Local {
     #[arg(long, value_name = "URL")]
     scratch_database_url: Option<String>,
     /// A file that holds it [env: SCRATCH_DATABASE_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "scratch_database_url")]
+    #[arg(long, value_name = "FILE", conflicts_with = "scratch_database_url", value_parser = FileName)]
     scratch_database_url_file: Option<PathBuf>,
     /// That server is thrown away afterwards: migrations may reach outside their database (roles, other databases, files).
     #[arg(long)]
@@ -149,10 +150,13 @@ async fn interruptible(work: impl AsyncFnOnce(Orders) -> Result<(), Failure>) ->
     let (halt, wait) = (watch::Sender::new(None), watch::Sender::new(Wait::default()));
     let orders = Orders { halt: halt.subscribe(), wait: wait.subscribe() };
     let mut work = std::pin::pin!(work(orders));
+    let impossible =
+        |error: std::io::Error| Failure::new(Reason::Internal, format!("cannot wait for signals: {error}"));
+    let signalled = shutdown::signalled(shutdown::Hangup::Ends).map_err(impossible)?;
     tokio::select! {
         ended = &mut work => return ended,
-        signal = shutdown::signalled() => {
-            halt.send_replace(Some(Halt::Cancelled(signal.unwrap_or("a signal").into())));
+        signal = signalled => {
+            halt.send_replace(Some(Halt::Cancelled(signal.into())));
         }
     }
     output::progress("ending; the scratch databases are dropped");

@@ -41,9 +41,10 @@ pub(super) async fn run(common: &Common, selection: Selection) -> Result<(), Exi
             }
         }
     };
+    let signalled = shutdown::signalled(shutdown::Hangup::Ends).map_err(Exit::unavailable)?;
     tokio::select! {
         ended = following => ended,
         // The daemon ends what nobody listens to.
-        _ = shutdown::signalled() => Err(Exit::interrupted("left; the daemon ends the rehearsal")),
+        _ = signalled => Err(Exit::interrupted("left; the daemon ends the rehearsal")),
     }
 }

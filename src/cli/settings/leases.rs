@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{limits::count, positive_duration, url, url_text};
 use crate::{
-    cli::exit::Exit,
+    cli::{exit::Exit, file_name::FileName},
     db::DatabaseUrl,
     lease::{self, ClientUrl},
 };
@@ -25,14 +25,14 @@ pub(in crate::cli) struct Leases {
     #[arg(long, value_name = "URL")]
     lease_database_url: Option<String>,
     /// A file that holds it [env: SCHEMAD_LEASE_DATABASE_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "lease_database_url")]
+    #[arg(long, value_name = "FILE", conflicts_with = "lease_database_url", value_parser = FileName)]
     lease_database_url_file: Option<PathBuf>,
     /// What clients are told, with the database exchanged: how they reach that server, and as whom. Default: the URL above
     /// [env: SCHEMAD_LEASE_CLIENT_URL].
     #[arg(long, value_name = "URL")]
     lease_client_url: Option<String>,
     /// A file that holds it [env: SCHEMAD_LEASE_CLIENT_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "lease_client_url")]
+    #[arg(long, value_name = "FILE", conflicts_with = "lease_client_url", value_parser = FileName)]
     lease_client_url_file: Option<PathBuf>,
     /// Databases that are kept ready [default: 4; of `dev` 0].
     #[arg(long, env = "SCHEMAD_LEASE_POOL", value_name = "N")]

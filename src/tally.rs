@@ -9,7 +9,7 @@ use crate::client::{Client, Room};
 
 /// How much each client has under way.
 #[derive(Debug, Default)]
-pub(super) struct Counter(Arc<Mutex<Tally>>);
+pub struct Counter(Arc<Mutex<Tally>>);
 
 #[derive(Debug, Default)]
 struct Tally {
@@ -35,7 +35,8 @@ impl Counter {
 }
 
 /// One of a client's.
-pub(super) struct Counted {
+#[derive(Debug)]
+pub struct Counted {
     tally: Arc<Mutex<Tally>>,
     client: Client,
 }
