@@ -36,6 +36,7 @@ impl Serve {
             Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows the forms), or try `schemad dev`")
         })?;
         telemetry::init(self.settings.log_level, self.settings.log_format);
+        self.settings.warn_of_open_files();
         let settings = self.settings.daemon(databases, self.apply_on_start, None)?;
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let (main, admin) = listeners(&self.settings).await?;

@@ -4,7 +4,7 @@ mod leases;
 mod limits;
 mod trust;
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 
@@ -121,6 +121,16 @@ impl Databases {
 }
 
 impl Settings {
+    /// Says which of the files that decide over the schema anybody on this machine could change.
+    pub(super) fn warn_of_open_files(&self) {
+        for file in self.trust.files().chain(self.signing.files()) {
+            if std::fs::metadata(file).is_ok_and(|it| it.permissions().mode() & 0o002 != 0) {
+                let file = file.display();
+                tracing::warn!(event = "file.open_to_all", %file, "anybody on this machine may write to {file}: chmod o-w {file}");
+            }
+        }
+    }
+
     /// The daemon's settings on these databases, and of `dev` on its private server.
     pub(super) fn daemon(
         &self,

@@ -24,6 +24,11 @@ pub(super) struct Signing {
 }
 
 impl Signing {
+    /// The files.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.signing_key_file
+    }
+
     /// The keys in the files; `None` without any.
     pub(super) fn keys(&self) -> Result<Option<Keys>, Exit> {
         let complain = |file: &Path, error: &dyn std::fmt::Display| {

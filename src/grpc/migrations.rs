@@ -48,10 +48,12 @@ pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Se
 /// A request that is none is no operation's and no refusal's: only the log says that it came.
 pub(super) fn malformed(failure: &Failure) -> Status {
     static TOLD: Pace = Pace::new(20);
+    // Its message is cut; the failure's quotes what was said, which may be a megabyte.
+    let status = status::from_failure(failure);
     if TOLD.allows() {
-        tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: {}", failure.message);
+        tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: {}", status.message());
     }
-    status::from_failure(failure)
+    status
 }
 
 impl Migrations {

@@ -219,4 +219,9 @@ async fn every_refusal_is_in_the_log_and_the_malformed_are_too() {
     assert_eq!(daemon.event("request.malformed").await["reason"], "INVALID_PAGE_TOKEN");
     operations.watch_operation(pb::WatchOperationRequest { id: "x".into(), after_sequence: 0 }).await.unwrap_err();
     assert_eq!(daemon.event("request.malformed").await["reason"], "INVALID_OPERATION");
+    // However much is said, the log says little.
+    let to = Some(pb::apply_request::Target::To("x".repeat(900_000)));
+    client.apply(pb::ApplyRequest { target: to, ..Default::default() }).await.unwrap_err();
+    let told = daemon.event("request.malformed").await;
+    assert!(told["reason"] == "INVALID_VERSION" && told.to_string().len() < 2_000, "{}", told.to_string().len());
 }

@@ -1,6 +1,6 @@
 //! The daemon as a process: settings, signals, refusals to start.
 
-use std::process::Stdio;
+use std::{os::unix::fs::PermissionsExt as _, process::Stdio};
 
 use nix::sys::signal::Signal;
 use schemad::Daemon;
@@ -152,6 +152,23 @@ async fn a_token_goes_nowhere_that_only_the_folder_names() {
     ] {
         let (code, told) = told(file, args, env).await;
         assert_eq!(code, Some(5), "{file} {args:?}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_anybody_may_replace_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, "0123456789abcdef".repeat(4)).unwrap();
+    // The port is taken, so it ends at once.
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    for (mode, open) in [(0o644, false), (0o666, true)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = schemad(&["serve", "--listen", &listen, "--signing-key-file"]);
+        command.arg(&key).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+        let told = stderr(&output(command).await);
+        assert_eq!(told.contains("anybody on this machine may write"), open, "{told}");
     }
 }
 

@@ -57,6 +57,11 @@ impl Trust {
         Some(TlsFiles { certificate, key, client_ca, client_crl, clients })
     }
 
+    /// What decides who gets in.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.access, &self.tls_key, &self.tls_client_ca, &self.tls_client_crl].into_iter().flatten()
+    }
+
     pub(super) fn access(&self) -> Option<PathBuf> {
         self.access.clone()
     }
