@@ -12,7 +12,7 @@ use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObject as _},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
 use sha2::{Digest as _, Sha256};
@@ -229,7 +229,14 @@ fn verifier(files: &TlsFiles) -> Result<(Option<Arc<dyn ClientCertVerifier>>, Re
     if files.clients == ClientCertificates::Optional {
         verifier = verifier.allow_unauthenticated();
     }
-    let verifier = verifier.build().map_err(|e| of_file("--tls-client-ca", ca, &e))?;
+    let verifier = verifier.build().map_err(|e| match (&files.client_crl, &e) {
+        (Some(list), VerifierBuilderError::InvalidCrl(_)) => of_file(
+            "--tls-client-crl",
+            list,
+            &"holds a list that is not of version 2, or has no number (RFC 5280, section 5)",
+        ),
+        _ => of_file("--tls-client-ca", ca, &e),
+    })?;
     Ok((Some(verifier), revocations.unwrap_or_default()))
 }
 

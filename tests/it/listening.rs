@@ -153,8 +153,12 @@ async fn a_revoked_client_certificate_is_refused_once_the_list_says_so() {
     fs::write(files.path("crl.pem"), "").unwrap();
     assert!(!serving(files.channel(&daemon, Some(&client))).await);
     let tls = files.tls(ClientCertificates::Required);
-    let refused = ServerTls::open(TlsFiles { client_crl: Some(files.path("crl.pem")), ..tls }).unwrap_err();
+    let refused = ServerTls::open(TlsFiles { client_crl: Some(files.path("crl.pem")), ..tls.clone() }).unwrap_err();
     assert!(refused.to_string().contains("holds no revocation list"), "{refused}");
+    // One that openssl makes without a configuration: version 1.
+    fs::write(files.path("crl.pem"), "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n").unwrap();
+    let refused = ServerTls::open(TlsFiles { client_crl: Some(files.path("crl.pem")), ..tls }).unwrap_err().to_string();
+    assert!(refused.starts_with("--tls-client-crl ") && refused.contains("crl.pem: holds a list"), "{refused}");
 }
 
 #[test]
