@@ -224,15 +224,13 @@ impl Follows for Access {
 
     fn read_again(&self) -> Result<Option<Take>, String> {
         let access = self.clone();
-        let state = match State::open_again(&self.0.path, &self.state()) {
-            // A file that is just being written is empty for a moment; one that stays so has let its last credential go.
-            Ok(Some(state)) if state.is_empty() && !self.0.was_empty.swap(true, Relaxed) => return Ok(None),
-            found => {
-                let is_empty = matches!(&found, Ok(Some(state)) if state.is_empty());
-                self.0.was_empty.store(is_empty, Relaxed);
-                found.map_err(|error| error.to_string())?
-            }
-        };
+        let found = State::open_again(&self.0.path, &self.state());
+        let is_empty = matches!(&found, Ok(Some(state)) if state.is_empty());
+        let was_empty = self.0.was_empty.swap(is_empty, Relaxed);
+        if is_empty && !was_empty {
+            return Ok(None); // a file that is just being written is empty for a moment
+        }
+        let state = found.map_err(|error| error.to_string())?;
         Ok(state.map(|state| -> Take { Box::new(move || access.take(state)) }))
     }
 

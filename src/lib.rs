@@ -21,7 +21,8 @@
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
-//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`tally`], [`pace`], [`pem`], [`follow`], [`systemd`]: shared by all of them
+//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`tally`], [`pace`], [`pem`], [`follow`],
+//!   [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
 
 pub mod access;

@@ -78,7 +78,7 @@ async fn heard(mut term: Signal, mut int: Signal, mut hup: Signal, hangup: Hangu
                 Hangup::Ends => break "SIGHUP",
                 Hangup::GoesOn => tracing::info!(
                     event = "daemon.hangup",
-                    "SIGHUP: certificates, keys and the access file are looked at every second anyway; other settings need a new start"
+                    "SIGHUP: the files of TLS and the access file are looked at every second anyway; other settings need a new start"
                 ),
             },
         }

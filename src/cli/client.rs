@@ -70,9 +70,6 @@ impl Address {
 
     /// The endpoint, with timeouts.
     pub(super) fn endpoint(&self) -> Result<Endpoint, Exit> {
-        if self.address.contains('@') {
-            return Err(Exit::usage("--address is not host:port; it names no user, and holds no password"));
-        }
         let endpoint = Endpoint::from(self.uri()?);
         // A dead network is noticed although the stream is silent.
         let alive = Duration::from_secs(20);
@@ -90,10 +87,12 @@ impl Address {
     /// What is called.
     fn uri(&self) -> Result<Uri, Exit> {
         let address = &self.address;
-        let not_an_address = || Exit::usage("--address is not host:port; it is neither a URL of a database nor a DSN");
         let bare = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://")).unwrap_or(address);
-        if bare.contains("://") || bare.contains(['=', ' ', '\n']) {
-            return Err(not_an_address());
+        // Not repeated: a database's has a password.
+        if bare.contains("://") || bare.contains(['@', '=', ' ', '\n']) {
+            return Err(Exit::usage(
+                "--address is not host:port; it is no database's URL or DSN, names no user and holds no password",
+            ));
         }
         let scheme = if self.encrypted() { "https" } else { "http" };
         // ":50051" is this machine, as in Go.

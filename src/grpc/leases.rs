@@ -15,6 +15,7 @@ use crate::{
     client::{Client, Room},
     failure::{Failure, Reason},
     lease::{Lease, Leases},
+    pace::Pace,
     tally::Counter,
 };
 
@@ -96,6 +97,9 @@ impl pb::lease_service_server::LeaseService for LeaseService {
 
 /// Whoever keeps the daemon reads why tests do not begin.
 fn refused(principal: &str, failure: &Failure) -> Status {
-    tracing::info!(event = "lease.refused", reason = %failure.reason, principal, "no lease: {}", failure.message);
+    static TOLD: Pace = Pace::new(20);
+    if TOLD.allows() {
+        tracing::info!(event = "lease.refused", reason = %failure.reason, principal, "no lease: {}", failure.message);
+    }
     status::from_failure(failure)
 }

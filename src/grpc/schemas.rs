@@ -19,7 +19,7 @@ use super::{
     status,
 };
 use crate::{
-    client::Room,
+    client::{Client as Caller, Room},
     db::{DatabaseUrl, Error, connect::Connected},
     failure::{Failure, Reason},
     ledger,
@@ -165,15 +165,12 @@ impl<T> Drop for AbortOnDrop<T> {
 #[tonic::async_trait]
 impl pb::schema_service_server::SchemaService for Schemas {
     async fn describe_schema(&self, request: Request<pb::DescribeSchemaRequest>) -> Answer<pb::DescribeSchemaResponse> {
-        let client = request.extensions().get::<crate::client::Client>().cloned();
-        let _waiting =
-            self.waiting.enter(client.unwrap_or(crate::client::Client::Address(None)), WAITING).ok_or_else(|| {
-                let message = format!(
-                    "{} schemas of one caller, or {} of all, are being read; ask again later",
-                    WAITING.each, WAITING.all
-                );
-                status::from_failure(&Failure::new(Reason::TooManyRequests, message))
-            })?;
+        let caller = request.extensions().get().cloned().unwrap_or(Caller::Address(None));
+        let Room { each, all } = WAITING;
+        let _waiting = self.waiting.enter(caller, WAITING).ok_or_else(|| {
+            let message = format!("{each} schemas of one caller, or {all} of all, are being read; ask again later");
+            status::from_failure(&Failure::new(Reason::TooManyRequests, message))
+        })?;
         let filter = request::schema(request.into_inner()).map_err(|e| status::from_failure(&e))?;
         Ok(Response::new(self.describe(&filter).await.map_err(|e| status::from_failure(&e))?))
     }
