@@ -186,6 +186,7 @@ impl Daemon {
         let one_database = OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
         let monitor = Monitor::start(
             settings.database.clone(),
+            settings.migration_database.is_none(),
             Preflight {
                 url: migrating.clone(),
                 one_database: one_database.clone(),

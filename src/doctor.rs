@@ -151,9 +151,10 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
     report.add("rights", role::rights(&asking).await);
     report.add("visibility", role::visibility(&asking).await);
     report.add("settings", role::settings(&asking).await);
+    report.add("search_path", role::search_path(&asking, plan.role.as_deref()).await);
     let snapshot = ledger::reading(&mut report, &plan.database).await;
     if plan.migration_database.is_some() {
-        report.add("databases", ledger::databases(&asking, snapshot.as_ref()).await);
+        report.add("databases", ledger::databases(&asking, &plan.database).await);
     }
     report.add("ledger", ledger::version(&asking, snapshot.as_ref()).await);
     report.add("public", ledger::public(&asking).await);

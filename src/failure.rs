@@ -3,6 +3,8 @@
 
 mod of_database;
 
+pub use of_database::LEDGER_REPAIR;
+
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
@@ -163,13 +165,21 @@ reasons! {
     LedgerTooNew "LEDGER_TOO_NEW" Refused,
     /// The ledger is gone or of an older version, and what does not make it has nowhere to write; the next operation makes it.
     LedgerNotReady "LEDGER_NOT_READY" Refused,
+    /// A part of the ledger is missing or was changed by hand; the message says which, and what to do.
+    LedgerDamaged "LEDGER_DAMAGED" Refused,
+    /// Diesel's table is gone, or empty, while the ledger lists applied migrations; a person has to say which of the two is right.
+    DieselTableLost "DIESEL_TABLE_LOST" Refused,
+    /// What the ledger names as Diesel's table could run code of others with the daemon's rights, or is not where the operator means.
+    DieselTableUnsafe "DIESEL_TABLE_UNSAFE" Refused,
+    /// Row security hides rows of Diesel's table or of the ledger from the daemon's role.
+    RowSecurity "ROW_SECURITY" Refused,
     /// The schema `schemad` exists and is not schemad's.
     LedgerForeign "LEDGER_FOREIGN" Refused,
     /// The database role lacks a right; the message names the GRANT.
     MissingRight "MISSING_RIGHT" Refused,
     /// A transaction pooler lies between schemad and the server.
     TransactionPooler "TRANSACTION_POOLER" Refused,
-    /// DATABASE_URL and MIGRATION_DATABASE_URL lead to two databases, each with a ledger of its own or one without.
+    /// DATABASE_URL and MIGRATION_DATABASE_URL lead to two databases, also where one is a copy of the other.
     DatabasesDiffer "DATABASES_DIFFER" Refused,
     /// The server is a standby or read-only.
     ReadOnlyServer "READ_ONLY_SERVER" Refused,

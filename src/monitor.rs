@@ -12,7 +12,7 @@ use crate::{
     catalog::Catalog,
     db::{DatabaseUrl, Error, pool::Reader},
     failure::{Failure, Reason},
-    ledger::{self, Snapshot, upkeep::Retention},
+    ledger::{Snapshot, read, upkeep::Retention},
     metrics::Metrics,
     operation::Side,
     planner::{self, Assessment, assess},
@@ -21,11 +21,18 @@ use crate::{
     retention::prune,
 };
 
-/// Between probes. With `ANSWER_WITHIN` it keeps the promise that a stalled database shows within 2 s.
-pub const EVERY: Duration = Duration::from_millis(500);
+/// Between two looks while nothing changes: one statement each. With `ANSWER_WITHIN` it keeps the promise that what others change,
+/// and a stalled database, show within 2 s.
+const EVERY: Duration = Duration::from_millis(900);
 
-/// A probe is six round trips, so this allows 200 ms each.
-pub const ANSWER_WITHIN: Duration = Duration::from_millis(1300);
+/// Between two looks while an operation runs.
+const EVERY_RUNNING: Duration = Duration::from_millis(500);
+
+/// The same state is read anew after so long, for what no row tells: rights, row security, settings of the server.
+const READ_AGAIN: Duration = Duration::from_secs(60);
+
+/// A whole read is seven round trips, so this allows 150 ms each.
+pub const ANSWER_WITHIN: Duration = Duration::from_millis(1050);
 
 /// How long a migration may keep the ledger or the Diesel table locked before its readers are said to be failing.
 const LOCKED_FOR: Duration = Duration::from_secs(10);
@@ -76,9 +83,10 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Begins to watch. `reading` is probed; `preflight` proves that operations could run; `retention` says what is deleted.
+    /// Begins to watch. `reading` is probed, and `is_direct` when no pooler can be on the way to it; `preflight` proves that operations could run; `retention` says what is deleted.
     pub fn start(
         reading: DatabaseUrl,
+        is_direct: bool,
         preflight: Preflight,
         retention: Retention,
         catalog: Arc<Catalog>,
@@ -88,7 +96,7 @@ impl Monitor {
         let not_yet = || Err(Failure::new(Reason::DatabaseUnavailable, "the database has not answered yet"));
         let (sender, views) = watch::channel(Arc::new(View { database: not_yet(), preflight: not_yet(), seen: None }));
         let sender = Arc::new(sender);
-        let probe = Probe { url: reading, catalog, metrics, views: sender.clone(), refresh };
+        let probe = Probe { url: reading, is_direct, catalog, metrics, views: sender.clone(), refresh };
         let (side_sender, side) = watch::channel(None);
         let tasks = [
             tokio::spawn(probe.run()),
@@ -115,8 +123,15 @@ impl Drop for Monitor {
     }
 }
 
+/// The state that was read last.
+struct Known {
+    fingerprint: String,
+    read_at: Instant,
+}
+
 struct Probe {
     url: DatabaseUrl,
+    is_direct: bool,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
     views: Arc<watch::Sender<Arc<View>>>,
@@ -127,7 +142,7 @@ impl Probe {
     async fn run(self) {
         let mut backoff = BACKOFF.0;
         loop {
-            let connecting = tokio::time::timeout(ANSWER_WITHIN, Reader::connect(&self.url, "schemad probe"));
+            let connecting = tokio::time::timeout(ANSWER_WITHIN, self.connect());
             let error = match connecting.await {
                 Ok(Ok(reader)) => {
                     backoff = BACKOFF.0;
@@ -142,21 +157,32 @@ impl Probe {
         }
     }
 
+    async fn connect(&self) -> Result<Reader, Error> {
+        let mut reader = Reader::connect(&self.url, "schemad probe").await?;
+        if self.is_direct {
+            reader.keep_settings().await?;
+        }
+        Ok(reader)
+    }
+
     /// Probes one connection until it fails; returns why it did.
     async fn watch(&self, mut reader: Reader) -> Error {
         let mut first = true;
         let mut failing_since = None;
+        let mut known = None;
+        let mut is_wanted = false;
         loop {
             let asked = Instant::now();
             let asked_until_now = self.refresh.asked();
-            let answer = tokio::time::timeout(ANSWER_WITHIN, ledger::read::snapshot(&mut reader)).await;
+            let answer = tokio::time::timeout(ANSWER_WITHIN, self.look(&mut reader, &mut known, is_wanted)).await;
             match answer {
                 Ok(Ok(snapshot)) => {
                     failing_since = None;
-                    self.answered(snapshot);
+                    if let Some(snapshot) = snapshot {
+                        self.answered(snapshot);
+                    }
                     self.refresh.answer(asked_until_now);
                 }
-                Ok(Err(error @ Error::MissingRight { .. })) => self.unreadable(error.into()),
                 // The server answers, only not this. A migration that holds a lock is no reason for alarm.
                 Ok(Err(error @ Error::Sql(_))) if !reader.is_closed() => {
                     let since = *failing_since.get_or_insert(asked);
@@ -164,6 +190,12 @@ impl Probe {
                         self.unreadable(error.into());
                     }
                 }
+                Ok(Err(
+                    error @ (Error::MissingRight { .. }
+                    | Error::RowSecurity { .. }
+                    | Error::UnsafeTable { .. }
+                    | Error::Damaged(_)),
+                )) => self.unreadable(error.into()),
                 Ok(Err(error)) => return error,
                 Err(_) => return Error::Timeout(ANSWER_WITHIN),
             }
@@ -171,11 +203,42 @@ impl Probe {
             if std::mem::take(&mut first) {
                 tracing::info!(event = "database.connected", database = self.url.target(), "connected to the database");
             }
-            tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
-                () = self.refresh.wanted() => {}
-            }
+            let is_running = self.views.borrow().seen.as_ref().is_some_and(|seen| seen.snapshot.running.is_some());
+            let pause = if is_running { EVERY_RUNNING } else { EVERY };
+            is_wanted = tokio::select! {
+                () = tokio::time::sleep(pause) => false,
+                () = self.refresh.wanted() => true,
+            };
         }
+    }
+
+    /// Reads the database, or only makes sure that it is as it was read last, which is `None`.
+    async fn look(
+        &self,
+        reader: &mut Reader,
+        known: &mut Option<Known>,
+        is_wanted: bool,
+    ) -> Result<Option<Snapshot>, Error> {
+        let seen = self.views.borrow().seen.clone();
+        let fingerprint = match &seen {
+            Some(seen) if seen.snapshot.running.is_none() => match read::fingerprint(reader, &seen.snapshot).await {
+                Ok(fingerprint) => fingerprint,
+                Err(Error::Sql(_)) if !reader.is_broken() => None,
+                Err(error) => return Err(error),
+            },
+            _ => None,
+        };
+        let is_the_same = known.as_ref().is_some_and(|known| {
+            Some(&known.fingerprint) == fingerprint.as_ref() && known.read_at.elapsed() < READ_AGAIN
+        });
+        if is_the_same && !is_wanted {
+            return Ok(None);
+        }
+        *known = None;
+        let snapshot = read::snapshot(reader).await?;
+        // Taken before the snapshot: what changes in between shows at the next look.
+        *known = fingerprint.map(|fingerprint| Known { fingerprint, read_at: Instant::now() });
+        Ok(Some(snapshot))
     }
 
     fn answered(&self, snapshot: Snapshot) {

@@ -20,12 +20,21 @@ use crate::{
     failure::{Failure, Reason},
     ledger::{claims, control, install, one_database::OneDatabase, upkeep},
     migration::Version,
-    monitor::{ANSWER_WITHIN, BACKOFF, EVERY, View},
+    monitor::{ANSWER_WITHIN, BACKOFF, View},
     watchers::Watchers,
 };
 
 /// Opening a session, proving that it is direct and making the ledger.
 const PREFLIGHT_WITHIN: Duration = Duration::from_secs(15);
+
+/// Between two looks while nothing is open: one statement each, and a right that is taken away shows within 2 s.
+const EVERY: Duration = Duration::from_millis(1900);
+
+/// The same while an operation is pending or running, when others may have to be taken over or closed.
+const EVERY_BUSY: Duration = Duration::from_millis(500);
+
+/// Whoever locks the ledger's tables keeps this session from them for no longer.
+const SIDE_SETTINGS: &str = "SET lock_timeout='1s'";
 
 /// How often the watchers are said while they do not change; other daemons believe it three times as long.
 const SAY_WATCHERS: Duration = Duration::from_secs(5);
@@ -81,6 +90,10 @@ impl TakeOver {
         let silent = control::silent(client, control::DEAD_AFTER).await?;
         self.told.retain(|(backend, _)| silent.iter().any(|silent| silent.backend == *backend));
         for silent in &silent {
+            if !silent.is_visible {
+                self.tell(silent, Some(&unseen()));
+                continue;
+            }
             match activity::terminate(client, silent.backend).await {
                 Ok(true) => self.tell(silent, None),
                 Ok(false) => {} // gone, or another session by now
@@ -97,7 +110,7 @@ impl TakeOver {
             return;
         }
         self.told.push(state);
-        let control::Silent { operation, daemon, backend } = silent;
+        let control::Silent { operation, daemon, backend, .. } = silent;
         let (operation, pid) = (operation.map(|id| id.to_string()).unwrap_or_default(), backend.pid);
         match refused {
             None => tracing::warn!(
@@ -110,9 +123,14 @@ impl TakeOver {
             ),
             Some(error) => tracing::warn!(event = "operation.not_taken_over", operation, daemon, pid, cause = %error,
                 "a daemon that holds the operation lock is silent, and its session cannot be ended from here: GRANT \
-                 pg_signal_backend, or end it by hand"),
+                 pg_read_all_stats and pg_signal_backend, or end it by hand"),
         }
     }
+}
+
+/// Whether the session is at work cannot be seen, so it is not ended.
+fn unseen() -> SqlError {
+    SqlError { message: "this role does not see what the session does".into(), ..SqlError::default() }
 }
 
 /// Proves that operations could run, and goes on proving it on a session of its own: the migration address may be another
@@ -151,25 +169,28 @@ pub async fn preflights(
             Err(failure) => failure,
             Ok((session, mut proved)) => {
                 backoff = BACKOFF.0;
+                let mut pause = EVERY_BUSY;
                 let session = Arc::new(session);
                 side.send_replace(Some(session.clone()));
                 loop {
                     publish(Ok(()));
-                    tokio::time::sleep(EVERY).await;
-                    let left = async {
+                    tokio::time::sleep(pause).await;
+                    let look = async {
                         proved = proved || plan.one_database.prove(session.client()).await?;
-                        match check(&session).await? {
-                            // No operations, or no columns for them yet.
-                            install::State::ToBeMade => Ok(control::Left::default()),
-                            install::State::Usable => {
-                                upkeep.tick(&plan, &session).await;
-                                silent.look(&session).await
-                            }
-                        }
+                        let standing = stands(&plan, &session).await?;
+                        upkeep.tick(&plan, &session).await;
+                        let left = match standing.is_busy {
+                            true => silent.look(&session).await?,
+                            false => control::Left::default(),
+                        };
+                        Ok((standing, left))
                     };
-                    match within(ANSWER_WITHIN, left).await {
-                        // Whatever comes of it, the next look shows it.
-                        Ok(left) => drop(within(PREFLIGHT_WITHIN, close(&plan.url, left)).await),
+                    match within(ANSWER_WITHIN, look).await {
+                        Ok((standing, left)) => {
+                            pause = if standing.is_busy { EVERY_BUSY } else { EVERY };
+                            // Whatever comes of it, the next look shows it.
+                            drop(within(PREFLIGHT_WITHIN, close(&plan.url, left)).await);
+                        }
                         Err(failure) => break failure,
                     }
                 }
@@ -180,6 +201,34 @@ pub async fn preflights(
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF.1);
     }
+}
+
+/// Looks at the ledger again, in one statement, and upgrades it where another session had the lock before.
+async fn stands(plan: &Preflight, session: &Session) -> Result<install::Standing, Failure> {
+    let standing = match install::standing(session).await {
+        Ok(standing) => standing,
+        // The statement reads the ledger whatever there is of it. Look step by step for what is wrong, and say that.
+        Err(failure) => return Err(install::check(session).await.err().unwrap_or(failure)),
+    };
+    match standing.state {
+        install::State::Usable => {}
+        install::State::ToBeCreated => return Err(not_made()),
+        install::State::ToBeUpgraded if standing.is_busy => {}
+        install::State::ToBeUpgraded => {
+            if let Attempt::Won(locked) = LockedSession::try_lock(Session::open(&plan.url).await?).await? {
+                install::ensure(&locked).await?;
+                locked.release().await?;
+            }
+        }
+    }
+    Ok(standing)
+}
+
+fn not_made() -> Failure {
+    Failure::new(
+        Reason::LedgerNotReady,
+        "there is no ledger yet, and another session holds the operation lock, which it takes to make one; looking again",
+    )
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -194,20 +243,20 @@ async fn preflight(Preflight { url, one_database, role, .. }: &Preflight) -> Res
     if let Some(role) = role {
         session.may_become(role).await?;
     }
-    let state = check(&session).await?;
+    let state = install::check(&session).await?;
     // Before a ledger is made where none belongs.
     let mut proved = one_database.prove(session.client()).await?;
-    // When another session has the lock, the next operation makes the ledger and closes what dead daemons left.
     let session = match LockedSession::try_lock(session).await? {
+        Attempt::Held(_) if state == install::State::ToBeCreated => return Err(not_made()),
+        // The ledger is there. The next operation, or the next look, upgrades it and closes what dead daemons left.
         Attempt::Held(session) => session,
         Attempt::Won(locked) => {
-            if state == install::State::ToBeMade {
-                install::ensure(&locked).await?;
-            }
+            install::ensure(&locked).await?;
             claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
             locked.release().await?
         }
     };
+    session.client().batch_execute(SIDE_SETTINGS).await.map_err(Error::from)?;
     proved = proved || one_database.prove(session.client()).await?;
     Ok((session, proved))
 }
@@ -228,18 +277,4 @@ async fn close(url: &DatabaseUrl, left: control::Left) -> Result<(), Failure> {
         locked.release().await?;
     }
     Ok(())
-}
-
-/// What can change while a session lives.
-async fn check(session: &Session) -> Result<install::State, Failure> {
-    let read_only = "SELECT pg_is_in_recovery() OR (SELECT reset_val::bool FROM pg_settings \
-        WHERE name = 'default_transaction_read_only')";
-    let rows = session.client().query_typed(read_only, &[]).await.map_err(Error::from)?;
-    if rows.first().is_some_and(|row| row.get(0)) {
-        return Err(Failure::new(
-            Reason::ReadOnlyServer,
-            "the server is a standby or read-only; it reports, and cannot run operations",
-        ));
-    }
-    install::check(session.client()).await
 }

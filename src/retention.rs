@@ -47,7 +47,7 @@ pub async fn prune(url: DatabaseUrl, keep: Retention, mut views: watch::Receiver
 async fn pass(url: &DatabaseUrl, keep: Retention) -> Result<(), Failure> {
     let session = Session::open(url).await?;
     scratch::sweep(session.client()).await?;
-    if install::check(session.client()).await? != install::State::Usable {
+    if install::check(&session).await? != install::State::Usable {
         return Ok(());
     }
     loop {

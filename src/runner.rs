@@ -102,7 +102,7 @@ pub enum Broken {
     Halted(Halt),
     /// It was told to end while a statement ran that may have committed a part of its work before.
     HaltedInDoubt(Halt),
-    /// The server refused BEGIN or the first guard: nothing of the script ran.
+    /// The server refused BEGIN, or a guard found the ledger or Diesel's table changed by others: nothing of the script stays.
     Guard(SqlError),
     /// The session is gone.
     Lost(Error),

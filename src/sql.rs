@@ -12,7 +12,7 @@ mod settings;
 mod split;
 mod units;
 
-pub use ident::ident;
+pub use ident::{ident, literal};
 pub use kind::Kind;
 pub use outside::Outside;
 pub use reach::{Reach, drops_roles, is_dynamic, reaches};

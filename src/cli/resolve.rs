@@ -14,10 +14,12 @@ use crate::grpc::pb;
 /// Settle what only a person can know about a migration. Runs no SQL of any migration; what was said is kept.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("outcome").required(true)
-    .args(["applied", "not_applied", "retry", "start_over", "accept"]))]
+    .args(["applied", "not_applied", "retry", "start_over", "accept", "restore_diesel_table", "nothing_applied"]))]
 pub(super) struct Resolve {
-    /// The migration.
-    version: String,
+    /// The migration; not for what concerns Diesel's table.
+    #[arg(required_unless_present_any = ["restore_diesel_table", "nothing_applied"],
+        conflicts_with_all = ["restore_diesel_table", "nothing_applied"])]
+    version: Option<String>,
     /// The statement in doubt took effect: the script goes on after it. Or the script is through, as Diesel's table says.
     #[arg(long)]
     applied: bool,
@@ -33,6 +35,12 @@ pub(super) struct Resolve {
     /// The up was changed after it was applied, and what this release carries counts as what ran.
     #[arg(long)]
     accept: bool,
+    /// Diesel's table is gone or empty by mistake: list in it again what the ledger lists as applied.
+    #[arg(long)]
+    restore_diesel_table: bool,
+    /// Diesel's table is gone or empty because nothing is applied any more: the ledger forgets what it listed.
+    #[arg(long)]
+    nothing_applied: bool,
     /// Why, for those who look later.
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -47,10 +55,12 @@ impl Resolve {
             () if self.not_applied => pb::ResolveOutcome::NotApplied,
             () if self.retry => pb::ResolveOutcome::Retry,
             () if self.start_over => pb::ResolveOutcome::StartOver,
+            () if self.restore_diesel_table => pb::ResolveOutcome::RestoreDieselTable,
+            () if self.nothing_applied => pb::ResolveOutcome::NothingApplied,
             () => pb::ResolveOutcome::Accept,
         };
         let request = pb::ResolveRequest {
-            version: self.version.clone(),
+            version: self.version.clone().unwrap_or_default(),
             outcome: outcome.into(),
             reason: self.reason,
             ..Default::default()
@@ -63,7 +73,8 @@ impl Resolve {
             }
             Ok(response) => {
                 let id = response.operation.map(|operation| operation.id).unwrap_or_default();
-                say(&format!("Resolved {} (operation {id}).", output::line(&self.version)));
+                let subject = self.version.as_deref().map_or_else(|| "Diesel's table".into(), output::line);
+                say(&format!("Resolved {subject} (operation {id})."));
                 Exit::DONE
             }
         }

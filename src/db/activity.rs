@@ -174,23 +174,25 @@ fn waiting(rows: &[Row]) -> Option<Waiting> {
 /// # Errors
 /// The database's (another role's session may not be touched), or its loss.
 pub async fn cancel(client: &Client, backend: Backend) -> Result<bool, Error> {
-    signal(client, "pg_cancel_backend", backend).await
+    signal(client, "pg_cancel_backend", "true", backend).await
 }
 
-/// Ends a session, if it is still the same one. False: it is gone.
+/// Ends a session that is still the same one and is not at work. False: there is none.
 ///
 /// # Errors
 /// The database's (another role's session may not be touched), or its loss.
 pub async fn terminate(client: &Client, backend: Backend) -> Result<bool, Error> {
-    signal(client, "pg_terminate_backend", backend).await
+    signal(client, "pg_terminate_backend", "a.state LIKE 'idle%'", backend).await
 }
 
-/// Another role's session does not show when it began; then it is the same one when it holds the operation lock.
-async fn signal(client: &Client, how: &'static str, backend: Backend) -> Result<bool, Error> {
+/// Only a session of this database that is schemad's and holds its operation lock: the ledger's rows may be copies of another
+/// database's, or written by others. Another role's session does not show when it began; its lock proves that it is the same one.
+async fn signal(client: &Client, how: &'static str, only_if: &'static str, backend: Backend) -> Result<bool, Error> {
     let query = format!(
         "SELECT pg_catalog.{how}(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1 \
-         AND ((extract(epoch FROM a.backend_start) * 1000000)::bigint = $2 \
-             OR a.backend_start IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.pid = a.pid AND {})) LIMIT 1",
+         AND a.datname = pg_catalog.current_database() AND a.application_name = 'schemad' AND {only_if} \
+         AND (a.backend_start IS NULL OR (extract(epoch FROM a.backend_start) * 1000000)::bigint = $2) \
+         AND EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.pid = a.pid AND {}) LIMIT 1",
         operation_lock!()
     );
     let rows = client.query_typed(&query, &[(&backend.pid, Type::INT4), (&backend.started, Type::INT8)]).await?;

@@ -68,6 +68,7 @@ impl DatabaseUrl {
             Ok(Err(error)) => Err(match error.as_db_error() {
                 Some(db) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => self.may_not_connect(),
                 Some(db) if *db.code() == SqlState::INVALID_CATALOG_NAME => failed(self.names_no_database(db)),
+                Some(db) if *db.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => failed(self.is_closed(db)),
                 Some(db) => failed(cause::explained(SqlError::from(db).to_string(), Some(db.code()), self.tls.mode)),
                 None => failed(cause::explained(chain(&error), None, self.tls.mode)),
             }),
@@ -85,6 +86,11 @@ impl DatabaseUrl {
     /// The server's words, and that nobody here makes the database.
     fn names_no_database(&self, error: &DbError) -> String {
         format!("{}: schemad creates no database; CREATE DATABASE {}", SqlError::from(error), self.database())
+    }
+
+    /// 55000 while connecting has one cause (CheckMyDatabase in postinit.c): the database accepts no sessions.
+    fn is_closed(&self, error: &DbError) -> String {
+        format!("{}: ALTER DATABASE {} ALLOW_CONNECTIONS true", SqlError::from(error), self.database())
     }
 
     /// As SQL names it.

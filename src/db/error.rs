@@ -125,12 +125,49 @@ pub enum Error {
         /// What helps, where there is such a role.
         grant: Option<String>,
     },
+    /// Row security hides rows of a table whose every row counts.
+    #[error(
+        "row security hides rows of {table} from the role {role}, so what is applied cannot be told: ALTER TABLE {table} DISABLE ROW \
+         LEVEL SECURITY, or ALTER ROLE {role} BYPASSRLS"
+    )]
+    RowSecurity {
+        /// The table with its schema, quoted.
+        table: String,
+        /// The role, quoted.
+        role: String,
+    },
+    /// What stands in the place of Diesel's table could run code of others with the daemon's rights, or is not the operator's.
+    #[error("Diesel's table {table} is not used: {problem}")]
+    UnsafeTable {
+        /// The table with its schema, quoted.
+        table: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A part of the ledger is missing or was changed by hand.
+    #[error("{0}")]
+    Damaged(String),
     /// The server is older than schemad can use.
     #[error("the server is PostgreSQL {0}; schemad needs 13 or later")]
     ServerTooOld(String),
 }
 
 impl Error {
+    /// Diesel's table, as the server quotes it, is not what it should be.
+    pub fn unsafe_table(table: &str, problem: &str) -> Self {
+        Self::UnsafeTable { table: table.into(), problem: problem.into() }
+    }
+
+    /// Only the ledger, which others may be able to write, says that this is Diesel's table.
+    pub fn untrusted_owner(table: &str, owner: &str) -> Self {
+        let problem = format!(
+            "the ledger names it, but the search_path does not lead to it, and its owner {owner} is neither the daemon's role nor \
+             the owner of the ledger or of the database. If it is the right one: ALTER TABLE {table} OWNER TO the daemon's role; \
+             else somebody changed schemad.ledger"
+        );
+        Self::UnsafeTable { table: table.into(), problem }
+    }
+
     /// What the server said, if it was the server.
     pub fn sql(&self) -> Option<&SqlError> {
         match self {

@@ -38,6 +38,8 @@ pub struct Reader {
     closed: Arc<AtomicBool>,
     /// A transaction was begun and not ended: its future was dropped, or the connection failed.
     dirty: bool,
+    /// The settings of a reading transaction are the session's own.
+    keeps_settings: bool,
     last_used: Instant,
     driver: JoinHandle<()>,
 }
@@ -67,10 +69,31 @@ impl Reader {
         let failed = |cause: String| Error::Connect { target: url.target().into(), cause };
         let mut conn = AsyncPgConnection::try_from(client).await.map_err(|e| failed(e.to_string()))?;
         conn.batch_execute("COMMIT").await.map_err(|e| failed(e.to_string()))?;
-        Ok(Self { conn, closed, dirty: false, last_used: Instant::now(), driver })
+        Ok(Self { conn, closed, dirty: false, keeps_settings: false, last_used: Instant::now(), driver })
     }
 
-    /// Begins a transaction that sees one state and cannot write. A lock held by a migration ends a read after 500 ms.
+    /// Makes the settings of a reading transaction the session's own, so that a single statement needs no transaction. Only on a
+    /// direct connection: through a transaction pooler they would reach others.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub async fn keep_settings(&mut self) -> Result<(), Error> {
+        let settings = "SET search_path=pg_catalog,pg_temp;SET lock_timeout='500ms';SET statement_timeout='10s';\
+                        SET default_transaction_read_only=on";
+        let kept = self.conn.batch_execute(settings).await;
+        kept.map_err(|error| self.error(error))?;
+        self.keeps_settings = true;
+        Ok(())
+    }
+
+    /// Whether [`Reader::keep_settings`] was called.
+    pub fn keeps_settings(&self) -> bool {
+        self.keeps_settings
+    }
+
+    /// Begins a transaction that sees one state and cannot write. A lock held by a migration ends a read after 500 ms. Nothing that
+    /// others create can resolve in it: its search_path is `pg_catalog, pg_temp`. All is set for the transaction alone, because the
+    /// connection may go through a transaction pooler.
     ///
     /// Dropped before [`Self::end`], the connection is not used again.
     ///
@@ -78,8 +101,8 @@ impl Reader {
     /// [`Error::Lost`]: the connection does not work any more.
     pub async fn begin(&mut self) -> Result<(), Error> {
         self.dirty = true;
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL lock_timeout='500ms';\
-                     SET LOCAL statement_timeout='10s'";
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL search_path=pg_catalog,pg_temp;\
+                     SET LOCAL lock_timeout='500ms';SET LOCAL statement_timeout='10s'";
         // On a connection that works this cannot be refused; what comes back here is why the server has closed it.
         self.conn.batch_execute(begin).await.map_err(|e| Error::Lost(e.to_string()))
     }
@@ -96,8 +119,8 @@ impl Reader {
         Ok(value)
     }
 
-    /// diesel's error in schemad's terms.
-    fn error(&self, error: diesel::result::Error) -> Error {
+    /// Converts diesel's error, which has no SQLSTATE.
+    pub fn error(&self, error: diesel::result::Error) -> Error {
         match error {
             _ if self.is_closed() => Error::Lost(error.to_string()),
             diesel::result::Error::DatabaseError(diesel::result::DatabaseErrorKind::ClosedConnection, info) => {

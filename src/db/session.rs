@@ -9,13 +9,14 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, types::Type};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, SimpleQueryMessage, SimpleQueryRow, types::Type};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     DatabaseUrl, Error,
     connect::{Connected, Connection},
 };
+use crate::sql;
 
 /// Ends whatever a script left in the session, but for prepared statements. The order matters: the session's user before its role,
 /// and the settings after both. Advisory locks are the business of the step's second guard.
@@ -42,12 +43,21 @@ const NOTICE_BYTES: usize = 8 * 1024;
 /// The SQLSTATE with which the first guard announces a step; the message is the step's id.
 const STEP_BEGINS: &str = "SCH00";
 
+/// The search_path of every statement that schemad itself sends. Functions, operators, types and casts that others create cannot
+/// resolve here: nobody but a superuser creates anything in pg_catalog, and pg_temp is searched for tables and types only, last.
+/// The path that the URL, the role or the database sets is in force only around a migration's text ([`CONFIGURED_PATH`]).
+pub const OWN_PATH: &str = "SET search_path=pg_catalog,pg_temp";
+
+/// Puts the search_path into force that the URL, the role, the database or the server sets.
+pub const CONFIGURED_PATH: &str = "RESET search_path";
+
 /// The session's own settings, each said explicitly because a role, a database or the server may have set it otherwise.
 /// UTC is what Diesel's connections use. A connection that is gone is noticed by the server within 2 s (14 and later).
+/// The first is [`OWN_PATH`].
 pub fn settings(server_major: u32) -> &'static str {
     macro_rules! since_13 {
         () => {
-            "SET application_name='schemad';SET TimeZone='UTC';SET statement_timeout=0;SET lock_timeout=0;\
+            "SET search_path=pg_catalog,pg_temp;SET application_name='schemad';SET TimeZone='UTC';SET statement_timeout=0;SET lock_timeout=0;\
              SET idle_in_transaction_session_timeout=0;SET tcp_keepalives_idle=30;SET tcp_keepalives_interval=10;\
              SET tcp_keepalives_count=3"
         };
@@ -64,8 +74,8 @@ pub fn settings(server_major: u32) -> &'static str {
     }
 }
 
-fn reset(deallocate: &str, server_major: u32) -> String {
-    format!("{RESET};{deallocate};{}", settings(server_major))
+fn reset(deallocate: &str, server_major: u32, pins: &str) -> String {
+    format!("{RESET};{deallocate};{}{pins}", settings(server_major))
 }
 
 /// Does what schemad itself has to do although a cancel that was meant for a statement before comes late: a cancel names a
@@ -108,6 +118,10 @@ pub struct Session {
     notices: mpsc::Receiver<Notice>,
     left_out: LeftOut,
     server_major: u32,
+    /// Ends prepared statements, all of them or those of scripts.
+    deallocate: &'static str,
+    /// What the guards compare, as SET statements; empty until [`Session::pin`].
+    pins: String,
     reset: String,
     driver: JoinHandle<()>,
 }
@@ -147,8 +161,9 @@ impl Session {
         let (sender, notices) = mpsc::channel(NOTICE_BUFFER);
         let left_out = LeftOut::default();
         let driver = tokio::spawn(drive(connection, sender, left_out.clone()));
-        let reset = reset(DEALLOCATE, server_major);
-        let session = Self { client, tls, notices, left_out, server_major, reset, driver };
+        let (deallocate, pins) = (DEALLOCATE, String::new());
+        let reset = reset(deallocate, server_major, &pins);
+        let session = Self { client, tls, notices, left_out, server_major, deallocate, pins, reset, driver };
         session.client.batch_execute(settings(server_major)).await?;
         Ok(session)
     }
@@ -168,7 +183,8 @@ impl Session {
     /// # Errors
     /// [`Error::Role`] with the server's words, or the session's loss.
     pub async fn may_become(&self, role: &str) -> Result<(), Error> {
-        let taken = self.client.query_typed("SELECT set_config('role', $1, false)", &[(&role, Type::TEXT)]).await;
+        let taken =
+            self.client.query_typed("SELECT pg_catalog.set_config('role', $1, false)", &[(&role, Type::TEXT)]).await;
         match taken.map_err(Error::from) {
             Ok(_) => {}
             Err(Error::Sql(error)) => {
@@ -182,10 +198,43 @@ impl Session {
         Ok(self.client.batch_execute("RESET ROLE").await?)
     }
 
+    /// Returns the only row of `query`, asked while the configured search_path is in force. This is for what depends on that path:
+    /// which table an unqualified name means, and where one is created. The query has to be immune against the path: it qualifies
+    /// every function and type, and uses no operator. One message, and so one transaction: an error leaves the session's own path.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub async fn in_configured_path(&self, query: &'static str) -> Result<SimpleQueryRow, Error> {
+        let answer = self.client.simple_query(&format!("{CONFIGURED_PATH};{query};{OWN_PATH}")).await?;
+        let row = answer.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        row.ok_or_else(|| Error::Lost("the server returned no row".into()))
+    }
+
     /// From now on the statements that were prepared through the connection outlive scripts, which does not hold for those that
     /// a script ends itself.
     pub fn keep_statements(&mut self) {
-        self.reset = reset(DEALLOCATE_OF_SCRIPTS, self.server_major);
+        self.deallocate = DEALLOCATE_OF_SCRIPTS;
+        self.reset = reset(self.deallocate, self.server_major, &self.pins);
+    }
+
+    /// Says for the guards, now and again after every reset, as whom steps run and where Diesel's table is. They refuse a step whose
+    /// row in the ledger says something else: others may be able to write the ledger, and what runs as whom is the daemon's to say.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub async fn pin(&mut self, role: Option<&str>, diesel_table: &str) -> Result<(), Error> {
+        let (role, table) = (sql::literal(role.unwrap_or_default()), sql::literal(diesel_table));
+        self.pins = format!(";SET schemad.role={role};SET schemad.diesel_table={table}");
+        self.reset = reset(self.deallocate, self.server_major, &self.pins);
+        Ok(self.client.batch_execute(&self.pins).await?)
+    }
+
+    /// True once [`Session::pin`] was called.
+    pub fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
     }
 
     /// What ends whatever a script left in the session, and makes the settings again. It can run in a transaction.
@@ -299,7 +348,7 @@ mod tests {
 
     #[test]
     fn what_ends_a_scripts_traces_reads_as_designed() {
-        insta::assert_snapshot!(reset(DEALLOCATE, 17));
+        insta::assert_snapshot!(reset(DEALLOCATE, 17, ""));
     }
 
     #[test]

@@ -29,22 +29,14 @@ pub(super) async fn reading(report: &mut Report, url: &DatabaseUrl) -> Option<Sn
 }
 
 /// Whether DATABASE_URL and MIGRATION_DATABASE_URL lead to one database.
-pub(super) async fn databases(asking: &Asking<'_>, snapshot: Option<&Snapshot>) -> Result<Check, Error> {
-    let Some(snapshot) = snapshot else {
-        return Ok(Check::new("databases", Status::Fail, "the one that is read cannot be"));
-    };
-    let reading = snapshot.ledger.as_ref().map(|ledger| ledger.id.as_str());
-    let migrating = asking.only_reading(async || one_database::id(asking.0.client()).await).await?;
-    Ok(match one_database::compare(reading, migrating.as_deref()) {
+pub(super) async fn databases(asking: &Asking<'_>, url: &DatabaseUrl) -> Result<Check, Error> {
+    let reading = ledger::read::identity(&mut Reader::connect(url, "schemad doctor").await?).await?;
+    let migrating = asking.only_reading(async || one_database::identity(asking.0.client()).await).await?;
+    Ok(match one_database::compare(&reading, &migrating) {
         Err(failure) => {
             Check::fail("databases", failure).todo("point DATABASE_URL and MIGRATION_DATABASE_URL at one database")
         }
-        Ok(true) => Check::ok("databases", "both addresses lead to one database: its ledger has the same id"),
-        Ok(false) => Check::warn(
-            "databases",
-            "neither address leads to a ledger yet, so it cannot be told whether they lead to one database",
-        )
-        .todo("look again after the daemon's first start"),
+        Ok(()) => Check::ok("databases", "both addresses lead to one database"),
     })
 }
 

@@ -48,12 +48,16 @@ pub(super) async fn migrating(session: &Session, role: Option<&str>) -> Result<C
 async fn cannot_create(session: &Session, role: Option<&str>) -> Result<Option<(String, String)>, Error> {
     let client = session.client();
     if let Some(role) = role {
-        client.query_typed("SELECT set_config('role', $1, false)", &[(&role, Type::TEXT)]).await?;
+        client.query_typed("SELECT pg_catalog.set_config('role', $1, false)", &[(&role, Type::TEXT)]).await?;
     }
-    // As the role: "$user" is its name, and a schema without USAGE is passed over.
-    let asked = "SELECT quote_ident(coalesce(current_schema(), 'public')), quote_ident(current_user), \
-        current_schema() IS NOT NULL AND has_schema_privilege(current_schema(), 'CREATE')";
-    let rows = client.query_typed(asked, &[]).await;
+    let rows = async {
+        // As the role: "$user" is its name, and a schema without USAGE is passed over.
+        let found = session.in_configured_path("SELECT pg_catalog.current_schema()").await?;
+        let asked = "SELECT quote_ident(coalesce($1, 'public')), quote_ident(current_user), \
+            $1 IS NOT NULL AND has_schema_privilege($1, 'CREATE')";
+        Ok::<_, Error>(client.query_typed(asked, &[(&found.get(0), Type::TEXT)]).await?)
+    };
+    let rows = rows.await;
     client.batch_execute("RESET ROLE").await?;
     Ok(rows?.first().filter(|row| !row.get::<_, bool>(2)).map(|row| {
         let (schema, role): (String, String) = (row.get(0), row.get(1));
@@ -64,11 +68,12 @@ async fn cannot_create(session: &Session, role: Option<&str>) -> Result<Option<(
 
 /// What operations need on the database, the ledger and Diesel's table.
 pub(super) async fn rights(asking: &Asking<'_>) -> Result<Check, Error> {
-    let found: Result<install::State, Failure> =
-        asking.only_reading(async || install::check(asking.0.client()).await).await;
+    let found: Result<install::State, Failure> = asking.only_reading(async || install::check(asking.0).await).await;
     Ok(match found {
         Ok(install::State::Usable) => Check::ok("rights", "enough on the ledger and on Diesel's table"),
-        Ok(install::State::ToBeMade) => Check::ok("rights", "enough to make or upgrade the ledger"),
+        Ok(install::State::ToBeCreated | install::State::ToBeUpgraded) => {
+            Check::ok("rights", "enough to make or upgrade the ledger")
+        }
         Err(failure) => Check::fail("rights", failure),
     })
 }
@@ -105,6 +110,30 @@ pub(super) async fn visibility(asking: &Asking<'_>) -> Result<Check, Error> {
     })
 }
 
+/// Schemas of the search_path in which others may create objects. A function there can run in place of the one that a migration means.
+pub(super) async fn search_path(asking: &Asking<'_>, migrating: Option<&str>) -> Result<Check, Error> {
+    const NAME: &str = "search_path";
+    let found = asking.0.in_configured_path("SELECT pg_catalog.to_json(pg_catalog.current_schemas(false))").await?;
+    let schemas: Vec<String> = serde_json::from_str(found.get(0).unwrap_or("[]")).unwrap_or_default();
+    let creators = "SELECT quote_ident(n.nspname), CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END \
+        FROM unnest($1::text[]) WITH ORDINALITY p (name, place) JOIN pg_namespace n ON n.nspname = p.name \
+        CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a LEFT JOIN pg_roles r ON r.oid = a.grantee \
+        WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND NOT coalesce(r.rolsuper, false) \
+            AND (a.grantee = 0 OR r.rolname <> current_user AND r.rolname IS DISTINCT FROM $2) ORDER BY p.place, 2";
+    let rows = asking.all(creators, &[(&schemas, Type::TEXT_ARRAY), (&migrating, Type::TEXT)]).await?;
+    let creators: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    if creators.is_empty() {
+        return Ok(Check::ok(NAME, format!("{}: nobody else may create objects there", schemas.join(", "))));
+    }
+    let listed: Vec<String> = creators.iter().map(|(schema, role)| format!("{role} in {schema}")).collect();
+    let found = format!(
+        "others may create objects in schemas of the search_path ({}), which a migration's unqualified names can find",
+        listed.join(", ")
+    );
+    let revokes = creators.iter().map(|(schema, role)| format!("REVOKE CREATE ON SCHEMA {schema} FROM {role}"));
+    Ok(Check { todo: revokes.collect(), ..Check::warn(NAME, found) })
+}
+
 /// Settings of the role, the database or the server, as far as they reach the daemon. Its migration session sets its own.
 pub(super) async fn settings(asking: &Asking<'_>) -> Result<Check, Error> {
     let rows = asking
@@ -115,7 +144,8 @@ pub(super) async fn settings(asking: &Asking<'_>) -> Result<Check, Error> {
             &[],
         )
         .await?;
-    let ledger_first = asking.one("SELECT current_schema() = 'schemad'").await?.get::<_, Option<bool>>(0) == Some(true);
+    let first = asking.0.in_configured_path("SELECT pg_catalog.current_schema()").await?;
+    let ledger_first = first.get(0) == Some("schemad");
     let set: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let shown: Vec<String> = set.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut check = Check::ok(

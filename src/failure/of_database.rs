@@ -1,7 +1,24 @@
 //! What an error of the database means to whoever asked schemad for something.
 
 use super::{Failure, Reason};
-use crate::db::{Error, error::POOL_TOO_SMALL};
+use crate::db::{Error, SqlError, error::POOL_TOO_SMALL};
+
+/// What to do about a damaged ledger.
+pub const LEDGER_REPAIR: &str = "the ledger (schema schemad) is damaged. Restore the schema schemad from a backup; or rename it away \
+    (ALTER SCHEMA schemad RENAME TO schemad_damaged), and the daemon makes a new ledger that adopts what Diesel's table lists";
+
+/// Something of the ledger is missing or was changed that its own version has: a table, a column, a function, or (SCH01 of the
+/// first guard) the rows of the step that runs.
+fn is_damage(error: &SqlError) -> bool {
+    let texts = [Some(error.message.as_str()), error.context.as_deref()];
+    let names_the_ledger = || texts.iter().flatten().any(|text| text.contains("schemad."));
+    match error.sqlstate.as_str() {
+        // A column: those of the catalogs are always there, so it is one of the ledger's.
+        "42703" | "42701" | "SCH01" | "SCH07" => true,
+        "42P01" | "42883" | "42P07" | "42723" => names_the_ledger(),
+        _ => false,
+    }
+}
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -10,6 +27,11 @@ impl From<Error> for Failure {
             Error::PoolExhausted { .. } => Reason::PoolExhausted,
             Error::Pooler(_) => Reason::TransactionPooler,
             Error::MissingRight { .. } | Error::Role { .. } => Reason::MissingRight,
+            Error::Damaged(_) => Reason::LedgerDamaged,
+            Error::RowSecurity { .. } => Reason::RowSecurity,
+            Error::UnsafeTable { .. } => Reason::DieselTableUnsafe,
+            Error::Sql(sql) if sql.sqlstate == "SCH08" => Reason::DieselTableUnsafe,
+            Error::Sql(sql) if is_damage(sql) => Reason::LedgerDamaged,
             Error::ServerTooOld(_) => Reason::ServerTooOld,
             Error::Sql(sql) if sql.sqlstate == "42501" || sql.message.starts_with("permission denied") => {
                 Reason::MissingRight
@@ -25,6 +47,7 @@ impl From<Error> for Failure {
         // A pooler says so at the first statement, when the connection is long made.
         let is_pooler = error.sql().is_some_and(|sql| sql.message.contains("query_wait_timeout"));
         let meaning = match reason {
+            Reason::LedgerDamaged => LEDGER_REPAIR,
             Reason::ReadOnlyServer => {
                 "the server is a standby or read-only; point MIGRATION_DATABASE_URL at the primary"
             }

@@ -115,13 +115,24 @@ pub fn resolve(principal: &str, request: &pb::ResolveRequest) -> Result<Request,
         Ok(pb::ResolveOutcome::Retry) => Outcome::Retry,
         Ok(pb::ResolveOutcome::StartOver) => Outcome::StartOver,
         Ok(pb::ResolveOutcome::Accept) => Outcome::Accept,
+        Ok(pb::ResolveOutcome::RestoreDieselTable) => Outcome::RestoreTable,
+        Ok(pb::ResolveOutcome::NothingApplied) => Outcome::NothingApplied,
         Ok(pb::ResolveOutcome::Unspecified) | Err(_) => {
-            let message = "outcome is APPLIED, NOT_APPLIED, RETRY, START_OVER or ACCEPT";
+            let message =
+                "outcome is APPLIED, NOT_APPLIED, RETRY, START_OVER, ACCEPT, RESTORE_DIESEL_TABLE or NOTHING_APPLIED";
             return Err(Failure::invalid(Reason::InvalidOutcome, "outcome", message));
         }
     };
     let reason = reason(&request.reason)?;
-    let action = Action::Resolve(Resolve { version: version("version", &request.version)?, outcome, reason });
+    let version = match outcome {
+        Outcome::RestoreTable | Outcome::NothingApplied if request.version.is_empty() => None,
+        Outcome::RestoreTable | Outcome::NothingApplied => {
+            let message = "this outcome is of Diesel's table, and of no migration: leave the version empty";
+            return Err(Failure::invalid(Reason::InvalidVersion, "version", message));
+        }
+        _ => Some(version("version", &request.version)?),
+    };
+    let action = Action::Resolve(Resolve { version, outcome, reason });
     operation(principal, action, &request.request_id, request.queue_timeout, None, None)
 }
 

@@ -19,7 +19,7 @@ const QUEUE_SLACK: Duration = Duration::from_secs(60);
 macro_rules! pending_alive {
     () => {
         "(o.queue_until > clock_timestamp() AND EXISTS (SELECT FROM pg_stat_activity a \
-          WHERE a.pid = o.backend_pid AND (a.backend_start IS NULL OR a.backend_start = o.backend_start)))"
+          WHERE a.pid = o.backend_pid AND a.datname = current_database() AND (a.backend_start IS NULL OR a.backend_start = o.backend_start)))"
     };
 }
 
@@ -202,6 +202,28 @@ pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Er
     let close = close!("o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ", pending_alive!(), ")");
     say_closed(&locked.client().query_typed(close, &[(&own, Type::UUID)]).await?);
     Ok(())
+}
+
+/// Closes the operations that were open in the database which this one is a copy of, and returns how many those are. Their
+/// committed steps stay and say what the copy found.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn close_copied(client: &Client) -> Result<usize, Error> {
+    let close = "UPDATE schemad.operations o SET finished_at = clock_timestamp(), state = 'interrupted', \
+        result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', false, 'steps_done', d.done, \
+            'steps_total', o.steps_total, 'warnings', '[]'::jsonb, 'current', NULL), \
+            'failure', jsonb_build_object('reason', 'INTERRUPTED', 'message', format('the operation ran in the database that this one \
+is a copy of; %s of %s steps were done when it was copied, and the rest was not run here. Ask again', d.done, o.steps_total), \
+            'metadata', jsonb_build_object('operation', o.id::text))) \
+        FROM (SELECT p.id, (SELECT count(*) FROM schemad.steps s WHERE s.operation = p.id AND s.state = 'applied') AS done \
+            FROM schemad.operations p WHERE p.state IN ('pending', 'running') \
+            AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.backend_pid AND a.datname = current_database() \
+                AND a.backend_start = p.backend_start)) d \
+        WHERE o.id = d.id AND o.state IN ('pending', 'running') RETURNING o.id::text, o.state";
+    let rows = client.query_typed(close, &[]).await?;
+    say_closed(&rows);
+    Ok(rows.len())
 }
 
 /// Closes the queued operations of dead daemons. Needs no lock: without their session they can never win it.

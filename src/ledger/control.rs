@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{
+    Client,
+    types::{ToSql, Type},
+};
 use uuid::Uuid;
 
 use super::{OperationRow, State, claims::pending_alive, history::operation_columns};
@@ -17,6 +20,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// After so long without a word its session is ended, so that another daemon can go on.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// A running operation's session stands still for no longer: between two steps it waits for its next try at a lock, for 3 s at most.
+const STANDS_STILL: Duration = Duration::from_secs(10);
 
 /// True, and the statement's commit waits for no standby. What daemons tell each other is worth nothing after a failover, and must
 /// not be late because of replication.
@@ -78,34 +84,42 @@ pub struct Silent {
     pub daemon: String,
     /// Its session.
     pub backend: Backend,
+    /// False: this role does not see what the session does.
+    pub is_visible: bool,
 }
 
-/// The sessions of running operations whose daemons have not said for so long that they live; and those of daemons that hold the
-/// lock and run nothing, but have stood still for so long in between. The server's clock decides. Not one that waits for a standby:
-/// ended, it would leave behind what a failover can lose.
+/// The session of this database that holds the operation lock, if its daemon seems to be dead: it has not said for so long that it
+/// lives, and its session stands still. A session that is at work is none of them, however long its daemon has been silent: it may
+/// have found no connection to say so, and the server itself ends the session of a client that is gone (PostgreSQL 14 and later).
+/// Neither is one that waits for a standby: ended, it would leave behind what a failover can lose. The server's clock decides.
+///
+/// Whose state this role does not see is among them with `is_visible` false; nobody may be ended unseen.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, Error> {
     let query = concat!(
-        "SELECT o.id, o.daemon, o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) \
-            FROM schemad.operations o WHERE o.state = 'running' \
-            AND o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
-            AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid \
-                AND a.wait_event IS DISTINCT FROM 'SyncRep') \
-        UNION SELECT p.id, coalesce(p.daemon, ''), a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint \
-            FROM pg_catalog.pg_locks k JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid \
-            LEFT JOIN schemad.operations p ON p.state = 'pending' AND p.backend_pid = a.pid \
-            WHERE a.application_name = 'schemad' AND a.state LIKE 'idle%' \
-            AND a.state_change < clock_timestamp() - make_interval(secs => $1) \
-            AND NOT EXISTS (SELECT FROM schemad.operations r WHERE r.state = 'running' AND r.backend_pid = a.pid) AND ",
+        "SELECT o.id, coalesce(o.daemon, ''), a.pid, coalesce((extract(epoch FROM a.backend_start) * 1000000)::bigint, 0), \
+            a.state IS NOT NULL \
+            FROM pg_catalog.pg_locks k JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid AND a.datname = current_database() \
+            LEFT JOIN schemad.operations o ON o.state IN ('pending', 'running') AND o.backend_pid = a.pid \
+                AND (a.backend_start IS NULL OR a.backend_start = o.backend_start) \
+            WHERE a.application_name = 'schemad' AND a.wait_event IS DISTINCT FROM 'SyncRep' \
+            AND CASE WHEN a.state IS NULL THEN o.state = 'running' AND o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
+                WHEN a.state NOT LIKE 'idle%' THEN false \
+                WHEN o.state = 'running' THEN o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
+                    AND a.state_change < clock_timestamp() - make_interval(secs => $2) \
+                ELSE a.state_change < clock_timestamp() - make_interval(secs => $1) END AND ",
         operation_lock!()
     );
-    let rows = client.query_typed(query, &[(&so_long.as_secs_f64(), Type::FLOAT8)]).await?;
+    let times: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&so_long.as_secs_f64(), Type::FLOAT8), (&STANDS_STILL.as_secs_f64(), Type::FLOAT8)];
+    let rows = client.query_typed(query, &times).await?;
     let silent = |row: &tokio_postgres::Row| Silent {
         operation: row.get(0),
         daemon: row.get(1),
         backend: Backend { pid: row.get(2), started: row.get(3) },
+        is_visible: row.get(4),
     };
     Ok(rows.iter().map(silent).collect())
 }
@@ -130,7 +144,7 @@ pub async fn left(client: &Client) -> Result<Left, Error> {
         "), EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'running' \
             AND (coalesce(o.heartbeat_at, o.started_at) < clock_timestamp() - 2 * make_interval(secs => $1) \
                 OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid \
-                    AND (a.backend_start IS NULL OR a.backend_start = o.backend_start))) \
+                    AND a.datname = current_database() AND (a.backend_start IS NULL OR a.backend_start = o.backend_start))) \
             AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE ",
         operation_lock!(),
         "))"

@@ -1,110 +1,134 @@
 //! The ledger's own migrations. It has two numbers: its version, and the oldest version a daemon must know to use it. Every
 //! change is additive, so the previous release goes on working beside the next one.
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{
+    Client, Row,
+    types::{ToSql, Type},
+};
 
+use super::claims;
 use crate::{
-    db::{self, lock::LockedSession},
-    failure::{Failure, Reason},
+    db::{
+        self,
+        lock::{LockedSession, operation_lock},
+        session::Session,
+    },
+    failure::{Failure, LEDGER_REPAIR, Reason},
+    sql,
 };
 
 /// What this daemon makes of a ledger: its version, the oldest compatible one, and the SQL that leads there from the one
 /// before.
-const MIGRATIONS: [(i32, i32, &str); 4] = [
+const MIGRATIONS: [(i32, i32, &str); 5] = [
     (1, 1, include_str!("0001.sql")),
     (2, 1, include_str!("0002.sql")),
     (3, 1, include_str!("0003.sql")),
     (4, 1, include_str!("0004.sql")),
+    (5, 1, include_str!("0005.sql")),
 ];
 
 /// The ledger version of this daemon.
 pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
+
+/// The ledger's tables and functions, each with the version that brought it. One that is missing from a ledger of that version, or
+/// there in one of an earlier version, was changed by hand.
+const TABLES: [(i32, &str); 10] = [
+    (1, "ledger"),
+    (1, "scripts"),
+    (1, "operations"),
+    (1, "steps"),
+    (1, "statements"),
+    (1, "migrations"),
+    (1, "events"),
+    (2, "refusals"),
+    (2, "watchers"),
+    (4, "rehearsals"),
+];
+const FUNCTIONS: [(i32, &str); 8] = [
+    (1, "begin_step_v1"),
+    (1, "finish_step_v1"),
+    (1, "note_statement_v1"),
+    (3, "finish_step_v2"),
+    (5, "diesel_table_problem_v1"),
+    (5, "begin_step_v2"),
+    (5, "finish_step_v3"),
+    (5, "note_statement_v2"),
+];
 
 /// What `check` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// This daemon can use it.
     Usable,
-    /// It has to be created or upgraded, under the lock.
-    ToBeMade,
+    /// There is none, and this daemon may create one, under the lock.
+    ToBeCreated,
+    /// It is of an older version, which this daemon upgrades, under the lock.
+    ToBeUpgraded,
+}
+
+/// What one look at a ledger in use says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether this daemon can use it.
+    pub state: State,
+    /// Operations are pending or running, or a session of schemad's holds the operation lock.
+    pub is_busy: bool,
 }
 
 /// Looks whether there is a ledger and whether this daemon can use it.
 ///
 /// # Errors
-/// MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, or the database's.
-pub async fn check(client: &Client) -> Result<State, Failure> {
-    let place = Place::find(client).await?;
+/// READ_ONLY_SERVER, MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, LEDGER_DAMAGED, DIESEL_TABLE_UNSAFE, ROW_SECURITY, or the
+/// database's.
+pub async fn check(session: &Session) -> Result<State, Failure> {
+    let place = Place::of(&one(session.client(), PLACE).await?);
+    place.server_may_be_used()?;
     if !place.has_ledger {
-        place.may_be_created()?;
-        return Ok(State::ToBeMade);
+        Absent::find(session, &place).await?.may_be_created(&place)?;
+        return Ok(State::ToBeCreated);
     }
-    Ok(if version(client, &place).await? < VERSION { State::ToBeMade } else { State::Usable })
+    may_be_read(session, &place).await?;
+    let contents = Contents::of(&one(session.client(), CONTENTS).await?);
+    judge(session, &place, &contents).await
 }
 
-/// Creates or upgrades the ledger, and the Diesel table with Diesel's own DDL. Does nothing where both are there.
+/// The same for a ledger that was usable a moment ago, in one statement. Where the ledger is gone, or has become unreadable, this
+/// is the server's own error; `check` finds its words.
 ///
 /// # Errors
-/// MISSING_RIGHT with the GRANTs that help, LEDGER_FOREIGN, LEDGER_TOO_NEW, or the database's. Nothing is changed then.
-pub async fn ensure(session: &LockedSession) -> Result<(), Failure> {
-    let client = session.client();
-    let place = Place::find(client).await?;
-    let installed = if place.has_ledger { version(client, &place).await? } else { 0 };
-    if installed == 0 {
-        place.may_be_created()?;
-        let mut sql = String::from("BEGIN;");
-        if !place.has_schema {
-            sql += "CREATE SCHEMA schemad;COMMENT ON SCHEMA schemad IS 'schemad''s ledger: which migrations ran, when and by whom';";
-        }
-        if place.diesel.is_none() {
-            sql += &diesel_table("__diesel_schema_migrations");
-        }
-        sql += &format!(
-            "{};INSERT INTO schemad.ledger (version, compatible_with, diesel_schema, diesel_table) \
-             SELECT {}, {}, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.oid = to_regclass('__diesel_schema_migrations');COMMIT",
-            MIGRATIONS[0].2, MIGRATIONS[0].0, MIGRATIONS[0].1
-        );
-        execute(client, &sql).await?;
-        tracing::info!(event = "ledger.created", database = %place.database, version = MIGRATIONS[0].0, "created the ledger");
-    }
-    for (version, compatible_with, sql) in MIGRATIONS.iter().filter(|(v, ..)| *v > installed.max(MIGRATIONS[0].0)) {
-        let update = format!("UPDATE schemad.ledger SET version = {version}, compatible_with = {compatible_with}");
-        // Behind a long reader (a dump of the whole database) it tries again later, rather than keep others waiting behind it.
-        execute(client, &format!("BEGIN;SET LOCAL lock_timeout='3s';{sql};{update};COMMIT")).await?;
-        tracing::info!(event = "ledger.upgraded", database = %place.database, version, "upgraded the ledger");
-    }
-    restore_diesel_table(client).await
+/// As `check`.
+pub async fn standing(session: &Session) -> Result<Standing, Failure> {
+    let row = one(session.client(), &format!("SELECT * FROM ({PLACE}) place CROSS JOIN ({CONTENTS}) contents")).await?;
+    let (place, contents) = (Place::of(&row), Contents::of(&row));
+    place.server_may_be_used()?;
+    may_be_read(session, &place).await?;
+    let state = judge(session, &place, &contents).await?;
+    Ok(Standing { state, is_busy: contents.is_busy })
 }
 
-/// The Diesel table may have been dropped since (a reset of the schema it was in): then nothing is applied any more, and
-/// the next step needs it again, where the ledger says it is.
-async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
-    let query = "SELECT pg_catalog.format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l \
-        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-            WHERE n.nspname = l.diesel_schema AND c.relname = l.diesel_table)";
-    if let Some(row) = one(client, query).await? {
-        execute(client, &diesel_table(row.get(0))).await?;
+/// The ledger's tables can be read, and their rows seen. All missing rights are named at once: while the ledger cannot say where
+/// Diesel's table is, those on the one that the search_path finds.
+async fn may_be_read(session: &Session, place: &Place) -> Result<(), Failure> {
+    if !place.may_use_schema || place.lacks_tables {
+        let mut lacks = place.lacks();
+        let absent = Absent::find(session, place).await?;
+        lacks.extend(absent.diesel.as_ref().and_then(|_| absent.lacks_diesel()));
+        return place.has(&lacks);
     }
-    Ok(())
+    match &place.hidden_table {
+        Some(table) => Err(hidden(&format!("schemad.{table}"), &place.role)),
+        None => Ok(()),
+    }
 }
 
-/// Diesel's own DDL (diesel 2.3, `migrations/mod.rs`). `name` is a constant or was quoted by the server.
-fn diesel_table(name: &str) -> String {
-    format!(
-        "CREATE TABLE IF NOT EXISTS {name} (version VARCHAR(50) PRIMARY KEY NOT NULL, \
-         run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);"
-    )
-}
-
-async fn version(client: &Client, place: &Place) -> Result<i32, Failure> {
-    place.may_be_used()?;
-    let row = one(client, LEDGER).await?;
-    let (version, compatible_with) = row.as_ref().map_or((0, 0), |row| (row.get(0), row.get::<_, i32>(1)));
-    if let Some(schema) = row.and_then(|row| row.get::<_, Option<String>>(2)) {
-        place.has(&[format!("USAGE ON SCHEMA {schema}")])?;
-    }
-    if compatible_with > VERSION {
+async fn judge(session: &Session, place: &Place, contents: &Contents) -> Result<State, Failure> {
+    let Some(version) = contents.version else {
+        return Err(damaged("the only row of schemad.ledger is missing"));
+    };
+    place.is_whole(version)?;
+    place.may_be_used(contents)?;
+    if contents.compatible_with > VERSION {
+        let compatible_with = contents.compatible_with;
         return Err(Failure::new(
             Reason::LedgerTooNew,
             format!(
@@ -115,137 +139,261 @@ async fn version(client: &Client, place: &Place) -> Result<i32, Failure> {
         .with("ledger_version", version)
         .with("compatible_with", compatible_with));
     }
-    Ok(version)
+    contents.diesel_may_be_used(session).await?;
+    Ok(if version < VERSION { State::ToBeUpgraded } else { State::Usable })
 }
 
-/// The ledger knows where Diesel's table is; the search_path passes over a schema that the role may not use.
-const LEDGER: &str = "SELECT l.version, l.compatible_with, \
-    (SELECT quote_ident(n.nspname) FROM pg_namespace n \
-        WHERE n.nspname = l.diesel_schema AND NOT has_schema_privilege(n.oid, 'USAGE')) FROM schemad.ledger l";
+/// Creates or upgrades the ledger, and the Diesel table with Diesel's own DDL. Does nothing where both are there.
+///
+/// # Errors
+/// As `check`, or the database's. Nothing is changed then.
+pub async fn ensure(session: &LockedSession) -> Result<(), Failure> {
+    let client = session.client();
+    let place = Place::of(&one(client, PLACE).await?);
+    place.server_may_be_used()?;
+    let installed = match place.has_ledger {
+        true => {
+            may_be_read(session, &place).await?;
+            let contents = Contents::of(&one(client, CONTENTS).await?);
+            judge(session, &place, &contents).await?;
+            contents.version.unwrap_or_default()
+        }
+        false => 0,
+    };
+    if installed == 0 {
+        create(session, &place).await?;
+    }
+    for (version, compatible_with, sql) in MIGRATIONS.iter().filter(|(v, ..)| *v > installed.max(MIGRATIONS[0].0)) {
+        let update = format!("UPDATE schemad.ledger SET version = {version}, compatible_with = {compatible_with}");
+        // Behind a long reader (a dump of the whole database) it tries again later, rather than keep others waiting behind it.
+        execute(client, &format!("BEGIN;SET LOCAL lock_timeout='3s';{sql};{update};COMMIT")).await?;
+        tracing::info!(event = "ledger.upgraded", database = %place.database, version, "upgraded the ledger");
+    }
+    recognise_copy(client).await?;
+    restore_diesel_table(client).await
+}
 
-/// What is there already, and what this role may do about the rest.
+/// A ledger that says it is of another database came here with a dump or a clone. What it lists as running ran there: it is closed,
+/// and nobody acts on it.
+async fn recognise_copy(client: &Client) -> Result<(), Failure> {
+    let query = "WITH now AS (SELECT c.system_identifier, d.oid FROM pg_control_system() c, pg_database d \
+            WHERE d.datname = current_database()), \
+        before AS (SELECT l.system_identifier::text || '/' || l.database_oid::text AS database FROM schemad.ledger l), \
+        changed AS (UPDATE schemad.ledger l SET system_identifier = now.system_identifier, database_oid = now.oid FROM now \
+            WHERE (l.system_identifier, l.database_oid) IS DISTINCT FROM (now.system_identifier, now.oid) RETURNING true) \
+        SELECT before.database FROM before, changed";
+    let rows = client.query_typed(query, &[]).await.map_err(db::Error::from)?;
+    let Some(other) = rows.first().and_then(|row| row.get::<_, Option<String>>(0)) else { return Ok(()) };
+    let closed = claims::close_copied(client).await?;
+    tracing::warn!(
+        event = "ledger.copied",
+        other,
+        closed,
+        "this database is a copy: its ledger was made in another one. Operations that ran there are closed here"
+    );
+    Ok(())
+}
+
+async fn create(session: &LockedSession, place: &Place) -> Result<(), Failure> {
+    let absent = Absent::find(session, place).await?;
+    absent.may_be_created(place)?;
+    let mut message = String::from("BEGIN;");
+    if !place.has_schema {
+        message += "CREATE SCHEMA schemad;COMMENT ON SCHEMA schemad IS 'schemad''s ledger: which migrations ran, when and by whom';";
+    }
+    // Both names were quoted by the server. Without a schema the server says why a table cannot be created.
+    let schema = absent.current_schema.as_deref().map(|schema| format!("{schema}.")).unwrap_or_default();
+    let table = absent.diesel.clone().unwrap_or_else(|| format!("{schema}__diesel_schema_migrations"));
+    if absent.diesel.is_none() {
+        message += &diesel_table(&table);
+    }
+    let (version, compatible_with, sql) = MIGRATIONS[0];
+    message += &format!(
+        "{sql};INSERT INTO schemad.ledger (version, compatible_with, diesel_schema, diesel_table) \
+         SELECT {version}, {compatible_with}, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.oid = {}::regclass;COMMIT",
+        sql::literal(&table)
+    );
+    execute(session.client(), &message).await?;
+    tracing::info!(event = "ledger.created", database = %place.database, version, "created the ledger");
+    Ok(())
+}
+
+/// Creates Diesel's table where the ledger says it is, when it is gone and the ledger lists nothing as applied. Else it is gone by
+/// mistake, and the planner refuses.
+async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
+    let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l \
+        WHERE NOT EXISTS (SELECT FROM schemad.migrations) \
+            AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                WHERE n.nspname = l.diesel_schema AND c.relname = l.diesel_table)";
+    let rows = client.query_typed(query, &[]).await.map_err(db::Error::from)?;
+    if let Some(row) = rows.first() {
+        execute(client, &diesel_table(row.get(0))).await?;
+    }
+    Ok(())
+}
+
+/// Diesel's own DDL (diesel 2.3, `migrations/mod.rs`). `name` was quoted by the server.
+pub(super) fn diesel_table(name: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {name} (version VARCHAR(50) PRIMARY KEY NOT NULL, \
+         run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);"
+    )
+}
+
+/// The server, the role, and what there is of the ledger: one row, whether there is a ledger or not. Everything is looked up by its
+/// name, so that a database of any size costs the same. A name is looked up in pg_class rather than by to_regclass, because that
+/// does not see what lies in a schema that the role may not use.
+const PLACE: &str = "SELECT quote_ident(current_user) AS role, quote_ident(b.datname) AS database, \
+    pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS is_read_only, \
+    b.datallowconn AS accepts_sessions, s.oid IS NOT NULL AS has_schema, \
+    s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'USAGE') AS may_use_schema, \
+    s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE') AS may_create_in_schema, \
+    has_database_privilege(b.oid, 'CREATE') AS may_create_schema, \
+    t.found AS tables, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS functions, f.lacking AS lacks_functions \
+    FROM pg_database b LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
+    CROSS JOIN LATERAL (SELECT coalesce(array_agg(c.relname::text), '{}') AS found, \
+        coalesce(bool_or(NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+            AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))), false) AS lacking, \
+        min(c.relname::text) FILTER (WHERE row_security_active(c.oid)) AS hidden \
+        FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
+            'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) t \
+    CROSS JOIN LATERAL (SELECT coalesce(array_agg(p.proname::text), '{}') AS found, \
+        coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking \
+        FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', \
+            'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2')) f \
+    WHERE b.datname = current_database()";
+
+/// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the daemon's own role, the owner of the
+/// ledger or of the database.
+macro_rules! trusted_owner {
+    () => {
+        "(o.rolsuper OR o.rolname = current_user \
+          OR o.oid = (SELECT g.relowner FROM pg_class g JOIN pg_namespace s ON s.oid = g.relnamespace \
+              WHERE s.nspname = 'schemad' AND g.relname = 'ledger') \
+          OR o.oid = (SELECT b.datdba FROM pg_database b WHERE b.datname = current_database()))"
+    };
+}
+pub(super) use trusted_owner;
+
+/// What the ledger says of itself, and Diesel's table where the ledger says it is: one row, also where the ledger's own is missing.
+const CONTENTS: &str = concat!(
+    "SELECT l.version, l.compatible_with, quote_ident(n.nspname) AS diesel_schema, has_schema_privilege(n.oid, 'USAGE') AS may_use_diesel_schema, \
+     quote_ident(n.nspname) || '.' || quote_ident(d.relname) AS diesel, d.oid AS diesel_oid, \
+     coalesce(has_table_privilege(d.oid, 'SELECT') AND has_table_privilege(d.oid, 'INSERT') \
+        AND has_table_privilege(d.oid, 'DELETE'), false) AS may_use_diesel, d.relkind = 'r' AS is_table, \
+     row_security_active(d.oid) AS diesel_is_hidden, quote_ident(o.rolname) AS diesel_owner, ",
+    trusted_owner!(),
+    " AS owner_is_trusted, \
+     EXISTS (SELECT FROM schemad.operations p WHERE p.state IN ('pending', 'running')) \
+        OR EXISTS (SELECT FROM pg_locks k WHERE ",
+    operation_lock!(),
+    ") AS is_busy \
+     FROM (SELECT 1) one LEFT JOIN schemad.ledger l ON true LEFT JOIN pg_namespace n ON n.nspname = l.diesel_schema \
+     LEFT JOIN pg_class d ON d.relnamespace = n.oid AND d.relname = l.diesel_table LEFT JOIN pg_roles o ON o.oid = d.relowner"
+);
+
+/// What only the configured search_path can tell: which table is Diesel's, where it would be created, and the path itself.
+const LOOK_UP: &str = "SELECT pg_catalog.to_regclass('__diesel_schema_migrations')::pg_catalog.oid, \
+    pg_catalog.current_schema(), pg_catalog.current_setting('search_path')";
+
+/// The server, the role, and what there is of the ledger.
 struct Place {
     role: String,
     database: String,
+    is_read_only: bool,
+    accepts_sessions: bool,
     has_schema: bool,
     may_use_schema: bool,
-    has_ledger: bool,
-    /// Something in the schema that is not schemad's.
-    foreign: Option<String>,
-    may_create_schema: bool,
     may_create_in_schema: bool,
-    /// The Diesel table with its schema, quoted.
-    diesel: Option<String>,
-    may_use_diesel: bool,
+    may_create_schema: bool,
+    has_ledger: bool,
+    tables: Vec<String>,
+    functions: Vec<String>,
     /// Whether the role lacks a right on one of the ledger's tables, and on one of its functions.
     lacks_tables: bool,
     lacks_functions: bool,
-    /// Where the Diesel table would be created, quoted.
-    current_schema: Option<String>,
-    may_create_diesel: bool,
-    /// What the role lacks on a schema of the search_path that it may not use.
-    hidden: Option<String>,
+    /// A table whose rows row security hides.
+    hidden_table: Option<String>,
 }
 
-/// pg_class rather than to_regclass for the ledger: it sees what lies in a schema that the role may not use.
-const PLACE: &str = "SELECT quote_ident(current_user), quote_ident(current_database()), s.oid IS NOT NULL, \
-    s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'USAGE'), \
-    EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname = 'ledger'), \
-    (SELECT min(relname::text) FROM pg_class c WHERE c.relnamespace = s.oid), \
-    has_database_privilege(current_database(), 'CREATE'), s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE'), \
-    quote_ident(m.nspname) || '.' || quote_ident(d.relname), coalesce(has_table_privilege(d.oid, 'SELECT') AND has_table_privilege(d.oid, 'INSERT') \
-        AND has_table_privilege(d.oid, 'DELETE'), false), \
-    quote_ident(current_schema()), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), \
-    EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = s.oid AND t.relkind = 'r' \
-        AND NOT (has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT') \
-            AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE'))), \
-    EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = s.oid AND NOT has_function_privilege(p.oid, 'EXECUTE')), \
-    (SELECT 'USAGE' || CASE WHEN EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = h.oid \
-            AND t.relname = '__diesel_schema_migrations') THEN '' ELSE ', CREATE' END || ' ON SCHEMA ' || quote_ident(h.nspname) \
-        FROM unnest(string_to_array(current_setting('search_path'), ',')) WITH ORDINALITY p (name, n) \
-        JOIN pg_namespace h ON h.nspname = CASE btrim(p.name, ' \"') WHEN '$user' THEN current_user ELSE btrim(p.name, ' \"') END \
-        WHERE NOT has_schema_privilege(h.oid, 'USAGE') ORDER BY p.n LIMIT 1) \
-    FROM (SELECT 1) one LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
-    LEFT JOIN (pg_class d JOIN pg_namespace m ON m.oid = d.relnamespace) ON d.oid = to_regclass('__diesel_schema_migrations')";
-
 impl Place {
-    async fn find(client: &Client) -> Result<Self, Failure> {
-        let row =
-            one(client, PLACE).await?.ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))?;
-        Ok(Self {
-            role: row.get(0),
-            database: row.get(1),
-            has_schema: row.get(2),
-            may_use_schema: row.get(3),
-            has_ledger: row.get(4),
-            foreign: row.get(5),
-            may_create_schema: row.get(6),
-            may_create_in_schema: row.get(7),
-            diesel: row.get(8),
-            may_use_diesel: row.get(9),
-            current_schema: row.get(10),
-            may_create_diesel: row.get(11),
-            lacks_tables: row.get(12),
-            lacks_functions: row.get(13),
-            hidden: row.get(14),
-        })
+    fn of(row: &Row) -> Self {
+        let tables: Vec<String> = row.get("tables");
+        Self {
+            role: row.get("role"),
+            database: row.get("database"),
+            is_read_only: row.get("is_read_only"),
+            accepts_sessions: row.get("accepts_sessions"),
+            has_schema: row.get("has_schema"),
+            may_use_schema: row.get("may_use_schema"),
+            may_create_in_schema: row.get("may_create_in_schema"),
+            may_create_schema: row.get("may_create_schema"),
+            has_ledger: tables.iter().any(|table| table == "ledger"),
+            tables,
+            functions: row.get("functions"),
+            lacks_tables: row.get("lacks_tables"),
+            lacks_functions: row.get("lacks_functions"),
+            hidden_table: row.get("hidden_table"),
+        }
     }
 
-    fn may_be_created(&self) -> Result<(), Failure> {
-        if let Some(foreign) = &self.foreign {
+    fn server_may_be_used(&self) -> Result<(), Failure> {
+        if self.is_read_only {
             return Err(Failure::new(
-                Reason::LedgerForeign,
+                Reason::ReadOnlyServer,
+                "the server is a standby or read-only; it reports, and cannot run operations",
+            ));
+        }
+        if !self.accepts_sessions {
+            return Err(Failure::new(
+                Reason::DatabaseUnavailable,
                 format!(
-                    "the schema schemad exists and holds {foreign:?}, but no ledger of schemad's: it belongs to something \
-                     else, and schemad needs that name. Give the other another (ALTER SCHEMA schemad RENAME TO ...), or drop it"
+                    "the database {0} accepts no new sessions, so no operation can begin: ALTER DATABASE {0} ALLOW_CONNECTIONS true",
+                    self.database
                 ),
             ));
         }
-        if let (None, None, None) = (&self.diesel, &self.current_schema, &self.hidden) {
-            return Err(Failure::new(
-                Reason::MissingRight,
-                "no schema of the search_path exists, so there is no place for Diesel's table; create the schema or name \
-                 another in the URL (options=-csearch_path%3D...)",
-            ));
+        Ok(())
+    }
+
+    /// Everything is there that a ledger of this version has, and nothing of a later one that this daemon knows.
+    fn is_whole(&self, version: i32) -> Result<(), Failure> {
+        let kinds = [("table", &TABLES[..], &self.tables), ("function", &FUNCTIONS[..], &self.functions)];
+        for (kind, known, found) in kinds {
+            for (since, name) in known {
+                let is_there = found.iter().any(|found| found == name);
+                if *since <= version && !is_there {
+                    return Err(damaged(&format!("the {kind} schemad.{name} is missing")));
+                }
+                if *since > version && is_there {
+                    let problem =
+                        format!("it says version {version}, and the {kind} schemad.{name} of version {since} is there");
+                    return Err(damaged(&problem));
+                }
+            }
         }
-        let mut lacks = Vec::new();
-        if !self.has_schema && !self.may_create_schema {
-            lacks.push(format!("CREATE ON DATABASE {}", self.database));
-        }
-        if self.has_schema && !(self.may_use_schema && self.may_create_in_schema) {
-            lacks.push("USAGE, CREATE ON SCHEMA schemad".into());
-        }
-        lacks.extend(self.lacks_diesel());
-        let alternative = format!("CREATE SCHEMA schemad AUTHORIZATION {}", self.role);
-        self.has(&lacks).map_err(|failure| match self.has_schema || self.may_create_schema {
-            true => failure,
-            false => failure.with("alternative", alternative),
-        })
+        Ok(())
     }
 
     /// What the guards and the operations' own SQL need on a ledger that another role made.
-    fn may_be_used(&self) -> Result<(), Failure> {
+    fn lacks(&self) -> Vec<String> {
         let needs = [
             (!self.may_use_schema, "USAGE ON SCHEMA schemad"),
             (self.lacks_tables, "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad"),
             (self.lacks_functions, "EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad"),
         ];
-        let mut lacks: Vec<String> =
-            needs.iter().filter(|(lacks, _)| *lacks).map(|(_, right)| (*right).into()).collect();
-        if self.diesel.is_some() {
-            lacks.extend(self.lacks_diesel());
-        }
-        self.has(&lacks)
+        needs.iter().filter(|(lacks, _)| *lacks).map(|(_, right)| (*right).into()).collect()
     }
 
-    /// What is missing to use Diesel's table, or to create it.
-    fn lacks_diesel(&self) -> Option<String> {
-        match (&self.diesel, &self.current_schema) {
-            (Some(table), _) if !self.may_use_diesel => Some(format!("SELECT, INSERT, DELETE ON {table}")),
-            (None, Some(schema)) if !self.may_create_diesel => Some(format!("USAGE, CREATE ON SCHEMA {schema}")),
-            (None, None) => self.hidden.clone(),
-            _ => None,
+    fn may_be_used(&self, contents: &Contents) -> Result<(), Failure> {
+        let mut lacks = self.lacks();
+        match (&contents.diesel_schema, contents.may_use_diesel_schema, &contents.diesel) {
+            (Some(schema), false, _) => lacks.push(format!("USAGE ON SCHEMA {schema}")),
+            (_, _, Some(table)) if !contents.may_use_diesel => lacks.push(format!("SELECT, INSERT, DELETE ON {table}")),
+            _ => {}
         }
+        self.has(&lacks)
     }
 
     /// All rights that are missing at once, so that nobody has to ask for them one by one.
@@ -265,9 +413,182 @@ impl Place {
     }
 }
 
-async fn one(client: &Client, query: &str) -> Result<Option<Row>, Failure> {
+/// What the ledger says of itself, and Diesel's table.
+#[derive(Default)]
+struct Contents {
+    /// `None`: the ledger's row is missing.
+    version: Option<i32>,
+    compatible_with: i32,
+    diesel_schema: Option<String>,
+    may_use_diesel_schema: bool,
+    /// With its schema, quoted. `None`: there is none of that name.
+    diesel: Option<String>,
+    diesel_oid: Option<u32>,
+    may_use_diesel: bool,
+    is_table: bool,
+    diesel_is_hidden: bool,
+    diesel_owner: Option<String>,
+    owner_is_trusted: bool,
+    is_busy: bool,
+}
+
+impl Contents {
+    fn of(row: &Row) -> Self {
+        let flag = |name: &str| row.get::<_, Option<bool>>(name).unwrap_or_default();
+        Self {
+            version: row.get("version"),
+            compatible_with: row.get::<_, Option<i32>>("compatible_with").unwrap_or_default(),
+            diesel_schema: row.get("diesel_schema"),
+            may_use_diesel_schema: flag("may_use_diesel_schema"),
+            diesel: row.get("diesel"),
+            diesel_oid: row.get("diesel_oid"),
+            may_use_diesel: flag("may_use_diesel"),
+            is_table: flag("is_table"),
+            diesel_is_hidden: flag("diesel_is_hidden"),
+            diesel_owner: row.get("diesel_owner"),
+            owner_is_trusted: flag("owner_is_trusted"),
+            is_busy: flag("is_busy"),
+        }
+    }
+
+    /// Diesel's table, where there is one, is a table whose rows can be seen, and it is the one that the operator means: it has an
+    /// owner that could do as the daemon anyway, or the search_path leads to it. The ledger's word alone is not enough, because
+    /// others may be able to write it. What else there is on the table the guards look at, with the table locked.
+    async fn diesel_may_be_used(&self, session: &Session) -> Result<(), Failure> {
+        let Some(table) = &self.diesel else { return Ok(()) };
+        if !self.is_table {
+            return Err(db::Error::unsafe_table(table, "it is not an ordinary table").into());
+        }
+        if self.diesel_is_hidden {
+            return Err(hidden(table, &session_role(session).await?));
+        }
+        if !self.owner_is_trusted {
+            let found = session.in_configured_path(LOOK_UP).await?;
+            if found.get(0) != self.diesel_oid.map(|oid| oid.to_string()).as_deref() {
+                let owner = self.diesel_owner.as_deref().unwrap_or_default();
+                return Err(db::Error::untrusted_owner(table, owner).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn session_role(session: &Session) -> Result<String, Failure> {
+    Ok(one(session.client(), "SELECT quote_ident(current_user)").await?.get(0))
+}
+
+/// What there is in place of a ledger.
+struct Absent {
+    /// Something in the schema that is not schemad's.
+    foreign: Option<String>,
+    /// The Diesel table with its schema, quoted.
+    diesel: Option<String>,
+    may_use_diesel: bool,
+    is_table: bool,
+    diesel_is_hidden: bool,
+    /// Where the Diesel table would be created, quoted.
+    current_schema: Option<String>,
+    may_create_diesel: bool,
+    /// What the role lacks on a schema of the search_path that it may not use.
+    hidden: Option<String>,
+}
+
+const ABSENT: &str = "SELECT (SELECT min(c.relname::text) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace \
+        WHERE s.nspname = 'schemad'), \
+    quote_ident(m.nspname) || '.' || quote_ident(d.relname), coalesce(has_table_privilege(d.oid, 'SELECT') \
+        AND has_table_privilege(d.oid, 'INSERT') AND has_table_privilege(d.oid, 'DELETE'), false), \
+    coalesce(d.relkind = 'r', false), coalesce(row_security_active(d.oid), false), \
+    quote_ident($2), coalesce(has_schema_privilege($2, 'CREATE'), false), \
+    (SELECT 'USAGE' || CASE WHEN EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = h.oid \
+            AND t.relname = '__diesel_schema_migrations') THEN '' ELSE ', CREATE' END || ' ON SCHEMA ' || quote_ident(h.nspname) \
+        FROM unnest(string_to_array($3, ',')) WITH ORDINALITY p (name, n) \
+        JOIN pg_namespace h ON h.nspname = CASE btrim(p.name, ' \"') WHEN '$user' THEN current_user ELSE btrim(p.name, ' \"') END \
+        WHERE NOT has_schema_privilege(h.oid, 'USAGE') ORDER BY p.n LIMIT 1) \
+    FROM (SELECT 1) one \
+    LEFT JOIN (pg_class d JOIN pg_namespace m ON m.oid = d.relnamespace) ON d.oid = $1::oid";
+
+impl Absent {
+    async fn find(session: &Session, place: &Place) -> Result<Self, Failure> {
+        let found = session.in_configured_path(LOOK_UP).await?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&found.get(0), Type::TEXT), (&found.get(1), Type::TEXT), (&found.get(2), Type::TEXT)];
+        let rows = session.client().query_typed(ABSENT, &parameters).await.map_err(db::Error::from)?;
+        let row = rows.first().ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))?;
+        Ok(Self {
+            foreign: if place.has_schema { row.get(0) } else { None },
+            diesel: row.get(1),
+            may_use_diesel: row.get(2),
+            is_table: row.get(3),
+            diesel_is_hidden: row.get(4),
+            current_schema: row.get(5),
+            may_create_diesel: row.get(6),
+            hidden: row.get(7),
+        })
+    }
+
+    fn may_be_created(&self, place: &Place) -> Result<(), Failure> {
+        if let Some(foreign) = &self.foreign {
+            return Err(Failure::new(
+                Reason::LedgerForeign,
+                format!(
+                    "the schema schemad exists and holds {foreign:?}, but no ledger of schemad's: it belongs to something \
+                     else, and schemad needs that name. Give the other another (ALTER SCHEMA schemad RENAME TO ...), or drop it"
+                ),
+            ));
+        }
+        if let (None, None, None) = (&self.diesel, &self.current_schema, &self.hidden) {
+            return Err(Failure::new(
+                Reason::MissingRight,
+                "no schema of the search_path exists, so there is no place for Diesel's table; create the schema or name \
+                 another in the URL (options=-csearch_path%3D...)",
+            ));
+        }
+        if let Some(table) = &self.diesel {
+            if !self.is_table {
+                return Err(db::Error::unsafe_table(table, "it is not an ordinary table").into());
+            }
+            if self.diesel_is_hidden {
+                return Err(hidden(table, &place.role));
+            }
+        }
+        let mut lacks = Vec::new();
+        if !place.has_schema && !place.may_create_schema {
+            lacks.push(format!("CREATE ON DATABASE {}", place.database));
+        }
+        if place.has_schema && !(place.may_use_schema && place.may_create_in_schema) {
+            lacks.push("USAGE, CREATE ON SCHEMA schemad".into());
+        }
+        lacks.extend(self.lacks_diesel());
+        let alternative = format!("CREATE SCHEMA schemad AUTHORIZATION {}", place.role);
+        place.has(&lacks).map_err(|failure| match place.has_schema || place.may_create_schema {
+            true => failure,
+            false => failure.with("alternative", alternative),
+        })
+    }
+
+    /// What is missing to use Diesel's table, or to create it.
+    fn lacks_diesel(&self) -> Option<String> {
+        match (&self.diesel, &self.current_schema) {
+            (Some(table), _) if !self.may_use_diesel => Some(format!("SELECT, INSERT, DELETE ON {table}")),
+            (None, Some(schema)) if !self.may_create_diesel => Some(format!("USAGE, CREATE ON SCHEMA {schema}")),
+            (None, None) => self.hidden.clone(),
+            _ => None,
+        }
+    }
+}
+
+/// A ledger that somebody changed by hand, or that was restored in part.
+fn damaged(problem: &str) -> Failure {
+    Failure::new(Reason::LedgerDamaged, format!("{problem}: {LEDGER_REPAIR}")).with("problem", problem)
+}
+
+fn hidden(table: &str, role: &str) -> Failure {
+    db::Error::RowSecurity { table: table.into(), role: role.into() }.into()
+}
+
+async fn one(client: &Client, query: &str) -> Result<Row, Failure> {
     let mut rows = client.query_typed(query, &[]).await.map_err(db::Error::from)?;
-    Ok(rows.pop())
+    rows.pop().ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))
 }
 
 /// Sends a message that is one transaction, and ends that transaction when it fails.

@@ -1,5 +1,6 @@
-//! DATABASE_URL and MIGRATION_DATABASE_URL have to lead to one database: the ledger found by either has the same id. Else status,
-//! lists and health would tell of one database while operations change another.
+//! DATABASE_URL and MIGRATION_DATABASE_URL have to lead to one database, told by the server and the database themselves, because a
+//! restored dump or a clone carries the same ledger. Else status, lists and health would report one database while operations change
+//! another.
 
 use std::time::Duration;
 
@@ -14,6 +15,21 @@ use crate::{
 /// Reading is not what an operation waits for.
 const WITHIN: Duration = Duration::from_secs(1);
 
+/// Which database a session is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The system identifier that initdb gave the server, and the database's oid. A physical standby has its primary's.
+    pub database: String,
+    /// When the server started, in microseconds since 1970. `None`: it is a standby. Two servers that take writes are not one, although
+    /// one may have been copied from the other.
+    pub primary_since: Option<i64>,
+}
+
+/// One row: the columns of [`Identity`].
+pub(super) const IDENTITY: &str = "SELECT c.system_identifier::text || '/' || d.oid::text AS database, \
+    CASE WHEN NOT pg_is_in_recovery() THEN (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint END AS primary_since \
+    FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()";
+
 /// Compares what is read with where migrations run.
 #[derive(Clone)]
 pub struct OneDatabase(Option<Pool>);
@@ -24,51 +40,54 @@ impl OneDatabase {
         Self(reading)
     }
 
-    /// Whether it is proved that this session's database is the one that is read. It is not while neither has a ledger, or the one
-    /// that is read is away, which others say.
+    /// Whether it is proved that this session's database is the one that is read. It is not while the one that is read is away, which
+    /// others report.
     ///
     /// # Errors
     /// DATABASES_DIFFER, or the database's where migrations run.
     pub async fn prove(&self, migrating: &Client) -> Result<bool, Failure> {
         let Some(pool) = &self.0 else { return Ok(true) };
-        let reading = async { read::id(&mut *pool.get().await?).await };
+        let reading = async { read::identity(&mut *pool.get().await?).await };
         match tokio::time::timeout(WITHIN, reading).await {
-            Ok(Ok(reading)) => compare(reading.as_deref(), id(migrating).await?.as_deref()),
+            Ok(Ok(reading)) => compare(&reading, &identity(migrating).await?).map(|()| true),
             Ok(Err(_)) | Err(_) => Ok(false),
         }
     }
 }
 
-/// The id of the ledger in the session's database. `None`: there is none.
+/// Which database the session is in.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn id(client: &Client) -> Result<Option<String>, Error> {
-    if client.query_typed(read::HAS_LEDGER, &[]).await?.is_empty() {
-        return Ok(None);
-    }
-    Ok(client.query_typed(read::LEDGER_ID, &[]).await?.first().map(|row| row.get(0)))
+pub async fn identity(client: &Client) -> Result<Identity, Error> {
+    let rows = client.query_typed(IDENTITY, &[]).await?;
+    let row = rows.first().ok_or_else(|| Error::Lost("the server returned no row".into()))?;
+    Ok(Identity { database: row.get(0), primary_since: row.get(1) })
 }
 
-/// Whether the two ids prove that it is one database.
+/// Compares the two.
 ///
 /// # Errors
-/// DATABASES_DIFFER: they prove that it is not, or not yet, where a standby is read.
-pub fn compare(reading: Option<&str>, migrating: Option<&str>) -> Result<bool, Failure> {
-    if reading == migrating {
-        return Ok(reading.is_some());
+/// DATABASES_DIFFER.
+pub fn compare(reading: &Identity, migrating: &Identity) -> Result<(), Failure> {
+    let both_take_writes = reading.primary_since.is_some() && migrating.primary_since.is_some();
+    if reading.database == migrating.database && !(both_take_writes && reading.primary_since != migrating.primary_since)
+    {
+        return Ok(());
     }
-    let ledger = |id: Option<&str>| id.map_or("no ledger".to_owned(), |id| format!("the ledger {id}"));
-    let message = format!(
-        "DATABASE_URL leads to a database with {}, MIGRATION_DATABASE_URL to one with {}: point both at the same database (a \
-         standby that is read may be behind)",
-        ledger(reading),
-        ledger(migrating)
-    );
-    let id = |id: Option<&str>| id.unwrap_or("none").to_owned();
-    Err(Failure::new(Reason::DatabasesDiffer, message)
-        .with("ledger", id(reading))
-        .with("migration_ledger", id(migrating)))
+    let how = match reading.database == migrating.database {
+        true => "two servers that both take writes, one copied from the other".to_owned(),
+        false => format!("{} and {} (system identifier/oid)", reading.database, migrating.database),
+    };
+    Err(Failure::new(
+        Reason::DatabasesDiffer,
+        format!(
+            "DATABASE_URL and MIGRATION_DATABASE_URL lead to two databases: {how}. Point both at the same database; DATABASE_URL may \
+             lead to a standby of it"
+        ),
+    )
+    .with("database", &reading.database)
+    .with("migration_database", &migrating.database))
 }
 
 #[cfg(test)]
@@ -76,10 +95,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_id_proves_it_and_two_prove_the_contrary() {
-        assert_eq!((compare(Some("a"), Some("a")), compare(None, None)), (Ok(true), Ok(false)));
-        for (reading, migrating) in [(Some("a"), Some("b")), (None, Some("a")), (Some("a"), None)] {
-            assert_eq!(compare(reading, migrating).unwrap_err().reason, Reason::DatabasesDiffer);
+    fn copies_are_told_apart_and_a_standby_is_the_same_database() {
+        let of = |database: &str, primary_since| Identity { database: database.into(), primary_since };
+        let primary = of("7/1", Some(5));
+        assert_eq!(compare(&primary, &primary), Ok(()));
+        assert_eq!(compare(&of("7/1", None), &primary), Ok(()));
+        for other in [of("7/2", Some(5)), of("8/1", Some(5)), of("7/1", Some(6)), of("7/2", None)] {
+            assert_eq!(compare(&other, &primary).unwrap_err().reason, Reason::DatabasesDiffer, "{other:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{Ending, Planned, State, journals, settle::Settlement, signatures};
+use super::{Ending, Planned, State, install, journals, settle::Settlement, signatures};
 use crate::{
     db::{Error, lock::LockedSession, session::insist},
     migration::{Direction, Migration, Mode, Row, Script},
@@ -228,6 +228,19 @@ async fn write_resolution(client: &Client, operation: Uuid, resolution: &Resolut
             client.query_typed(change, &values).await?;
             serde_json::json!({ "version": version, "up": checksum })
         }
+        Resolution::RestoreTable => {
+            let table = journals::diesel_table(client).await?;
+            client.batch_execute(&install::diesel_table(&table)).await?;
+            let restore = format!(
+                "INSERT INTO {table} (version, run_on) SELECT m.version, m.applied_at AT TIME ZONE 'UTC' FROM schemad.migrations m \
+                 ORDER BY m.position ON CONFLICT DO NOTHING RETURNING version"
+            );
+            let versions = client.query_typed(&restore, &[]).await?;
+            let versions: Vec<String> = versions.iter().map(|row| row.get(0)).collect();
+            serde_json::json!({ "restored_in_diesel_table": versions })
+        }
+        // What is forgotten is written with what others reverted.
+        Resolution::NothingApplied => serde_json::json!({ "nothing_applied": true }),
     };
     note(client, operation, "resolved", &settled.to_string()).await
 }

@@ -4,13 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use diesel::{
     QueryableByName, sql_query,
-    sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text},
+    sql_types::{BigInt, Binary, Bool, Integer, Nullable, Oid, Text},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 
 use super::{
     LedgerInfo, OperationRow, Server, Snapshot,
     history::{RawOperation, operation_columns},
+    install::trusted_owner,
+    one_database::{IDENTITY, Identity},
 };
 use crate::{
     db::{Error, pool::Reader},
@@ -27,33 +29,56 @@ pub async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
     reader.end(result).await?
 }
 
-/// The id of the ledger. `None`: there is none.
+/// Which database the reader is in.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn id(reader: &mut Reader) -> Result<Option<String>, Error> {
+pub async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
     #[derive(QueryableByName)]
-    struct Id {
+    struct Found {
         #[diesel(sql_type = Text)]
-        id: String,
+        database: String,
+        #[diesel(sql_type = Nullable<BigInt>)]
+        primary_since: Option<i64>,
     }
     reader.begin().await?;
-    let conn = reader.conn();
-    let result = async {
-        match sql_query(HAS_LEDGER).load::<Id>(conn).await?.is_empty() {
-            true => Ok(None),
-            false => Ok(sql_query(LEDGER_ID).load::<Id>(conn).await?.pop().map(|row| row.id)),
-        }
-    };
-    let result = result.await;
-    reader.end(result).await
+    let found = sql_query(IDENTITY).get_result::<Found>(reader.conn()).await;
+    let Found { database, primary_since } = reader.end(found).await?;
+    Ok(Identity { database, primary_since })
 }
 
-/// A row where there is a ledger.
-pub(super) const HAS_LEDGER: &str = "SELECT c.oid::text AS id FROM pg_catalog.pg_class c \
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE n.nspname = 'schemad' AND c.relname = 'ledger' AND c.relkind = 'r'";
-pub(super) const LEDGER_ID: &str = "SELECT l.id::text AS id FROM schemad.ledger l";
+/// Returns a hash of everything that a snapshot depends on and that others change: the rows of Diesel's table and the ledger's, each by
+/// the transaction that wrote it, and the operations that are open. It is one statement, so looking costs next to nothing while
+/// nothing changes. `None`: where there is no ledger or no Diesel's table, only a whole snapshot tells.
+///
+/// # Errors
+/// The database's, or its loss. An error that the server reports may mean that something is gone, or locked: take a snapshot.
+pub async fn fingerprint(reader: &mut Reader, before: &Snapshot) -> Result<Option<String>, Error> {
+    #[derive(QueryableByName)]
+    struct Found {
+        #[diesel(sql_type = Text)]
+        fingerprint: String,
+    }
+    let (Some(_), Some(table)) = (&before.ledger, &before.diesel_table) else { return Ok(None) };
+    // The name of the table was formed by the server.
+    let query = format!(
+        "SELECT md5(concat_ws('|', pg_is_in_recovery(), to_regclass({literal})::oid, \
+            (SELECT concat_ws(',', l.xmin, l.ctid) FROM schemad.ledger l), \
+            (SELECT string_agg(concat_ws(',', d.version, d.xmin, d.ctid), ';') FROM {table} d), \
+            (SELECT string_agg(concat_ws(',', m.version, m.xmin, m.ctid), ';') FROM schemad.migrations m), \
+            (SELECT string_agg(concat_ws(',', o.id, o.xmin, o.ctid), ';') FROM schemad.operations o \
+                WHERE o.state IN ('pending', 'running')), \
+            (SELECT string_agg(concat_ws(',', t.step, t.xmin, t.ctid), ';') FROM schemad.statements t))) AS fingerprint",
+        literal = crate::sql::literal(table)
+    );
+    let is_in_transaction = !reader.keeps_settings();
+    if is_in_transaction {
+        reader.begin().await?;
+    }
+    let found = sql_query(query).get_result::<Found>(reader.conn()).await;
+    let found = if is_in_transaction { reader.end(found).await } else { found.map_err(|error| reader.error(error)) };
+    found.map(|found| Some(found.fingerprint))
+}
 
 /// The texts of scripts in the ledger, in the order asked for; `None` where the ledger has none.
 ///
@@ -82,17 +107,38 @@ async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Result<Snapsh
     if let Some(right) = place.missing {
         return Ok(Err(Error::MissingRight { role: place.role, right }));
     }
+    if let Some(table) = place.hidden {
+        return Ok(Err(Error::RowSecurity { table, role: place.role }));
+    }
     let ledger = match place.has_ledger {
-        true => Some(sql_query(LEDGER).get_result::<LedgerRow>(conn).await?),
+        true => match sql_query(LEDGER).load::<LedgerRow>(conn).await?.pop() {
+            Some(ledger) => Some(ledger),
+            None => return Ok(Err(Error::Damaged("the only row of schemad.ledger is missing".into()))),
+        },
         false => None,
     };
-    if let Some(right) = ledger.as_ref().and_then(|ledger| ledger.missing.clone()) {
-        return Ok(Err(Error::MissingRight { role: place.role, right }));
-    }
-    let diesel_table = match &ledger {
-        Some(ledger) => ledger.diesel_table.clone(),
-        None => place.diesel_table,
+    let table = match &ledger {
+        Some(ledger) => ledger.table().cloned(),
+        None => match look_up(conn).await? {
+            Some(oid) => sql_query(concat!("SELECT ", table_columns!(), " WHERE d.oid = $1"))
+                .bind::<Oid, _>(oid)
+                .load::<Table>(conn)
+                .await?
+                .pop(),
+            None => None,
+        },
     };
+    if let Some(table) = &table {
+        if let Err(error) = table.may_be_read(&place.role) {
+            return Ok(Err(error));
+        }
+        // The ledger's word alone is not enough, because others may be able to write it.
+        if ledger.is_some() && table.owner_is_trusted != Some(true) && look_up(conn).await? != table.oid {
+            let owner = table.owner.as_deref().unwrap_or_default();
+            return Ok(Err(Error::untrusted_owner(table.name.as_deref().unwrap_or_default(), owner)));
+        }
+    }
+    let diesel_table = table.and_then(|table| table.name);
     let rows = match (&diesel_table, place.has_ledger) {
         (None, false) => Vec::new(),
         (diesel, has_ledger) => sql_query(rows_query(diesel.as_deref(), has_ledger)).load::<RawRow>(conn).await?,
@@ -120,35 +166,98 @@ async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Result<Snapsh
     }))
 }
 
-/// The Diesel table is where the session's search_path finds it, as for diesel_cli. pg_class rather than to_regclass for the
-/// ledger: it sees what lies in a schema that the role may not use.
+/// Finds Diesel's table where the connection's own search_path leads, as diesel_cli does: its oid.
+async fn look_up(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Option<u32>> {
+    #[derive(QueryableByName)]
+    struct Found {
+        #[diesel(sql_type = Nullable<Oid>)]
+        oid: Option<u32>,
+    }
+    conn.batch_execute("SET LOCAL search_path TO DEFAULT").await?;
+    let look_up = "SELECT pg_catalog.to_regclass('__diesel_schema_migrations')::pg_catalog.oid AS oid";
+    let found = sql_query(look_up).get_result::<Found>(conn).await?;
+    conn.batch_execute("SET LOCAL search_path=pg_catalog,pg_temp").await?;
+    Ok(found.oid)
+}
+
+/// pg_class rather than to_regclass for the ledger: it sees what lies in a schema that the role may not use.
 const PLACE: &str = "SELECT pg_catalog.current_database()::text AS database, pg_catalog.quote_ident(current_user) AS role, \
     pg_catalog.current_setting('server_version') AS server_version, \
     pg_catalog.pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_catalog.pg_settings \
         WHERE name = 'default_transaction_read_only') AS read_only, \
     l.oid IS NOT NULL AS has_ledger, \
-    pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(d.relname) AS diesel_table, \
     CASE WHEN l.oid IS NOT NULL AND NOT pg_catalog.has_schema_privilege(l.relnamespace, 'USAGE') \
             THEN 'USAGE ON SCHEMA schemad' \
-        WHEN EXISTS (SELECT FROM pg_catalog.pg_class t WHERE l.oid IS NOT NULL AND t.relnamespace = l.relnamespace \
-            AND t.relkind = 'r' AND NOT pg_catalog.has_table_privilege(t.oid, 'SELECT')) \
-            THEN 'SELECT ON ALL TABLES IN SCHEMA schemad' \
-        WHEN NOT pg_catalog.has_table_privilege(d.oid, 'SELECT') THEN 'SELECT ON ' || d.oid::regclass END AS missing \
+        WHEN EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.relnamespace = l.relnamespace AND t.relname IN ('ledger', 'scripts', \
+                'operations', 'steps', 'statements', 'migrations', 'events', 'refusals', 'watchers', 'rehearsals') \
+            AND NOT pg_catalog.has_table_privilege(t.oid, 'SELECT')) \
+            THEN 'SELECT ON ALL TABLES IN SCHEMA schemad' END AS missing, \
+    (SELECT min(t.oid::regclass::text) FROM pg_catalog.pg_class t WHERE t.relnamespace = l.relnamespace AND t.relname IN ('ledger', \
+        'scripts', 'operations', 'steps', 'statements', 'migrations') AND row_security_active(t.oid)) AS hidden \
     FROM (SELECT 1) one \
     LEFT JOIN pg_catalog.pg_class l ON l.relname = 'ledger' AND l.relkind = 'r' AND l.relnamespace = \
-        (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'schemad') \
-    LEFT JOIN (pg_catalog.pg_class d JOIN pg_catalog.pg_namespace n ON n.oid = d.relnamespace) \
-        ON d.oid = pg_catalog.to_regclass('__diesel_schema_migrations')";
+        (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'schemad')";
+
+/// What stands in the place of Diesel's table, and whether it may be read: columns and FROM.
+macro_rules! table_columns {
+    () => {
+        concat!(
+            "d.oid AS table_oid, format('%I.%I', n.nspname, d.relname) AS table_name, d.relkind = 'r' AS is_table, \
+             row_security_active(d.oid) AS is_hidden, quote_ident(o.rolname) AS owner, ",
+            trusted_owner!(),
+            " AS owner_is_trusted, CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN format('USAGE ON SCHEMA %I', n.nspname) \
+                WHEN NOT has_table_privilege(d.oid, 'SELECT') THEN format('SELECT ON %I.%I', n.nspname, d.relname) END AS missing \
+             FROM (pg_class d JOIN pg_namespace n ON n.oid = d.relnamespace JOIN pg_roles o ON o.oid = d.relowner)"
+        )
+    };
+}
+use table_columns;
 
 /// With a ledger, the Diesel table is where the ledger says, whatever the search_path passes over; it may have been dropped since.
-const LEDGER: &str = "SELECT l.id::text AS id, l.version, l.compatible_with, \
-    CASE WHEN c.oid IS NOT NULL THEN pg_catalog.format('%I.%I', l.diesel_schema, l.diesel_table) END AS diesel_table, \
-    CASE WHEN c.oid IS NOT NULL AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
-            THEN pg_catalog.format('USAGE ON SCHEMA %I', n.nspname) \
-        WHEN NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') \
-            THEN pg_catalog.format('SELECT ON %I.%I', l.diesel_schema, l.diesel_table) END AS missing \
-    FROM schemad.ledger l LEFT JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) \
-        ON n.nspname = l.diesel_schema AND c.relname = l.diesel_table";
+const LEDGER: &str = concat!(
+    "SELECT l.id::text AS id, l.version, l.compatible_with, t.* FROM schemad.ledger l LEFT JOIN LATERAL (SELECT ",
+    table_columns!(),
+    " WHERE n.nspname = l.diesel_schema AND d.relname = l.diesel_table) t ON true"
+);
+
+/// Diesel's table, or what stands in its place.
+#[derive(Clone, QueryableByName)]
+struct Table {
+    #[diesel(sql_type = Nullable<Oid>, column_name = table_oid)]
+    oid: Option<u32>,
+    /// With its schema, quoted.
+    #[diesel(sql_type = Nullable<Text>, column_name = table_name)]
+    name: Option<String>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    is_table: Option<bool>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    is_hidden: Option<bool>,
+    /// Quoted.
+    #[diesel(sql_type = Nullable<Text>)]
+    owner: Option<String>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    owner_is_trusted: Option<bool>,
+    /// A right that reading needs and the role lacks.
+    #[diesel(sql_type = Nullable<Text>)]
+    missing: Option<String>,
+}
+
+impl Table {
+    /// Reading it runs no code of others, and shows every row.
+    fn may_be_read(&self, role: &str) -> Result<(), Error> {
+        let name = self.name.clone().unwrap_or_default();
+        if let Some(right) = &self.missing {
+            return Err(Error::MissingRight { role: role.into(), right: right.clone() });
+        }
+        if self.is_table != Some(true) {
+            return Err(Error::unsafe_table(&name, "it is not an ordinary table"));
+        }
+        match self.is_hidden {
+            Some(true) => Err(Error::RowSecurity { table: name, role: role.into() }),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// `table` was formed by the server's own `format('%I.%I')`.
 fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
@@ -210,11 +319,12 @@ struct Place {
     read_only: bool,
     #[diesel(sql_type = Bool)]
     has_ledger: bool,
-    #[diesel(sql_type = Nullable<Text>)]
-    diesel_table: Option<String>,
     /// A right that reading needs and the role lacks.
     #[diesel(sql_type = Nullable<Text>)]
     missing: Option<String>,
+    /// A table of the ledger whose rows row security hides.
+    #[diesel(sql_type = Nullable<Text>)]
+    hidden: Option<String>,
 }
 
 #[derive(QueryableByName)]
@@ -225,11 +335,15 @@ struct LedgerRow {
     version: i32,
     #[diesel(sql_type = Integer)]
     compatible_with: i32,
-    #[diesel(sql_type = Nullable<Text>)]
-    diesel_table: Option<String>,
-    /// A right on Diesel's table that reading needs and the role lacks.
-    #[diesel(sql_type = Nullable<Text>)]
-    missing: Option<String>,
+    #[diesel(embed)]
+    table: Table,
+}
+
+impl LedgerRow {
+    /// Diesel's table; `None`: there is none where the ledger says it is.
+    fn table(&self) -> Option<&Table> {
+        Some(&self.table).filter(|table| table.oid.is_some())
+    }
 }
 
 #[derive(QueryableByName)]

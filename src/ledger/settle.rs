@@ -27,16 +27,21 @@ pub struct Settlement<'a> {
 }
 
 impl<'a> Settlement<'a> {
-    /// Compares the two tables.
-    pub fn of(rows: &'a [Row], catalog: &'a Catalog) -> Self {
+    /// Compares the two tables. What a resolution puts back into Diesel's table is not forgotten.
+    pub fn of(rows: &'a [Row], catalog: &'a Catalog, resolution: Option<Resolution>) -> Self {
         let mut adopted: Vec<_> = rows
             .iter()
             .filter(|row| row.is_applied() && row.recorded.is_none() && !is_contradicted(row))
             .map(|row| (row, catalog.get(&row.version)))
             .collect();
         adopted.sort_by_key(|(row, _)| (row.run_on, &row.version));
-        let forgotten = rows.iter().filter(|row| row.is_reverted_elsewhere() && !is_contradicted(row)).collect();
-        Self { adopted, forgotten, ..Self::default() }
+        let is_restored = matches!(resolution, Some(Resolution::RestoreTable));
+        let forgotten = rows
+            .iter()
+            .filter(|_| !is_restored)
+            .filter(|row| row.is_reverted_elsewhere() && !is_contradicted(row))
+            .collect();
+        Self { adopted, forgotten, resolution, ..Self::default() }
     }
 
     /// The steps of which nothing is done, and which others did, one way or the other: the Diesel table says so.

@@ -144,7 +144,7 @@ impl Inner {
             // Whoever runs now, this daemon never could.
             return Err(Stopped { failure: refusal.into(), left: Left::Open(session) });
         }
-        let locked = match LockedSession::try_lock(session).await? {
+        let mut locked = match LockedSession::try_lock(session).await? {
             Attempt::Won(locked) => locked,
             Attempt::Held(session) => {
                 if !candidate.request.queue_timeout.is_zero() {
@@ -155,7 +155,7 @@ impl Inner {
                 self.win(session, deadline, Some(candidate)).await?
             }
         };
-        match self.prepare(&locked, candidate).await {
+        match self.prepare(&mut locked, candidate).await {
             Ok(prepared) => {
                 candidate.accept();
                 candidate.log.push(prepared.event());
@@ -172,9 +172,9 @@ impl Inner {
             session.may_become(role).await?;
         }
         self.one_database.prove(session.client()).await?; // not proved is not disproved
-        match install::check(session.client()).await? {
+        match install::check(&session).await? {
             install::State::Usable => Ok(session),
-            install::State::ToBeMade => {
+            install::State::ToBeCreated | install::State::ToBeUpgraded => {
                 let locked = self.win(session, deadline, None).await.map_err(|stopped| stopped.failure)?;
                 install::ensure(&locked).await?;
                 Ok(locked.release().await?)

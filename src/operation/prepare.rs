@@ -101,7 +101,11 @@ impl Prepared {
 
 impl Inner {
     /// Plans under the lock and writes the rows.
-    pub(super) async fn prepare(&self, locked: &LockedSession, candidate: &Candidate<'_>) -> Result<Prepared, Failure> {
+    pub(super) async fn prepare(
+        &self,
+        locked: &mut LockedSession,
+        candidate: &Candidate<'_>,
+    ) -> Result<Prepared, Failure> {
         install::ensure(locked).await?;
         claims::close_abandoned(locked, candidate.id).await?;
         // A second connection to the same place, because the migration session takes no prepared statements.
@@ -121,7 +125,7 @@ impl Inner {
             None => None,
         };
 
-        let settlement = Settlement { resolution, signatures, signer, ..Settlement::of(&snapshot.rows, &self.catalog) };
+        let settlement = Settlement { signatures, signer, ..Settlement::of(&snapshot.rows, &self.catalog, resolution) };
         settlement.log(candidate.id);
         let ids = operations::begin(
             locked,
@@ -142,6 +146,9 @@ impl Inner {
         })?;
         for (step, id) in steps.iter_mut().zip(ids) {
             step.id = id;
+        }
+        if !steps.is_empty() {
+            locked.pin(self.role.as_deref(), snapshot.diesel_table.as_deref().unwrap_or_default()).await?;
         }
         let applied = snapshot.rows.iter().filter(|row| row.is_applied()).map(|row| row.version.clone()).collect();
         let nothing_to_do = steps.is_empty() && settlement.resolution.is_none() && settlement.signatures.is_none();

@@ -60,7 +60,8 @@ impl Action {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Resolve(resolve) => {
-                Some(format!("{} {}: {}", resolve.version, resolve.outcome.as_str(), resolve.reason))
+                let subject = resolve.version.as_ref().map_or("Diesel's table", |version| version.as_str());
+                Some(format!("{subject} {}: {}", resolve.outcome.as_str(), resolve.reason))
             }
             Self::Sign(sign) => Some(format!("{}: {}", sign.target.summary(), sign.reason)),
             Self::Apply(_) | Self::Rollback(_) => None,
@@ -75,7 +76,8 @@ impl Request {
         let mut parts = vec![self.action.kind().to_owned()];
         match &self.action {
             Action::Resolve(resolve) => {
-                parts.extend([resolve.version.to_string(), resolve.outcome.as_str().into(), resolve.reason.clone()]);
+                let version = resolve.version.as_ref().map(ToString::to_string).unwrap_or_default();
+                parts.extend([version, resolve.outcome.as_str().into(), resolve.reason.clone()]);
             }
             Action::Sign(Sign { target, reason }) => {
                 parts.push(reason.clone());

@@ -63,6 +63,20 @@ pub enum Refusal {
     /// The version to roll back to is not applied.
     #[error("version {0} is not applied, so nothing can be rolled back to it; `schemad list` shows what is")]
     NotApplied(Version),
+    /// Diesel's table lists nothing, and the ledger does.
+    #[error(
+        "Diesel's table is gone or empty, and the ledger lists {listed} applied migration(s): it was dropped, renamed, emptied, or left \
+         out of a restore. Nothing runs before somebody says which is right: put the table back; or `schemad resolve \
+         --restore-diesel-table --reason ...`, which lists there again what the ledger has; or, where really nothing is applied any \
+         more, `schemad resolve --nothing-applied --reason ...`"
+    )]
+    DieselTableLost {
+        /// How many the ledger lists.
+        listed: usize,
+    },
+    /// There is nothing to settle between Diesel's table and the ledger.
+    #[error("Diesel's table lists applied migrations, or the ledger lists none either: there is nothing to resolve")]
+    TableNotLost,
     /// Not that many are applied.
     #[error("only {applied} migrations are applied, so {asked} cannot be rolled back; ask for {applied}, or --all")]
     TooFewApplied {
@@ -302,6 +316,8 @@ impl From<Refusal> for Failure {
             Refusal::SetMismatch { expected, actual } => {
                 failure(Reason::SetMismatch).with("expected", expected).with("embedded", actual)
             }
+            Refusal::DieselTableLost { listed } => failure(Reason::DieselTableLost).with("listed", listed),
+            Refusal::TableNotLost => failure(Reason::NothingToResolve),
             Refusal::NotApplied(version) => failure(Reason::NotApplied).with("version", version),
             Refusal::TooFewApplied { applied, asked } => {
                 failure(Reason::TooFewApplied).with("applied", applied).with("asked", asked)

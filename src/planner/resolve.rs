@@ -1,7 +1,7 @@
 //! What a person settles that schemad cannot know: whether a statement took effect, that a half done script is given up, or
 //! that an applied up was changed on purpose.
 
-use super::{Refusal, journal::is_contradicted};
+use super::{Refusal, journal::is_contradicted, state::table_lost};
 use crate::{
     catalog::Catalog,
     migration::{Journal, Migration, Row, Version},
@@ -10,8 +10,8 @@ use crate::{
 /// What to settle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolve {
-    /// Of this migration.
-    pub version: Version,
+    /// Of this migration. `None`: of Diesel's table.
+    pub version: Option<Version>,
     /// How.
     pub outcome: Outcome,
     /// Why, in the words of whoever asks; kept in the ledger.
@@ -31,6 +31,10 @@ pub enum Outcome {
     StartOver,
     /// The embedded up of an applied migration is taken for the one that ran.
     Accept,
+    /// Of Diesel's table that is gone or empty: the ledger is right, and what it lists is listed there again.
+    RestoreTable,
+    /// Of Diesel's table that is gone or empty: it is right, and nothing is applied any more.
+    NothingApplied,
 }
 
 impl Outcome {
@@ -42,6 +46,8 @@ impl Outcome {
             Self::Retry => "retry",
             Self::StartOver => "start over",
             Self::Accept => "accept",
+            Self::RestoreTable => "restore table",
+            Self::NothingApplied => "nothing applied",
         }
     }
 }
@@ -63,6 +69,10 @@ pub enum Resolution {
     },
     /// This is the up that counts as applied.
     Accept(Migration),
+    /// Diesel's table gets the ledger's rows again, and is created where it is gone.
+    RestoreTable,
+    /// The ledger forgets what Diesel's table does not list.
+    NothingApplied,
 }
 
 /// Plans a Resolve.
@@ -70,7 +80,13 @@ pub enum Resolution {
 /// # Errors
 /// [`Refusal::UnknownVersion`], or [`Refusal::NothingToResolve`] with what there is instead.
 pub fn plan_resolve(catalog: &Catalog, rows: &[Row], request: &Resolve) -> Result<Resolution, Refusal> {
-    let version = &request.version;
+    let Some(version) = &request.version else {
+        return match (table_lost(rows), request.outcome) {
+            (Some(_), Outcome::RestoreTable) => Ok(Resolution::RestoreTable),
+            (Some(_), _) => Ok(Resolution::NothingApplied),
+            (None, _) => Err(Refusal::TableNotLost),
+        };
+    };
     let row = rows.iter().find(|row| row.version == *version);
     if row.is_none() && catalog.get(version).is_none() {
         return Err(Refusal::UnknownVersion(version.clone()));
@@ -88,6 +104,7 @@ pub fn plan_resolve(catalog: &Catalog, rows: &[Row], request: &Resolve) -> Resul
         }
         Outcome::StartOver if contradicted.is_some() => None,
         Outcome::StartOver => journal.map(|journal| Resolution::StartOver { step: journal.step }),
+        Outcome::RestoreTable | Outcome::NothingApplied => None,
         Outcome::Accept => edited(catalog, row).map(|migration| Resolution::Accept(migration.clone())),
     };
     settled.ok_or_else(|| Refusal::NothingToResolve {
@@ -141,7 +158,7 @@ mod tests {
     }
 
     fn plan(rows: &[Row], outcome: Outcome) -> Result<Resolution, Refusal> {
-        let request = Resolve { version: "1".parse().unwrap(), outcome, reason: "r".into() };
+        let request = Resolve { version: Some("1".parse().unwrap()), outcome, reason: "r".into() };
         plan_resolve(&catalog(), rows, &request)
     }
 
@@ -163,7 +180,7 @@ mod tests {
         assert!(instead(&[row(1, false)], Outcome::Applied).contains("half done"));
         assert!(instead(&[row(1, true)], Outcome::Accept).contains("in doubt"));
         assert!(instead(&[], Outcome::Retry).contains("nothing"));
-        let unknown = Resolve { version: "9".parse().unwrap(), outcome: Outcome::Retry, reason: "r".into() };
+        let unknown = Resolve { version: Some("9".parse().unwrap()), outcome: Outcome::Retry, reason: "r".into() };
         let refused = plan_resolve(&catalog(), &[], &unknown);
         assert_eq!(refused, Err(Refusal::UnknownVersion("9".parse().unwrap())));
     }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Plan, Refusal, Step, StepScript, in_order_of_application, journal};
+use super::{Plan, Refusal, Step, StepScript, in_order_of_application, journal, state::table_lost};
 use crate::{
     catalog::Catalog,
     migration::{Checksum, Direction, Mode, Row, Version},
@@ -44,6 +44,9 @@ pub enum Source {
 /// # Errors
 /// A [`Refusal`]: unknown or unapplied target, fewer applied than asked, no down script, two that differ.
 pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Result<Plan, Refusal> {
+    if let Some(refusal) = table_lost(rows) {
+        return Err(refusal);
+    }
     let applied = in_order_of_application(rows);
     let keep = match &request.target {
         Target::All => 0,

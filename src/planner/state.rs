@@ -84,7 +84,9 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
         problems.extend(elsewhere().map(|problem| Problem { blocking: false, ..problem }));
     }
     problems.extend(rows.iter().filter_map(|row| half_applied(row, catalog)));
-    problems.extend(rows.iter().filter(|row| row.is_reverted_elsewhere() && !journal::is_contradicted(row)).map(|row| Problem {
+    let is_lost = table_lost(rows).is_some();
+    let reverted = |row: &&Row| !is_lost && row.is_reverted_elsewhere() && !journal::is_contradicted(row);
+    problems.extend(rows.iter().filter(reverted).map(|row| Problem {
         reason: "REVERTED_ELSEWHERE",
         version: row.version.to_string(),
         message: format!(
@@ -103,9 +105,20 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     }
 }
 
+/// Refuses to take a Diesel's table that is gone or empty for the truth while the ledger lists applied migrations: it was dropped,
+/// renamed, emptied or left out of a restore more probably than everything was reverted by another program.
+pub(super) fn table_lost(rows: &[Row]) -> Option<Refusal> {
+    let listed: Vec<&Row> =
+        rows.iter().filter(|row| row.is_reverted_elsewhere() && !journal::is_contradicted(row)).collect();
+    let is_lost = !listed.is_empty() && !rows.iter().any(Row::is_applied);
+    is_lost.then_some(Refusal::DieselTableLost { listed: listed.len() })
+}
+
 /// Why nothing may be applied.
 pub(super) fn blocked<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
-    journal::in_doubt(rows)
+    table_lost(rows)
+        .into_iter()
+        .chain(journal::in_doubt(rows))
         .chain(journal::contradicted(rows))
         .chain(journal::half_reverted(rows))
         .chain(edited(catalog, rows))

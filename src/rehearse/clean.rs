@@ -1,6 +1,8 @@
 //! The clean state, made again when a rehearsal has spoilt it: a copy of a database that was put aside, and the ups since then.
 //! Nothing is put aside before it is needed, so a set in which a rollback undoes what spoils is rehearsed in one database.
 
+use tokio_postgres::types::Type;
+
 use super::stage::{Stage, Stop, Then, concluded};
 use crate::{
     db::Error,
@@ -150,10 +152,13 @@ impl<'a> Clean<'a> {
         let name = self.scratch.create(Template::Empty).await?;
         let stage = Stage::open(self.scratch, name, self.role).await?;
         let client = stage.session().client();
+        let path = "SELECT pg_catalog.current_schema(), pg_catalog.current_setting('search_path')";
+        let path = stage.session().in_configured_path(path).await?;
         let missing = "SELECT format('CREATE SCHEMA IF NOT EXISTS %I', btrim(p, ' \"')) \
-            FROM unnest(string_to_array(current_setting('search_path'), ',')) p \
-            WHERE current_schema() IS NULL AND btrim(p, ' \"') <> '$user' LIMIT 1";
-        let rows = client.query_typed(missing, &[]).await.map_err(Error::from)?;
+            FROM unnest(string_to_array($2, ',')) p WHERE $1 IS NULL AND btrim(p, ' \"') <> '$user' LIMIT 1";
+        let (schema, path) = (path.get(0), path.get(1));
+        let rows =
+            client.query_typed(missing, &[(&schema, Type::TEXT), (&path, Type::TEXT)]).await.map_err(Error::from)?;
         for row in &rows {
             client.batch_execute(row.get(0)).await.map_err(Error::from)?;
         }

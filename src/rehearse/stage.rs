@@ -12,7 +12,7 @@ use crate::{
         session::{Notice, Session},
     },
     failure::{Failure, Reason},
-    ledger::{operations::StepRow, rehearsal},
+    ledger::{journals, operations::StepRow, rehearsal},
     migration::{Direction, Migration, Mode, Script},
     planner::Resume,
     runner::{self, Broken, Halt, Journaled, Observer, Orders},
@@ -192,6 +192,10 @@ impl Stage {
         if ["prepare", "deallocate"].iter().any(|word| script.sql.to_ascii_lowercase().contains(word)) {
             self.locked.client().batch_execute("DEALLOCATE ALL").await.map_err(|error| lost(error.into()))?;
             self.prepared.clear();
+        }
+        if !self.locked.is_pinned() {
+            let table = journals::diesel_table(self.locked.client()).await.map_err(lost)?;
+            self.locked.pin(self.role.as_deref(), &table).await.map_err(lost)?;
         }
         let id = rehearsal::step(&self.locked, &row).await.map_err(lost)?;
         let journaled = (script.mode == Mode::NonTransactional).then(|| Journaled {

@@ -78,6 +78,13 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
             Ended::Impatient(waited) => Broken::Locks { error: *error, waited },
             Ended::Halted(halt) => Broken::Halted(halt),
         },
+        // The ledger or Diesel's table is not as it was planned; no script does that.
+        (Error::Sql(error), _)
+            if matches!(error.sqlstate.as_str(), "SCH07" | "SCH08")
+                || error.sqlstate == "SCH01" && error.context.as_deref().is_some_and(|c| c.contains("schemad.")) =>
+        {
+            Broken::Guard(*error)
+        }
         // A syntax error anywhere comes before the first command, but it points into the script.
         (Error::Sql(error), _)
             if statements < message::PREAMBLE_STATEMENTS
@@ -87,7 +94,8 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
             Broken::Guard(*error)
         }
         (Error::Sql(error), _)
-            if error.sqlstate == "SCH02" && error.context.as_deref().is_some_and(|c| c.contains("begin_step_v1")) =>
+            if error.sqlstate == "SCH02"
+                && error.context.as_deref().is_some_and(|c| c.contains(message::BEGIN_STEP)) =>
         {
             Broken::Lost(Error::Lost(error.to_string()))
         }

@@ -1,7 +1,10 @@
 //! What the catalog says of a statement that runs outside a transaction: whether an earlier try took effect, and what it left
 //! half done.
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{
+    Client,
+    types::{ToSql, Type},
+};
 
 use super::journaled::Part;
 use crate::{
@@ -24,10 +27,10 @@ pub(super) struct Found {
     pub before: Option<Vec<u32>>,
 }
 
-/// The indexes of $1 that a try of this statement made: valid ones that were not there before, under its name if it has one;
-/// invalid ones under its name, or without one that were not there before, unless somebody is building them just now.
+/// The indexes of the table $1 that a try of this statement made: valid ones that were not there before, under its name if it has
+/// one; invalid ones under its name, or without one that were not there before, unless somebody is building them just now.
 const MADE: &str = "SELECT c.oid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i \
-    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = pg_catalog.to_regclass($1) \
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 \
     AND ($2::text IS NULL OR c.relname = (pg_catalog.parse_ident($2))[1]::name) \
     AND (NOT c.oid = ANY ($3::oid[]) OR $2::text IS NOT NULL AND NOT i.indisvalid) \
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
@@ -39,14 +42,13 @@ const COPIES: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_index i \
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)";
 
 /// Whether the table $1 and the partition $2 are there, and whether the one is a partition of the other, perhaps half detached.
-const PARTITION: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL AND pg_catalog.to_regclass($2) IS NOT NULL, \
-    (SELECT h.inhdetachpending FROM pg_catalog.pg_inherits h \
-        WHERE h.inhparent = pg_catalog.to_regclass($1) AND h.inhrelid = pg_catalog.to_regclass($2))";
+const PARTITION: &str = "SELECT $1 IS NOT NULL AND $2 IS NOT NULL, \
+    (SELECT h.inhdetachpending FROM pg_catalog.pg_inherits h WHERE h.inhparent = $1 AND h.inhrelid = $2)";
 
 /// The invalid index that has the name $1 in the schema of the table $2.
 const INVALID: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid AND NOT i.indisvalid \
-    JOIN pg_catalog.pg_class t ON t.relnamespace = c.relnamespace AND t.oid = pg_catalog.to_regclass($2) \
+    JOIN pg_catalog.pg_class t ON t.relnamespace = c.relnamespace AND t.oid = $2 \
     WHERE c.relname = (pg_catalog.parse_ident($1))[1]::name";
 
 /// The database, or the tablespace, with the name $1 as it is written.
@@ -63,14 +65,42 @@ pub(super) async fn recorded(session: &LockedSession, part: &Part<'_>) -> Result
     Ok(rows.first().and_then(|row| row.get(0)))
 }
 
-/// Looks, with the file's own settings in force: its search_path says which table is meant.
-pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Option<Vec<u32>>) -> Result<Found, Error> {
+/// The relations that a statement names, as the file's search_path finds them. `None`: there is none of that name.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Named {
+    /// The table, or of DROP INDEX the index.
+    relation: Option<u32>,
+    /// Of DETACH PARTITION the partition.
+    partition: Option<u32>,
+}
+
+/// Looks the statement's names up, with the file's own settings in force. The query is immune against that search_path: the one
+/// function and the types are qualified, and there is no operator.
+pub(super) async fn named(session: &LockedSession, what: Outside<'_>) -> Result<Named, Error> {
+    let (relation, partition) = match what {
+        Outside::DropIndex { index } => (index, None),
+        Outside::CreateIndex { table, .. } => (table, None),
+        Outside::Detach { table, partition } => (table, Some(partition)),
+        _ => return Ok(Named::default()),
+    };
+    let query = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid, pg_catalog.to_regclass($2)::pg_catalog.oid";
+    let names: &[_] = &[(&relation as _, Type::TEXT), (&partition as _, Type::TEXT)];
+    let rows = session.client().query_typed(query, names).await?;
+    Ok(rows.first().map_or_else(Named::default, |row| Named { relation: row.get(0), partition: row.get(1) }))
+}
+
+/// Looks at what `named` found, in the session's own settings.
+pub(super) async fn find(
+    session: &LockedSession,
+    what: Outside<'_>,
+    named: &Named,
+    before: Option<Vec<u32>>,
+) -> Result<Found, Error> {
     let client = session.client();
     match what {
-        Outside::DropIndex { index } => {
+        Outside::DropIndex { .. } => {
             // By its oid: after a crash, another index may have the name.
-            let named = "SELECT pg_catalog.to_regclass($1)::oid WHERE pg_catalog.to_regclass($1) IS NOT NULL";
-            let before = known(client, before, named, Some(index)).await?;
+            let before = before.unwrap_or_else(|| named.relation.into_iter().collect());
             let there = "SELECT i.indexrelid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i WHERE i.indexrelid = ANY ($1)";
             let there = client.query_typed(there, &[(&before, Type::OID_ARRAY)]).await?;
             Ok(Found {
@@ -80,11 +110,11 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
                 ..Found::default()
             })
         }
-        Outside::CreateIndex { index, table } => {
-            let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = pg_catalog.to_regclass($1)";
-            let before = known(client, before, now, Some(table)).await?;
+        Outside::CreateIndex { index, .. } => {
+            let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = $1";
+            let before = known(client, before, now, &[(&named.relation, Type::OID)]).await?;
             let made = client
-                .query_typed(MADE, &[(&table, Type::TEXT), (&index, Type::TEXT), (&before, Type::OID_ARRAY)])
+                .query_typed(MADE, &[(&named.relation, Type::OID), (&index, Type::TEXT), (&before, Type::OID_ARRAY)])
                 .await?;
             Ok(Found {
                 took_effect: made.iter().any(|row| row.get(1)),
@@ -95,13 +125,14 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
         }
         Outside::Reindex => {
             let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE NOT i.indisvalid";
-            let before = known(client, before, now, None).await?;
+            let before = known(client, before, now, &[]).await?;
             let copies = client.query_typed(COPIES, &[(&before, Type::OID_ARRAY)]).await?;
             let invalid = copies.iter().map(|row| row.get(0)).collect();
             Ok(Found { invalid, before: Some(before), ..Found::default() })
         }
         Outside::Detach { table, partition } if session.server_major() >= 14 => {
-            let rows = client.query_typed(PARTITION, &[(&table, Type::TEXT), (&partition, Type::TEXT)]).await?;
+            let rows =
+                client.query_typed(PARTITION, &[(&named.relation, Type::OID), (&named.partition, Type::OID)]).await?;
             let (both_are_there, pending) =
                 rows.first().map_or((false, None), |row| (row.get(0), row.get::<_, Option<bool>>(1)));
             let instead = format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE");
@@ -112,8 +143,8 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
             })
         }
         Outside::Shared { creates, is_tablespace, name } => {
-            let named = if is_tablespace { TABLESPACE } else { DATABASE };
-            let now: Vec<u32> = known(client, None, named, Some(name)).await?;
+            let query = if is_tablespace { TABLESPACE } else { DATABASE };
+            let now: Vec<u32> = known(client, None, query, &[(&name, Type::TEXT)]).await?;
             let before = before.unwrap_or_else(|| now.clone());
             let took_effect = match creates {
                 true => now.iter().any(|oid| !before.contains(oid)),
@@ -128,19 +159,21 @@ pub(super) async fn find(session: &LockedSession, what: Outside<'_>, before: Opt
 }
 
 /// The index with that name when it is invalid: IF NOT EXISTS keeps another table's, or one that somebody builds just now.
-pub(super) async fn invalid(session: &LockedSession, index: &str, table: &str) -> Result<Option<String>, Error> {
-    let rows = session.client().query_typed(INVALID, &[(&index, Type::TEXT), (&table, Type::TEXT)]).await?;
+pub(super) async fn invalid(session: &LockedSession, index: &str, table: &Named) -> Result<Option<String>, Error> {
+    let rows = session.client().query_typed(INVALID, &[(&index, Type::TEXT), (&table.relation, Type::OID)]).await?;
     Ok(rows.first().map(|row| row.get(0)))
 }
 
 /// What was there before the first try: as recorded then, or as it is now.
-async fn known(client: &Client, before: Option<Vec<u32>>, now: &str, name: Option<&str>) -> Result<Vec<u32>, Error> {
+async fn known(
+    client: &Client,
+    before: Option<Vec<u32>>,
+    now: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Vec<u32>, Error> {
     if let Some(before) = before {
         return Ok(before);
     }
-    let rows = match &name {
-        Some(name) => client.query_typed(now, &[(name, Type::TEXT)]).await?,
-        None => client.query_typed(now, &[]).await?,
-    };
+    let rows = client.query_typed(now, parameters).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -113,6 +113,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runner::message;
 
     fn failed(sqlstate: &str, position: Option<usize>, statements_done: usize, context: Option<&str>) -> ScriptError {
         ScriptError {
@@ -159,7 +160,7 @@ mod tests {
         let failure = told(&failed("23503", None, 1, None), "INSERT INTO t VALUES (1)");
         assert!(failure.message.contains("deferred constraint"), "{failure}");
         assert!(!failure.metadata.contains_key("line") && !failure.metadata.contains_key("statement"));
-        let failure = told(&failed("42P01", None, 1, Some("finish_step_v2")), "DROP TABLE d");
+        let failure = told(&failed("42P01", None, 1, Some(message::FINISH_STEP)), "DROP TABLE d");
         assert!(failure.message.contains("drops or moves Diesel's table"), "{failure}");
     }
 
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn what_the_guards_refuse_is_blamed_on_the_statement_that_names_it() {
         let sql = "SELECT 1;\n SELECT pg_advisory_unlock_all();";
-        let failure = told(&failed("SCH04", None, 2, Some("finish_step_v2")), sql);
+        let failure = told(&failed("SCH04", None, 2, Some(message::FINISH_STEP)), sql);
         let told = ["line", "column", "statement"].map(|key| failure.metadata[key].as_str());
         assert_eq!(told, ["2", "2", "2"], "{failure}");
     }

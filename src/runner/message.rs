@@ -3,10 +3,15 @@
 //! itself quotes it.
 
 use super::Step;
-use crate::sql;
+use crate::{db::session::CONFIGURED_PATH, sql};
 
-/// BEGIN and the first guard.
-pub const PREAMBLE_STATEMENTS: usize = 2;
+/// BEGIN, the first guard, and the search_path for the script.
+pub const PREAMBLE_STATEMENTS: usize = 3;
+
+/// The guards, in the schema `schemad` (src/ledger/0001.sql and 0005.sql).
+pub const BEGIN_STEP: &str = "begin_step_v2";
+pub const FINISH_STEP: &str = "finish_step_v3";
+pub const NOTE_STATEMENT: &str = "note_statement_v2";
 
 /// How schemad begins a transaction, where the file does not do it itself.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -16,9 +21,15 @@ fn begin(own: Option<&str>, modes: Option<&str>) -> String {
     [own.unwrap_or(BEGIN), modes.unwrap_or_default()].join(" ").trim_end().to_owned()
 }
 
-/// Nineteen digits are room for every id, and padding keeps the length, so positions can be told without the id.
+/// BEGIN and the first guard. Nineteen digits are room for every id, and padding keeps the length, so positions can be told
+/// without the id.
 fn preamble(begin: &str, id: i64) -> String {
-    format!("{begin};SELECT schemad.begin_step_v1({id:>19});\n")
+    format!("{begin};SELECT schemad.{BEGIN_STEP}({id:>19})")
+}
+
+/// The preamble of a script, which runs with the search_path that the URL, the role or the database sets.
+fn script_preamble(begin: &str, id: i64) -> String {
+    format!("{};{CONFIGURED_PATH};\n", preamble(begin, id))
 }
 
 /// The message for a step, and the characters before its script. `reset` ends what the script left in the session.
@@ -29,7 +40,7 @@ pub fn of(step: &Step<'_>, reset: &str) -> (String, usize) {
 
 /// The same without its COMMIT.
 pub fn open(step: &Step<'_>, reset: &str) -> (String, usize) {
-    let preamble = preamble(&begin(None, sql::transaction_modes(step.sql)), step.id);
+    let preamble = script_preamble(&begin(None, sql::transaction_modes(step.sql)), step.id);
     (message(&preamble, step.sql, &finish_step(step.id), reset), preamble.chars().count())
 }
 
@@ -52,7 +63,7 @@ pub fn of_part(
     then: Then,
     reset: &str,
 ) -> (String, usize) {
-    let preamble = preamble(&begin(own, modes), id);
+    let preamble = script_preamble(&begin(own, modes), id);
     let ending = match then {
         Then::Note(_) => format!("{};{}", can_be_finished(id, diesel_table), ending(id, then)),
         Then::Finish => ending(id, then),
@@ -62,10 +73,10 @@ pub fn of_part(
 
 /// Calls the second guard where it can only refuse: Diesel's table is gone, or lists the migration already (a down: no longer).
 fn can_be_finished(id: i64, diesel_table: &str) -> String {
-    let literal = diesel_table.replace('\'', "''");
+    let literal = sql::literal(diesel_table);
     format!(
-        "SELECT schemad.finish_step_v2({id}) WHERE pg_catalog.to_regclass('{literal}') IS NULL;\
-         SELECT schemad.finish_step_v2(s.id) FROM schemad.steps s WHERE s.id = {id} AND (s.direction = 'up') = \
+        "SELECT schemad.{FINISH_STEP}({id}) WHERE pg_catalog.to_regclass({literal}) IS NULL;\
+         SELECT schemad.{FINISH_STEP}(s.id) FROM schemad.steps s WHERE s.id = {id} AND (s.direction = 'up') = \
          EXISTS (SELECT FROM {diesel_table} d WHERE d.version::text = s.version)"
     )
 }
@@ -73,17 +84,17 @@ fn can_be_finished(id: i64, diesel_table: &str) -> String {
 /// The message that records a part which ran outside a transaction. The first guard has taken the step's role, which may not touch
 /// the ledger; so in the two below.
 pub fn record(id: i64, then: Then) -> String {
-    format!("{}RESET ROLE;{};COMMIT", preamble(BEGIN, id), ending(id, then))
+    format!("{};RESET ROLE;{};COMMIT", preamble(BEGIN, id), ending(id, then))
 }
 
 /// The message before a part that runs outside a transaction, without its COMMIT.
 pub fn announce(id: i64, number: usize) -> String {
-    format!("{}RESET ROLE;{}", preamble(BEGIN, id), note(id, number, "running"))
+    format!("{};RESET ROLE;{}", preamble(BEGIN, id), note(id, number, "running"))
 }
 
 /// The message after such a part was refused by the server.
 pub fn take_back(id: i64, number: usize) -> String {
-    format!("{}RESET ROLE;{};COMMIT", preamble(BEGIN, id), note(id, number, "pending"))
+    format!("{};RESET ROLE;{};COMMIT", preamble(BEGIN, id), note(id, number, "pending"))
 }
 
 fn ending(id: i64, then: Then) -> String {
@@ -94,11 +105,11 @@ fn ending(id: i64, then: Then) -> String {
 }
 
 fn note(id: i64, number: usize, state: &'static str) -> String {
-    format!("SELECT schemad.note_statement_v1({id},{number},'{state}')")
+    format!("SELECT schemad.{NOTE_STATEMENT}({id},{number},'{state}')")
 }
 
 fn finish_step(id: i64) -> String {
-    format!("SELECT schemad.finish_step_v2({id})")
+    format!("SELECT schemad.{FINISH_STEP}({id})")
 }
 
 /// The line break before the semicolon keeps a trailing `--` comment from swallowing it, and deferred constraints are

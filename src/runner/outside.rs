@@ -16,7 +16,7 @@ use crate::{
     db::{
         Error, SqlError,
         lock::LockedSession,
-        session::{Notice, insist},
+        session::{CONFIGURED_PATH, Notice, insist},
     },
     sql::{self, Outside, Statement},
 };
@@ -107,8 +107,8 @@ fn clean_up_within(broken: &Broken) -> Duration {
     }
 }
 
-/// What the catalog says, seen with the file's own settings: its search_path says which table is meant, and perhaps its role
-/// is one that may not read the ledger.
+/// Reads from the catalog how far the statement came. The file's own search_path and role say which table its names mean; the
+/// catalog itself is read in the session's own settings.
 pub(super) async fn look(
     session: &LockedSession,
     part: &Part<'_>,
@@ -119,9 +119,9 @@ pub(super) async fn look(
         return Ok(Found::default());
     }
     set(session, part, Timeouts::NONE).await?;
-    let found = evidence::find(session, what, before).await.map_err(|error| unnamed(part, error))?;
+    let named = evidence::named(session, what).await.map_err(|error| unnamed(part, error))?;
     reset(session).await?;
-    Ok(found)
+    evidence::find(session, what, &named, before).await.map_err(|error| unnamed(part, error))
 }
 
 async fn announced(
@@ -154,10 +154,12 @@ async fn announced(
     built(session, part, what).await
 }
 
-/// Whatever the server said, an invalid index is none.
+/// Refuses an index that pg_index marks invalid: it counts as not created, although the server reported success.
 async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> Result<(), Broken> {
-    let Outside::CreateIndex { index: Some(index), table } = what else { return Ok(()) };
-    match evidence::invalid(session, index, table).await.map_err(|error| unnamed(part, error))? {
+    let Outside::CreateIndex { index: Some(index), .. } = what else { return Ok(()) };
+    let named = evidence::named(session, what).await.map_err(|error| unnamed(part, error))?;
+    reset(session).await?;
+    match evidence::invalid(session, index, &named).await.map_err(|error| unnamed(part, error))? {
         None => Ok(()),
         Some(invalid) => Err(unnamed(
             part,
@@ -241,7 +243,7 @@ impl Timeouts {
     }
 }
 
-/// The timeouts, the role and the file's own settings up to here.
+/// Makes the timeouts, the role, the configured search_path and the file's own settings up to here.
 pub(super) async fn set(session: &LockedSession, part: &Part<'_>, timeouts: Timeouts) -> Result<(), Broken> {
     let Timeouts { lock, statement, insist } = timeouts;
     let mut made = format!("SET lock_timeout={};SET statement_timeout={}", lock.as_millis(), statement.as_millis());
@@ -251,9 +253,10 @@ pub(super) async fn set(session: &LockedSession, part: &Part<'_>, timeouts: Time
     let client = session.client();
     client.batch_execute(&made).await.map_err(answer::of_our_own)?;
     if let Some(role) = part.step.role {
-        let set = "SELECT set_config('role', $1, false)";
+        let set = "SELECT pg_catalog.set_config('role', $1, false)";
         client.query_typed(set, &[(&role, Type::TEXT)]).await.map_err(answer::of_our_own)?;
     }
+    client.batch_execute(CONFIGURED_PATH).await.map_err(answer::of_our_own)?;
     for setting in &part.unit.settings {
         if let Err(error) = client.batch_execute(setting.sql).await {
             let broken = answer::broken(error.into(), None, message::PREAMBLE_STATEMENTS, 0);

@@ -47,7 +47,7 @@ impl Default for Except {
 
 /// What a read sets in its transaction: how the server writes constants and names, and the timeouts of all reads.
 pub const SETTINGS: &str = "SET LOCAL lock_timeout = '500ms'; \
-    SET LOCAL statement_timeout = '10s'; SET LOCAL search_path = pg_catalog; SET LOCAL DateStyle = ISO; \
+    SET LOCAL statement_timeout = '10s'; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL DateStyle = ISO; \
     SET LOCAL IntervalStyle = postgres; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1; \
     SET LOCAL bytea_output = hex; SET LOCAL quote_all_identifiers = off; SET LOCAL xmloption = content; \
     SET LOCAL standard_conforming_strings = on; SET LOCAL lc_monetary = 'C'";
@@ -198,6 +198,13 @@ async fn seen(ask: Ask<'_>) -> Result<Seen, Error> {
 /// True when nothing that is looked up has changed since: nobody has written anything at all, or no row is of a transaction that
 /// was not seen, and none is missing.
 async fn unchanged(client: &Client, since: &Seen) -> Result<bool, Error> {
+    client.batch_execute(&format!("BEGIN READ ONLY; {SETTINGS}")).await?;
+    let unchanged = look_again(client, since).await;
+    client.batch_execute("ROLLBACK").await?;
+    unchanged
+}
+
+async fn look_again(client: &Client, since: &Seen) -> Result<bool, Error> {
     let now = client.query_typed("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
     if now.first().map(|row| row.try_get::<_, String>(0)).transpose()?.as_deref() == Some(&since.snapshot) {
         return Ok(true);

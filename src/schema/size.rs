@@ -50,7 +50,7 @@ async fn read(client: &Client, of: &[Relation], bytes: &str) -> Result<HashMap<R
     client
         .batch_execute(
             "BEGIN READ ONLY; SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '10s'; \
-             SET LOCAL search_path = pg_catalog",
+             SET LOCAL search_path = pg_catalog, pg_temp",
         )
         .await?;
     let rows = client.query_typed(&query, &[(&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)]).await;

@@ -21,6 +21,15 @@ pub fn ident(name: &str) -> String {
     }
 }
 
+/// A string constant that means the same whatever standard_conforming_strings says.
+pub fn literal(text: &str) -> String {
+    let text = text.replace('\'', "''");
+    match text.contains('\\') {
+        true => format!("E'{}'", text.replace('\\', "\\\\")),
+        false => format!("'{text}'"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

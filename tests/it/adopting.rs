@@ -103,17 +103,6 @@ async fn the_diesel_table_is_found_through_the_search_path_of_the_url() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_reset_of_the_schema_everything_is_pending_again() {
-    let (database, set) = (TestDatabase::new().await, Set::tables(2));
-    let daemon = TestDaemon::start(&database, &set).await;
-    daemon.apply_all().await.finished();
-    database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await;
-    assert_eq!(daemon.status().await.state(), pb::SchemaState::Empty);
-    assert_eq!(daemon.apply_all().await.done(), ["0001", "0002"]);
-    database_agrees(&database).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_adopted_migration_that_no_binary_carries_cannot_be_rolled_back() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     database.execute(DIESEL).await;

@@ -210,3 +210,34 @@ async fn the_server_of_the_leases_is_looked_at_as_the_leases_would_use_it() {
     drop_role(&database, &maker).await;
     database.execute(&format!("DROP ROLE {clients}")).await;
 }
+
+/// A function of somebody else's in the search_path can be what a migration calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_of_the_search_path_in_which_others_may_create_is_warned_of() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let other = role(&database, "").await;
+    let (_, answer) = examine(&database.url, &set, &[]).await;
+    assert_eq!(check(&answer, "search_path"), ("OK", "public: nobody else may create objects there", vec![]));
+    database
+        .execute(&format!(
+            "CREATE SCHEMA \"My app\"; GRANT CREATE ON SCHEMA \"My app\" TO {other}; GRANT CREATE ON SCHEMA public TO PUBLIC; \
+             ALTER DATABASE {} SET search_path = \"My app\", public",
+            database.name
+        ))
+        .await;
+    let (_, answer) = examine(&database.url, &set, &[]).await;
+    let (status, found, todo) = check(&answer, "search_path");
+    assert_eq!(
+        (status, found.contains(&format!("{other} in \"My app\", PUBLIC in public"))),
+        ("WARN", true),
+        "{found}"
+    );
+    assert_eq!(
+        todo,
+        [
+            format!("REVOKE CREATE ON SCHEMA \"My app\" FROM {other}").as_str(),
+            "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+        ]
+    );
+    drop_role(&database, &other).await;
+}

@@ -90,7 +90,7 @@ async fn an_index_that_is_kept_has_to_be_valid() {
         TestDaemon::start(&database, &set("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS i ON t (n);", "")).await;
     let failed = daemon.apply_all().await.failure();
     failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
-    assert!(failed.message.contains("the index i is there and invalid"), "{}", failed.message);
+    assert!(failed.message.contains("the index public.i is there and invalid"), "{}", failed.message);
     assert_eq!(index_state(&database, "i").await, "f", "it is another table's");
     database.execute("DROP INDEX i").await;
     daemon.apply_all().await.finished();

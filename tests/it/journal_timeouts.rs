@@ -39,7 +39,7 @@ async fn lock_wait_holds_whatever_lock_timeout_the_file_sets() {
             let outcome = tokio::time::timeout(PATIENCE, daemon.apply(request)).await.expect("it waits");
             let failed = outcome.failure();
             failed.assert(Code::FailedPrecondition, "LOCK_TIMEOUT");
-            assert!(failed.metadata["blocked_by"].contains("AccessShareLock on busy"), "{failed:?}");
+            assert!(failed.metadata["blocked_by"].contains("AccessShareLock on public.busy"), "{failed:?}");
             assert!(asked.elapsed() < Duration::from_secs(5), "{statement}: {:?}", asked.elapsed());
         }
         daemon.stop().await;

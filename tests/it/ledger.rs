@@ -121,7 +121,7 @@ async fn rights_missing_for_reading_are_named_too() {
         [
             "GRANT USAGE ON SCHEMA schemad",
             "GRANT SELECT ON ALL TABLES IN SCHEMA schemad",
-            "GRANT SELECT ON __diesel_schema_migrations"
+            "GRANT SELECT ON public.__diesel_schema_migrations"
         ]
     );
     daemon.stop().await;
@@ -201,16 +201,16 @@ async fn a_ledger_that_needs_a_newer_daemon_is_refused_and_still_reported() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     let daemon = TestDaemon::start(&database, &set).await;
     daemon.apply_all().await.finished();
-    database.execute("UPDATE schemad.ledger SET version = 7, compatible_with = 5").await;
+    database.execute("UPDATE schemad.ledger SET version = 99, compatible_with = 98").await;
     let failed = daemon.rollback_all().await.failure();
     failed.assert(Code::FailedPrecondition, "LEDGER_TOO_NEW");
-    assert_eq!(failed.metadata["compatible_with"], "5");
+    assert_eq!(failed.metadata["compatible_with"], "98");
     let status = crate::harness::eventually("the problem is told", async || {
         let status = daemon.status().await;
         (status.problems.first()?.reason == "LEDGER_TOO_NEW").then_some(status)
     })
     .await;
-    assert_eq!(status.ledger.unwrap().version, 7);
+    assert_eq!(status.ledger.unwrap().version, 99);
     assert_eq!(database.diesel_versions().await, ["0001"]);
 }
 
@@ -236,14 +236,14 @@ async fn reading_writes_nothing_and_needs_no_ledger() {
 async fn a_guard_that_is_missing_fails_the_operation_before_its_script() {
     let (database, set) = (TestDatabase::new().await, Set::tables(2));
     let daemon = TestDaemon::start(&database, &set).await;
-    database.execute("ALTER FUNCTION schemad.begin_step_v1 RENAME TO elsewhere").await;
+    database.execute("ALTER FUNCTION schemad.begin_step_v2 RENAME TO elsewhere").await;
     let outcome = daemon.apply_all().await;
     let failed = outcome.failure();
-    failed.assert(Code::Internal, "INTERNAL");
-    assert!(failed.message.contains("begin_step_v1"), "{}", failed.message);
+    failed.assert(Code::FailedPrecondition, "LEDGER_DAMAGED");
+    assert!(failed.message.contains("begin_step_v2"), "{}", failed.message);
     assert!(!failed.metadata.contains_key("line"), "{:?}", failed.metadata);
     assert_eq!(database.diesel_versions().await, [""; 0]);
-    database.execute("ALTER FUNCTION schemad.elsewhere RENAME TO begin_step_v1").await;
+    database.execute("ALTER FUNCTION schemad.elsewhere RENAME TO begin_step_v2").await;
     daemon.apply_all().await.finished();
     database.assert_consistent().await;
 }

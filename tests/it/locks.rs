@@ -84,7 +84,7 @@ async fn whoever_is_in_the_way_is_named_while_the_step_waits_and_when_it_gives_u
     let mut stream = daemon.client().apply(wait(2, 0)).await.unwrap().into_inner();
     let Event::Waiting(waiting) = until(&mut stream, |e| matches!(e, Event::Waiting(_))).await else { panic!() };
     assert_eq!((waiting.version.as_str(), waiting.mode.as_str()), ("1", "AccessExclusiveLock"));
-    assert_eq!(waiting.relation, "busy");
+    assert_eq!(waiting.relation, "public.busy");
     let blocker = &waiting.blockers[0];
     assert_eq!((blocker.pid, blocker.application_name.as_str()), (pid, "a user"));
     assert_eq!((blocker.state.as_str(), blocker.mode.as_str()), ("idle in transaction", "AccessShareLock"));
@@ -97,7 +97,7 @@ async fn whoever_is_in_the_way_is_named_while_the_step_waits_and_when_it_gives_u
     let failed = crate::harness::daemon::Failed::of(&status);
     failed.assert(Code::FailedPrecondition, "LOCK_TIMEOUT");
     let words = &failed.metadata["blocked_by"];
-    assert!(words.contains(&format!("pid {pid} (")) && words.contains("AccessShareLock on busy"), "{words}");
+    assert!(words.contains(&format!("pid {pid} (")) && words.contains("AccessShareLock on public.busy"), "{words}");
     database.assert_consistent().await;
 }
 
@@ -144,7 +144,9 @@ async fn an_index_that_was_mended_away_does_not_stay_invalid() {
     let daemon = TestDaemon::start(&database, &set).await;
     let outcome = daemon.apply_all().await;
     outcome.finished();
-    assert!(outcome.has(|e| matches!(e, Event::Notice(n) if n.message.contains("removed the invalid index ti"))));
+    assert!(
+        outcome.has(|e| matches!(e, Event::Notice(n) if n.message.contains("removed the invalid index public.ti")))
+    );
     assert_eq!(database.texts(indexes).await, ["t_better true"]);
     database.assert_consistent().await;
 }

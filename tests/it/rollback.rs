@@ -60,7 +60,7 @@ async fn the_previous_release_uses_a_ledger_that_the_next_one_upgraded() {
         .execute(
             "BEGIN; ALTER TABLE schemad.operations ADD ticket text; ALTER TABLE schemad.migrations ADD verdict text; \
              CREATE TABLE schemad.verdicts (version text PRIMARY KEY); \
-             CREATE FUNCTION schemad.begin_step_v2(bigint) RETURNS void LANGUAGE sql AS 'SELECT'; \
+             CREATE FUNCTION schemad.begin_step_v99(bigint) RETURNS void LANGUAGE sql AS 'SELECT'; \
              UPDATE schemad.ledger SET version = 999, compatible_with = 1; COMMIT",
         )
         .await;

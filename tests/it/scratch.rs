@@ -22,7 +22,7 @@ async fn one_is_made_copied_and_dropped() {
     let mut scratch = Scratch::open(&url(&database)).await.unwrap();
     let first = scratch.create(Template::Empty).await.unwrap();
     let session = Session::open(&scratch.url(&first)).await.unwrap();
-    session.client().batch_execute("CREATE TABLE t (id int); INSERT INTO t VALUES (7)").await.unwrap();
+    session.client().batch_execute("CREATE TABLE public.t (id int); INSERT INTO public.t VALUES (7)").await.unwrap();
     // While it is connected, only its own session can copy it.
     let second = scratch.create_on(session.client(), Template::Copy(&first.to_string())).await.unwrap();
     drop(session);
@@ -31,7 +31,7 @@ async fn one_is_made_copied_and_dropped() {
     })
     .await;
     let copy = Session::open(&scratch.url(&third)).await.unwrap();
-    let rows = copy.client().query_typed("SELECT id FROM t", &[]).await.unwrap();
+    let rows = copy.client().query_typed("SELECT id FROM public.t", &[]).await.unwrap();
     assert_eq!(rows[0].get::<_, i32>(0), 7);
     let alike = "SELECT count(DISTINCT (encoding, datcollate, datctype)) FROM pg_database WHERE datname IN";
     assert_eq!(database.text(&format!("{alike} ('{first}', '{}')", database.name)).await, "1");

@@ -1,14 +1,15 @@
 //! What a SQLSTATE means here, where the server's words alone do not say it.
 
 use super::grant;
+use crate::runner::message;
 use crate::{runner::ScriptError, sql};
 
 /// In a sentence without its full stop. `is_through`: all statements of the script, or of its part, were.
 pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) -> Option<String> {
     let error = &failed.error;
     let in_guard = |name| error.context.as_deref().is_some_and(|context| context.contains(name));
-    let in_finish = in_guard("finish_step_v2");
-    let in_guards = in_finish || in_guard("note_statement_v1");
+    let in_finish = in_guard(message::FINISH_STEP);
+    let in_guards = in_finish || in_guard(message::NOTE_STATEMENT);
     let statement = || sql::split(sql).into_iter().nth(failed.statements_done);
     let words = match error.sqlstate.as_str() {
         "SCH03" => "A migration is one transaction with its ledger row; the file must not end it",

@@ -1,6 +1,7 @@
 //! Where a script was refused. The server names a character, a line of a block or nothing, and what schemad sends around the
 //! script is in its way.
 
+use crate::runner::message;
 use crate::{
     db::SqlError,
     runner::ScriptError,
@@ -70,7 +71,7 @@ fn pointed(failed: &ScriptError, sql: &str) -> Option<usize> {
 /// The statement that names what the second guard misses.
 fn suspect(failed: &ScriptError, sql: &str) -> Option<usize> {
     let error = &failed.error;
-    let in_guard = error.context.as_deref().is_some_and(|context| context.contains("finish_step_v2"));
+    let in_guard = error.context.as_deref().is_some_and(|context| context.contains(message::FINISH_STEP));
     let name = match error.sqlstate.as_str() {
         "SCH04" => "advisory_unlock",
         "23505" | "42P01" | "3F000" if in_guard => "__diesel_schema_migrations",

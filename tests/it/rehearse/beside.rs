@@ -234,6 +234,6 @@ async fn a_verdict_that_cannot_be_kept_is_told() {
     // A session that is gone is another's business.
     database.execute("ALTER TABLE schemad.away RENAME TO rehearsals; UPDATE schemad.ledger SET version = 3").await;
     let (.., status) = rehearse(&daemon, None).await;
-    Failed::of(&status.unwrap_err()).assert(Code::FailedPrecondition, "LEDGER_NOT_READY");
+    Failed::of(&status.unwrap_err()).assert(Code::FailedPrecondition, "LEDGER_DAMAGED");
     daemon.stop().await;
 }

@@ -1,0 +1,147 @@
+//! What others write into the ledger, or do to Diesel's table, decides neither what runs nor as whom.
+
+use schemad::grpc::pb;
+use tonic::Code;
+
+use crate::harness::{Set, TestDaemon, TestDatabase, daemon::get, eventually};
+
+/// A table of one's own in the place of Diesel's, with a trigger that would run as the daemon.
+const TRAP: &str = "CREATE ROLE {role}; CREATE SCHEMA rw AUTHORIZATION {role}; GRANT USAGE ON SCHEMA schemad TO {role}; \
+    GRANT SELECT, UPDATE ON schemad.ledger TO {role}; SET ROLE {role}; \
+    CREATE TABLE rw.d (version varchar(50) PRIMARY KEY, run_on timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP); \
+    CREATE TABLE rw.ran (who text); GRANT ALL ON ALL TABLES IN SCHEMA rw TO PUBLIC; GRANT USAGE ON SCHEMA rw TO PUBLIC; \
+    INSERT INTO rw.d (version) VALUES ('0001'), ('0002'); \
+    CREATE FUNCTION rw.trap() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN INSERT INTO rw.ran VALUES (current_user); RETURN coalesce(NEW, OLD); END $$; \
+    CREATE TRIGGER trap BEFORE INSERT OR DELETE ON rw.d FOR EACH ROW EXECUTE FUNCTION rw.trap(); \
+    UPDATE schemad.ledger SET diesel_schema = 'rw', diesel_table = 'd'; RESET ROLE";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_of_diesels_table_that_somebody_wrote_into_the_ledger_is_refused() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    let role = format!("intruder_{}", database.name);
+    database.execute(&TRAP.replace("{role}", &role)).await;
+
+    let failed = daemon.rollback_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "DIESEL_TABLE_UNSAFE");
+    assert!(failed.message.contains("rw.d") && failed.message.contains(&role), "{}", failed.message);
+    assert_eq!(database.text("SELECT count(*) FROM rw.ran").await, "0");
+    eventually("health and status say it", async || {
+        let (status, body) = get(&daemon.admin, "/readyz").await;
+        (status == 503 && body.contains("DIESEL_TABLE_UNSAFE")).then_some(())
+    })
+    .await;
+    // Put right, it goes on.
+    database
+        .execute("UPDATE schemad.ledger SET diesel_schema = 'public', diesel_table = '__diesel_schema_migrations'")
+        .await;
+    daemon.until_ready().await;
+    assert_eq!(daemon.rollback_all().await.done(), ["0002", "0001"]);
+    database.execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_diesel_table_that_would_run_code_of_others_is_not_written() {
+    let table = "public.__diesel_schema_migrations";
+    let function = "CREATE FUNCTION public.trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$";
+    let ran = "CREATE FUNCTION public.ran() RETURNS timestamp LANGUAGE plpgsql AS $$ BEGIN RAISE 'it ran'; END $$";
+    for (change, back, named) in [
+        (
+            format!(
+                "{function}; CREATE TRIGGER trap BEFORE INSERT OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION public.trap()"
+            ),
+            format!("DROP TRIGGER trap ON {table}"),
+            "the trigger trap",
+        ),
+        (
+            format!("CREATE RULE r AS ON INSERT TO {table} DO INSTEAD NOTHING"),
+            format!("DROP RULE r ON {table}"),
+            "the rule r",
+        ),
+        (format!("CREATE TABLE child () INHERITS ({table})"), "DROP TABLE child".into(), "inherits from it"),
+        (
+            format!("{ran}; ALTER TABLE {table} ADD more timestamp, ALTER more SET DEFAULT public.ran()"),
+            format!("ALTER TABLE {table} DROP more"),
+            "its column more",
+        ),
+        (
+            format!("ALTER TABLE {table} ADD CONSTRAINT c CHECK (version <> 'x')"),
+            format!("ALTER TABLE {table} DROP CONSTRAINT c"),
+            "the constraint c",
+        ),
+        (format!("CREATE INDEX i ON {table} (lower(version))"), "DROP INDEX public.i".into(), "has an expression"),
+    ] {
+        let (database, set) = (TestDatabase::new().await, Set::tables(2));
+        let daemon = TestDaemon::start(&database, &set).await;
+        let one = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+        daemon.apply(one).await.finished();
+        // What run_on has for a default is not run; only schemad's own value is written.
+        database.execute(&format!("ALTER TABLE {table} ALTER run_on SET DEFAULT 'epoch'")).await;
+        database.execute(&change).await;
+        for outcome in [daemon.apply_all().await, daemon.rollback_all().await] {
+            let failed = outcome.failure();
+            failed.assert(Code::FailedPrecondition, "DIESEL_TABLE_UNSAFE");
+            assert!(failed.message.contains(named), "{}", failed.message);
+        }
+        assert_eq!(database.diesel_versions().await, ["0001"]);
+        assert_eq!(database.text("SELECT to_regclass('public.t2')").await, "NULL", "the step was undone");
+        database.execute(&back).await;
+        daemon.apply_all().await.finished();
+        let epoch = format!("SELECT count(*) FROM {table} WHERE run_on = 'epoch'");
+        assert_eq!(database.text(&epoch).await, "0");
+        database.assert_consistent().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_in_the_place_of_diesels_table_is_not_read() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    database
+        .execute(
+            "CREATE TABLE ran (n int); \
+             CREATE FUNCTION trap(v varchar) RETURNS varchar LANGUAGE plpgsql AS $$ BEGIN RAISE 'it ran'; END $$; \
+             ALTER TABLE __diesel_schema_migrations RENAME TO before; \
+             CREATE VIEW __diesel_schema_migrations AS SELECT trap(version) AS version, run_on FROM before",
+        )
+        .await;
+    daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "DIESEL_TABLE_UNSAFE");
+    eventually("status says it", async || {
+        let status = daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err();
+        status.message().contains("is not an ordinary table").then_some(())
+    })
+    .await;
+}
+
+/// As whom a step runs, and which table it writes, is for the daemon's session to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_whose_role_or_table_was_changed_in_the_ledger_is_refused_by_the_guards() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    daemon.stop().await;
+    let session = database.connect().await;
+    session
+        .batch_execute(
+            "SELECT pg_advisory_lock(32478922351141220); UPDATE schemad.operations SET state = 'running'; \
+             UPDATE schemad.steps SET state = 'pending', role = 'pg_monitor'",
+        )
+        .await
+        .unwrap();
+    let step: i64 = database.text("SELECT max(id) FROM schemad.steps").await.parse().unwrap();
+    let code = async |before: &str, ending: &str| {
+        let sql = format!("{before}; BEGIN; SELECT schemad.begin_step_v2({step}); RESET ROLE; {ending}");
+        let error = session.batch_execute(&sql).await.unwrap_err();
+        session.batch_execute("ROLLBACK").await.unwrap();
+        error.code().unwrap().code().to_owned()
+    };
+    let finish = format!("SELECT schemad.finish_step_v3({step})");
+    assert_eq!(code("SET schemad.role = ''", "").await, "SCH07");
+    assert_eq!(code("SET schemad.role = 'pg_signal_backend'", "").await, "SCH07");
+    assert_eq!(code("SET schemad.role = 'pg_monitor'", &finish).await, "SCH07");
+    let elsewhere = "SET schemad.diesel_table = 'public.other'";
+    assert_eq!(code(&format!("SET schemad.role = 'pg_monitor'; {elsewhere}"), &finish).await, "SCH07");
+}
