@@ -2,7 +2,7 @@
 """1,000 small migrations: schemad against `psql -f`, one durable commit a migration each, paired on fresh databases.
 
   cargo build --release --example from_folder
-  benches/apply.py [--migrations 1000] [--pairs 5] [--tcp]
+  benches/apply.py [--migrations 1000] [--pairs 5] [--tcp] [--schemad PROGRAM]
 
 Prints the ratio schemad / psql of each pair and its median; 1.0 or less is the aim. The server is a private one with fsync
 on. psql runs one file of BEGIN; migration; INSERT into a table of versions; COMMIT, which is what a careful script does.
@@ -50,18 +50,18 @@ class Server:
         subprocess.run([*self.user, programs() / "pg_ctl", "-m", "fast", "-D", self.dir / "data", "stop"], cwd=self.dir, stdout=subprocess.DEVNULL)
 
 
-def time_schemad(server, database, folder):
+def time_schemad(program, server, database, folder):
     url = f"postgres://postgres@{str(server.host).replace('/', '%2F')}:{server.port}/{database}"
     environment = {**os.environ, "DATABASE_URL": url, "MIGRATIONS_DIR": str(folder)}
     address = f"127.0.0.1:{free_port()}"
     environment["SCHEMAD_ADDRESS"] = address
     serve = ["serve", "--log-level", "error", "--listen", address, "--admin-listen", "127.0.0.1:0"]
-    daemon = subprocess.Popen([DAEMON, *serve], env=environment)
+    daemon = subprocess.Popen([program, *serve], env=environment)
     try:
-        subprocess.run([DAEMON, "wait", "ready"], env=environment, check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([program, "wait", "ready"], env=environment, check=True, stderr=subprocess.DEVNULL)
         server.psql("postgres", "-c", "CHECKPOINT")
         begun = time.monotonic()
-        subprocess.run([DAEMON, "apply"], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run([program, "apply"], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return time.monotonic() - begun
     finally:
         daemon.terminate()
@@ -81,9 +81,11 @@ def main():
     parser.add_argument("--migrations", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--tcp", action="store_true", help="connect over loopback TCP instead of the unix socket")
+    parser.add_argument("--schemad", type=pathlib.Path, default=DAEMON, help="the example from_folder")
     arguments = parser.parse_args()
-    if not DAEMON.exists():
-        sys.exit(f"{DAEMON} is missing: cargo build --release --example from_folder")
+    program = arguments.schemad.resolve()
+    if not program.exists():
+        sys.exit(f"{program} is missing: cargo build --release --example from_folder")
     with tempfile.TemporaryDirectory() as root:
         root = pathlib.Path(root)
         os.chmod(root, 0o755)
@@ -106,7 +108,7 @@ def main():
                     server.psql("postgres", "-c", f"CREATE DATABASE {name}_{pair}")
                 for name in ("schemad", "psql") if pair % 2 else ("psql", "schemad"):
                     database = f"{name}_{pair}"
-                    times[name] = time_schemad(server, database, folder) if name == "schemad" else time_psql(server, database, file)
+                    times[name] = time_schemad(program, server, database, folder) if name == "schemad" else time_psql(server, database, file)
                 ratios.append(times["schemad"] / times["psql"])
                 print(f"pair {pair + 1}: schemad {times['schemad']:.2f} s, psql {times['psql']:.2f} s, ratio {ratios[-1]:.2f}", flush=True)
             print(f"median ratio {statistics.median(ratios):.2f}")

@@ -2,7 +2,8 @@
 """100 small migrations: `schemad rehearse` against the loop of diesel_cli and pg_dump, paired on one server.
 
   cargo build --release --bin schemad
-  benches/rehearse.py [--migrations 100] [--pairs 3] [--bad 0] [--rows] [--durable] [--diesel PROGRAM]
+  benches/rehearse.py [--migrations 100] [--pairs 3] [--bad 0] [--rows] [--durable] [--starts]
+                      [--diesel PROGRAM] [--schemad PROGRAM]
 
 Prints the ratio loop / schemad of each pair and its median; 10 or more is the aim. Both use the same private server, so the start of
 one is not counted. The loop is that of tests/real_rehearse.py: each migration up, down and up on a copy of the clean state, and
@@ -49,9 +50,11 @@ def main():
     parser.add_argument("--bad", type=int, default=0)
     parser.add_argument("--rows", action="store_true")
     parser.add_argument("--durable", action="store_true")
+    parser.add_argument("--starts", action="store_true", help="measure nothing: only see that schemad rehearses")
     parser.add_argument("--diesel")
+    parser.add_argument("--schemad", type=pathlib.Path, default=TARGET / "release/schemad")
     arguments = parser.parse_args()
-    schemad, diesel = TARGET / "release/schemad", diesel_cli(arguments.diesel)
+    schemad, diesel = arguments.schemad.resolve(), None if arguments.starts else diesel_cli(arguments.diesel)
     schemad.exists() or sys.exit("first: cargo build --release --bin schemad")
     with tempfile.TemporaryDirectory(prefix="rehearse-") as root, contextlib.ExitStack() as at_end:
         root = pathlib.Path(root)
@@ -70,6 +73,8 @@ def main():
             done = subprocess.run([schemad, "rehearse", "--dir", root / "set", "--output", "json"], env=environment, cwd=root, **TEXT)
             ours = time.monotonic() - begun
             done.returncode in (0, 3) or sys.exit(done.stderr)
+            if arguments.starts:
+                return print(f"schemad starts, and takes {ours:.2f} s")
             work = root / f"loop{pair}"
             work.mkdir()
             loop, begun = Loop(server, diesel, work), time.monotonic()

@@ -9,6 +9,7 @@ usage: deploy/check.sh [BINARY]      the default is target/release/schemad
 
   DATABASE_URL     a throwaway database, over TCP: everything is applied to it. Without it the daemon runs without a database
   CHECK_PORT       the first of two free ports; the default is 55051
+  CHECK_LIMIT      bytes that the root may have; the default is 25,000,000, and a debug build has more
   COMPOSE_SCHEMA   compose-spec.json, to check compose.yaml against (needs python3 with jsonschema)
 
 Linux. Needs root or user namespaces; what else is missing is said and passed over.
@@ -20,7 +21,7 @@ deploy=$(cd "$(dirname "$0")" && pwd)
 binary=${1:-$deploy/../target/release/schemad}
 port=${CHECK_PORT:-55051}
 address=127.0.0.1:$port
-limit=25000000   # bytes: what the image may have
+limit=${CHECK_LIMIT:-25000000}   # bytes: what the image may have
 exposure=15      # tenths: what systemd-analyze security may say
 
 say() { printf 'check: %s\n' "$*"; }

@@ -2,7 +2,7 @@
 """Real migration trees: what schemad leaves behind against what diesel_cli leaves behind, after every step.
 
   cargo build --example from_folder
-  tests/real.py FOLDER... [--brief] [--diesel PROGRAM] [--schemad PROGRAM]
+  tests/real.py FOLDER... [--brief] [--starts] [--diesel PROGRAM] [--schemad PROGRAM]
 
 Each folder of Diesel migrations goes into two fresh databases: one by one up, down as far as the downs allow, up again; then down
 and up all at once; and what lies below a migration without a way back is rolled back in databases that never had it. After each
@@ -220,6 +220,10 @@ class Tree:
         for who, server in (Ours, self.servers[0]), (Theirs, self.servers[-1]):
             self.sides.append(who(self, server))
         return self.sides[0].refuses()
+    def starts(self):
+        """Whether schemad serves this set and moves one migration up and down, without diesel_cli. Why not, if so."""
+        self.sides.append(Ours(self, self.servers[0]))
+        return self.sides[0].refuses() or self.sides[0].move("up", 1, True).error or self.sides[0].move("down", 0, True).error
     def row(self, what, direction, said, catalog, agreed=(), explained=(), bad=()):
         self.counts["UNEXPLAINED" if bad else "explained" if explained else "same"] += 1
         if agreed or explained or bad or not self.arguments.brief or what.startswith("("):
@@ -331,20 +335,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a folder of Diesel migrations")
     parser.add_argument("--brief", action="store_true", help="leave out the rows in which all is as it should be")
+    parser.add_argument("--starts", action="store_true", help="compare nothing: only see that schemad serves each folder and moves one migration up and down")
     parser.add_argument("--diesel", help="the diesel_cli program [default: on PATH, else installed into target/diesel_cli]")
     parser.add_argument("--schemad", help="the example from_folder [default: the newer one of target/debug and target/release]")
     arguments = parser.parse_args()
     built = [p for p in (TARGET / profile / "examples/from_folder" for profile in ("debug", "release")) if p.exists()]
     schemad = arguments.schemad or max(built, key=lambda p: p.stat().st_mtime, default=None) or sys.exit("first: cargo build --example from_folder")
-    arguments.schemad, arguments.diesel = pathlib.Path(schemad).resolve(), diesel_cli(arguments.diesel)
+    arguments.schemad = pathlib.Path(schemad).resolve()
+    arguments.diesel = None if arguments.starts else diesel_cli(arguments.diesel)
     total = collections.Counter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and stop what was started
     with tempfile.TemporaryDirectory(prefix="real-") as root, contextlib.ExitStack() as at_end:
         os.chmod(root, 0o755)
         # Roles belong to a server, so it is two.
-        servers = [Server(pathlib.Path(root) / name, at_end) for name in (["given"] if os.environ.get("TEST_DATABASE_URL") else ["ours", "theirs"])]
+        servers = [Server(pathlib.Path(root) / name, at_end) for name in (["given"] if os.environ.get("TEST_DATABASE_URL") or arguments.starts else ["ours", "theirs"])]
         for folder in arguments.folders:
             with contextlib.closing(Tree(folder, servers, arguments, pathlib.Path(tempfile.mkdtemp(dir=root)))) as tree:
+                if arguments.starts:
+                    error = tree.starts()
+                    error and sys.exit(f"{folder}: {error}")
+                    print(f"{folder}: starts")
+                    continue
                 tree.play()
             print(f"{folder}: " + ", ".join(f"{count} {what}" for what, count in tree.counts.items()), flush=True)
             total += tree.counts

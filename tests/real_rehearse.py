@@ -2,7 +2,7 @@
 """Real migration trees: what `schemad rehearse` says of each migration, against the loop that people write around diesel_cli.
 
   cargo build --bin schemad
-  tests/real_rehearse.py FOLDER... [--brief] [--pairs N] [--diesel PROGRAM] [--schemad PROGRAM]
+  tests/real_rehearse.py FOLDER... [--brief] [--starts] [--pairs N] [--diesel PROGRAM] [--schemad PROGRAM]
 
 The loop: each migration up, down and up with diesel_cli on a copy (CREATE DATABASE ... TEMPLATE) of the clean state before it, and
 `pg_dump --schema-only` before and after each. The clean state is what the ups so far have made; one that fails is left out. Where only
@@ -149,13 +149,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a folder of Diesel migrations")
     parser.add_argument("--brief", action="store_true", help="only the rows in which both differ")
+    parser.add_argument("--starts", action="store_true", help="compare nothing: only see that schemad rehearses each folder")
     parser.add_argument("--pairs", type=int, default=1, help="how often both run, in turn")
     parser.add_argument("--diesel", help="the diesel_cli program [default: on PATH, else installed into target/diesel_cli]")
     parser.add_argument("--schemad", help="the program [default: the newer one of target/debug and target/release]")
     arguments = parser.parse_args()
     built = [p for p in (TARGET / profile / "schemad" for profile in ("debug", "release")) if p.exists()]
     schemad = arguments.schemad or max(built, key=lambda p: p.stat().st_mtime, default=None) or sys.exit("first: cargo build --bin schemad")
-    schemad, diesel = pathlib.Path(schemad).resolve(), diesel_cli(arguments.diesel)
+    schemad, diesel = pathlib.Path(schemad).resolve(), None if arguments.starts else diesel_cli(arguments.diesel)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     disagreements = 0
     with tempfile.TemporaryDirectory(prefix="rehearse-") as root:
@@ -163,6 +164,11 @@ def main():
         os.chmod(root, 0o755)
         for folder in arguments.folders:
             folder = pathlib.Path(folder).resolve()
+            if arguments.starts:
+                verdicts, refused = rehearse(schemad, folder, root)
+                refused and sys.exit(f"{folder}: {refused}")
+                print(f"{folder}: starts, with {len(verdicts)} verdicts")
+                continue
             migrations = sorted((Migration(p) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda m: (m.version, m.name))
             ratios = []
             for _ in range(arguments.pairs):

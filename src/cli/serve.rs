@@ -60,7 +60,11 @@ pub(super) async fn serve_until_signalled(
     hangup: Hangup,
 ) -> Result<(), Exit> {
     let signalled = shutdown::signalled(hangup).map_err(Exit::unavailable)?;
-    let signal = async { tracing::info!(event = "daemon.stopping", signal = signalled.await, "stopping") };
+    let signal = async {
+        // Outside the macro, which evaluates nothing while its level is off.
+        let signal = signalled.await;
+        tracing::info!(event = "daemon.stopping", signal, "stopping");
+    };
     daemon.serve(main, admin, signal).await.map_err(Exit::unavailable)
 }
 
