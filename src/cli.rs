@@ -14,6 +14,7 @@ mod history;
 mod lease;
 mod ledger;
 mod list;
+mod log_queue;
 mod operate;
 mod output;
 mod rehearse;
@@ -97,6 +98,16 @@ enum Command {
 
 /// Parses the command line and runs it around `source`. Returns the process's exit code (docs/exit-codes.md).
 pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
+    let is_daemon = std::env::args_os().nth(1).is_some_and(|command| command == "serve" || command == "dev");
+    if is_daemon {
+        log_queue::start();
+    }
+    let code = run_command_line(source);
+    log_queue::flush();
+    code
+}
+
+fn run_command_line(source: &impl MigrationSource<Pg>) -> ExitCode {
     if let Err(error) = env_file::load() {
         return Exit::usage(error).report();
     }

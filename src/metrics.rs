@@ -1,6 +1,9 @@
 //! The numbers behind `/metrics`, in the OpenMetrics text format.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -18,6 +21,9 @@ use crate::{
     migration::Direction,
     planner::{Assessment, State},
 };
+
+/// Lines of this process's log that were dropped because nobody read them. A process has one log, however many daemons it runs.
+pub static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Every metric of a daemon. They are read from memory: scraping asks the database nothing.
 #[derive(Debug)]
@@ -38,6 +44,8 @@ pub struct Metrics {
     insecure: Gauge,
     refusals_not_kept: Family<CauseLabels, Counter>,
     leases: Family<LeaseLabels, Gauge>,
+    log_lines_dropped: Counter,
+    certificates: Family<CertificateLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,6 +100,8 @@ impl Metrics {
         registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("operations", "Operations by kind and result", metrics.operations.clone());
         registry.register("step_duration_seconds", "Time from a step's start to its commit", metrics.steps.clone());
+            log_lines_dropped: Counter::default(),
+            certificates: Family::default(),
         registry.register("database_up", "1 when the last probe was answered", metrics.database_up.clone());
         registry.register("ready", "1 when operations can be accepted", metrics.ready.clone());
         registry.register("migrations_applied", "Migrations in the Diesel table", metrics.applied.clone());
@@ -126,6 +136,16 @@ impl Metrics {
 
     /// An operation ended, or was refused.
     pub fn operation(&self, kind: &'static str, result: &'static str) {
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the log that were dropped because nobody read them in time",
+            metrics.log_lines_dropped.clone(),
+        );
+        registry.register(
+            "tls_certificate_expires_timestamp_seconds",
+            "When the first certificate of this setting's file expires, in Unix time",
+            metrics.certificates.clone(),
+        );
         self.operations.get_or_create(&OperationLabels { kind, result }).inc();
     }
 
@@ -189,4 +209,5 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+        self.log_lines_dropped.inner().store(LOG_LINES_DROPPED.load(Relaxed), Relaxed);
 }

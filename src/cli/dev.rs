@@ -114,10 +114,7 @@ async fn introduce(address: String, admin_address: String, leases: bool) {
     let Ok(status) = status::fetch(&Read::new(common)).await else { return };
     let default = address == super::settings::DEFAULT_LISTEN;
     let flag = if default { String::new() } else { format!(" --address {address}") };
-    say("");
-    say(&status::show(&status));
-    say("");
-    say(&styled(BOLD, "Try next, in another terminal"));
+    let mut text = format!("\n{}\n\n{}", status::show(&status), styled(BOLD, "Try next, in another terminal"));
     let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
     let mut commands = vec![
         (format!("{program} rollback --steps 1{flag}"), "undo the last migration; `apply` brings it back"),
@@ -140,7 +137,9 @@ async fn introduce(address: String, admin_address: String, leases: bool) {
         );
     }
     for (command, what) in commands {
-        say(&format!("  {command}\n    {}", styled(DIM, what)));
+        text += &format!("\n  {command}\n    {}", styled(DIM, what));
     }
-    say("\nCtrl-C ends the daemon and its PostgreSQL; the data stay.");
+    text += "\n\nCtrl-C ends the daemon and its PostgreSQL; the data stay.";
+    // On a thread that nothing waits for: whoever has stopped reading stdout must not stop the daemon.
+    std::thread::spawn(move || say(&text));
 }

@@ -10,7 +10,7 @@ use prost::Message;
 use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage, SerializeOptions};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::{escape, exit::Exit};
+use super::{escape, exit::Exit, log_queue};
 use crate::grpc::pb;
 
 pub(super) use super::escape::{line, plain};
@@ -36,9 +36,16 @@ pub(super) fn say(line: &str) {
     let _ = writeln!(anstream::stdout(), "{}", escape::last_look(line)); // a reader that is gone needs no answer
 }
 
-/// A line on stderr: progress.
+/// A line on stderr: progress. That of a daemon goes where its log goes, which waits for no reader.
 pub(super) fn progress(line: &str) {
-    let _ = writeln!(anstream::stderr(), "{}", escape::last_look(line));
+    let line = escape::last_look(line);
+    let Some(queue) = log_queue::of_this_process() else {
+        let _ = writeln!(anstream::stderr(), "{line}");
+        return;
+    };
+    let mut text = anstream::AutoStream::new(Vec::new(), anstream::AutoStream::choice(&std::io::stderr()));
+    let _ = writeln!(text, "{line}"); // writing to memory cannot fail
+    queue.push(text.into_inner());
 }
 
 /// An error on stderr.

@@ -1,26 +1,30 @@
-//! The log never decides what the daemon does, whatever its level.
+//! The log never decides what the daemon does: neither its level, nor a reader that has stopped reading.
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
 use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, pipe},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     process::{Child, Command},
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::harness::{
-    Authority, PATIENCE,
-    process::{output, schemad, stdout},
+    Authority, PATIENCE, TestDatabase, eventually,
+    process::{output, schemad, stderr, stdout},
 };
 
 const NOBODY: &str = "postgres://nobody@127.0.0.1:1/none";
@@ -46,6 +50,27 @@ fn listening(pid: u32) -> Vec<u16> {
     }
     found.sort_unstable();
     found.into_iter().map(|(_, port)| port).collect()
+}
+
+/// The main port and the admin port of a daemon, once it listens on both.
+async fn ports(child: &Child) -> (u16, u16) {
+    let pid = child.id().unwrap();
+    eventually("it listens", async || match listening(pid)[..] {
+        [main, admin] => Some((main, admin)),
+        _ => None,
+    })
+    .await
+}
+
+/// What the admin listener answers, with the head.
+async fn admin(port: u16, path: &str) -> String {
+    let ask = async {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.map(|_| answer)
+    };
+    tokio::time::timeout(Duration::from_secs(10), ask).await.unwrap_or_else(|_| panic!("no answer to {path}")).unwrap()
 }
 
 fn terminate(child: &Child) {
@@ -309,4 +334,114 @@ fn no_log_macro_does_anything_but_log() {
     }
     assert!(seen > 50, "{seen}");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A pipe that holds a page, full but for `room` bytes, which nobody reads.
+fn full_pipe(room: usize) -> (OwnedFd, Stdio) {
+    let (reads, writes) = pipe().unwrap();
+    let size = fcntl(&writes, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    fcntl(&writes, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let mut file = File::from(writes);
+    let filling = vec![b'.'; usize::try_from(size).unwrap() - room];
+    if room == 0 {
+        while file.write(&filling).is_ok_and(|written| written > 0) {}
+    } else {
+        file.write_all(&filling).unwrap();
+    }
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reads, Stdio::from(file))
+}
+
+/// Lines of the log that nobody read.
+async fn dropped(port: u16) -> u64 {
+    let metrics = admin(port, "/metrics").await;
+    let line = metrics.lines().find(|line| line.starts_with("schemad_log_lines_dropped_total "));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_stops_nothing_and_its_loss_is_told() {
+    for format in ["text", "json"] {
+        let database = TestDatabase::new().await;
+        let (reads, stderr) = full_pipe(100);
+        let mut command = schemad(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args(["--log-level", "trace", "--log-format", format]).env("DATABASE_URL", &database.url);
+        let mut child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        let (main, admin_port) = ports(&child).await;
+        let address = format!("127.0.0.1:{main}");
+        let healthy = async || {
+            let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap();
+            let mut health = HealthClient::new(channel.connect_lazy());
+            let service = "schemad.v1.MigrationService".to_owned();
+            let check = health.check(HealthCheckRequest { service });
+            let answer = tokio::time::timeout(Duration::from_secs(10), check).await.expect("health does not answer");
+            answer.unwrap().into_inner().status() == tonic_health::pb::health_check_response::ServingStatus::Serving
+        };
+        eventually("it is ready", async || healthy().await.then_some(())).await;
+        eventually("the log is full", async || {
+            healthy().await;
+            (dropped(admin_port).await > 0).then_some(())
+        })
+        .await;
+        assert!(admin(admin_port, "/livez").await.starts_with("HTTP/1.1 200"));
+        assert!(healthy().await);
+        let applied = output(schemad(&["apply", "--address", &address])).await;
+        assert_eq!(applied.status.code(), Some(0), "{}", self::stderr(&applied));
+
+        // Somebody reads again, until the loss is told.
+        fcntl(&reads, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut reads = File::from(reads);
+        let mut log = String::new();
+        eventually("the loss is told", async || {
+            let mut buffer = [0; 65536];
+            while let Ok(length @ 1..) = reads.read(&mut buffer) {
+                log += &String::from_utf8_lossy(&buffer[..length]);
+            }
+            log.contains("log.lines_dropped").then_some(())
+        })
+        .await;
+        // Nobody does, and it ends all the same.
+        terminate(&child);
+        assert_eq!(exit_code(&mut child).await, Some(0), "{format}");
+        drop(reads);
+    }
+}
+
+/// Also what the command line itself has to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_cannot_start_ends_although_nobody_reads_why() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    for command in ["serve", "dev"] {
+        let (_reads, stderr) = full_pipe(0);
+        let mut command = schemad(&[command, "--listen", &listen, "--admin-listen", "127.0.0.1:0"]);
+        command.env("DATABASE_URL", NOBODY);
+        let mut child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        assert_eq!(exit_code(&mut child).await, Some(2));
+    }
+}
+
+/// True while a thread of the process waits for a pipe's reader.
+fn waits_for_a_reader(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let waits = |thread: fs::DirEntry| {
+        fs::read_to_string(thread.path().join("wchan")).is_ok_and(|at| at.contains("pipe_write"))
+    };
+    threads.into_iter().any(waits)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_whose_introduction_nobody_reads_goes_on() {
+    let database = TestDatabase::new().await;
+    let (reads, to) = full_pipe(0);
+    let mut command = schemad(&["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    command.env("DATABASE_URL", &database.url);
+    let mut child = command.stdout(to).stderr(Stdio::null()).spawn().unwrap();
+    let (_, admin_port) = ports(&child).await;
+    let pid = child.id().unwrap();
+    eventually("it would introduce itself", async || waits_for_a_reader(pid).then_some(())).await;
+    assert!(admin(admin_port, "/livez").await.starts_with("HTTP/1.1 200"));
+    terminate(&child);
+    assert_eq!(exit_code(&mut child).await, Some(0));
+    assert!(reads.as_raw_fd() > 0);
 }
