@@ -217,6 +217,8 @@ reasons! {
     TooManyWatchers "TOO_MANY_WATCHERS" Exhausted,
     /// The request did not arrive in time.
     RequestTooSlow "REQUEST_TOO_SLOW" Exhausted,
+    /// The deadline that the caller gave the call has passed. An operation that it began goes on.
+    DeadlineExceeded "DEADLINE_EXCEEDED" Expired,
     /// A down script in the ledger has no signature, or one that does not verify.
     SignatureInvalid "SIGNATURE_INVALID" Refused,
     /// SignLedger needs a daemon with a signing key.

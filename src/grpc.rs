@@ -4,6 +4,7 @@
 mod answer;
 mod arrival;
 pub mod convert;
+pub mod deadline;
 mod denied;
 mod describe;
 pub mod gate;

@@ -12,8 +12,8 @@ use crate::{
     catalog::Catalog,
     db::DatabaseUrl,
     grpc::{
-        self, gate, gate::Gate, leases::LeaseService, migrations::Migrations, own_words::own_words, pb, reads::Reads,
-        schemas::Schemas,
+        self, deadline::Deadlines, gate, gate::Gate, leases::LeaseService, migrations::Migrations,
+        own_words::own_words, pb, reads::Reads, schemas::Schemas,
     },
     health::Health,
     lease::Leases,
@@ -133,7 +133,7 @@ pub(super) async fn main(
 ) -> io::Result<()> {
     let streams = u32::try_from(limits.streams_per_connection + HEADROOM).unwrap_or(u32::MAX);
     let headers = u32::try_from(limits.header_bytes.saturating_mul(HEADER_HEADROOM)).unwrap_or(u32::MAX);
-    let server = server().max_concurrent_streams(streams).http2_max_header_list_size(headers).add_routes(routes);
+    let server = server().max_concurrent_streams(streams).http2_max_header_list_size(headers).layer(Deadlines).add_routes(routes);
     let sockets = incoming(listener, tls, connections);
     server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
 }
@@ -145,7 +145,7 @@ pub(super) async fn admin(
     routes: Routes,
     phases: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let server = server().accept_http1(true).add_routes(routes);
+    let server = server().accept_http1(true).layer(Deadlines).add_routes(routes);
     let sockets = incoming(listener, None, connections);
     server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
 }

@@ -9,6 +9,7 @@ pub mod process;
 pub mod proxy;
 pub mod server;
 pub mod set;
+pub mod wire;
 
 pub use authority::Authority;
 pub use daemon::TestDaemon;
@@ -18,6 +19,7 @@ pub use process::Process;
 pub use proxy::Proxy;
 pub use server::Server;
 pub use set::Set;
+pub use wire::Wire;
 
 use std::time::{Duration, Instant};
 

@@ -62,3 +62,4 @@ mod tls;
 mod two_databases;
 mod untrusted;
 mod upkeep;
+mod wire;

@@ -1,0 +1,114 @@
+//! What a daemon owes to any gRPC client.
+
+use prost::bytes::Bytes;
+use schemad::grpc::{methods::METHODS, pb};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+
+use crate::harness::{
+    Set, TestDaemon, TestDatabase, Wire,
+    daemon::Failed,
+    eventually,
+    wire::{EMPTY, framed, grpc},
+};
+
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+fn watched(service: &str) -> Option<Bytes> {
+    Some(framed(&HealthCheckRequest { service: service.into() }))
+}
+
+fn empty() -> Option<Bytes> {
+    Some(Bytes::from_static(EMPTY))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_deadline_has_passed_does_nothing_and_says_why() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (main, admin) = (Wire::connect(&daemon.address).await, Wire::connect(&daemon.admin).await);
+    for method in METHODS {
+        let answer = main.call(grpc(method.path, Some("1n")), empty()).await;
+        Failed::of(&answer.status()).assert(Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    }
+    for path in [CHECK, WATCH] {
+        let answer = admin.call(grpc(path, Some("1n")), empty()).await;
+        Failed::of(&answer.status()).assert(Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    }
+    assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "0");
+    assert_eq!(daemon.status().await.pending.len(), 1);
+}
+
+/// True while somebody watches the last migration, so that it is not rolled back.
+async fn is_in_use(daemon: &TestDaemon) -> bool {
+    let down = pb::RollbackRequest {
+        target: Some(pb::rollback_request::Target::Steps(1)),
+        validate_only: true,
+        ..Default::default()
+    };
+    let outcome = daemon.rollback(down).await;
+    outcome.status.is_err() && outcome.failure().reason == "IN_USE"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_ends_a_watch_which_then_no_longer_counts() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    // The second client has no room for an answer's bytes, so HTTP/2 never asks for the stream's end.
+    let mut deaf = h2::client::Builder::new();
+    deaf.initial_window_size(0);
+    for address in [&daemon.address, &daemon.admin] {
+        let reads = Wire::connect(address).await;
+        let deadline = || grpc(WATCH, Some("2S"));
+        let answer = tokio::join!(reads.call(deadline(), watched("schemad.schema.applied.0001")), async {
+            eventually("it counts", async || is_in_use(&daemon).await.then_some(())).await;
+        })
+        .0;
+        Failed::of(&answer.status()).assert(Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+        assert!(!answer.body.is_empty(), "the first status came before: {answer:?}");
+        assert!(!is_in_use(&daemon).await);
+
+        let never_reads = Wire::connect_with(address, &deaf).await;
+        let response = never_reads.begin(deadline(), watched("schemad.schema.applied.0001")).await;
+        eventually("it counts", async || is_in_use(&daemon).await.then_some(())).await;
+        eventually("it counts no longer", async || (!is_in_use(&daemon).await).then_some(())).await;
+        drop(response);
+    }
+}
+
+/// An operation belongs to the daemon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_ends_the_call_and_not_its_operation() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_gate", "SELECT pg_advisory_xact_lock(77); CREATE TABLE a ();", "DROP TABLE a;")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let gate = database.connect().await;
+    gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+    let wire = Wire::connect(&daemon.address).await;
+    let expired = async |path: &str, deadline: &str, body| {
+        let answer = wire.call(grpc(path, Some(deadline)), body).await;
+        Failed::of(&answer.status()).assert(Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    };
+    expired("/schemad.v1.MigrationService/Apply", "700m", empty()).await;
+    let id = database.text("SELECT id FROM schemad.operations WHERE state = 'running'").await;
+    let watch = pb::WatchOperationRequest { id: id.clone(), ..Default::default() };
+    expired("/schemad.v1.OperationService/WatchOperation", "700m", Some(framed(&watch))).await;
+    // A request that never ends, and a stream of questions.
+    expired("/schemad.v1.MigrationService/GetStatus", "700m", None).await;
+    expired(REFLECTION, "700m", None).await;
+    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    eventually("the operation goes on", async || {
+        let state = database.text(&format!("SELECT state FROM schemad.operations WHERE id = '{id}'")).await;
+        (state == "succeeded").then_some(())
+    })
+    .await;
+    // What waits for the database.
+    database.execute("CREATE TABLE locked (id int); CREATE INDEX ON locked (id)").await;
+    let mut holder = database.connect().await;
+    let lock = holder.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE locked IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    expired("/schemad.v1.SchemaService/DescribeSchema", "150m", empty()).await;
+}
