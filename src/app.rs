@@ -254,7 +254,7 @@ impl Daemon {
         let (main_routes, admin_routes) = parts.routes()?;
         let mut servers = [
             tokio::spawn(listeners::main(main, tls, connections, main_routes, settings.limits.clone(), phases.clone())),
-            tokio::spawn(listeners::admin(admin, admin_connections, admin_routes, phases)),
+            tokio::spawn(listeners::admin(admin, admin_connections, admin_routes, settings.limits.of_admin(), phases)),
         ];
         if settings.apply_on_start {
             tokio::spawn(apply_on_start(operations.clone(), monitor.views()));

@@ -30,9 +30,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// What a client may send before it is read, of a request and of all: HTTP/2's own default, for requests are small.
 const WINDOW: u32 = 65_535;
 
-/// HTTP/2 itself allows this much more than the limits, so that whoever is over one is told by a status; who is over this is
-/// cut off.
-const HEADROOM: usize = 32;
+/// HTTP/2 itself allows headers to be this many times larger than the limit, so that a request over it is refused with a status;
+/// larger ones are cut off.
 const HEADER_HEADROOM: usize = 4;
 
 /// What is served.
@@ -131,9 +130,8 @@ pub(super) async fn main(
     limits: Limits,
     phases: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let streams = u32::try_from(limits.streams_per_connection + HEADROOM).unwrap_or(u32::MAX);
     let headers = u32::try_from(limits.header_bytes.saturating_mul(HEADER_HEADROOM)).unwrap_or(u32::MAX);
-    let server = server().max_concurrent_streams(streams).http2_max_header_list_size(headers).layer(Deadlines).add_routes(routes);
+    let server = server(&limits).http2_max_header_list_size(headers).layer(Deadlines).add_routes(routes);
     let sockets = incoming(listener, tls, connections);
     server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
 }
@@ -143,15 +141,18 @@ pub(super) async fn admin(
     listener: TcpListener,
     connections: Connections,
     routes: Routes,
+    limits: Limits,
     phases: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let server = server().accept_http1(true).layer(Deadlines).add_routes(routes);
+    let server = server(&limits).accept_http1(true).layer(Deadlines).add_routes(routes);
     let sockets = incoming(listener, None, connections);
     server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
 }
 
-fn server() -> Server {
+/// As many streams are advertised as are allowed: a client that multiplexes opens no more, and waits where another would be refused.
+fn server(limits: &Limits) -> Server {
     Server::builder()
+        .max_concurrent_streams(u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(WINDOW)

@@ -216,8 +216,11 @@ impl Connection {
     }
 
     /// A request begins, and lasts until the guard is dropped. `None`: there are too many on this connection.
+    ///
+    /// HTTP/2 lets a client open no more streams than the limit, and counts a stream that its client has reset as ended before the
+    /// request of that stream is cleaned up. So there may be as many again.
     pub fn request(self: &Arc<Self>) -> Option<InFlight> {
-        let limit = self.shared.upgrade().map_or(0, |shared| shared.limits.streams_per_connection);
+        let limit = self.shared.upgrade().map_or(0, |shared| shared.limits.streams_per_connection.saturating_mul(2));
         self.allow(CREDIT_A_REQUEST);
         let before = self.open.fetch_add(1, SeqCst);
         let guard = InFlight(self.clone()); // counts down again when it is refused

@@ -1,13 +1,16 @@
 //! What a daemon owes to any gRPC client.
 
 use prost::bytes::Bytes;
-use schemad::grpc::{methods::METHODS, pb};
+use schemad::{
+    grpc::{methods::METHODS, pb},
+    transport::Limits,
+};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 
 use crate::harness::{
     Set, TestDaemon, TestDatabase, Wire,
-    daemon::Failed,
+    daemon::{Failed, settings},
     eventually,
     wire::{EMPTY, framed, grpc},
 };
@@ -111,4 +114,31 @@ async fn a_deadline_ends_the_call_and_not_its_operation() {
     let lock = holder.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE locked IN ACCESS EXCLUSIVE MODE").await.unwrap();
     expired("/schemad.v1.SchemaService/DescribeSchema", "150m", empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_streams_are_advertised_as_are_allowed() {
+    let database = TestDatabase::new().await;
+    let mut settings = settings(&database.url);
+    settings.limits = Limits { streams_per_connection: 7, ..Limits::default() };
+    let daemon = TestDaemon::launch(settings, &Set::tables(1)).await;
+    for address in [&daemon.address, &daemon.admin] {
+        let wire = Wire::connect(address).await;
+        eventually("the settings", async || (wire.streams() == 7).then_some(())).await;
+        // Streams that end make room at once, however fast a client is.
+        let mut watches = std::collections::VecDeque::new();
+        for round in 0..200 {
+            if watches.len() == 7 {
+                watches.pop_front();
+            }
+            let mut response = wire.begin(grpc(WATCH, None), watched("")).await.await.unwrap();
+            assert!(response.body_mut().data().await.is_some(), "round {round}: {response:?}");
+            watches.push_back(response);
+        }
+        watches.pop_front();
+        for round in 0..200 {
+            let answer = wire.call(grpc(CHECK, None), empty()).await;
+            assert_eq!(answer.status().code(), Code::Ok, "round {round}: {answer:?}");
+        }
+    }
 }
