@@ -7,16 +7,19 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header::AUTHORIZATION},
+    http::{
+        HeaderMap, Method, StatusCode,
+        header::{ALLOW, AUTHORIZATION, CONTENT_TYPE},
+    },
     middleware::Next,
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 
 use super::{
     answer::hold,
     arrival::{Arrivals, Sender},
     denied,
-    methods::{self, Counts, Method},
+    methods::{self, Counts, Method as Row},
     own_words::unknown_method,
     status::from_failure,
 };
@@ -77,8 +80,15 @@ impl Gate {
 /// The layer.
 pub async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().cloned();
-    let Some(method) = methods::of(request.uri().path()) else {
-        if gate.operations.is_some() {
+    let method = methods::of(request.uri().path());
+    let serves_only_grpc = gate.operations.is_some();
+    if (serves_only_grpc || method.is_some())
+        && let Err(refused) = is_grpc(&request)
+    {
+        return refused;
+    }
+    let Some(method) = method else {
+        if serves_only_grpc {
             // Refused here and not by the router: what has no row must not be served by mistake.
             return from_failure(&unknown_method(request.uri().path().trim_start_matches('/'))).into_http();
         }
@@ -90,6 +100,29 @@ pub async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) 
         Ok((request, held)) => hold(next.run(request).await, held),
         Err(failure) => from_failure(&failure).into_http(),
     }
+}
+
+/// Refuses what is no gRPC, in HTTP's words. A page in a browser can send a POST of any text anywhere, with the certificate of the
+/// person who looks at it; this content type it can send only where the server allows it, and this one never does.
+fn is_grpc(request: &Request) -> Result<(), Response> {
+    const TYPE: &str = "application/grpc";
+    if request.method() != Method::POST {
+        // The answer to HEAD has no body, and hyper takes none away.
+        let text = if request.method() == Method::HEAD { "" } else { "gRPC calls are POST requests\n" };
+        return Err((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST")], text).into_response());
+    }
+    let mut values = request.headers().get_all(CONTENT_TYPE).iter();
+    let only = match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().unwrap_or_default(),
+        _ => "",
+    };
+    let essence = only.split(';').next().unwrap_or_default().trim();
+    let matches = |text: &str| essence.eq_ignore_ascii_case(text);
+    if matches(TYPE) || matches("application/grpc+proto") {
+        return Ok(());
+    }
+    let text = format!("this is a gRPC method: the content type has to be {TYPE}\n");
+    Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response())
 }
 
 /// Who called, and what they said.
@@ -136,7 +169,7 @@ impl Inner {
 
     async fn admit(
         self: &Arc<Self>,
-        method: &'static Method,
+        method: &'static Row,
         peer: Option<&Peer>,
         request: Request,
     ) -> Result<(Request, Held), Failure> {
@@ -195,7 +228,7 @@ impl Inner {
         }
     }
 
-    fn stream(&self, method: &Method, peer: Option<&Peer>) -> Result<Stream, Failure> {
+    fn stream(&self, method: &Row, peer: Option<&Peer>) -> Result<Stream, Failure> {
         let Some(peer) = peer else { return Ok(Stream::None) };
         let request = peer.connection.request().ok_or_else(|| {
             let limit = self.limits.streams_per_connection;
@@ -212,7 +245,7 @@ impl Inner {
     /// Who calls.
     async fn principal(
         &self,
-        method: &'static Method,
+        method: &'static Row,
         peer: Option<&Peer>,
         headers: &HeaderMap,
     ) -> Result<Principal, Failure> {
@@ -230,7 +263,7 @@ impl Inner {
     /// Refuses a known caller whose role is too small, and keeps what was asked for.
     async fn deny(
         &self,
-        method: &'static Method,
+        method: &'static Row,
         least: Role,
         principal: &Principal,
         peer: Option<&Peer>,
@@ -260,7 +293,7 @@ impl Inner {
     }
 
     /// Who calls what is open to anybody and lasts. Who shows nothing, or what is no credential, is a stranger and may do the same.
-    async fn recognised(&self, method: &Method, peer: Option<&Peer>, headers: &HeaderMap) -> Option<Principal> {
+    async fn recognised(&self, method: &Row, peer: Option<&Peer>, headers: &HeaderMap) -> Option<Principal> {
         let access = self.access.as_ref().filter(|_| method.counts != Counts::Not)?;
         self.authenticate(access, peer, headers).await.ok()
     }
@@ -291,7 +324,7 @@ impl Inner {
 
     fn count_request(
         self: &Arc<Self>,
-        method: &Method,
+        method: &Row,
         principal: &Option<Principal>,
     ) -> Result<Option<Counted>, Failure> {
         let (Counts::Request | Counts::Operation, Some(principal)) = (method.counts, principal) else {
@@ -305,7 +338,7 @@ impl Inner {
         })
     }
 
-    fn count_open(self: &Arc<Self>, method: &Method, client: Client) -> Result<Option<Counted>, Failure> {
+    fn count_open(self: &Arc<Self>, method: &Row, client: Client) -> Result<Option<Counted>, Failure> {
         let watches = Room { each: self.limits.watchers_per_client, all: self.limits.watchers };
         let (counter, room, reason, what) = match method.counts {
             Counts::Watcher => (&self.watchers, watches, Reason::TooManyWatchers, "watches are open"),

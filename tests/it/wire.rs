@@ -142,3 +142,70 @@ async fn as_many_streams_are_advertised_as_are_allowed() {
         }
     }
 }
+
+/// A page in a browser may send a POST with one of three content types anywhere, with the person's client certificate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_post_of_grpc_reaches_a_method() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (main, admin) = (Wire::connect(&daemon.address).await, Wire::connect(&daemon.admin).await);
+    let with = |path: &str, method: &str, kinds: &[&str]| {
+        let mut request = grpc(path, None);
+        *request.method_mut() = method.parse().unwrap();
+        request.headers_mut().remove("content-type");
+        for kind in kinds {
+            request.headers_mut().append("content-type", kind.parse().unwrap());
+        }
+        request
+    };
+    const WRONG: [&[&str]; 12] = [
+        &["text/plain"],
+        &["application/x-www-form-urlencoded"],
+        &["multipart/form-data; boundary=x"],
+        &[],
+        &[""],
+        &["application/json"],
+        &["application/grpc-web"],
+        &["application/grpc-web+proto"],
+        &["application/grpcx"],
+        &["application/grpc+json"],
+        &["text/plain; application/grpc"],
+        &["text/plain", "application/grpc"],
+    ];
+    const RIGHT: [&str; 5] = [
+        "application/grpc",
+        "application/grpc+proto",
+        "Application/GRPC",
+        "application/grpc; charset=utf-8",
+        "application/grpc+proto;x=y",
+    ];
+    let paths = METHODS.iter().map(|method| (&main, method.path)).chain([(&admin, CHECK), (&admin, WATCH)]);
+    for (wire, path) in paths {
+        for wrong in WRONG {
+            let answer = wire.call(with(path, "POST", wrong), empty()).await;
+            assert_eq!(answer.http, 415, "{path} {wrong:?}: {answer:?}");
+            assert!(answer.headers.get("access-control-allow-origin").is_none());
+        }
+        for method in ["GET", "HEAD", "PUT", "OPTIONS", "PATCH", "DELETE"] {
+            let answer = wire.call(with(path, method, &["application/grpc"]), empty()).await;
+            assert_eq!(answer.http, 405, "{path} {method}: {answer:?}");
+            assert_eq!(answer.headers["allow"], "POST");
+        }
+    }
+    for (wire, right) in [&main, &admin].into_iter().flat_map(|wire| RIGHT.map(|right| (wire, right))) {
+        let answer = wire.call(with(CHECK, "POST", &[right]), empty()).await;
+        assert_eq!((answer.http, answer.status().code()), (200, Code::Ok), "{right}: {answer:?}");
+    }
+    // An unknown method is one for gRPC clients only, too.
+    let answer = main.call(with("/schemad.v1.MigrationService/Drop", "POST", &["text/plain"]), empty()).await;
+    assert_eq!(answer.http, 415, "{answer:?}");
+    // The admin listener's HTTP only reads.
+    for path in ["/livez", "/readyz", "/health/db", "/metrics"] {
+        for method in ["POST", "PUT", "OPTIONS", "DELETE"] {
+            let answer = admin.call(with(path, method, &["text/plain"]), empty()).await;
+            assert_eq!(answer.http, 405, "{path} {method}: {answer:?}");
+            assert!(answer.headers.get("access-control-allow-origin").is_none());
+        }
+    }
+    assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "0");
+}
