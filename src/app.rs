@@ -253,7 +253,15 @@ impl Daemon {
         };
         let (main_routes, admin_routes) = parts.routes()?;
         let mut servers = [
-            tokio::spawn(listeners::main(main, tls, connections, main_routes, settings.limits.clone(), phases.clone())),
+            tokio::spawn(listeners::main(
+                main,
+                tls,
+                connections,
+                main_routes,
+                settings.limits.clone(),
+                admin_address.port(),
+                phases.clone(),
+            )),
             tokio::spawn(listeners::admin(admin, admin_connections, admin_routes, settings.limits.of_admin(), phases)),
         ];
         if settings.apply_on_start {

@@ -2,6 +2,7 @@
 //! client from taking what the others need.
 
 mod connection;
+mod http1;
 mod limits;
 mod revocations;
 mod socket;
@@ -17,6 +18,7 @@ use tokio::{
 };
 
 pub use connection::{Connection, Connections, InFlight, Seat, Timed};
+pub use http1::Http1;
 pub use limits::Limits;
 pub use socket::{Peer, Socket};
 pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles, Verified};
@@ -38,6 +40,7 @@ pub fn incoming(
     listener: TcpListener,
     tls: Option<ServerTls>,
     connections: Connections,
+    http1: Http1,
 ) -> impl Stream<Item = io::Result<Socket>> {
     let (ready, sockets) = mpsc::channel(READY);
     tokio::spawn(async move {
@@ -50,7 +53,7 @@ pub fn incoming(
                 Ok((stream, address)) => {
                     let Some(seat) = connections.seat(address.ip()) else { continue };
                     let (tls, ready) = (tls.clone(), ready.clone());
-                    tokio::spawn(async move { begin(stream, address.ip(), tls, seat, ready).await });
+                    tokio::spawn(async move { begin(stream, address.ip(), tls, seat, http1, ready).await });
                 }
                 Err(error) => {
                     tracing::warn!(event = "connection.not_accepted", cause = %error, "a connection could not be accepted");
@@ -63,21 +66,36 @@ pub fn incoming(
 }
 
 /// From an accepted socket to one that is served.
-async fn begin(stream: TcpStream, address: IpAddr, tls: Option<ServerTls>, seat: Seat, ready: mpsc::Sender<Socket>) {
+async fn begin(
+    stream: TcpStream,
+    address: IpAddr,
+    tls: Option<ServerTls>,
+    seat: Seat,
+    http1: Http1,
+    ready: mpsc::Sender<Socket>,
+) {
     let _ = stream.set_nodelay(true); // a refusal costs latency only
-    let socket = match tls {
-        None => Socket::new(Box::new(stream), seat, None),
-        Some(tls) => {
-            let handshake = tokio::select! {
-                done = tokio::time::timeout(seat.within(), tls.accept(stream)) => done,
-                () = seat.closed() => return,
-            };
-            match handshake {
-                Ok(Ok((stream, verified))) => Socket::new(Box::new(stream), seat, verified.map(Arc::new)),
-                Ok(Err(error)) => return tracing::debug!(%address, cause = %error, "a TLS handshake failed"),
-                Err(_) => return tracing::debug!(%address, "a TLS handshake took too long"),
-            }
-        }
+    let socket = tokio::select! {
+        begun = tokio::time::timeout(seat.within(), handshake(stream, tls, http1)) => match begun {
+            Ok(Ok(Some((io, certificate, first)))) => Socket::new(io, seat, certificate, first),
+            Ok(Ok(None)) => return, // refused in words
+            Ok(Err(error)) => return tracing::debug!(%address, cause = %error, "a TLS handshake failed"),
+            Err(_) => return tracing::debug!(%address, "a TLS handshake or HTTP/2's first bytes took too long"),
+        },
+        () = seat.closed() => return,
     };
     let _ = ready.send(socket).await; // the server ended first
+}
+
+/// What a connection is served from: its bytes, the client's certificate, and the bytes that were read already.
+type Begun = (Box<dyn Io>, Option<Arc<Verified>>, Vec<u8>);
+
+/// The beginning of a connection. `None`: it speaks another protocol, and was told so.
+async fn handshake(mut stream: TcpStream, tls: Option<ServerTls>, http1: Http1) -> io::Result<Option<Begun>> {
+    let Some(tls) = tls else { return http1.pass(Box::new(stream), None).await };
+    if http1.refuses_plaintext(&mut stream).await? {
+        return Ok(None);
+    }
+    let (stream, verified) = tls.accept(stream).await?;
+    http1.pass(Box::new(stream), verified.map(Arc::new)).await
 }

@@ -21,7 +21,7 @@ use crate::{
     operation::Operations,
     rehearse::Rehearsals,
     shutdown::Phase,
-    transport::{Connections, Limits, ServerTls, incoming},
+    transport::{Connections, Http1, Limits, ServerTls, incoming},
 };
 
 /// Notices a dead client. Half of the 60 s after which common load balancers forget an idle connection.
@@ -128,11 +128,12 @@ pub(super) async fn main(
     connections: Connections,
     routes: Routes,
     limits: Limits,
+    admin_port: u16,
     phases: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let headers = u32::try_from(limits.header_bytes.saturating_mul(HEADER_HEADROOM)).unwrap_or(u32::MAX);
     let server = server(&limits).http2_max_header_list_size(headers).layer(Deadlines).add_routes(routes);
-    let sockets = incoming(listener, tls, connections);
+    let sockets = incoming(listener, tls, connections, Http1::IsServedOn(admin_port));
     server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
 }
 
@@ -145,7 +146,7 @@ pub(super) async fn admin(
     phases: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let server = server(&limits).accept_http1(true).layer(Deadlines).add_routes(routes);
-    let sockets = incoming(listener, None, connections);
+    let sockets = incoming(listener, None, connections, Http1::IsServed);
     server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
 }
 

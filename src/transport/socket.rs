@@ -17,12 +17,14 @@ pub struct Socket {
     io: Box<dyn Io>,
     seat: Seat,
     certificate: Option<Arc<Verified>>,
+    /// Read already, and not yet handed on.
+    first: Vec<u8>,
 }
 
 impl Socket {
-    /// Serves `io`, whose client has shown this certificate.
-    pub fn new(io: Box<dyn Io>, seat: Seat, certificate: Option<Arc<Verified>>) -> Self {
-        Self { io, seat, certificate }
+    /// Serves `first` and then `io`, whose client has shown this certificate.
+    pub fn new(io: Box<dyn Io>, seat: Seat, certificate: Option<Arc<Verified>>, first: Vec<u8>) -> Self {
+        Self { io, seat, certificate, first }
     }
 }
 
@@ -46,6 +48,13 @@ impl Connected for Socket {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.seat.connection.poll_closed(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first[..length]);
+            self.first.drain(..length);
+            self.seat.connection.said(length);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

@@ -258,7 +258,8 @@ fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Res
         key: files.key.display().to_string(),
         cause: e.to_string(),
     })?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    // HTTP/1.1 comes second, so that who speaks only that is told in words that this port does not.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 

@@ -336,3 +336,37 @@ async fn who_talks_without_asking_anything_is_cut_off() {
     let flood = async { while writes.write_all(&pings).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, flood).await.expect("it is not closed");
 }
+
+/// Plaintext where TLS is spoken, and HTTP/1.1 within TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_1_on_a_tls_port_is_told_what_the_port_is() {
+    let files = Files::new();
+    let (_database, daemon) = launch(|settings| settings.tls = Some(files.tls(ClientCertificates::Optional))).await;
+    const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    let connect = async || TcpStream::connect(&daemon.address).await.unwrap();
+    let told = async |io: &mut dyn schemad::transport::Io| {
+        io.write_all(GET).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(PATIENCE, io.read_to_end(&mut answer)).await.expect("it is not closed");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let plain = told(&mut connect().await).await;
+    assert!(plain.starts_with("HTTP/1.1 ") && plain.contains("TLS") && plain.contains("--admin-listen"), "{plain}");
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = files.authority.pem();
+    roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    for protocols in [vec![], vec![b"http/1.1".to_vec()]] {
+        let config = rustls::ClientConfig::builder_with_provider(provider.clone());
+        let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots.clone());
+        let mut config = config.with_no_client_auth();
+        config.alpn_protocols = protocols.clone();
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let name = "localhost".try_into().unwrap();
+        let mut stream =
+            connector.connect(name, connect().await).await.unwrap_or_else(|e| panic!("{protocols:?}: {e}"));
+        let inside = told(&mut stream).await;
+        assert!(inside.starts_with("HTTP/1.1 ") && inside.contains("--admin-listen"), "{protocols:?}: {inside}");
+    }
+    assert!(serving(files.channel(&daemon, None)).await, "HTTP/2 is preferred");
+}

@@ -1,16 +1,21 @@
-//! What a daemon owes to any gRPC client.
+//! What a daemon owes to any gRPC client, browser and tool: deadlines, HTTP/2's own limits, the right content type, and words for
+//! those who speak another protocol.
 
 use prost::bytes::Bytes;
 use schemad::{
     grpc::{methods::METHODS, pb},
     transport::Limits,
 };
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 
 use crate::harness::{
-    Set, TestDaemon, TestDatabase, Wire,
-    daemon::{Failed, settings},
+    PATIENCE, Set, TestDaemon, TestDatabase, Wire,
+    daemon::{Failed, get, settings},
     eventually,
     wire::{EMPTY, framed, grpc},
 };
@@ -208,4 +213,44 @@ async fn only_a_post_of_grpc_reaches_a_method() {
         }
     }
     assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "0");
+}
+
+/// A probe or a person with curl learns what the port is and where health is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_1_on_the_grpc_port_is_told_where_the_admin_port_is() {
+    let database = TestDatabase::new().await;
+    let daemon = TestDaemon::start(&database, &Set::tables(1)).await;
+    let port = daemon.admin.rsplit(':').next().unwrap();
+    for request in [
+        "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST /schemad.v1.MigrationService/Apply HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345",
+        "PUT / HTTP/1.0\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\n\r\n",
+        "P", // the rest comes later: PRI or POST
+    ] {
+        let mut socket = TcpStream::connect(&daemon.address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        if request == "P" {
+            tokio::task::yield_now().await;
+            socket.write_all(b"OST / HTTP/1.1\r\n\r\n").await.unwrap();
+        }
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("it is not closed");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(read.is_ok() && answer.starts_with("HTTP/1.1 "), "{request:?}: {read:?} {answer:?}");
+        assert!(answer.contains(port) && answer.contains("--admin-listen"), "{answer}");
+    }
+    // HTTP/2 whose first bytes come one by one is served.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut socket = TcpStream::connect(&daemon.address).await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    for byte in preface {
+        socket.write_all(&[*byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut frame = [0; 9];
+    tokio::time::timeout(PATIENCE, socket.read_exact(&mut frame)).await.expect("an answer").unwrap();
+    assert_eq!(frame[3], 4, "SETTINGS: {frame:?}");
+    // The admin port speaks both.
+    assert_eq!(get(&daemon.admin, "/livez").await.0, 200);
 }
