@@ -3,6 +3,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tokio::{net::TcpListener, sync::watch};
 use tonic::{service::Routes, transport::Server};
 use tonic_health::pb::health_server::HealthServer;
@@ -111,14 +113,28 @@ fn gated(router: Router, gate: Gate) -> Router {
 }
 
 fn with_reflection(routes: Routes) -> io::Result<Routes> {
+    let details = error_details().map_err(io::Error::other)?;
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_file_descriptor_set(details.clone())
     };
     // grpcurl asks for v1 and falls back to v1alpha.
     let v1 = builder().build_v1().map_err(io::Error::other)?;
     Ok(routes.add_service(v1).add_service(builder().build_v1alpha().map_err(io::Error::other)?))
+}
+
+/// What the details of an error are. Without it grpcurl and buf print them as base64. tonic-types has the files without the folder under
+/// which everybody imports them.
+fn error_details() -> Result<FileDescriptorSet, prost::DecodeError> {
+    let mut files = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
+    for file in &mut files.file {
+        for name in file.name.iter_mut().chain(&mut file.dependency).filter(|name| !name.contains('/')) {
+            *name = format!("google/rpc/{name}");
+        }
+    }
+    Ok(files)
 }
 
 /// Serves gRPC until the daemon ends.

@@ -1,7 +1,7 @@
 //! What a daemon owes to any gRPC client, browser and tool: deadlines, HTTP/2's own limits, the right content type, and words for
 //! those who speak another protocol.
 
-use prost::bytes::Bytes;
+use prost::{Message as _, bytes::Bytes};
 use schemad::{
     grpc::{methods::METHODS, pb},
     transport::Limits,
@@ -12,6 +12,7 @@ use tokio::{
 };
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_reflection::pb::v1 as reflection;
 
 use crate::harness::{
     PATIENCE, Set, TestDaemon, TestDatabase, Wire,
@@ -253,4 +254,38 @@ async fn http_1_on_the_grpc_port_is_told_where_the_admin_port_is() {
     assert_eq!(frame[3], 4, "SETTINGS: {frame:?}");
     // The admin port speaks both.
     assert_eq!(get(&daemon.admin, "/livez").await.0, 200);
+}
+
+/// grpcurl and buf print an error's details only when the server can say what they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reflection_knows_the_messages_of_error_details() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let wire = Wire::connect(&daemon.address).await;
+    let asks = |message_request| reflection::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message_request),
+    };
+    use reflection::{
+        server_reflection_request::MessageRequest::{FileByFilename, FileContainingSymbol},
+        server_reflection_response::MessageResponse::FileDescriptorResponse,
+    };
+    let questions = ["ErrorInfo", "BadRequest", "PreconditionFailure", "RetryInfo"]
+        .map(|message| FileContainingSymbol(format!("google.rpc.{message}")))
+        .into_iter()
+        .chain([FileByFilename("google/rpc/error_details.proto".into())]);
+    for version in ["v1", "v1alpha"] {
+        for question in questions.clone() {
+            let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+            let answer = wire.call(grpc(&path, None), Some(framed(&asks(question.clone())))).await;
+            let message =
+                reflection::ServerReflectionResponse::decode(answer.body.get(5..).unwrap_or_default()).unwrap();
+            let Some(FileDescriptorResponse(files)) = message.message_response else {
+                panic!("{version} {question:?}: {message:?}")
+            };
+            let files = files.file_descriptor_proto.iter();
+            let mut files = files.map(|file| prost_types::FileDescriptorProto::decode(&**file).unwrap());
+            assert!(files.any(|file| file.name() == "google/rpc/error_details.proto"), "{version} {question:?}");
+        }
+    }
 }
