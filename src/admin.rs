@@ -17,7 +17,7 @@ use crate::{
     metrics::Metrics,
     monitor::View,
     shutdown::Phase,
-    transport::Connections,
+    transport::{Connections, ServerTls},
 };
 
 /// What the endpoints answer from.
@@ -33,6 +33,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Of the main listener.
     pub connections: Connections,
+    /// Of the main listener, for its certificates.
+    pub tls: Option<ServerTls>,
     /// The main listener lets in anybody from anywhere.
     pub insecure: bool,
 }
@@ -68,6 +70,9 @@ impl Admin {
     fn metrics(&self) -> Response {
         let ready = self.serving().is_ok() && self.views.borrow().ready().is_ok();
         self.metrics.listener(self.connections.count(), self.insecure);
+        for (setting, ends) in self.tls.iter().flat_map(ServerTls::certificates_end) {
+            self.metrics.certificate(setting, ends);
+        }
         match self.metrics.text(ready, self.pool.state()) {
             Ok(text) => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

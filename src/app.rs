@@ -246,6 +246,7 @@ impl Daemon {
                 Gate::of_admin(limits.of_admin(), has_strangers),
             ],
             connections: connections.clone(),
+            tls: tls.clone(),
             limits,
             reflection: settings.reflection,
             insecure: settings.insecure,

@@ -65,6 +65,11 @@ struct CauseLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    setting: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LeaseLabels {
     state: &'static str,
 }
@@ -95,13 +100,13 @@ impl Metrics {
             insecure: Gauge::default(),
             refusals_not_kept: Family::default(),
             leases: Family::default(),
+            log_lines_dropped: Counter::default(),
+            certificates: Family::default(),
             registry: Registry::default(),
         };
         registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("operations", "Operations by kind and result", metrics.operations.clone());
         registry.register("step_duration_seconds", "Time from a step's start to its commit", metrics.steps.clone());
-            log_lines_dropped: Counter::default(),
-            certificates: Family::default(),
         registry.register("database_up", "1 when the last probe was answered", metrics.database_up.clone());
         registry.register("ready", "1 when operations can be accepted", metrics.ready.clone());
         registry.register("migrations_applied", "Migrations in the Diesel table", metrics.applied.clone());
@@ -131,11 +136,6 @@ impl Metrics {
             metrics.refusals_not_kept.clone(),
         );
         registry.register("leases", "Leased databases, and copies that are ready to be", metrics.leases.clone());
-        Self { registry, ..metrics }
-    }
-
-    /// An operation ended, or was refused.
-    pub fn operation(&self, kind: &'static str, result: &'static str) {
         registry.register(
             "log_lines_dropped",
             "Lines of the log that were dropped because nobody read them in time",
@@ -146,6 +146,11 @@ impl Metrics {
             "When the first certificate of this setting's file expires, in Unix time",
             metrics.certificates.clone(),
         );
+        Self { registry, ..metrics }
+    }
+
+    /// An operation ended, or was refused.
+    pub fn operation(&self, kind: &'static str, result: &'static str) {
         self.operations.get_or_create(&OperationLabels { kind, result }).inc();
     }
 
@@ -191,12 +196,20 @@ impl Metrics {
         self.insecure.set(insecure.into());
     }
 
+    /// When the first certificate of a setting's file expires.
+    pub fn certificate(&self, setting: &'static str, ends: SystemTime) {
+        let seconds =
+            ends.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |it| i64::try_from(it.as_secs()).unwrap_or(i64::MAX));
+        self.certificates.get_or_create(&CertificateLabels { setting }).set(seconds);
+    }
+
     /// The text that a scraper gets.
     ///
     /// # Errors
     /// Never in practice: formatting into a string.
     pub fn text(&self, ready: bool, (open, idle): (u32, u32)) -> Result<String, std::fmt::Error> {
         self.ready.set(ready.into());
+        self.log_lines_dropped.inner().store(LOG_LINES_DROPPED.load(Relaxed), Relaxed);
         self.pool.get_or_create(&PoolLabels { state: "open" }).set(open.into());
         self.pool.get_or_create(&PoolLabels { state: "idle" }).set(idle.into());
         let mut text = String::new();
@@ -209,5 +222,4 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
-        self.log_lines_dropped.inner().store(LOG_LINES_DROPPED.load(Relaxed), Relaxed);
 }

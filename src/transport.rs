@@ -7,6 +7,7 @@ mod limits;
 mod revocations;
 mod socket;
 mod tls;
+mod validity;
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 

@@ -51,6 +51,7 @@ pub(super) struct Parts {
     pub gates: [Gate; 2],
     /// Of the main listener, for the metrics.
     pub connections: Connections,
+    pub tls: Option<ServerTls>,
     pub limits: Limits,
     pub reflection: bool,
     pub insecure: bool,
@@ -81,6 +82,7 @@ impl Parts {
             pool: reads.pool.clone(),
             metrics,
             connections,
+            tls: self.tls,
             insecure: self.insecure,
         };
         let history = grpc::operations::Operations { reads: reads.clone(), operations: operations.clone() };

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::revocations::Revocations;
+use super::{revocations::Revocations, validity::Validity};
 use crate::{
     follow::{Follows, Take},
     pem::problem,
@@ -96,6 +96,7 @@ struct Current {
     config: Arc<ServerConfig>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     revocations: Arc<Revocations>,
+    validity: Arc<Validity>,
     fingerprint: [u8; 32],
 }
 
@@ -103,7 +104,8 @@ impl Current {
     fn read(files: &TlsFiles, fingerprint: [u8; 32]) -> Result<Self, TlsError> {
         let (clients, revocations) = verifier(files)?;
         let config = Arc::new(config(files, clients.clone())?);
-        Ok(Self { config, clients, revocations: Arc::new(revocations), fingerprint })
+        let validity = Arc::new(validity(files)?);
+        Ok(Self { config, clients, revocations: Arc::new(revocations), validity, fingerprint })
     }
 }
 
@@ -171,6 +173,11 @@ impl ServerTls {
         clients.verify_client_cert(certificate, chain, UnixTime::now()).is_ok()
     }
 
+    /// The settings that name certificates, and when the first of each expires.
+    pub fn certificates_end(&self) -> Vec<(&'static str, SystemTime)> {
+        self.current().validity.ends()
+    }
+
     fn current(&self) -> Current {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -192,7 +199,9 @@ impl Follows for ServerTls {
     }
 
     fn tend(&self) {
-        self.current().revocations.complain(SystemTime::now());
+        let Current { revocations, validity, .. } = self.current();
+        revocations.complain(SystemTime::now());
+        validity.complain(SystemTime::now());
     }
 }
 
@@ -261,6 +270,16 @@ fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Res
     // HTTP/1.1 comes second, so that who speaks only that is told in words that this port does not.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// How long the certificates are valid that the listener shows, and those of the authorities that it trusts.
+fn validity(files: &TlsFiles) -> Result<Validity, TlsError> {
+    let mut validity = Validity::default();
+    validity.add("--tls-cert", &files.certificate, &certificates("--tls-cert", &files.certificate)?);
+    if let Some(ca) = files.client_ca.as_ref().filter(|_| files.clients != ClientCertificates::Off) {
+        validity.add("--tls-client-ca", ca, &certificates("--tls-client-ca", ca)?);
+    }
+    Ok(validity)
 }
 
 fn certificates(setting: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -370,3 +370,48 @@ async fn http_1_on_a_tls_port_is_told_what_the_port_is() {
     }
     assert!(serving(files.channel(&daemon, None)).await, "HTTP/2 is preferred");
 }
+
+/// rustls serves an expired certificate, and every client refuses it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_has_expired_or_soon_will_is_told_at_the_start_on_reload_and_as_a_metric() {
+    let files = Files::new();
+    let issue = |from: i64, until: i64| {
+        let at = |days: i64| time::OffsetDateTime::now_utc() + time::Duration::days(days);
+        let (certificate, key) = files.authority.issue_with("localhost", |params| {
+            params.not_before = at(from);
+            params.not_after = at(until);
+        });
+        fs::write(files.path("key.pem"), key).unwrap();
+        fs::write(files.path("cert.pem"), certificate).unwrap();
+    };
+    issue(-90, -1);
+    let path = |name: &str| files.path(name).display().to_string();
+    let mut command =
+        crate::harness::process::schemad(&["serve", "--tls-cert", &path("cert.pem"), "--tls-key", &path("key.pem")]);
+    command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    let mut process = crate::harness::Process::start(command).await;
+    let told = process.event("tls.certificate_expired").await;
+    assert_eq!(told["level"], "ERROR");
+    let message = told["message"].as_str().unwrap();
+    assert!(
+        message.contains("--tls-cert") && message.contains("cert.pem") && message.contains("expired at"),
+        "{message}"
+    );
+    let admin = process.admin.clone();
+    let expires = async || {
+        let metrics = get(&admin, "/metrics").await.1;
+        let name = "schemad_tls_certificate_expires_timestamp_seconds{setting=\"--tls-cert\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{metrics}"));
+        line.parse::<i64>().unwrap()
+    };
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    assert!((now - 2 * 86_400..now).contains(&expires().await));
+    issue(-90, 3);
+    let told = process.event("tls.certificate_expires").await;
+    assert_eq!(told["level"], "WARN");
+    assert!(expires().await > now);
+    issue(-1, 90);
+    process.event("tls.reloaded").await;
+    issue(5, 90);
+    process.event("tls.certificate_not_yet_valid").await;
+}
