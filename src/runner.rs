@@ -82,6 +82,8 @@ pub struct Stopped {
     pub parts: usize,
     /// Why the next is not.
     pub broken: Broken,
+    /// The session is gone. That it is says less than `broken`, which came before: the server itself ends a session after some errors.
+    pub session_lost: bool,
 }
 
 /// Why a step was not committed.
@@ -106,6 +108,18 @@ pub enum Broken {
     Guard(SqlError),
     /// The session is gone.
     Lost(Error),
+}
+
+impl Broken {
+    /// The server's words, or why there are none.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Sql(failed) | Self::Doubt(failed) => failed.error.to_string(),
+            Self::Locks { error, .. } | Self::Guard(error) => error.to_string(),
+            Self::Halted(_) | Self::HaltedInDoubt(_) => "the operation was told to end".into(),
+            Self::Lost(error) => error.to_string(),
+        }
+    }
 }
 
 /// A refused statement and which one it was.
@@ -176,16 +190,11 @@ pub async fn run(
                 window::run(session, plain, &mut done, &mut attempts, &orders, observer).await
             }
         };
-        let Err(error) = ran else { continue };
-        let broken = match error {
-            Broken::Lost(_) => error,
-            error => match session.clean().await {
-                Ok(()) => error,
-                Err(lost) => Broken::Lost(lost),
-            },
-        };
+        let Err(broken) = ran else { continue };
+        let session_lost = is_lost(session, &broken).await;
         let parts = progress.done_of(done);
         match broken {
+            broken if session_lost => return Err(Stopped { done, parts, broken, session_lost }),
             Broken::Sql(failed) if failed.error.is_lock_conflict() => {
                 match attempts.next(done, steps[done].lock_wait) {
                     Ok(delay) => {
@@ -193,18 +202,26 @@ pub async fn run(
                         pause(delay, orders.clone()).await;
                         let left = attempts.left(steps[done].lock_wait);
                         if let Err(error) = operations::shorten_wait(session.client(), steps[done].id, left).await {
-                            return Err(Stopped { done, parts, broken: answer::of_our_own(error) });
+                            let broken = answer::of_our_own(error);
+                            let session_lost = matches!(broken, Broken::Lost(_));
+                            return Err(Stopped { done, parts, broken, session_lost });
                         }
                     }
                     Err(waited) => {
-                        return Err(Stopped { done, parts, broken: Broken::Locks { error: failed.error, waited } });
+                        let broken = Broken::Locks { error: failed.error, waited };
+                        return Err(Stopped { done, parts, broken, session_lost });
                     }
                 }
             }
-            broken => return Err(Stopped { done, parts, broken }),
+            broken => return Err(Stopped { done, parts, broken, session_lost }),
         }
     }
     Ok(())
+}
+
+/// Ends what a failed step left in its session. True: there is no session any more.
+async fn is_lost(session: &LockedSession, broken: &Broken) -> bool {
+    matches!(broken, Broken::Lost(_)) || session.clean().await.is_err()
 }
 
 /// Runs one step that is a transaction, once, and leaves that open: nothing of it is committed before the caller does.
@@ -216,19 +233,17 @@ pub async fn run_open(
     step: &Step<'_>,
     orders: &Orders,
     observer: &impl Observer,
-) -> Result<(), Broken> {
+) -> Result<(), Stopped> {
     let begun = Instant::now();
-    match window::open(session, step, orders, observer).await {
-        Ok(()) => Ok(()),
-        Err(lost @ Broken::Lost(_)) => Err(lost),
-        Err(broken) => match (session.clean().await, broken) {
-            (Err(lost), _) => Err(Broken::Lost(lost)),
-            (Ok(()), Broken::Sql(failed)) if failed.error.is_lock_conflict() => {
-                Err(Broken::Locks { error: failed.error, waited: begun.elapsed() })
-            }
-            (Ok(()), broken) => Err(broken),
-        },
-    }
+    let Err(broken) = window::open(session, step, orders, observer).await else { return Ok(()) };
+    let session_lost = is_lost(session, &broken).await;
+    let broken = match broken {
+        Broken::Sql(failed) if failed.error.is_lock_conflict() => {
+            Broken::Locks { error: failed.error, waited: begun.elapsed() }
+        }
+        broken => broken,
+    };
+    Err(Stopped { done: 0, parts: 0, broken, session_lost })
 }
 
 /// The tries of one step.

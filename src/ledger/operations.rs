@@ -249,14 +249,15 @@ fn seconds(at: Option<std::time::SystemTime>) -> f64 {
     at.and_then(|at| at.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// Records how an operation ended. False: another daemon closed it, and it stays as that left it.
+/// Records how an operation ended. False: another daemon closed it, and it stays as that left it. But that it was interrupted, which
+/// is all that another daemon can say, gives way to what its own daemon knows.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Result<bool, Error> {
     let result = serde_json::to_string(ending).map_err(|e| Error::Lost(e.to_string()))?;
     let update = "WITH ended AS (UPDATE schemad.operations SET state = $2, finished_at = clock_timestamp(), result = $3::text::jsonb \
-            WHERE id = $1 AND state IN ('pending', 'running') RETURNING id) \
+            WHERE id = $1 AND (state IN ('pending', 'running') OR state = 'interrupted' AND $2 <> 'interrupted') RETURNING id) \
         INSERT INTO schemad.events (operation, sequence, kind) SELECT e.id, \
             1 + (SELECT coalesce(max(x.sequence), 0) FROM schemad.events x WHERE x.operation = e.id), $2 FROM ended e \
         RETURNING true";

@@ -1,7 +1,7 @@
 //! Runs an operation that has begun, and records how it ended. After an error that is not the database's, nobody knows
 //! what was committed until the lock is won again: the old backend holds it until it is through.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio_postgres::error::SqlState;
@@ -20,7 +20,11 @@ use crate::{
         lock::{Attempt, LockedSession},
     },
     failure::{Failure, Reason},
-    ledger::{Ending, Finished, State, claims, control, operations},
+    ledger::{
+        Ending, Finished, State, claims, control,
+        history::{self, StepChange},
+        operations,
+    },
     migration::Direction,
     runner::{self, Broken, Halt, Observer, Orders, Wait},
     shutdown::Phase,
@@ -61,18 +65,19 @@ impl Inner {
         let parts = ran.as_ref().err().map_or(0, |stopped| stopped.parts);
         let (locked, done, broken) = match ran {
             Ok(()) => (Some(locked), prepared.steps.len(), None),
-            Err(runner::Stopped { done, broken: Broken::Lost(error), .. }) => {
-                tracing::warn!(event = "operation.session_lost", operation = %candidate.id, cause = %error,
+            Err(runner::Stopped { done: answered, broken, session_lost: true, .. }) => {
+                tracing::warn!(event = "operation.session_lost", operation = %candidate.id, cause = broken.cause(),
                     "the migration session was lost; finding out what was committed");
                 drop(locked);
-                let (locked, done) = self.find_out(candidate, done).await;
-                // Those whose answers were lost.
-                for step in prepared.steps.iter().take(done).skip(candidate.log.steps_done()) {
-                    candidate.log.push(Event::StepDone(step.name.clone(), Duration::ZERO));
-                }
+                let (locked, done) = self.find_out(candidate, answered).await;
+                self.tell_done(&prepared.steps, done, candidate).await;
                 // Everything may have been committed and only the answer lost.
-                let error = if locked.is_some() { error } else { unknown(&error) };
-                let broken = (done < prepared.steps.len()).then_some(Broken::Lost(error));
+                let broken = (done < prepared.steps.len()).then(|| match broken {
+                    Broken::Lost(error) => Broken::Lost(if locked.is_some() { error } else { unknown(&error) }),
+                    // What the server said before it ended the session is of the first step that is not done.
+                    said if done == answered => said,
+                    said => Broken::Lost(db::Error::Lost(said.cause())),
+                });
                 (locked, done, broken)
             }
             Err(runner::Stopped { done, broken, .. }) => (Some(locked), done, Some(broken)),
@@ -88,6 +93,24 @@ impl Inner {
         });
         let finished = finished(&prepared, done);
         self.record(locked.map_or(Left::Lost, Left::Locked), candidate, started, finished, failure).await
+    }
+
+    /// Tells that steps are done whose answers were lost.
+    async fn tell_done(&self, steps: &[Step], done: usize, candidate: &Candidate<'_>) {
+        let told = candidate.log.steps_done();
+        let recorded = async {
+            let mut reader = self.pool.get().await.ok()?;
+            history::changes(&mut reader, candidate.id, told).await.ok().flatten()
+        };
+        let recorded = if done > told { recorded.await } else { None };
+        for step in steps.iter().take(done).skip(told) {
+            let of_step = |change: &StepChange| change.done.filter(|_| change.ordinal == step.name.ordinal);
+            let (at, took) = recorded
+                .iter()
+                .find_map(|changes| changes.steps.iter().find_map(of_step))
+                .unwrap_or((SystemTime::now(), Duration::ZERO));
+            candidate.log.push_at(at, Event::StepDone(step.name.clone(), took));
+        }
     }
 
     /// Looks at the session from beside it, until the task is dropped.

@@ -208,16 +208,15 @@ impl Stage {
         let step = runner::Step { id, sql, lock_wait, lock_timeout, role, earlier, journaled };
         let begun = Instant::now();
         let ran = match then {
-            Then::Commit => {
-                runner::run(&mut self.locked, &[step], orders.clone(), &Unheard).await.map_err(|stopped| stopped.broken)
-            }
+            Then::Commit => runner::run(&mut self.locked, &[step], orders.clone(), &Unheard).await,
             Then::StayOpen => runner::run_open(&mut self.locked, &step, orders, &Unheard).await,
         };
         self.is_open = then == Then::StayOpen && ran.is_ok();
-        if !self.is_open && !matches!(ran, Err(Broken::Lost(_))) && sql::may_define(&script.sql) {
+        let session_lost = ran.as_ref().is_err_and(|stopped| stopped.session_lost);
+        if !self.is_open && !session_lost && sql::may_define(&script.sql) {
             self.reopen().await.map_err(|failure| Stop::Ended(Box::new(failure)))?;
         }
-        let Err(broken) = ran else {
+        let Err(runner::Stopped { broken, .. }) = ran else {
             // A cancel that came late meets what is asked next.
             return match orders.halted() {
                 None => Ok(begun.elapsed()),
@@ -229,7 +228,7 @@ impl Stage {
             let failure: Failure = runner::explain(error, &script.sql, &file, &role, None);
             Box::new(failure.with("version", &migration.version).with("file", &file))
         };
-        Err(match broken {
+        let stop = match broken {
             // The guards': the session has lost its lock.
             Broken::Sql(error) if LOST_LOCK.contains(&error.error.sqlstate.as_str()) => Stop::Lost(explained(&error)),
             Broken::Sql(error) | Broken::Doubt(error) => Stop::Failed(explained(&error)),
@@ -243,6 +242,11 @@ impl Stage {
                 let failure = Failure::new(Reason::MigrationFailed, format!("{file} ended its own session: {error}"));
                 Stop::Lost(Box::new(failure.with("version", &migration.version).with("file", &file)))
             }
+        };
+        Err(match stop {
+            // The server ended the session with its error, which is told.
+            Stop::Failed(failure) if session_lost => Stop::Lost(failure),
+            stop => stop,
         })
     }
 }

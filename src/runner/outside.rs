@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::{error::SqlState, types::Type};
 
 use super::{
-    Broken, Observer, Orders, ScriptError,
+    Broken, Observer, Orders, ScriptError, Undone,
     answer::{self, Received},
     evidence::{self, Found},
     journaled::{Part, in_statement, left_out, record, send, statement_at, undone},
@@ -48,7 +48,10 @@ pub(super) async fn run(
             Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)), // nobody knows; the next try finds out
             Ok(()) => reset(session).await?,
             Err(broken) => {
-                session.clean().await.map_err(Broken::Lost)?;
+                if session.clean().await.is_err() {
+                    // The server ended the session with its error. The announcement stays, and the next try finds out.
+                    return Err(unsettled(part, what, broken));
+                }
                 session.take_notices(); // that there was no transaction to end
                 return Err(refused(session, part, what, found, broken, observer).await);
             }
@@ -95,6 +98,20 @@ async fn refused(
     match taken_back {
         Ok(()) => broken,
         Err(error) => answer::of_our_own(error),
+    }
+}
+
+/// The server refused it and ended the session, so what it did is not recorded. Where nobody but a person knows, it is in doubt.
+fn unsettled(part: &Part<'_>, what: Outside<'_>, broken: Broken) -> Broken {
+    let is_in_doubt = may_commit(part) || matches!(what, Outside::Unknown);
+    match broken {
+        Broken::Sql(failed) if is_in_doubt => Broken::Doubt(failed),
+        Broken::Halted(halt) if is_in_doubt => Broken::HaltedInDoubt(halt),
+        Broken::Sql(failed) => {
+            let undone = failed.undone.map(|undone| Undone { stays: true, ..undone });
+            Broken::Sql(ScriptError { undone, ..failed })
+        }
+        broken => broken,
     }
 }
 

@@ -19,6 +19,7 @@ mod doctor;
 mod doubt;
 mod exclusion;
 mod faults;
+mod fatal;
 mod fuzz;
 mod greedy;
 mod health;

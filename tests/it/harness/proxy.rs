@@ -27,6 +27,8 @@ struct State {
     mode: Mode,
     cuts: usize,
     halves: [usize; 2],
+    /// Errors arrive as the last word of a server that then ends the session.
+    fatal: bool,
 }
 
 /// Who reads the end of a connection that is closed in one direction only.
@@ -57,7 +59,7 @@ impl Proxy {
         let user = config.get_user().unwrap().to_owned();
         let password = config.get_password().map(|p| format!(":{}", String::from_utf8_lossy(p))).unwrap_or_default();
         let url = format!("postgres://{user}{password}@127.0.0.1:{port}/{}", config.get_dbname().unwrap());
-        let (state, states) = watch::channel(State { mode: Mode::Open, cuts: 0, halves: [0; 2] });
+        let (state, states) = watch::channel(State { mode: Mode::Open, cuts: 0, halves: [0; 2], fatal: false });
         let turns = Arc::new(AtomicUsize::new(0));
         let counter = turns.clone();
         tokio::spawn(async move {
@@ -97,6 +99,12 @@ impl Proxy {
     /// Whoever reads in this direction reads the end of it; the other direction goes on.
     pub fn half_close(&self, reader: Half) {
         self.state.send_modify(|state| state.halves[reader as usize] += 1);
+    }
+
+    /// From now on an error ends its session, as a FATAL of the server does: with CREATE EXTENSION of a library that has to be
+    /// preloaded, for example. No other SQL makes one on every version.
+    pub fn make_errors_fatal(&self, fatal: bool) {
+        self.state.send_modify(|state| state.fatal = fatal);
     }
 
     pub fn open(&self) {
@@ -171,8 +179,25 @@ async fn pump(
             _ => return Pumped::Ended,
         }
         passed();
+        if reader == Half::Client
+            && states.borrow().fatal
+            && let Some(end) = last_word(&mut buffer[..read])
+        {
+            let _ = to.write_all(&buffer[..end]).await;
+            let _ = to.shutdown().await;
+            return Pumped::Ended;
+        }
         if to.write_all(&buffer[..read]).await.is_err() {
             return Pumped::Ended;
         }
     }
+}
+
+/// Makes the first ErrorResponse in these bytes a FATAL one. Returns where it ends.
+fn last_word(bytes: &mut [u8]) -> Option<usize> {
+    const ERROR: &[u8] = b"SERROR\0VERROR\0";
+    let at = bytes.windows(ERROR.len()).position(|window| window == ERROR)?;
+    bytes[at..at + ERROR.len()].copy_from_slice(b"SFATAL\0VFATAL\0");
+    let length = u32::from_be_bytes(bytes[at.checked_sub(4)?..at].try_into().ok()?);
+    Some((at - 4 + usize::try_from(length).ok()?).min(bytes.len()))
 }
