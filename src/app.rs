@@ -344,7 +344,7 @@ async fn apply_on_start(operations: Operations, mut views: watch::Receiver<Arc<V
             lock_wait: START_QUEUE,
             lock_timeout: LOCK_TIMEOUT,
         };
-        match operations.submit(request).follow().result().await {
+        match operations.submit(request).result().await {
             Err(failure) if matches!(failure.reason.kind(), Kind::Unavailable | Kind::Interrupted | Kind::Busy) => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -70,7 +70,7 @@ impl Migrations {
         let checked = checked.map_err(|e| malformed(&e))?;
         if !validate_only {
             let ends = if detach { Ends::Accepted } else { Ends::AsTheOperation };
-            return Ok(super::stream::follow(self.operations.submit(checked).follow(), ends));
+            return Ok(super::stream::follow(self.operations.submit(checked), ends));
         }
         let planned = self.validate(&checked).await.map_err(|e| status::from_failure(&e))?;
         let entry = operation::Entry { sequence: 1, time: SystemTime::now(), event: planned };
@@ -180,8 +180,9 @@ impl Migrations {
         let checked = checked.inspect_err(|e| {
             malformed(e);
         })?;
-        let log = self.operations.submit(checked);
-        log.follow().result().await?;
+        let follower = self.operations.submit(checked);
+        let log = follower.log();
+        follower.result().await?;
         let id = log.operation().ok_or_else(|| Failure::new(Reason::Internal, "an operation without an id"))?;
         let found = self.reads.read(|reader| Box::pin(ledger::history::get(reader, id))).await?;
         found.ok_or_else(|| ledger::control::unknown(id))

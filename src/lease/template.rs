@@ -88,7 +88,7 @@ async fn apply(url: DatabaseUrl, catalog: &Arc<Catalog>, phases: watch::Receiver
         }
     };
     let mut result = tokio::select! {
-        result = operations.submit(request).follow().result() => result,
+        result = operations.submit(request).result() => result,
         () = nobody_looks => Ok(()), // never returns
     };
     if let Err(failure) = &mut result {

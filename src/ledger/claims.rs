@@ -1,6 +1,6 @@
 //! Claiming a request's operation, finding it again, and closing what dead daemons left.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
@@ -57,7 +57,12 @@ pub struct NewOperation<'a> {
 /// What became of a claim.
 pub enum Claim {
     /// The request is new, and this is its operation.
-    Ours(Uuid),
+    Ours {
+        /// Its id.
+        id: Uuid,
+        /// When it was claimed, by the server's clock: the time of its acceptance, whoever tells it.
+        created_at: SystemTime,
+    },
     /// The request_id is taken.
     Existing(Existing),
 }
@@ -92,7 +97,7 @@ pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Err
                      backend_pid, backend_start, queue_until, reason) \
                  SELECT $1, $2, $3, $4, $5, 'pending', $6, a.pid, a.backend_start, \
                      clock_timestamp() + make_interval(secs => $7), $8 FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() \
-                 ON CONFLICT (principal, request_id) DO NOTHING RETURNING true",
+                 ON CONFLICT (principal, request_id) DO NOTHING RETURNING created_at",
                 &[
                     (&id, Type::UUID),
                     (&new.kind, Type::TEXT),
@@ -105,8 +110,8 @@ pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Err
                 ],
             )
             .await?;
-        if !inserted.is_empty() {
-            return Ok(Claim::Ours(id));
+        if let Some(row) = inserted.first() {
+            return Ok(Claim::Ours { id, created_at: row.get(0) });
         }
         let found = format!("{EXISTING} WHERE o.principal = $1 AND o.request_id = $2");
         let rows = client.query_typed(&found, &[(&new.principal, Type::TEXT), (&new.request_id, Type::UUID)]).await?;

@@ -3,7 +3,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::watch;
@@ -61,7 +61,9 @@ impl Inner {
                 reason: request.action.reason(),
             };
             match claims::claim(session.client(), &new).await? {
-                claims::Claim::Ours(id) => return self.claimed(session, request, id, deadline, log).await,
+                claims::Claim::Ours { id, created_at } => {
+                    return self.claimed(session, request, (id, created_at), deadline, log).await;
+                }
                 claims::Claim::Existing(existing) => {
                     // None: it was refused before it was accepted, which binds nothing, so the id is free again.
                     if let Some(result) = self.attach(&session, request, existing, log).await? {
@@ -96,12 +98,12 @@ impl Inner {
         self: &Arc<Self>,
         session: Session,
         request: &Request,
-        id: Uuid,
+        (id, created_at): (Uuid, SystemTime),
         deadline: Instant,
         log: &Arc<Log>,
     ) -> Result<(), Failure> {
         let halt = watch::Sender::new(None);
-        let mut candidate = Candidate { request, id, log, halt: halt.subscribe(), accepted: false };
+        let mut candidate = Candidate { request, id, created_at, log, halt: halt.subscribe(), accepted: false };
         let _registered = Registered::new(self, id, halt);
         match self.begin(session, &mut candidate, deadline).await {
             Ok(begun) => self.run(begun, &candidate).await,
@@ -257,6 +259,8 @@ impl From<db::Error> for Stopped {
 pub(super) struct Candidate<'a> {
     pub request: &'a Request,
     pub id: Uuid,
+    /// When it was claimed, by the server's clock.
+    pub created_at: SystemTime,
     pub log: &'a Arc<Log>,
     /// Set when it has to end.
     pub halt: watch::Receiver<Option<Halt>>,
@@ -270,7 +274,7 @@ impl Candidate<'_> {
             let kind = self.request.action.kind();
             self.log.name(self.id);
             let request_id = self.request.request_id.to_string();
-            self.log.push(Event::Accepted { kind: kind.into(), request_id, repeated: false });
+            self.log.push_at(self.created_at, Event::Accepted { kind: kind.into(), request_id, repeated: false });
             tracing::info!(event = "operation.accepted", operation = %self.id, kind,
                 principal = self.request.principal, "operation accepted");
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Event, Log, Request, accept::reused, open::Inner, watch::Tail};
+use super::{Log, Request, accept::reused, open::Inner, watch::Tail};
 use crate::{
     db::{lock::Attempt, lock::LockedSession, session::Session},
     failure::{Failure, Reason},
@@ -25,7 +25,7 @@ impl Inner {
         if existing.request_hash != request.hash().to_string() {
             return Err(reused(request.request_id));
         }
-        let (mut announced, mut tail) = (false, Tail::accepted());
+        let (mut announced, mut tail) = (false, Tail::default());
         let mut phases = self.phases.clone();
         let mut current = Some(existing);
         while let Some(operation) = current {
@@ -33,8 +33,7 @@ impl Inner {
             if operation.is_accepted && !announced {
                 announced = true;
                 log.name(operation.id);
-                let (kind, request_id) = (request.action.kind().to_owned(), request.request_id.to_string());
-                log.push(Event::Accepted { kind, request_id, repeated: true });
+                log.mark_as_repeat();
             }
             if announced && let Some(ending) = tail.advance(self, operation.id, log).await? {
                 return Ok(Some(ending.failure.map_or(Ok(()), Err)));

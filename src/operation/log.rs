@@ -27,6 +27,8 @@ pub struct Log {
 #[derive(Debug, Default)]
 struct Content {
     operation: Option<Uuid>,
+    /// The request that made this log was a repeat: another one had begun the operation.
+    is_of_repeat: bool,
     /// State changes, each with its place among all events.
     durable: Vec<(u64, Arc<Entry>)>,
     /// The latest of the others.
@@ -71,6 +73,11 @@ impl Log {
     /// Names the operation, once it has an id.
     pub fn name(&self, operation: Uuid) {
         self.change(|content| content.operation = Some(operation));
+    }
+
+    /// The request that made this log repeats one that had begun the operation.
+    pub fn mark_as_repeat(&self) {
+        self.change(|content| content.is_of_repeat = true);
     }
 
     /// The operation's id, once it has one.
@@ -126,7 +133,14 @@ impl Log {
         let next = content.durable[..seen].last().map_or(0, |(place, _)| place + 1);
         let next_live = content.dropped + content.live.partition_point(|(at, _)| *at < next) as u64;
         drop(content);
-        Follower { log: self.clone(), changed: self.changed.subscribe(), next, after: sequence, next_live }
+        Follower {
+            log: self.clone(),
+            changed: self.changed.subscribe(),
+            next,
+            after: sequence,
+            next_live,
+            on_behalf: OnBehalf::Watcher,
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Content)) {
@@ -152,6 +166,18 @@ pub struct Follower {
     after: u64,
     /// How many live-only events came before the next that it has to read; those it was told were dropped are among them.
     next_live: u64,
+    on_behalf: OnBehalf,
+}
+
+/// For whom an operation is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnBehalf {
+    /// Somebody who watches it.
+    Watcher,
+    /// The request that made the log.
+    Request,
+    /// A repeat of that request.
+    Repeat,
 }
 
 /// What a follower gets.
@@ -164,6 +190,40 @@ pub enum Next {
 }
 
 impl Follower {
+    /// What it reads.
+    pub fn log(&self) -> Arc<Log> {
+        self.log.clone()
+    }
+
+    /// The same for the request that made the log.
+    #[must_use]
+    pub(super) fn for_request(self) -> Self {
+        Self { on_behalf: OnBehalf::Request, ..self }
+    }
+
+    /// The same for a repeat of that request.
+    #[must_use]
+    pub(super) fn for_repeat(self) -> Self {
+        Self { on_behalf: OnBehalf::Repeat, ..self }
+    }
+
+    /// The event as this follower is told it: a repeat hears that it is one.
+    fn told(&self, content: &Content, entry: Arc<Entry>) -> Arc<Entry> {
+        let is_repeat = match self.on_behalf {
+            OnBehalf::Watcher => false,
+            OnBehalf::Request => content.is_of_repeat,
+            OnBehalf::Repeat => true,
+        };
+        match &entry.event {
+            Event::Accepted { kind, request_id, .. } if is_repeat => {
+                let (kind, request_id) = (kind.clone(), request_id.clone());
+                let event = Event::Accepted { kind, request_id, repeated: true };
+                Arc::new(Entry { sequence: entry.sequence, time: entry.time, event })
+            }
+            _ => entry,
+        }
+    }
+
     /// The next event, or after the last one the result, again and again. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Next {
         loop {
@@ -180,7 +240,7 @@ impl Follower {
                     self.next = place + 1;
                     self.next_live += u64::from(entry.sequence == 0);
                     if entry.sequence == 0 || entry.sequence > self.after {
-                        return Next::Event(content.operation, entry);
+                        return Next::Event(content.operation, self.told(&content, entry));
                     }
                     continue;
                 }

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use super::{
-    Log, Request,
+    Follower, Log, Request,
     accept::reused,
     audit::Audit,
     cancel,
@@ -163,19 +163,19 @@ impl Operations {
         }))
     }
 
-    /// Begins an operation, or finds the one that this request began, and returns its log. Never waits.
-    pub fn submit(&self, request: Request) -> Arc<Log> {
+    /// Begins an operation, or finds the one that this request began, and follows its log. Never waits.
+    pub fn submit(&self, request: Request) -> Follower {
         let inner = &self.0;
         let (key, hash) = ((request.principal.clone(), request.request_id), request.hash().to_string());
         let mut logs = inner.logs.lock().unwrap_or_else(PoisonError::into_inner);
         match logs.get(&key) {
-            Some(open) if open.hash == hash => return open.log.clone(),
+            Some(open) if open.hash == hash => return open.log.follow().for_repeat(),
             Some(_) => {
                 let (log, failure) = (Log::new(), reused(request.request_id));
                 log.close(Err(failure.clone()));
                 let inner = inner.clone();
                 tokio::spawn(async move { inner.refused(&request, &failure).await });
-                return log;
+                return log.follow();
             }
             None => {}
         }
@@ -201,7 +201,7 @@ impl Operations {
             }
             inner.running.send_modify(|n| *n -= 1);
         });
-        log
+        log.follow().for_request()
     }
 
     /// Returns when no operation is open in this daemon.

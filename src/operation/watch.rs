@@ -104,11 +104,6 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// The repeat of an accepted request begins like this.
-    pub(super) fn accepted() -> Self {
-        Self { accepted: true, ..Self::default() }
-    }
-
     /// Reads what changed and tells it. Returns how the operation ended, once it has.
     pub(super) async fn advance(&mut self, inner: &Inner, id: Uuid, log: &Log) -> Result<Option<Ending>, Failure> {
         let mut reader = inner.pool.get().await?;

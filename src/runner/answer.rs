@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::StreamExt as _;
-use tokio_postgres::{SimpleQueryMessage, SimpleQueryStream, error::SqlState};
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream, error::SqlState};
 
 use super::{Broken, Halt, Orders, ScriptError, message};
 use crate::db::{
@@ -22,6 +22,8 @@ pub(super) struct Received {
     /// Why the server was asked to cancel meanwhile, if it was.
     pub ended: Option<Ended>,
     pub result: Result<(), Error>,
+    /// How long the step took that this message has finished, as the server sees it.
+    pub took: Option<Duration>,
 }
 
 /// Why the server was asked to cancel.
@@ -45,7 +47,7 @@ pub(super) async fn receive(
     let mut impatient = orders.clone();
     impatient.wait.mark_unchanged();
     let canceller = session.canceller();
-    let (mut statements, mut ended) = (0_usize, None);
+    let (mut statements, mut ended, mut took) = (0_usize, None, None);
     let result = loop {
         let message = tokio::select! {
             message = answer.next() => message,
@@ -62,13 +64,21 @@ pub(super) async fn receive(
         };
         match message {
             Some(Ok(SimpleQueryMessage::CommandComplete(_))) => statements += 1,
+            Some(Ok(SimpleQueryMessage::Row(row))) => took = duration(&row).or(took),
             Some(Ok(_)) => {}
             Some(Err(error)) => break Err(Error::from(error)),
             None => break Ok(()),
         }
     };
     session.take_notices().into_iter().for_each(hear);
-    Received { statements, ended, result }
+    Received { statements, ended, result, took }
+}
+
+/// What the row of a finished step says of the time that it took.
+fn duration(row: &SimpleQueryRow) -> Option<Duration> {
+    let last = row.columns().last().filter(|column| column.name() == message::TOOK)?;
+    let seconds: f64 = row.try_get(last.name()).ok()??.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// What an error means that came after `statements` of a message whose script begins after `preamble` characters.

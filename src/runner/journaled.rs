@@ -166,7 +166,7 @@ async fn in_transaction(
     let patience = part.step.patience(part.left);
     let received = send(session, &message, patience, orders, &mut |notice| observer.notice(part.index, notice)).await?;
     left_out(session, part, observer);
-    let Received { statements, ended, result } = received;
+    let Received { statements, ended, result, .. } = received;
     result.map_err(|error| match answer::broken(error, ended, statements, preamble) {
         Broken::Sql(failed) => Broken::Sql(in_the_file(part, failed)),
         other => other,

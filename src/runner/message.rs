@@ -13,6 +13,9 @@ pub const BEGIN_STEP: &str = "begin_step_v2";
 pub const FINISH_STEP: &str = "finish_step_v3";
 pub const NOTE_STATEMENT: &str = "note_statement_v2";
 
+/// The column of a finished step's answer that says how long it took, in seconds.
+pub const TOOK: &str = "schemad_step_took";
+
 /// How schemad begins a transaction, where the file does not do it itself.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
@@ -108,8 +111,12 @@ fn note(id: i64, number: usize, state: &'static str) -> String {
     format!("SELECT schemad.{NOTE_STATEMENT}({id},{number},'{state}')")
 }
 
+/// With the time that the step has taken so far, as the server sees it: steps are sent ahead and their answers may arrive together.
 fn finish_step(id: i64) -> String {
-    format!("SELECT schemad.{FINISH_STEP}({id})")
+    format!(
+        "SELECT schemad.{FINISH_STEP}({id}),pg_catalog.date_part('epoch',pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) \
+         pg_catalog.transaction_timestamp()) AS {TOOK}"
+    )
 }
 
 /// The line break before the semicolon keeps a trailing `--` comment from swallowing it, and deferred constraints are

@@ -208,7 +208,7 @@ pub(super) async fn sent(
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let mut hear = |notice| observer.notice(part.index, notice);
-    let Received { statements: _, ended, result } = send(session, statement, patience, orders, &mut hear).await?;
+    let Received { ended, result, .. } = send(session, statement, patience, orders, &mut hear).await?;
     let Err(error) = result else { return Ok(()) };
     Err(match answer::broken(error, ended, message::PREAMBLE_STATEMENTS, 0) {
         Broken::Sql(mut failed) => {

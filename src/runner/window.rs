@@ -67,10 +67,10 @@ pub(super) async fn run(
         let begun = Instant::now();
         let patience = steps[sent.index].patience(attempts.left(steps[sent.index].lock_wait));
         match settle(session, sent, patience, orders.clone(), steps, &mut early, observer).await {
-            Ok(is_late) => {
+            Ok(Settled { has_stray: is_late, took }) => {
                 has_stray |= is_late;
                 *done += 1;
-                observer.done(*done - 1, begun.elapsed());
+                observer.done(*done - 1, took.unwrap_or_else(|| begun.elapsed()));
             }
             Err(broken) => {
                 // The rest is refused by the aborted transaction or by the first guard; nothing of it runs. Only up to its first
@@ -113,7 +113,15 @@ fn is_cancel(broken: &Broken) -> bool {
     }
 }
 
-/// Reads one step's answer to its end, and tells what it means. True: it is through, and a cancel that was meant for it is under way.
+/// A step that is through.
+struct Settled {
+    /// A cancel that was meant for it is under way.
+    has_stray: bool,
+    /// How long it took, as the server sees it.
+    took: Option<Duration>,
+}
+
+/// Reads one step's answer to its end, and tells what it means.
 async fn settle(
     session: &mut LockedSession,
     mut sent: Sent,
@@ -122,7 +130,7 @@ async fn settle(
     steps: &[Step<'_>],
     early: &mut Vec<Notice>,
     observer: &impl Observer,
-) -> Result<bool, Broken> {
+) -> Result<Settled, Broken> {
     let index = sent.index;
     // What a later step has already said waits for its turn.
     let said_before = std::mem::take(early);
@@ -135,9 +143,9 @@ async fn settle(
     if let Some(notice) = session.take_left_out(steps[index].id) {
         observer.notice(index, notice);
     }
-    let Received { statements, ended, result } = received;
+    let Received { statements, ended, result, took } = received;
     match result {
-        Ok(()) => Ok(ended.is_some()),
+        Ok(()) => Ok(Settled { has_stray: ended.is_some(), took }),
         Err(error) => Err(answer::broken(error, ended, statements, sent.preamble)),
     }
 }
