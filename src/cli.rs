@@ -38,6 +38,7 @@ use clap::{
 use diesel::{migration::MigrationSource, pg::Pg};
 
 use exit::Exit;
+use output::say;
 
 /// Owns the schema of a PostgreSQL database; deploy pipelines ask it to apply, roll back and report migrations.
 ///
@@ -116,16 +117,21 @@ fn run_command_line(source: &impl MigrationSource<Pg>) -> ExitCode {
     let parsed = without_empty_settings(Cli::command()).try_get_matches_from(args);
     let asks_daemon = parsed.as_ref().is_ok_and(names_a_daemon);
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => run(cli.command, source, asks_daemon).report(),
+        Ok(cli) => {
+            let exit = run(cli.command, source, asks_daemon);
+            output::checked(exit, if asks_health { health::NOT_PRINTED } else { Exit::NOT_PRINTED }).report()
+        }
         Err(error) => {
+            let text = error.render().ansi().to_string();
             match error.exit_code() {
-                0 => drop(error.print()), // nothing can be said when the terminal is gone
-                _ => output::progress(&without_secrets(&error.render().ansi().to_string())),
-            }
-            match error.exit_code() {
-                0 => ExitCode::SUCCESS,
-                _ if asks_health => health::USAGE,
-                code => ExitCode::from(u8::try_from(code).unwrap_or(2)),
+                0 => {
+                    say(text.trim_end());
+                    output::checked(Exit::DONE, Exit::NOT_PRINTED).report()
+                }
+                code => {
+                    output::progress(&without_secrets(&text));
+                    if asks_health { health::USAGE } else { ExitCode::from(u8::try_from(code).unwrap_or(2)) }
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use diesel::{migration::MigrationSource, pg::Pg};
 
 use super::{
     exit::Exit,
-    output::{BAD, GOOD, Output, WARN, say, styled, table},
+    output::{self, BAD, GOOD, Output, WARN, say, styled, table},
     settings::{Databases, Leases},
     signing::Signing,
 };
@@ -45,7 +45,7 @@ impl Doctor {
         let report = doctor::examine(&plan, &catalog).await;
         match self.output {
             Output::Table => say(&show(&report.checks)),
-            Output::Json => say(&json(&report)?),
+            Output::Json => output::say_json(&json(&report)?),
         }
         Ok(match report.status() {
             _ if report.unreachable => Exit::unavailable("the database cannot be reached"),

@@ -33,6 +33,8 @@ impl Exit {
     const DENIED: u8 = 6;
     const CANCELLED: u8 = 7;
     const UNKNOWN: u8 = 8;
+    /// stdout could not be written.
+    pub(super) const NOT_PRINTED: u8 = 9;
     const INTERRUPTED: u8 = 130;
 
     /// Wrong arguments or settings.
@@ -108,6 +110,11 @@ impl Exit {
         self.message.unwrap_or_default()
     }
 
+    /// The exit code.
+    pub(super) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// The same code; what there was to say has been said.
     pub(super) fn silently(self) -> Self {
         Self { message: None, ..self }
@@ -120,13 +127,19 @@ impl Exit {
 
     /// Says the message and returns the code.
     pub(super) fn report(self) -> ExitCode {
+        let code = self.code;
+        ExitCode::from(self.report_as(code))
+    }
+
+    /// Says the message and returns another code.
+    pub(super) fn report_as(self, code: u8) -> u8 {
         if let Some(message) = self.message.filter(|m| !m.is_empty()) {
             match self.rendered {
                 true => output::progress(&message),
                 false => output::complain(&message),
             }
         }
-        ExitCode::from(self.code)
+        code
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::{Cli, exit::Exit};
+use super::{Cli, exit::Exit, output};
 
 /// Print a shell's completion script.
 #[derive(Debug, Args)]
@@ -103,8 +103,6 @@ fn whole(root: &Command) -> std::io::Result<Vec<u8>> {
 }
 
 fn print(bytes: &[u8]) -> Exit {
-    match std::io::stdout().write_all(bytes) {
-        Ok(()) => Exit::DONE,
-        Err(error) => Exit::unknown(format!("cannot write: {error}")),
-    }
+    output::say_bytes(bytes);
+    Exit::DONE
 }

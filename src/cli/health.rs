@@ -14,6 +14,8 @@ pub(super) const USAGE: ExitCode = ExitCode::FAILURE;
 const NO_CONNECTION: u8 = 2;
 const RPC_FAILED: u8 = 3;
 const UNHEALTHY: u8 = 4;
+/// stdout could not be written, so nobody was told: to grpc_health_probe the call has failed.
+pub(super) const NOT_PRINTED: u8 = RPC_FAILED;
 
 /// Flags that grpc_health_probe, a Go program, takes with one dash.
 const GO_FLAGS: [&str; 9] = [

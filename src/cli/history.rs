@@ -9,7 +9,7 @@ use super::{
     client::{Common, Read},
     exit::Exit,
     operate::{Live, show},
-    output::{self, Output, line, progress, say, table},
+    output::{self, Output, line, progress, say, table, tell_done},
 };
 use crate::grpc::pb::{self, operation_event::Event, operation_service_client::OperationServiceClient};
 
@@ -246,6 +246,11 @@ impl Watch {
                     live.above(|| show::event(event));
                 }
             }
+            // Nobody reads what follows.
+            if !output::is_printed() && ended.is_none() {
+                live.above(|| show::left(&self.operation));
+                return Err(Cut::Exit(Exit::DONE));
+            }
         }
         Ok(())
     }
@@ -278,18 +283,21 @@ impl Cancel {
             Err(exit) => return exit,
         };
         if self.common.output == Output::Json {
-            return output::json(&response, "schemad.v1.CancelOperationResponse").err().unwrap_or(Exit::DONE);
+            let exit = output::json(&response, "schemad.v1.CancelOperationResponse").err().unwrap_or(Exit::DONE);
+            if output::is_printed() {
+                return exit;
+            }
         }
         let operation = response.operation.unwrap_or_default();
         let reached = format!("{} of {} steps are done and stay", operation.steps_done, operation.steps_total);
         match operation.state() {
-            pb::OperationState::Cancelled => say(&format!("Cancelled; {reached}.")),
+            pb::OperationState::Cancelled => tell_done(&format!("Cancelled; {reached}.")),
             pb::OperationState::Pending | pb::OperationState::Running => {
                 progress("It was told to end and has not yet; `schemad watch` follows it.");
             }
             other => {
                 let word = other.as_str_name().trim_start_matches("OPERATION_STATE_").to_lowercase();
-                say(&format!("It ended by itself before that: {}; {reached}.", line(&word)));
+                tell_done(&format!("It ended by itself before that: {}; {reached}.", line(&word)));
             }
         }
         Exit::DONE

@@ -52,6 +52,9 @@ impl Lease {
             return child::run(program, arguments, &database.url, ended).await;
         }
         self.show(&database)?;
+        if !output::is_printed() {
+            return Ok(Exit::DONE); // nobody has the URL
+        }
         tokio::select! {
             exit = ended => Ok(exit),
             exit = until::told() => exit,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     client::{Common, Read},
     exit::Exit,
-    output::{self, Output, progress, say, table},
+    output::{self, Output, progress, table, tell_done},
 };
 use crate::grpc::pb;
 
@@ -58,11 +58,12 @@ impl Sign {
             Err(exit) => return exit,
             Ok(response) => response,
         };
-        if self.common.output == Output::Json {
-            if let Err(exit) = output::json(&response, "schemad.v1.SignLedgerResponse") {
-                return exit;
-            }
-        } else {
+        if self.common.output == Output::Json
+            && let Err(exit) = output::json(&response, "schemad.v1.SignLedgerResponse")
+        {
+            return exit;
+        }
+        if self.common.output != Output::Json || !output::is_printed() {
             show(&response);
         }
         match response.refused.len() {
@@ -74,7 +75,7 @@ impl Sign {
 
 fn show(response: &pb::SignLedgerResponse) {
     let id = response.operation.as_ref().map(|operation| operation.id.as_str()).unwrap_or_default();
-    say(&format!("Signed {} down(s) (operation {id}).", response.signed.len()));
+    tell_done(&format!("Signed {} down(s) (operation {id}).", response.signed.len()));
     if !response.refused.is_empty() {
         let rows = response.refused.iter().map(|refused| vec![refused.version.clone(), refused.message.clone()]);
         progress(&table(&["NOT SIGNED", "WHY"], rows));

@@ -1,7 +1,10 @@
 //! What people and programs read: tables and colours for the one, proto3 JSON for the other. Colours go away when NO_COLOR
 //! is set or nobody is looking (anstream decides).
 
-use std::{io::Write as _, sync::LazyLock};
+use std::{
+    io::{self, Write as _},
+    sync::{LazyLock, OnceLock},
+};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
@@ -31,9 +34,60 @@ pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(super) const DIM: Style = Style::new().dimmed();
 pub(super) const BOLD: Style = Style::new().bold();
 
+/// Why stdout could not be written, once it could not. A full disk, a quota, a device that is gone: whoever reads what was written has
+/// a part of an answer, or none.
+static NOT_PRINTED: OnceLock<io::Error> = OnceLock::new();
+
+/// True until something could not be written to stdout.
+pub(super) fn is_printed() -> bool {
+    NOT_PRINTED.get().is_none()
+}
+
+/// Writes to stdout, to its end. A reader that is gone has seen enough, and needs no answer.
+fn print(bytes: &[u8]) {
+    let mut stdout = anstream::stdout();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        NOT_PRINTED.get_or_init(|| error);
+    }
+}
+
 /// A line on stdout.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(anstream::stdout(), "{}", escape::last_look(line)); // a reader that is gone needs no answer
+    print(format!("{}\n", escape::last_look(line)).as_bytes());
+}
+
+/// What was made for programs, as it is.
+pub(super) fn say_bytes(bytes: &[u8]) {
+    let mut stdout = io::stdout();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        NOT_PRINTED.get_or_init(|| error);
+    }
+}
+
+/// What was done, as a line on stdout; on stderr where stdout cannot be written, for it has been done.
+pub(super) fn tell_done(line: &str) {
+    if is_printed() {
+        say(line);
+    }
+    if !is_printed() {
+        progress(line);
+    }
+}
+
+/// How to exit after everything that was to be printed: as `exit` says, but not as a success when stdout could not be written. `code`
+/// is what says so.
+pub(super) fn checked(exit: Exit, code: u8) -> Exit {
+    let Some(error) = NOT_PRINTED.get() else { return exit };
+    let code = if exit.code() == 0 { code } else { exit.code() };
+    let code = exit.report_as(code);
+    complain(&format!("stdout could not be written ({error}), so the answer is not complete there"));
+    Exit::with_code(code, None)
 }
 
 /// A line on stderr: progress. That of a daemon goes where its log goes, which waits for no reader.
@@ -109,8 +163,13 @@ pub(super) fn styled(style: Style, text: &str) -> String {
 /// A message as proto3 JSON on one line of stdout.
 pub(super) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
     let json = to_json(message, name).map_err(|e| Exit::unknown(format!("the answer cannot be shown: {e}")))?;
-    say(&escape::json(&json));
+    say_json(&json);
     Ok(())
+}
+
+/// JSON on one line of stdout.
+pub(super) fn say_json(json: &str) {
+    print(format!("{}\n", escape::json(json)).as_bytes());
 }
 
 fn to_json(message: &impl Message, name: &str) -> Result<String, Box<dyn std::error::Error>> {

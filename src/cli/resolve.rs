@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     client::{Common, Read},
     exit::Exit,
-    output::{self, Output, say},
+    output::{self, Output, tell_done},
 };
 use crate::grpc::pb;
 
@@ -68,13 +68,18 @@ impl Resolve {
         let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
         match read.call(async |mut client| client.resolve(request).await).await {
             Err(exit) => exit,
-            Ok(response) if self.common.output == Output::Json => {
-                output::json(&response, "schemad.v1.ResolveResponse").err().unwrap_or(Exit::DONE)
-            }
             Ok(response) => {
+                if self.common.output == Output::Json {
+                    if let Err(exit) = output::json(&response, "schemad.v1.ResolveResponse") {
+                        return exit;
+                    }
+                    if output::is_printed() {
+                        return Exit::DONE;
+                    }
+                }
                 let id = response.operation.map(|operation| operation.id).unwrap_or_default();
                 let subject = self.version.as_deref().map_or_else(|| "Diesel's table".into(), output::line);
-                say(&format!("Resolved {subject} (operation {id})."));
+                tell_done(&format!("Resolved {subject} (operation {id})."));
                 Exit::DONE
             }
         }

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     exit::Exit,
-    output::{DIM, Output, progress, say, styled},
+    output::{self, DIM, Output, progress, say, styled},
 };
 use crate::access::{Access, Error, Role, Secret};
 
@@ -79,6 +79,16 @@ impl New {
     fn make(&self) -> Result<(), Exit> {
         let made = self.prepare()?;
         self.show(&made);
+        if !output::is_printed() {
+            if let Some(file) = &self.append {
+                progress(&format!(
+                    "The token was made and nobody has it: its entry, of the name {}, is in {}. Take it out, and make another.",
+                    output::line(&self.name),
+                    file.display()
+                ));
+            }
+            return Ok(());
+        }
         match &self.append {
             Some(file) => progress(&styled(DIM, &format!("Its entry is in {}.", file.display()))),
             None => progress(&format!("{}\n\n{}", styled(DIM, "For the access file:"), made.entry)),
@@ -116,7 +126,7 @@ impl New {
             "sha256": made.secret.digest().to_string(),
             "expires": made.expires,
         });
-        say(&token.to_string());
+        output::say_json(&token.to_string());
     }
 }
 

@@ -21,6 +21,7 @@ mod events;
 mod exclusion;
 mod fatal;
 mod faults;
+mod full_disk;
 mod fuzz;
 mod greedy;
 mod health;

@@ -151,6 +151,10 @@ async fn once(
                 if let Err(exit) = shown {
                     return Ok(exit);
                 }
+                // It has been done, whether a program could read so or not.
+                if matches!(event.event, Some(Event::Finished(_))) && !output::is_printed() {
+                    show::event(&event);
+                }
             }
         }
     }

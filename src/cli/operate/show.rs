@@ -1,7 +1,7 @@
 //! What people see of an operation: a line an event, on stderr but for the last, which is the result.
 
 use crate::{
-    cli::output::{self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, line, progress, say, styled, table},
+    cli::output::{self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, line, progress, say, styled, table, tell_done},
     db::activity,
     grpc::pb::{self, operation_event::Event},
 };
@@ -158,17 +158,17 @@ fn finished(finished: &pb::Finished) {
     };
     let done = format!("{} of {} steps done, {current}", finished.steps_done, finished.steps_total);
     match finished.state() {
-        pb::OperationState::Succeeded if finished.nothing_to_do => say(&format!("Nothing to do; {current}.")),
-        pb::OperationState::Succeeded => say(&format!("{} {done}.", styled(GOOD, "Done:"))),
+        pb::OperationState::Succeeded if finished.nothing_to_do => tell_done(&format!("Nothing to do; {current}.")),
+        pb::OperationState::Succeeded => tell_done(&format!("{} {done}.", styled(GOOD, "Done:"))),
         pb::OperationState::Cancelled if finished.steps_total == 0 => {
-            say(&styled(WARN, "Cancelled before the first step."));
+            tell_done(&styled(WARN, "Cancelled before the first step."));
         }
         pb::OperationState::Interrupted if finished.steps_total == 0 => {
-            say(&styled(WARN, "Interrupted before the first step."));
+            tell_done(&styled(WARN, "Interrupted before the first step."));
         }
-        pb::OperationState::Cancelled => say(&format!("{} {done}.", styled(WARN, "Cancelled:"))),
-        pb::OperationState::Interrupted => say(&format!("{} {done}.", styled(WARN, "Interrupted:"))),
-        _ if finished.steps_total == 0 => say(&styled(BAD, "Failed before the first step.")),
-        _ => say(&format!("{} {done}.", styled(BOLD.fg_color(BAD.get_fg_color()), "Failed:"))),
+        pb::OperationState::Cancelled => tell_done(&format!("{} {done}.", styled(WARN, "Cancelled:"))),
+        pb::OperationState::Interrupted => tell_done(&format!("{} {done}.", styled(WARN, "Interrupted:"))),
+        _ if finished.steps_total == 0 => tell_done(&styled(BAD, "Failed before the first step.")),
+        _ => tell_done(&format!("{} {done}.", styled(BOLD.fg_color(BAD.get_fg_color()), "Failed:"))),
     }
 }
