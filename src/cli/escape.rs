@@ -1,7 +1,7 @@
 //! Text from elsewhere (migrations, the database, requests, a daemon) on a terminal or in a log: it must neither command the
 //! terminal nor look like a line of schemad's own. What would is written as an escape, so that it can still be seen.
 
-use std::{fmt::Write as _, io};
+use std::{borrow::Cow, fmt::Write as _, io, sync::LazyLock};
 
 /// What acts on a terminal without being seen, or breaks a line: control characters, and what reorders the text of others or
 /// separates lines in Unicode (the bidirectional marks, embeddings, overrides and isolates).
@@ -38,12 +38,60 @@ pub(super) fn last_look(text: &str) -> String {
     escaped(text, |at, c| c == '\n' || c == '\t' || c == '\u{1b}' && is_colour(&text[at..]))
 }
 
+/// Whether the locale says that whoever reads has ASCII only: it is C or POSIX. Where nothing is said (most containers) UTF-8 is written,
+/// which is what terminals have.
+pub(super) fn is_ascii() -> bool {
+    static IS_ASCII: LazyLock<bool> = LazyLock::new(|| is_c_locale(|name| std::env::var(name).ok()));
+    *IS_ASCII
+}
+
+/// The first of LC_ALL, LC_CTYPE and LANG that is set decides, as POSIX has it.
+fn is_c_locale(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| variable(name).filter(|it| !it.is_empty()));
+    set.is_some_and(|locale| locale == "C" || locale == "POSIX")
+}
+
+/// Text as the locale has it.
+pub(super) fn in_locale(text: &str) -> Cow<'_, str> {
+    if is_ascii() && !text.is_ascii() { ascii(text).into() } else { text.into() }
+}
+
+/// Text in ASCII: signs of schemad's own by others that mean the same, and letters as escapes.
+fn ascii(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut ascii, c| {
+        match c {
+            '…' => ascii.push_str("..."),
+            'µ' | 'μ' => ascii.push('u'),
+            '–' | '—' | '─' | '━' => ascii.push('-'),
+            '→' => ascii.push_str("->"),
+            '≤' => ascii.push_str("<="),
+            '≥' => ascii.push_str(">="),
+            '×' => ascii.push('x'),
+            '“' | '”' => ascii.push('"'),
+            '‘' | '’' => ascii.push('\''),
+            '│' | '┃' => ascii.push('|'),
+            '\u{a0}' => ascii.push(' '),
+            c if c.is_ascii() => ascii.push(c),
+            c => drop(write!(ascii, "\\u{{{:x}}}", u32::from(c))), // writing to a String cannot fail
+        }
+        ascii
+    })
+}
+
 /// JSON on one line. What is in it stands in strings, where serde_json has escaped the ASCII control characters.
 pub(super) fn json(text: &str) -> String {
+    json_with(text, is_ascii())
+}
+
+fn json_with(text: &str, ascii: bool) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut plain, c| {
-        match acts(c) && c != '\n' {
+        match acts(c) && c != '\n' || ascii && !c.is_ascii() {
             false => plain.push(c),
-            true => drop(write!(plain, "\\u{:04x}", u32::from(c))), // all of them have four digits
+            true => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(plain, "\\u{unit:04x}"); // writing to a String cannot fail
+                }
+            }
         }
         plain
     })
@@ -86,7 +134,8 @@ impl<W: io::Write> io::Write for Events<W> {
             Log::Coloured => escaped(body, |at, c| c == '\t' || c == '\u{1b}' && is_colour(&body[at..])),
             Log::Text => escaped(body, |_, c| c == '\t'),
         };
-        self.to.write_all((plain + end).as_bytes())?;
+        let plain = if matches!(self.log, Log::Json) { plain.into() } else { in_locale(&plain) };
+        self.to.write_all(format!("{plain}{end}").as_bytes())?;
         Ok(event.len())
     }
 
@@ -117,6 +166,24 @@ mod tests {
         let coloured = "\u{1b}[1;31merror:\u{1b}[0m x\n";
         assert_eq!(last_look(coloured), coloured);
         assert_eq!(last_look("\u{1b}[2J\u{1b}]0;t\u{7}\r"), "\\u{1b}[2J\\u{1b}]0;t\\u{7}\\r");
+    }
+
+    #[test]
+    fn a_c_locale_has_ascii_that_means_the_same() {
+        assert_eq!(ascii("größe… 3 µs → “x” 漢"), "gr\\u{f6}\\u{df}e... 3 us -> \"x\" \\u{6f22}");
+        let value = serde_json::json!({ "größe": "漢 😀 \u{202e}" });
+        let text = json_with(&value.to_string(), true);
+        assert!(text.is_ascii(), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        let is_c = |set: &[(&str, &str)]| {
+            is_c_locale(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        for set in [&[("LC_ALL", "C")][..], &[("LANG", "POSIX")], &[("LC_ALL", ""), ("LC_CTYPE", "C"), ("LANG", "x")]] {
+            assert!(is_c(set), "{set:?}");
+        }
+        for set in [&[][..], &[("LANG", "C.UTF-8")], &[("LC_ALL", "de_DE.UTF-8"), ("LANG", "C")]] {
+            assert!(!is_c(set), "{set:?}");
+        }
     }
 
     #[test]

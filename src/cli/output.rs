@@ -56,7 +56,12 @@ fn print(bytes: &[u8]) {
 
 /// A line on stdout.
 pub(super) fn say(line: &str) {
-    print(format!("{}\n", escape::last_look(line)).as_bytes());
+    print(format!("{}\n", escape::in_locale(&escape::last_look(line))).as_bytes());
+}
+
+/// A text on stdout that is somebody's data, a script: the same bytes in every locale.
+pub(super) fn say_data(text: &str) {
+    print(format!("{}\n", escape::last_look(text)).as_bytes());
 }
 
 /// What was made for programs, as it is.
@@ -92,7 +97,7 @@ pub(super) fn checked(exit: Exit, code: u8) -> Exit {
 
 /// A line on stderr: progress. That of a daemon goes where its log goes, which waits for no reader.
 pub(super) fn progress(line: &str) {
-    let line = escape::last_look(line);
+    let line = escape::in_locale(&escape::last_look(line)).into_owned();
     let Some(queue) = log_queue::of_this_process() else {
         let _ = writeln!(anstream::stderr(), "{line}");
         return;
@@ -152,6 +157,8 @@ pub(super) fn shortened(text: &str, most: usize) -> String {
 /// `text` as short as it has to be for what stands around it, of so many columns, on a terminal's line.
 pub(super) fn fitted(text: &str, around: usize) -> String {
     const SHORTEST: usize = 8;
+    // In a C locale the sign for what is left out is three.
+    let around = around + if escape::is_ascii() { 2 } else { 0 };
     width().map_or_else(|| text.to_owned(), |width| shortened(text, width.saturating_sub(around).max(SHORTEST)))
 }
 

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use super::{
     client::{Address, Common, Read},
     exit::Exit,
-    output::{self, DIM, plain, say, styled},
+    output::{self, DIM, plain, say, say_data, styled},
 };
 use crate::grpc::pb::{self, SchemaObjectKind as Kind, schema_service_client::SchemaServiceClient};
 
@@ -94,7 +94,7 @@ impl Schema {
         let objects: Vec<_> = pages.into_iter().flat_map(|page| page.objects).collect();
         match self.output {
             Output::Json => {}
-            Output::Mermaid => say(&mermaid::diagram(&objects)),
+            Output::Mermaid => say_data(&mermaid::diagram(&objects)),
             Output::Table if self.name.is_some() => say(&details::show(&objects)),
             Output::Table => say(&overview::show(&objects)),
         }

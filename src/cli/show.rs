@@ -4,9 +4,10 @@ use clap::Args;
 
 use super::{
     client::Read,
+    escape::in_locale,
     exit::Exit,
     list,
-    output::{self, BOLD, Output, line, plain, say, styled},
+    output::{self, BOLD, Output, line, plain, say_data, styled},
 };
 use crate::grpc::pb;
 
@@ -30,7 +31,7 @@ impl Show {
             return output::json(&response, "schemad.v1.GetMigrationResponse");
         }
         let migration = response.migration.ok_or_else(|| Exit::unknown("the daemon sent an empty migration"))?;
-        say(&show(&migration));
+        say_data(&show(&migration));
         Ok(())
     }
 }
@@ -51,7 +52,7 @@ fn show(migration: &pb::Migration) -> String {
     let mut lines: Vec<String> = facts
         .iter()
         .filter(|(_, value)| !value.is_empty())
-        .map(|(label, value)| format!("{label:<10}  {}", line(value)))
+        .map(|(label, value)| format!("{label:<10}  {}", in_locale(&line(value))))
         .collect();
     for (label, sql) in [("up.sql", &migration.up_sql), ("down.sql", &migration.down_sql)] {
         if !sql.is_empty() {

@@ -34,6 +34,7 @@ mod lease;
 mod least_privilege;
 mod ledger;
 mod listening;
+mod locale;
 mod locks;
 mod lost_table;
 mod logging;

@@ -7,7 +7,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
 use crate::{
-    cli::output::{fitted, line},
+    cli::{
+        escape::{in_locale, is_ascii},
+        output::{fitted, line},
+    },
     grpc::pb::{self, operation_event::Event},
 };
 
@@ -37,7 +40,7 @@ impl Bars {
 
     fn say(&self, what: String) {
         // The spinner and the time stand before it.
-        self.step.set_message(fitted(&what, "⠴ 59m  ".chars().count()));
+        self.step.set_message(in_locale(&fitted(&what, "⠴ 59m  ".chars().count())).into_owned());
     }
 }
 
@@ -101,7 +104,8 @@ impl Live {
 
     fn started(&mut self, started: &pb::StepStarted) {
         let bars = self.bars.get_or_insert_with(|| {
-            let step = self.screen.add(ProgressBar::new_spinner().with_style(style(STEP)));
+            let spinner = if is_ascii() { style(STEP).tick_chars("|/-\\ ") } else { style(STEP) };
+            let step = self.screen.add(ProgressBar::new_spinner().with_style(spinner));
             let total = ProgressBar::new(count(started.total)).with_style(style(OPERATION));
             let operation = self.screen.add(total);
             // The spinner turns, and the time is drawn anew.
