@@ -17,6 +17,10 @@ use crate::{db::error::chain, grpc::pb::migration_service_client::MigrationServi
 /// Long enough for a far datacentre, short enough to notice a wrong address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How it ends when a plaintext client meets a server that speaks TLS.
+const CUT_OFF: [&str; 5] =
+    ["connection closed", "frame with invalid size", "broken pipe", "onnection reset", "operation was canceled"];
+
 /// Where the daemon is.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Address {
@@ -131,7 +135,8 @@ impl Address {
             _ if self.encrypted() && cause.contains("connection closed") => {
                 "; perhaps it wants a certificate (--client-cert, --client-key), or another one"
             }
-            _ if cause.contains("connection closed") || cause.contains("frame with invalid size") => {
+            // It depends on who is first: the server with its refusal, or the client with what it writes next.
+            _ if !self.encrypted() && CUT_OFF.iter().any(|words| cause.contains(words)) => {
                 "; if it speaks TLS, use https://"
             }
             _ => return None,

@@ -6,7 +6,10 @@ use clap::Args;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{client::Address, credential::Security, exit::Exit, file_name::FileName, output::say};
+use super::{
+    client::Address, credential::Security, exit::Exit, file_name::FileName, output::say,
+    settings::DEFAULT_ADMIN_LISTEN,
+};
 use crate::db::error::chain;
 
 /// Wrong arguments.
@@ -35,6 +38,10 @@ pub(super) struct Health {
     /// The daemon, as host:port.
     #[arg(long = "addr", alias = "address", env = "SCHEMAD_ADDRESS", default_value = super::settings::DEFAULT_LISTEN)]
     addr: String,
+    /// Ask the daemon that has the same environment where it speaks no TLS and wants no credential: at its admin listener. That is
+    /// where SCHEMAD_ADMIN_LISTEN says, else SCHEMAD_ADDRESS, else 127.0.0.1:50052. For a container's own health check.
+    #[arg(long)]
+    admin: bool,
     /// What to ask for: nothing (the process), schemad.v1.MigrationService, schemad.database, schemad.schema.current or
     /// schemad.schema.applied.VERSION.
     #[arg(long, default_value = "", env = "SCHEMAD_SERVICE")]
@@ -85,7 +92,13 @@ impl Health {
             self.tls_server_name.clone(),
             self.tls_client_cert.clone().zip(self.tls_client_key.clone()),
         );
-        let address = Address { address: self.addr.clone(), security };
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let address = match variable("SCHEMAD_ADMIN_LISTEN") {
+            Some(listen) if self.admin => Address::plain(reachable(&listen)),
+            None if self.admin && variable("SCHEMAD_ADDRESS").is_none() => Address::plain(DEFAULT_ADMIN_LISTEN.into()),
+            _ => Address { address: self.addr.clone(), security },
+        };
+        let shown = address.address.clone();
         let endpoint = match address.endpoint() {
             Ok(endpoint) => endpoint,
             Err(exit) => return exit.with(1),
@@ -95,10 +108,10 @@ impl Health {
             Ok(Err(error)) => {
                 let cause = chain(&error);
                 let hint = address.hint(&cause).unwrap_or_default();
-                return unhealthy(NO_CONNECTION, format!("failed to connect to {}: {cause}{hint}", self.addr));
+                return unhealthy(NO_CONNECTION, format!("failed to connect to {shown}: {cause}{hint}"));
             }
             Err(_) => {
-                let message = format!("timeout: failed to connect to {} within {:?}", self.addr, self.connect_timeout);
+                let message = format!("timeout: failed to connect to {shown} within {:?}", self.connect_timeout);
                 return unhealthy(NO_CONNECTION, message);
             }
         };
@@ -110,7 +123,10 @@ impl Health {
                 return unhealthy(RPC_FAILED, message.into());
             }
             Ok(Err(status)) => {
-                return unhealthy(RPC_FAILED, format!("health rpc failed: {:?}: {}", status.code(), status.message()));
+                let cause = std::error::Error::source(&status).map(chain);
+                let hint = cause.as_deref().and_then(|cause| address.hint(cause)).unwrap_or_default();
+                let words = cause.as_deref().unwrap_or(status.message());
+                return unhealthy(RPC_FAILED, format!("health rpc failed: {:?}: {words}{hint}", status.code()));
             }
             Err(_) => {
                 let message = format!("timeout: health rpc did not complete within {:?}", self.rpc_timeout);
@@ -127,9 +143,30 @@ impl Health {
     }
 }
 
+/// Where a listener on this machine is reached: one on every address, at the loopback address.
+fn reachable(listen: &str) -> String {
+    match listen.rsplit_once(':') {
+        Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
+        Some(("[::]", port)) => format!("[::1]:{port}"),
+        _ => listen.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_on_every_address_is_asked_at_the_loopback_address() {
+        for (listen, asked) in [
+            ("0.0.0.0:50052", "127.0.0.1:50052"),
+            ("[::]:7", "[::1]:7"),
+            (":50052", ":50052"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+        ] {
+            assert_eq!(reachable(listen), asked);
+        }
+    }
 
     #[test]
     fn single_dashes_are_understood_for_health_only() {

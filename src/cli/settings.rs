@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
-const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:50052";
+pub(super) const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:50052";
 
 /// Settings of `serve` and `dev`.
 #[derive(Clone, Debug, Args)]

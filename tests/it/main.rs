@@ -45,6 +45,7 @@ mod outages;
 mod planted;
 mod pool;
 mod pooler;
+mod probe;
 mod reference_set;
 mod refusals;
 mod rehearse;
