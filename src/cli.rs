@@ -109,15 +109,27 @@ pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
 }
 
 fn run_command_line(source: &impl MigrationSource<Pg>) -> ExitCode {
-    if let Err(error) = env_file::load() {
-        return Exit::usage(error).report();
-    }
+    let mut command = Cli::command();
+    command.build();
+    let warnings = match env_file::load(&command) {
+        Ok(warnings) => warnings,
+        Err(error) => return Exit::usage(error).report(),
+    };
     let args = health::with_double_dashes(std::env::args_os());
     let asks_health = args.get(1).is_some_and(|arg| arg == "health");
     let parsed = without_empty_settings(Cli::command()).try_get_matches_from(args);
     let asks_daemon = parsed.as_ref().is_ok_and(names_a_daemon);
+    if let Ok(matches) = &parsed {
+        env_file::note_flags(&command, matches);
+    }
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
+            // A daemon logs them, and a probe that is made every few seconds would only repeat them.
+            match cli.command {
+                Command::Serve(_) | Command::Dev(_) => env_file::keep_warnings(warnings),
+                Command::Health(_) | Command::Completions(_) | Command::Man(_) => {}
+                _ => warnings.iter().for_each(|warning| output::warn(warning)),
+            }
             let exit = run(cli.command, source, asks_daemon);
             output::checked(exit, if asks_health { health::NOT_PRINTED } else { Exit::NOT_PRINTED }).report()
         }

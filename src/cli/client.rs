@@ -59,21 +59,36 @@ impl Address {
 
     /// A channel that connects on first use.
     pub(super) fn channel(&self) -> Result<Way, Exit> {
+        self.check_origin(self.security.foreign_token())?;
         let credential = self.security.credential(self.encrypted() || self.is_here())?;
-        let named_by_file = env_file::sets("SCHEMAD_ADDRESS")
-            && std::env::var("SCHEMAD_ADDRESS").is_ok_and(|address| address == self.address);
-        if named_by_file && !self.is_here() && credential.is_some() && !self.security.is_of_env_file() {
-            return Err(Exit::usage(format!(
-                "the address {} stands in .env, which may have come with a checkout, and the token does not: it is not sent there. \
-                 Give --address, or set SCHEMAD_ADDRESS",
-                self.address
-            )));
-        }
         Ok(InterceptedService::new(self.endpoint()?.connect_lazy(), credential))
+    }
+
+    /// Refuses to show a credential that is `foreign` to `.env` to a daemon that only that file chose.
+    fn check_origin(&self, foreign: Option<&str>) -> Result<(), Exit> {
+        // A command's own address, such as that of `dev`, is not the variable's.
+        let is_the_files = env_file::decides("SCHEMAD_ADDRESS")
+            && std::env::var("SCHEMAD_ADDRESS").is_ok_and(|address| address == self.address);
+        let chosen_by = match is_the_files {
+            true => Some("SCHEMAD_ADDRESS"),
+            // Whoever is believed to be the daemon gets the credential. On the way to this machine itself nobody stands.
+            false if self.is_here() => None,
+            false => ["SCHEMAD_TLS_CA", "SCHEMAD_TLS_SERVER_NAME"].into_iter().find(|name| env_file::decides(name)),
+        };
+        let (Some(setting), Some(credential)) = (chosen_by, foreign) else {
+            return Ok(());
+        };
+        let flag = setting.trim_start_matches("SCHEMAD_").to_lowercase().replace('_', "-");
+        Err(Exit::usage(format!(
+            "{setting} stands in .env, which may have come with a checkout, and {credential} neither stands there nor lies in a file \
+             beside it: it is not shown to {}. Give --{flag}, or set {setting} in the environment",
+            self.address,
+        )))
     }
 
     /// The endpoint, with timeouts.
     pub(super) fn endpoint(&self) -> Result<Endpoint, Exit> {
+        self.check_origin(self.security.foreign_certificate())?;
         let endpoint = Endpoint::from(self.uri()?);
         // A dead network is noticed although the stream is silent.
         let alive = Duration::from_secs(20);

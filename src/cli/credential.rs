@@ -72,18 +72,41 @@ impl Security {
         Ok(config)
     }
 
-    /// The token is, or is named, where the address may be: in the folder's `.env`.
-    pub(super) fn is_of_env_file(&self) -> bool {
-        env_file::sets(if self.token_file.is_some() { "SCHEMAD_TOKEN_FILE" } else { "SCHEMAD_TOKEN" })
+    /// The token's name in a message, where there is one that neither stands in `.env` nor lies in a file beside it.
+    pub(super) fn foreign_token(&self) -> Option<&'static str> {
+        let is_own = match self.token()? {
+            Token::File(file) => is_of_env_file("SCHEMAD_TOKEN_FILE", file),
+            Token::Variable(_) => env_file::sets("SCHEMAD_TOKEN"),
+        };
+        (!is_own).then_some("the token")
+    }
+
+    /// The same of the certificate that is shown.
+    pub(super) fn foreign_certificate(&self) -> Option<&'static str> {
+        let files = [("SCHEMAD_CLIENT_CERT", &self.client_cert), ("SCHEMAD_CLIENT_KEY", &self.client_key)];
+        let is_foreign =
+            |(name, file): (&str, &Option<PathBuf>)| file.as_ref().is_some_and(|file| !is_of_env_file(name, file));
+        files.into_iter().any(is_foreign).then_some("the client's certificate")
+    }
+
+    /// Where the token is. A flag beats the environment, which beats `.env`, whichever form each has.
+    fn token(&self) -> Option<Token<'_>> {
+        let variable = std::env::var("SCHEMAD_TOKEN").ok().filter(|token| !token.is_empty());
+        match (&self.token_file, variable) {
+            (Some(_), Some(token)) if env_file::decides("SCHEMAD_TOKEN_FILE") && !env_file::sets("SCHEMAD_TOKEN") => {
+                Some(Token::Variable(token))
+            }
+            (Some(file), _) => Some(Token::File(file)),
+            (None, token) => token.map(Token::Variable),
+        }
     }
 
     /// The token, if there is one. `private`: nobody can read it on the way.
     pub(super) fn credential(&self, private: bool) -> Result<Credential, Exit> {
-        let from_environment = std::env::var("SCHEMAD_TOKEN").ok().filter(|token| !token.is_empty());
-        let token = match (&self.token_file, from_environment) {
-            (Some(file), _) => String::from_utf8_lossy(&read("--token-file", file)?).into_owned(),
-            (None, Some(token)) => token,
-            (None, None) => return Ok(Credential(None)),
+        let token = match self.token() {
+            Some(Token::File(file)) => String::from_utf8_lossy(&read("--token-file", file)?).into_owned(),
+            Some(Token::Variable(token)) => token,
+            None => return Ok(Credential(None)),
         };
         if !private {
             return Err(Exit::usage(
@@ -98,6 +121,17 @@ impl Security {
     }
 }
 
+/// Where a token comes from.
+enum Token<'a> {
+    File(&'a Path),
+    Variable(String),
+}
+
+/// True for a file that `.env` names and that lies beside it.
+fn is_of_env_file(name: &str, file: &Path) -> bool {
+    env_file::decides(name) && env_file::is_beside(file)
+}
+
 fn read(flag: &str, file: &Path) -> Result<Vec<u8>, Exit> {
     std::fs::read(file).map_err(|error| Exit::usage(format!("{flag} {}: {error}", file.display())))
 }
@@ -105,12 +139,6 @@ fn read(flag: &str, file: &Path) -> Result<Vec<u8>, Exit> {
 /// The bearer token of every call, or none.
 #[derive(Clone)]
 pub(super) struct Credential(Option<MetadataValue<Ascii>>);
-
-impl Credential {
-    pub(super) fn is_some(&self) -> bool {
-        self.0.is_some()
-    }
-}
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

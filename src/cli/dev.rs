@@ -10,7 +10,7 @@ use super::{
     exit::Exit,
     output::{BOLD, DIM, say, styled},
     serve::{SourceRef, listeners, serve_until_signalled},
-    settings::{Databases, Private, Settings},
+    settings::{Databases, EnvFile, Private, Settings},
     status, telemetry,
 };
 use crate::{
@@ -41,7 +41,7 @@ impl Dev {
         telemetry::init(self.settings.log_level, self.settings.log_format);
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
-        let (server, databases) = match self.databases.read()? {
+        let (server, databases) = match self.databases.read(EnvFile::Counts)? {
             Some(databases) => {
                 tracing::info!(
                     event = "dev.database",
@@ -55,8 +55,9 @@ impl Dev {
                 (Some(server), (url, None))
             }
         };
-        let private = server.as_ref().map(|server| server.url("postgres"));
-        let settings = self.settings.daemon(databases, true, private.as_deref().map(Private))?;
+        let url = server.as_ref().map(|server| server.url("postgres"));
+        let private = url.map(|url| Private { database: url.clone(), client: url });
+        let settings = self.settings.daemon(databases, true, private, EnvFile::Counts)?;
         let leases = settings.leases.is_some();
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();

@@ -6,7 +6,7 @@ use diesel::{migration::MigrationSource, pg::Pg};
 use super::{
     exit::Exit,
     output::{self, BAD, GOOD, Output, WARN, say, styled, table},
-    settings::{Databases, Leases},
+    settings::{Databases, EnvFile, Leases},
     signing::Signing,
 };
 use crate::{
@@ -37,10 +37,12 @@ impl Doctor {
     }
 
     async fn examine(self, source: &impl MigrationSource<Pg>) -> Result<Exit, Exit> {
-        let (database, migration_database) =
-            self.databases.read()?.ok_or_else(|| Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE"))?;
+        let (database, migration_database) = self
+            .databases
+            .read(EnvFile::Counts)?
+            .ok_or_else(|| Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE"))?;
         let catalog = Catalog::load(source).map_err(Exit::usage)?;
-        let (signing, leases) = (self.signing.keys()?, self.leases.read(None)?);
+        let (signing, leases) = (self.signing.keys()?, self.leases.read(None, EnvFile::Counts)?);
         let plan = Plan { database, migration_database, role: self.role, signing, leases };
         let report = doctor::examine(&plan, &catalog).await;
         match self.output {

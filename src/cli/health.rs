@@ -7,7 +7,7 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{
-    client::Address, credential::Security, exit::Exit, file_name::FileName, output::say,
+    client::Address, credential::Security, env_file, exit::Exit, file_name::FileName, output::say,
     settings::DEFAULT_ADMIN_LISTEN,
 };
 use crate::db::error::chain;
@@ -92,6 +92,9 @@ impl Health {
             self.tls_server_name.clone(),
             self.tls_client_cert.clone().zip(self.tls_client_key.clone()),
         );
+        if self.admin && env_file::is_flag("SCHEMAD_ADDRESS") {
+            return Exit::usage("--admin says where to ask, and so does --addr: give one").with(1);
+        }
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let address = match variable("SCHEMAD_ADMIN_LISTEN") {
             Some(listen) if self.admin => Address::plain(reachable(&listen)),

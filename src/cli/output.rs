@@ -107,6 +107,11 @@ pub(super) fn progress(line: &str) {
     queue.push(text.into_inner());
 }
 
+/// A warning on stderr.
+pub(super) fn warn(message: &str) {
+    progress(&format!("{} {}", styled(WARN, "warning:"), line(message)));
+}
+
 /// An error on stderr.
 pub(super) fn complain(message: &str) {
     let (sign, message) = ("error:", plain(message));

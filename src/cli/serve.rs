@@ -5,8 +5,9 @@ use diesel::{migration::MigrationSource, pg::Pg};
 use tokio::net::TcpListener;
 
 use super::{
+    env_file,
     exit::Exit,
-    settings::{Databases, Settings},
+    settings::{Databases, EnvFile, Settings},
     telemetry,
 };
 use crate::{
@@ -32,12 +33,13 @@ impl Serve {
 
     async fn serve(self, source: &impl MigrationSource<Pg>) -> Result<(), Exit> {
         self.settings.check()?;
-        let databases = self.databases.read()?.ok_or_else(|| {
+        let databases = self.databases.read(EnvFile::Counts)?.ok_or_else(|| {
             Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows the forms), or try `schemad dev`")
         })?;
         telemetry::init(self.settings.log_level, self.settings.log_format);
         self.settings.warn_of_open_files();
-        let settings = self.settings.daemon(databases, self.apply_on_start, None)?;
+        env_file::log_warnings();
+        let settings = self.settings.daemon(databases, self.apply_on_start, None, EnvFile::Counts)?;
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let (main, admin) = listeners(&self.settings).await?;
         serve_until_signalled(daemon, main, admin, Hangup::GoesOn).await

@@ -4,13 +4,20 @@ mod leases;
 mod limits;
 mod trust;
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
 
 pub(super) use leases::{Leases, Private};
 
 use super::{
+    env_file,
     exit::Exit,
     file_name::{FileName, is_content},
     signing::Signing,
@@ -109,14 +116,28 @@ impl std::fmt::Debug for Databases {
 
 impl Databases {
     /// DATABASE_URL and MIGRATION_DATABASE_URL, from wherever they come. `None`: no DATABASE_URL.
-    pub(super) fn read(&self) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, Exit> {
-        const MIGRATION: &str = "MIGRATION_DATABASE_URL";
-        let database = url_text("DATABASE_URL", self.database_url.clone(), self.database_url_file.clone())?;
-        let migrating =
-            url_text(MIGRATION, self.migration_database_url.clone(), self.migration_database_url_file.clone())?;
-        let database = database.map(|text| url("DATABASE_URL", &text)).transpose()?;
-        let migrating = migrating.map(|text| url(MIGRATION, &text)).transpose()?;
+    pub(super) fn read(&self, env_file: EnvFile) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, Exit> {
+        let [database, migrating] = self.sources(env_file);
+        let database = database.read()?.map(|text| url(DATABASE_URL, &text)).transpose()?;
+        let migrating = migrating.read()?.map(|text| url(MIGRATION_DATABASE_URL, &text)).transpose()?;
         Ok(database.map(|database| (database, migrating)))
+    }
+
+    fn sources(&self, env_file: EnvFile) -> [UrlSource<'_>; 2] {
+        [
+            UrlSource {
+                name: DATABASE_URL,
+                value: self.database_url.as_deref(),
+                file: self.database_url_file.as_deref(),
+                env_file,
+            },
+            UrlSource {
+                name: MIGRATION_DATABASE_URL,
+                value: self.migration_database_url.as_deref(),
+                file: self.migration_database_url_file.as_deref(),
+                env_file,
+            },
+        ]
     }
 }
 
@@ -136,7 +157,8 @@ impl Settings {
         &self,
         (database, migration_database): (DatabaseUrl, Option<DatabaseUrl>),
         apply_on_start: bool,
-        private: Option<Private<'_>>,
+        private: Option<Private>,
+        env_file: EnvFile,
     ) -> Result<app::Settings, Exit> {
         Ok(app::Settings {
             database,
@@ -158,7 +180,7 @@ impl Settings {
             access: self.trust.access(),
             limits: self.limits.read(),
             insecure: self.trust.insecure(),
-            leases: self.leases.read(private)?,
+            leases: self.leases.read(private, env_file)?,
         })
     }
 
@@ -168,33 +190,106 @@ impl Settings {
     }
 }
 
-/// A URL's text from its two flags, else from the two variables `name` and `name`_FILE: clap's own `env` would let a variable of the
-/// one stand against a flag of the other.
-pub(super) fn url_text(name: &str, value: Option<String>, file: Option<PathBuf>) -> Result<Option<String>, Exit> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let file_name = format!("{name}_FILE");
-    let (value, file) = match (value, file) {
-        (None, None) => match (variable(name), variable(&file_name)) {
-            (Some(_), Some(_)) => return Err(Exit::usage(format!("{name} and {file_name} are both set; set one"))),
-            (value, file) => (value.map(|v| v.to_string_lossy().into_owned()), file.map(PathBuf::from)),
-        },
-        flags => flags,
-    };
-    match (value, file) {
-        (Some(value), _) => Ok(Some(value)),
-        (None, Some(file)) => match std::fs::read_to_string(&file) {
-            Ok(text) if text.trim().is_empty() => Err(Exit::usage(format!("{file_name}: {} is empty", file.display()))),
-            Ok(text) => Ok(Some(text)),
-            Err(error) => {
-                // Not a file's name but what belongs into the file, with its password.
-                let file = file.display().to_string();
-                let is_content =
-                    is_content(&file) || file.contains('=') || file.contains('@') && !file.starts_with(['/', '.']);
-                let shown = if is_content { "not the name of a file" } else { &file };
-                Err(Exit::usage(format!("{file_name}: {shown}: {error}")))
+const DATABASE_URL: &str = "DATABASE_URL";
+const MIGRATION_DATABASE_URL: &str = "MIGRATION_DATABASE_URL";
+
+/// Whether `.env` may say where a database is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EnvFile {
+    /// It may, as the environment may.
+    Counts,
+    /// It may not: the command would act on that database at once.
+    Ignored,
+}
+
+/// The places that a URL may come from: two flags, else the two variables `name` and `name`_FILE. clap's own `env` would let a variable
+/// of the one stand against a flag of the other.
+pub(super) struct UrlSource<'a> {
+    /// The variable.
+    pub name: &'static str,
+    /// The flag.
+    pub value: Option<&'a str>,
+    /// The flag that names a file.
+    pub file: Option<&'a Path>,
+    /// Whether the variables may be the `.env` file's.
+    pub env_file: EnvFile,
+}
+
+impl UrlSource<'_> {
+    /// The URL or its file, as it was given.
+    fn given(&self) -> Result<(Option<String>, Option<PathBuf>), Exit> {
+        if self.value.is_some() || self.file.is_some() {
+            return Ok((self.value.map(str::to_owned), self.file.map(Path::to_owned)));
+        }
+        let file_name = format!("{}_FILE", self.name);
+        let variable = |name: &str, of_env_file: bool| {
+            let is_wanted = env_file::sets(name) == of_env_file;
+            std::env::var_os(name).filter(|value| is_wanted && !value.is_empty())
+        };
+        // The environment beats `.env`, whichever form each has.
+        for of_env_file in [false, true] {
+            if of_env_file && self.env_file == EnvFile::Ignored {
+                break;
             }
-        },
-        (None, None) => Ok(None),
+            match (variable(self.name, of_env_file), variable(&file_name, of_env_file)) {
+                (None, None) => {}
+                (Some(_), Some(_)) => {
+                    return Err(Exit::usage(format!("{} and {file_name} are both set; set one", self.name)));
+                }
+                (value, file) => {
+                    return Ok((value.map(|value| value.to_string_lossy().into_owned()), file.map(PathBuf::from)));
+                }
+            }
+        }
+        Ok((None, None))
+    }
+
+    /// The URL's text.
+    pub(super) fn read(&self) -> Result<Option<String>, Exit> {
+        let (value, file) = self.given()?;
+        let file_name = format!("{}_FILE", self.name);
+        let is_of_env_file = self.value.is_none() && self.file.is_none() && env_file::sets(self.name);
+        match (value, file) {
+            (Some(value), _) => {
+                if is_of_env_file {
+                    check_files_of(self.name, &value)?;
+                }
+                Ok(Some(value))
+            }
+            (None, Some(file)) => {
+                if self.file.is_none() {
+                    env_file::check_beside(&file_name, &file).map_err(Exit::usage)?;
+                }
+                match std::fs::read_to_string(&file) {
+                    Ok(text) if text.trim().is_empty() => {
+                        Err(Exit::usage(format!("{file_name}: {} is empty", file.display())))
+                    }
+                    Ok(text) => Ok(Some(text)),
+                    Err(error) => {
+                        // Not a file's name but what belongs into the file, with its password.
+                        let file = file.display().to_string();
+                        let is_content = is_content(&file)
+                            || file.contains('=')
+                            || file.contains('@') && !file.starts_with(['/', '.']);
+                        let shown = if is_content { "not the name of a file" } else { &file };
+                        Err(Exit::usage(format!("{file_name}: {shown}: {error}")))
+                    }
+                }
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// A URL that stands in `.env` shows no certificate and no key of this machine but those beside it to the host that it names.
+fn check_files_of(name: &str, text: &str) -> Result<(), Exit> {
+    let Ok(parsed) = text.parse::<DatabaseUrl>() else { return Ok(()) }; // refused by whoever reads it next
+    match parsed.client_files().into_iter().find(|file| !env_file::is_beside(file)) {
+        None => Ok(()),
+        Some(_) => Err(Exit::usage(format!(
+            "{name} stands in .env, and its sslcert or sslkey is a file that does not lie beside .env. It may have come with a checkout: \
+             set {name} in the environment"
+        ))),
     }
 }
 

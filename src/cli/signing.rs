@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::{exit::Exit, file_name::FileName};
+use super::{env_file, exit::Exit, file_name::FileName};
 use crate::signature::Keys;
 
 /// No key is longer; whoever names another file by mistake is told at once.
@@ -31,6 +31,9 @@ impl Signing {
 
     /// The keys in the files; `None` without any.
     pub(super) fn keys(&self) -> Result<Option<Keys>, Exit> {
+        for file in &self.signing_key_file {
+            env_file::check_beside("SCHEMAD_SIGNING_KEY_FILE", file).map_err(Exit::usage)?;
+        }
         let complain = |file: &Path, error: &dyn std::fmt::Display| {
             Exit::usage(format!("--signing-key-file {}: {error}", file.display()))
         };

@@ -1,7 +1,11 @@
 //! TLS to the database, as libpq's sslmode means it. Files are read at every connect, so a renewed certificate needs no
 //! restart.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
@@ -83,6 +87,11 @@ enum Roots {
 }
 
 impl Tls {
+    /// The client's certificate and key.
+    pub fn identity_files(&self) -> Option<[&Path; 2]> {
+        self.identity.as_ref().map(|(certificate, key)| [certificate.as_path(), key.as_path()])
+    }
+
     /// Reads the options of a URL.
     pub fn of(options: &Options) -> Result<Self, InvalidUrl> {
         let get = |name: &str| options.get(name).map(String::as_str).filter(|value| !value.is_empty());

@@ -1,6 +1,6 @@
 //! Where a database is. The password goes in and never comes out: `Debug` and `Display` show the target only.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use tokio_postgres::{
     Config,
@@ -108,6 +108,11 @@ impl DatabaseUrl {
     /// How the server has to prove who it is.
     pub fn tls(&self) -> Mode {
         self.tls.mode
+    }
+
+    /// The files whose content is shown to the server: the client's certificate, and its key as far as a signature shows it.
+    pub fn client_files(&self) -> Vec<&Path> {
+        self.tls.identity_files().into_iter().flatten().collect()
     }
 
     /// The role that logs in, as SQL names it.

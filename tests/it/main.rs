@@ -18,6 +18,7 @@ mod dev;
 mod doctor;
 mod doubt;
 mod events;
+mod environment;
 mod exclusion;
 mod fatal;
 mod faults;

@@ -14,7 +14,7 @@ use crate::{
         exit::Exit,
         file_name::FileName,
         output::{self, Output, WARN, styled},
-        settings,
+        settings::{self, EnvFile, UrlSource},
     },
     db::{DatabaseUrl, pooler, session::Session},
     failure::{Failure, Reason},
@@ -82,7 +82,13 @@ impl Local {
             }
         };
         let name = "SCRATCH_DATABASE_URL";
-        let given = settings::url_text(name, self.scratch_database_url, self.scratch_database_url_file)?;
+        let source = UrlSource {
+            name,
+            value: self.scratch_database_url.as_deref(),
+            file: self.scratch_database_url_file.as_deref(),
+            env_file: EnvFile::Counts,
+        };
+        let given = source.read()?;
         let given = given.map(|text| settings::url(name, &text)).transpose()?;
         let (server, url, outside) = match given {
             Some(url) if self.throwaway_server => (None, url, Outside::Allowed),
@@ -139,7 +145,9 @@ async fn private_server(dir: PathBuf) -> Result<(PrivatePostgres, DatabaseUrl), 
     let started = tokio::task::spawn_blocking(move || PrivatePostgres::start_fresh(&programs, &dir));
     let server = started.await.map_err(Exit::unavailable)?.map_err(|error| match error {
         Error::NoPrograms | Error::NotOurs(_) | Error::NobodyToRunAs => Exit::usage(error),
-        Error::InUse(_) | Error::NoRoom(_) | Error::Io { .. } | Error::Program { .. } => Exit::unavailable(error),
+        Error::InUse(_) | Error::NoRoom(_) | Error::Io { .. } | Error::Program { .. } => {
+            Exit::unavailable(error)
+        }
     })?;
     let url = server.url("postgres").parse().map_err(Exit::usage)?;
     Ok((server, url))

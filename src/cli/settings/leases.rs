@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{limits::count, positive_duration, url, url_text};
+use super::{EnvFile, UrlSource, limits::count, positive_duration, url};
 use crate::{
     cli::{exit::Exit, file_name::FileName},
     db::DatabaseUrl,
@@ -58,19 +58,48 @@ impl fmt::Debug for Leases {
     }
 }
 
-/// The private server of `schemad dev`, where there is one and nothing else is said.
-#[derive(Clone, Copy)]
-pub(in crate::cli) struct Private<'a>(pub &'a str);
+/// The private server of `schemad dev`, for leases where nothing else is said.
+pub(in crate::cli) struct Private {
+    /// Where databases are made.
+    pub database: String,
+    /// How clients reach them.
+    pub client: String,
+}
 
 impl Leases {
+    fn sources(&self, env_file: EnvFile) -> [UrlSource<'_>; 2] {
+        [
+            UrlSource {
+                name: DATABASE_URL,
+                value: self.lease_database_url.as_deref(),
+                file: self.lease_database_url_file.as_deref(),
+                env_file,
+            },
+            UrlSource {
+                name: CLIENT_URL,
+                value: self.lease_client_url.as_deref(),
+                file: self.lease_client_url_file.as_deref(),
+                env_file,
+            },
+        ]
+    }
+
     /// `None`: no leases.
-    pub(in crate::cli) fn read(&self, private: Option<Private<'_>>) -> Result<Option<lease::Settings>, Exit> {
-        let given = url_text(DATABASE_URL, self.lease_database_url.clone(), self.lease_database_url_file.clone())?;
-        let client = url_text(CLIENT_URL, self.lease_client_url.clone(), self.lease_client_url_file.clone())?;
+    pub(in crate::cli) fn read(
+        &self,
+        private: Option<Private>,
+        env_file: EnvFile,
+    ) -> Result<Option<lease::Settings>, Exit> {
+        let [given, client] = self.sources(env_file);
+        let (given, client) = (given.read()?, client.read()?);
         let pool = self.lease_pool.unwrap_or(if given.is_none() { 0 } else { POOL });
+        let mut of_private = None;
         let (name, text) = match (given, private) {
             (Some(text), _) => (DATABASE_URL, text),
-            (None, Some(Private(text))) => ("the private server", text.to_owned()),
+            (None, Some(private)) => {
+                of_private = Some(private.client);
+                ("the private server", private.database)
+            }
             (None, None) if client.is_some() => {
                 return Err(Exit::usage(format!(
                     "{CLIENT_URL} says how leases are reached; {DATABASE_URL} is missing"
@@ -79,7 +108,7 @@ impl Leases {
             (None, None) => return Ok(None),
         };
         let database: DatabaseUrl = url(name, &text)?;
-        let client: ClientUrl = match client {
+        let client: ClientUrl = match client.or(of_private) {
             Some(client) => url(CLIENT_URL, &client)?,
             None => text.parse().map_err(|error| Exit::usage(format!("{name} {error}; set {CLIENT_URL}")))?,
         };
