@@ -7,6 +7,7 @@ use diesel::{migration::MigrationSource, pg::Pg};
 
 use super::{
     client::{Address, Common, Read},
+    env_file,
     exit::Exit,
     output::{BOLD, DIM, say, styled},
     serve::{SourceRef, listeners, serve_until_signalled},
@@ -19,6 +20,16 @@ use crate::{
     private_postgres::{Durability, Error, PrivatePostgres, find_programs},
 };
 
+/// Settings that say where a database is.
+const NAMES: [&str; 6] = [
+    "DATABASE_URL",
+    "DATABASE_URL_FILE",
+    "MIGRATION_DATABASE_URL",
+    "MIGRATION_DATABASE_URL_FILE",
+    "SCHEMAD_LEASE_DATABASE_URL",
+    "SCHEMAD_LEASE_DATABASE_URL_FILE",
+];
+
 #[derive(Debug, Args)]
 pub(super) struct Dev {
     #[command(flatten)]
@@ -26,7 +37,7 @@ pub(super) struct Dev {
     #[command(flatten)]
     databases: Databases,
     /// Where the private PostgreSQL keeps its data [default: schemad in the state folder of the user; for root
-    /// /var/lib/schemad/dev]. Not used with DATABASE_URL.
+    /// /var/lib/schemad/dev]. Not used with DATABASE_URL, which a file .env does not set for this command.
     #[arg(long, env = "SCHEMAD_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -39,9 +50,20 @@ impl Dev {
     async fn serve(self, source: &impl MigrationSource<Pg>) -> Result<(), Exit> {
         self.settings.check()?;
         telemetry::init(self.settings.log_level, self.settings.log_format);
+        // The `.env` of a project names the database that its app uses, and this command migrates at once.
+        const ENV_FILE: EnvFile = EnvFile::Ignored;
+        env_file::log_warnings();
+        if let Some(name) = NAMES.into_iter().find(|name| env_file::sets(name)) {
+            tracing::info!(
+                event = "dev.env_file_ignored",
+                setting = name,
+                "{name} stands in .env and is not used: `dev` migrates at once. To have it migrate that database, set {name} in the \
+                 environment"
+            );
+        }
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
-        let (server, databases) = match self.databases.read(EnvFile::Counts)? {
+        let (server, databases) = match self.databases.read(ENV_FILE)? {
             Some(databases) => {
                 tracing::info!(
                     event = "dev.database",
@@ -57,7 +79,7 @@ impl Dev {
         };
         let url = server.as_ref().map(|server| server.url("postgres"));
         let private = url.map(|url| Private { database: url.clone(), client: url });
-        let settings = self.settings.daemon(databases, true, private, EnvFile::Counts)?;
+        let settings = self.settings.daemon(databases, true, private, ENV_FILE)?;
         let leases = settings.leases.is_some();
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use tokio::process::Command;
 
 use crate::harness::{
-    Process, eventually,
+    Process, TestDatabase, eventually,
     process::{output, schemad, stderr, stdout},
 };
 
@@ -82,4 +82,35 @@ async fn a_folder_with_somebody_elses_files_is_left_alone() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("holds files that schemad did not make"), "{}", stderr(&output));
     assert!(root.path().join("data/precious").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_database_of_an_env_file_is_left_alone() {
+    let (root, project, database) = (data_dir(), tempfile::tempdir().unwrap(), TestDatabase::new().await);
+    std::fs::write(
+        project.path().join(".env"),
+        format!(
+            "DATABASE_URL={url}\nMIGRATION_DATABASE_URL={url}\nSCHEMAD_LEASE_DATABASE_URL={url}\n\
+             SCHEMAD_LEASE_CLIENT_URL={url}\n",
+            url = database.url
+        ),
+    )
+    .unwrap();
+    let mut command = dev(root.path());
+    command.current_dir(project.path());
+    let mut process = Process::start(command).await;
+    assert!(status(&process).await.contains("/dev") || server(root.path()).is_some());
+    let lease = schemad(&["lease", "--address", &process.address, "--", "sh", "-c", "echo $DATABASE_URL"]);
+    let lease = output(lease).await;
+    assert_eq!(lease.status.code(), Some(0), "{}", stderr(&lease));
+    let there = "SELECT count(*) FROM pg_namespace WHERE nspname = 'schemad'";
+    assert_eq!(database.text(there).await, "0", "dev has migrated the database of .env");
+    process.signal(Signal::SIGINT);
+    process.exit_code().await;
+    // What the environment names is what it takes.
+    let mut command = dev(root.path());
+    command.current_dir(project.path()).env("DATABASE_URL", &database.url);
+    let process = Process::start(command).await;
+    assert!(status(&process).await.contains("CURRENT"));
+    assert_eq!(database.text(there).await, "1");
 }
