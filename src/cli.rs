@@ -15,6 +15,7 @@ mod lease;
 mod ledger;
 mod list;
 mod log_queue;
+mod open_file;
 mod operate;
 mod output;
 mod rehearse;

@@ -11,7 +11,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
 
-use super::{env_file, exit::Exit, file_name::FileName};
+use super::{env_file, exit::Exit, file_name::FileName, open_file};
 
 /// A channel that shows the credential with each call.
 pub(super) type Way = InterceptedService<Channel, Credential>;
@@ -66,6 +66,7 @@ impl Security {
             config = config.domain_name(name);
         }
         if let Some((certificate, key)) = self.client_cert.as_ref().zip(self.client_key.as_ref()) {
+            open_file::warn_if_readable(key);
             let identity = Identity::from_pem(read("--client-cert", certificate)?, read("--client-key", key)?);
             config = config.identity(identity);
         }
@@ -104,7 +105,10 @@ impl Security {
     /// The token, if there is one. `private`: nobody can read it on the way.
     pub(super) fn credential(&self, private: bool) -> Result<Credential, Exit> {
         let token = match self.token() {
-            Some(Token::File(file)) => String::from_utf8_lossy(&read("--token-file", file)?).into_owned(),
+            Some(Token::File(file)) => {
+                open_file::warn_if_readable(file);
+                String::from_utf8_lossy(&read("--token-file", file)?).into_owned()
+            }
             Some(Token::Variable(token)) => token,
             None => return Ok(Credential(None)),
         };

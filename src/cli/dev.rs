@@ -52,6 +52,9 @@ impl Dev {
         telemetry::init(self.settings.log_level, self.settings.log_format);
         // The `.env` of a project names the database that its app uses, and this command migrates at once.
         const ENV_FILE: EnvFile = EnvFile::Ignored;
+        let mut url_files = self.databases.files(ENV_FILE);
+        url_files.extend(self.settings.lease_files(ENV_FILE));
+        self.settings.warn_of_open_files(&url_files);
         env_file::log_warnings();
         if let Some(name) = NAMES.into_iter().find(|name| env_file::sets(name)) {
             tracing::info!(

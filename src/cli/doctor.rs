@@ -5,6 +5,7 @@ use diesel::{migration::MigrationSource, pg::Pg};
 
 use super::{
     exit::Exit,
+    open_file,
     output::{self, BAD, GOOD, Output, WARN, say, styled, table},
     settings::{Databases, EnvFile, Leases},
     signing::Signing,
@@ -41,6 +42,8 @@ impl Doctor {
             .databases
             .read(EnvFile::Counts)?
             .ok_or_else(|| Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE"))?;
+        let url_files = self.databases.files(EnvFile::Counts).into_iter().chain(self.leases.files(EnvFile::Counts));
+        url_files.chain(self.signing.files().to_vec()).for_each(|file| open_file::warn_if_readable(&file));
         let catalog = Catalog::load(source).map_err(Exit::usage)?;
         let (signing, leases) = (self.signing.keys()?, self.leases.read(None, EnvFile::Counts)?);
         let plan = Plan { database, migration_database, role: self.role, signing, leases };

@@ -37,7 +37,9 @@ impl Serve {
             Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows the forms), or try `schemad dev`")
         })?;
         telemetry::init(self.settings.log_level, self.settings.log_format);
-        self.settings.warn_of_open_files();
+        let mut url_files = self.databases.files(EnvFile::Counts);
+        url_files.extend(self.settings.lease_files(EnvFile::Counts));
+        self.settings.warn_of_open_files(&url_files);
         env_file::log_warnings();
         let settings = self.settings.daemon(databases, self.apply_on_start, None, EnvFile::Counts)?;
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;

@@ -6,7 +6,6 @@ mod trust;
 
 use std::{
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -20,6 +19,7 @@ use super::{
     env_file,
     exit::Exit,
     file_name::{FileName, is_content},
+    open_file::Open,
     signing::Signing,
     telemetry::{Format, Level},
 };
@@ -123,6 +123,13 @@ impl Databases {
         Ok(database.map(|database| (database, migrating)))
     }
 
+    /// The files that hold secrets: those with the URLs, and the keys that the URLs name.
+    pub(super) fn files(&self, env_file: EnvFile) -> Vec<PathBuf> {
+        let sources = self.sources(env_file);
+        let keys = sources.iter().filter_map(|source| source.read().ok()??.parse::<DatabaseUrl>().ok()?.key_file());
+        sources.iter().filter_map(UrlSource::file).chain(keys).collect()
+    }
+
     fn sources(&self, env_file: EnvFile) -> [UrlSource<'_>; 2] {
         [
             UrlSource {
@@ -142,14 +149,24 @@ impl Databases {
 }
 
 impl Settings {
-    /// Says which of the files that decide over the schema anybody on this machine could change.
-    pub(super) fn warn_of_open_files(&self) {
-        for file in self.trust.files().chain(self.signing.files()) {
-            if std::fs::metadata(file).is_ok_and(|it| it.permissions().mode() & 0o002 != 0) {
-                let file = file.display();
-                tracing::warn!(event = "file.open_to_all", %file, "anybody on this machine may write to {file}: chmod o-w {file}");
+    /// Logs which files anybody on this machine could change although they decide over the schema, and which anybody could read although
+    /// they hold a secret: keys, and `url_files`.
+    pub(super) fn warn_of_open_files(&self, url_files: &[PathBuf]) {
+        for file in self.trust.files().chain(self.signing.files()).chain(url_files) {
+            if Open::Writable.is(file) {
+                tracing::warn!(event = "file.open_to_all", file = %file.display(), "{}", Open::Writable.warning(file));
             }
         }
+        for file in self.trust.secret_files().chain(self.signing.files()).chain(url_files) {
+            if Open::Readable.is(file) {
+                tracing::warn!(event = "file.readable_by_all", file = %file.display(), "{}", Open::Readable.warning(file));
+            }
+        }
+    }
+
+    /// The files that hold the URLs of the leases' server.
+    pub(super) fn lease_files(&self, env_file: EnvFile) -> Vec<PathBuf> {
+        self.leases.files(env_file)
     }
 
     /// The daemon's settings on these databases, and of `dev` on its private server.
@@ -242,6 +259,11 @@ impl UrlSource<'_> {
             }
         }
         Ok((None, None))
+    }
+
+    /// The file that holds the URL, if it comes from one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.given().ok()?.1
     }
 
     /// The URL's text.

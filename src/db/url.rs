@@ -1,6 +1,10 @@
 //! Where a database is. The password goes in and never comes out: `Debug` and `Display` show the target only.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use tokio_postgres::{
     Config,
@@ -113,6 +117,11 @@ impl DatabaseUrl {
     /// The files whose content is shown to the server: the client's certificate, and its key as far as a signature shows it.
     pub fn client_files(&self) -> Vec<&Path> {
         self.tls.identity_files().into_iter().flatten().collect()
+    }
+
+    /// The client's key.
+    pub fn key_file(&self) -> Option<PathBuf> {
+        self.tls.identity_files().map(|[_, key]| key.to_owned())
     }
 
     /// The role that logs in, as SQL names it.

@@ -41,6 +41,7 @@ mod lost_table;
 mod logging;
 mod misbehaving;
 mod numbers;
+mod open_files;
 mod operations;
 mod outages;
 mod planted;

@@ -13,6 +13,7 @@ use crate::{
     cli::{
         exit::Exit,
         file_name::FileName,
+        open_file,
         output::{self, Output, WARN, styled},
         settings::{self, EnvFile, UrlSource},
     },
@@ -88,6 +89,9 @@ impl Local {
             file: self.scratch_database_url_file.as_deref(),
             env_file: EnvFile::Counts,
         };
+        if let Some(file) = source.file() {
+            open_file::warn_if_readable(&file);
+        }
         let given = source.read()?;
         let given = given.map(|text| settings::url(name, &text)).transpose()?;
         let (server, url, outside) = match given {

@@ -84,6 +84,11 @@ impl Leases {
         ]
     }
 
+    /// The files that hold the URLs.
+    pub(in crate::cli) fn files(&self, env_file: EnvFile) -> Vec<PathBuf> {
+        self.sources(env_file).iter().filter_map(UrlSource::file).collect()
+    }
+
     /// `None`: no leases.
     pub(in crate::cli) fn read(
         &self,

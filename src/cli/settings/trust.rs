@@ -62,6 +62,11 @@ impl Trust {
         [&self.access, &self.tls_key, &self.tls_client_ca, &self.tls_client_crl].into_iter().flatten()
     }
 
+    /// What holds a secret.
+    pub(super) fn secret_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.tls_key.iter()
+    }
+
     pub(super) fn access(&self) -> Option<PathBuf> {
         self.access.clone()
     }
