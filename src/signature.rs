@@ -88,18 +88,41 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// The key in a file. Hex digits are hex, however many: 32 of them are half a key, and no raw one.
+/// The key in a file. Hex digits are hex, however many: 32 of them are half a key, and no raw one. What editors and shells put around
+/// and between digits (a byte order mark, spaces, line breaks, UTF-16) makes no other key of them.
 fn key_of(file: &[u8]) -> Option<Vec<u8>> {
-    let trimmed = file.strip_suffix(b"\n").unwrap_or(file);
-    let trimmed = trimmed.strip_suffix(b"\r").unwrap_or(trimmed);
+    let text = digits_of(file);
     let enough = |key: &Vec<u8>| key.len() >= KEY_BYTES;
-    if trimmed.iter().all(u8::is_ascii_hexdigit) {
+    if text.iter().all(u8::is_ascii_hexdigit) {
         let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let (pairs, []) = trimmed.as_chunks::<2>() else { return None };
+        let (pairs, []) = text.as_chunks::<2>() else { return None };
         let key: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
         return key.filter(enough);
     }
-    BASE64.decode(trimmed).ok().filter(enough).or_else(|| Some(trimmed.to_vec()).filter(enough))
+    let raw = || {
+        let raw = file.strip_suffix(b"\n").unwrap_or(file);
+        raw.strip_suffix(b"\r").unwrap_or(raw).to_vec()
+    };
+    BASE64.decode(text).ok().filter(enough).or_else(|| Some(raw()).filter(enough))
+}
+
+/// A file that holds digits, without what is no digit: a byte order mark, blanks around it, line breaks between, every second byte of
+/// UTF-16.
+fn digits_of(file: &[u8]) -> Vec<u8> {
+    let utf_16 = match file {
+        [0xff, 0xfe, text @ ..] => Some((text, 0)),
+        [0xfe, 0xff, text @ ..] => Some((text, 1)),
+        _ => None,
+    };
+    let narrow = utf_16.and_then(|(text, at)| {
+        let (pairs, []) = text.as_chunks::<2>() else { return None };
+        pairs.iter().all(|pair| pair[1 - at] == 0).then(|| pairs.iter().map(|pair| pair[at]).collect::<Vec<u8>>())
+    });
+    let text = narrow.as_deref().unwrap_or_else(|| file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file));
+    let text = text.trim_ascii();
+    let is_hex = text.iter().all(|byte| byte.is_ascii_hexdigit() || byte.is_ascii_whitespace());
+    let is_between = |byte: &u8| if is_hex { byte.is_ascii_whitespace() } else { matches!(byte, b'\r' | b'\n') };
+    text.iter().copied().filter(|byte| !is_between(byte)).collect()
 }
 
 /// Signs the downs of one ledger.
@@ -166,8 +189,14 @@ mod tests {
         let bytes = key_of(hex.as_bytes()).unwrap();
         assert_eq!((bytes.len(), bytes[1], bytes[15]), (32, 0x11, 0xff));
         for same in [format!("{hex}\n"), format!("{hex}\r\n"), hex.to_uppercase(), BASE64.encode(&bytes)] {
-            assert_eq!(key_of(same.as_bytes()).as_ref(), Some(&bytes), "{same}");
+            let lines = format!("{}\r\n{}\n", &same[..20], &same[20..]);
+            for same in [same.clone(), format!("\u{feff}{same}"), format!(" \t{same} \n\n"), lines] {
+                assert_eq!(key_of(same.as_bytes()).as_ref(), Some(&bytes), "{same}");
+            }
         }
+        let utf_16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        assert_eq!(key_of(&utf_16(&format!("\u{feff}{hex}\r\n"))).as_ref(), Some(&bytes));
+        assert_eq!(key_of(&format!("{hex}\n").replace("00112233", "00 11 22 33").into_bytes()).as_ref(), Some(&bytes));
         assert_eq!(key_of(&[0xff; 32]).unwrap(), [0xff; 32]);
         assert_eq!(key_of(b"a passphrase of 32 characters or more").unwrap().len(), 37);
         for short in ["", "\n", &hex[..62], &hex[..63], &BASE64.encode([1; 16]), "too short"] {

@@ -112,6 +112,13 @@ impl Security {
             Some(Token::Variable(token)) => token,
             None => return Ok(Credential(None)),
         };
+        let word = token.split_whitespace().next().unwrap_or_default();
+        if word.eq_ignore_ascii_case("bearer") {
+            return Err(Exit::usage(
+                "the token (SCHEMAD_TOKEN or --token-file) begins with the word `Bearer`, which schemad writes itself: give only what \
+                 stands behind it",
+            ));
+        }
         if !private {
             return Err(Exit::usage(
                 "a token is set, and it would be sent in plaintext: use https:// (or --tls), or a loopback address",

@@ -115,6 +115,11 @@ impl Exit {
         self.code
     }
 
+    /// The same with another sentence at its end.
+    pub(super) fn adding(self, sentence: &str) -> Self {
+        Self { message: self.message.map(|message| message + sentence), ..self }
+    }
+
     /// The same code; what there was to say has been said.
     pub(super) fn silently(self) -> Self {
         Self { message: None, ..self }

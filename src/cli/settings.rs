@@ -5,7 +5,7 @@ mod limits;
 mod trust;
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -35,11 +35,11 @@ pub(super) const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:50052";
 /// Settings of `serve` and `dev`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Settings {
-    /// Where to serve gRPC. Another than a loopback address needs TLS and an access file.
-    #[arg(long, env = "SCHEMAD_LISTEN", default_value = DEFAULT_LISTEN, value_name = "ADDRESS:PORT")]
+    /// Where to serve gRPC; a port alone is one of 127.0.0.1. Another than a loopback address needs TLS and an access file.
+    #[arg(long, env = "SCHEMAD_LISTEN", default_value = DEFAULT_LISTEN, value_name = "ADDRESS:PORT", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// Where to serve health and metrics, in plaintext, on any address.
-    #[arg(long, env = "SCHEMAD_ADMIN_LISTEN", default_value = DEFAULT_ADMIN_LISTEN, value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "SCHEMAD_ADMIN_LISTEN", default_value = DEFAULT_ADMIN_LISTEN, value_name = "ADDRESS:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
     /// Connections that are kept open for reading.
     #[arg(long, env = "SCHEMAD_POOL_SIZE", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -315,6 +315,26 @@ fn check_files_of(name: &str, text: &str) -> Result<(), Exit> {
     }
 }
 
+/// An address to listen on: `ADDRESS:PORT`, a name that this machine resolves, or a port alone, which is one of 127.0.0.1.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let problem = || "is not ADDRESS:PORT, NAME:PORT or :PORT, with a port from 0 to 65535".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
+    let port: u16 = port.parse().map_err(|_| problem())?;
+    if host.contains(['/', '@', ':', '=', ' ']) {
+        return Err(problem());
+    }
+    let host = if host.is_empty() { "127.0.0.1" } else { host };
+    let found: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| format!("this machine does not know {host}: {error}"))?
+        .collect();
+    // As the default is one: a name such as localhost is often of both families.
+    found.iter().find(|address| address.is_ipv4()).or(found.first()).copied().ok_or_else(problem)
+}
+
 pub(super) fn url<T: FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Result<T, Exit> {
     text.parse().map_err(|error| Exit::usage(format!("{name}: {error}")))
 }
@@ -331,5 +351,27 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
         Ok(Duration::ZERO) => Err("must be longer than 0".into()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_to_listen_on_is_a_number_a_name_or_a_port_alone() {
+        let shown = |text: &str| listen_address(text).map(|address| address.to_string());
+        for (text, expected) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("[::]:7", "[::]:7"),
+            ("0.0.0.0:0", "0.0.0.0:0"),
+            (":50051", "127.0.0.1:50051"),
+            ("localhost:50051", "127.0.0.1:50051"),
+        ] {
+            assert_eq!(shown(text).as_deref(), Ok(expected));
+        }
+        for bad in ["", "50051", "localhost", "h:x", ":70000", "postgres://u:p@h/d:1", "::1:5", "a b:1"] {
+            assert!(listen_address(bad).is_err(), "{bad}");
+        }
     }
 }

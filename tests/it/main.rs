@@ -26,6 +26,7 @@ mod full_disk;
 mod fuzz;
 mod greedy;
 mod health;
+mod hints;
 mod injection;
 mod journal;
 mod journal_edges;

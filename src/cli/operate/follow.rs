@@ -79,7 +79,12 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
             if operate.common.output == Output::Json {
                 return json_error(&status);
             }
-            return address.explain(&status);
+            let exit = address.explain(&status);
+            let is_busy = exit::reason(&status).as_deref() == Some(Reason::Busy.as_str());
+            return match is_busy && operate.queue_timeout.is_none() {
+                true => exit.adding("; --queue-timeout 10m waits for it"),
+                false => exit,
+            };
         }
         let since = *lost_since.get_or_insert_with(Instant::now);
         let patience = if known.reached { operate.reconnect } else { FIRST_CONTACT.min(operate.reconnect) };

@@ -65,8 +65,13 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` (a `serve` on ports 0 that logs JSON) and waits until it listens.
-    pub async fn start(mut command: Command) -> Self {
-        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"]);
+    pub async fn start(command: Command) -> Self {
+        Self::start_on(command, "127.0.0.1:0", "127.0.0.1:0").await
+    }
+
+    /// The same on these addresses.
+    pub async fn start_on(mut command: Command, listen: &str, admin_listen: &str) -> Self {
+        command.args(["--listen", listen, "--admin-listen", admin_listen, "--log-format", "json"]);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, log) = tokio::sync::mpsc::unbounded_channel();
