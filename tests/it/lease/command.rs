@@ -77,3 +77,44 @@ async fn without_a_command_the_url_is_printed_and_holds_until_stdin_ends() {
     daemon.stop().await;
     place.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_gets_no_secret_of_schemads() {
+    let (place, daemon) = place().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "schemad_MARKfile").unwrap();
+    let mut command = lease(&daemon, &["--", "env"]);
+    for name in [
+        "SCHEMAD_TOKEN",
+        "MIGRATION_DATABASE_URL",
+        "SCRATCH_DATABASE_URL",
+        "SCHEMAD_LEASE_DATABASE_URL",
+        "SCHEMAD_LEASE_CLIENT_URL",
+        "PGPASSWORD",
+    ] {
+        command.env(name, "MARK");
+    }
+    for name in [
+        "SCHEMAD_TOKEN_FILE",
+        "SCHEMAD_SIGNING_KEY_FILE",
+        "SCHEMAD_TLS_KEY",
+        "DATABASE_URL_FILE",
+        "MIGRATION_DATABASE_URL_FILE",
+        "SCRATCH_DATABASE_URL_FILE",
+        "SCHEMAD_LEASE_DATABASE_URL_FILE",
+        "SCHEMAD_LEASE_CLIENT_URL_FILE",
+    ] {
+        command.env(name, file.path());
+    }
+    command.env("DATABASE_URL", "postgres://prod:MARK@h/d").env("PGHOSTADDR", "MARK").env("PGSERVICE", "MARK");
+    command.env("SCHEMAD_ADDRESS", &daemon.address).env("APP_KEY", "its own");
+    let run = output(command).await;
+    let told = stdout(&run);
+    assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));
+    let name = file.path().display().to_string();
+    assert!(!told.contains("MARK") && !told.contains(&name), "{told}");
+    assert!(told.contains("DATABASE_URL=postgres") && told.contains("APP_KEY=its own"), "{told}");
+    assert!(told.contains("SCHEMAD_ADDRESS="), "what is no secret stays: {told}");
+    daemon.stop().await;
+    place.end().await;
+}
