@@ -8,6 +8,7 @@ mod kind;
 mod outside;
 mod reach;
 mod search_path;
+mod secret;
 mod settings;
 mod split;
 mod units;
@@ -16,6 +17,7 @@ pub use ident::{ident, literal};
 pub use kind::Kind;
 pub use outside::Outside;
 pub use reach::{Reach, drops_roles, is_dynamic, reaches};
+pub use secret::{NOT_SHOWN, Secrets};
 pub use settings::{Settings, may_define, settings};
 pub use split::{Statement, semicolon_after, split, unterminated};
 pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, transaction_modes, units};
@@ -49,8 +51,14 @@ pub fn nth_character(sql: &str, at: usize) -> usize {
 /// Bytes of a line that an excerpt holds: a failure's metadata is cut behind a few more.
 const EXCERPT: usize = 200;
 
-/// The line at `place`, or the part of a very long one around it, and the column in that.
+/// The line at `place`, or the part of a very long one around it, and the column in that. A line of a statement that holds a password is
+/// not shown.
 pub fn excerpt(sql: &str, place: Place) -> (String, usize) {
+    let start: usize = sql.split_inclusive('\n').take(place.line - 1).map(str::len).sum();
+    let end = sql[start..].find('\n').map_or(sql.len(), |at| start + at);
+    if secret::is_on_line(sql, start, end) {
+        return (NOT_SHOWN.to_owned(), 1);
+    }
     let line = sql.split('\n').nth(place.line - 1).unwrap_or_default().trim_end_matches('\r');
     let line: Vec<char> = line.replace('\r', " ").chars().collect(); // as old files of the Mac end their lines
     let part = around(&line, place.column - 1, EXCERPT, char::len_utf8);

@@ -5,6 +5,12 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
+use crate::sql::Secrets;
+
+/// What stands in the place of the server's words where they quote a password.
+const WITHHELD: &str =
+    "refused; the server's words are not shown, because they may quote the password that the statement holds";
+
 /// An error that the server reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SqlError {
@@ -24,6 +30,8 @@ pub struct SqlError {
     pub internal_position: Option<usize>,
     /// A statement that the server made itself, for example inside a PL/pgSQL function.
     pub internal_query: Option<String>,
+    /// A statement that the server made itself holds a password, which may stand in the script's own words, too.
+    pub ran_secret: bool,
 }
 
 impl From<&DbError> for SqlError {
@@ -33,7 +41,7 @@ impl From<&DbError> for SqlError {
             Some(ErrorPosition::Internal { position, query }) => (None, Some(*position as usize), Some(query.clone())),
             None => (None, None, None),
         };
-        Self {
+        let said = Self {
             sqlstate: error.code().code().into(),
             message: error.message().into(),
             detail: error.detail().map(Into::into),
@@ -42,7 +50,10 @@ impl From<&DbError> for SqlError {
             position,
             internal_position,
             internal_query,
-        }
+            ran_secret: false,
+        };
+        let inner = said.inner_secrets();
+        Self { ran_secret: !inner.is_empty(), ..said }.without(&inner, false)
     }
 }
 
@@ -50,6 +61,37 @@ impl SqlError {
     /// True for this SQLSTATE.
     pub fn is(&self, state: &SqlState) -> bool {
         self.sqlstate == state.code()
+    }
+
+    /// The passwords in statements that the server ran itself, and quotes.
+    fn inner_secrets(&self) -> Secrets {
+        let quoted = self.context.as_deref().map(Secrets::of_context).unwrap_or_default();
+        quoted.and(self.internal_query.as_deref().map(Secrets::of).unwrap_or_default())
+    }
+
+    /// The error without what shows one of `secrets`. `is_of_secret`: the statement that was refused holds one, and a syntax error quotes
+    /// it wherever it went wrong.
+    #[must_use]
+    pub fn without(self, secrets: &Secrets, is_of_secret: bool) -> Self {
+        let is_own = |message: &str| {
+            message.starts_with("unterminated ") && !message.contains("at or near") || message.ends_with("end of file")
+        };
+        let quotes = is_of_secret && self.is(&SqlState::SYNTAX_ERROR) && !is_own(&self.message);
+        if secrets.is_empty() && !quotes {
+            return self;
+        }
+        let shows = |text: &str| secrets.are_in(text);
+        let kept = |text: Option<String>| text.map(|text| if shows(&text) { WITHHELD.to_owned() } else { text });
+        let is_inner_shown = self.internal_query.as_deref().is_some_and(|query| !shows(query));
+        Self {
+            message: if quotes || shows(&self.message) { WITHHELD.to_owned() } else { self.message },
+            detail: kept(self.detail),
+            hint: kept(self.hint),
+            context: kept(self.context),
+            internal_query: self.internal_query.filter(|_| is_inner_shown),
+            internal_position: self.internal_position.filter(|_| is_inner_shown),
+            ..self
+        }
     }
 
     /// A step that failed with this was undone wholly and may be tried again: lock_timeout ran out, or a deadlock.

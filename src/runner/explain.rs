@@ -15,7 +15,7 @@ use crate::{
 /// The failure that tells where `sql`, the script of `file`, was refused. `doubt`: the migration's version, when the statement may
 /// have committed a part of its work before it failed.
 pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, doubt: Option<&Version>) -> Failure {
-    let found = place::find(failed, sql);
+    let found = place::find(failed, sql).without_secrets(sql);
     let (error, place) = (&found.failed.error, found.place);
     let total = sql::count(sql);
     let in_script = found.failed.statements_done < total;
@@ -42,7 +42,10 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, doubt: O
         failure = failure.with("statement", found.failed.statements_done + 1).with("statements", total);
     }
     if let Some(place) = place {
-        let (source, source_column) = sql::excerpt(sql, place);
+        let (source, source_column) = match error.ran_secret {
+            true => (sql::NOT_SHOWN.to_owned(), 1),
+            false => sql::excerpt(sql, place),
+        };
         failure = failure.with("line", place.line).with("column", place.column);
         failure = failure.with("source", source).with("source_column", source_column);
     }

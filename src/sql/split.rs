@@ -22,7 +22,7 @@ impl<'a> Statement<'a> {
     pub fn summary(&self) -> String {
         const LONGEST: usize = 80;
         // CREATE ROLE, a user mapping, a subscription's connection: no event shows what they keep secret.
-        if self.tokens().any(|token| token.to_ascii_lowercase().contains("password")) {
+        if self.holds_secret() || self.tokens().any(|token| token.to_ascii_lowercase().contains("password")) {
             // A body in quotes or dollars is one token, and the password would be in it.
             let is_word =
                 |token: &&str| token.len() < LONGEST / 2 && token.chars().all(|c| c.is_alphanumeric() || c == '_');

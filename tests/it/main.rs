@@ -46,6 +46,7 @@ mod open_files;
 mod operations;
 mod outages;
 mod planted;
+mod passwords;
 mod pool;
 mod pooler;
 mod probe;

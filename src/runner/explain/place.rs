@@ -17,6 +17,16 @@ pub(super) struct Found {
     pub is_through: bool,
 }
 
+impl Found {
+    /// Without what the server quotes of a statement that holds a password.
+    pub fn without_secrets(self, sql: &str) -> Self {
+        let statement = sql::split(sql).into_iter().nth(self.failed.statements_done);
+        let is_of_secret = statement.is_some_and(|statement| statement.holds_secret());
+        let error = self.failed.error.without(&sql::Secrets::of(sql), is_of_secret);
+        Self { failed: ScriptError { error, ..self.failed }, ..self }
+    }
+}
+
 pub(super) fn find(failed: &ScriptError, sql: &str) -> Found {
     let is_syntax = failed.error.sqlstate == "42601";
     // An open quote swallows what schemad sends after the script, and the server's words would be about that; unless it stopped
