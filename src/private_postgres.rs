@@ -1,5 +1,6 @@
-//! A PostgreSQL of one's own, from server programs that are already there: for `schemad dev` and for tests. It has no TCP
-//! port, belongs to this process, and is gone when this process is, however that ends.
+//! A PostgreSQL of one's own, from server programs that are already there: for `schemad dev` and for tests. It belongs to this process,
+//! and is gone when this process is, however that ends. It is reached through a unix socket that only the user of the server can open;
+//! with [`Loopback`] one role of it also over TCP on 127.0.0.1, with a password, for drivers that cannot use such a socket.
 //!
 //! No crate does all of this: postgresql_embedded refuses root, downloads its programs and leaves an orphan after SIGKILL;
 //! tmp-postgrust leaves one too.
@@ -63,6 +64,9 @@ pub enum Error {
     /// No room.
     #[error("{0}: no space left on the device; a private PostgreSQL needs 100 MB, and what the migrations write")]
     NoRoom(PathBuf),
+    /// No password can be made.
+    #[error("the system has no random numbers")]
+    NoRandom,
     /// A program failed.
     #[error("{program} failed: {output}")]
     Program {
@@ -82,11 +86,55 @@ pub enum Durability {
     Throwaway,
 }
 
+/// How a server is reached over TCP: by one role, with a password, on 127.0.0.1.
+pub struct Loopback {
+    role: &'static str,
+    password: String,
+    port: u16,
+}
+
+impl Loopback {
+    /// With a new password.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn new(role: &'static str) -> Result<Self, Error> {
+        let mut bytes = [0; 24];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).map_err(|_| Error::NoRandom)?;
+        let password = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { role, password, port: 0 })
+    }
+
+    /// The password, which the role has to be given: hexadecimal digits.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// Who may come, and how. The databases of the server's owner are closed over TCP: whoever leases has no business there.
+    fn access(&self) -> String {
+        let role = self.role;
+        format!(
+            "local all all trust\n\
+             host dev,postgres,template1 all 127.0.0.1/32 reject\n\
+             host all {role} 127.0.0.1/32 scram-sha-256\n"
+        )
+    }
+}
+
+/// The password is not shown.
+impl std::fmt::Debug for Loopback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@127.0.0.1:{}", self.role, self.port)
+    }
+}
+
 /// A running server. Dropping it stops the server.
 #[derive(Debug)]
 pub struct PrivatePostgres {
     child: Child,
     socket_dir: PathBuf,
+    port: u16,
+    loopback: Option<Loopback>,
     /// What goes with the server.
     discard: Option<PathBuf>,
     /// The server holds it too; it is free only when both are gone.
@@ -126,7 +174,33 @@ impl PrivatePostgres {
         let dir = owned_dir(dir, user.as_ref())?;
         let lock = lock(&dir)?;
         init(programs, &dir, &dir.join("data"), user.as_ref())?;
-        Self::start_locked(programs, &dir, lock, durability, user.as_ref())
+        Self::start_locked(programs, &dir, lock, durability, None, user.as_ref())
+    }
+
+    /// The same with a port, and with data that outlive a power cut. The caller gives the role and its password to the server.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn start_on_loopback(programs: &Path, dir: &Path, mut loopback: Loopback) -> Result<Self, Error> {
+        // Somebody else may take a port between the look and the start.
+        const TRIES: usize = 5;
+        let user = run_as()?;
+        let dir = owned_dir(dir, user.as_ref())?;
+        let lock = lock(&dir)?;
+        init(programs, &dir, &dir.join("data"), user.as_ref())?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+            loopback.port = listener.map_err(|error| io_error(&dir, error))?.port();
+            let held = lock.try_clone().map_err(|error| io_error(&dir, error))?;
+            let again = Loopback { password: loopback.password.clone(), ..loopback };
+            match Self::start_locked(programs, &dir, held, Durability::Durable, Some(again), user.as_ref()) {
+                Err(Error::Program { output, .. })
+                    if tries < TRIES && output.contains("could not create any TCP/IP") => {}
+                started => return started,
+            }
+        }
     }
 
     /// Starts a server on a cluster that is there, in a folder whose lock is held.
@@ -135,15 +209,29 @@ impl PrivatePostgres {
         dir: &Path,
         lock: fs::File,
         durability: Durability,
+        loopback: Option<Loopback>,
         user: Option<&User>,
     ) -> Result<Self, Error> {
         let data = dir.join("data");
+        let port = loopback.as_ref().map_or(5432, |loopback| loopback.port);
         let socket_dir = socket_dir(dir, user)?;
 
         let log = dir.join("server.log");
         let log_file = fs::File::create(&log).map_err(|error| io_error(&log, error))?;
         let mut command = command(programs, "postgres", dir, user);
-        command.arg("-D").arg(&data).arg("-k").arg(&socket_dir).args(["-p", "5432", "-c", "listen_addresses="]);
+        command.arg("-D").arg(&data).arg("-k").arg(&socket_dir).args(["-p", &port.to_string()]);
+        match &loopback {
+            None => {
+                command.args(["-c", "listen_addresses="]);
+            }
+            Some(loopback) => {
+                let access = dir.join("pg_hba.conf");
+                let written = fs::write(&access, loopback.access());
+                let readable = || fs::set_permissions(&access, fs::Permissions::from_mode(0o644));
+                written.and_then(|()| readable()).map_err(|error| io_error(&access, error))?;
+                command.args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("hba_file={}", access.display())]);
+            }
+        }
         command.args(["-c", "max_connections=200", "-c", "log_min_messages=warning"]);
         if durability == Durability::Throwaway {
             for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off"] {
@@ -156,13 +244,24 @@ impl PrivatePostgres {
         child::die_with_parent(&mut command, &lock).map_err(|error| io_error(&log, error))?;
 
         let (child, parent) = child::spawn(command).map_err(|error| io_error(&programs.join("postgres"), error))?;
-        let mut server = Self { child, socket_dir, discard: None, _lock: lock, _parent: parent };
+        let mut server = Self { child, socket_dir, port, loopback, discard: None, _lock: lock, _parent: parent };
         server.wait_until_ready(&data, &log)?;
         Ok(server)
     }
 
     /// The URL of a database, through the unix socket.
     pub fn url(&self, database: &str) -> String {
+        self.url_as("postgres", database)
+    }
+
+    /// The URL of a database over TCP, for the role that may come so, as every driver takes it. `None`: it has no port.
+    pub fn loopback_url(&self, database: &str) -> Option<String> {
+        let Loopback { role, password, port, .. } = self.loopback.as_ref()?;
+        Some(format!("postgresql://{role}:{password}@127.0.0.1:{port}/{database}"))
+    }
+
+    /// The URL of a database for another role, through the unix socket.
+    pub fn url_as(&self, role: &str, database: &str) -> String {
         let host: String = self
             .socket_dir
             .to_string_lossy()
@@ -175,7 +274,7 @@ impl PrivatePostgres {
                 }
             })
             .collect();
-        format!("postgres://postgres@{host}:5432/{database}")
+        format!("postgres://{role}@{host}:{}/{database}", self.port)
     }
 
     /// The server's process.

@@ -17,8 +17,12 @@ use super::{
 use crate::{
     Daemon,
     db::{DatabaseUrl, session::Session},
-    private_postgres::{Durability, Error, PrivatePostgres, find_programs},
+    private_postgres::{Error, Loopback, PrivatePostgres, find_programs},
 };
+
+/// Who leases, and the database from which leases are made.
+const LEASE_ROLE: &str = "schemad_lease";
+const LEASE_DATABASE: &str = "schemad_lease";
 
 /// Settings that say where a database is.
 const NAMES: [&str; 6] = [
@@ -66,22 +70,25 @@ impl Dev {
         }
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
-        let (server, databases) = match self.databases.read(ENV_FILE)? {
+        let (server, databases, private) = match self.databases.read(ENV_FILE)? {
             Some(databases) => {
                 tracing::info!(
                     event = "dev.database",
                     database = databases.0.target(),
                     "using DATABASE_URL instead of a private PostgreSQL"
                 );
-                (None, databases)
+                (None, databases, None)
             }
             None => {
                 let (server, url) = self.private_server().await?;
-                (Some(server), (url, None))
+                let private = Private {
+                    database: server.url_as(LEASE_ROLE, LEASE_DATABASE),
+                    client: server.loopback_url(LEASE_DATABASE).ok_or_else(|| Exit::usage("the server has no port"))?,
+                };
+                (Some(server), (url, None), Some(private))
             }
         };
-        let url = server.as_ref().map(|server| server.url("postgres"));
-        let private = url.map(|url| Private { database: url.clone(), client: url });
+        let _server = server; // stopped after the daemon
         let settings = self.settings.daemon(databases, true, private, ENV_FILE)?;
         let leases = settings.leases.is_some();
         let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
@@ -105,18 +112,43 @@ impl Dev {
         let programs = find_programs().ok_or(Error::NoPrograms).map_err(Exit::usage)?;
         tracing::info!(event = "dev.postgres", programs = %programs.display(), data_dir = %dir.display(),
             "starting a private PostgreSQL");
-        let started = tokio::task::spawn_blocking(move || PrivatePostgres::start(&programs, &dir, Durability::Durable));
+        let loopback = Loopback::new(LEASE_ROLE).map_err(Exit::unavailable)?;
+        let password = loopback.password().to_owned();
+        let started =
+            tokio::task::spawn_blocking(move || PrivatePostgres::start_on_loopback(&programs, &dir, loopback));
         let server = started.await.map_err(Exit::unavailable)?.map_err(Exit::usage)?;
         let url = |database: &str| server.url(database).parse::<DatabaseUrl>().map_err(Exit::usage);
         let session = Session::open(&url("postgres")?).await.map_err(Exit::unavailable)?;
-        let rows = session.client().query_typed("SELECT FROM pg_database WHERE datname = 'dev'", &[]).await;
-        if rows.map_err(|e| Exit::unavailable(crate::db::Error::from(e)))?.is_empty() {
-            let created = session.client().batch_execute("CREATE DATABASE dev").await;
-            created.map_err(|e| Exit::unavailable(crate::db::Error::from(e)))?;
-        }
+        prepare(session.client(), &password).await.map_err(Exit::unavailable)?;
         let url = url("dev")?;
         Ok((server, url))
     }
+}
+
+/// Makes the databases, and the role of those who lease, with a new password. That role comes over TCP and is no superuser: whoever may
+/// lease is told its password, and a superuser can run programs as the user of the server.
+async fn prepare(client: &tokio_postgres::Client, password: &str) -> Result<(), crate::db::Error> {
+    let is_there = async |query: &str| Ok::<_, crate::db::Error>(!client.query_typed(query, &[]).await?.is_empty());
+    let role = format!("SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) '{LEASE_ROLE}'::name");
+    if !is_there(&role).await? {
+        client.batch_execute(&format!("CREATE ROLE {LEASE_ROLE}")).await?;
+    }
+    // PostgreSQL 13 would make an MD5 hash, with which nobody can answer a scram challenge. The password is hexadecimal.
+    let attributes = "LOGIN CREATEDB NOSUPERUSER NOCREATEROLE NOREPLICATION NOBYPASSRLS";
+    client
+        .batch_execute(&format!(
+            "SET password_encryption = 'scram-sha-256'; ALTER ROLE {LEASE_ROLE} {attributes} PASSWORD '{password}'"
+        ))
+        .await?;
+    for (name, owner) in [("dev", ""), (LEASE_DATABASE, LEASE_ROLE)] {
+        let database =
+            format!("SELECT FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) '{name}'::name");
+        if !is_there(&database).await? {
+            let owner = if owner.is_empty() { String::new() } else { format!(" OWNER {owner}") };
+            client.batch_execute(&format!("CREATE DATABASE {name}{owner}")).await?;
+        }
+    }
+    Ok(())
 }
 
 /// A folder in $XDG_STATE_HOME or ~/.local/state, and /var/lib for root, whose home PostgreSQL's user cannot enter.

@@ -44,7 +44,8 @@ impl ClientUrl {
         self.0.parse::<DatabaseUrl>().map_or_else(|_| String::new(), |url| url.role()) // it was parsed before
     }
 
-    /// The URL with another database, whose name needs no encoding; with all its other options.
+    /// The URL with another database, whose name needs no encoding; with all its other options. It begins with `postgresql://`, which
+    /// every driver takes; SQLAlchemy does not take `postgres://`.
     pub(super) fn with_database(&self, name: &str) -> String {
         let (head, query) = self.0.split_once('?').unwrap_or((&self.0, ""));
         let authority = head.find("://").map_or(0, |at| at + 3);
@@ -52,7 +53,7 @@ impl ClientUrl {
         let options: Vec<&str> =
             query.split('&').filter(|option| !option.is_empty() && !option.starts_with("dbname=")).collect();
         let query = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
-        format!("{}/{name}{query}", &head[..end])
+        format!("postgresql://{}/{name}{query}", &head[authority..end])
     }
 }
 
@@ -63,12 +64,12 @@ mod tests {
     #[test]
     fn the_database_is_exchanged_and_nothing_else() {
         for (text, expected) in [
-            ("postgres://u:s3cret@h:7/d", "postgres://u:s3cret@h:7/x"),
+            ("postgres://u:s3cret@h:7/d", "postgresql://u:s3cret@h:7/x"),
             ("postgresql://u@h", "postgresql://u@h/x"),
-            ("postgres://u:a%2Fb%3F@h/d?sslmode=require", "postgres://u:a%2Fb%3F@h/x?sslmode=require"),
-            ("postgres://u@a:1,b:2/?options=-csearch_path%3Da", "postgres://u@a:1,b:2/x?options=-csearch_path%3Da"),
-            ("postgres://u@%2Frun%2Fpg:5433/d?dbname=y", "postgres://u@%2Frun%2Fpg:5433/x"),
-            ("postgres:///d?host=h&dbname=y&user=u", "postgres:///x?host=h&user=u"),
+            ("postgres://u:a%2Fb%3F@h/d?sslmode=require", "postgresql://u:a%2Fb%3F@h/x?sslmode=require"),
+            ("postgres://u@a:1,b:2/?options=-csearch_path%3Da", "postgresql://u@a:1,b:2/x?options=-csearch_path%3Da"),
+            ("postgres://u@%2Frun%2Fpg:5433/d?dbname=y", "postgresql://u@%2Frun%2Fpg:5433/x"),
+            ("postgres:///d?host=h&dbname=y&user=u", "postgresql:///x?host=h&user=u"),
         ] {
             let url: ClientUrl = text.parse().unwrap();
             assert_eq!(url.with_database("x"), expected);

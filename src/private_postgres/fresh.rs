@@ -34,7 +34,7 @@ impl PrivatePostgres {
             remove(&data)?;
             let held = lock.try_clone().map_err(|error| io_error(&path, error))?; // until the folder is as it was
             let started = copy(&pristine, &dir, user.as_ref())
-                .and_then(|()| Self::start_locked(programs, &dir, lock, Durability::Throwaway, user.as_ref()));
+                .and_then(|()| Self::start_locked(programs, &dir, lock, Durability::Throwaway, None, user.as_ref()));
             match started {
                 Ok(mut server) => {
                     server.discard = Some(data);

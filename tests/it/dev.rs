@@ -114,3 +114,42 @@ async fn the_database_of_an_env_file_is_left_alone() {
     assert!(status(&process).await.contains("CURRENT"));
     assert_eq!(database.text(there).await, "1");
 }
+
+/// Drivers disagree about how a unix socket stands in a URL, and agree about an address and a password.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leases_url_is_one_that_every_driver_takes() {
+    let root = data_dir();
+    let mut process = Process::start(dev(root.path())).await;
+    status(&process).await;
+    let script = "echo $DATABASE_URL; read -r _";
+    let mut command = schemad(&["lease", "--address", &process.address, "--", "sh", "-c", script]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut lease = command.spawn().unwrap();
+    let mut url = String::new();
+    let mut lines = tokio::io::BufReader::new(lease.stdout.take().unwrap());
+    tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut url).await.unwrap();
+    let url = url.trim();
+    let rest = url.strip_prefix("postgresql://").unwrap_or_else(|| panic!("{url}"));
+    let (user_info, place) = rest.split_once('@').unwrap_or_else(|| panic!("{url}"));
+    let (user, password) = user_info.split_once(':').unwrap_or_else(|| panic!("{url}"));
+    assert!(place.starts_with("127.0.0.1:") && !url.contains('%') && password.len() >= 20, "{url}");
+    let client = crate::harness::database::connect(url).await;
+    client.batch_execute("CREATE TABLE mine (n int); INSERT INTO mine VALUES (1); DROP TABLE mine").await.unwrap();
+    client.batch_execute("INSERT INTO __diesel_schema_migrations VALUES ('x')").await.unwrap();
+    // Whoever may lease is not the server's superuser: that one runs programs as the user of the server.
+    let row = client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]).await.unwrap();
+    assert!(!row.get::<_, bool>(0), "{user} is a superuser");
+    // Nobody gets in over TCP without the password, whatever user and database they name.
+    for name in [user, "postgres"] {
+        for (database, password) in [("dev", ""), ("postgres", ":wrong"), ("template1", ":postgres")] {
+            let address = place.split('/').next().unwrap();
+            let wrong = format!("postgresql://{name}{password}@{address}/{database}");
+            assert!(tokio_postgres::connect(&wrong, tokio_postgres::NoTls).await.is_err(), "{wrong}");
+        }
+    }
+    drop(client);
+    drop(lease.stdin.take());
+    lease.wait().await.unwrap();
+    process.signal(Signal::SIGINT);
+    process.exit_code().await;
+}

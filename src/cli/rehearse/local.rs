@@ -149,7 +149,7 @@ async fn private_server(dir: PathBuf) -> Result<(PrivatePostgres, DatabaseUrl), 
     let started = tokio::task::spawn_blocking(move || PrivatePostgres::start_fresh(&programs, &dir));
     let server = started.await.map_err(Exit::unavailable)?.map_err(|error| match error {
         Error::NoPrograms | Error::NotOurs(_) | Error::NobodyToRunAs => Exit::usage(error),
-        Error::InUse(_) | Error::NoRoom(_) | Error::Io { .. } | Error::Program { .. } => {
+        Error::InUse(_) | Error::NoRoom(_) | Error::NoRandom | Error::Io { .. } | Error::Program { .. } => {
             Exit::unavailable(error)
         }
     })?;
