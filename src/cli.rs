@@ -25,7 +25,7 @@ mod serve;
 mod settings;
 mod show;
 mod signing;
-mod snippet;
+pub(crate) mod snippet;
 mod status;
 mod telemetry;
 mod token;

@@ -6,7 +6,7 @@ mod arrival;
 pub mod convert;
 pub mod deadline;
 mod denied;
-mod describe;
+pub(crate) mod describe;
 pub mod gate;
 pub mod leases;
 pub mod methods;

@@ -21,6 +21,7 @@
 //! - [`db`]: connections, the lock, the way PostgreSQL says no
 //! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
+//! - `blocking`: keeps long work off the threads that answer
 //! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`tally`], [`pace`], [`pem`], [`follow`],
 //!   [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
@@ -28,6 +29,7 @@
 pub mod access;
 pub mod admin;
 pub mod app;
+mod blocking;
 pub mod catalog;
 pub mod cli;
 pub mod client;
@@ -35,6 +37,8 @@ pub mod db;
 pub mod doctor;
 pub mod failure;
 pub mod follow;
+#[cfg(test)]
+mod growth;
 pub mod grpc;
 pub mod health;
 pub mod lease;

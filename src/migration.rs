@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::catalog::folder;
+use crate::{blocking, catalog::folder};
 
 mod record;
 
@@ -65,7 +65,7 @@ pub struct InvalidChecksum;
 impl Checksum {
     /// The checksum of one script.
     pub fn of_script(sql: &str) -> Self {
-        Self::of_parts("schemad.script.1", [normalised(sql).as_str()])
+        blocking::in_place(sql.len(), || Self::of_parts("schemad.script.1", [normalised(sql).as_str()]))
     }
 
     /// The checksum of a list of texts, each prefixed with its length.

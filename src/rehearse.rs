@@ -17,7 +17,7 @@ mod contents;
 mod daemon;
 mod selection;
 mod stage;
-mod together;
+pub(crate) mod together;
 mod verdict;
 
 use std::{
@@ -288,9 +288,9 @@ impl<'a> Rehearsal<'a> {
             return Ok(Err(failure.clone()));
         }
         if self.settings.outside == Outside::Refused
-            && let Some(reach) = sql::reaches(&script.sql).first()
+            && let Some(reach) = sql::first_reach(&script.sql)
         {
-            return Ok(Err(reaches_outside(migration, direction, script, reach)));
+            return Ok(Err(reaches_outside(migration, direction, script, &reach)));
         }
         let is_one = script.mode == Mode::Transactional;
         if !is_one && self.settings.outside == Outside::Allowed && sql::drops_roles(&script.sql) {
@@ -332,7 +332,7 @@ impl<'a> Rehearsal<'a> {
     /// The clean state is one migration further. Where that cannot be made again by running it again, it is kept.
     async fn applied(&mut self, migration: &'a Migration) -> Result<(), Failure> {
         self.clean.passed(migration);
-        match sql::reaches(&migration.up.sql).is_empty() {
+        match sql::first_reach(&migration.up.sql).is_none() {
             true => Ok(()),
             false => self.clean.keep(&self.stage).await,
         }

@@ -7,7 +7,7 @@ mod evidence;
 mod explain;
 mod journaled;
 mod left;
-mod message;
+pub(crate) mod message;
 mod orders;
 mod outside;
 mod window;

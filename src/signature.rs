@@ -7,7 +7,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::migration::{Direction, Mode, Script, Version, normalised};
+use crate::{
+    blocking,
+    migration::{Direction, Mode, Script, Version, normalised},
+};
 
 /// Bytes of a key: as many as the hash has (RFC 2104, section 3).
 pub const KEY_BYTES: usize = 32;
@@ -141,7 +144,8 @@ impl fmt::Debug for Signer<'_> {
 impl Signer<'_> {
     /// The signature of a migration's down: 32 bytes.
     pub fn sign(&self, version: &Version, down: &Script) -> Vec<u8> {
-        let mac = self.keys.0.first().map(|key| self.over(key, version, down.mode, &down.sql));
+        let over = |key| self.over(key, version, down.mode, &down.sql);
+        let mac = blocking::in_place(down.sql.len(), || self.keys.0.first().map(over));
         mac.map(|mac| mac.finalize().into_bytes().to_vec()).unwrap_or_default() // `read` makes no empty list
     }
 
@@ -152,7 +156,11 @@ impl Signer<'_> {
     pub fn verify(&self, version: &Version, down: &Script, mac: Option<&[u8]>) -> Result<(), Unverified> {
         let mac = mac.ok_or(Unverified::Missing)?;
         let signed = |key| self.over(key, version, down.mode, &down.sql).verify_slice(mac).is_ok();
-        if self.keys.0.iter().any(signed) { Ok(()) } else { Err(Unverified::Wrong) }
+        if blocking::in_place(down.sql.len(), || self.keys.0.iter().any(signed)) {
+            Ok(())
+        } else {
+            Err(Unverified::Wrong)
+        }
     }
 
     /// Each part stands behind its length, so that none runs into the next.

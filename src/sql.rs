@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::blocking::in_place;
+
 mod ident;
 mod kind;
 mod outside;
@@ -16,11 +18,11 @@ mod units;
 pub use ident::{ident, literal};
 pub use kind::Kind;
 pub use outside::Outside;
-pub use reach::{Reach, drops_roles, is_dynamic, reaches};
+pub use reach::{Reach, drops_roles, first_reach, first_role_change, is_dynamic};
 pub use secret::{NOT_SHOWN, Secrets};
 pub use settings::{Settings, may_define, settings};
-pub use split::{Statement, semicolon_after, split, unterminated};
-pub use units::{Hazard, Unit, Work, has_own_transactions, hazard, transaction_modes, units};
+pub use split::{Statement, semicolon_after, split, statements, unterminated};
+pub use units::{Hazard, Unit, UnitSettings, Work, has_own_transactions, hazard, transaction_modes, units};
 
 /// Line and column, both from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,26 +84,37 @@ pub fn around(line: &[char], at: usize, room: usize, takes: impl Fn(char) -> usi
 
 /// How many statements `sql` holds.
 pub fn count(sql: &str) -> usize {
-    split(sql).len()
+    in_place(sql.len(), || statements(sql).count())
 }
 
 /// Which statement (from 0) the `nth` character (from 1) belongs to; what stands between two belongs to the first.
 pub fn statement_of(sql: &str, nth: usize) -> usize {
-    let byte = sql.char_indices().nth(nth.saturating_sub(1)).map_or(sql.len(), |(byte, _)| byte);
-    split(sql).iter().take_while(|statement| statement.start <= byte).count().saturating_sub(1)
+    in_place(sql.len(), || {
+        let byte = sql.char_indices().nth(nth.saturating_sub(1)).map_or(sql.len(), |(byte, _)| byte);
+        statement_before(sql, byte)
+    })
 }
 
 /// Which statement (from 0) stands at `place`; what stands between two belongs to the first.
 pub fn statement_at(sql: &str, place: Place) -> usize {
-    let line: usize = sql.split_inclusive('\n').take(place.line.saturating_sub(1)).map(str::len).sum();
-    let byte = sql[line..].char_indices().nth(place.column.saturating_sub(1)).map_or(sql.len(), |(at, _)| line + at);
-    split(sql).iter().take_while(|statement| statement.start <= byte).count().saturating_sub(1)
+    in_place(sql.len(), || {
+        let line: usize = sql.split_inclusive('\n').take(place.line.saturating_sub(1)).map(str::len).sum();
+        let column = sql[line..].char_indices().nth(place.column.saturating_sub(1));
+        statement_before(sql, column.map_or(sql.len(), |(at, _)| line + at))
+    })
+}
+
+/// Which statement (from 0) is the last that begins before or at byte `at`.
+fn statement_before(sql: &str, at: usize) -> usize {
+    statements(sql).take_while(|statement| statement.start <= at).count().saturating_sub(1)
 }
 
 /// Where the `index`th statement (from 0) begins.
 pub fn start_of(sql: &str, index: usize) -> Option<Place> {
-    let statement = split(sql).into_iter().nth(index)?;
-    Some(place(sql, nth_character(sql, statement.start)))
+    in_place(sql.len(), || {
+        let statement = statements(sql).nth(index)?;
+        Some(place(sql, nth_character(sql, statement.start)))
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::output::{self, plain};
 use crate::{grpc::status::DOMAIN, sql};
 
 /// What to show instead of the status's message, which says the same in one line. None when it is no failed script's.
-pub(super) fn of(status: &Status) -> Option<String> {
+pub(crate) fn of(status: &Status) -> Option<String> {
     let colours = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
     render(status, renderer, output::width().unwrap_or(120).clamp(60, 160))

@@ -18,6 +18,7 @@ use super::{
     stream::{Ends, Events},
 };
 use crate::{
+    blocking,
     catalog::Catalog,
     failure::{Failure, Reason},
     ledger::{self, Snapshot},
@@ -161,10 +162,12 @@ impl Migrations {
 
     async fn status(&self) -> Result<pb::SchemaStatus, Failure> {
         let snapshot = self.snapshot().await?;
-        let mut assessment = planner::assess(&self.catalog, &snapshot.rows);
+        let compared = 256 * (self.catalog.len() + snapshot.rows.len());
+        let mut assessment = blocking::in_place(compared, || planner::assess(&self.catalog, &snapshot.rows));
         let wanted = self.operations.signed_texts(&snapshot);
         let texts = if wanted.is_empty() { Vec::new() } else { self.texts(wanted).await? };
-        assessment.problems.extend(self.operations.unverified(&snapshot, texts));
+        let bytes = texts.iter().flatten().map(String::len).sum();
+        assessment.problems.extend(blocking::in_place(bytes, || self.operations.unverified(&snapshot, texts)));
         if let Err(impossible) = &self.reads.views.borrow().preflight {
             let (version, message) = (String::new(), impossible.message.clone());
             let problem = planner::Problem { reason: impossible.reason.as_str(), version, message, blocking: true };

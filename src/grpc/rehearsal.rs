@@ -15,6 +15,7 @@ use super::{
     status,
 };
 use crate::{
+    blocking,
     catalog::Catalog,
     failure::{Failure, Reason},
     migration::Version,
@@ -142,6 +143,11 @@ impl Tally {
 }
 
 fn migration(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
+    // A difference is some hundred bytes, or a routine's whole body.
+    blocking::in_place(512 * (of.differences.len() + of.up_differences.len()), || message(of, pending))
+}
+
+fn message(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
     let mut room = MOST;
     let mut differences = |of: &[Difference]| -> Vec<pb::SchemaDifference> {
         let fits = |one: &pb::SchemaDifference| {
@@ -171,7 +177,7 @@ fn migration(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
 }
 
 /// A difference, its values as JSON.
-fn difference(of: &Difference) -> pb::SchemaDifference {
+pub(crate) fn difference(of: &Difference) -> pb::SchemaDifference {
     // Longer ones are a routine's body or a view's query, of which the summary says that it differs.
     const LONGEST: usize = 64 << 10;
     let fields = serde_json::to_value(of).unwrap_or_default();

@@ -19,6 +19,7 @@ use super::{
     status,
 };
 use crate::{
+    blocking,
     client::{Client as Caller, Room},
     db::{DatabaseUrl, Error, connect::Connected},
     failure::{Failure, Reason},
@@ -87,25 +88,29 @@ impl Schemas {
         let Connected { client, connection, .. } = self.url.connect("schemad reader").await?;
         let driver = AbortOnDrop(tokio::spawn(connection));
         let known = self.known(&client, filter, except).await?;
-        let listing = Listing::new(&known.snapshot, filter);
+        let bytes = known.snapshot.bytes();
+        let listing = blocking::in_place(bytes, || Listing::new(&known.snapshot, filter));
         let mut left = listing.after(filter.after.as_ref()).peekable();
         let relations: Vec<_> =
             left.clone().take(filter.size).filter_map(|(_, object)| object.relation().cloned()).collect();
         let sizes = schema::sizes(&client, &relations).await?;
         drop((client, driver));
-        let (mut objects, mut bytes, mut last) = (Vec::new(), 0, None);
-        while let Some((place, object)) = left.peek()
-            && objects.len() < filter.size
-        {
-            let message = listing.message(object, &sizes, Texts::Whole);
-            bytes += message.encoded_len();
-            if bytes > MAX_PAGE && !objects.is_empty() {
-                break;
+        let (objects, last) = blocking::in_place(bytes, || {
+            let (mut objects, mut bytes, mut last) = (Vec::new(), 0, None);
+            while let Some((place, object)) = left.peek()
+                && objects.len() < filter.size
+            {
+                let message = listing.message(object, &sizes, Texts::Whole);
+                bytes += message.encoded_len();
+                if bytes > MAX_PAGE && !objects.is_empty() {
+                    break;
+                }
+                objects.push(if bytes > MAX_PAGE { listing.message(object, &sizes, Texts::Cut) } else { message });
+                last = Some((*place).clone());
+                left.next();
             }
-            objects.push(if bytes > MAX_PAGE { listing.message(object, &sizes, Texts::Cut) } else { message });
-            last = Some((*place).clone());
-            left.next();
-        }
+            (objects, last)
+        });
         let next_page_token = match (left.peek(), last) {
             (Some(_), Some(last)) => {
                 self.keep(&known);

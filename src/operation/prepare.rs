@@ -1,7 +1,11 @@
 //! Planning under the lock: what a dead daemon left is closed, the plan is made from what the database holds now, every
 //! script is looked at, and the operation's rows are written. validate_only takes the same path without the lock.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     Action, Event, Operations, Request, StepName,
@@ -11,6 +15,7 @@ use super::{
     signed,
 };
 use crate::{
+    blocking,
     catalog::{Catalog, fitness},
     db::{lock::LockedSession, pool::Reader},
     failure::{Failure, Reason},
@@ -111,26 +116,30 @@ impl Inner {
         // A second connection to the same place, because the migration session takes no prepared statements.
         let mut reader = Reader::connect(&self.url, "schemad planner").await?;
         let snapshot = ledger::read::snapshot(&mut reader).await?;
-        let mut plan = plan(&self.catalog, &snapshot, candidate.request)?;
+        let compared = compared_bytes(&self.catalog, &snapshot);
+        let mut plan = blocking::in_place(compared, || plan(&self.catalog, &snapshot, candidate.request))?;
         self.spare_users(&plan, &mut reader, candidate.request).await?;
         let (resolution, signing) = (plan.resolution.take(), plan.signing.take());
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, &mut reader).await?;
-        check(&mut steps, &snapshot.rows)?;
+        let bytes = script_bytes(&steps);
+        blocking::in_place(bytes, || check(&mut steps, &snapshot.rows))?;
         self.is_rehearsed(&steps, &mut reader, install::VERSION).await?;
         let signer = self.signer(&snapshot);
-        signed::verify(signer, &steps, &snapshot.rows)?;
+        blocking::in_place(bytes, || signed::verify(signer, &steps, &snapshot.rows))?;
         let signatures = match signing {
             Some(signing) => Some(signed::sign(signer, &mut reader, signing).await?),
             None => None,
         };
 
-        let settlement = Settlement { signatures, signer, ..Settlement::of(&snapshot.rows, &self.catalog, resolution) };
+        let settlement = blocking::in_place(compared, || Settlement::of(&snapshot.rows, &self.catalog, resolution));
+        let settlement = Settlement { signatures, signer, ..settlement };
+        let rows = blocking::in_place(bytes, || rows(&steps, candidate.request, self.role.as_deref(), signer));
         settlement.log(candidate.id);
         let ids = operations::begin(
             locked,
             candidate.id,
-            &rows(&steps, candidate.request, self.role.as_deref(), signer),
+            &rows,
             &settlement,
             &ledger::Planned {
                 from_ledger: steps.iter().map(|step| step.from_ledger).collect(),
@@ -167,14 +176,16 @@ impl Operations {
         if snapshot.running.is_some() && request.queue_timeout.is_zero() {
             return Err(busy(&Holder { operation: snapshot.running, session: None }));
         }
-        let plan = plan(&inner.catalog, &snapshot, request)?;
+        let compared = compared_bytes(&inner.catalog, &snapshot);
+        let plan = blocking::in_place(compared, || plan(&inner.catalog, &snapshot, request))?;
         inner.spare_users(&plan, reader, request).await?;
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, reader).await?;
-        check(&mut steps, &snapshot.rows)?;
+        let bytes = script_bytes(&steps);
+        blocking::in_place(bytes, || check(&mut steps, &snapshot.rows))?;
         let ledger = snapshot.ledger.as_ref().map_or(0, |ledger| ledger.version);
         inner.is_rehearsed(&steps, reader, ledger).await?;
-        signed::verify(inner.signer(&snapshot), &steps, &snapshot.rows)?;
+        blocking::in_place(bytes, || signed::verify(inner.signer(&snapshot), &steps, &snapshot.rows))?;
         Ok(planned(&steps, &warnings))
     }
 }
@@ -196,6 +207,17 @@ impl Inner {
             }
         }
     }
+}
+
+/// About how many bytes a comparison of the set with the database's rows looks at.
+fn compared_bytes(catalog: &Catalog, snapshot: &Snapshot) -> usize {
+    256 * (catalog.len() + snapshot.rows.len())
+}
+
+/// How many bytes the scripts have, and those that belong to them. Many small ones take as long as a large one.
+fn script_bytes(steps: &[Step]) -> usize {
+    let length = |script: &Script| script.sql.len();
+    steps.iter().map(|step| length(&step.script) + step.down.as_ref().map_or(0, length)).sum()
 }
 
 fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Plan, Failure> {
@@ -229,6 +251,20 @@ async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
         .map(|step| step.script.checksum())
         .collect();
     let found = if wanted.is_empty() { Vec::new() } else { ledger::read::scripts(reader, wanted).await? };
+    let bytes = found.iter().flatten().map(String::len).sum::<usize>() + embedded_bytes(&plan);
+    blocking::in_place(bytes, || with_texts(plan, found))
+}
+
+fn embedded_bytes(plan: &Plan) -> usize {
+    let length = |script: &StepScript| match script {
+        StepScript::Binary(script) => script.sql.len(),
+        StepScript::Ledger(..) => 0,
+    };
+    plan.steps.iter().map(|step| length(&step.script)).sum()
+}
+
+/// `found`: the ledger's scripts, in the order in which the plan names them.
+fn with_texts(plan: Plan, found: Vec<Option<String>>) -> Result<Vec<Step>, Failure> {
     let mut found = found.into_iter();
     let total = plan.steps.len();
     plan.steps
@@ -289,8 +325,9 @@ pub(super) fn script_missing(version: &Version, checksum: Checksum) -> Failure {
 
 /// Refuses scripts that cannot run, and finds out where the half done ones go on; before anything runs.
 fn check(steps: &mut [Step], rows: &[Row]) -> Result<(), Failure> {
+    let rows: HashMap<&Version, &Row> = rows.iter().map(|row| (&row.version, row)).collect();
     steps.iter_mut().try_for_each(|step| {
-        let row = rows.iter().find(|row| row.version == step.version);
+        let row = rows.get(&step.version).copied();
         step.parts = fitness::parts(&step.name.name, &step.version, step.name.direction, &step.script)?;
         step.resume = planner::resume(row, step.name.direction, &step.parts)?;
         step.earlier = planner::earlier(row, step.name.direction, &step.parts);

@@ -15,6 +15,7 @@ use super::{
     prepare::{Prepared, Step},
 };
 use crate::{
+    blocking,
     db::{
         self, activity,
         lock::{Attempt, LockedSession},
@@ -38,12 +39,12 @@ impl Inner {
     pub(super) async fn run(&self, begun: Begun, candidate: &Candidate<'_>) -> Result<(), Failure> {
         let Begun { mut locked, prepared } = begun;
         let started = Instant::now();
-        let scripts: Vec<runner::Step<'_>> = prepared
-            .steps
-            .iter()
-            .map(|step| {
-                let request = candidate.request;
-                runner::Step {
+        let request = candidate.request;
+        let bytes = prepared.steps.iter().map(|step| step.script.sql.len()).sum();
+        let runnable = || -> Vec<runner::Step<'_>> {
+            let steps = prepared.steps.iter();
+            steps
+                .map(|step| runner::Step {
                     id: step.id,
                     sql: &step.script.sql,
                     lock_wait: step.lock_wait(request),
@@ -51,9 +52,10 @@ impl Inner {
                     role: self.role.as_deref(),
                     earlier: step.earlier.as_ref(),
                     journaled: step.journaled(),
-                }
-            })
-            .collect();
+                })
+                .collect()
+        };
+        let scripts = blocking::in_place(bytes, runnable);
         let (wait, version) = (watch::Sender::new(Wait::default()), watch::Sender::new(String::new()));
         let orders = Orders { halt: candidate.halt.clone(), wait: wait.subscribe() };
         let seen = orders.wait.clone();

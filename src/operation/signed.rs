@@ -1,6 +1,8 @@
 //! What a signing key means for operations: a down from the ledger runs only when its signature verifies, and a SignLedger
 //! vouches for those that have none. The text that is verified is the one that runs: it is read once.
 
+use std::collections::HashMap;
+
 use super::{
     Operations,
     open::Inner,
@@ -26,14 +28,15 @@ impl Inner {
 /// Refuses downs from the ledger that nobody vouches for; before anything runs.
 pub(super) fn verify(signer: Option<Signer<'_>>, steps: &[Step], rows: &[Row]) -> Result<(), Refusal> {
     let Some(signer) = signer else { return Ok(()) };
+    let rows: HashMap<&Version, &Row> = rows.iter().map(|row| (&row.version, row)).collect();
     steps.iter().filter(|step| step.from_ledger).try_for_each(|step| {
-        let verified = signer.verify(&step.version, &step.script, mac(rows, &step.version));
+        let verified = signer.verify(&step.version, &step.script, rows.get(&step.version).and_then(|row| mac(row)));
         verified.map_err(|unverified| Refusal::SignatureInvalid { version: step.version.clone(), unverified })
     })
 }
 
-fn mac<'a>(rows: &'a [Row], version: &Version) -> Option<&'a [u8]> {
-    rows.iter().find(|row| row.version == *version)?.recorded.as_ref()?.mac.as_deref()
+fn mac(row: &Row) -> Option<&[u8]> {
+    row.recorded.as_ref()?.mac.as_deref()
 }
 
 impl Operations {
@@ -61,7 +64,7 @@ pub fn unverified(signer: Signer<'_>, catalog: &Catalog, rows: &[Row], texts: Ve
     let mut texts = texts.into_iter();
     let refused = |(row, (checksum, mode)): (&Row, (Checksum, Mode))| -> Option<Failure> {
         let version = &row.version;
-        let Some(mac) = mac(rows, version) else { return Some(invalid(version, Unverified::Missing)) };
+        let Some(mac) = mac(row) else { return Some(invalid(version, Unverified::Missing)) };
         let Some(sql) = texts.next().flatten() else { return Some(script_missing(version, checksum)) };
         let script = Script { sql: sql.into(), checksum, mode };
         signer.verify(version, &script, Some(mac)).err().map(|unverified| invalid(version, unverified))

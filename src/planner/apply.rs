@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 use super::{
     Plan, Refusal, Step, StepScript,
     journal::half_applied_elsewhere,
-    state::{blocked, out_of_order},
+    state::{Newer, blocked},
 };
 use crate::{
     catalog::Catalog,
@@ -59,8 +59,9 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
         Target::To(version) => pending.take_while(|m| m.version <= *version).collect(),
         Target::Steps(steps) => pending.take(steps.get()).collect(),
     };
+    let newer = Newer::new(catalog, &applied);
     if !request.allow_out_of_order
-        && let Some(refusal) = chosen.iter().find_map(|m| out_of_order(m, catalog, &applied))
+        && let Some(refusal) = chosen.iter().find_map(|m| newer.out_of_order(m))
     {
         return Err(refusal);
     }

@@ -64,7 +64,8 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     let unknown: Vec<Version> = applied.keys().filter(|v| catalog.get(v).is_none()).map(|v| (*v).clone()).collect();
 
     let mut problems: Vec<Problem> = blocked(catalog, rows).map(blocking).collect();
-    problems.extend(pending.iter().filter_map(|m| out_of_order(m, catalog, &applied)).map(blocking));
+    let newer = Newer::new(catalog, &applied);
+    problems.extend(pending.iter().filter_map(|m| newer.out_of_order(m)).map(blocking));
     problems.extend(pending.iter().filter_map(|m| catalog.unfit(&m.version)).cloned().map(blocking));
     problems.extend(rows.iter().filter_map(|row| changed(row, catalog)).map(blocking));
     let elsewhere = || journal::half_applied_elsewhere(catalog, rows).map(blocking);
@@ -161,17 +162,29 @@ pub(super) fn edited<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator
     })
 }
 
-/// Why a pending migration may not simply be applied: something newer is.
-pub(super) fn out_of_order(
-    pending: &Migration,
-    catalog: &Catalog,
-    applied: &BTreeMap<&Version, &Row>,
-) -> Option<Refusal> {
-    let newer = || applied.range::<Version, _>(&pending.version..).map(|(version, _)| (*version).clone());
-    let pending = pending.version.clone();
-    match newer().find(|v| catalog.get(v).is_none()) {
-        Some(applied) => Some(Refusal::UnknownNewer { pending, applied }),
-        None => newer().next_back().map(|applied| Refusal::OutOfOrder { pending, applied }),
+/// The applied versions that a pending migration may be older than.
+pub(super) struct Newer<'a> {
+    newest: Option<&'a Version>,
+    /// Those that are not embedded, in order.
+    unknown: Vec<&'a Version>,
+}
+
+impl<'a> Newer<'a> {
+    pub(super) fn new(catalog: &Catalog, applied: &BTreeMap<&'a Version, &Row>) -> Self {
+        let unknown = applied.keys().copied().filter(|version| catalog.get(version).is_none()).collect();
+        Self { newest: applied.keys().next_back().copied(), unknown }
+    }
+
+    /// Why a pending migration may not simply be applied: something newer is.
+    pub(super) fn out_of_order(&self, pending: &Migration) -> Option<Refusal> {
+        let pending = pending.version.clone();
+        match self.unknown.get(self.unknown.partition_point(|version| **version < pending)) {
+            Some(applied) => Some(Refusal::UnknownNewer { pending, applied: (*applied).clone() }),
+            None => self
+                .newest
+                .filter(|newest| **newest >= pending)
+                .map(|newest| Refusal::OutOfOrder { applied: newest.clone(), pending }),
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! The clean state, made again when a rehearsal has spoilt it: a copy of a database that was put aside, and the ups since then.
 //! Nothing is put aside before it is needed, so a set in which a rollback undoes what spoils is rehearsed in one database.
 
+use std::collections::HashSet;
+
 use tokio_postgres::types::Type;
 
 use super::stage::{Stage, Stop, Then, concluded};
 use crate::{
+    blocking,
     db::Error,
     failure::{Failure, Reason},
     ledger::install,
@@ -104,9 +107,9 @@ impl<'a> Clean<'a> {
         self.scratch.revive().await?;
         if self.is_lost {
             self.scratch.remove(&stage.name).await?;
-            let files = |role: &String| self.applied.iter().any(|migration| migration.up.sql.contains(role));
-            let made = roles(self.scratch).await?.into_iter().filter(|role| !self.roles.contains(role) && files(role));
-            let made: Vec<String> = made.map(|role| ident(&role)).collect();
+            let now = roles(self.scratch).await?;
+            let bytes = self.applied.iter().map(|migration| migration.up.sql.len()).sum();
+            let made = blocking::in_place(bytes, || self.made(now));
             if !made.is_empty() {
                 let drop = format!("DROP ROLE {}", made.join(", "));
                 if let Err(error) = self.scratch.client().batch_execute(&drop).await {
@@ -115,6 +118,13 @@ impl<'a> Clean<'a> {
             }
         }
         self.stage(orders).await
+    }
+
+    /// The roles that are not from the beginning and that the files name, as SQL writes them.
+    fn made(&self, now: Vec<String>) -> Vec<String> {
+        let before: HashSet<&String> = self.roles.iter().collect();
+        let named = |role: &String| self.applied.iter().any(|migration| migration.up.sql.contains(role));
+        now.iter().filter(|role| !before.contains(role) && named(role)).map(|role| ident(role)).collect()
     }
 
     /// A database in the clean state.

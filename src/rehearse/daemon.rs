@@ -111,7 +111,7 @@ impl Inner {
             if let Event::Ended(rehearsed) = &event {
                 let found = match &rehearsed.failure {
                     Some(failure) => failure.reason.to_string(),
-                    None => in_one_line(&[&rehearsed.differences[..], &rehearsed.up_differences].concat()),
+                    None => in_one_line(rehearsed.differences.iter().chain(&rehearsed.up_differences)),
                 };
                 tracing::info!(event = "rehearsal.verdict", version = %rehearsed.version, verdict = rehearsed.verdict.as_str(),
                     "{}: {found}", rehearsed.name);

@@ -1,10 +1,14 @@
 //! The working database: a session that runs scripts as an operation does, between the same guards, and looks at what they did. It
 //! can look before a script's transaction is committed, and so undo what it did without making the database again.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::contents::Contents;
 use crate::{
+    blocking,
     catalog::fitness,
     db::{
         Error, SqlError,
@@ -48,14 +52,15 @@ pub(super) struct Stage {
 /// What the database is like.
 #[derive(Clone)]
 pub(super) struct State {
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
     pub contents: Contents,
 }
 
 impl State {
     /// True where a migration cannot tell the two apart.
     pub fn is(&self, other: &Self) -> bool {
-        self.snapshot == other.snapshot && self.contents.is(&other.contents)
+        let is_the_same = || self.snapshot == other.snapshot;
+        self.contents.is(&other.contents) && blocking::in_place(self.snapshot.bytes(), is_the_same)
     }
 }
 
@@ -123,7 +128,7 @@ impl Stage {
         self.begin_to_look().await?;
         let state = async {
             let snapshot = schema::read_within(self.locked.client(), &Except::default(), &self.prepared).await?;
-            Ok(State { snapshot, contents: Contents::read(self.locked.client()).await? })
+            Ok(State { snapshot: Arc::new(snapshot), contents: Contents::read(self.locked.client()).await? })
         };
         let state = state.await;
         self.end_to_look().await?;
@@ -189,7 +194,7 @@ impl Stage {
             role: self.role.as_deref(),
         };
         // What it calls its own statements must not meet ours.
-        if ["prepare", "deallocate"].iter().any(|word| script.sql.to_ascii_lowercase().contains(word)) {
+        if blocking::in_place(script.sql.len(), || mentions_prepared(&script.sql)) {
             self.locked.client().batch_execute("DEALLOCATE ALL").await.map_err(|error| lost(error.into()))?;
             self.prepared.clear();
         }
@@ -259,6 +264,11 @@ async fn locked(url: &crate::db::DatabaseUrl) -> Result<LockedSession, Failure> 
         }
         Attempt::Held(_) => Err(Failure::new(Reason::Internal, "somebody else uses a scratch database")),
     }
+}
+
+fn mentions_prepared(sql: &str) -> bool {
+    let sql = sql.to_ascii_lowercase();
+    ["prepare", "deallocate"].iter().any(|word| sql.contains(word))
 }
 
 /// Tells what follows in place of what would follow in an operation.

@@ -9,7 +9,7 @@ use crate::{
 
 /// What the scripts of a migration do, as far as they may be one transaction that is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Does {
+pub(crate) enum Does {
     /// They only define, and that nothing lasts longer.
     Defines,
     /// They write rows, too.
@@ -24,7 +24,7 @@ impl Does {
             let statements = sql::split(&script.sql);
             if script.mode != Mode::Transactional
                 || !statements.iter().all(|statement| statement.defines() || statement.writes())
-                || !sql::reaches(&script.sql).is_empty()
+                || sql::first_reach(&script.sql).is_some()
             {
                 return None;
             }

@@ -13,6 +13,7 @@ use super::{
     outside,
 };
 use crate::{
+    blocking,
     db::{SqlError, lock::LockedSession, session::Notice},
     ledger::journals,
     planner::Resume,
@@ -128,8 +129,7 @@ pub(super) async fn run(
             tell_what_is_lost(&part, observer);
         }
         finished = matches!(then, Then::Finish);
-        let statements = sql::count(unit.body.sql);
-        observer.statement(index, unit.statements_before + statements, begun.elapsed());
+        observer.statement(index, unit.statements_before + unit.statements, begun.elapsed());
     }
     if !finished {
         // Nothing but settings, or an earlier operation did the last part and not this.
@@ -141,7 +141,7 @@ pub(super) async fn run(
 
 /// A setting that the next part does not begin with.
 fn tell_what_is_lost(part: &Part<'_>, observer: &impl Observer) {
-    if let Some(sets) = sql::split(part.unit.body.sql).iter().find(|statement| statement.sets_otherwise()) {
+    if let Some(sets) = part.unit.sets_otherwise {
         let message = format!(
             "what this sets does not hold for the statements after it, which begin with the file's SET statements only: {}",
             sets.summary()
@@ -168,7 +168,7 @@ async fn in_transaction(
     left_out(session, part, observer);
     let Received { statements, ended, result, .. } = received;
     result.map_err(|error| match answer::broken(error, ended, statements, preamble) {
-        Broken::Sql(failed) => Broken::Sql(in_the_file(part, failed)),
+        Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || in_the_file(part, failed))),
         other => other,
     })
 }
@@ -228,7 +228,7 @@ fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
     let is_syntax = error.is(&SqlState::SYNTAX_ERROR);
     error.position =
         error.position.and_then(|at| at.checked_sub(preamble)).and_then(|at| position(sql, unit, at, is_syntax));
-    let body = unit.settings.len()..unit.settings.len() + sql::count(unit.body.sql);
+    let body = unit.settings.len()..unit.settings.len() + unit.statements;
     let statement = match unit.settings.get(statements_done) {
         Some(setting) => statement_at(sql, setting.start),
         // Behind its last statement the part is checked, and that is the part's matter.
@@ -246,7 +246,7 @@ pub(super) fn undone(unit: &Unit<'_>, through: bool) -> Undone {
 
 /// The character of the file for the `at`th (from 1) of a part, which is sent with the settings before it.
 fn position(sql: &str, unit: &Unit<'_>, mut at: usize, is_syntax: bool) -> Option<usize> {
-    for setting in &unit.settings {
+    for setting in unit.settings.iter() {
         let length = setting.sql.chars().count() + "\n;".len();
         if at <= length {
             return in_statement(sql, setting, at, is_syntax);
@@ -270,5 +270,5 @@ pub(super) fn in_statement(sql: &str, statement: &Statement<'_>, at: usize, is_s
 
 /// Which statement (from 0) begins at byte `start`.
 pub(super) fn statement_at(sql: &str, start: usize) -> usize {
-    sql::split(sql).iter().take_while(|statement| statement.start < start).count()
+    sql::statements(sql).take_while(|statement| statement.start < start).count()
 }

@@ -13,12 +13,13 @@ use super::{
     message::{self, Then},
 };
 use crate::{
+    blocking,
     db::{
         Error, SqlError,
         lock::LockedSession,
         session::{CONFIGURED_PATH, Notice, insist},
     },
-    sql::{self, Outside, Statement},
+    sql::{Outside, Statement},
 };
 
 /// What the removal of an invalid index may take right after its build failed; later the next try removes it.
@@ -57,7 +58,7 @@ pub(super) async fn run(
             }
         }
     }
-    let through = part.unit.statements_before + sql::count(part.unit.body.sql);
+    let through = part.unit.statements_before + part.unit.statements;
     record(session, part.step, through, then).await
 }
 
@@ -150,7 +151,8 @@ async fn announced(
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     // A timeout would end the wait for old snapshots too, and leave an invalid index or a half detached partition behind.
-    let concurrently = part.unit.body.tokens().any(|token| token.eq_ignore_ascii_case("concurrently"));
+    let body = &part.unit.body;
+    let concurrently = blocking::in_place(body.sql.len(), || body.has(&["concurrently"]));
     let (timeouts, patience) = match concurrently {
         true => (Timeouts::NONE, Some(part.left)),
         false => {
@@ -215,7 +217,7 @@ pub(super) async fn sent(
             if statement != part.unit.body.sql {
                 failed.error.position = None; // it points into a statement of schemad's
             }
-            Broken::Sql(in_the_file(part, failed))
+            Broken::Sql(blocking::in_place(part.step.sql.len(), || in_the_file(part, failed)))
         }
         other => other,
     })
@@ -274,14 +276,14 @@ pub(super) async fn set(session: &LockedSession, part: &Part<'_>, timeouts: Time
         client.query_typed(set, &[(&role, Type::TEXT)]).await.map_err(answer::of_our_own)?;
     }
     client.batch_execute(CONFIGURED_PATH).await.map_err(answer::of_our_own)?;
-    for setting in &part.unit.settings {
+    for setting in part.unit.settings.iter() {
         if let Err(error) = client.batch_execute(setting.sql).await {
             let broken = answer::broken(error.into(), None, message::PREAMBLE_STATEMENTS, 0);
             return Err(match broken {
-                Broken::Sql(failed) => {
+                Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || {
                     let statements_done = statement_at(part.step.sql, setting.start);
-                    Broken::Sql(ScriptError { statements_done, ..placed(part, failed, setting) })
-                }
+                    ScriptError { statements_done, ..placed(part, failed, setting) }
+                })),
                 other => other,
             });
         }

@@ -134,7 +134,8 @@ async fn settle(
     let index = sent.index;
     // What a later step has already said waits for its turn.
     let said_before = std::mem::take(early);
-    let mut hear = |notice: Notice| match steps[index + 1..].iter().any(|later| notice.step == Some(later.id)) {
+    let in_flight = steps.iter().skip(index + 1).take(WINDOW);
+    let mut hear = |notice: Notice| match in_flight.clone().any(|later| notice.step == Some(later.id)) {
         true => early.push(notice),
         false => observer.notice(index, notice),
     };

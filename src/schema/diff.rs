@@ -8,6 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::blocking::in_place;
+
 use super::{
     Snapshot,
     name::identifier,
@@ -69,7 +71,9 @@ impl Difference {
 /// constraints, indexes, triggers, rules, policies) are not told one by one. Empty exactly when the fingerprints are equal, for
 /// servers of one major version.
 pub fn diff(before: &Snapshot, after: &Snapshot) -> Vec<Difference> {
-    before.compare(after, &Wholes { gone: relations(before, after), new: relations(after, before) })
+    in_place(before.bytes() + after.bytes(), || {
+        before.compare(after, &Wholes { gone: relations(before, after), new: relations(after, before) })
+    })
 }
 
 /// The tables and views that are there on one side only.

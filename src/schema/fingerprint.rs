@@ -9,6 +9,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::Snapshot;
+use crate::blocking::in_place;
 
 /// Raised when the same schema begins to have another fingerprint.
 const VERSION: u32 = 1;
@@ -27,6 +28,10 @@ pub struct NoFingerprint;
 impl Snapshot {
     /// Equal exactly when the schema is, on servers of one major version. What is not compared is not in it.
     pub fn fingerprint(&self) -> Fingerprint {
+        in_place(self.bytes(), || self.hash())
+    }
+
+    fn hash(&self) -> Fingerprint {
         let mut hash = Sha256::new();
         text(&mut hash, &format!("schemad.schema.{VERSION}"));
         hash.update(self.server_major.to_be_bytes());

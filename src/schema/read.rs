@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
     Relation, Snapshot,
@@ -10,10 +10,13 @@ use super::{
     cells::{Cells, Context, Read as _, Unread},
     column::{self, Column},
     not_compared,
-    snapshot::Answers,
+    snapshot::{Answers, OBJECT},
     sql,
 };
-use crate::db::{Error, SqlError};
+use crate::{
+    blocking,
+    db::{Error, SqlError},
+};
 
 /// What is not part of the schema. Always left out besides: pg_catalog, information_schema, temporary and TOAST schemas, and
 /// what belongs to an extension.
@@ -109,12 +112,19 @@ async fn read_once(ask: Ask<'_>, except: &Except) -> Result<Snapshot, Error> {
         not_compared::count(ask),
         Answers::ask(ask, major, &except.schemas),
     )?;
+    let bytes = OBJECT * (answers.len() + columns.len());
+    let snapshot = blocking::in_place(bytes, || assemble(relations, &columns, answers))?;
+    Ok(Snapshot { server_major: major, not_compared, ..snapshot })
+}
+
+/// Makes the snapshot of the rows that were read.
+fn assemble(relations: Vec<Row>, columns: &[Row], answers: Answers) -> Result<Snapshot, Error> {
     let mut context = Context::default();
     for row in relations {
         context.relations.insert(row.try_get(0)?, Relation { schema: row.try_get(1)?, name: row.try_get(2)? });
     }
     for row in columns {
-        let mut cells = Cells::new(&row, &mut context);
+        let mut cells = Cells::new(row, &mut context);
         let read = cells.next::<u32>().and_then(|oid| Ok((oid, Column::read(&mut cells)?)));
         match read {
             Ok((oid, column)) if context.relations.contains_key(&oid) => {
@@ -124,8 +134,7 @@ async fn read_once(ask: Ask<'_>, except: &Except) -> Result<Snapshot, Error> {
             Err(Unread::Failed(error)) => return Err(error),
         }
     }
-    let snapshot = answers.read(&mut context)?;
-    Ok(Snapshot { server_major: major, not_compared, ..snapshot })
+    answers.read(&mut context)
 }
 
 /// What is compared of pg_class, as far as others refer to it. An identity's sequence and a partition are as good as any.

@@ -58,10 +58,11 @@ pub fn for_people(differences: &[Difference], styles: &Styles) -> String {
 }
 
 /// All differences in one line: the first by name, and how many more.
-pub fn in_one_line(differences: &[Difference]) -> String {
-    let named: Vec<String> = differences.iter().take(NAMED).map(ToString::to_string).collect();
-    match differences.len().saturating_sub(NAMED) {
-        _ if differences.is_empty() => "no difference".into(),
+pub fn in_one_line<'a>(differences: impl IntoIterator<Item = &'a Difference>) -> String {
+    let mut differences = differences.into_iter();
+    let named: Vec<String> = differences.by_ref().take(NAMED).map(ToString::to_string).collect();
+    match differences.count() {
+        _ if named.is_empty() => "no difference".into(),
         0 => named.join("; "),
         more => format!("{}; and {more} more", named.join("; ")),
     }

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::db::Error;
 
+/// Bytes of an object, as a rule of thumb: names, a definition, columns.
+pub(super) const OBJECT: usize = 512;
+
 macro_rules! lists {
     ($($(#[$meta:meta])* $list:ident: $object:ident,)*) => {
         /// The schema of a database at one moment. Every list is sorted by schema, name and what tells apart those of one name.
@@ -43,6 +46,11 @@ macro_rules! lists {
                 Ok(Self { $($list,)* })
             }
 
+            /// How many objects there are.
+            pub fn len(&self) -> usize {
+                0 $(+ self.$list.len())*
+            }
+
             /// Reads and sorts them.
             pub fn read(self, context: &mut Context) -> Result<Snapshot, Error> {
                 Ok(Snapshot { $($list: sorted(self.$list, context)?,)* ..Snapshot::default() })
@@ -50,6 +58,11 @@ macro_rules! lists {
         }
 
         impl Snapshot {
+            /// About how many bytes it takes.
+            pub(crate) fn bytes(&self) -> usize {
+                OBJECT * (0 $(+ self.$list.len())*)
+            }
+
             /// All differences in the lists, a list after the other.
             pub(super) fn compare(&self, after: &Self, wholes: &Wholes<'_>) -> Vec<Difference> {
                 let mut differences = Vec::new();

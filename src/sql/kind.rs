@@ -153,7 +153,8 @@ impl<'a> Statement<'a> {
         self.tokens().all(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
     }
 
-    pub(super) fn has(&self, words: &[&str]) -> bool {
+    /// True when one of these words stands in it.
+    pub fn has(&self, words: &[&str]) -> bool {
         self.tokens().any(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
     }
 }

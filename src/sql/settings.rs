@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::blocking::in_place;
+
 /// What a script asks for; `None`: schemad's own default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -23,7 +25,8 @@ const MAX: Duration = Duration::from_millis(i32::MAX as u64);
 /// What is wrong with a line that begins with `schemad:`, for the author of the file.
 pub fn settings(sql: &str) -> Result<Settings, String> {
     let mut settings = Settings::default();
-    let lines: Vec<&str> = super::split::leading_comments(sql).flat_map(str::lines).map(words).collect();
+    let lines: Vec<&str> =
+        in_place(sql.len(), || super::split::leading_comments(sql).flat_map(str::lines).map(words).collect());
     let misspelt = |text: &&str| {
         let about_us = text.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("schemad"));
         about_us && !text.starts_with("schemad:") && text.contains('=')
@@ -57,6 +60,10 @@ pub fn settings(sql: &str) -> Result<Settings, String> {
 /// True where a script may give a value to a setting of one's own (`SET app.user = …`, set_config()): it stays defined, as an empty
 /// text, for as long as the session lives. By words, also in bodies; rather too often than not.
 pub fn may_define(sql: &str) -> bool {
+    in_place(sql.len(), || defines_settings(sql))
+}
+
+fn defines_settings(sql: &str) -> bool {
     let text = sql.to_ascii_lowercase();
     let mut words = text.split(|c: char| c.is_whitespace() || c == ';' || c == '=').filter(|word| !word.is_empty());
     let mut sets = || {

@@ -3,6 +3,8 @@
 
 use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 
+use crate::blocking::in_place;
+
 /// One statement, from its first word to its last; comments before it and the semicolon are not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statement<'a> {
@@ -21,8 +23,10 @@ impl<'a> Statement<'a> {
     /// How it begins, on one line of at most 80 characters.
     pub fn summary(&self) -> String {
         const LONGEST: usize = 80;
+        let is_secret =
+            || self.holds_secret() || self.tokens().any(|token| token.to_ascii_lowercase().contains("password"));
         // CREATE ROLE, a user mapping, a subscription's connection: no event shows what they keep secret.
-        if self.holds_secret() || self.tokens().any(|token| token.to_ascii_lowercase().contains("password")) {
+        if in_place(self.sql.len(), is_secret) {
             // A body in quotes or dollars is one token, and the password would be in it.
             let is_word =
                 |token: &&str| token.len() < LONGEST / 2 && token.chars().all(|c| c.is_alphanumeric() || c == '_');
@@ -50,44 +54,55 @@ impl<'a> Statement<'a> {
 
 /// The statements of `sql`; empty ones do not count, as they do not for the server.
 pub fn split(sql: &str) -> Vec<Statement<'_>> {
-    let mut statements = Vec::new();
+    in_place(sql.len(), || statements(sql).collect())
+}
+
+/// The same one after the other, so that who looks only at the first ones does not pay for all.
+pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
     let mut open: Option<(usize, usize)> = None;
     let mut nesting = Nesting::default();
     let mut tokens = significant(sql);
     // What is left after one of psql's own commands is read anew: the rest of its line is no SQL, and may open a quote.
     let mut from = 0;
-    while let Some((kind, at, text)) = tokens.next() {
-        let at = from + at;
-        if kind == TokenKind::Unknown && text == "\\" {
-            // It takes the rest of its line, and ends the statement before it as a semicolon does: outside of quotes no SQL has a
-            // backslash.
-            if let Some((start, end)) = open.take() {
-                statements.push(Statement { sql: &sql[start..end], start });
-            }
-            nesting = Nesting::default();
-            from = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
-            statements
-                .push(Statement { sql: sql[at..from].trim_end_matches([' ', '\t', '\r', '\x0b', '\x0c']), start: at });
-            tokens = significant(&sql[from..]);
-        } else if kind == TokenKind::Semi && nesting.is_top_level() {
-            if let Some((start, end)) = open.take() {
-                statements.push(Statement { sql: &sql[start..end], start });
-            }
-            nesting = Nesting::default();
-        } else {
-            nesting.pass(kind, text);
-            open = Some((open.map_or(at, |(start, _)| start), at + text.len()));
+    let mut command: Option<Statement<'_>> = None;
+    let statement = move |(start, end): (usize, usize)| Statement { sql: &sql[start..end], start };
+    std::iter::from_fn(move || {
+        if command.is_some() {
+            return command.take();
         }
-    }
-    if let Some((start, end)) = open {
-        statements.push(Statement { sql: &sql[start..end], start });
-    }
-    statements
+        while let Some((kind, at, text)) = tokens.next() {
+            let at = from + at;
+            if kind == TokenKind::Unknown && text == "\\" {
+                // It takes the rest of its line, and ends the statement before it as a semicolon does: outside of quotes no SQL has a
+                // backslash.
+                let before = open.take();
+                nesting = Nesting::default();
+                from = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
+                tokens = significant(&sql[from..]);
+                let line = sql[at..from].trim_end_matches([' ', '\t', '\r', '\x0b', '\x0c']);
+                let found = Statement { sql: line, start: at };
+                if before.is_none() {
+                    return Some(found);
+                }
+                command = Some(found);
+                return before.map(statement);
+            } else if kind == TokenKind::Semi && nesting.is_top_level() {
+                nesting = Nesting::default();
+                if open.is_some() {
+                    return open.take().map(statement);
+                }
+            } else {
+                nesting.pass(kind, text);
+                open = Some((open.map_or(at, |(start, _)| start), at + text.len()));
+            }
+        }
+        open.take().map(statement)
+    })
 }
 
 /// The quote or comment that is opened and never closed: what it is, and where it begins, in bytes.
 pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
-    tokens(sql).find_map(|(kind, at, _)| {
+    let unterminated = |(kind, at, _): (TokenKind, usize, &str)| {
         let what = match kind {
             TokenKind::BlockComment { terminated: false } => Some("comment"),
             TokenKind::QuotedIdent { terminated: false, .. } => Some("quoted identifier"),
@@ -104,7 +119,8 @@ pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
             _ => None,
         };
         what.map(|what| (what, at))
-    })
+    };
+    in_place(sql.len(), || tokens(sql).find_map(unterminated))
 }
 
 /// The semicolon (in bytes) that ends what ends at byte `at`, if one follows.

@@ -1,6 +1,10 @@
 //! How a script that is not one transaction runs: which statements belong together, and which have to stand alone.
 
-use super::{Kind, Outside, Place, Statement, nth_character, place, split};
+use std::{ops::Deref, sync::Arc};
+
+use crate::blocking::in_place;
+
+use super::{Kind, Outside, Place, Statement, nth_character, place, split, statements};
 
 /// A statement that cannot run, whatever the server would say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +25,43 @@ pub enum Hazard {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit<'a> {
     /// The SET statements of the file that stand before it, because every unit begins with a fresh session.
-    pub settings: Vec<Statement<'a>>,
+    pub settings: UnitSettings<'a>,
     /// The statement, or what stands between a BEGIN and its COMMIT.
     pub body: Statement<'a>,
     /// Statements of the file before the body, the file's own BEGIN and COMMIT among them.
     pub statements_before: usize,
+    /// Statements in the body.
+    pub statements: usize,
+    /// The first statement of the body that calls set_config() in a way that is not repeated before the units after it.
+    pub sets_otherwise: Option<Statement<'a>>,
     /// How it runs.
     pub work: Work<'a>,
 }
+
+/// The settings of one unit: a part of the list that all units of the script share, because each of ten thousand units may have
+/// the settings of all before it.
+#[derive(Clone, Debug)]
+pub struct UnitSettings<'a> {
+    all: Arc<[Statement<'a>]>,
+    from: usize,
+    to: usize,
+}
+
+impl<'a> Deref for UnitSettings<'a> {
+    type Target = [Statement<'a>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.all[self.from..self.to]
+    }
+}
+
+impl PartialEq for UnitSettings<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for UnitSettings<'_> {}
 
 /// How a unit runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,16 +81,20 @@ pub enum Work<'a> {
 pub fn transaction_modes(sql: &str) -> Option<&str> {
     // Most files do not, and need no more than this look.
     super::split::first_word(sql).filter(|word| word.eq_ignore_ascii_case("set"))?;
-    split(sql).first()?.transaction_modes()
+    statements(sql).next()?.transaction_modes()
 }
 
 /// True for a script with a transaction of its own: BEGIN … COMMIT. It runs as it is written.
 pub fn has_own_transactions(sql: &str) -> bool {
+    in_place(sql.len(), || begins_and_commits(sql))
+}
+
+fn begins_and_commits(sql: &str) -> bool {
     if !mentions(sql, &["begin", "start"]) {
         return false;
     }
     let mut begun = false;
-    split(sql).iter().any(|statement| match statement.kind() {
+    statements(sql).any(|statement| match statement.kind() {
         Kind::Begin => {
             begun = true;
             false
@@ -69,6 +106,10 @@ pub fn has_own_transactions(sql: &str) -> bool {
 
 /// The first statement of a script for one transaction that cannot run there, and where it is.
 pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
+    in_place(sql.len(), || find_hazard(sql))
+}
+
+fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
     const WORDS: [&str; 15] = [
         "commit",
         "end",
@@ -89,7 +130,7 @@ pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
     if !mentions(sql, &WORDS) {
         return None; // as most files
     }
-    let found = split(sql).into_iter().find_map(|statement| {
+    let found = statements(sql).find_map(|statement| {
         let hazard = match statement.kind() {
             Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
             Kind::Discard => Hazard::Discards,
@@ -117,8 +158,12 @@ fn place_of(sql: &str, statement: &Statement<'_>) -> Place {
 /// # Errors
 /// The first statement that cannot run, and where it is.
 pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
-    let mut units = Vec::new();
-    let mut settings: Vec<Statement<'_>> = Vec::new();
+    in_place(sql.len(), || cut(sql))
+}
+
+fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
+    let mut units: Vec<Found<'_>> = Vec::new();
+    let mut settings = SettingsSoFar::default();
     let mut block: Option<Block<'_>> = None;
     let mut unused = false; // settings after the last unit
     let statements = split(sql);
@@ -131,53 +176,90 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
         let before = units.len();
         match (kind, &mut block) {
             (Kind::Begin, None) => {
-                block = Some(Block { begin: *statement, first: None, last: *statement, settings: Vec::new(), index });
+                block = Some(Block::begin(*statement, index));
             }
             (Kind::Commit, Some(_)) => {
                 let Some(mut committed) = block.take() else { continue };
                 let set = std::mem::take(&mut committed.settings);
                 units.extend(committed.unit(sql, &settings, statement));
-                settings.extend(set); // they hold on
+                settings.all.extend(set); // they hold on
             }
             (Kind::Begin | Kind::Commit | Kind::Ends, _) => return refused(Hazard::EndsTransaction),
             (Kind::Discard, Some(_)) => return refused(Hazard::Discards),
             // Every unit begins with a clean session, so all it does is to take the file's settings back.
             (Kind::Discard, None) => {
-                settings.clear();
+                settings.from = settings.all.len();
                 unused = false;
             }
             (Kind::Outside(_), Some(_)) => return refused(Hazard::NeedsNoTransaction),
             (_, Some(block)) => {
                 block.first.get_or_insert(*statement);
                 block.last = *statement;
+                block.statements += 1;
+                block.sets_otherwise = block.sets_otherwise.or(Some(*statement).filter(Statement::sets_otherwise));
                 if kind == Kind::Session {
                     block.settings.push(*statement);
                 }
             }
             (Kind::Session, None) => {
-                settings.push(*statement);
+                settings.all.push(*statement);
                 unused = true;
             }
             (Kind::Outside(outside), None) => {
-                units.push(Unit::new(&settings, *statement, index, Work::Outside(outside)));
+                units.push(settings.before(*statement, index, Work::Outside(outside)));
             }
             (_, None) => {
-                units.push(Unit::new(&settings, *statement, index, Work::InTransaction { begin: None, modes: None }));
+                units.push(settings.before(*statement, index, Work::InTransaction { begin: None, modes: None }));
             }
         }
         unused &= units.len() == before;
     }
-    match block {
+    if let Some(block) = block {
         // It would never be committed.
-        Some(block) => Err((Hazard::EndsTransaction, place_of(sql, &block.begin))),
-        None => {
-            // Settings after the last unit change nothing, but a mistake in them is the file's.
-            if let Some((last, before)) = settings.split_last().filter(|_| unused) {
-                let index = statements.iter().take_while(|statement| statement.start < last.start).count();
-                units.push(Unit::new(before, *last, index, Work::InTransaction { begin: None, modes: None }));
-            }
-            Ok(units)
-        }
+        return Err((Hazard::EndsTransaction, place_of(sql, &block.begin)));
+    }
+    // Settings after the last unit change nothing, but a mistake in them is the file's.
+    if let Some(last) = settings.all[settings.from..].last().copied().filter(|_| unused) {
+        let index = statements.iter().take_while(|statement| statement.start < last.start).count();
+        let mut unit = settings.before(last, index, Work::InTransaction { begin: None, modes: None });
+        unit.to -= 1;
+        units.push(unit);
+    }
+    let all: Arc<[Statement<'_>]> = settings.all.into();
+    Ok(units.into_iter().map(|found| found.unit(&all)).collect())
+}
+
+/// A unit while the list of settings still grows: its own are those from `from` to `to`.
+struct Found<'a> {
+    from: usize,
+    to: usize,
+    body: Statement<'a>,
+    statements_before: usize,
+    statements: usize,
+    sets_otherwise: Option<Statement<'a>>,
+    work: Work<'a>,
+}
+
+impl<'a> Found<'a> {
+    fn unit(self, all: &Arc<[Statement<'a>]>) -> Unit<'a> {
+        let Self { from, to, body, statements_before, statements, sets_otherwise, work } = self;
+        let settings = UnitSettings { all: all.clone(), from, to };
+        Unit { settings, body, statements_before, statements, sets_otherwise, work }
+    }
+}
+
+/// The SET statements up to here; those before `from` were taken back.
+#[derive(Default)]
+struct SettingsSoFar<'a> {
+    all: Vec<Statement<'a>>,
+    from: usize,
+}
+
+impl<'a> SettingsSoFar<'a> {
+    /// The unit that begins with these settings.
+    fn before(&self, body: Statement<'a>, statements_before: usize, work: Work<'a>) -> Found<'a> {
+        let sets_otherwise = Some(body).filter(Statement::sets_otherwise);
+        Found { from: self.from, to: self.all.len(), body, statements_before, statements: 1, sets_otherwise, work }
     }
 }
 
@@ -186,6 +268,9 @@ struct Block<'a> {
     begin: Statement<'a>,
     first: Option<Statement<'a>>,
     last: Statement<'a>,
+    /// How many statements are in it.
+    statements: usize,
+    sets_otherwise: Option<Statement<'a>>,
     /// Its SET statements.
     settings: Vec<Statement<'a>>,
     /// Statements of the file before the BEGIN.
@@ -193,24 +278,28 @@ struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
+    fn begin(begin: Statement<'a>, index: usize) -> Self {
+        Self { begin, first: None, last: begin, statements: 0, sets_otherwise: None, settings: Vec::new(), index }
+    }
+
     /// None for an empty block.
-    fn unit(self, sql: &'a str, settings: &[Statement<'a>], commit: &Statement<'a>) -> Option<Unit<'a>> {
+    fn unit(self, sql: &'a str, settings: &SettingsSoFar<'a>, commit: &Statement<'a>) -> Option<Found<'a>> {
         let first = self.first?;
         let modes = first.transaction_modes();
+        let (statements, sets_otherwise) = (self.statements, self.sets_otherwise);
         if self.begin.is_read_only() || modes.is_some() && first.is_read_only() {
             let body = Statement { sql: &sql[self.begin.start..commit.end()], start: self.begin.start };
-            return Some(Unit::new(settings, body, self.index, Work::Outside(Outside::ReadOnlyBlock)));
+            let statements = statements + 2; // BEGIN and COMMIT
+            let found = settings.before(body, self.index, Work::Outside(Outside::ReadOnlyBlock));
+            return Some(Found { statements, sets_otherwise, ..found });
         }
         let body = Statement { sql: &sql[first.start..self.last.end()], start: first.start };
-        Some(Unit::new(settings, body, self.index + 1, Work::InTransaction { begin: Some(self.begin.sql), modes }))
+        let work = Work::InTransaction { begin: Some(self.begin.sql), modes };
+        Some(Found { statements, sets_otherwise, ..settings.before(body, self.index + 1, work) })
     }
 }
 
-impl<'a> Unit<'a> {
-    fn new(settings: &[Statement<'a>], body: Statement<'a>, statements_before: usize, work: Work<'a>) -> Self {
-        Self { settings: settings.to_vec(), body, statements_before, work }
-    }
-
+impl Unit<'_> {
     /// The ledger's word for how it can be told whether the unit took effect.
     pub fn settles_by(&self) -> &'static str {
         match self.work {

@@ -32,6 +32,7 @@ mod journal;
 mod journal_edges;
 mod journal_mended;
 mod journal_timeouts;
+mod large_scripts;
 mod lease;
 mod least_privilege;
 mod ledger;

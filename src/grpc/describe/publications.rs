@@ -9,8 +9,8 @@ pub(super) struct Publications<'a> {
     /// FOR ALL TABLES, and those that name schemas.
     broad: Vec<&'a Publication>,
     named: HashMap<Relation, Vec<&'a str>>,
-    /// A partition's table.
-    parents: HashMap<&'a Relation, Relation>,
+    /// What partitions and the tables above them belong to, by name.
+    partitioned: HashMap<&'a Relation, Vec<&'a str>>,
 }
 
 impl<'a> Publications<'a> {
@@ -22,10 +22,45 @@ impl<'a> Publications<'a> {
             }
         }
         let is_broad = |publication: &&Publication| publication.all_tables || !publication.schemas.is_empty();
-        let partitions = snapshot.tables.iter().filter(|table| table.partition_bound.is_some());
-        let parents =
-            partitions.filter_map(|table| Some((&table.relation, Relation::parse(table.parents.first()?)?))).collect();
-        Self { broad: snapshot.publications.iter().filter(is_broad).collect(), named, parents }
+        let broad = snapshot.publications.iter().filter(is_broad).collect();
+        let mut publications = Self { broad, named, partitioned: HashMap::new() };
+        publications.add_partitions(&snapshot.tables);
+        publications
+    }
+
+    /// A partition belongs to what its table belongs to. Each table is looked at once, however deep partitions are nested.
+    fn add_partitions(&mut self, tables: &'a [Table]) {
+        let by_name: HashMap<&Relation, &Table> = tables.iter().map(|table| (&table.relation, table)).collect();
+        let parent = |table: &Table| {
+            table.partition_bound.as_ref()?;
+            by_name.get(&Relation::parse(table.parents.first()?)?).copied()
+        };
+        for table in tables.iter().filter(|table| table.partition_bound.is_some()) {
+            let mut above = vec![table];
+            while let Some(table) = above.last().and_then(|table| parent(table))
+                && !self.partitioned.contains_key(&table.relation)
+            {
+                above.push(table);
+            }
+            for table in above.into_iter().rev() {
+                let inherited = parent(table).and_then(|parent| self.partitioned.get(&parent.relation)).cloned();
+                let mut names = inherited.unwrap_or_default();
+                names.extend(self.own(&table.relation));
+                names.sort_unstable();
+                names.dedup();
+                self.partitioned.insert(&table.relation, names);
+            }
+        }
+    }
+
+    /// Those that name the table, its schema, or all tables.
+    fn own(&self, relation: &Relation) -> Vec<&'a str> {
+        let broad = self.broad.iter().filter(|of| of.all_tables || of.schemas.contains(&relation.schema));
+        let mut names: Vec<&str> = broad.map(|of| of.name.as_str()).collect();
+        names.extend(self.named.get(relation).into_iter().flatten());
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Those that the table is part of, by name.
@@ -33,16 +68,7 @@ impl<'a> Publications<'a> {
         if table.persistence != Persistence::Permanent || table.kind == TableKind::Foreign {
             return Vec::new(); // it cannot be published
         }
-        let mut names: Vec<&str> = Vec::new();
-        let mut next = Some(&table.relation);
-        while let Some(relation) = next {
-            let broad = self.broad.iter().filter(|of| of.all_tables || of.schemas.contains(&relation.schema));
-            names.extend(broad.map(|of| of.name.as_str()));
-            names.extend(self.named.get(relation).into_iter().flatten());
-            next = self.parents.get(relation);
-        }
-        names.sort_unstable();
-        names.dedup();
+        let names = self.partitioned.get(&table.relation).cloned().unwrap_or_else(|| self.own(&table.relation));
         names.into_iter().map(Into::into).collect()
     }
 }

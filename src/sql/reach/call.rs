@@ -82,18 +82,105 @@ const NAMES: [&str; 18] = [
     "with",
 ];
 
-/// What is called that reaches outside, with a schema before it or not. A table of such a name is none.
-pub(super) fn call(tokens: &[&str]) -> Option<&'static str> {
-    let found = |at: &usize| is_called(tokens, *at, reaching);
-    if (0..tokens.len()).any(|at| found(&at)) {
-        return Some("the server's files, sessions or peers");
+/// The words of a statement or a body, with what stands before each name noted once for all of them.
+pub(super) struct Calls<'a> {
+    pub(super) tokens: &'a [&'a str],
+    before: Vec<Before>,
+}
+
+/// What stands before a word.
+#[derive(Clone, Copy, Default)]
+struct Before {
+    /// Where the name begins that goes on here, its schema with it.
+    name: usize,
+    /// Where the statement begins that this word is in, by the semicolons.
+    statement: usize,
+    /// The last CREATE before the word in its statement.
+    create: Option<usize>,
+    /// How many words ON there are before it in its statement.
+    ons: usize,
+}
+
+impl<'a> Calls<'a> {
+    pub(super) fn new(tokens: &'a [&'a str]) -> Self {
+        let mut before: Vec<Before> = Vec::with_capacity(tokens.len());
+        let mut now = Before::default();
+        for (at, token) in tokens.iter().enumerate() {
+            now.name = match at.checked_sub(2) {
+                Some(first) if tokens[at - 1] == "." => before[first].name,
+                _ => at,
+            };
+            before.push(now);
+            if *token == ";" {
+                now = Before { statement: at + 1, ..Before::default() };
+            } else if is(token, "create") {
+                now.create = Some(at);
+            } else if is(token, "on") {
+                now.ons += 1;
+            }
+        }
+        Self { tokens, before }
     }
-    (0..tokens.len()).any(|at| is_written(tokens, at)).then_some("a catalog that all databases of the server share")
+
+    /// What is called that reaches outside, with a schema before it or not. A table of such a name is none.
+    pub(super) fn reach(&self) -> Option<&'static str> {
+        let mut places = 0..self.tokens.len();
+        if places.clone().any(|at| self.is_called(at, reaching)) {
+            return Some("the server's files, sessions or peers");
+        }
+        places.any(|at| self.is_written(at)).then_some("a catalog that all databases of the server share")
+    }
+
+    /// True for the name of a table that an UPDATE writes.
+    pub(super) fn is_updated(&self, at: usize) -> bool {
+        let word = |back: usize| self.before[at].name.checked_sub(back).map_or("", |at| self.tokens[at]);
+        is(word(1), "update") || is(word(1), "only") && is(word(2), "update")
+    }
+
+    fn is_called(&self, at: usize, function: impl Fn(&str) -> bool) -> bool {
+        let tokens = self.tokens;
+        if tokens[at].starts_with('\'') || !function(&name(tokens[at])) {
+            return false;
+        }
+        let first = self.before[at].name;
+        let before = self.before[first];
+        let word = |back: usize| match first.checked_sub(back) {
+            Some(at) if at >= before.statement => tokens[at],
+            _ => "",
+        };
+        let creates = |what: &[&str]| {
+            let after = before.create.map(|at| &tokens[at..first.min(at + 4)]);
+            after.is_some_and(|after| after.iter().any(|token| what.iter().any(|what| is(token, what))))
+        };
+        if tokens.get(at + 1) != Some(&"(") {
+            // CREATE OPERATOR … (FUNCTION = f), CREATE AGGREGATE … (FINALFUNC = f).
+            return word(1) == "=" && creates(&["operator", "aggregate", "type", "search"]);
+        }
+        match () {
+            // CREATE INDEX … ON table (…). Elsewhere an expression follows.
+            () if is(word(1), "on") => !creates(&["index"]) || before.ons > 1,
+            // CREATE CAST … WITH FUNCTION f (…), which will be called.
+            () if is(word(1), "function") => is(word(2), "with"),
+            () => !NAMES.iter().any(|before| is(word(1), before)),
+        }
+    }
+
+    /// UPDATE, INSERT INTO, MERGE INTO or DELETE FROM a shared catalog.
+    fn is_written(&self, at: usize) -> bool {
+        let tokens = self.tokens;
+        if tokens[at].starts_with('\'') || !SHARED.contains(&name(tokens[at]).as_str()) {
+            return false;
+        }
+        let first = self.before[at].name;
+        let first = if first > 0 && is(tokens[first - 1], "only") { first - 1 } else { first };
+        let word = |back: usize| first.checked_sub(back).map_or("", |at| tokens[at]);
+        is(word(1), "update") || is(word(1), "into") || is(word(1), "from") && is(word(2), "delete")
+    }
 }
 
 /// True where a string may be SQL that a function runs.
-pub(super) fn runs_text(tokens: &[&str]) -> bool {
-    (0..tokens.len()).any(|at| is_called(tokens, at, |name| RUN.contains(&name)))
+pub(super) fn runs_text(calls: &Calls<'_>) -> bool {
+    (0..calls.tokens.len()).any(|at| calls.is_called(at, |name| RUN.contains(&name)))
 }
 
 fn reaching(name: &str) -> bool {
@@ -103,49 +190,4 @@ fn reaching(name: &str) -> bool {
 
 fn name(token: &str) -> String {
     token.trim_matches('"').to_ascii_lowercase()
-}
-
-/// Where a name begins that ends here, its schema with it.
-fn beginning(tokens: &[&str], at: usize) -> usize {
-    let mut first = at;
-    while first >= 2 && tokens[first - 1] == "." {
-        first -= 2;
-    }
-    first
-}
-
-fn is_called(tokens: &[&str], at: usize, function: impl Fn(&str) -> bool) -> bool {
-    if tokens[at].starts_with('\'') || !function(&name(tokens[at])) {
-        return false;
-    }
-    let first = beginning(tokens, at);
-    let statement = tokens[..first].rsplit(|token| *token == ";").next().unwrap_or_default();
-    let word = |back: usize| statement.len().checked_sub(back).map_or("", |at| statement[at]);
-    let creates = |what: &[&str]| {
-        let create = statement.iter().rposition(|token| is(token, "create"));
-        create.is_some_and(|at| statement[at..].iter().take(4).any(|token| what.iter().any(|what| is(token, what))))
-    };
-    if tokens.get(at + 1) != Some(&"(") {
-        // CREATE OPERATOR … (FUNCTION = f), CREATE AGGREGATE … (FINALFUNC = f).
-        return word(1) == "=" && creates(&["operator", "aggregate", "type", "search"]);
-    }
-    match () {
-        // CREATE INDEX … ON table (…). Elsewhere an expression follows.
-        () if is(word(1), "on") => !creates(&["index"]) || statement.iter().filter(|token| is(token, "on")).count() > 1,
-        // CREATE CAST … WITH FUNCTION f (…), which will be called.
-        () if is(word(1), "function") => is(word(2), "with"),
-        () => !NAMES.iter().any(|before| is(word(1), before)),
-    }
-}
-
-/// UPDATE, INSERT INTO, MERGE INTO or DELETE FROM a shared catalog.
-fn is_written(tokens: &[&str], at: usize) -> bool {
-    if !SHARED.contains(&name(tokens[at]).as_str()) {
-        return false;
-    }
-    let first = beginning(tokens, at);
-    let first = if first > 0 && is(tokens[first - 1], "only") { first - 1 } else { first };
-    let before = &tokens[..first];
-    let word = |back: usize| before.len().checked_sub(back).map_or("", |at| before[at]);
-    is(word(1), "update") || is(word(1), "into") || is(word(1), "from") && is(word(2), "delete")
 }

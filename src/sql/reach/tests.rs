@@ -55,9 +55,8 @@ fn what_reaches_outside_is_found_where_it_stands() {
         "GRANT CREATE ON TABLESPACE role TO app",
         "CREATE OR REPLACE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM dblink_exec('x', 'y'); END $$",
     ] {
-        let found = reaches(&format!("SELECT 1;\n  {sql};"));
-        assert_eq!(found.len(), 1, "{sql}");
-        assert_eq!(found[0].place, Place { line: 2, column: 3 }, "{sql}");
+        let found = first_reach(&format!("SELECT 1;\n  {sql};"));
+        assert_eq!(found.map(|found| found.place), Some(Place { line: 2, column: 3 }), "{sql}");
     }
 }
 
@@ -97,7 +96,7 @@ fn what_stays_inside_is_left_alone() {
         "SELECT name = dblink_cache FROM t",
         "INSERT INTO dblink_log (id) VALUES (1)",
     ] {
-        assert_eq!(reaches(sql), [], "{sql}");
+        assert_eq!(first_reach(sql), None, "{sql}");
     }
 }
 
@@ -115,5 +114,33 @@ fn what_is_put_together_at_run_time_is_flagged() {
         "GRANT EXECUTE ON FUNCTION f() TO app",
     ] {
         assert!(!is_dynamic(sql), "{sql}");
+    }
+}
+
+#[test]
+fn a_body_in_too_many_bodies_is_taken_for_one_that_reaches_outside() {
+    let nested = |depth: usize| {
+        let open: String = (0..depth).map(|n| format!("EXECUTE $a{n}$ ")).collect();
+        let close: String = (0..depth).rev().map(|n| format!(" $a{n}$")).collect();
+        format!("DO $do$ BEGIN {open} SELECT 1 {close}; END $do$")
+    };
+    assert_eq!(first_reach(&nested(3)), None);
+    for depth in [DEEPEST + 1, 100_000] {
+        assert!(first_reach(&nested(depth)).is_some(), "{depth}");
+    }
+}
+
+#[test]
+fn every_statement_of_a_body_is_judged_by_its_own_words() {
+    for (sql, expected) in [
+        ("DO $$ BEGIN GRANT SELECT ON t TO a; GRANT b TO c; END $$", true),
+        ("DO $$ BEGIN GRANT SELECT ON t TO a; GRANT SELECT ON t TO c; END $$", false),
+        ("DO $$ BEGIN GRANT SELECT ON t TO a; IF b THEN GRANT ALL ON DATABASE d TO c; END IF; END $$", true),
+        ("DO $$ BEGIN COPY (SELECT (a) FROM t) TO STDOUT; COPY t TO PROGRAM 'x'; END $$", true),
+        ("DO $$ BEGIN PERFORM (1; COPY t FROM '/x'; END $$", true),
+        ("DO $$ BEGIN CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $f$$f$; PERFORM language c; END $$", false),
+        ("DO $$ BEGIN CREATE FUNCTION f() RETURNS int AS 'x' LANGUAGE c; END $$", true),
+    ] {
+        assert_eq!(first_reach(sql).is_some(), expected, "{sql}");
     }
 }

@@ -1,0 +1,130 @@
+//! Scripts of several megabytes: health answers while they are looked at, and a signal ends what looks at them.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use schemad::grpc::pb::{self, migration_service_client::MigrationServiceClient};
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::harness::{PATIENCE, Process, Set, TestDatabase, daemon::get, eventually, process::from_folder};
+
+/// A liveness probe of Kubernetes waits for one second unless told otherwise. The machine that runs the tests does other things, too.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a quadratic look at these scripts is far from.
+const DONE_WITHIN: Duration = Duration::from_secs(90);
+
+/// A table, and one INSERT of so many rows of a kilobyte each.
+fn seed(rows: usize) -> Set {
+    let text = "it''s a long text, ".repeat(50);
+    let rows: Vec<String> = (0..rows).map(|n| format!("({n}, '{text}', NULL, now(), {n}.5)")).collect();
+    let insert = format!(
+        "INSERT INTO seed (id, name, other, at, price) VALUES\n{};\nSELECT count(*) FROM seed;",
+        rows.join(",\n")
+    );
+    Set::of(&[
+        (
+            "1_seed",
+            "CREATE TABLE seed (id int, name text, other text, at timestamptz, price numeric);",
+            "DROP TABLE seed;",
+        ),
+        ("2_rows", &insert, "TRUNCATE seed;"),
+    ])
+}
+
+async fn serve(database: &TestDatabase, set: &Set) -> Process {
+    let mut command = from_folder(set, &["serve"]);
+    command.env("DATABASE_URL", &database.url);
+    let process = Process::start(command).await;
+    eventually("it is ready", async || (get(&process.admin, "/readyz").await.0 == 200).then_some(())).await;
+    process
+}
+
+fn channel(process: &Process) -> Channel {
+    Endpoint::from_shared(format!("http://{}", process.address)).unwrap().connect_lazy()
+}
+
+/// Asks for health over both listeners, again and again, until `work` ends. Returns what that returned, and how often it was asked.
+async fn while_health_answers<T>(process: &Process, work: impl Future<Output = T>) -> (T, usize) {
+    let mut work = std::pin::pin!(work);
+    // A connection of its own, as a probe has.
+    let mut health = HealthClient::new(channel(process));
+    let mut asked = 0;
+    let asking = async {
+        loop {
+            let begun = Instant::now();
+            let check = health.check(HealthCheckRequest::default());
+            let check = tokio::time::timeout(PATIENCE, check).await.expect("Check does not answer").unwrap();
+            assert_eq!(check.into_inner().status, 1, "serving");
+            let checked = begun.elapsed();
+            let livez = tokio::time::timeout(PATIENCE, get(&process.admin, "/livez")).await;
+            assert_eq!(livez.expect("/livez does not answer").0, 200);
+            let lived = begun.elapsed() - checked;
+            assert!(checked < ANSWERS_WITHIN && lived < ANSWERS_WITHIN, "Check took {checked:?}, /livez {lived:?}");
+            asked += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let done = tokio::select! {
+        done = &mut work => done,
+        () = asking => unreachable!("it asks for ever"),
+    };
+    (done, asked)
+}
+
+async fn apply(process: &Process, validate_only: bool) -> Result<(), tonic::Status> {
+    let request = pb::ApplyRequest { validate_only, ..Default::default() };
+    let mut stream = MigrationServiceClient::new(channel(process)).apply(request).await?.into_inner();
+    while stream.message().await?.is_some() {}
+    Ok(())
+}
+
+async fn rehearse(process: &Process) -> Result<Vec<String>, tonic::Status> {
+    let request = pb::RehearseRequest { selection: None };
+    let mut stream = MigrationServiceClient::new(channel(process)).rehearse(request).await?.into_inner();
+    let mut verdicts = Vec::new();
+    while let Some(response) = stream.message().await? {
+        if let Some(pb::rehearsal_event::Event::Rehearsed(one)) = response.event.and_then(|event| event.event) {
+            verdicts.push(one.verdict);
+        }
+    }
+    Ok(verdicts)
+}
+
+/// More calls at once than the daemon has threads, each of which looks at the large script.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_answers_while_large_scripts_are_rehearsed_planned_and_applied() {
+    let (database, set) = (TestDatabase::new().await, seed(4_000));
+    let process = serve(&database, &set).await;
+    let plans =
+        || tokio::time::timeout(DONE_WITHIN, async { tokio::join!(apply(&process, true), apply(&process, true)) });
+    let rehearsal = tokio::time::timeout(DONE_WITHIN, rehearse(&process));
+    let (done, asked) = while_health_answers(&process, async { tokio::join!(rehearsal, plans(), plans()) }).await;
+    let (verdicts, planned, _) = done;
+    assert_eq!(verdicts.expect("the rehearsal takes for ever").unwrap(), ["RESTORES"; 2]);
+    planned.expect("the plan takes for ever").0.unwrap();
+    assert!(asked > 1, "{asked}");
+    let applied = tokio::time::timeout(DONE_WITHIN, apply(&process, false));
+    let (done, asked) = while_health_answers(&process, async { tokio::join!(applied, plans(), plans()) }).await;
+    done.0.expect("the apply takes for ever").unwrap();
+    assert!(asked > 1, "{asked}");
+    assert_eq!(database.text("SELECT count(*) FROM seed").await, "4000");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_daemon_that_looks_at_a_large_script() {
+    let (database, set) = (TestDatabase::new().await, seed(4_000));
+    let mut process = serve(&database, &set).await;
+    let mut client = MigrationServiceClient::new(channel(&process));
+    let mut stream = client.rehearse(pb::RehearseRequest { selection: None }).await.unwrap().into_inner();
+    loop {
+        let response = stream.message().await.unwrap().expect("the rehearsal ends before it begins the second");
+        match response.event.and_then(|event| event.event) {
+            Some(pb::rehearsal_event::Event::Began(began)) if began.version == "2" => break,
+            _ => {}
+        }
+    }
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.exit_code().await, Some(0));
+}
