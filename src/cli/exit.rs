@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// The code of a command that Ctrl-C or SIGTERM ended.
+pub(super) const INTERRUPTED: i32 = 130;
+
 /// An exit code and what to say on stderr.
 #[derive(Debug)]
 pub(super) struct Exit {

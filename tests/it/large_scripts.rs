@@ -1,13 +1,25 @@
 //! Scripts of several megabytes: health answers while they are looked at, and a signal ends what looks at them.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use schemad::grpc::pb::{self, migration_service_client::MigrationServiceClient};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::harness::{PATIENCE, Process, Set, TestDatabase, daemon::get, eventually, process::from_folder};
+use crate::harness::{
+    PATIENCE, Process, Set, TestDatabase,
+    daemon::get,
+    eventually,
+    process::{from_folder, stderr},
+};
 
 /// A liveness probe of Kubernetes waits for one second unless told otherwise. The machine that runs the tests does other things, too.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -127,4 +139,58 @@ async fn sigterm_ends_a_daemon_that_looks_at_a_large_script() {
     }
     process.signal(Signal::SIGTERM);
     assert_eq!(process.exit_code().await, Some(0));
+}
+
+/// Starts a rehearsal of a large script that is looked at before it runs, because the server is not thrown away. The signal comes
+/// when the migration before it is through, so in the middle of that look.
+async fn interrupted(signal: Signal) {
+    let (database, set) = (TestDatabase::new().await, seed(6_000));
+    let mut command = from_folder(&set, &["rehearse", "--output", "json"]);
+    command.env("SCRATCH_DATABASE_URL", &database.url).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let pid = Pid::from_raw(child.id().unwrap().cast_signed());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("no verdict").unwrap().unwrap();
+    assert!(first.contains("RESTORES"), "{first}");
+    let told = Instant::now();
+    kill(pid, signal).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it does not end").unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", stderr(&ended));
+    assert!(told.elapsed() < Duration::from_secs(15), "{:?}: {}", told.elapsed(), stderr(&ended));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_ends_a_local_rehearsal_in_the_middle_of_a_large_script() {
+    interrupted(Signal::SIGINT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_local_rehearsal_in_the_middle_of_a_large_script() {
+    interrupted(Signal::SIGTERM).await;
+}
+
+/// Whatever keeps the work from hearing of the signal: here nobody reads what it prints.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_ends_a_local_rehearsal_that_cannot_print() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[]);
+    for n in 0..400 {
+        let name = format!("{n:04}_{}", "a_long_name_".repeat(15));
+        set.add(&name, &format!("CREATE TABLE t{n} (id int);"), &format!("DROP TABLE t{n};"));
+    }
+    let mut command = from_folder(&set, &["rehearse", "--output", "json"]);
+    command.env("SCRATCH_DATABASE_URL", &database.url).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let pid = Pid::from_raw(child.id().unwrap().cast_signed());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("no verdict").unwrap().unwrap();
+    // A pipe holds 64 KiB; once it is full, the session in the scratch database has nothing more to do.
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 'schemad_scratch_%' AND state = 'idle' \
+                AND clock_timestamp() - state_change > interval '2 s'";
+    eventually("it waits for who reads", async || (database.text(idle).await != "0").then_some(())).await;
+    kill(pid, Signal::SIGTERM).unwrap();
+    // The pipe is read by nobody, and stays open until the end.
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it does not end").unwrap();
+    assert_eq!(status.code(), Some(130));
+    drop(lines);
 }

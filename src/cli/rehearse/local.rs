@@ -1,6 +1,10 @@
 //! A rehearsal in this process.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use diesel::{migration::MigrationSource, pg::Pg};
@@ -11,7 +15,7 @@ use super::{server_dir, show::Show};
 use crate::{
     catalog::{Catalog, folder},
     cli::{
-        exit::Exit,
+        exit::{Exit, INTERRUPTED},
         file_name::FileName,
         open_file,
         output::{self, Output, WARN, styled},
@@ -157,20 +161,33 @@ async fn private_server(dir: PathBuf) -> Result<(PrivatePostgres, DatabaseUrl), 
     Ok((server, url))
 }
 
+/// How long the clean end of an interrupted rehearsal may take: a few databases are dropped. Whoever sent SIGTERM sends SIGKILL after
+/// 30 s, as container runtimes do, or later.
+const END_WITHIN: Duration = Duration::from_secs(10);
+
 /// Runs something that ends well when it is told to, at Ctrl-C or SIGTERM.
+///
+/// A task of its own waits for the signal, because the work itself may be looking through a large script just now, or printing into
+/// a pipe that nobody reads. Where the work does not end in time, or at a second signal, the process does: the kernel stops a
+/// private server with it, and scratch databases on another server are dropped by the next rehearsal.
 async fn interruptible(work: impl AsyncFnOnce(Orders) -> Result<(), Failure>) -> Result<(), Failure> {
     let (halt, wait) = (watch::Sender::new(None), watch::Sender::new(Wait::default()));
     let orders = Orders { halt: halt.subscribe(), wait: wait.subscribe() };
-    let mut work = std::pin::pin!(work(orders));
     let impossible =
         |error: std::io::Error| Failure::new(Reason::Internal, format!("cannot wait for signals: {error}"));
     let signalled = shutdown::signalled(shutdown::Hangup::Ends).map_err(impossible)?;
-    tokio::select! {
-        ended = &mut work => return ended,
-        signal = signalled => {
-            halt.send_replace(Some(Halt::Cancelled(signal.into())));
+    let (through, mut is_through) = watch::channel(false);
+    tokio::spawn(async move {
+        halt.send_replace(Some(Halt::Cancelled(signalled.await.into())));
+        if *is_through.borrow_and_update() {
+            std::process::exit(INTERRUPTED); // only the result is still being printed
         }
-    }
-    output::progress("ending; the scratch databases are dropped");
-    work.await
+        output::progress("ending; the scratch databases are dropped");
+        tokio::time::sleep(END_WITHIN).await;
+        output::progress("it does not end by itself; what is left is removed by the next rehearsal");
+        std::process::exit(INTERRUPTED);
+    });
+    let ended = work(orders).await;
+    through.send_replace(true);
+    ended
 }
