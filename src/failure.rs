@@ -157,6 +157,8 @@ reasons! {
     NonTransactional "NON_TRANSACTIONAL" Refused,
     /// The script holds a statement that would end the transaction it runs in.
     EndsTransaction "ENDS_TRANSACTION" Refused,
+    /// The script changes the role that it runs as, and the daemon runs migrations as a role of its own (--role).
+    ChangesRole "CHANGES_ROLE" Refused,
     /// The script copies from or to the client, or holds a command of psql's; there is neither.
     NeedsClient "NEEDS_CLIENT" Refused,
     /// A script that the ledger should hold is missing from it.

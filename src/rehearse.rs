@@ -319,7 +319,9 @@ impl<'a> Rehearsal<'a> {
     /// A transaction that failed has left nothing but how far sequences have counted. What was not one transaction may have.
     async fn after_failure(&mut self, script: &Script, failure: &Failure) -> Result<(), Failure> {
         let is_undone = match (script.mode, &self.known) {
-            _ if matches!(failure.reason, Reason::ReachesOutside | Reason::InvalidMigration) => true, // it did not run
+            _ if matches!(failure.reason, Reason::ReachesOutside | Reason::ChangesRole | Reason::InvalidMigration) => {
+                true
+            } // it did not run
             (Mode::Transactional, Some(known)) => self.stage.contents().await?.is(&known.contents),
             _ => false,
         };

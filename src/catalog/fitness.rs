@@ -33,6 +33,20 @@ fn unfit(file: &str, version: &Version, sql: &str, hazard: Hazard, place: Place)
     not_run(reason, file, version, (sql, place), problem, cure)
 }
 
+/// Refuses a script that changes the role it runs as: where migrations run as a role of their own, the session's user is the
+/// daemon's, and RESET ROLE would make the script run with the daemon's rights.
+///
+/// # Errors
+/// The statement, its line, and what to write instead.
+pub fn keeps_role(name: &str, version: &Version, direction: Direction, script: &Script) -> Result<(), Failure> {
+    let Some(change) = sql::first_role_change(&script.sql) else { return Ok(()) };
+    let problem =
+        format!("this statement {}, and this daemon runs migrations as the role that --role names", change.what);
+    let cure = "Leave it out. What needs another role is run by hand, or by a daemon without --role";
+    let (file, place) = (direction.file(name), (&*script.sql, change.place));
+    Err(not_run(Reason::ChangesRole, &file, version, place, &problem, cure))
+}
+
 /// A file of which nothing is run because of the statement at `place` in it.
 pub fn not_run(
     reason: Reason,

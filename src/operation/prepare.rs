@@ -123,7 +123,7 @@ impl Inner {
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, &mut reader).await?;
         let bytes = script_bytes(&steps);
-        blocking::in_place(bytes, || check(&mut steps, &snapshot.rows))?;
+        blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, self.role.as_deref()))?;
         self.is_rehearsed(&steps, &mut reader, install::VERSION).await?;
         let signer = self.signer(&snapshot);
         blocking::in_place(bytes, || signed::verify(signer, &steps, &snapshot.rows))?;
@@ -182,7 +182,7 @@ impl Operations {
         let warnings = plan.warnings.clone();
         let mut steps = texts(plan, reader).await?;
         let bytes = script_bytes(&steps);
-        blocking::in_place(bytes, || check(&mut steps, &snapshot.rows))?;
+        blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, inner.role.as_deref()))?;
         let ledger = snapshot.ledger.as_ref().map_or(0, |ledger| ledger.version);
         inner.is_rehearsed(&steps, reader, ledger).await?;
         blocking::in_place(bytes, || signed::verify(inner.signer(&snapshot), &steps, &snapshot.rows))?;
@@ -324,10 +324,13 @@ pub(super) fn script_missing(version: &Version, checksum: Checksum) -> Failure {
 }
 
 /// Refuses scripts that cannot run, and finds out where the half done ones go on; before anything runs.
-fn check(steps: &mut [Step], rows: &[Row]) -> Result<(), Failure> {
+fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Failure> {
     let rows: HashMap<&Version, &Row> = rows.iter().map(|row| (&row.version, row)).collect();
     steps.iter_mut().try_for_each(|step| {
         let row = rows.get(&step.version).copied();
+        if role.is_some() {
+            fitness::keeps_role(&step.name.name, &step.version, step.name.direction, &step.script)?;
+        }
         step.parts = fitness::parts(&step.name.name, &step.version, step.name.direction, &step.script)?;
         step.resume = planner::resume(row, step.name.direction, &step.parts)?;
         step.earlier = planner::earlier(row, step.name.direction, &step.parts);

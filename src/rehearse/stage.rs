@@ -175,6 +175,9 @@ impl Stage {
         let file = direction.file(&migration.name);
         let failed =
             |failure: Failure| Stop::Failed(Box::new(failure.with("version", &migration.version).with("file", &file)));
+        if self.role.is_some() {
+            fitness::keeps_role(&migration.name, &migration.version, direction, script).map_err(failed)?;
+        }
         let parts = fitness::parts(&migration.name, &migration.version, direction, script).map_err(failed)?;
         let settings = sql::settings(&script.sql).unwrap_or_default();
         let lock_timeout = settings.lock_timeout.unwrap_or(LOCK_TIMEOUT);
