@@ -253,6 +253,9 @@ mod tests {
             ("25001", "no", block, 0, Some("PL/pgSQL function inline_code_block line 1"), "inside of a function"),
             ("P0001", "not so", None, 2, Some("PL/pgSQL function t()"), "deferred constraint"),
             ("3F000", "schema \"schemad\" does not exist", None, 2, None, "drops the schema schemad"),
+            ("55000", "x must be loaded via shared_preload_libraries", None, 0, None, "start the server anew"),
+            ("XX000", "extension \"timescaledb\" must be preloaded", None, 0, None, "start the server anew"),
+            ("55000", "x can only be loaded at server start", block, 1, None, "shared_preload_libraries"),
         ] {
             let mut failed = ScriptError { undone, ..failed(sqlstate, None, done, context) };
             failed.error.message = message.into();

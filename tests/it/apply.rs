@@ -211,3 +211,20 @@ async fn lists_are_paged_and_migrations_are_shown_with_their_sql() {
     let unknown = client.get_migration(pb::GetMigrationRequest { version: "7".into() }).await.unwrap_err();
     crate::harness::daemon::Failed::of(&unknown).assert(Code::NotFound, "UNKNOWN_VERSION");
 }
+
+/// pg_stat_statements can be created anywhere, and is of use only where the server loads it when it starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_that_the_server_has_to_preload_is_explained() {
+    let database = TestDatabase::new().await;
+    let preloaded = database.text("SELECT current_setting('shared_preload_libraries')").await;
+    let available = "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_stat_statements'";
+    if preloaded.contains("pg_stat_statements") || database.text(available).await == "0" {
+        return;
+    }
+    let up = "CREATE EXTENSION pg_stat_statements;\nSELECT count(*) FROM pg_stat_statements;";
+    let daemon = TestDaemon::start(&database, &Set::of(&[("1_statements", up, "SELECT 1;")])).await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    assert_eq!(failed.metadata["statement"], "2", "{failed:?}");
+    assert!(failed.metadata["meaning"].contains("add it to shared_preload_libraries"), "{failed:?}");
+}

@@ -1,8 +1,11 @@
 //! What a SQLSTATE means here, where the server's words alone do not say it.
 
 use super::grant;
-use crate::runner::message;
-use crate::{runner::ScriptError, sql};
+use crate::{
+    db::SqlError,
+    runner::{ScriptError, message},
+    sql,
+};
 
 /// In a sentence without its full stop. `is_through`: all statements of the script, or of its part, were.
 pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) -> Option<String> {
@@ -12,6 +15,10 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
     let in_guards = in_finish || in_guard(message::NOTE_STATEMENT);
     let statement = || sql::split(sql).into_iter().nth(failed.statements_done);
     let words = match error.sqlstate.as_str() {
+        _ if needs_preloading(error) => {
+            "The server has to load this extension's library when it starts: add it to shared_preload_libraries on the server (in \
+             postgresql.conf, or with ALTER SYSTEM), start the server anew, and apply again"
+        }
         "SCH03" => "A migration is one transaction with its ledger row; the file must not end it",
         "SCH04" => "The file calls pg_advisory_unlock_all() or releases schemad's own lock; remove that",
         "SCH05" => "The file changes the session's user for good; use SET LOCAL ROLE",
@@ -55,6 +62,13 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
         _ => return None,
     };
     Some(words.to_owned())
+}
+
+/// Extensions say so with SQLSTATEs of their own choice. The setting's name is the same in every language.
+fn needs_preloading(error: &SqlError) -> bool {
+    const WORDS: [&str; 3] = ["shared_preload_libraries", "must be preloaded", "can only be loaded at server start"];
+    let texts = [Some(error.message.as_str()), error.detail.as_deref(), error.hint.as_deref()];
+    texts.into_iter().flatten().any(|text| WORDS.iter().any(|words| text.contains(words)))
 }
 
 fn cannot_be_in_a_transaction(failed: &ScriptError, statement: Option<&sql::Statement<'_>>) -> &'static str {
