@@ -243,7 +243,7 @@ reasons! {
     InvalidSelection "INVALID_SELECTION" Invalid,
     /// The daemon gives no leases: it has no server to make them on.
     LeasesOff "LEASES_OFF" Refused,
-    /// One caller, or all together, have as many databases leased as they may.
+    /// One caller, or all together, have as many databases leased as they may, or too many that have ended are still being dropped.
     TooManyLeases "TOO_MANY_LEASES" Exhausted,
     /// The lease has lasted as long as it was asked for, and its database is dropped.
     LeaseExpired "LEASE_EXPIRED" Expired,

@@ -1,9 +1,12 @@
 //! Leases: a migrated database of one's own for a while, for tests in any language. Each is a copy of a template into which the
 //! whole embedded set was applied; it is dropped when whoever has it goes away, when its time is over, or with the daemon.
 //!
+//! A lease ends at once, and its database is dropped as soon as the server can: `capacity` says how many may wait for that.
+//!
 //! Template and copies are [`scratch`](crate::scratch) databases of one maker per daemon, so that what a killed daemon leaves is
 //! swept, and what a living one has is not.
 
+mod capacity;
 mod removal;
 mod sessions;
 mod stock;
@@ -31,6 +34,7 @@ use crate::{
     scratch::Error,
     shutdown::Phase,
 };
+use capacity::{Capacity, Leased, Slot};
 use removal::Removed;
 use stock::{Database, State, Stock};
 
@@ -40,7 +44,8 @@ const REMEMBER: Duration = Duration::from_secs(5);
 /// Between tries to fill the pool of a server that does not answer, or with a set that cannot be applied.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How long whoever waits for a lease's end is kept waiting by its removal.
+/// How long the end of a lease is told later than it comes, so that whoever is told finds the database gone. A server that is busy
+/// dropping others may need longer.
 const REMOVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What leases are made of.
@@ -87,6 +92,8 @@ pub struct Leases(Arc<Inner>);
 
 struct Inner {
     settings: Option<Settings>,
+    /// Where there are settings.
+    capacity: Option<Capacity>,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
     phases: watch::Receiver<Phase>,
@@ -143,7 +150,8 @@ impl Leases {
         metrics: Arc<Metrics>,
         phases: watch::Receiver<Phase>,
     ) -> Self {
-        Self(Arc::new(Inner { settings, catalog, metrics, phases, stock: Mutex::default() }))
+        let capacity = settings.as_ref().map(|settings| Capacity::new(settings.per_principal, settings.most));
+        Self(Arc::new(Inner { settings, capacity, catalog, metrics, phases, stock: Mutex::default() }))
     }
 
     /// The settings.
@@ -151,11 +159,7 @@ impl Leases {
     /// # Errors
     /// [`Reason::LeasesOff`]: there are none, so there are no leases.
     pub fn settings(&self) -> Result<&Settings, Failure> {
-        self.0.settings.as_ref().ok_or_else(|| {
-            let message = "this daemon gives no leases: start it with SCHEMAD_LEASE_DATABASE_URL, a server on which to make \
-                 databases for tests (docs/lease.md)";
-            Failure::new(Reason::LeasesOff, message)
-        })
+        self.0.settings.as_ref().ok_or_else(leases_off)
     }
 
     /// The digest of the set that leased databases have.
@@ -163,17 +167,20 @@ impl Leases {
         self.0.catalog.digest().to_string()
     }
 
-    /// A database for `ttl`, or shorter. `held` is dropped when it is gone again. Dropping the future gives it back.
+    /// A database for `ttl`, or shorter. Waits for room, at most `wait` where the caller says how long. Dropping the future gives
+    /// it back.
     ///
     /// # Errors
-    /// Why there is none: the server's reasons, a migration's, or that the daemon ends.
-    pub async fn take(&self, ttl: Duration, principal: &str, held: impl Send + 'static) -> Result<Lease, Failure> {
-        let (inner, begun) = (&self.0, Instant::now());
+    /// Why there is none: TOO_MANY_LEASES, the server's reasons, a migration's, or that the daemon ends.
+    pub async fn take(&self, ttl: Duration, wait: Option<Duration>, principal: &str) -> Result<Lease, Failure> {
+        let inner = &self.0;
         let client = &self.settings()?.client;
+        let (leased, slot) = inner.capacity.as_ref().ok_or_else(leases_off)?.enter(principal, wait).await?;
+        let begun = Instant::now();
         let mut again = true;
         let (stock, database) = loop {
             let stock = self.stock().await?;
-            match stock.take().await {
+            match stock.take(&slot).await {
                 Err(error) if again && is_gone(&error) => {
                     again = false;
                     stock.retire();
@@ -185,8 +192,8 @@ impl Leases {
         tracing::info!(event = "lease.begun", database = %name, principal, ttl_s = ttl.as_secs(), ready = database.was_ready(),
             took_ms = begun.elapsed().as_millis(), "leased {name} to {principal}");
         let (tell, ended) = oneshot::channel();
-        let (lease, principal) = (Running { stock, inner: inner.clone(), database, tell }, principal.to_owned());
-        tokio::spawn(lease.run(ttl, principal, held));
+        let lease = Running { stock, inner: inner.clone(), database, leased, tell };
+        tokio::spawn(lease.run(ttl, principal.to_owned()));
         Ok(Lease {
             database: name.to_string(),
             url: client.with_database(&name.to_string()),
@@ -271,12 +278,14 @@ struct Running {
     stock: Arc<Stock>,
     inner: Arc<Inner>,
     database: Database,
+    /// Counts until the lease ends, whenever the database is dropped after it.
+    leased: Leased,
     tell: oneshot::Sender<Failure>,
 }
 
 impl Running {
     /// Waits for its end, has the database dropped, and says why. It does not depend on whether a client reads.
-    async fn run(mut self, ttl: Duration, principal: String, held: impl Send + 'static) {
+    async fn run(mut self, ttl: Duration, principal: String) {
         let (begun, mut phases) = (Instant::now(), self.inner.phases.clone());
         self.inner.metrics.lease(true);
         let why = tokio::select! {
@@ -289,10 +298,11 @@ impl Running {
         let why_shown = why.as_ref().map_or("RETURNED", |failure| failure.reason.as_str());
         tracing::info!(event = "lease.ended", database = %name, principal, why = why_shown,
             seconds = begun.elapsed().as_secs_f64(), "the lease of {name} has ended");
-        let removed: Removed = self.database.remove(held);
-        let _ = tokio::time::timeout(REMOVED_WITHIN, removed).await;
+        let removed: Removed = self.database.remove();
         self.inner.metrics.lease(false);
+        drop(self.leased);
         if let Some(why) = why {
+            let _ = tokio::time::timeout(REMOVED_WITHIN, removed).await;
             let _ = self.tell.send(why); // nobody listens any more
         }
     }
@@ -305,6 +315,12 @@ fn is_gone(error: &Error) -> bool {
         Error::Database(error) => error.sql().is_some_and(|sql| sql.is(&SqlState::INVALID_CATALOG_NAME)),
         _ => false,
     }
+}
+
+fn leases_off() -> Failure {
+    let message = "this daemon gives no leases: start it with SCHEMAD_LEASE_DATABASE_URL, a server on which to make databases for \
+         tests (docs/lease.md)";
+    Failure::new(Reason::LeasesOff, message)
 }
 
 fn expired(ttl: Duration) -> Failure {

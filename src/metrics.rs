@@ -64,6 +64,16 @@ struct CauseLabels {
     cause: &'static str,
 }
 
+/// Counts a leased database that waits to be dropped.
+#[derive(Debug)]
+pub struct LeaseDropping(Gauge);
+
+impl Drop for LeaseDropping {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CertificateLabels {
     setting: &'static str,
@@ -135,7 +145,8 @@ impl Metrics {
             "Refusals that are not in the ledger: too many within a second, or the database was not there",
             metrics.refusals_not_kept.clone(),
         );
-        registry.register("leases", "Leased databases, and copies that are ready to be", metrics.leases.clone());
+        let leases = "Databases that are leased, ready to be leased, or waiting to be dropped";
+        registry.register("leases", leases, metrics.leases.clone());
         registry.register(
             "log_lines_dropped",
             "Lines of the log that were dropped because nobody read them in time",
@@ -172,6 +183,13 @@ impl Metrics {
     /// So many more databases are ready to be leased.
     pub fn leases_ready(&self, more: i64) {
         self.leases.get_or_create(&LeaseLabels { state: "ready" }).inc_by(more);
+    }
+
+    /// One more leased database waits to be dropped, until the value is dropped.
+    pub fn lease_dropping(&self) -> LeaseDropping {
+        let gauge = self.leases.get_or_create(&LeaseLabels { state: "dropping" }).clone();
+        gauge.inc();
+        LeaseDropping(gauge)
     }
 
     /// A probe was answered or not.

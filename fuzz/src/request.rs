@@ -37,7 +37,8 @@ pub fn request(data: &[u8]) {
         8 => ended(decoded(bytes).map(|message: pb::GetOperationRequest| request::operation_id(&message.id).map(drop))),
         9 => ended(decoded(bytes).map(|message: pb::RehearseRequest| request::rehearse(&message).map(drop))),
         10 => ended(decoded(bytes).map(|message: pb::LeaseRequest| {
-            request::lease(&message).map(|ttl| assert!(ttl.is_none_or(|ttl| ttl <= DAY)))
+            request::lease(&message)
+                .map(|asked| assert!([asked.ttl, asked.queue_timeout].iter().flatten().all(|asked| *asked <= DAY)))
         })),
         _ => ended(decoded(bytes).map(|message: pb::DescribeSchemaRequest| request::schema(message).map(drop))),
     }

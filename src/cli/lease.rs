@@ -15,6 +15,8 @@ use super::{
 };
 use crate::grpc::pb::{self, lease_response::Event, lease_service_client::LeaseServiceClient};
 
+const A_DAY: Duration = Duration::from_secs(86_400);
+
 /// Lease a migrated database for a test: with a command, it runs with DATABASE_URL set; without one, the URL is printed and
 /// the database is there until Ctrl-C, or until stdin ends where that is a pipe. It is dropped afterwards.
 #[derive(Debug, Args)]
@@ -24,7 +26,8 @@ pub(super) struct Lease {
     /// How long it may last at most [default: as the daemon says].
     #[arg(long, env = "SCHEMAD_TTL", value_parser = humantime::parse_duration, value_name = "DURATION")]
     ttl: Option<Duration>,
-    /// How long to wait for it; the first lease of a daemon waits for all migrations.
+    /// How long to wait for it: for room where as many databases are leased as may be, and for all migrations where it is the
+    /// daemon's first lease.
     #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// The command and its arguments, behind --. schemad exits as it does.
@@ -42,7 +45,9 @@ impl Lease {
     async fn hold(self) -> Result<Exit, Exit> {
         let address = &self.common.address;
         let client = LeaseServiceClient::new(address.channel()?);
-        let asked = tokio::time::timeout(self.timeout, begin(client, self.ttl));
+        // The daemon gives up first, because it knows why.
+        let queue_timeout = self.timeout.mul_f64(0.9);
+        let asked = tokio::time::timeout(self.timeout, begin(client, self.ttl, queue_timeout));
         let (stream, database) = asked
             .await
             .map_err(|_| Exit::unavailable(format!("no lease from {} within {:?}", address.address, self.timeout)))?
@@ -77,8 +82,11 @@ impl Lease {
 async fn begin(
     mut client: LeaseServiceClient<super::credential::Way>,
     ttl: Option<Duration>,
+    queue_timeout: Duration,
 ) -> Result<(Streaming<pb::LeaseResponse>, pb::LeasedDatabase), Status> {
-    let request = pb::LeaseRequest { ttl: ttl.map(super::operate::wire) };
+    // A day is the longest that the daemon takes.
+    let queue_timeout = super::operate::wire(queue_timeout.min(A_DAY));
+    let request = pb::LeaseRequest { ttl: ttl.map(super::operate::wire), queue_timeout: Some(queue_timeout) };
     let mut stream = client.lease(request).await?.into_inner();
     match stream.message().await?.and_then(|response| response.event) {
         Some(Event::Database(database)) => Ok((stream, database)),

@@ -1,7 +1,5 @@
 //! LeaseService.
 
-use std::time::{Duration, Instant};
-
 use futures_util::stream;
 use tonic::{Request, Response, Status};
 
@@ -12,52 +10,25 @@ use super::{
     stream::HEARTBEAT,
 };
 use crate::{
-    client::{Client, Room},
-    failure::{Failure, Reason},
+    failure::Failure,
     lease::{Lease, Leases},
     pace::Pace,
-    tally::Counter,
 };
 
 /// The service.
 pub struct LeaseService {
     leases: Leases,
-    counter: Counter,
 }
-
-/// The database of a lease that has ended counts until it is dropped, which takes moments: whoever is over a limit is refused only
-/// when none is dropped meanwhile.
-const DROPPED_WITHIN: Duration = Duration::from_secs(2);
-
-/// Between two looks whether one was.
-const LOOK: Duration = Duration::from_millis(50);
 
 impl LeaseService {
     /// Gives out `leases`.
     pub fn new(leases: Leases) -> Self {
-        Self { leases, counter: Counter::default() }
+        Self { leases }
     }
 
-    /// A lease that counts until its database is gone.
-    async fn take(&self, ttl: Option<Duration>, principal: &str) -> Result<Lease, Failure> {
-        let settings = self.leases.settings()?;
-        let (ttl, each, all) = (settings.ttl(ttl)?, settings.per_principal, settings.most);
-        let client = Client::Principal(principal.to_owned());
-        let begun = Instant::now();
-        let counted = loop {
-            if let Some(counted) = self.counter.enter(client.clone(), Room { each, all }) {
-                break counted;
-            }
-            if begun.elapsed() >= DROPPED_WITHIN {
-                let message = format!(
-                    "{principal} may have {each} databases leased at once, and all together {all}, and one of the two is reached; \
-                     end some, or ask again later"
-                );
-                return Err(Failure::new(Reason::TooManyLeases, message));
-            }
-            tokio::time::sleep(LOOK).await;
-        };
-        self.leases.take(ttl, principal, counted).await
+    async fn take(&self, asked: request::Lease, principal: &str) -> Result<Lease, Failure> {
+        let ttl = self.leases.settings()?.ttl(asked.ttl)?;
+        self.leases.take(ttl, asked.queue_timeout, principal).await
     }
 }
 
@@ -89,8 +60,8 @@ impl pb::lease_service_server::LeaseService for LeaseService {
 
     async fn lease(&self, request: Request<pb::LeaseRequest>) -> Answer<Self::LeaseStream> {
         let (principal, message) = gate::caller(request)?;
-        let ttl = request::lease(&message).map_err(|e| malformed(&e))?;
-        let lease = self.take(ttl, &principal.name).await.map_err(|failure| refused(&principal.name, &failure))?;
+        let asked = request::lease(&message).map_err(|e| malformed(&e))?;
+        let lease = self.take(asked, &principal.name).await.map_err(|failure| refused(&principal.name, &failure))?;
         Ok(Response::new(responses(lease, self.leases.set_digest())))
     }
 }

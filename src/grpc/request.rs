@@ -96,12 +96,21 @@ pub fn rehearse(request: &pb::RehearseRequest) -> Result<Selection, Failure> {
     }
 }
 
+/// What a LeaseRequest asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    /// How long it may last.
+    pub ttl: Option<Duration>,
+    /// How long to wait for room.
+    pub queue_timeout: Option<Duration>,
+}
+
 /// Checks a LeaseRequest.
 ///
 /// # Errors
-/// The ttl is none.
-pub fn lease(request: &pb::LeaseRequest) -> Result<Option<Duration>, Failure> {
-    wait("ttl", request.ttl)
+/// The first malformed field.
+pub fn lease(request: &pb::LeaseRequest) -> Result<Lease, Failure> {
+    Ok(Lease { ttl: wait("ttl", request.ttl)?, queue_timeout: wait("queue_timeout", request.queue_timeout)? })
 }
 
 /// Checks a ResolveRequest.

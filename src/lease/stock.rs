@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{
+    Slot,
     removal::{self, Removal, Removed},
     sessions::Sessions,
     template,
@@ -80,7 +81,10 @@ pub(super) struct Database {
     name: Option<Name>,
     was: Name,
     was_ready: bool,
+    /// Once it is leased: its room among the databases of all leases, kept until it is dropped.
+    slot: Option<Slot>,
     removals: mpsc::UnboundedSender<Removal>,
+    metrics: Arc<Metrics>,
 }
 
 impl Database {
@@ -93,10 +97,14 @@ impl Database {
         self.was_ready
     }
 
-    /// Has it dropped; `held` is kept until it is gone.
-    pub fn remove(mut self, held: impl Send + 'static) -> Removed {
+    /// Has it dropped.
+    pub fn remove(mut self) -> Removed {
         self.name = None;
-        let (removal, removed) = Removal::new(self.was, held);
+        self.send_to_be_dropped()
+    }
+
+    fn send_to_be_dropped(&mut self) -> Removed {
+        let (removal, removed) = Removal::new(self.was, (self.slot.take(), self.metrics.lease_dropping()));
         let _ = self.removals.send(removal); // the remover is gone only when the runtime is
         removed
     }
@@ -104,8 +112,8 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if let Some(name) = self.name.take() {
-            let _ = self.removals.send(Removal::new(name, ()).0);
+        if self.name.take().is_some() {
+            drop(self.send_to_be_dropped());
         }
     }
 }
@@ -160,23 +168,24 @@ impl Stock {
         let _ = self.state.subscribe().wait_for(|state| *state == State::Lost).await;
     }
 
-    /// A ready copy, or a new one. Dropped, what is made meanwhile is dropped, too.
-    pub async fn take(self: &Arc<Self>) -> Result<Database, Error> {
+    /// A ready copy, or a new one, with its room. Dropping the future has what is made meanwhile dropped, too.
+    pub async fn take(self: &Arc<Self>, slot: &Slot) -> Result<Database, Error> {
         let ready = lock(&self.ready).pop_front();
         if let Some(mut database) = ready {
             self.metrics.leases_ready(-1);
             self.taken.notify_one();
             database.was_ready = true;
+            database.slot = Some(slot.clone());
             return Ok(database);
         }
         // In a task: CREATE DATABASE goes on when nobody waits for it any more.
-        let stock = self.clone();
-        let made = tokio::spawn(async move { stock.make().await }).await;
+        let (stock, slot) = (self.clone(), slot.clone());
+        let made = tokio::spawn(async move { stock.make(Some(slot)).await }).await;
         made.unwrap_or_else(|panic| Err(db::Error::Lost(panic.to_string()).into()))
     }
 
     /// Copies the template.
-    async fn make(&self) -> Result<Database, Error> {
+    async fn make(&self, slot: Option<Slot>) -> Result<Database, Error> {
         let closed = || Error::from(db::Error::Lost("the leases have ended".into()));
         let removals = lock(&self.removals).clone().ok_or_else(closed)?;
         let session = self.makers.get().await?;
@@ -185,7 +194,14 @@ impl Stock {
             tries += 1;
             let name = lock(&self.scratch).as_mut().ok_or_else(closed)?.reserve();
             // Before it is made, so that one whose answer is lost is dropped.
-            let database = Database { name: Some(name), was: name, was_ready: false, removals: removals.clone() };
+            let database = Database {
+                name: Some(name),
+                was: name,
+                was_ready: false,
+                slot: slot.clone(),
+                removals: removals.clone(),
+                metrics: self.metrics.clone(),
+            };
             match copy(session.client(), &name, &self.template, &self.url).await {
                 Ok(()) => {
                     session.give_back();
@@ -299,7 +315,7 @@ async fn fill(stock: Weak<Stock>) {
             }
             continue;
         }
-        match stock.make().await {
+        match stock.make(None).await {
             Ok(database) => {
                 told = false;
                 stock.metrics.leases_ready(1);

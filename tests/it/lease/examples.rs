@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 use super::Place;
 use crate::harness::{
-    Process,
+    PATIENCE, Process,
     process::{output, schemad, stderr, stdout},
     server::tool,
 };
@@ -67,20 +67,80 @@ async fn the_rust_tests_work() {
     end(place, daemon).await;
 }
 
-/// Where the machine has pytest and psycopg, or PYTHON names one that has.
+/// A Python that has pytest, pytest-xdist and psycopg: PYTHON, the machine's, or one in `target/tools` into which pip brings them.
+async fn python() -> Option<PathBuf> {
+    static FOUND: tokio::sync::OnceCell<Option<PathBuf>> = tokio::sync::OnceCell::const_new();
+    let has = async |python: &Path| {
+        let run = Command::new(python).args(["-c", "import pytest, xdist, psycopg"]).output().await;
+        run.is_ok_and(|output| output.status.success())
+    };
+    let found = FOUND.get_or_init(async || {
+        let given = PathBuf::from(std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into()));
+        if has(&given).await {
+            return Some(given);
+        }
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/python");
+        let python = own.join("bin/python");
+        if !has(&python).await {
+            let packages = ["pytest==9.*", "pytest-xdist==3.*", "psycopg[binary]==3.*"];
+            Command::new(&given).args(["-m", "venv", "--clear"]).arg(&own).output().await.ok()?;
+            Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages).output().await.ok()?;
+        }
+        has(&python).await.then_some(python)
+    });
+    let found = found.await.clone();
+    if found.is_none() {
+        println!(
+            "skipped: no Python with pytest, pytest-xdist and psycopg, and pip could not bring them (PYTHON names one)"
+        );
+    }
+    found
+}
+
+fn pytest(daemon: &Process, python: &Path) -> Command {
+    let mut command = beside(daemon, python);
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pytest_works() {
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    let has = Command::new(&python).args(["-c", "import pytest, psycopg"]).output().await;
-    if !has.is_ok_and(|output| output.status.success()) {
-        println!("skipped: {python} has no pytest and psycopg (PYTHON names another)");
-        return;
-    }
+    let Some(python) = python().await else { return };
     let (place, daemon) = place().await;
-    let mut command = beside(&daemon, &python);
-    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).env("PYTHONDONTWRITEBYTECODE", "1");
+    let mut command = pytest(&daemon, &python);
     command.arg(folder().join("pytest"));
     let output = output(command).await;
     assert!(output.status.success() && stdout(&output).contains("2 passed"), "{}{}", stdout(&output), stderr(&output));
+    end(place, daemon).await;
+}
+
+/// With the example's fixture, and the limits that a daemon has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_tests_of_pytest_in_four_workers_get_a_database_each() {
+    const SUITE: &str = r#"
+import pytest
+
+@pytest.mark.parametrize("n", range(500))
+def test_a_database_of_its_own(connection, n):
+    assert connection.execute("SELECT count(*) FROM users").fetchone() == (0,)
+    connection.execute("INSERT INTO users (email, full_name, password_hash) VALUES ('ada@example.org', 'Ada', 'x')")
+"#;
+    let Some(python) = python().await else { return };
+    let (place, daemon) = place().await;
+    let suite = tempfile::tempdir().unwrap();
+    std::fs::copy(folder().join("pytest/conftest.py"), suite.path().join("conftest.py")).unwrap();
+    std::fs::write(suite.path().join("test_many.py"), SUITE).unwrap();
+    let mut command = pytest(&daemon, &python);
+    command.args(["-n", "4"]).arg(suite.path());
+    let begun = std::time::Instant::now();
+    // Each test runs a program; a machine that is busy with other tests needs minutes for all of them.
+    let output = tokio::time::timeout(PATIENCE * 20, command.output()).await.expect("pytest hangs").unwrap();
+    println!("{:.1?}: {}", begun.elapsed(), stdout(&output).lines().last().unwrap_or_default());
+    assert!(
+        output.status.success() && stdout(&output).contains("500 passed"),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
     end(place, daemon).await;
 }
