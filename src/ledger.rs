@@ -6,6 +6,7 @@ pub mod control;
 pub mod history;
 pub mod install;
 pub mod journals;
+pub mod last_operation;
 pub mod one_database;
 pub mod operations;
 mod outcome;
@@ -15,6 +16,7 @@ pub mod rehearsal;
 pub mod rehearsals;
 pub mod settle;
 pub mod signatures;
+pub mod step_activity;
 pub mod upkeep;
 
 pub use outcome::{Ending, Finished, Planned, State};

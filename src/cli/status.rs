@@ -5,6 +5,7 @@ use clap::Args;
 use super::{
     client::Read,
     exit::Exit,
+    operate::show::blocker as blocker_text,
     output::{self, BAD, BOLD, DIM, GOOD, Output, WARN, line, say, styled, table},
 };
 use crate::grpc::pb;
@@ -66,12 +67,18 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
     if let Some(operation) = &status.running_operation {
         lines.push(format!(
             "Running   {} {}, {} of {} steps done, by {}",
-            operation.kind().as_str_name().trim_start_matches("OPERATION_KIND_").to_lowercase(),
-            operation.id,
+            kind(operation),
+            line(&operation.id),
             operation.steps_done,
             operation.steps_total,
             line(&operation.daemon)
         ));
+    }
+    if let Some(waiting) = &status.waiting {
+        lines.extend(waits(waiting));
+    }
+    if let Some(operation) = &status.last_operation {
+        lines.push(format!("Last      {}", ended(operation)));
     }
     if !status.pending.is_empty() {
         lines.push(format!("\n{}", styled(BOLD, "Pending")));
@@ -108,6 +115,37 @@ fn state(status: &pb::SchemaStatus) -> String {
     format!("{}  {note}", styled(style, word))
 }
 
+/// What the running operation waits for, and behind whom.
+fn waits(waiting: &pb::Waiting) -> Vec<String> {
+    let relation = if waiting.relation.is_empty() { String::new() } else { format!(" on {}", line(&waiting.relation)) };
+    let (version, mode) = (line(&waiting.version), line(&waiting.mode));
+    let waited = output::duration(waiting.waited.as_ref());
+    let what = format!("Waiting   {waited} for {mode}{relation}, migration {version}");
+    let behind = |blocker| format!("          behind {}", line(&blocker_text(blocker)));
+    std::iter::once(what).chain(waiting.blockers.iter().map(behind)).collect()
+}
+
+/// How an operation ended, and when.
+fn ended(operation: &pb::Operation) -> String {
+    let state = operation.state();
+    let word = state.as_str_name().trim_start_matches("OPERATION_STATE_").to_lowercase();
+    let style = if state == pb::OperationState::Succeeded { GOOD } else { BAD };
+    let why = if operation.reason.is_empty() { String::new() } else { format!(": {}", line(&operation.reason)) };
+    format!(
+        "{} {}, {} {}, {} of {} steps done{why}",
+        kind(operation),
+        line(&operation.id),
+        styled(style, &word),
+        output::time(operation.end_time.as_ref()),
+        operation.steps_done,
+        operation.steps_total,
+    )
+}
+
+fn kind(operation: &pb::Operation) -> String {
+    operation.kind().as_str_name().trim_start_matches("OPERATION_KIND_").to_lowercase()
+}
+
 fn or_dash(text: &str) -> String {
     if text.is_empty() { "–".into() } else { line(text) }
 }
@@ -134,6 +172,37 @@ mod tests {
                 message: "changed".into(),
                 blocking: true,
             }],
+            running_operation: Some(pb::Operation {
+                id: "0190".into(),
+                kind: pb::OperationKind::Apply.into(),
+                steps_done: 1,
+                steps_total: 3,
+                daemon: "host:1".into(),
+                ..Default::default()
+            }),
+            waiting: Some(pb::Waiting {
+                version: "20260102".into(),
+                mode: "AccessExclusiveLock".into(),
+                relation: "public.t\u{1b}".into(),
+                waited: Some(prost_types::Duration { seconds: 12, nanos: 0 }),
+                blockers: vec![pb::Blocker {
+                    pid: 4711,
+                    user: "alice\u{1b}".into(),
+                    application_name: "psql".into(),
+                    state: "idle in transaction".into(),
+                    age: Some(prost_types::Duration { seconds: 93, nanos: 0 }),
+                    ..Default::default()
+                }],
+            }),
+            last_operation: Some(pb::Operation {
+                id: "0189".into(),
+                kind: pb::OperationKind::Rollback.into(),
+                state: pb::OperationState::Failed.into(),
+                steps_total: 2,
+                reason: "LOCK_TIMEOUT".into(),
+                end_time: Some(prost_types::Timestamp { seconds: 1_769_817_600, nanos: 0 }),
+                ..Default::default()
+            }),
             database: Some(pb::Database { name: "app".into(), server_version: "15.18".into(), ..Default::default() }),
             ..Default::default()
         }

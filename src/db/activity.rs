@@ -40,6 +40,25 @@ pub struct Waiting {
     pub blockers: Vec<Blocker>,
 }
 
+impl Waiting {
+    /// Whether both are waits for the same lock behind the same sessions, whose state and age change all the time.
+    pub fn is_for_the_same(&self, other: &Self) -> bool {
+        let pids = |waiting: &Self| waiting.blockers.iter().map(|blocker| blocker.pid).collect::<Vec<_>>();
+        (&self.kind, &self.mode, &self.relation) == (&other.kind, &other.mode, &other.relation)
+            && pids(self) == pids(other)
+    }
+
+    /// All who are in the way, for a log or a failure; empty where nobody is known.
+    pub fn blocked_by(&self) -> String {
+        blocked_by(&self.blockers)
+    }
+}
+
+/// The sessions in the way, as one text; empty where nobody is known.
+pub fn blocked_by(blockers: &[Blocker]) -> String {
+    blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// A session that is in the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocker {

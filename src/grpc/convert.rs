@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::pb;
 use crate::{
     catalog::Catalog,
-    db::activity::Blocker,
+    db::activity::{Blocker, Waiting},
     failure::Failure,
     ledger::{OperationRow, Snapshot, State, signatures::Signed},
     migration::{Direction, Migration, Mode, Recorded, Row, Script, Version},
@@ -67,6 +67,9 @@ pub fn status(catalog: &Catalog, snapshot: &Snapshot, assessment: &Assessment, i
             read_only: snapshot.server.read_only,
             diesel_table: snapshot.diesel_table.clone().unwrap_or_default(),
         }),
+        // Who asks for them reads them.
+        last_operation: None,
+        waiting: None,
     }
 }
 
@@ -245,13 +248,7 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             warnings: finished.warnings.clone(),
             failure: failure.as_ref().map(self::failure),
         }),
-        Event::Waiting { version, waiting, waited } => Pb::Waiting(pb::Waiting {
-            version: version.clone(),
-            mode: waiting.mode.clone(),
-            relation: waiting.relation.clone().unwrap_or_default(),
-            blockers: waiting.blockers.iter().map(blocker).collect(),
-            waited: Some(duration(*waited)),
-        }),
+        Event::Waiting { version, waiting, waited } => Pb::Waiting(self::waiting(version, waiting, *waited)),
         Event::Progress { version, building } => Pb::Progress(pb::Progress {
             version: version.clone(),
             relation: building.relation.clone().unwrap_or_default(),
@@ -264,6 +261,17 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
         Event::Dropped(events) => Pb::Dropped(pb::Dropped { events: i64::try_from(*events).unwrap_or(i64::MAX) }),
     };
     message(operation, entry.sequence, entry.time, event)
+}
+
+/// What a step waits for.
+pub fn waiting(version: &str, waiting: &Waiting, waited: Duration) -> pb::Waiting {
+    pb::Waiting {
+        version: version.into(),
+        mode: waiting.mode.clone(),
+        relation: waiting.relation.clone().unwrap_or_default(),
+        blockers: waiting.blockers.iter().map(blocker).collect(),
+        waited: Some(duration(waited)),
+    }
 }
 
 fn blocker(blocker: &Blocker) -> pb::Blocker {

@@ -173,7 +173,31 @@ impl Migrations {
             let problem = planner::Problem { reason: impossible.reason.as_str(), version, message, blocking: true };
             assessment.problems.insert(0, problem);
         }
-        Ok(convert::status(&self.catalog, &snapshot, &assessment, self.insecure))
+        let (last_operation, waiting) = self.operation_of_interest(&snapshot).await?;
+        Ok(pb::SchemaStatus {
+            last_operation,
+            waiting,
+            ..convert::status(&self.catalog, &snapshot, &assessment, self.insecure)
+        })
+    }
+
+    /// The operation that ended last, and what the running one waits for.
+    async fn operation_of_interest(
+        &self,
+        snapshot: &Snapshot,
+    ) -> Result<(Option<pb::Operation>, Option<pb::Waiting>), Failure> {
+        if snapshot.ledger.is_none() {
+            return Ok((None, None));
+        }
+        let last = self.reads.read(|reader| Box::pin(ledger::last_operation::read(reader))).await?;
+        let activity = match snapshot.running.as_ref().map(|running| running.id) {
+            Some(id) => self.reads.read(|reader| Box::pin(ledger::step_activity::of(reader, id))).await?,
+            None => None,
+        };
+        let waiting = activity.and_then(|activity| {
+            Some(convert::waiting(&activity.version, activity.waiting.as_ref()?, activity.waited))
+        });
+        Ok((last.as_ref().map(convert::operation), waiting))
     }
 }
 

@@ -2,7 +2,10 @@
 
 use super::{accept::cancelled, prepare::Step};
 use crate::{
-    db::{self, activity::Blocker},
+    db::{
+        self,
+        activity::{Blocker, blocked_by},
+    },
     failure::{Failure, Reason},
     migration::{Mode, Version},
     runner::{self, Broken, Halt, ScriptError},
@@ -51,7 +54,7 @@ pub(super) fn failure(
         Broken::Sql(error) => explained(&error, step, role, None).with("steps_done", done),
         Broken::Doubt(error) => explained(&error, step, role, Some(&step.version)).with("steps_done", done),
         Broken::Locks { error, waited } => {
-            let blocked_by = blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let blocked_by = blocked_by(blockers);
             let who = match blocked_by.as_str() {
                 "" => "Find who holds them in pg_locks and pg_stat_activity".to_owned(),
                 who => format!("In the way: {who}. End that"),

@@ -17,11 +17,15 @@ use crate::{
         session::Session,
     },
     ledger::control,
+    pace::Pace,
     runner::{Halt, Wait},
 };
 
 /// How often it looks. Most operations are over before the first look.
 const EVERY: Duration = Duration::from_millis(250);
+
+/// Waits that are logged within a second, of one operation: on a busy table somebody else is in the way at each look.
+const LOGGED: u32 = 1;
 
 /// The daemon's session beside the one that migrates; `None` while it is not connected.
 pub type Side = watch::Receiver<Option<Arc<Session>>>;
@@ -40,7 +44,6 @@ pub(super) struct Onlooker {
 }
 
 /// What was told last, so that nothing is told twice.
-#[derive(Default)]
 struct Told {
     /// The pids in the way.
     blockers: Vec<i32>,
@@ -49,34 +52,44 @@ struct Told {
     statement: Option<i64>,
     /// It waited when it was looked at last.
     waits: bool,
+    /// How often waits are logged.
+    logged: Pace,
+}
+
+impl Told {
+    fn nothing() -> Self {
+        Self { blockers: Vec::new(), building: None, statement: None, waits: false, logged: Pace::new(LOGGED) }
+    }
 }
 
 impl Onlooker {
     /// Looks on until it is dropped. What it cannot see is no reason to end anything.
     pub(super) async fn run(self) {
-        let (mut told, mut last, mut beat) = (Told::default(), Instant::now(), None::<Instant>);
+        let (mut told, mut last, mut beat) = (Told::nothing(), Instant::now(), None::<Instant>);
         loop {
             tokio::time::sleep(EVERY).await;
             let Some(session) = self.side.borrow().clone() else { continue };
-            if beat.is_none_or(|at| at.elapsed() >= control::HEARTBEAT)
-                && control::beat(session.client(), self.operation).await.is_ok()
-            {
-                beat = Some(Instant::now());
-            }
+            // First what needs no table of the ledger, which may be what the step waits for.
             let seen = self.look(&session, &mut told, last.elapsed()).await;
             last = Instant::now();
             if let Err(error) = seen {
                 tracing::debug!(operation = %self.operation, cause = %error, "cannot look at the migration session");
             }
+            if beat.is_none_or(|at| at.elapsed() >= control::HEARTBEAT)
+                && control::beat(session.client(), self.operation).await.is_ok()
+            {
+                beat = Some(Instant::now());
+            }
+            match control::cancel_requested_by(session.client(), self.operation).await {
+                Ok(Some(by)) => halt(&self.halt, Halt::Cancelled(by)),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(operation = %self.operation, cause = %error, "cannot hear who cancels"),
+            }
         }
     }
 
     async fn look(&self, session: &Session, told: &mut Told, passed: Duration) -> Result<(), Error> {
-        let client = session.client();
-        if let Some(by) = control::cancel_requested_by(client, self.operation).await? {
-            halt(&self.halt, Halt::Cancelled(by));
-        }
-        let Some(activity) = activity::look(client, self.backend.pid).await? else { return Ok(()) };
+        let Some(activity) = activity::look(session.client(), self.backend.pid).await? else { return Ok(()) };
         let version = self.version.borrow().clone();
         self.waits(&version, &activity, told, passed);
         if let Some(building) = activity.building.filter(|building| told.building.as_ref() != Some(building)) {
@@ -105,10 +118,15 @@ impl Onlooker {
             return;
         };
         let waited = before + passed;
-        self.wait.send_replace(Wait { waited, blockers: waiting.blockers.clone() });
+        self.wait.send_replace(Wait { version: version.into(), waited, blockers: waiting.blockers.clone() });
         let blockers: Vec<i32> = waiting.blockers.iter().map(|blocker| blocker.pid).collect();
         if told.blockers != blockers {
             told.blockers = blockers;
+            if told.logged.allows() {
+                tracing::info!(event = "operation.waiting", operation = %self.operation, version, kind = waiting.kind,
+                    mode = waiting.mode, relation = waiting.relation.as_deref().unwrap_or_default(),
+                    blocked_by = waiting.blocked_by(), waited_s = waited.as_secs_f64(), "the step waits for a lock");
+            }
             let (version, waiting) = (version.to_owned(), waiting.clone());
             self.log.push(Event::Waiting { version, waiting, waited });
         }

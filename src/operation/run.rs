@@ -60,7 +60,7 @@ impl Inner {
         let orders = Orders { halt: candidate.halt.clone(), wait: wait.subscribe() };
         let seen = orders.wait.clone();
         let onlooker = self.look_on(&locked, candidate, &version, wait).await;
-        let observer = Watch { steps: &prepared.steps, candidate, inner: self, version };
+        let observer = Watch { steps: &prepared.steps, candidate, inner: self, version, wait: seen.clone() };
         let ran = runner::run(&mut locked, &scripts, orders, &observer).await;
         drop(onlooker);
 
@@ -280,6 +280,8 @@ struct Watch<'a> {
     inner: &'a Inner,
     /// Which version runs.
     version: watch::Sender<String>,
+    /// What it was seen to wait for.
+    wait: watch::Receiver<Wait>,
 }
 
 /// A task that ends with its owner.
@@ -330,8 +332,11 @@ impl Observer for Watch<'_> {
 
     fn retrying(&self, index: usize, attempt: u32, error: &db::SqlError, delay: Duration) {
         let version = self.steps[index].name.version.clone();
+        // Empty where the wait was too short to be seen.
+        let blocked_by = Some(self.wait.borrow()).filter(|wait| wait.version == version);
+        let blocked_by = blocked_by.map(|wait| activity::blocked_by(&wait.blockers)).unwrap_or_default();
         tracing::info!(event = "operation.retrying", operation = %self.candidate.id, version, attempt,
-            sqlstate = error.sqlstate, "the step could not get its locks; trying again");
+            sqlstate = error.sqlstate, blocked_by, "the step could not get its locks; trying again");
         self.candidate.log.push(Event::Retrying {
             version,
             attempt,

@@ -4,22 +4,27 @@
 use std::{
     collections::HashMap,
     sync::{Arc, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use uuid::Uuid;
 
 use super::{Event, Follower, Log, Operations, StepName, log::beyond, open::Inner};
 use crate::{
+    db::activity::{Building, Waiting},
     failure::{Failure, Kind, Reason},
     ledger::{
         Ending, Finished, State, control,
         history::{self, Changes, StepChange},
+        step_activity::{self, StepActivity},
     },
 };
 
 /// How often another daemon's operation is looked at, for all its watchers together.
 const POLL: Duration = Duration::from_millis(250);
+
+/// How often its session is looked at: what it waits for takes the server's list of all locks.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Operations {
     /// Follows an operation, here or elsewhere, after the state change with this sequence.
@@ -101,6 +106,12 @@ pub(super) struct Tail {
     done: usize,
     /// A step that was said to have started.
     started: usize,
+    /// When the session that runs it was looked at last.
+    looked: Option<Instant>,
+    /// What it waited for then.
+    waiting: Option<Waiting>,
+    /// And which index it built.
+    building: Option<Building>,
 }
 
 impl Tail {
@@ -109,7 +120,32 @@ impl Tail {
         let mut reader = inner.pool.get().await?;
         let seen = if self.planned { self.done } else { 0 };
         let changes = history::changes(&mut reader, id, seen).await?.ok_or_else(|| control::unknown(id))?;
-        Ok(self.tell(changes, log))
+        let ending = self.tell(changes, log);
+        if ending.is_none() && self.planned && self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            self.looked = Some(Instant::now());
+            match step_activity::of(&mut reader, id).await {
+                Ok(activity) => self.tell_activity(activity.unwrap_or_default(), log),
+                // Nothing that is worth the end of a watch: the state changes go on being told.
+                Err(error) => tracing::debug!(operation = %id, cause = %error, "cannot look at the migration session"),
+            }
+        }
+        Ok(ending)
+    }
+
+    /// Tells what the running step waits for, each time that somebody else is in the way, and how far an index build is.
+    fn tell_activity(&mut self, activity: StepActivity, log: &Log) {
+        let StepActivity { version, waiting, waited, building } = activity;
+        if let Some(waiting) = &waiting
+            && !self.waiting.as_ref().is_some_and(|told| told.is_for_the_same(waiting))
+        {
+            log.push(Event::Waiting { version: version.clone(), waiting: waiting.clone(), waited });
+        }
+        if let Some(building) = &building
+            && self.building.as_ref() != Some(building)
+        {
+            log.push(Event::Progress { version, building: building.clone() });
+        }
+        (self.waiting, self.building) = (waiting, building);
     }
 
     fn tell(&mut self, changes: Changes, log: &Log) -> Option<Ending> {

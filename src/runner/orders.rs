@@ -18,6 +18,8 @@ pub enum Halt {
 /// What a second connection saw the session wait for.
 #[derive(Clone, Debug, Default)]
 pub struct Wait {
+    /// Of the migration that waits, or waited last.
+    pub version: String,
     /// How long the running statement has waited for locks, all in all.
     pub waited: Duration,
     /// Whom it waits for, or waited for last.

@@ -73,3 +73,4 @@ mod two_databases;
 mod untrusted;
 mod upkeep;
 mod wire;
+mod waiting;

@@ -112,7 +112,7 @@ fn indented(text: &str, at: usize) -> String {
 }
 
 /// A session that is in the way, in one line.
-fn blocker(blocker: &pb::Blocker) -> String {
+pub(in crate::cli) fn blocker(blocker: &pb::Blocker) -> String {
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     activity::Blocker {
         pid: blocker.pid,
