@@ -193,6 +193,8 @@ reasons! {
     LockTimeout "LOCK_TIMEOUT" Failed,
     /// Another operation holds the lock.
     Busy "BUSY" Busy,
+    /// Another session has locked a table of the ledger, or Diesel's; nothing was begun.
+    LedgerLocked "LEDGER_LOCKED" Busy,
     /// The operation ended before its last step: its daemon stopped or its database session was lost.
     Interrupted "INTERRUPTED" Interrupted,
     /// The database cannot be reached or did not answer.
@@ -270,6 +272,9 @@ impl<'de> Deserialize<'de> for Reason {
     }
 }
 
+/// The SQLSTATE of lock_timeout.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// A no, with everything that is known about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -294,6 +299,12 @@ impl Failure {
     /// A malformed request.
     pub fn invalid(reason: Reason, field: &str, message: impl Into<String>) -> Self {
         Self { field: Some(field.into()), ..Self::new(reason, message) }
+    }
+
+    /// A statement of schemad's own waited for a lock as long as it may.
+    pub fn is_lock_timeout(&self) -> bool {
+        self.reason == Reason::DatabaseUnavailable
+            && self.metadata.get("sqlstate").is_some_and(|state| state == LOCK_NOT_AVAILABLE)
     }
 
     /// Adds one datum.

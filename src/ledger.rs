@@ -7,6 +7,7 @@ pub mod history;
 pub mod install;
 pub mod journals;
 pub mod last_operation;
+pub mod locked;
 pub mod one_database;
 pub mod operations;
 mod outcome;

@@ -8,6 +8,7 @@ mod cancel;
 mod event;
 mod failed;
 mod holder;
+mod locked;
 mod log;
 mod onlooker;
 mod open;

@@ -193,27 +193,36 @@ pub async fn run(
         let Err(broken) = ran else { continue };
         let session_lost = is_lost(session, &broken).await;
         let parts = progress.done_of(done);
-        match broken {
+        let conflict = match broken {
             broken if session_lost => return Err(Stopped { done, parts, broken, session_lost }),
-            Broken::Sql(failed) if failed.error.is_lock_conflict() => {
-                match attempts.next(done, steps[done].lock_wait) {
-                    Ok(delay) => {
-                        observer.retrying(done, attempts.count, &failed.error, delay);
-                        pause(delay, orders.clone()).await;
-                        let left = attempts.left(steps[done].lock_wait);
-                        if let Err(error) = operations::shorten_wait(session.client(), steps[done].id, left).await {
-                            let broken = answer::of_our_own(error);
-                            let session_lost = matches!(broken, Broken::Lost(_));
-                            return Err(Stopped { done, parts, broken, session_lost });
-                        }
-                    }
-                    Err(waited) => {
-                        let broken = Broken::Locks { error: failed.error, waited };
+            // What ran outside a transaction and could not be recorded must not run again.
+            Broken::Sql(ScriptError { undone: Some(Undone { stays: true, .. }), .. }) => {
+                return Err(Stopped { done, parts, broken, session_lost });
+            }
+            // The script's locks, or a table of the ledger that a guard needs: the step was undone either way.
+            Broken::Sql(ScriptError { error, .. }) | Broken::Guard(error) if error.is_lock_conflict() => error,
+            broken => return Err(Stopped { done, parts, broken, session_lost }),
+        };
+        match attempts.next(done, steps[done].lock_wait) {
+            Ok(delay) => {
+                observer.retrying(done, attempts.count, &conflict, delay);
+                pause(delay, orders.clone()).await;
+                let left = attempts.left(steps[done].lock_wait);
+                match operations::shorten_wait(session.client(), steps[done].id, left).await {
+                    // The ledger is what is locked, or is locked as well: the next try says so.
+                    Err(error) if error.is_lock_timeout() => {}
+                    Err(error) => {
+                        let broken = answer::of_our_own(error);
+                        let session_lost = matches!(broken, Broken::Lost(_));
                         return Err(Stopped { done, parts, broken, session_lost });
                     }
+                    Ok(()) => {}
                 }
             }
-            broken => return Err(Stopped { done, parts, broken, session_lost }),
+            Err(waited) => {
+                let broken = Broken::Locks { error: conflict, waited };
+                return Err(Stopped { done, parts, broken, session_lost });
+            }
         }
     }
     Ok(())

@@ -217,6 +217,11 @@ impl Error {
             _ => None,
         }
     }
+
+    /// A lock could not be had within lock_timeout.
+    pub fn is_lock_timeout(&self) -> bool {
+        self.sql().is_some_and(|error| error.is(&SqlState::LOCK_NOT_AVAILABLE))
+    }
 }
 
 impl From<SqlError> for Error {
@@ -235,6 +240,9 @@ impl From<tokio_postgres::Error> for Error {
         }
     }
 }
+
+/// What the server says when lock_timeout is over, where it speaks English: diesel keeps the message and drops the SQLSTATE.
+pub(super) const LOCK_TIMEOUT_IS_OVER: &str = "canceling statement due to lock timeout";
 
 /// What a pooler means that gives up before it has a server connection to give.
 pub const POOL_TOO_SMALL: &str = "the pooler's pool has no server connection left: schemad keeps up to --pool-size and 5 more open (10 by \

@@ -13,8 +13,9 @@ use std::{
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 
 use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
 
-use super::{DatabaseUrl, Error, SqlError, connect::Connected};
+use super::{DatabaseUrl, Error, SqlError, connect::Connected, error::LOCK_TIMEOUT_IS_OVER};
 
 /// Connections are closed after this long without use; bb8 opens new ones up to the size that is kept.
 const IDLE: Duration = Duration::from_secs(5 * 60);
@@ -127,6 +128,10 @@ impl Reader {
                 Error::Lost(info.message().into())
             }
             diesel::result::Error::DatabaseError(_, info) => SqlError {
+                sqlstate: match info.message() {
+                    LOCK_TIMEOUT_IS_OVER => SqlState::LOCK_NOT_AVAILABLE.code().into(),
+                    _ => String::new(),
+                },
                 message: info.message().into(),
                 detail: info.details().map(Into::into),
                 hint: info.hint().map(Into::into),

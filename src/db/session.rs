@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     future::poll_fn,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -51,13 +52,17 @@ pub const OWN_PATH: &str = "SET search_path=pg_catalog,pg_temp";
 /// Puts the search_path into force that the URL, the role, the database or the server sets.
 pub const CONFIGURED_PATH: &str = "RESET search_path";
 
+/// How long a statement of schemad's own waits for a lock: nobody waits for a locked ledger without end, and no operation keeps the
+/// operation lock meanwhile. A step has a lock_timeout of its own, which the first guard sets, and what needs none sets none.
+pub const OWN_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The session's own settings, each said explicitly because a role, a database or the server may have set it otherwise.
 /// UTC is what Diesel's connections use. A connection that is gone is noticed by the server within 2 s (14 and later).
 /// The first is [`OWN_PATH`].
 pub fn settings(server_major: u32) -> &'static str {
     macro_rules! since_13 {
         () => {
-            "SET search_path=pg_catalog,pg_temp;SET application_name='schemad';SET TimeZone='UTC';SET statement_timeout=0;SET lock_timeout=0;\
+            "SET search_path=pg_catalog,pg_temp;SET application_name='schemad';SET TimeZone='UTC';SET statement_timeout=0;SET lock_timeout='5s';\
              SET idle_in_transaction_session_timeout=0;SET tcp_keepalives_idle=30;SET tcp_keepalives_interval=10;\
              SET tcp_keepalives_count=3"
         };
@@ -349,6 +354,14 @@ mod tests {
     #[test]
     fn what_ends_a_scripts_traces_reads_as_designed() {
         insta::assert_snapshot!(reset(DEALLOCATE, 17, ""));
+    }
+
+    #[test]
+    fn statements_of_schemads_own_wait_for_locks_as_long_as_is_said() {
+        let seconds = OWN_LOCK_TIMEOUT.as_secs();
+        assert!(
+            [13, 14, 17].iter().all(|major| settings(*major).contains(&format!(";SET lock_timeout='{seconds}s';")))
+        );
     }
 
     #[test]

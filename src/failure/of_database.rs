@@ -52,6 +52,7 @@ impl From<Error> for Failure {
                 "the server is a standby or read-only; point MIGRATION_DATABASE_URL at the primary"
             }
             _ if is_pooler => POOL_TOO_SMALL,
+            _ if error.is_lock_timeout() => "another session has locked a table that this needs; pg_locks says who",
             _ => "",
         };
         if !meaning.is_empty() {
@@ -82,6 +83,7 @@ mod tests {
                 "at the primary",
             ),
             ("08P01", "query_wait_timeout", Reason::DatabaseUnavailable, "--pool-size"),
+            ("55P03", "canceling statement due to lock timeout", Reason::DatabaseUnavailable, "pg_locks says who"),
         ] {
             let sql = SqlError { sqlstate: sqlstate.into(), message: message.into(), ..SqlError::default() };
             let failure = Failure::from(Error::from(sql));

@@ -40,7 +40,15 @@ const POLL: Duration = Duration::from_millis(100);
 const SHORT_HOLD: Duration = Duration::from_secs(2);
 
 impl Inner {
+    /// Runs a request to its end, or follows the operation that it began before.
     pub(super) async fn operate(self: &Arc<Self>, request: &Request, log: &Arc<Log>) -> Result<(), Failure> {
+        match self.claim_and_run(request, log).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.name_who_locks(failure).await),
+        }
+    }
+
+    async fn claim_and_run(self: &Arc<Self>, request: &Request, log: &Arc<Log>) -> Result<(), Failure> {
         if *self.phases.borrow() > Phase::Serving {
             return Err(Failure::new(
                 Reason::ShuttingDown,
@@ -107,7 +115,10 @@ impl Inner {
         let _registered = Registered::new(self, id, halt);
         match self.begin(session, &mut candidate, deadline).await {
             Ok(begun) => self.run(begun, &candidate).await,
-            Err(stopped) if candidate.accepted => Err(self.end_without_steps(&candidate, stopped).await),
+            Err(Stopped { failure, left }) if candidate.accepted => {
+                let failure = self.name_who_locks(failure).await;
+                Err(self.end_without_steps(&candidate, Stopped { failure, left }).await)
+            }
             Err(stopped) => {
                 self.take_back(id, stopped.left).await;
                 Err(stopped.failure)
@@ -211,10 +222,20 @@ impl Inner {
             if now >= deadline && (now >= patience || claims::running(session.client()).await?.is_some()) {
                 break busy(&Holder::find(session.client()).await?);
             }
-            if let Some(candidate) = candidate.filter(|candidate| candidate.accepted)
-                && let Some(by) = control::cancel_requested_by(session.client(), candidate.id).await?
-            {
+            // This daemon knows it first, and whatever keeps it from reading the ledger.
+            if let Some(Halt::Cancelled(by)) = candidate.and_then(|candidate| candidate.halt.borrow().clone()) {
                 break cancelled(&by, "it was still waiting for another operation, so nothing was done");
+            }
+            if let Some(candidate) = candidate.filter(|candidate| candidate.accepted) {
+                match control::cancel_requested_by(session.client(), candidate.id).await {
+                    Ok(None) => {}
+                    Ok(Some(by)) => {
+                        break cancelled(&by, "it was still waiting for another operation, so nothing was done");
+                    }
+                    // Whoever has locked the ledger is gone before the lock is won, or is named then.
+                    Err(error) if error.is_lock_timeout() => {}
+                    Err(lost) => return Err(lost.into()),
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}

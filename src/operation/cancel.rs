@@ -32,7 +32,14 @@ impl Operations {
     pub async fn cancel(&self, id: Uuid, by: &Principal) -> Result<OperationRow, Failure> {
         let inner = &self.0;
         // First what a connection of the pool is enough for: whoever may not, or comes too late, opens no session.
-        let known = inner.read(id).await?.ok_or_else(|| control::unknown(id))?;
+        let known = match inner.read(id).await {
+            // The ledger is locked, and that may be what the operation waits for.
+            Err(locked) if locked.is_lock_timeout() => match inner.cancel_here(id, by).await {
+                Some(cancelled) => return cancelled,
+                None => return Err(inner.name_who_locks(locked).await),
+            },
+            known => known?.ok_or_else(|| control::unknown(id))?,
+        };
         if by.role < Role::Admin && known.principal != by.name {
             let denied = denied(id, &known.principal, by);
             self.note_refusal(&by.name, "cancel", Uuid::nil(), &denied);
@@ -41,7 +48,10 @@ impl Operations {
         if let Some(ended) = control::ended(&known) {
             return Err(ended);
         }
-        let operation = inner.ask_to_end(id, &by.name).await?;
+        let operation = match inner.ask_to_end(known, id, &by.name).await {
+            Err(failure) => return Err(inner.name_who_locks(failure).await),
+            Ok(operation) => operation,
+        };
         let ended = async {
             loop {
                 match inner.read(id).await {
@@ -68,14 +78,37 @@ impl Inner {
         Ok(ledger::history::get(&mut reader, id).await?)
     }
 
+    /// Ends an operation that this daemon runs or queues, without a look into the ledger. `None`: it is not here.
+    async fn cancel_here(&self, id: Uuid, by: &Principal) -> Option<Result<OperationRow, Failure>> {
+        let (owner, log) = self.own(id)?;
+        if by.role < Role::Admin && owner != by.name {
+            return Some(Err(denied(id, &owner, by)));
+        }
+        if !self.halt(id, Halt::Cancelled(by.name.clone())) {
+            return None;
+        }
+        tracing::info!(event = "operation.cancel_requested", operation = %id, principal = by.name,
+            "asked to cancel an operation");
+        // However it ends, the answer says so.
+        let _ = tokio::time::timeout(ENDED_WITHIN, log.follow().result()).await;
+        let row = self.read(id).await.ok().flatten();
+        Some(Ok(row.unwrap_or_else(|| log.as_row(id, &owner, &self.daemon))))
+    }
+
     /// Writes the wish, and ends what runs. Returns the operation as it is now.
-    async fn ask_to_end(&self, id: Uuid, principal: &str) -> Result<OperationRow, Failure> {
+    async fn ask_to_end(&self, known: OperationRow, id: Uuid, principal: &str) -> Result<OperationRow, Failure> {
         let Ok(_one_of_few) = self.cancels.acquire().await else {
             return Err(Failure::new(Reason::Internal, "nobody closes this semaphore"));
         };
         let session = self.open_session().await?;
-        let (operation, backend) =
-            control::request_cancel(session.client(), id, principal).await?.ok_or_else(|| control::unknown(id))?;
+        let asked = match control::request_cancel(session.client(), id, principal).await {
+            // The wish cannot be written; the daemon that runs the operation can do without.
+            Err(error) if error.is_lock_timeout() && self.halt(id, Halt::Cancelled(principal.into())) => {
+                return Ok(known);
+            }
+            asked => asked?,
+        };
+        let (operation, backend) = asked.ok_or_else(|| control::unknown(id))?;
         if let Some(ended) = control::ended(&operation) {
             return Err(ended);
         }

@@ -12,7 +12,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{Entry, Event};
-use crate::failure::{Failure, Reason};
+use crate::{
+    failure::{Failure, Reason},
+    ledger::{OperationRow, State},
+};
 
 /// Live-only events that are kept for slow followers; at most 8 KiB each.
 const LIVE_KEPT: usize = 1_000;
@@ -114,6 +117,50 @@ impl Log {
     pub fn steps_done(&self) -> usize {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         content.durable.iter().filter(|(_, entry)| matches!(entry.event, Event::StepDone(..))).count()
+    }
+
+    /// The operation as far as this log tells, for a caller who asks while the ledger cannot be read. Somebody has asked to cancel it.
+    pub(super) fn as_row(&self, id: Uuid, principal: &str, daemon: &str) -> OperationRow {
+        let mut row = OperationRow {
+            id,
+            kind: String::new(),
+            state: State::Pending.as_str().into(),
+            principal: principal.into(),
+            daemon: daemon.into(),
+            created_at: SystemTime::UNIX_EPOCH,
+            started_at: None,
+            finished_at: None,
+            steps_total: 0,
+            steps_done: 0,
+            request_id: String::new(),
+            reason: None,
+            message: None,
+            cancel_requested: true,
+        };
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, entry) in &content.durable {
+            match &entry.event {
+                Event::Accepted { kind, request_id, .. } => {
+                    row.kind.clone_from(kind);
+                    row.request_id.clone_from(request_id);
+                    row.created_at = entry.time;
+                }
+                Event::Planned { steps, .. } => {
+                    row.state = State::Running.as_str().into();
+                    row.started_at = Some(entry.time);
+                    row.steps_total = i32::try_from(steps.len()).unwrap_or(i32::MAX);
+                }
+                Event::StepDone(..) => row.steps_done = row.steps_done.saturating_add(1),
+                Event::Finished(state, _, failure) => {
+                    row.state = state.as_str().into();
+                    row.finished_at = Some(entry.time);
+                    row.reason = failure.as_ref().map(|failure| failure.reason.to_string());
+                    row.message = failure.as_ref().map(|failure| failure.message.clone());
+                }
+                _ => {}
+            }
+        }
+        row
     }
 
     /// Closes the log with the operation's result.
@@ -301,6 +348,26 @@ mod tests {
         assert_eq!(sequences(log.follow()).await, [1, 0, 0, 2]);
         assert_eq!(sequences(log.follow_after(1)).await, [0, 0, 2]);
         assert_eq!(sequences(log.follow_after(2)).await, [0; 0]);
+    }
+
+    #[test]
+    fn the_operation_is_told_from_its_log_while_the_ledger_cannot_be_read() {
+        let (log, id) = (Log::new(), Uuid::nil());
+        assert_eq!(log.as_row(id, "p", "d").state, "pending");
+        log.push(Event::Accepted { kind: "apply".into(), request_id: "r".into(), repeated: false });
+        let steps = vec![("1".into(), "1_t".into(), Direction::Up, None); 2];
+        log.push(Event::Planned { steps, warnings: Vec::new() });
+        log.push(done(1));
+        let row = log.as_row(id, "p", "d");
+        assert_eq!((row.state.as_str(), row.steps_done, row.steps_total), ("running", 1, 2));
+        let failure = Failure::new(Reason::Cancelled, "m");
+        log.push(Event::Finished(State::Cancelled, crate::ledger::Finished::default(), Some(failure)));
+        let row = log.as_row(id, "p", "d");
+        assert_eq!(
+            (row.kind.as_str(), row.state.as_str(), row.reason.as_deref()),
+            ("apply", "cancelled", Some("CANCELLED"))
+        );
+        assert!(row.finished_at.is_some() && row.cancel_requested);
     }
 
     #[tokio::test]

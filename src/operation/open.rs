@@ -229,6 +229,13 @@ impl Inner {
         logs.values().find(|open| open.log.operation() == Some(id)).map(|open| open.log.clone())
     }
 
+    /// Who asked for an operation that is open here, and its log.
+    pub(super) fn own(&self, id: Uuid) -> Option<(String, Arc<Log>)> {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = logs.iter().find(|(_, open)| open.log.operation() == Some(id));
+        found.map(|((principal, _), open)| (principal.clone(), open.log.clone()))
+    }
+
     /// Tells an operation of this daemon to end. False: it is not here.
     pub(super) fn halt(&self, id: Uuid, why: Halt) -> bool {
         let halts = self.halts.lock().unwrap_or_else(PoisonError::into_inner);

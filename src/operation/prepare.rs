@@ -174,7 +174,7 @@ impl Operations {
         let inner = &self.0;
         let snapshot = ledger::read::snapshot(reader).await?;
         if snapshot.running.is_some() && request.queue_timeout.is_zero() {
-            return Err(busy(&Holder { operation: snapshot.running, session: None }));
+            return Err(busy(&Holder { operation: snapshot.running, ..Holder::default() }));
         }
         let compared = compared_bytes(&inner.catalog, &snapshot);
         let plan = blocking::in_place(compared, || plan(&inner.catalog, &snapshot, request))?;

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, error::SqlState};
+use uuid::Uuid;
 
 use super::{
     Event,
@@ -30,6 +31,10 @@ use crate::{
     runner::{self, Broken, Halt, Observer, Orders, Wait},
     shutdown::Phase,
 };
+
+/// How long the daemon tries to record an end while a table of the ledger is locked. It keeps the operation lock meanwhile: the next
+/// operation could not begin either.
+const RECORDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the daemon tries to find out what a lost session committed before it answers without knowing.
 const AFTER_LOSS: Duration = Duration::from_secs(30);
@@ -225,7 +230,7 @@ impl Inner {
     ) -> Result<Option<(State, Ending)>, Failure> {
         let session = match left {
             Left::Locked(locked) => {
-                let written = operations::end(locked.client(), candidate.id, state, ending).await?;
+                let written = self.insist_on_the_end(locked.client(), candidate.id, state, ending).await?;
                 let session = locked.release().await?;
                 if written {
                     return Ok(None);
@@ -237,7 +242,7 @@ impl Inner {
                     Left::Open(session) => session,
                     _ => self.open_session().await?,
                 };
-                if operations::end(session.client(), candidate.id, state, ending).await? {
+                if self.insist_on_the_end(session.client(), candidate.id, state, ending).await? {
                     return Ok(None);
                 }
                 session
@@ -245,6 +250,29 @@ impl Inner {
         };
         let recorded = claims::find(session.client(), candidate.id).await?;
         Ok(recorded.and_then(|recorded| Some((recorded.state, recorded.result?))))
+    }
+
+    /// Writes the end, for a while also when somebody has locked the ledger. False: another daemon has written another.
+    async fn insist_on_the_end(
+        &self,
+        client: &Client,
+        id: Uuid,
+        state: State,
+        ending: &Ending,
+    ) -> Result<bool, db::Error> {
+        let (deadline, mut told) = (Instant::now() + RECORDED_WITHIN, false);
+        loop {
+            match operations::end(client, id, state, ending).await {
+                Err(error) if error.is_lock_timeout() && Instant::now() < deadline => {
+                    if !std::mem::replace(&mut told, true) {
+                        let blocked_by = activity::blocked_by(&self.who_locks_the_ledger().await);
+                        tracing::warn!(event = "ledger.locked", operation = %id, blocked_by,
+                            "the operation's end cannot be recorded yet, because another session has locked the ledger");
+                    }
+                }
+                ended => return ended,
+            }
+        }
     }
 
     /// After a loss: wins the lock on a new session, which the old backend holds until it is through, and only then reads

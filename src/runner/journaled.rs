@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     blocking,
-    db::{SqlError, lock::LockedSession, session::Notice},
+    db::{Error, SqlError, lock::LockedSession, session::Notice},
     ledger::journals,
     planner::Resume,
     sql::{self, Kind, Outside, Statement, Unit, Work},
@@ -133,7 +133,7 @@ pub(super) async fn run(
     }
     if !finished {
         // Nothing but settings, or an earlier operation did the last part and not this.
-        record(session, step, sql::count(step.sql), Then::Finish).await?;
+        record(session, step, sql::count(step.sql), Then::Finish, orders).await?;
     }
     observer.done(index, begun.elapsed());
     Ok(())
@@ -190,9 +190,15 @@ pub(super) async fn send(
 }
 
 /// Records a part, or the step, in a transaction of its own. `through`: statements of the file, the part's among them.
-pub(super) async fn record(session: &LockedSession, step: &Step<'_>, through: usize, then: Then) -> Result<(), Broken> {
-    let recorded = session.client().batch_execute(&message::record(step.id, then)).await;
-    recorded.map_err(|error| match answer::broken(error.into(), None, message::PREAMBLE_STATEMENTS, 0) {
+pub(super) async fn record(
+    session: &LockedSession,
+    step: &Step<'_>,
+    through: usize,
+    then: Then,
+    orders: &Orders,
+) -> Result<(), Broken> {
+    let recorded = write(session, &message::record(step.id, then), step.lock_wait, orders).await;
+    recorded.map_err(|error| match answer::broken(error, None, message::PREAMBLE_STATEMENTS, 0) {
         // The file's statements are what may keep the ledger from being written.
         Broken::Sql(mut failed) => {
             failed.error.position = None;
@@ -201,6 +207,25 @@ pub(super) async fn record(session: &LockedSession, step: &Step<'_>, through: us
         }
         other => other,
     })
+}
+
+/// Writes into the journal what has happened by now. While a table of the ledger is locked it is tried again, for as long as the step may
+/// wait for its locks: what ran would be in doubt otherwise.
+pub(super) async fn write(
+    session: &LockedSession,
+    message: &str,
+    within: Duration,
+    orders: &Orders,
+) -> Result<(), Error> {
+    let begun = Instant::now();
+    loop {
+        match session.client().batch_execute(message).await.map_err(Error::from) {
+            Err(error) if error.is_lock_timeout() && begun.elapsed() < within && orders.halted().is_none() => {
+                session.clean().await?;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Tells how much more was said than is passed on.

@@ -9,7 +9,7 @@ use super::{
     Broken, Observer, Orders, ScriptError, Undone,
     answer::{self, Received},
     evidence::{self, Found},
-    journaled::{Part, in_statement, left_out, record, send, statement_at, undone},
+    journaled::{Part, in_statement, left_out, record, send, statement_at, undone, write},
     message::{self, Then},
 };
 use crate::{
@@ -54,12 +54,12 @@ pub(super) async fn run(
                     return Err(unsettled(part, what, broken));
                 }
                 session.take_notices(); // that there was no transaction to end
-                return Err(refused(session, part, what, found, broken, observer).await);
+                return Err(refused(session, part, what, found, broken, orders, observer).await);
             }
         }
     }
     let through = part.unit.statements_before + part.unit.statements;
-    record(session, part.step, through, then).await
+    record(session, part.step, through, then, orders).await
 }
 
 /// The server refused it, so it is not done, and there is no doubt; what it left is removed, if that can be had quickly.
@@ -69,6 +69,7 @@ async fn refused(
     what: Outside<'_>,
     found: Found,
     broken: Broken,
+    orders: &Orders,
     observer: &impl Observer,
 ) -> Broken {
     let broken = match broken {
@@ -93,7 +94,7 @@ async fn refused(
     let take_back = message::take_back(part.step.id, part.number);
     let taken_back = insist!(async {
         session.clean().await?;
-        Ok::<_, Error>(session.client().batch_execute(&take_back).await?)
+        write(session, &take_back, part.step.lock_wait, orders).await
     });
     session.take_notices(); // that there was no transaction to end
     match taken_back {

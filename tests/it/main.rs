@@ -36,6 +36,7 @@ mod large_scripts;
 mod lease;
 mod least_privilege;
 mod ledger;
+mod ledger_locked;
 mod listening;
 mod locale;
 mod locks;
