@@ -25,7 +25,7 @@ use crate::{
         session::Session,
     },
     failure::{Failure, Reason},
-    ledger::{claims, control, install, operations},
+    ledger::{Ending, Finished, State, claims, control, install, operations},
     planner,
     runner::Halt,
     shutdown::Phase,
@@ -119,20 +119,21 @@ impl Inner {
                 let failure = self.name_who_locks(failure).await;
                 Err(self.end_without_steps(&candidate, Stopped { failure, left }).await)
             }
-            Err(stopped) => {
-                self.take_back(id, stopped.left).await;
-                Err(stopped.failure)
+            Err(Stopped { failure, left }) => {
+                let failure = self.name_who_locks(failure).await;
+                self.take_back(id, left, &failure).await;
+                Err(failure)
             }
         }
     }
 
     /// Takes back a claim that was not accepted. Best effort: one that stays behind is closed for want of a session.
-    async fn take_back(&self, id: Uuid, left: Left) {
+    async fn take_back(&self, id: Uuid, left: Left, failure: &Failure) {
         let session = match left {
             Left::Locked(locked) => {
                 // Before the lock goes, which is released in so many words: the next operation must not find it held by a
                 // closing connection.
-                let _ = claims::abandon(locked.client(), id).await;
+                let _ = give_up(locked.client(), id, failure).await;
                 let _ = locked.release().await;
                 return;
             }
@@ -140,7 +141,7 @@ impl Inner {
             Left::Lost => Session::open(&self.url).await.ok(),
         };
         if let Some(session) = session {
-            let _ = claims::abandon(session.client(), id).await;
+            let _ = give_up(session.client(), id, failure).await;
         }
     }
 
@@ -246,6 +247,17 @@ impl Inner {
         };
         Err(Stopped { failure, left: Left::Open(session) })
     }
+}
+
+/// Deletes a claim, or ends it where the ledger is locked: the row's steps could not be deleted with it, and it would be taken for what a
+/// dead daemon left.
+async fn give_up(client: &tokio_postgres::Client, id: Uuid, failure: &Failure) -> Result<(), db::Error> {
+    if failure.reason != Reason::LedgerLocked {
+        return claims::abandon(client, id).await;
+    }
+    let failure = Some(failure.clone().with("operation", id));
+    let ending = Ending { finished: Finished::default(), failure };
+    operations::end(client, id, State::Failed, &ending).await.map(drop)
 }
 
 /// Why an operation could not begin. Its end is recorded on the session that is left, because others close what has none.
