@@ -234,6 +234,28 @@ async fn systemd_hears_that_it_listens_that_it_lives_and_that_it_stops() {
     assert_eq!(process.exit_code().await, Some(0));
 }
 
+/// Its socket has room for some messages only, and a send beyond them waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_does_not_read_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let filling = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    filling.set_nonblocking(true).unwrap();
+    while filling.send_to(b"WATCHDOG=1", &path).is_ok() {}
+    let mut command = schemad(&["serve"]);
+    command
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "20000");
+    let mut process = Process::start(command).await;
+    process.event("database.unreachable").await;
+    assert_eq!(crate::harness::daemon::get(&process.admin, "/livez").await.0, 200);
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.exit_code().await, Some(0));
+    drop(socket);
+}
+
 /// Whatever the log's format, and whoever asks: the password that the server refused is nowhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_that_is_refused_is_not_told() {
