@@ -18,7 +18,24 @@ const SMALL: usize = 64 << 10;
 pub(crate) fn in_place<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let has_other_threads =
         Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if bytes >= SMALL && has_other_threads { tokio::task::block_in_place(work) } else { work() }
+    if bytes < SMALL || !has_other_threads {
+        return work();
+    }
+    #[cfg(test)]
+    HANDED_OVER.with(|count| count.set(count.get() + 1));
+    tokio::task::block_in_place(work)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has handed its tasks over.
+    static HANDED_OVER: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How often this thread has handed its tasks over.
+#[cfg(test)]
+pub(crate) fn handed_over() -> usize {
+    HANDED_OVER.with(std::cell::Cell::get)
 }
 
 #[cfg(test)]

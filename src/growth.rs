@@ -9,6 +9,7 @@ use std::{hint::black_box, time::Duration};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
+    blocking,
     catalog::{
         Catalog, fitness, folder,
         tests::{Hand, Source},
@@ -44,7 +45,7 @@ struct Effort {
 impl Effort {
     fn asked_for() -> Self {
         match std::env::var("GROWTH_MS").ok().and_then(|text| text.parse().ok()) {
-            None => Self { long_enough: Duration::from_micros(300), largest: 1 << 17 },
+            None => Self { long_enough: Duration::from_micros(200), largest: 1 << 16 },
             Some(milliseconds) => Self { long_enough: Duration::from_millis(milliseconds), largest: 1 << 21 },
         }
     }
@@ -103,6 +104,36 @@ fn no_function_of_a_script_or_a_schema_grows_faster_than_its_input() {
         }
     }
     assert!(too_fast.is_empty(), "these grow faster than their input:\n{head}\n{}", too_fast.join("\n"));
+}
+
+/// Those that look at little of their input, only copy it, run before anything is served, or are handed over by who calls them.
+const ANYWHERE: [&str; 5] = [
+    "sql::transaction_modes",
+    "runner::message",
+    "folder::is_blank, script_problem",
+    "Snapshot::eq, clone",
+    "DescribeSchema, all objects",
+];
+
+#[test]
+fn large_inputs_are_looked_at_beside_the_threads_that_answer() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let looks = async {
+        let script = text("", |i| format!("INSERT INTO t VALUES ({i}, 'a');\n"), "", 1 << 18);
+        let (before, after) = (SCHEMAS[0].1(1 << 9, "word"), SCHEMAS[0].1(1 << 9, "other"));
+        let scripts = FUNCTIONS.iter().map(|(name, run)| (*name, Box::new(|| run(&script)) as Box<dyn Fn()>));
+        let schemas = COMPARISONS.iter().map(|(name, run)| (*name, Box::new(|| run(&before, &after)) as Box<dyn Fn()>));
+        let all: Vec<(&str, Box<dyn Fn()>)> = scripts.chain(schemas).collect();
+        let is_in_place = |(name, run): &(&'static str, Box<dyn Fn()>)| {
+            let handed_over = blocking::handed_over();
+            run();
+            (blocking::handed_over() == handed_over).then_some(*name)
+        };
+        all.iter().filter_map(is_in_place).collect::<Vec<_>>()
+    };
+    let mut in_place = runtime.block_on(async { tokio::spawn(async { looks.await }).await.unwrap() });
+    in_place.retain(|name| !ANYWHERE.contains(name));
+    assert!(in_place.is_empty(), "these keep a thread from answering: {in_place:?}");
 }
 
 impl Measured {
@@ -397,7 +428,7 @@ fn scripts() -> Vec<Case> {
         .map(|(function, run, shape, make)| Case {
             function,
             shape,
-            from: 1 << 12,
+            from: 1 << 10,
             prepare: Box::new(move |size| {
                 let script = make(size);
                 Box::new(move || run(&script))

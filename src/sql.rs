@@ -35,6 +35,10 @@ pub struct Place {
 
 /// Where the `nth` character (from 1) of `sql` is.
 pub fn place(sql: &str, nth: usize) -> Place {
+    in_place(sql.len(), || count_lines(sql, nth))
+}
+
+fn count_lines(sql: &str, nth: usize) -> Place {
     let mut place = Place { line: 1, column: 1 };
     for c in sql.chars().take(nth.saturating_sub(1)) {
         place = match c {
@@ -47,7 +51,7 @@ pub fn place(sql: &str, nth: usize) -> Place {
 
 /// The number (from 1) of the character at byte `at` of `sql`.
 pub fn nth_character(sql: &str, at: usize) -> usize {
-    sql[..at].chars().count() + 1
+    in_place(at, || sql[..at].chars().count() + 1)
 }
 
 /// Bytes of a line that an excerpt holds: a failure's metadata is cut behind a few more.
@@ -56,6 +60,10 @@ const EXCERPT: usize = 200;
 /// The line at `place`, or the part of a very long one around it, and the column in that. A line of a statement that holds a password is
 /// not shown.
 pub fn excerpt(sql: &str, place: Place) -> (String, usize) {
+    in_place(sql.len(), || cut_out(sql, place))
+}
+
+fn cut_out(sql: &str, place: Place) -> (String, usize) {
     let start: usize = sql.split_inclusive('\n').take(place.line - 1).map(str::len).sum();
     let end = sql[start..].find('\n').map_or(sql.len(), |at| start + at);
     if secret::is_on_line(sql, start, end) {

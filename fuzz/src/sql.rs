@@ -30,6 +30,14 @@ pub fn split(data: &[u8]) {
         assert!(is_hidden || !statement.holds_secret(), "no excerpt is of a statement that holds a password");
     }
     assert!(is_blank(&text[end..]), "skipped: {:?}", &text[end..]);
+    // A script is judged by its statements, each by itself.
+    let of_one = |look: fn(&str) -> Option<sql::Reach>| statements.iter().find(|one| look(one.sql).is_some());
+    for look in [sql::first_reach, sql::first_role_change] {
+        let place = of_one(look).map(|one| sql::place(text, sql::nth_character(text, one.start)));
+        assert_eq!(look(text).map(|found| found.place), place, "another statement is found");
+    }
+    assert_eq!(sql::is_dynamic(text), statements.iter().any(|one| sql::is_dynamic(one.sql)));
+    assert_eq!(sql::drops_roles(text), statements.iter().any(|one| sql::drops_roles(one.sql)));
     if let Some((_, at)) = sql::unterminated(text) {
         assert!(!text[at..].is_empty());
     }
