@@ -123,15 +123,14 @@ fn large_inputs_are_looked_at_beside_the_threads_that_answer() {
         let (before, after) = (SCHEMAS[0].1(1 << 9, "word"), SCHEMAS[0].1(1 << 9, "other"));
         let scripts = FUNCTIONS.iter().map(|(name, run)| (*name, Box::new(|| run(&script)) as Box<dyn Fn()>));
         let schemas = COMPARISONS.iter().map(|(name, run)| (*name, Box::new(|| run(&before, &after)) as Box<dyn Fn()>));
-        let all: Vec<(&str, Box<dyn Fn()>)> = scripts.chain(schemas).collect();
-        let is_in_place = |(name, run): &(&'static str, Box<dyn Fn()>)| {
+        let is_in_place = |(name, run): (&'static str, Box<dyn Fn()>)| {
             let handed_over = blocking::handed_over();
             run();
-            (blocking::handed_over() == handed_over).then_some(*name)
+            (blocking::handed_over() == handed_over).then_some(name)
         };
-        all.iter().filter_map(is_in_place).collect::<Vec<_>>()
+        scripts.chain(schemas).filter_map(is_in_place).collect::<Vec<_>>()
     };
-    let mut in_place = runtime.block_on(async { tokio::spawn(async { looks.await }).await.unwrap() });
+    let mut in_place = runtime.block_on(async { tokio::spawn(looks).await.unwrap() });
     in_place.retain(|name| !ANYWHERE.contains(name));
     assert!(in_place.is_empty(), "these keep a thread from answering: {in_place:?}");
 }

@@ -83,7 +83,7 @@ pub async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) 
     let method = methods::of(request.uri().path());
     let serves_only_grpc = gate.operations.is_some();
     if (serves_only_grpc || method.is_some())
-        && let Err(refused) = is_grpc(&request)
+        && let Some(refused) = not_grpc(&request)
     {
         return refused;
     }
@@ -104,12 +104,12 @@ pub async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) 
 
 /// Refuses what is no gRPC, in HTTP's words. A page in a browser can send a POST of any text anywhere, with the certificate of the
 /// person who looks at it; this content type it can send only where the server allows it, and this one never does.
-fn is_grpc(request: &Request) -> Result<(), Response> {
+fn not_grpc(request: &Request) -> Option<Response> {
     const TYPE: &str = "application/grpc";
     if request.method() != Method::POST {
         // The answer to HEAD has no body, and hyper takes none away.
         let text = if request.method() == Method::HEAD { "" } else { "gRPC calls are POST requests\n" };
-        return Err((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST")], text).into_response());
+        return Some((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST")], text).into_response());
     }
     let mut values = request.headers().get_all(CONTENT_TYPE).iter();
     let only = match (values.next(), values.next()) {
@@ -119,10 +119,10 @@ fn is_grpc(request: &Request) -> Result<(), Response> {
     let essence = only.split(';').next().unwrap_or_default().trim();
     let matches = |text: &str| essence.eq_ignore_ascii_case(text);
     if matches(TYPE) || matches("application/grpc+proto") {
-        return Ok(());
+        return None;
     }
     let text = format!("this is a gRPC method: the content type has to be {TYPE}\n");
-    Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response())
+    Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response())
 }
 
 /// Who called, and what they said.

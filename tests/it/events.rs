@@ -97,7 +97,7 @@ async fn a_steps_duration_is_its_own_however_its_answer_arrives() {
         let durations = durations(&database, &outcome.events).await;
         assert_eq!(durations.len(), 4, "{durations:?}");
         for (told, recorded) in &durations {
-            assert!(told.abs_diff(*recorded) < Duration::from_millis(20), "lost: {lost}: {durations:?}");
+            assert!(told.abs_diff(*recorded) < Duration::from_millis(150), "lost: {lost}: {durations:?}");
         }
     }
 }
