@@ -34,11 +34,11 @@ impl Busy {
     #[track_caller]
     fn assert_is_told(&self, waiting: &pb::Waiting) {
         assert_eq!((waiting.version.as_str(), waiting.mode.as_str()), ("2", "AccessExclusiveLock"), "{waiting:?}");
-        assert_eq!((waiting.relation.as_str(), waiting.blockers.len()), ("busy", 1), "{waiting:?}");
+        assert_eq!((waiting.relation.as_str(), waiting.blockers.len()), ("public.busy", 1), "{waiting:?}");
         let blocker = &waiting.blockers[0];
         assert_eq!((blocker.pid, blocker.application_name.as_str()), (self.pid, "a report"));
         assert_eq!((blocker.user.as_str(), blocker.state.as_str()), ("postgres", "idle in transaction"));
-        assert_eq!((blocker.mode.as_str(), blocker.relation.as_str()), ("AccessShareLock", "busy"));
+        assert_eq!((blocker.mode.as_str(), blocker.relation.as_str()), ("AccessShareLock", "public.busy"));
         assert!(blocker.age.is_some() && waiting.waited.is_some(), "{waiting:?}");
     }
 }
@@ -88,7 +88,7 @@ async fn status_says_how_the_last_operation_ended_and_the_command_line_shows_bot
     let shown = stdout(&output(schemad(&["status", "--address", &daemon.address])).await);
     for line in [
         format!("Running   apply {id}, 1 of 2 steps done"),
-        " for AccessExclusiveLock on busy, migration 2".into(),
+        " for AccessExclusiveLock on public.busy, migration 2".into(),
         format!("behind pid {} (postgres, a report, idle in transaction for ", busy.pid),
     ] {
         assert!(shown.contains(&line), "{line} in {shown}");
