@@ -75,7 +75,7 @@ impl Keeper {
     }
 
     async fn insert(&self, session: &Session, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
-        if install::check(&session).await? != install::State::Usable {
+        if install::check(session).await? != install::State::Usable {
             let message = "the ledger is gone or of an older version; the next operation makes it";
             return Err(Failure::new(Reason::LedgerNotReady, message));
         }

@@ -187,7 +187,7 @@ async fn nothing_that_others_planted_in_the_search_path_runs_as_the_daemon() {
 
     let mut client = daemon.client();
     client.list_migrations(pb::ListMigrationsRequest::default()).await.unwrap();
-    let request = pb::GetMigrationRequest { version: "1".into(), ..Default::default() };
+    let request = pb::GetMigrationRequest { version: "1".into() };
     client.get_migration(request).await.unwrap();
     let mut operations = daemon.operations();
     let listed = operations.list_operations(pb::ListOperationsRequest::default()).await.unwrap().into_inner();
