@@ -88,8 +88,7 @@ pub async fn check(session: &Session) -> Result<State, Failure> {
         return Ok(State::ToBeCreated);
     }
     may_be_read(session, &place).await?;
-    let contents = Contents::of(&one(session.client(), CONTENTS).await?);
-    judge(session, &place, &contents).await
+    Ok(standing(session).await?.state)
 }
 
 /// The same for a ledger that was usable a moment ago, in one statement. Where the ledger is gone, or has become unreadable, this
@@ -98,8 +97,7 @@ pub async fn check(session: &Session) -> Result<State, Failure> {
 /// # Errors
 /// As `check`.
 pub async fn standing(session: &Session) -> Result<Standing, Failure> {
-    let row = one(session.client(), &format!("SELECT * FROM ({PLACE}) place CROSS JOIN ({CONTENTS}) contents")).await?;
-    let (place, contents) = (Place::of(&row), Contents::of(&row));
+    let (place, contents) = whole(session.client()).await?;
     place.server_may_be_used()?;
     may_be_read(session, &place).await?;
     let state = judge(session, &place, &contents).await?;
@@ -143,6 +141,12 @@ async fn judge(session: &Session, place: &Place, contents: &Contents) -> Result<
     Ok(if version < VERSION { State::ToBeUpgraded } else { State::Usable })
 }
 
+/// Both in one statement, and so in one state: another daemon may upgrade the ledger just now.
+async fn whole(client: &Client) -> Result<(Place, Contents), Failure> {
+    let row = one(client, &format!("SELECT * FROM ({PLACE}) place CROSS JOIN ({CONTENTS}) contents")).await?;
+    Ok((Place::of(&row), Contents::of(&row)))
+}
+
 /// Creates or upgrades the ledger, and the Diesel table with Diesel's own DDL. Does nothing where both are there.
 ///
 /// # Errors
@@ -154,7 +158,7 @@ pub async fn ensure(session: &LockedSession) -> Result<(), Failure> {
     let installed = match place.has_ledger {
         true => {
             may_be_read(session, &place).await?;
-            let contents = Contents::of(&one(client, CONTENTS).await?);
+            let (place, contents) = whole(client).await?;
             judge(session, &place, &contents).await?;
             contents.version.unwrap_or_default()
         }

@@ -74,9 +74,12 @@ async fn a_database_that_takes_no_new_sessions_is_not_ready() {
     other.execute(&allow(false)).await;
     eventually("it says so", async || {
         let (status, body) = get(&daemon.admin, "/readyz").await;
-        (status == 503 && body.contains("ALLOW_CONNECTIONS true")).then_some(())
+        (status == 503 && body.contains("DATABASE_UNAVAILABLE")).then_some(())
     })
     .await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
+    assert!(failed.message.contains(&allow(true)), "{}", failed.message);
     other.execute(&allow(true)).await;
     daemon.until_ready().await;
     daemon.apply_all().await.finished();

@@ -334,7 +334,7 @@ async fn whoever_could_use_a_ledger_of_version_2_can_use_it_after_the_upgrade() 
         ))
         .await;
     daemon(&database, &Set::tables(0), &[]).await.stop().await;
-    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "4");
+    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "5");
     let tables = format!(
         "SELECT count(*) FROM pg_class WHERE relnamespace = 'schemad'::regnamespace AND relkind = 'r' \
          AND NOT (has_table_privilege('{role}', oid, 'SELECT') AND has_table_privilege('{role}', oid, 'INSERT') \
