@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How often old rows are looked for.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// Between two batches, so that deleting a great many leaves room for others.
 const PAUSE: Duration = Duration::from_millis(50);

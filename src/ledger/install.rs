@@ -281,6 +281,7 @@ macro_rules! trusted_owner {
 pub(super) use trusted_owner;
 
 /// What the ledger says of itself, and Diesel's table where the ledger says it is: one row, also where the ledger's own is missing.
+/// LIMIT 1 tells the planner that it is one, so that it looks names up instead of reading all of pg_class.
 const CONTENTS: &str = concat!(
     "SELECT l.version, l.compatible_with, quote_ident(n.nspname) AS diesel_schema, has_schema_privilege(n.oid, 'USAGE') AS may_use_diesel_schema, \
      quote_ident(n.nspname) || '.' || quote_ident(d.relname) AS diesel, d.oid AS diesel_oid, \
@@ -293,7 +294,8 @@ const CONTENTS: &str = concat!(
         OR EXISTS (SELECT FROM pg_locks k WHERE ",
     operation_lock!(),
     ") AS is_busy \
-     FROM (SELECT 1) one LEFT JOIN schemad.ledger l ON true LEFT JOIN pg_namespace n ON n.nspname = l.diesel_schema \
+     FROM (SELECT 1) one LEFT JOIN (SELECT * FROM schemad.ledger LIMIT 1) l ON true \
+     LEFT JOIN pg_namespace n ON n.nspname = l.diesel_schema \
      LEFT JOIN pg_class d ON d.relnamespace = n.oid AND d.relname = l.diesel_table LEFT JOIN pg_roles o ON o.oid = d.relowner"
 );
 

@@ -215,7 +215,7 @@ use table_columns;
 
 /// With a ledger, the Diesel table is where the ledger says, whatever the search_path passes over; it may have been dropped since.
 const LEDGER: &str = concat!(
-    "SELECT l.id::text AS id, l.version, l.compatible_with, t.* FROM schemad.ledger l LEFT JOIN LATERAL (SELECT ",
+    "SELECT l.id::text AS id, l.version, l.compatible_with, t.* FROM (SELECT * FROM schemad.ledger LIMIT 1) l LEFT JOIN LATERAL (SELECT ",
     table_columns!(),
     " WHERE n.nspname = l.diesel_schema AND d.relname = l.diesel_table) t ON true"
 );
