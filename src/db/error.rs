@@ -200,12 +200,12 @@ impl Error {
         Self::UnsafeTable { table: table.into(), problem: problem.into() }
     }
 
-    /// Only the ledger, which others may be able to write, says that this is Diesel's table.
+    /// Diesel's table, as the server quotes it, belongs to somebody whose code it could run as the daemon.
     pub fn untrusted_owner(table: &str, owner: &str) -> Self {
         let problem = format!(
-            "the ledger names it, but the search_path does not lead to it, and its owner {owner} is neither the daemon's role nor \
-             the owner of the ledger or of the database. If it is the right one: ALTER TABLE {table} OWNER TO the daemon's role; \
-             else somebody changed schemad.ledger"
+            "its owner {owner} is neither the daemon's role, nor the owner of the ledger, nor a superuser, and what an owner puts on a \
+             table would run with the daemon's rights. If it is the right table: ALTER TABLE {table} OWNER TO the daemon's role, and \
+             GRANT SELECT, INSERT, DELETE ON {table} TO {owner}; else somebody changed schemad.ledger"
         );
         Self::UnsafeTable { table: table.into(), problem }
     }

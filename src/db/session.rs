@@ -127,6 +127,7 @@ pub struct Session {
     deallocate: &'static str,
     /// What the guards compare, as SET statements; empty until [`Session::pin`].
     pins: String,
+    pinned_table: Option<String>,
     reset: String,
     driver: JoinHandle<()>,
 }
@@ -168,7 +169,8 @@ impl Session {
         let driver = tokio::spawn(drive(connection, sender, left_out.clone()));
         let (deallocate, pins) = (DEALLOCATE, String::new());
         let reset = reset(deallocate, server_major, &pins);
-        let session = Self { client, tls, notices, left_out, server_major, deallocate, pins, reset, driver };
+        let session =
+            Self { client, tls, notices, left_out, server_major, deallocate, pins, pinned_table: None, reset, driver };
         session.client.batch_execute(settings(server_major)).await?;
         Ok(session)
     }
@@ -232,14 +234,15 @@ impl Session {
     /// The database's, or its loss.
     pub async fn pin(&mut self, role: Option<&str>, diesel_table: &str) -> Result<(), Error> {
         let (role, table) = (sql::literal(role.unwrap_or_default()), sql::literal(diesel_table));
+        self.pinned_table = Some(diesel_table.to_owned());
         self.pins = format!(";SET schemad.role={role};SET schemad.diesel_table={table}");
         self.reset = reset(self.deallocate, self.server_major, &self.pins);
         Ok(self.client.batch_execute(&self.pins).await?)
     }
 
-    /// True once [`Session::pin`] was called.
-    pub fn is_pinned(&self) -> bool {
-        !self.pins.is_empty()
+    /// Where Diesel's table is, as [`Session::pin`] said.
+    pub fn pinned_table(&self) -> Option<&str> {
+        self.pinned_table.as_deref()
     }
 
     /// What ends whatever a script left in the session, and makes the settings again. It can run in a transaction.

@@ -12,6 +12,7 @@ CREATE FUNCTION schemad.diesel_table_problem_v1(diesel oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $problem$
     SELECT CASE
         WHEN c.relkind <> 'r' THEN 'it is not an ordinary table'
+        WHEN c.relispartition THEN 'it is a partition of another table'
         WHEN row_security_active(c.oid) THEN 'row security hides its rows from the role ' || quote_ident(current_user)
         ELSE coalesce(
             (SELECT 'it has the rule ' || quote_ident(r.rulename) FROM pg_rewrite r WHERE r.ev_class = c.oid LIMIT 1),
@@ -22,6 +23,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $problem$
             (SELECT 'its column ' || quote_ident(a.attname) || ' has a default or a type of its own' FROM pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 AND (a.atthasdef AND a.attname <> 'run_on' OR a.attgenerated <> '' OR a.atttypid >= 16384) LIMIT 1),
+            (SELECT 'it has the statistics ' || quote_ident(e.stxname) FROM pg_statistic_ext e WHERE e.stxrelid = c.oid LIMIT 1),
             (SELECT 'its index ' || i.indexrelid::regclass || ' has an expression' FROM pg_index i
                 WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) LIMIT 1))
         END
@@ -107,7 +109,7 @@ BEGIN
             current_setting('schemad.diesel_table', true) USING ERRCODE = 'SCH07';
     END IF;
     EXECUTE 'LOCK TABLE ONLY ' || diesel || ' IN ROW EXCLUSIVE MODE';
-    problem := schemad.diesel_table_problem_v1(diesel::regclass);
+    problem := schemad.diesel_table_problem_v1(diesel::regclass::oid);
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'Diesel''s table % is not used: %', diesel, problem USING ERRCODE = 'SCH08';
     END IF;

@@ -237,8 +237,25 @@ async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Creates the table that the server calls `name` where there is none; else makes sure, with the table locked, that writing it runs
+/// no code of others. For a transaction.
+pub(super) async fn prepare_diesel_table(client: &Client, name: &str) -> Result<(), db::Error> {
+    let there = "SELECT to_regclass($1)::oid";
+    let rows = client.query_typed(there, &[(&name, Type::TEXT)]).await?;
+    let Some(oid) = rows.first().and_then(|row| row.get::<_, Option<u32>>(0)) else {
+        return Ok(client.batch_execute(&diesel_table(name)).await?);
+    };
+    client.batch_execute(&format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE")).await?;
+    let problem = "SELECT schemad.diesel_table_problem_v1($1::oid)";
+    let rows = client.query_typed(problem, &[(&oid, Type::OID)]).await?;
+    match rows.first().and_then(|row| row.get::<_, Option<String>>(0)) {
+        Some(problem) => Err(db::Error::unsafe_table(name, &problem)),
+        None => Ok(()),
+    }
+}
+
 /// Diesel's own DDL (diesel 2.3, `migrations/mod.rs`). `name` was quoted by the server.
-pub(super) fn diesel_table(name: &str) -> String {
+fn diesel_table(name: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {name} (version VARCHAR(50) PRIMARY KEY NOT NULL, \
          run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);"
@@ -269,13 +286,12 @@ const PLACE: &str = "SELECT quote_ident(current_user) AS role, quote_ident(b.dat
     WHERE b.datname = current_database()";
 
 /// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the daemon's own role, the owner of the
-/// ledger or of the database.
+/// ledger. Anybody else's table runs its owner's code when it is read or planned for: views, policies, casts, statistics.
 macro_rules! trusted_owner {
     () => {
         "(o.rolsuper OR o.rolname = current_user \
           OR o.oid = (SELECT g.relowner FROM pg_class g JOIN pg_namespace s ON s.oid = g.relnamespace \
-              WHERE s.nspname = 'schemad' AND g.relname = 'ledger') \
-          OR o.oid = (SELECT b.datdba FROM pg_database b WHERE b.datname = current_database()))"
+              WHERE s.nspname = 'schemad' AND g.relname = 'ledger'))"
     };
 }
 pub(super) use trusted_owner;
@@ -284,7 +300,7 @@ pub(super) use trusted_owner;
 /// LIMIT 1 tells the planner that it is one, so that it looks names up instead of reading all of pg_class.
 const CONTENTS: &str = concat!(
     "SELECT l.version, l.compatible_with, quote_ident(n.nspname) AS diesel_schema, has_schema_privilege(n.oid, 'USAGE') AS may_use_diesel_schema, \
-     quote_ident(n.nspname) || '.' || quote_ident(d.relname) AS diesel, d.oid AS diesel_oid, \
+     quote_ident(n.nspname) || '.' || quote_ident(d.relname) AS diesel, \
      coalesce(has_table_privilege(d.oid, 'SELECT') AND has_table_privilege(d.oid, 'INSERT') \
         AND has_table_privilege(d.oid, 'DELETE'), false) AS may_use_diesel, d.relkind = 'r' AS is_table, \
      row_security_active(d.oid) AS diesel_is_hidden, quote_ident(o.rolname) AS diesel_owner, ",
@@ -429,7 +445,6 @@ struct Contents {
     may_use_diesel_schema: bool,
     /// With its schema, quoted. `None`: there is none of that name.
     diesel: Option<String>,
-    diesel_oid: Option<u32>,
     may_use_diesel: bool,
     is_table: bool,
     diesel_is_hidden: bool,
@@ -447,7 +462,6 @@ impl Contents {
             diesel_schema: row.get("diesel_schema"),
             may_use_diesel_schema: flag("may_use_diesel_schema"),
             diesel: row.get("diesel"),
-            diesel_oid: row.get("diesel_oid"),
             may_use_diesel: flag("may_use_diesel"),
             is_table: flag("is_table"),
             diesel_is_hidden: flag("diesel_is_hidden"),
@@ -457,23 +471,18 @@ impl Contents {
         }
     }
 
-    /// Diesel's table, where there is one, is a table whose rows can be seen, and it is the one that the operator means: it has an
-    /// owner that could do as the daemon anyway, or the search_path leads to it. The ledger's word alone is not enough, because
-    /// others may be able to write it. What else there is on the table the guards look at, with the table locked.
+    /// Diesel's table, where there is one, has an owner that could do as the daemon anyway, and is a table whose rows can be seen.
+    /// Others may be able to write the ledger, which says where it is. What is on the table the guards look at, with it locked.
     async fn diesel_may_be_used(&self, session: &Session) -> Result<(), Failure> {
         let Some(table) = &self.diesel else { return Ok(()) };
+        if !self.owner_is_trusted {
+            return Err(db::Error::untrusted_owner(table, self.diesel_owner.as_deref().unwrap_or_default()).into());
+        }
         if !self.is_table {
             return Err(db::Error::unsafe_table(table, "it is not an ordinary table").into());
         }
         if self.diesel_is_hidden {
             return Err(hidden(table, &session_role(session).await?));
-        }
-        if !self.owner_is_trusted {
-            let found = session.in_configured_path(LOOK_UP).await?;
-            if found.get(0) != self.diesel_oid.map(|oid| oid.to_string()).as_deref() {
-                let owner = self.diesel_owner.as_deref().unwrap_or_default();
-                return Err(db::Error::untrusted_owner(table, owner).into());
-            }
         }
         Ok(())
     }
@@ -492,6 +501,8 @@ struct Absent {
     may_use_diesel: bool,
     is_table: bool,
     diesel_is_hidden: bool,
+    /// Of the Diesel table, when it is not one that could do as the daemon anyway.
+    untrusted_owner: Option<String>,
     /// Where the Diesel table would be created, quoted.
     current_schema: Option<String>,
     may_create_diesel: bool,
@@ -499,7 +510,8 @@ struct Absent {
     hidden: Option<String>,
 }
 
-const ABSENT: &str = "SELECT (SELECT min(c.relname::text) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace \
+const ABSENT: &str = concat!(
+    "SELECT (SELECT min(c.relname::text) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace \
         WHERE s.nspname = 'schemad'), \
     quote_ident(m.nspname) || '.' || quote_ident(d.relname), coalesce(has_table_privilege(d.oid, 'SELECT') \
         AND has_table_privilege(d.oid, 'INSERT') AND has_table_privilege(d.oid, 'DELETE'), false), \
@@ -509,9 +521,13 @@ const ABSENT: &str = "SELECT (SELECT min(c.relname::text) FROM pg_class c JOIN p
             AND t.relname = '__diesel_schema_migrations') THEN '' ELSE ', CREATE' END || ' ON SCHEMA ' || quote_ident(h.nspname) \
         FROM unnest(string_to_array($3, ',')) WITH ORDINALITY p (name, n) \
         JOIN pg_namespace h ON h.nspname = CASE btrim(p.name, ' \"') WHEN '$user' THEN current_user ELSE btrim(p.name, ' \"') END \
-        WHERE NOT has_schema_privilege(h.oid, 'USAGE') ORDER BY p.n LIMIT 1) \
+        WHERE NOT has_schema_privilege(h.oid, 'USAGE') ORDER BY p.n LIMIT 1), \
+    CASE WHEN NOT coalesce(",
+    trusted_owner!(),
+    ", false) THEN quote_ident(o.rolname) END \
     FROM (SELECT 1) one \
-    LEFT JOIN (pg_class d JOIN pg_namespace m ON m.oid = d.relnamespace) ON d.oid = $1::oid";
+    LEFT JOIN (pg_class d JOIN pg_namespace m ON m.oid = d.relnamespace JOIN pg_roles o ON o.oid = d.relowner) ON d.oid = $1::oid"
+);
 
 impl Absent {
     async fn find(session: &Session, place: &Place) -> Result<Self, Failure> {
@@ -529,6 +545,7 @@ impl Absent {
             current_schema: row.get(5),
             may_create_diesel: row.get(6),
             hidden: row.get(7),
+            untrusted_owner: row.get(8),
         })
     }
 
@@ -550,6 +567,9 @@ impl Absent {
             ));
         }
         if let Some(table) = &self.diesel {
+            if let Some(owner) = &self.untrusted_owner {
+                return Err(db::Error::untrusted_owner(table, owner).into());
+            }
             if !self.is_table {
                 return Err(db::Error::unsafe_table(table, "it is not an ordinary table").into());
             }

@@ -230,7 +230,7 @@ async fn write_resolution(client: &Client, operation: Uuid, resolution: &Resolut
         }
         Resolution::RestoreTable => {
             let table = journals::diesel_table(client).await?;
-            client.batch_execute(&install::diesel_table(&table)).await?;
+            install::prepare_diesel_table(client, &table).await?;
             let restore = format!(
                 "INSERT INTO {table} (version, run_on) SELECT m.version, m.applied_at AT TIME ZONE 'UTC' FROM schemad.migrations m \
                  ORDER BY m.position ON CONFLICT DO NOTHING RETURNING version"

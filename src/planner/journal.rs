@@ -93,9 +93,18 @@ pub fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Optio
     let stood = units.get(done).filter(|unit| Checksum::of_script(unit.body.sql).to_string() == tried.checksum);
     let (settings, sql) = match stood {
         Some(unit) => (search_path(&unit.settings), unit.body.sql.to_owned()),
-        None => (String::new(), tried.sql.clone().unwrap_or_default()),
+        None => (
+            String::new(),
+            tried.sql.as_deref().filter(|sql| is_the_tried(sql, &tried.checksum)).unwrap_or_default().to_owned(),
+        ),
     };
     Some(Earlier { step, done, settings, sql, before: tried.before.clone() })
+}
+
+/// The text is the one statement that was tried. Others may be able to write it into the ledger, and with settings before it those
+/// would run.
+fn is_the_tried(sql: &str, checksum: &str) -> bool {
+    Checksum::of_script(sql).to_string() == checksum && sql::split(sql).len() == 1
 }
 
 fn search_path(settings: &[Statement<'_>]) -> String {

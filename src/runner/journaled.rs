@@ -15,7 +15,6 @@ use super::{
 use crate::{
     blocking,
     db::{Error, SqlError, lock::LockedSession, session::Notice},
-    ledger::journals,
     planner::Resume,
     sql::{self, Kind, Outside, Statement, Unit, Work},
 };
@@ -98,7 +97,8 @@ pub(super) async fn run(
     let begun = Instant::now();
     let mut finished = false;
     let mut left = Some(left);
-    let diesel_table = journals::diesel_table(session.client()).await.map_err(answer::of_our_own)?;
+    // As the daemon found it: the ledger's row may have been changed since.
+    let diesel_table = session.pinned_table().unwrap_or_default().to_owned();
     for (n, unit) in journaled.units.iter().enumerate().skip(progress.done) {
         if let Some(halt) = orders.halted() {
             return Err(Broken::Halted(halt));

@@ -27,7 +27,7 @@ fn begin(own: Option<&str>, modes: Option<&str>) -> String {
 /// BEGIN and the first guard. Nineteen digits are room for every id, and padding keeps the length, so positions can be told
 /// without the id.
 fn preamble(begin: &str, id: i64) -> String {
-    format!("{begin};SELECT schemad.{BEGIN_STEP}({id:>19})")
+    format!("{begin};SELECT schemad.{BEGIN_STEP}({id:>19}::int8)")
 }
 
 /// The preamble of a script, which runs with the search_path that the URL, the role or the database sets.
@@ -78,7 +78,7 @@ pub fn of_part(
 fn can_be_finished(id: i64, diesel_table: &str) -> String {
     let literal = sql::literal(diesel_table);
     format!(
-        "SELECT schemad.{FINISH_STEP}({id}) WHERE pg_catalog.to_regclass({literal}) IS NULL;\
+        "SELECT schemad.{FINISH_STEP}({id}::int8) WHERE pg_catalog.to_regclass({literal}) IS NULL;\
          SELECT schemad.{FINISH_STEP}(s.id) FROM schemad.steps s WHERE s.id = {id} AND (s.direction = 'up') = \
          EXISTS (SELECT FROM {diesel_table} d WHERE d.version::text = s.version)"
     )
@@ -108,13 +108,13 @@ fn ending(id: i64, then: Then) -> String {
 }
 
 fn note(id: i64, number: usize, state: &'static str) -> String {
-    format!("SELECT schemad.{NOTE_STATEMENT}({id},{number},'{state}')")
+    format!("SELECT schemad.{NOTE_STATEMENT}({id}::int8,{number}::int4,'{state}'::text)")
 }
 
 /// With the time that the step has taken so far, as the server sees it: steps are sent ahead and their answers may arrive together.
 fn finish_step(id: i64) -> String {
     format!(
-        "SELECT schemad.{FINISH_STEP}({id}),pg_catalog.date_part('epoch',pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) \
+        "SELECT schemad.{FINISH_STEP}({id}::int8),pg_catalog.date_part('epoch',pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) \
          pg_catalog.transaction_timestamp()) AS {TOOK}"
     )
 }

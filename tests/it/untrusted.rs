@@ -71,6 +71,11 @@ async fn a_diesel_table_that_would_run_code_of_others_is_not_written() {
             format!("ALTER TABLE {table} DROP CONSTRAINT c"),
             "the constraint c",
         ),
+        (
+            format!("CREATE STATISTICS st ON version, run_on FROM {table}"),
+            "DROP STATISTICS st".into(),
+            "the statistics st",
+        ),
         (format!("CREATE INDEX i ON {table} (lower(version))"), "DROP INDEX public.i".into(), "has an expression"),
     ] {
         let (database, set) = (TestDatabase::new().await, Set::tables(2));
@@ -93,6 +98,58 @@ async fn a_diesel_table_that_would_run_code_of_others_is_not_written() {
         assert_eq!(database.text(&epoch).await, "0");
         database.assert_consistent().await;
     }
+}
+
+/// Its owner's code can run while the table is only read: the planner computes what its statistics and indexes say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_diesel_table_of_somebody_else_is_neither_read_nor_written() {
+    let (new, used, set) = (TestDatabase::new().await, TestDatabase::new().await, Set::tables(1));
+    TestDaemon::start(&used, &set).await.stop().await;
+    let role = format!("owner_{}", new.name);
+    new.execute(&format!(
+        "CREATE ROLE {role}; CREATE TABLE __diesel_schema_migrations (version varchar(50) PRIMARY KEY, run_on timestamp NOT NULL)"
+    ))
+    .await;
+    for database in [&new, &used] {
+        database.execute(&format!("ALTER TABLE __diesel_schema_migrations OWNER TO {role}")).await;
+        let daemon = TestDaemon::launch(crate::harness::daemon::settings(&database.url), &set).await;
+        eventually("it is not ready for this", async || {
+            let (status, body) = get(&daemon.admin, "/readyz").await;
+            (status == 503 && body.contains("DIESEL_TABLE_UNSAFE")).then_some(())
+        })
+        .await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "DIESEL_TABLE_UNSAFE");
+        assert!(failed.message.contains("OWNER TO the daemon's role"), "{}", failed.message);
+        database.execute("ALTER TABLE __diesel_schema_migrations OWNER TO CURRENT_USER").await;
+        daemon.until_ready().await;
+        daemon.apply_all().await.finished();
+        daemon.stop().await;
+    }
+    new.execute(&format!("DROP ROLE {role}")).await;
+}
+
+/// The text of a statement that failed stands in the ledger, and nothing of it runs when another stands in the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_somebody_put_into_the_journal_does_not_run() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let one = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    daemon.apply(one).await.finished();
+    database
+        .execute(
+            "CREATE TABLE ran (who text); CREATE FUNCTION public.set_config(text, text, boolean) RETURNS text LANGUAGE plpgsql \
+                AS $$ BEGIN INSERT INTO public.ran VALUES (current_user); RETURN $1; END $$; \
+             INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, lock_timeout_ms, statement_timeout_ms, \
+                state) SELECT operation, 9, '0002', '0002_t2', 'up', 'x', 'non_transactional', 0, 0, 'pending' FROM schemad.steps; \
+             INSERT INTO schemad.scripts VALUES ('forged', 'RESET ROLE; SET search_path = public, pg_catalog; \
+                SELECT set_config(''a.b'', ''c'', false); CREATE INDEX CONCURRENTLY i ON ran (who)'); \
+             INSERT INTO schemad.statements (step, ordinal, checksum, settles_by, state, indexes_before) \
+                SELECT id, 1, 'forged', 'create_index', 'pending', '{}' FROM schemad.steps WHERE version = '0002'",
+        )
+        .await;
+    daemon.apply_all().await.finished();
+    assert_eq!(database.text("SELECT count(*) FROM ran").await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
