@@ -128,10 +128,10 @@ async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Result<Snapsh
             None => None,
         },
     };
-    if let Some(table) = &table {
-        if let Err(error) = table.may_be_read(&place.role) {
-            return Ok(Err(error));
-        }
+    if let Some(table) = &table
+        && let Err(error) = table.may_be_read(&place.role)
+    {
+        return Ok(Err(error));
     }
     let diesel_table = table.and_then(|table| table.name);
     let rows = match (&diesel_table, place.has_ledger) {
