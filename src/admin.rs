@@ -33,7 +33,7 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Of the main listener.
     pub connections: Connections,
-    /// Of the main listener, for its certificates.
+    /// The main listener's TLS, whose certificates the metrics report.
     pub tls: Option<ServerTls>,
     /// The main listener lets in anybody from anywhere.
     pub insecure: bool,

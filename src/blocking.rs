@@ -28,11 +28,11 @@ pub(crate) fn in_place<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread has handed its tasks over.
+    /// The number of times that this thread has handed its tasks over.
     static HANDED_OVER: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// How often this thread has handed its tasks over.
+/// The number of times that this thread has handed its tasks over.
 #[cfg(test)]
 pub(crate) fn handed_over() -> usize {
     HANDED_OVER.with(std::cell::Cell::get)

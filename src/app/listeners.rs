@@ -127,7 +127,7 @@ fn with_reflection(routes: Routes) -> io::Result<Routes> {
     Ok(routes.add_service(v1).add_service(builder().build_v1alpha().map_err(io::Error::other)?))
 }
 
-/// What the details of an error are. Without it grpcurl and buf print them as base64. tonic-types has the files without the folder under
+/// The descriptors of the messages in an error's details. Without them grpcurl and buf print them as base64. tonic-types has the files without the folder under
 /// which everybody imports them.
 fn error_details() -> Result<FileDescriptorSet, prost::DecodeError> {
     let mut files = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;

@@ -17,7 +17,7 @@ use crate::{db::error::chain, grpc::pb::migration_service_client::MigrationServi
 /// Long enough for a far datacentre, short enough to notice a wrong address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How it ends when a plaintext client meets a server that speaks TLS.
+/// The error that a plaintext client gets from a server that speaks TLS.
 const CUT_OFF: [&str; 5] =
     ["connection closed", "frame with invalid size", "broken pipe", "onnection reset", "operation was canceled"];
 

@@ -20,7 +20,7 @@ use crate::{
     private_postgres::{Error, Loopback, PrivatePostgres, find_programs},
 };
 
-/// Who leases, and the database from which leases are made.
+/// The role that leases, and the database from which leases are made.
 const LEASE_ROLE: &str = "schemad_lease";
 const LEASE_DATABASE: &str = "schemad_lease";
 

@@ -44,7 +44,7 @@ const NOTICE_BYTES: usize = 8 * 1024;
 /// The SQLSTATE with which the first guard announces a step; the message is the step's id.
 const STEP_BEGINS: &str = "SCH00";
 
-/// The search_path of every statement that schemad itself sends. Functions, operators, types and casts that others create cannot
+/// The search_path of every statement that schemad itself sends. Functions, operators and types that others create cannot
 /// resolve here: nobody but a superuser creates anything in pg_catalog, and pg_temp is searched for tables and types only, last.
 /// The path that the URL, the role or the database sets is in force only around a migration's text ([`CONFIGURED_PATH`]).
 pub const OWN_PATH: &str = "SET search_path=pg_catalog,pg_temp";

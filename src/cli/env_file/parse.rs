@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
-/// Why a line cannot be read.
+/// The reason that a line cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} of .env {problem}")]
 pub(super) struct Unreadable {
@@ -136,7 +136,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What stands behind a backslash.
+    /// The character that a backslash and the sign behind it stand for.
     fn escaped(&mut self) -> Result<char, &'static str> {
         match self.next() {
             Some(c @ ('\\' | '\'' | '"' | '$' | ' ')) => Ok(c),
@@ -145,7 +145,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What stands for `$NAME` and `${NAME}`, behind the `$`.
+    /// The value that `$NAME` or `${NAME}` stands for; the `$` was read.
     fn put_in(&mut self, value: &mut String) -> Result<(), &'static str> {
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let has_brace = self.rest.next_if_eq(&'{').is_some();
