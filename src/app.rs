@@ -14,6 +14,7 @@ use crate::{
     cli,
     db::{
         DatabaseUrl,
+        logins::Logins,
         pool::{Pool, PoolSettings},
     },
     failure::Kind,
@@ -181,14 +182,17 @@ impl Daemon {
         let shutdown = Shutdown::new();
         let (refresh, metrics) = (Arc::new(Refresh::default()), Arc::new(Metrics::new()));
         let watchers = Watchers::new(&daemon_name());
-        let migrating = settings.migration_database.clone().unwrap_or_else(|| settings.database.clone());
+        let logins = match &settings.migration_database {
+            Some(migrating) => Logins::new(migrating.clone(), Some(settings.database.clone())),
+            None => settings.database.clone().into(),
+        };
         let pool = Pool::new(settings.database.clone(), &settings.pool);
         let one_database = OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
         let monitor = Monitor::start(
             settings.database.clone(),
             settings.migration_database.is_none(),
             Preflight {
-                url: migrating.clone(),
+                logins: logins.clone(),
                 one_database: one_database.clone(),
                 role: settings.role.clone(),
                 watchers: watchers.clone(),
@@ -198,16 +202,11 @@ impl Daemon {
             metrics.clone(),
             refresh.clone(),
         );
-        let rehearsals = Rehearsals::new(
-            catalog.clone(),
-            migrating.clone(),
-            settings.role.clone(),
-            daemon_name(),
-            shutdown.phases(),
-        );
+        let rehearsals =
+            Rehearsals::new(catalog.clone(), logins.clone(), settings.role.clone(), daemon_name(), shutdown.phases());
         let operations = Operations::new(Parts {
             catalog: catalog.clone(),
-            url: migrating,
+            logins,
             pool: pool.clone(),
             one_database,
             side: monitor.side(),

@@ -7,6 +7,7 @@ mod cause;
 pub mod connect;
 pub mod error;
 pub mod lock;
+pub mod logins;
 mod options;
 pub mod pool;
 pub mod pooler;

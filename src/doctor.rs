@@ -17,7 +17,7 @@ use tokio_postgres::{
 
 use crate::{
     catalog::Catalog,
-    db::{DatabaseUrl, Error, session::Session},
+    db::{DatabaseUrl, Error, logins::Logins, session::Session},
     failure::Failure,
     lease::Settings as Leases,
     signature::Keys,
@@ -139,25 +139,29 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
     let mut report = Report::default();
     let migrating = plan.migration_database.as_ref().unwrap_or(&plan.database);
     let Some(session) = connect(&mut report, "connection", migrating).await else { return report };
-    if plan.migration_database.is_some() {
-        connect(&mut report, "reading connection", &plan.database).await;
-    }
-    let asking = Asking(&session);
+    let session = match &plan.migration_database {
+        Some(migrating) if connect(&mut report, "reading connection", &plan.database).await.is_some() => {
+            Logins::new(migrating.clone(), Some(plan.database.clone())).open().await.unwrap_or(session)
+        }
+        _ => session,
+    };
+    let (asking, keeping) = (Asking(&session), Asking(session.ledger_session()));
     report.add("server", connection::server(&asking).await);
     report.checks.push(connection::pooler("pooler", &session, migrating, "MIGRATION_DATABASE_URL").await);
     report.add("clock", connection::clock(&asking).await);
     report.add("role", role::attributes(&asking).await);
     report.add("migrating role", role::migrating(&session, plan.role.as_deref()).await);
     report.add("rights", role::rights(&asking).await);
-    report.add("visibility", role::visibility(&asking).await);
+    report.add("migrating login", role::login(&asking, plan.role.as_deref()).await);
+    report.add("visibility", role::visibility(&keeping).await);
     report.add("settings", role::settings(&asking).await);
     report.add("search_path", role::search_path(&asking, plan.role.as_deref()).await);
     let snapshot = ledger::reading(&mut report, &plan.database).await;
     if plan.migration_database.is_some() {
         report.add("databases", ledger::databases(&asking, &plan.database).await);
     }
-    report.add("ledger", ledger::version(&asking, snapshot.as_ref()).await);
-    report.add("public", ledger::public(&asking).await);
+    report.add("ledger", ledger::version(&keeping, snapshot.as_ref()).await);
+    report.add("public", ledger::public(&keeping).await);
     report.add("signing", ledger::signing(plan, catalog, snapshot.as_ref()).await);
     let rows = snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.rows);
     let role = plan.role.as_deref();

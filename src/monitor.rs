@@ -100,7 +100,7 @@ impl Monitor {
         let (side_sender, side) = watch::channel(None);
         let tasks = [
             tokio::spawn(probe.run()),
-            tokio::spawn(prune(preflight.url.clone(), retention, views.clone())),
+            tokio::spawn(prune(preflight.logins.clone(), retention, views.clone())),
             tokio::spawn(preflights(preflight, sender, side_sender)),
         ];
         Self { views, side, tasks }

@@ -11,10 +11,10 @@ use tokio::sync::watch;
 
 use crate::{
     db::{
-        DatabaseUrl, Error, SqlError,
+        Error, SqlError,
         activity::{self, Backend},
         lock::{Attempt, LockedSession},
-        pooler,
+        logins::Logins,
         session::Session,
     },
     failure::{Failure, Reason},
@@ -43,7 +43,7 @@ const SAY_WATCHERS: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Preflight {
     /// Where operations run: direct, or through a session pooler.
-    pub url: DatabaseUrl,
+    pub logins: Logins,
     /// Whether that is what is read.
     pub one_database: OneDatabase,
     /// Runs the migrations, where it is not the role that logs in.
@@ -67,7 +67,7 @@ impl Upkeep {
             Some((at, said)) => *said != watched || !watched.is_empty() && at.elapsed() >= SAY_WATCHERS,
         };
         if due {
-            match upkeep::say_watchers(session.client(), plan.watchers.daemon(), &watched).await {
+            match upkeep::say_watchers(session.ledger(), plan.watchers.daemon(), &watched).await {
                 Ok(()) => self.said = Some((Instant::now(), watched)),
                 Err(error) => tracing::debug!(cause = %error, "the watchers could not be said"),
             }
@@ -86,7 +86,7 @@ impl TakeOver {
     /// Ends those that there are, and returns what dead daemons left. Without the right to end one (another role's) it says so,
     /// once, and goes on trying.
     async fn look(&mut self, session: &Session) -> Result<control::Left, Failure> {
-        let client = session.client();
+        let client = session.ledger();
         let silent = control::silent(client, control::DEAD_AFTER).await?;
         self.told.retain(|(backend, _)| silent.iter().any(|silent| silent.backend == *backend));
         for silent in &silent {
@@ -189,7 +189,7 @@ pub async fn preflights(
                         Ok((standing, left)) => {
                             pause = if standing.is_busy { EVERY_BUSY } else { EVERY };
                             // Whatever comes of it, the next look shows it.
-                            drop(within(PREFLIGHT_WITHIN, close(&plan.url, left)).await);
+                            drop(within(PREFLIGHT_WITHIN, close(&plan.logins, left)).await);
                         }
                         Err(failure) => break failure,
                     }
@@ -215,7 +215,7 @@ async fn stands(plan: &Preflight, session: &Session) -> Result<install::Standing
         install::State::ToBeCreated => return Err(not_made()),
         install::State::ToBeUpgraded if standing.is_busy => {}
         install::State::ToBeUpgraded => {
-            if let Attempt::Won(locked) = LockedSession::try_lock(Session::open(&plan.url).await?).await? {
+            if let Attempt::Won(locked) = LockedSession::try_lock(plan.logins.open().await?).await? {
                 install::ensure(&locked).await?;
                 locked.release().await?;
             }
@@ -237,9 +237,8 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure
 
 /// A session that is proved direct, on a database whose ledger is in order or was just made; and whether it is proved that it is the one
 /// that is read.
-async fn preflight(Preflight { url, one_database, role, .. }: &Preflight) -> Result<(Session, bool), Failure> {
-    let session = Session::open(url).await?;
-    pooler::prove_direct(&session, url).await?;
+async fn preflight(Preflight { logins, one_database, role, .. }: &Preflight) -> Result<(Session, bool), Failure> {
+    let session = logins.open_direct().await?;
     if let Some(role) = role {
         session.may_become(role).await?;
     }
@@ -256,19 +255,19 @@ async fn preflight(Preflight { url, one_database, role, .. }: &Preflight) -> Res
             locked.release().await?
         }
     };
-    session.client().batch_execute(SIDE_SETTINGS).await.map_err(Error::from)?;
+    session.ledger().batch_execute(SIDE_SETTINGS).await.map_err(Error::from)?;
     proved = proved || one_database.prove(session.client()).await?;
     Ok((session, proved))
 }
 
 /// Closes what dead daemons left: the queued at once, the running under the lock, if it can be had.
-async fn close(url: &DatabaseUrl, left: control::Left) -> Result<(), Failure> {
+async fn close(logins: &Logins, left: control::Left) -> Result<(), Failure> {
     if left == control::Left::default() {
         return Ok(());
     }
-    let session = Session::open(url).await?;
+    let session = logins.open().await?;
     if left.queued {
-        claims::close_queued(session.client()).await?;
+        claims::close_queued(session.ledger()).await?;
     }
     if left.running
         && let Attempt::Won(locked) = LockedSession::try_lock(session).await?

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    db::{DatabaseUrl, Error, session::Session},
+    db::{Error, logins::Logins},
     failure::Failure,
     ledger::{
         install,
@@ -26,13 +26,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 const BATCH_WITHIN: Duration = Duration::from_secs(30);
 
 /// Deletes what is old whenever operations could run, until it is dropped.
-pub async fn prune(url: DatabaseUrl, keep: Retention, mut views: watch::Receiver<Arc<View>>) {
+pub async fn prune(logins: Logins, keep: Retention, mut views: watch::Receiver<Arc<View>>) {
     let mut told = None;
     loop {
         if views.wait_for(|view| view.ready().is_ok()).await.is_err() {
             return; // the daemon ended
         }
-        let failed = pass(&url, keep).await.err().map(|failure| failure.message);
+        let failed = pass(&logins, keep).await.err().map(|failure| failure.message);
         if let Some(message) = &failed
             && told != failed
         {
@@ -44,14 +44,14 @@ pub async fn prune(url: DatabaseUrl, keep: Retention, mut views: watch::Receiver
 }
 
 /// Deletes all there is to delete, and drops the scratch databases that a killed daemon or client left.
-async fn pass(url: &DatabaseUrl, keep: Retention) -> Result<(), Failure> {
-    let session = Session::open(url).await?;
+async fn pass(logins: &Logins, keep: Retention) -> Result<(), Failure> {
+    let session = logins.open().await?;
     scratch::sweep(session.client()).await?;
     if install::check(&session).await? != install::State::Usable {
         return Ok(());
     }
     loop {
-        let batch = tokio::time::timeout(BATCH_WITHIN, upkeep::prune(session.client(), keep)).await;
+        let batch = tokio::time::timeout(BATCH_WITHIN, upkeep::prune(session.ledger(), keep)).await;
         match batch.unwrap_or(Err(Error::Timeout(BATCH_WITHIN)))? {
             0 => return Ok(()),
             _ => tokio::time::sleep(PAUSE).await,

@@ -208,7 +208,7 @@ pub async fn run(
                 observer.retrying(done, attempts.count, &conflict, delay);
                 pause(delay, orders.clone()).await;
                 let left = attempts.left(steps[done].lock_wait);
-                match operations::shorten_wait(session.client(), steps[done].id, left).await {
+                match operations::shorten_wait(session.ledger(), steps[done].id, left).await {
                     // The ledger is what is locked, or is locked as well: the next try says so.
                     Err(error) if error.is_lock_timeout() => {}
                     Err(error) => {

@@ -16,6 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{
     DatabaseUrl, Error,
     connect::{Connected, Connection},
+    logins::Keeper,
 };
 use crate::sql;
 
@@ -129,6 +130,8 @@ pub struct Session {
     pins: String,
     pinned_table: Option<String>,
     reset: String,
+    /// Another login's session, which writes the ledger.
+    keeper: Option<Box<Keeper>>,
     driver: JoinHandle<()>,
 }
 
@@ -169,8 +172,20 @@ impl Session {
         let driver = tokio::spawn(drive(connection, sender, left_out.clone()));
         let (deallocate, pins) = (DEALLOCATE, String::new());
         let reset = reset(deallocate, server_major, &pins);
-        let session =
-            Self { client, tls, notices, left_out, server_major, deallocate, pins, pinned_table: None, reset, driver };
+        let (pinned_table, keeper) = (None, None);
+        let session = Self {
+            client,
+            tls,
+            notices,
+            left_out,
+            server_major,
+            deallocate,
+            pins,
+            pinned_table,
+            reset,
+            keeper,
+            driver,
+        };
         session.client.batch_execute(settings(server_major)).await?;
         Ok(session)
     }
@@ -178,6 +193,34 @@ impl Session {
     /// The connection.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The session that writes the ledger: this one, or another login's beside it.
+    pub fn ledger_session(&self) -> &Self {
+        self.keeper.as_ref().map_or(self, |keeper| &keeper.session)
+    }
+
+    /// The connection that writes the ledger.
+    pub fn ledger(&self) -> &Client {
+        self.ledger_session().client()
+    }
+
+    /// Whoever writes the ledger instead of this session's login.
+    pub fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_deref()
+    }
+
+    pub(super) fn with_keeper(mut self, keeper: Keeper) -> Self {
+        self.keeper = Some(Box::new(keeper));
+        self
+    }
+
+    /// Keeps the session that writes the ledger, and closes another.
+    pub fn into_ledger_session(mut self) -> Self {
+        match self.keeper.take() {
+            Some(keeper) => keeper.session,
+            None => self,
+        }
     }
 
     /// Cancels what runs here, from beside it.

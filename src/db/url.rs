@@ -126,7 +126,12 @@ impl DatabaseUrl {
 
     /// The role that logs in, as SQL names it.
     pub fn role(&self) -> String {
-        sql::ident(self.config.get_user().unwrap_or_default())
+        sql::ident(self.login())
+    }
+
+    /// The role that logs in, as it is called.
+    pub fn login(&self) -> &str {
+        self.config.get_user().unwrap_or_default()
     }
 }
 

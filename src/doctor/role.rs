@@ -78,6 +78,37 @@ pub(super) async fn rights(asking: &Asking<'_>) -> Result<Check, Error> {
     })
 }
 
+/// Whether what a migration's script can do with its session stops before the ledger: it runs on another login's session then. `role`:
+/// runs the migrations.
+pub(super) async fn login(asking: &Asking<'_>, role: Option<&str>) -> Result<Check, Error> {
+    const NAME: &str = "migrating login";
+    let Some(keeper) = asking.0.keeper() else {
+        let found = "the login that runs migrations keeps the ledger, too: a script can do to it what that login can";
+        return Ok(Check::ok(NAME, found));
+    };
+    let (keeps, runs) = (keeper.url.role(), crate::sql::ident(&keeper.of.login));
+    // What either of the two could do to the ledger, or become.
+    let ways = "SELECT DISTINCT 'REVOKE ' || p.right || ' ON schemad.' || quote_ident(c.relname) || ' FROM ' || \
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
+        FROM pg_namespace s JOIN pg_class c ON c.relnamespace = s.oid AND c.relkind = 'r' \
+        CROSS JOIN LATERAL aclexplode(c.relacl) a CROSS JOIN LATERAL (SELECT a.privilege_type AS right) p \
+        JOIN pg_roles r ON r.rolname IN (session_user, $1) AND (a.grantee = 0 OR pg_has_role(r.oid, a.grantee, 'MEMBER')) \
+        WHERE s.nspname = 'schemad' AND p.right <> 'SELECT' AND a.grantee <> c.relowner \
+        UNION SELECT 'REVOKE ' || quote_ident(o.rolname) || ' FROM ' || quote_ident(r.rolname) \
+        FROM pg_namespace s JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = 'operations' JOIN pg_roles o ON o.oid = c.relowner \
+        JOIN pg_roles r ON r.rolname IN (session_user, $1) AND pg_has_role(r.oid, o.oid, 'MEMBER') \
+        WHERE s.nspname = 'schemad' ORDER BY 1";
+    let ways = asking.all(ways, &[(&role, Type::NAME)]).await?;
+    let found = format!("{keeps} keeps the ledger, and migrations run in sessions of {runs}");
+    Ok(match ways.is_empty() {
+        true => Check::ok(NAME, format!("{found}, which cannot write it")),
+        false => {
+            let found = format!("{found}; a script can write it all the same");
+            Check { todo: ways.iter().map(|row| row.get(0)).collect(), ..Check::warn(NAME, found) }
+        }
+    })
+}
+
 /// Whether the role sees what others do, and may end what a silent daemon left.
 pub(super) async fn visibility(asking: &Asking<'_>) -> Result<Check, Error> {
     let row = asking

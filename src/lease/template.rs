@@ -62,7 +62,7 @@ async fn apply(url: DatabaseUrl, catalog: &Arc<Catalog>, phases: watch::Receiver
         catalog: catalog.clone(),
         pool: Pool::new(url.clone(), &no_reads),
         one_database: OneDatabase::new(None),
-        url,
+        logins: url.into(),
         side: watch::Sender::new(None).subscribe(),
         role: None,
         signing: None,

@@ -9,6 +9,7 @@ use super::{Ending, OperationRow, State, history::operation_columns};
 use crate::db::{
     Error,
     lock::{LockedSession, operation_lock},
+    session::Session,
 };
 
 /// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its session says.
@@ -87,7 +88,10 @@ pub struct Existing {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Error> {
+pub async fn claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, Error> {
+    let client = session.ledger();
+    let of = session.keeper().map(|keeper| &keeper.of);
+    let (pid, started) = (of.map(|of| of.pid), of.map(|of| of.started));
     loop {
         let id = Uuid::now_v7();
         let wait = new.queue_timeout.saturating_add(QUEUE_SLACK).as_secs_f64();
@@ -95,7 +99,7 @@ pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Err
             .query_typed(
                 "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, \
                      backend_pid, backend_start, queue_until, reason) \
-                 SELECT $1, $2, $3, $4, $5, 'pending', $6, a.pid, a.backend_start, \
+                 SELECT $1, $2, $3, $4, $5, 'pending', $6, coalesce($9, a.pid), coalesce($10, a.backend_start), \
                      clock_timestamp() + make_interval(secs => $7), $8 FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() \
                  ON CONFLICT (principal, request_id) DO NOTHING RETURNING created_at",
                 &[
@@ -107,6 +111,8 @@ pub async fn claim(client: &Client, new: &NewOperation<'_>) -> Result<Claim, Err
                     (&new.daemon, Type::TEXT),
                     (&wait, Type::FLOAT8),
                     (&new.reason, Type::TEXT),
+                    (&pid, Type::INT4),
+                    (&started, Type::TIMESTAMPTZ),
                 ],
             )
             .await?;
@@ -205,7 +211,7 @@ not run. Ask again', d.daemon, d.done, d.steps_total), \
 /// The database's, or its loss.
 pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
     let close = close!("o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ", pending_alive!(), ")");
-    say_closed(&locked.client().query_typed(close, &[(&own, Type::UUID)]).await?);
+    say_closed(&locked.ledger().query_typed(close, &[(&own, Type::UUID)]).await?);
     Ok(())
 }
 

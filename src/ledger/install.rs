@@ -19,12 +19,13 @@ use crate::{
 
 /// What this daemon makes of a ledger: its version, the oldest compatible one, and the SQL that leads there from the one
 /// before.
-const MIGRATIONS: [(i32, i32, &str); 5] = [
+const MIGRATIONS: [(i32, i32, &str); 6] = [
     (1, 1, include_str!("0001.sql")),
     (2, 1, include_str!("0002.sql")),
     (3, 1, include_str!("0003.sql")),
     (4, 1, include_str!("0004.sql")),
     (5, 1, include_str!("0005.sql")),
+    (6, 1, include_str!("0006.sql")),
 ];
 
 /// The ledger version of this daemon.
@@ -44,7 +45,7 @@ const TABLES: [(i32, &str); 10] = [
     (2, "watchers"),
     (4, "rehearsals"),
 ];
-const FUNCTIONS: [(i32, &str); 8] = [
+const FUNCTIONS: [(i32, &str); 13] = [
     (1, "begin_step_v1"),
     (1, "finish_step_v1"),
     (1, "note_statement_v1"),
@@ -53,6 +54,11 @@ const FUNCTIONS: [(i32, &str); 8] = [
     (5, "begin_step_v2"),
     (5, "finish_step_v3"),
     (5, "note_statement_v2"),
+    (6, "diesel_table_problem_v2"),
+    (6, "begin_step_v3"),
+    (6, "finish_step_v4"),
+    (6, "can_be_finished_v1"),
+    (6, "note_statement_v3"),
 ];
 
 /// What `check` found.
@@ -81,13 +87,14 @@ pub struct Standing {
 /// READ_ONLY_SERVER, MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, LEDGER_DAMAGED, DIESEL_TABLE_UNSAFE, ROW_SECURITY, or the
 /// database's.
 pub async fn check(session: &Session) -> Result<State, Failure> {
-    let place = Place::of(&one(session.client(), PLACE).await?);
+    let keeping = session.ledger_session();
+    let place = Place::of(&one(keeping.client(), PLACE).await?);
     place.server_may_be_used()?;
     if !place.has_ledger {
-        Absent::find(session, &place).await?.may_be_created(&place)?;
+        Absent::find(keeping, &place).await?.may_be_created(&place)?;
         return Ok(State::ToBeCreated);
     }
-    may_be_read(session, &place).await?;
+    may_be_read(keeping, &place).await?;
     Ok(standing(session).await?.state)
 }
 
@@ -97,11 +104,28 @@ pub async fn check(session: &Session) -> Result<State, Failure> {
 /// # Errors
 /// As `check`.
 pub async fn standing(session: &Session) -> Result<Standing, Failure> {
-    let (place, contents) = whole(session.client()).await?;
+    let keeping = session.ledger_session();
+    let (place, contents) = whole(keeping.client()).await?;
     place.server_may_be_used()?;
-    may_be_read(session, &place).await?;
-    let state = judge(session, &place, &contents).await?;
+    may_be_read(keeping, &place).await?;
+    let state = judge(keeping, &place, &contents).await?;
+    if state == State::Usable && session.keeper().is_some() {
+        guards_may_be_used(session.client()).await?;
+    }
     Ok(Standing { state, is_busy: contents.is_busy })
+}
+
+/// The login that runs migrations, where another keeps the ledger: it may call this release's guards, and that is all it needs.
+async fn guards_may_be_used(client: &Client) -> Result<(), Failure> {
+    let query = "SELECT quote_ident(current_user), has_schema_privilege(s.oid, 'USAGE'), \
+        coalesce(bool_and(has_function_privilege(p.oid, 'EXECUTE')), true) FROM pg_namespace s LEFT JOIN pg_proc p ON p.pronamespace = s.oid \
+        AND p.proname IN ('begin_step_v3', 'finish_step_v4', 'can_be_finished_v1', 'note_statement_v3') \
+        WHERE s.nspname = 'schemad' GROUP BY s.oid";
+    let row = one(client, query).await?;
+    let (may_use, may_execute): (bool, bool) = (row.get(1), row.get(2));
+    let needs = [(may_use, "USAGE ON SCHEMA schemad"), (may_execute, "EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad")];
+    let lacks: Vec<String> = needs.iter().filter(|(has, _)| !has).map(|(_, right)| (*right).into()).collect();
+    must_have(row.get(0), &lacks)
 }
 
 /// The ledger's tables can be read, and their rows seen. All missing rights are named at once: while the ledger cannot say where
@@ -151,7 +175,8 @@ async fn whole(client: &Client) -> Result<(Place, Contents), Failure> {
 ///
 /// # Errors
 /// As `check`, or the database's. Nothing is changed then.
-pub async fn ensure(session: &LockedSession) -> Result<(), Failure> {
+pub async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
+    let session = locked.ledger_session();
     let client = session.client();
     let place = Place::of(&one(client, PLACE).await?);
     place.server_may_be_used()?;
@@ -198,7 +223,7 @@ async fn recognise_copy(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn create(session: &LockedSession, place: &Place) -> Result<(), Failure> {
+async fn create(session: &Session, place: &Place) -> Result<(), Failure> {
     let absent = Absent::find(session, place).await?;
     absent.may_be_created(place)?;
     let mut message = String::from("BEGIN;");
@@ -246,7 +271,7 @@ pub(super) async fn prepare_diesel_table(client: &Client, name: &str) -> Result<
         return Ok(client.batch_execute(&diesel_table(name)).await?);
     };
     client.batch_execute(&format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE")).await?;
-    let problem = "SELECT schemad.diesel_table_problem_v1($1::oid)";
+    let problem = "SELECT schemad.diesel_table_problem_v2($1::oid)";
     let rows = client.query_typed(problem, &[(&oid, Type::OID)]).await?;
     match rows.first().and_then(|row| row.get::<_, Option<String>>(0)) {
         Some(problem) => Err(db::Error::unsafe_table(name, &problem)),
@@ -282,16 +307,17 @@ const PLACE: &str = "SELECT quote_ident(current_user) AS role, quote_ident(b.dat
     CROSS JOIN LATERAL (SELECT coalesce(array_agg(p.proname::text), '{}') AS found, \
         coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking \
         FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', \
-            'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2')) f \
+            'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2', \
+            'diesel_table_problem_v2', 'begin_step_v3', 'finish_step_v4', 'can_be_finished_v1', 'note_statement_v3')) f \
     WHERE b.datname = current_database()";
 
-/// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the daemon's own role, the owner of the
-/// ledger. Anybody else's table runs its owner's code when it is read or planned for: views, policies, casts, statistics.
+/// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the owner of the ledger, or before there is one
+/// the daemon's own role. Anybody else's table runs its owner's code when it is read or planned for: views, policies, casts, statistics.
 macro_rules! trusted_owner {
     () => {
-        "(o.rolsuper OR o.rolname = current_user \
-          OR o.oid = (SELECT g.relowner FROM pg_class g JOIN pg_namespace s ON s.oid = g.relnamespace \
-              WHERE s.nspname = 'schemad' AND g.relname = 'ledger'))"
+        "(o.rolsuper OR o.oid = coalesce((SELECT g.relowner FROM pg_class g JOIN pg_namespace s ON s.oid = g.relnamespace \
+              WHERE s.nspname = 'schemad' AND g.relname = 'ledger'), \
+            (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)))"
     };
 }
 pub(super) use trusted_owner;
@@ -418,19 +444,23 @@ impl Place {
         self.has(&lacks)
     }
 
-    /// All rights that are missing at once, so that nobody has to ask for them one by one.
     fn has(&self, lacks: &[String]) -> Result<(), Failure> {
-        match lacks {
-            [] => Ok(()),
-            [right] => Err(db::Error::MissingRight { role: self.role.clone(), right: right.clone() }.into()),
-            _ => {
-                let grants: Vec<_> = lacks.iter().map(|right| format!("GRANT {right} TO {}", self.role)).collect();
-                let message = format!("the role {} lacks rights: {};", self.role, grants.join("; "));
-                // One key each: a value that is too long for a trailer is cut, and half a GRANT is none.
-                let keys = ["grant", "grant_2", "grant_3", "grant_4"];
-                let failure = Failure::new(Reason::MissingRight, message);
-                Err(keys.iter().zip(grants).fold(failure, |failure, (key, grant)| failure.with(key, grant)))
-            }
+        must_have(&self.role, lacks)
+    }
+}
+
+/// All rights that are missing at once, so that nobody has to ask for them one by one.
+fn must_have(role: &str, lacks: &[String]) -> Result<(), Failure> {
+    match lacks {
+        [] => Ok(()),
+        [right] => Err(db::Error::MissingRight { role: role.into(), right: right.clone() }.into()),
+        _ => {
+            let grants: Vec<_> = lacks.iter().map(|right| format!("GRANT {right} TO {role}")).collect();
+            let message = format!("the role {role} lacks rights: {};", grants.join("; "));
+            // One key each: a value that is too long for a trailer is cut, and half a GRANT is none.
+            let keys = ["grant", "grant_2", "grant_3", "grant_4"];
+            let failure = Failure::new(Reason::MissingRight, message);
+            Err(keys.iter().zip(grants).fold(failure, |failure, (key, grant)| failure.with(key, grant)))
         }
     }
 }

@@ -10,7 +10,11 @@ use uuid::Uuid;
 
 use super::{Ending, Planned, State, install, journals, settle::Settlement, signatures};
 use crate::{
-    db::{Error, lock::LockedSession, session::insist},
+    db::{
+        Error,
+        lock::{LockedSession, operation_lock},
+        session::insist,
+    },
     migration::{Direction, Migration, Mode, Row, Script},
     planner::{Earlier, Resolution, Resume},
 };
@@ -55,21 +59,27 @@ pub async fn begin(
     settlement: &Settlement<'_>,
     planned: &Planned,
 ) -> Result<Option<Vec<i64>>, Error> {
-    let client = locked.client();
+    let client = locked.ledger();
     client.batch_execute("BEGIN").await?;
-    let written = write_begin(client, operation, steps, settlement, planned).await;
+    let written = write_begin(locked, operation, steps, settlement, planned).await;
     // Every other statement of the session is a message of its own, so ending it here covers every way out.
     client.batch_execute(if matches!(written, Ok(Some(_))) { "COMMIT" } else { "ROLLBACK" }).await?;
     written
 }
 
 async fn write_begin(
-    client: &Client,
+    locked: &LockedSession,
     operation: Uuid,
     steps: &[StepRow<'_>],
     settlement: &Settlement<'_>,
     planned: &Planned,
 ) -> Result<Option<Vec<i64>>, Error> {
+    let client = locked.ledger();
+    if let Some(keeper) = locked.keeper()
+        && !still_holds(client, operation, keeper.of.pid).await?
+    {
+        return Ok(None);
+    }
     let adopted = settlement.adopted.iter().filter_map(|(_, migration)| *migration);
     // The journal's row keeps only its checksum until what it left is removed, which this operation may not come to.
     let tried = |earlier: &Earlier| Script::new(earlier.sql.as_str(), Mode::NonTransactional);
@@ -101,9 +111,18 @@ async fn write_begin(
     }
     let planned = serde_json::to_string(planned).map_err(|e| Error::Lost(e.to_string()))?;
     note(client, operation, "started", &planned).await?;
-    let ids = insert_steps(client, operation, steps).await?;
+    let ids = insert_steps(locked, operation, steps).await?;
     journals::write(client, steps, &ids, settlement).await?;
     Ok(Some(ids))
+}
+
+/// Whether the session for migrations still holds the operation lock, asked on the one that keeps the ledger. The operation's row is
+/// locked first: another daemon that wins the lock from now on closes it after this transaction, and plans after that.
+async fn still_holds(client: &Client, operation: Uuid, pid: i32) -> Result<bool, Error> {
+    let row = "SELECT FROM schemad.operations o WHERE o.id = $1 AND o.state = 'pending' FOR UPDATE";
+    let holds = concat!("SELECT FROM pg_locks k WHERE k.pid = $1 AND ", operation_lock!());
+    Ok(!client.query_typed(row, &[(&operation, Type::UUID)]).await?.is_empty()
+        && !client.query_typed(holds, &[(&pid, Type::INT4)]).await?.is_empty())
 }
 
 async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error> {
@@ -119,19 +138,23 @@ async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error
     Ok(())
 }
 
-async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -> Result<Vec<i64>, Error> {
+async fn insert_steps(locked: &LockedSession, operation: Uuid, steps: &[StepRow<'_>]) -> Result<Vec<i64>, Error> {
     let column = |of: &dyn Fn(&StepRow<'_>) -> Option<String>| steps.iter().map(of).collect::<Vec<_>>();
     // sql::settings keeps them within PostgreSQL's own range.
     let millis = |of: &dyn Fn(&StepRow<'_>) -> Duration| {
         steps.iter().map(|s| i32::try_from(of(s).as_millis()).unwrap_or(i32::MAX)).collect::<Vec<i32>>()
     };
     let macs: Vec<Option<&[u8]>> = steps.iter().map(|s| s.down_mac.as_deref()).collect();
-    let rows = client
+    let of = locked.keeper().map(|keeper| &keeper.of);
+    let (user, login) = (of.map(|of| of.user.as_str()), of.map(|of| of.login.as_str()));
+    let rows = locked
+        .ledger()
         .query_typed(
             "WITH new AS (INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, up_script, \
-                 up_mode, down_script, down_mode, lock_timeout_ms, statement_timeout_ms, role, down_mac) \
+                 up_mode, down_script, down_mode, lock_timeout_ms, statement_timeout_ms, role, down_mac, planned_as, planned_in_session_of) \
              SELECT $1, n, version, name, direction, script, mode, CASE direction WHEN 'up' THEN script END, \
-                 CASE direction WHEN 'up' THEN mode END, down, down_mode, lock_timeout, statement_timeout, role, mac \
+                 CASE direction WHEN 'up' THEN mode END, down, down_mode, lock_timeout, statement_timeout, role, mac, \
+                 coalesce($13, current_user), coalesce($14, session_user) \
              FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[], $11::text[], $12::bytea[]) \
                  WITH ORDINALITY s (version, name, direction, script, mode, down, down_mode, lock_timeout, statement_timeout, role, mac, n) \
              RETURNING id, ordinal) \
@@ -149,6 +172,8 @@ async fn insert_steps(client: &Client, operation: Uuid, steps: &[StepRow<'_>]) -
                 (&millis(&|s| s.statement_timeout), Type::INT4_ARRAY),
                 (&column(&|s| s.role.map(Into::into)), Type::TEXT_ARRAY),
                 (&macs, Type::BYTEA_ARRAY),
+                (&user, Type::NAME),
+                (&login, Type::NAME),
             ],
         )
         .await?;

@@ -11,7 +11,7 @@ use tokio_postgres::types::Type;
 
 use super::install;
 use crate::{
-    db::{DatabaseUrl, Error, pool::Reader, session::Session},
+    db::{Error, logins::Logins, pool::Reader, session::Session},
     failure::{Failure, Reason},
     migration::{Checksum, Mode, Version},
 };
@@ -35,7 +35,7 @@ pub struct Scripts<'a> {
 
 /// Keeps verdicts, on a session of its own.
 pub struct Keeper {
-    url: DatabaseUrl,
+    logins: Logins,
     principal: String,
     daemon: String,
     session: Option<Session>,
@@ -43,8 +43,8 @@ pub struct Keeper {
 
 impl Keeper {
     /// In the ledger of that database.
-    pub fn new(url: DatabaseUrl, principal: &str, daemon: &str) -> Self {
-        Self { url, principal: principal.into(), daemon: daemon.into(), session: None }
+    pub fn new(logins: Logins, principal: &str, daemon: &str) -> Self {
+        Self { logins, principal: principal.into(), daemon: daemon.into(), session: None }
     }
 
     /// Keeps one, on another session where the one before is gone.
@@ -64,7 +64,7 @@ impl Keeper {
         let keeping = async {
             let session = match session {
                 Some(session) => session,
-                None => Session::open(&self.url).await?,
+                None => self.logins.open_ledger().await?,
             };
             self.insert(&session, of, verdict).await?;
             Ok::<_, Failure>(session)
@@ -87,7 +87,7 @@ impl Keeper {
         let texts: [&str; 8] =
             [of.version.as_str(), &up, up_mode, &down, down_mode, verdict, &self.principal, &self.daemon];
         let parameters: Vec<_> = texts.iter().map(|text| (text as _, Type::TEXT)).collect();
-        session.client().query_typed(query, &parameters).await.map_err(Error::from)?;
+        session.ledger().query_typed(query, &parameters).await.map_err(Error::from)?;
         Ok(())
     }
 }

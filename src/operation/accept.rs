@@ -21,7 +21,6 @@ use crate::{
     db::{
         self,
         lock::{Attempt, LockedSession},
-        pooler,
         session::Session,
     },
     failure::{Failure, Reason},
@@ -68,7 +67,7 @@ impl Inner {
                 daemon: &self.daemon,
                 reason: request.action.reason(),
             };
-            match claims::claim(session.client(), &new).await? {
+            match claims::claim(&session, &new).await? {
                 claims::Claim::Ours { id, created_at } => {
                     return self.claimed(session, request, (id, created_at), deadline, log).await;
                 }
@@ -133,15 +132,15 @@ impl Inner {
             Left::Locked(locked) => {
                 // Before the lock goes, which is released in so many words: the next operation must not find it held by a
                 // closing connection.
-                let _ = give_up(locked.client(), id, failure).await;
+                let _ = give_up(locked.ledger(), id, failure).await;
                 let _ = locked.release().await;
                 return;
             }
             Left::Open(session) => Some(session),
-            Left::Lost => Session::open(&self.url).await.ok(),
+            Left::Lost => self.logins.open_ledger().await.ok(),
         };
         if let Some(session) = session {
-            let _ = give_up(session.client(), id, failure).await;
+            let _ = give_up(session.ledger(), id, failure).await;
         }
     }
 
@@ -162,9 +161,9 @@ impl Inner {
             Attempt::Won(locked) => locked,
             Attempt::Held(session) => {
                 if !candidate.request.queue_timeout.is_zero() {
-                    operations::accept(session.client(), candidate.id).await?;
+                    operations::accept(session.ledger(), candidate.id).await?;
                     candidate.accept();
-                    candidate.log.push(Event::Queued(Box::new(Holder::find(session.client()).await?)));
+                    candidate.log.push(Event::Queued(Box::new(Holder::find(session.ledger()).await?)));
                 }
                 self.win(session, deadline, Some(candidate)).await?
             }
@@ -198,9 +197,7 @@ impl Inner {
 
     /// Opens a session and proves that it is a direct one.
     pub(super) async fn open_session(&self) -> Result<Session, Failure> {
-        let session = Session::open(&self.url).await?;
-        pooler::prove_direct(&session, &self.url).await?;
-        Ok(session)
+        Ok(self.logins.open_direct().await?)
     }
 
     /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation. An accepted operation can be
@@ -220,15 +217,15 @@ impl Inner {
                 Attempt::Held(session) => session,
             };
             let now = Instant::now();
-            if now >= deadline && (now >= patience || claims::running(session.client()).await?.is_some()) {
-                break busy(&Holder::find(session.client()).await?);
+            if now >= deadline && (now >= patience || claims::running(session.ledger()).await?.is_some()) {
+                break busy(&Holder::find(session.ledger()).await?);
             }
             // This daemon knows it first, and whatever keeps it from reading the ledger.
             if let Some(Halt::Cancelled(by)) = candidate.and_then(|candidate| candidate.halt.borrow().clone()) {
                 break cancelled(&by, "it was still waiting for another operation, so nothing was done");
             }
             if let Some(candidate) = candidate.filter(|candidate| candidate.accepted) {
-                match control::cancel_requested_by(session.client(), candidate.id).await {
+                match control::cancel_requested_by(session.ledger(), candidate.id).await {
                     Ok(None) => {}
                     Ok(Some(by)) => {
                         break cancelled(&by, "it was still waiting for another operation, so nothing was done");

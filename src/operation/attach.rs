@@ -47,7 +47,7 @@ impl Inner {
                     return Err(Failure::new(Reason::ShuttingDown, "this daemon is shutting down; repeat the request elsewhere"));
                 }
             }
-            current = claims::find(session.client(), operation.id).await?;
+            current = claims::find(session.ledger(), operation.id).await?;
         }
         Ok(None)
     }

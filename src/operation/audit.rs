@@ -94,7 +94,7 @@ impl Inner {
         }
         let Some(session) = self.side.borrow().clone() else { return self.metrics.refusal_not_kept("database") };
         let refused = Refused { daemon: &self.daemon, principal, kind, request_id, failure };
-        let kept = tokio::time::timeout(KEPT_WITHIN, upkeep::refused(session.client(), &refused)).await;
+        let kept = tokio::time::timeout(KEPT_WITHIN, upkeep::refused(session.ledger(), &refused)).await;
         if let Err(error) = kept.unwrap_or(Err(Error::Timeout(KEPT_WITHIN))) {
             self.metrics.refusal_not_kept("database");
             tracing::debug!(cause = %error, "a refusal could not be kept");

@@ -101,7 +101,7 @@ impl Inner {
             return Err(Failure::new(Reason::Internal, "nobody closes this semaphore"));
         };
         let session = self.open_session().await?;
-        let asked = match control::request_cancel(session.client(), id, principal).await {
+        let asked = match control::request_cancel(session.ledger(), id, principal).await {
             // The wish cannot be written; the daemon that runs the operation can do without.
             Err(error) if error.is_lock_timeout() && self.halt(id, Halt::Cancelled(principal.into())) => {
                 return Ok(known);
@@ -123,7 +123,7 @@ impl Inner {
         }
         if operation.state == "pending" {
             // Nobody is there to end it when its daemon is dead.
-            claims::close_queued(session.client()).await?;
+            claims::close_queued(session.ledger()).await?;
         }
         Ok(operation)
     }

@@ -9,7 +9,7 @@ use crate::{
     db::{
         Error,
         activity::{Blocker, blocked_by},
-        session::{OWN_LOCK_TIMEOUT, Session},
+        session::OWN_LOCK_TIMEOUT,
     },
     failure::{Failure, Reason},
     ledger::locked,
@@ -42,7 +42,7 @@ impl Inner {
     /// As far as it can be seen; empty where it cannot.
     pub(super) async fn who_locks_the_ledger(&self) -> Vec<Blocker> {
         let look = async {
-            let session = Session::open(&self.url).await?;
+            let session = self.logins.open_ledger().await?;
             locked::by(session.client()).await
         };
         match tokio::time::timeout(LOOK_WITHIN, look).await.unwrap_or(Err(Error::Timeout(LOOK_WITHIN))) {

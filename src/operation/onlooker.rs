@@ -76,11 +76,11 @@ impl Onlooker {
                 tracing::debug!(operation = %self.operation, cause = %error, "cannot look at the migration session");
             }
             if beat.is_none_or(|at| at.elapsed() >= control::HEARTBEAT)
-                && control::beat(session.client(), self.operation).await.is_ok()
+                && control::beat(session.ledger(), self.operation).await.is_ok()
             {
                 beat = Some(Instant::now());
             }
-            match control::cancel_requested_by(session.client(), self.operation).await {
+            match control::cancel_requested_by(session.ledger(), self.operation).await {
                 Ok(Some(by)) => halt(&self.halt, Halt::Cancelled(by)),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(operation = %self.operation, cause = %error, "cannot hear who cancels"),

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     client::Room,
-    db::{DatabaseUrl, pool::Pool},
+    db::{logins::Logins, pool::Pool},
     failure::{Failure, Reason},
     ledger::one_database::OneDatabase,
     metrics::Metrics,
@@ -45,7 +45,7 @@ pub struct Operations(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub catalog: Arc<Catalog>,
-    pub url: DatabaseUrl,
+    pub logins: Logins,
     /// "host:pid" of this daemon.
     pub daemon: String,
     pub metrics: Arc<Metrics>,
@@ -93,8 +93,8 @@ struct Open {
 pub struct Parts {
     /// The embedded set.
     pub catalog: Arc<Catalog>,
-    /// Where migrations run.
-    pub url: DatabaseUrl,
+    /// Where migrations run, and where the ledger is written.
+    pub logins: Logins,
     /// For reading.
     pub pool: Pool,
     /// Whether what is read is where migrations run.
@@ -124,7 +124,7 @@ impl Operations {
     pub fn new(parts: Parts) -> Self {
         let Parts {
             catalog,
-            url,
+            logins,
             pool,
             one_database,
             side,
@@ -139,7 +139,7 @@ impl Operations {
         } = parts;
         Self(Arc::new(Inner {
             catalog,
-            url,
+            logins,
             daemon,
             metrics,
             refresh,

@@ -114,7 +114,9 @@ impl Inner {
         install::ensure(locked).await?;
         claims::close_abandoned(locked, candidate.id).await?;
         // A second connection to the same place, because the migration session takes no prepared statements.
-        let mut reader = Reader::connect(&self.url, "schemad planner").await?;
+        let mut reader =
+            Reader::connect(locked.keeper().map_or(self.logins.migrating(), |keeper| &keeper.url), "schemad planner")
+                .await?;
         let snapshot = ledger::read::snapshot(&mut reader).await?;
         let compared = compared_bytes(&self.catalog, &snapshot);
         let mut plan = blocking::in_place(compared, || plan(&self.catalog, &snapshot, candidate.request))?;

@@ -94,7 +94,7 @@ impl Inner {
             None => None,
         };
         let blockers = seen.borrow().blockers.clone();
-        let role = self.role.as_deref().map_or_else(|| self.url.role(), crate::sql::ident);
+        let role = self.role.as_deref().map_or_else(|| self.logins.migrating().role(), crate::sql::ident);
         let failure = broken.map(|broken| {
             failure(broken, (done, parts), &prepared.steps, &role, &blockers).with("operation", candidate.id)
         });
@@ -151,7 +151,7 @@ impl Inner {
         let side = self.side.borrow().clone();
         match side {
             Some(session) if is_cancel => {
-                match control::cancel_requested_by(session.client(), candidate.id).await.ok().flatten() {
+                match control::cancel_requested_by(session.ledger(), candidate.id).await.ok().flatten() {
                     Some(by) => halted(Halt::Cancelled(by)),
                     None => broken,
                 }
@@ -166,7 +166,7 @@ impl Inner {
         // Best effort: it changed nothing, so this is only for whoever reads it.
         let side = self.side.borrow().clone();
         let current = match side {
-            Some(session) => operations::current_version(session.client()).await.ok().flatten(),
+            Some(session) => operations::current_version(session.ledger()).await.ok().flatten(),
             None => None,
         };
         let finished = Finished { current, ..Finished::default() };
@@ -230,7 +230,13 @@ impl Inner {
     ) -> Result<Option<(State, Ending)>, Failure> {
         let session = match left {
             Left::Locked(locked) => {
-                let written = self.insist_on_the_end(locked.client(), candidate.id, state, ending).await?;
+                let written = match self.insist_on_the_end(locked.ledger(), candidate.id, state, ending).await {
+                    // The session that keeps the ledger is gone, and the one that ran the steps is not.
+                    Err(db::Error::Lost(_)) if locked.keeper().is_some() => {
+                        self.end_elsewhere(candidate.id, state, ending).await?
+                    }
+                    written => written?,
+                };
                 let session = locked.release().await?;
                 if written {
                     return Ok(None);
@@ -242,14 +248,32 @@ impl Inner {
                     Left::Open(session) => session,
                     _ => self.open_session().await?,
                 };
-                if self.insist_on_the_end(session.client(), candidate.id, state, ending).await? {
+                if self.insist_on_the_end(session.ledger(), candidate.id, state, ending).await? {
                     return Ok(None);
                 }
                 session
             }
         };
-        let recorded = claims::find(session.client(), candidate.id).await?;
+        let recorded = claims::find(session.ledger(), candidate.id).await?;
         Ok(recorded.and_then(|recorded| Some((recorded.state, recorded.result?))))
+    }
+
+    /// Writes the end on another session that keeps the ledger, as soon as there is one.
+    async fn end_elsewhere(&self, id: Uuid, state: State, ending: &Ending) -> Result<bool, db::Error> {
+        let deadline = Instant::now() + RECORDED_WITHIN;
+        loop {
+            let written = async {
+                let session = self.logins.open_ledger().await?;
+                self.insist_on_the_end(session.client(), id, state, ending).await
+            };
+            match written.await {
+                Err(error) if error.sql().is_none() && Instant::now() < deadline => {
+                    tracing::debug!(operation = %id, cause = %error, "the operation's end cannot be recorded yet");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                written => return written,
+            }
+        }
     }
 
     /// Writes the end, for a while also when somebody has locked the ledger. False: another daemon has written another.
@@ -294,7 +318,7 @@ impl Inner {
         match LockedSession::try_lock(self.open_session().await?).await? {
             Attempt::Held(_) => Ok(None),
             Attempt::Won(locked) => {
-                let done = operations::steps_done(locked.client(), candidate.id).await?;
+                let done = operations::steps_done(locked.ledger(), candidate.id).await?;
                 Ok(Some((locked, done)))
             }
         }

@@ -11,7 +11,7 @@ use tokio::{
 use super::{Event, Outside, Rehearsed, Settings, rehearse};
 use crate::{
     catalog::Catalog,
-    db::DatabaseUrl,
+    db::logins::Logins,
     failure::{Failure, Reason},
     ledger::rehearsals::{Keeper, Scripts},
     migration::Version,
@@ -31,7 +31,7 @@ pub struct Rehearsals {
 
 struct Inner {
     catalog: Arc<Catalog>,
-    url: DatabaseUrl,
+    logins: Logins,
     role: Option<String>,
     daemon: String,
     phases: watch::Receiver<Phase>,
@@ -46,15 +46,15 @@ pub struct Begun {
 }
 
 impl Rehearsals {
-    /// On the server at `url`, where migrations run as `role`.
+    /// On the server where the logins are, where migrations run as `role`.
     pub fn new(
         catalog: Arc<Catalog>,
-        url: DatabaseUrl,
+        logins: Logins,
         role: Option<String>,
         daemon: String,
         phases: watch::Receiver<Phase>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { catalog, url, role, daemon, phases }), turn: Arc::new(Semaphore::new(1)) }
+        Self { inner: Arc::new(Inner { catalog, logins, role, daemon, phases }), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Begins one.
@@ -101,10 +101,10 @@ impl Inner {
         let (halt, wait) = (watch::Sender::new(None), watch::Sender::new(Wait::default()));
         let orders = Orders { halt: halt.subscribe(), wait: wait.subscribe() };
         let _ender = AbortOnDrop(tokio::spawn(end_with(sender.clone(), self.phases.clone(), halt)));
-        let mut scratch = Scratch::open(&self.url).await?;
+        let mut scratch = Scratch::open(self.logins.migrating()).await?;
         let settings = Settings { outside: Outside::Refused, role: self.role.clone() };
         let (verdicts, to_be_kept) = mpsc::unbounded_channel();
-        let keeper = Keeper::new(self.url.clone(), principal, &self.daemon);
+        let keeper = Keeper::new(self.logins.clone(), principal, &self.daemon);
         let kept = tokio::spawn(keep(keeper, to_be_kept));
         let mut rehearsed_so_far = 0;
         let mut tell = |event: Event| {

@@ -5,7 +5,10 @@ use std::{pin::Pin, time::Duration};
 use futures_util::StreamExt as _;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream, error::SqlState};
 
-use super::{Broken, Halt, Orders, ScriptError, message};
+use super::{
+    Broken, Halt, Orders, ScriptError,
+    message::{self, Preamble},
+};
 use crate::db::{
     Error,
     lock::LockedSession,
@@ -81,8 +84,8 @@ fn duration(row: &SimpleQueryRow) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// What an error means that came after `statements` of a message whose script begins after `preamble` characters.
-pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, preamble: usize) -> Broken {
+/// What an error means that came after `statements` of a message whose script begins after `preamble`.
+pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, preamble: Preamble) -> Broken {
     match (error, ended) {
         (Error::Sql(error), Some(ended)) if error.is(&SqlState::QUERY_CANCELED) => match ended {
             Ended::Impatient(waited) => Broken::Locks { error: *error, waited },
@@ -97,8 +100,8 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
         }
         // A syntax error anywhere comes before the first command, but it points into the script.
         (Error::Sql(error), _)
-            if statements < message::PREAMBLE_STATEMENTS
-                && error.position.is_none_or(|at| at <= preamble)
+            if statements < preamble.statements
+                && error.position.is_none_or(|at| at <= preamble.characters)
                 && !error.sqlstate.starts_with("SCH") =>
         {
             Broken::Guard(*error)
@@ -111,8 +114,8 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
         }
         (Error::Sql(error), _) => Broken::Sql(ScriptError {
             error: *error,
-            statements_done: statements.saturating_sub(message::PREAMBLE_STATEMENTS),
-            preamble,
+            statements_done: statements.saturating_sub(preamble.statements),
+            preamble: preamble.characters,
             undone: None,
         }),
         (lost, _) => Broken::Lost(lost),
@@ -121,7 +124,7 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
 
 /// What schemad's own statements are refused with is no error of the script's.
 pub(super) fn of_our_own(error: impl Into<Error>) -> Broken {
-    broken(error.into(), None, 0, usize::MAX)
+    broken(error.into(), None, 0, Preamble { statements: 1, characters: usize::MAX })
 }
 
 /// Asks the server to cancel what runs, and waits a little.

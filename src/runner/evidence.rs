@@ -61,7 +61,7 @@ const TABLESPACE: &str =
 pub(super) async fn recorded(session: &LockedSession, part: &Part<'_>) -> Result<Option<Vec<u32>>, Error> {
     let before = "SELECT indexes_before FROM schemad.statements WHERE step = $1 AND ordinal = $2";
     let rows =
-        session.client().query_typed(before, &[(&part.step.id, Type::INT8), (&part.ordinal(), Type::INT4)]).await?;
+        session.ledger().query_typed(before, &[(&part.step.id, Type::INT8), (&part.ordinal(), Type::INT4)]).await?;
     Ok(rows.first().and_then(|row| row.get(0)))
 }
 

@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use super::{
     Broken, Observer, Orders, ScriptError, Step, Undone,
     answer::{self, Received},
-    message::{self, Then},
+    message::{self, Preamble, Then},
     outside,
 };
 use crate::{
@@ -198,7 +198,7 @@ pub(super) async fn record(
     orders: &Orders,
 ) -> Result<(), Broken> {
     let recorded = write(session, &message::record(step.id, then), step.lock_wait, orders).await;
-    recorded.map_err(|error| match answer::broken(error, None, message::PREAMBLE_STATEMENTS, 0) {
+    recorded.map_err(|error| match answer::broken(error, None, 0, Preamble::default()) {
         // The file's statements are what may keep the ledger from being written.
         Broken::Sql(mut failed) => {
             failed.error.position = None;

@@ -90,7 +90,7 @@ async fn forget(session: &LockedSession, step: &Step<'_>, earlier: &Earlier) -> 
     let now = unit.map(|unit| (Checksum::of_script(unit.body.sql).to_string(), unit.settles_by()));
     // The step has taken the journal over, unless it is one transaction.
     let of = if step.journaled.is_some() { step.id } else { earlier.step };
-    journals::forget_tried(session.client(), of, earlier.done, now).await.map_err(answer::of_our_own)
+    journals::forget_tried(session.ledger(), of, earlier.done, now).await.map_err(answer::of_our_own)
 }
 
 fn outside<'a, 'u>(unit: &'u Unit<'a>) -> Option<(&'u Unit<'a>, Outside<'a>)> {

@@ -5,46 +5,65 @@
 use super::Step;
 use crate::{db::session::CONFIGURED_PATH, sql};
 
-/// BEGIN, the first guard, and the search_path for the script.
-pub const PREAMBLE_STATEMENTS: usize = 3;
-
-/// The guards, in the schema `schemad` (src/ledger/0001.sql and 0005.sql).
-pub const BEGIN_STEP: &str = "begin_step_v2";
-pub const FINISH_STEP: &str = "finish_step_v3";
-pub const NOTE_STATEMENT: &str = "note_statement_v2";
+/// The guards, in the schema `schemad` (src/ledger/0001.sql to 0006.sql).
+pub const BEGIN_STEP: &str = "begin_step_v3";
+pub const FINISH_STEP: &str = "finish_step_v4";
+pub const NOTE_STATEMENT: &str = "note_statement_v3";
+const CAN_BE_FINISHED: &str = "can_be_finished_v1";
 
 /// The column of a finished step's answer that says how long it took, in seconds.
 pub const TOOK: &str = "schemad_step_took";
 
+/// What stands in a message before its script.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Preamble {
+    pub statements: usize,
+    pub characters: usize,
+}
+
 /// How schemad begins a transaction, where the file does not do it itself.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// Said once more by the script's own SET TRANSACTION, which is then no change and so not too late.
+/// `own`: how the file begins it. `modes`: what its SET TRANSACTION says, which is then no change and so not too late. Where neither names
+/// an isolation level it is READ COMMITTED, whatever the database's default is.
 fn begin(own: Option<&str>, modes: Option<&str>) -> String {
-    [own.unwrap_or(BEGIN), modes.unwrap_or_default()].join(" ").trim_end().to_owned()
+    let begin = [own.unwrap_or("BEGIN"), modes.unwrap_or_default()].join(" ").trim_end().to_owned();
+    match begin.to_ascii_lowercase().contains("isolation") {
+        true => begin,
+        false => format!("{begin} ISOLATION LEVEL READ COMMITTED"),
+    }
 }
 
-/// BEGIN and the first guard. Nineteen digits are room for every id, and padding keeps the length, so positions can be told
-/// without the id.
-fn preamble(begin: &str, id: i64) -> String {
-    format!("{begin};SELECT schemad.{BEGIN_STEP}({id:>19}::int8)")
+/// The first guard. Nineteen digits are room for every id, and padding keeps the length, so positions can be told without the id.
+fn begin_step(id: i64) -> String {
+    format!("schemad.{BEGIN_STEP}({id:>19}::int8)")
 }
 
-/// The preamble of a script, which runs with the search_path that the URL, the role or the database sets.
-fn script_preamble(begin: &str, id: i64) -> String {
-    format!("{};{CONFIGURED_PATH};\n", preamble(begin, id))
+/// What stands before a script, which runs as its role and with the search_path that the URL, the role or the database sets. A
+/// transaction of one snapshot takes that with its first query; LOCK TABLE is none, so what is looked at under the lock afterwards is as it was
+/// when the snapshot was taken.
+fn script_preamble(begin: &str, id: i64, diesel_table: &str) -> (String, Preamble) {
+    let words = begin.to_ascii_lowercase();
+    let has_one_snapshot = words.contains("repeatable") || words.contains("serializable");
+    let lock =
+        if has_one_snapshot { format!("LOCK TABLE ONLY {diesel_table} IN ROW EXCLUSIVE MODE;") } else { String::new() };
+    let first = begin_step(id);
+    let text = format!("{begin};{lock}SELECT pg_catalog.set_config('role',{first},true);{CONFIGURED_PATH};\n");
+    let preamble = Preamble { statements: 3 + usize::from(has_one_snapshot), characters: text.chars().count() };
+    (text, preamble)
 }
 
-/// The message for a step, and the characters before its script. `reset` ends what the script left in the session.
-pub fn of(step: &Step<'_>, reset: &str) -> (String, usize) {
-    let (message, preamble) = open(step, reset);
+/// The message for a step, and what stands before its script. `reset` ends what the script left in the session.
+pub fn of(step: &Step<'_>, diesel_table: &str, reset: &str) -> (String, Preamble) {
+    let (message, preamble) = open(step, diesel_table, reset);
     (format!("{message};COMMIT"), preamble)
 }
 
 /// The same without its COMMIT.
-pub fn open(step: &Step<'_>, reset: &str) -> (String, usize) {
-    let preamble = script_preamble(&begin(None, sql::transaction_modes(step.sql)), step.id);
-    (message(&preamble, step.sql, &finish_step(step.id), reset), preamble.chars().count())
+pub fn open(step: &Step<'_>, diesel_table: &str, reset: &str) -> (String, Preamble) {
+    let begin = begin(None, sql::transaction_modes(step.sql));
+    let (before, preamble) = script_preamble(&begin, step.id, diesel_table);
+    (message(&before, step.sql, &finish_step(step.id), reset), preamble)
 }
 
 /// What ends a part of a script that is not one transaction.
@@ -56,7 +75,7 @@ pub enum Then {
     Finish,
 }
 
-/// The message for a part of a script that is not one transaction, and the characters before `text`, which is the part with the
+/// The message for a part of a script that is not one transaction, and what stands before `text`, which is the part with the
 /// file's settings before it. A part that keeps the step from being finished fails as the last would.
 pub fn of_part(
     id: i64,
@@ -65,39 +84,33 @@ pub fn of_part(
     text: &str,
     then: Then,
     reset: &str,
-) -> (String, usize) {
-    let preamble = script_preamble(&begin(own, modes), id);
+) -> (String, Preamble) {
+    let (before, preamble) = script_preamble(&begin(own, modes), id, diesel_table);
     let ending = match then {
-        Then::Note(_) => format!("{};{}", can_be_finished(id, diesel_table), ending(id, then)),
+        Then::Note(_) => format!("SELECT schemad.{CAN_BE_FINISHED}({id}::int8);{}", ending(id, then)),
         Then::Finish => ending(id, then),
     };
-    (format!("{};COMMIT", message(&preamble, text, &ending, reset)), preamble.chars().count())
+    (format!("{};COMMIT", message(&before, text, &ending, reset)), preamble)
 }
 
-/// Calls the second guard where it can only refuse: Diesel's table is gone, or lists the migration already (a down: no longer).
-fn can_be_finished(id: i64, diesel_table: &str) -> String {
-    let literal = sql::literal(diesel_table);
-    format!(
-        "SELECT schemad.{FINISH_STEP}({id}::int8) WHERE pg_catalog.to_regclass({literal}) IS NULL;\
-         SELECT schemad.{FINISH_STEP}(s.id) FROM schemad.steps s WHERE s.id = {id} AND (s.direction = 'up') = \
-         EXISTS (SELECT FROM {diesel_table} d WHERE d.version::text = s.version)"
-    )
-}
-
-/// The message that records a part which ran outside a transaction. The first guard has taken the step's role, which may not touch
-/// the ledger; so in the two below.
+/// The message that records a part which ran outside a transaction.
 pub fn record(id: i64, then: Then) -> String {
-    format!("{};RESET ROLE;{};COMMIT", preamble(BEGIN, id), ending(id, then))
+    alone(id, &ending(id, then))
 }
 
-/// The message before a part that runs outside a transaction, without its COMMIT.
+/// The message before a part that runs outside a transaction.
 pub fn announce(id: i64, number: usize) -> String {
-    format!("{};RESET ROLE;{}", preamble(BEGIN, id), note(id, number, "running"))
+    alone(id, &note(id, number, "running"))
 }
 
 /// The message after such a part was refused by the server.
 pub fn take_back(id: i64, number: usize) -> String {
-    format!("{};RESET ROLE;{};COMMIT", preamble(BEGIN, id), note(id, number, "pending"))
+    alone(id, &note(id, number, "pending"))
+}
+
+/// A transaction of the guards alone, which does not take the step's role.
+fn alone(id: i64, ending: &str) -> String {
+    format!("{BEGIN};SELECT {};{ending};COMMIT", begin_step(id))
 }
 
 fn ending(id: i64, then: Then) -> String {
@@ -139,17 +152,20 @@ mod tests {
     #[test]
     fn the_preamble_has_one_length() {
         for id in [0, 7, i64::MAX] {
-            assert_eq!(preamble(BEGIN, id).len(), preamble(BEGIN, 1).len());
+            assert_eq!(begin_step(id).len(), begin_step(1).len());
         }
-        let modes = |sql| of(&step(1, sql), "RESET ALL").0;
-        assert!(
-            modes("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1")
-                .starts_with("BEGIN ISOLATION LEVEL READ COMMITTED ISOLATION LEVEL SERIALIZABLE;SELECT")
-        );
+        let modes = |sql| of(&step(1, sql), "public.d", "RESET ALL");
+        let (message, preamble) = modes("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1");
+        let begins = "BEGIN ISOLATION LEVEL SERIALIZABLE;LOCK TABLE ONLY public.d IN ROW EXCLUSIVE MODE;SELECT";
+        assert!(message.starts_with(begins), "{message}");
+        assert_eq!((preamble.statements, modes("SELECT 1").1.statements), (4, 3));
+        assert_eq!(message.chars().skip(preamble.characters).take(3).collect::<String>(), "SET");
     }
 
     #[test]
     fn a_message_reads_as_designed() {
-        insta::assert_snapshot!(of(&step(42, "CREATE TABLE t (); -- last"), "RESET ALL;SET lock_timeout=0").0);
+        insta::assert_snapshot!(
+            of(&step(42, "CREATE TABLE t (); -- last"), "public.d", "RESET ALL;SET lock_timeout=0").0
+        );
     }
 }

@@ -10,7 +10,7 @@ use super::{
     answer::{self, Received},
     evidence::{self, Found},
     journaled::{Part, in_statement, left_out, record, send, statement_at, undone, write},
-    message::{self, Then},
+    message::{self, Preamble, Then},
 };
 use crate::{
     blocking,
@@ -213,7 +213,7 @@ pub(super) async fn sent(
     let mut hear = |notice| observer.notice(part.index, notice);
     let Received { ended, result, .. } = send(session, statement, patience, orders, &mut hear).await?;
     let Err(error) = result else { return Ok(()) };
-    Err(match answer::broken(error, ended, message::PREAMBLE_STATEMENTS, 0) {
+    Err(match answer::broken(error, ended, 0, Preamble::default()) {
         Broken::Sql(mut failed) => {
             if statement != part.unit.body.sql {
                 failed.error.position = None; // it points into a statement of schemad's
@@ -226,10 +226,10 @@ pub(super) async fn sent(
 
 /// Writes that the statement is sent next, and how it can be told afterwards whether it took effect.
 async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, found: &Found) -> Result<(), Broken> {
-    let client = session.client();
+    // Before the announcement: of a statement that is not announced, nobody asks how it is told whether it took effect.
     let how = "UPDATE schemad.statements SET settles_by = $3, indexes_before = $4 WHERE step = $1 AND ordinal = $2";
-    client.batch_execute(&message::announce(part.step.id, part.number)).await.map_err(answer::of_our_own)?;
-    client
+    session
+        .ledger()
         .query_typed(
             how,
             &[
@@ -241,7 +241,7 @@ async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, f
         )
         .await
         .map_err(answer::of_our_own)?;
-    client.batch_execute("COMMIT").await.map_err(answer::of_our_own)
+    session.client().batch_execute(&message::announce(part.step.id, part.number)).await.map_err(answer::of_our_own)
 }
 
 /// How long what follows may wait for a lock, and run.
@@ -279,7 +279,7 @@ pub(super) async fn set(session: &LockedSession, part: &Part<'_>, timeouts: Time
     client.batch_execute(CONFIGURED_PATH).await.map_err(answer::of_our_own)?;
     for setting in part.unit.settings.iter() {
         if let Err(error) = client.batch_execute(setting.sql).await {
-            let broken = answer::broken(error.into(), None, message::PREAMBLE_STATEMENTS, 0);
+            let broken = answer::broken(error.into(), None, 0, Preamble::default());
             return Err(match broken {
                 Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || {
                     let statements_done = statement_at(part.step.sql, setting.start);
@@ -313,7 +313,7 @@ fn placed(part: &Part<'_>, failed: ScriptError, statement: &Statement<'_>) -> Sc
 
 /// A name that the server cannot read is the file's mistake.
 fn unnamed(part: &Part<'_>, error: Error) -> Broken {
-    match answer::broken(error, None, message::PREAMBLE_STATEMENTS, 0) {
+    match answer::broken(error, None, 0, Preamble::default()) {
         Broken::Sql(mut failed) => {
             failed.error.position = None;
             Broken::Sql(in_the_file(part, failed))

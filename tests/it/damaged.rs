@@ -9,7 +9,7 @@ use crate::harness::{Process, Set, TestDaemon, TestDatabase, daemon::get, eventu
 async fn every_damage_of_the_ledger_is_named_by_one_reason() {
     for (damage, named) in [
         ("DELETE FROM schemad.ledger", "the only row of schemad.ledger"),
-        ("DROP FUNCTION schemad.begin_step_v2(bigint)", "the function schemad.begin_step_v2"),
+        ("DROP FUNCTION schemad.begin_step_v3(bigint)", "the function schemad.begin_step_v3"),
         ("DROP FUNCTION schemad.finish_step_v1(bigint)", "the function schemad.finish_step_v1"),
         ("DROP TABLE schemad.events", "the table schemad.events"),
         ("DROP TABLE schemad.statements", "the table schemad.statements"),

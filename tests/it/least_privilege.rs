@@ -17,10 +17,20 @@ use crate::harness::{
 
 /// The statements of the guide, each with the database it belongs to.
 fn guide() -> Vec<(String, String)> {
+    blocks(false)
+}
+
+/// Those that follow for a login of its own for migrations.
+pub(crate) fn login_of_its_own() -> Vec<(String, String)> {
+    blocks(true)
+}
+
+fn blocks(for_a_login: bool) -> Vec<(String, String)> {
     let text = include_str!("../../docs/least-privilege.md");
     let blocks = text.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks = blocks.filter(|block| block.lines().next().unwrap().contains(FOR_A_LOGIN) == for_a_login);
     let statements = blocks.flat_map(|block| {
-        let head = block.lines().next().unwrap();
+        let head = block.lines().next().unwrap().replace(FOR_A_LOGIN, "");
         let database = head.strip_prefix("-- As a superuser, in the database ").and_then(|rest| rest.strip_suffix('.'));
         let database = database.unwrap_or_else(|| panic!("who runs it, and where? {head}")).to_owned();
         sql::split(block).into_iter().map(move |statement| (database.clone(), statement.sql.to_owned()))
@@ -28,12 +38,15 @@ fn guide() -> Vec<(String, String)> {
     statements.collect()
 }
 
-struct Followed {
-    server: Server,
+/// Says so at the head of a block.
+const FOR_A_LOGIN: &str = ", for a login of its own";
+
+pub(crate) struct Followed {
+    pub server: Server,
 }
 
 impl Followed {
-    async fn guide() -> Self {
+    pub(crate) async fn guide() -> Self {
         let followed = Self { server: Server::start(&[], &[], TRUST).await };
         for (database, statement) in guide() {
             followed.run(&database, &statement).await;
@@ -41,12 +54,12 @@ impl Followed {
         followed
     }
 
-    async fn run(&self, database: &str, statement: &str) {
+    pub(crate) async fn run(&self, database: &str, statement: &str) {
         let session = connect(&self.url("postgres", database)).await;
         session.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
     }
 
-    fn url(&self, role: &str, database: &str) -> String {
+    pub(crate) fn url(&self, role: &str, database: &str) -> String {
         format!("postgres://{role}@127.0.0.1:{}/{database}", self.server.port)
     }
 
@@ -71,14 +84,14 @@ impl Followed {
     }
 
     /// The first column of every row.
-    async fn texts(&self, query: &str) -> Vec<String> {
+    pub(crate) async fn texts(&self, query: &str) -> Vec<String> {
         let rows = connect(&self.url("postgres", "app")).await.query(query, &[]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }
 }
 
 /// Both forms of a statement: with and without indexes built outside a transaction.
-fn set() -> Set {
+pub(crate) fn set() -> Set {
     let set = Set::tables(2);
     set.add_non_transactional("0003_index", "CREATE INDEX CONCURRENTLY i ON t1 (id);", "DROP INDEX CONCURRENTLY i;");
     set
@@ -147,7 +160,7 @@ async fn everybody_has_nothing_on_the_ledger_whatever_default_privileges_say() {
             AND has_function_privilege('public', p.oid, 'EXECUTE')";
     assert_eq!(followed.texts(query).await, [""; 0]);
     let count = "SELECT count(*)::text FROM pg_proc WHERE pronamespace = 'schemad'::regnamespace";
-    assert_eq!(followed.texts(count).await, ["8"], "the query above looks at them all");
+    assert_eq!(followed.texts(count).await, ["13"], "the query above looks at them all");
     daemon.stop().await;
 }
 

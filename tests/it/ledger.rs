@@ -236,14 +236,14 @@ async fn reading_writes_nothing_and_needs_no_ledger() {
 async fn a_guard_that_is_missing_fails_the_operation_before_its_script() {
     let (database, set) = (TestDatabase::new().await, Set::tables(2));
     let daemon = TestDaemon::start(&database, &set).await;
-    database.execute("ALTER FUNCTION schemad.begin_step_v2 RENAME TO elsewhere").await;
+    database.execute("ALTER FUNCTION schemad.begin_step_v3 RENAME TO elsewhere").await;
     let outcome = daemon.apply_all().await;
     let failed = outcome.failure();
     failed.assert(Code::FailedPrecondition, "LEDGER_DAMAGED");
-    assert!(failed.message.contains("begin_step_v2"), "{}", failed.message);
+    assert!(failed.message.contains("begin_step_v3"), "{}", failed.message);
     assert!(!failed.metadata.contains_key("line"), "{:?}", failed.metadata);
     assert_eq!(database.diesel_versions().await, [""; 0]);
-    database.execute("ALTER FUNCTION schemad.elsewhere RENAME TO begin_step_v2").await;
+    database.execute("ALTER FUNCTION schemad.elsewhere RENAME TO begin_step_v3").await;
     daemon.apply_all().await.finished();
     database.assert_consistent().await;
 }

@@ -41,6 +41,7 @@ mod listening;
 mod locale;
 mod locks;
 mod logging;
+mod login_of_its_own;
 mod lost_table;
 mod misbehaving;
 mod numbers;

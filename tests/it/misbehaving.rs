@@ -216,7 +216,7 @@ async fn the_first_guard_refuses_without_the_lock_and_out_of_turn() {
     let code = async |prepare: &str, step: i64| {
         let session = database.connect().await;
         session.batch_execute(prepare).await.unwrap();
-        let error = session.batch_execute(&format!("BEGIN;SELECT schemad.begin_step_v2({step})")).await.unwrap_err();
+        let error = session.batch_execute(&format!("BEGIN;SELECT schemad.begin_step_v3({step})")).await.unwrap_err();
         error.code().unwrap().code().to_owned()
     };
     let step: i64 = database.text("SELECT max(id) FROM schemad.steps").await.parse().unwrap();

@@ -190,15 +190,77 @@ async fn a_step_whose_role_or_table_was_changed_in_the_ledger_is_refused_by_the_
         .unwrap();
     let step: i64 = database.text("SELECT max(id) FROM schemad.steps").await.parse().unwrap();
     let code = async |before: &str, ending: &str| {
-        let sql = format!("{before}; BEGIN; SELECT schemad.begin_step_v2({step}); RESET ROLE; {ending}");
+        let sql = format!("{before}; BEGIN; SELECT schemad.begin_step_v3({step}); RESET ROLE; {ending}");
         let error = session.batch_execute(&sql).await.unwrap_err();
         session.batch_execute("ROLLBACK").await.unwrap();
         error.code().unwrap().code().to_owned()
     };
-    let finish = format!("SELECT schemad.finish_step_v3({step})");
+    let finish = format!("SELECT schemad.finish_step_v4({step})");
     assert_eq!(code("SET schemad.role = ''", "").await, "SCH07");
     assert_eq!(code("SET schemad.role = 'pg_signal_backend'", "").await, "SCH07");
     assert_eq!(code("SET schemad.role = 'pg_monitor'", &finish).await, "SCH07");
     let elsewhere = "SET schemad.diesel_table = 'public.other'";
     assert_eq!(code(&format!("SET schemad.role = 'pg_monitor'; {elsewhere}"), &finish).await, "SCH07");
+
+    // The right place, and somebody else's by now.
+    let right = "SET schemad.role = 'pg_monitor'; SET schemad.diesel_table = 'public.__diesel_schema_migrations'";
+    let role = format!("taker_{}", database.name);
+    database.execute(&format!("CREATE ROLE {role}; ALTER TABLE __diesel_schema_migrations OWNER TO {role}")).await;
+    assert_eq!(code(right, &finish).await, "SCH08");
+    database.execute(&format!("ALTER TABLE __diesel_schema_migrations OWNER TO CURRENT_USER; DROP ROLE {role}")).await;
+    // A snapshot from before the look.
+    let serializable = format!(
+        "{right}; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT schemad.begin_step_v3({step}); RESET ROLE; {finish}"
+    );
+    let error = session.batch_execute(&serializable).await.unwrap_err();
+    assert!(error.as_db_error().unwrap().message().contains("took its snapshot"), "{error:?}");
+}
+
+/// A transaction of one snapshot sees the catalog as it was when it began, so Diesel's table is locked before that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_puts_a_trigger_on_diesels_table_while_a_step_with_one_snapshot_runs() {
+    let gate = "SELECT pg_advisory_lock(77), pg_advisory_unlock(77);";
+    for level in ["SERIALIZABLE", "REPEATABLE READ"] {
+        let (database, set) = (TestDatabase::new().await, Set::tables(1));
+        set.add(
+            "0002_gate",
+            &format!("SET TRANSACTION ISOLATION LEVEL {level};\nCREATE TABLE t2 (id int); {gate}"),
+            "DROP TABLE t2;",
+        );
+        set.add_non_transactional(
+            "0003_block",
+            &format!("BEGIN ISOLATION LEVEL {level};\nCREATE TABLE t3 (id int); {gate}\nCOMMIT;"),
+            "DROP TABLE t3;",
+        );
+        let daemon = TestDaemon::start(&database, &set).await;
+        database
+            .execute(
+                "CREATE TABLE ran (who text); CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS \
+                    $$ BEGIN INSERT INTO public.ran VALUES (current_user); RETURN NEW; END $$",
+            )
+            .await;
+        let closed = database.connect().await;
+        closed.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+        let mut client = daemon.client();
+        let applying = tokio::spawn(async move {
+            crate::harness::daemon::collect(client.apply(pb::ApplyRequest::default()).await, |r| r.event).await
+        });
+        let trigger =
+            "CREATE TRIGGER trap BEFORE INSERT ON __diesel_schema_migrations FOR EACH ROW EXECUTE FUNCTION trap()";
+        let attacker = database.connect().await;
+        attacker.batch_execute("SET lock_timeout = '300ms'").await.unwrap();
+        for version in ["0002", "0003"] {
+            database.until_waiting(77).await;
+            let refused = attacker.batch_execute(trigger).await.unwrap_err();
+            assert_eq!(refused.code().unwrap().code(), "55P03", "{version}");
+            // Lets one step through, and waits for the next.
+            closed.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+            closed.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+        }
+        closed.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+        applying.await.unwrap().finished();
+        assert_eq!(database.text("SELECT count(*) FROM ran").await, "0");
+        database.assert_consistent().await;
+        daemon.stop().await;
+    }
 }
