@@ -54,6 +54,7 @@ fn scenarios() -> Vec<(char, Scenario)> {
         ('e', |length, random| Box::pin(silence::run(length, random))),
         ('f', |length, random| Box::pin(locks::run(length, random))),
         ('g', |length, random| Box::pin(disk::run(length, random))),
+        ('h', |length, random| Box::pin(sessions::run_with_two_logins(length, random))),
     ]
 }
 

@@ -61,6 +61,13 @@ impl Field {
         Process::start(command).await
     }
 
+    /// The same with a login of its own for migrations.
+    pub async fn daemon_with_two_logins(&self, url: &str, migrating: &str) -> Process {
+        let mut command = from_folder(&self.set, &["serve"]);
+        command.env("DATABASE_URL", url).env("MIGRATION_DATABASE_URL", migrating);
+        Process::start(command).await
+    }
+
     pub fn remember(&mut self, told: Told) {
         self.told.push(told);
     }

@@ -10,7 +10,7 @@ use super::{
     random::Random,
     tally::Tally,
 };
-use crate::harness::{Proxy, Server, proxy::Half, server::TRUST};
+use crate::harness::{Process, Proxy, Server, proxy::Half, server::TRUST};
 
 /// A request that lost its session ends: 30 s to find out, and what the server needs.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
@@ -41,12 +41,42 @@ const FAULTS: [Fault; 9] = [
 ];
 
 pub async fn run(length: Length, random: Random) -> Tally {
-    let faults = length.of(18, 180);
-    let mut server = Server::start(&[], &[], TRUST).await;
+    let server = Server::start(&[], &[], TRUST).await;
     let tally = Tally::new("b  sessions ended, server stopped, proxy in between");
-    let mut field = Field::new(&server.local_url(), tally, random).await;
+    let field = Field::new(&server.local_url(), tally, random).await;
     let proxy = Proxy::before(&field.direct).await;
     let daemon = field.daemon(&proxy.url).await;
+    meet(length.of(18, 180), length, server, field, proxy, daemon).await
+}
+
+/// The logins of docs/least-privilege.md, without a role that migrations are run as.
+const LOGINS: &str = "CREATE ROLE keeper LOGIN; CREATE ROLE migrator LOGIN NOINHERIT; GRANT migrator TO keeper; \
+    CREATE SCHEMA schemad AUTHORIZATION keeper; GRANT USAGE ON SCHEMA schemad TO migrator; \
+    ALTER DEFAULT PRIVILEGES FOR ROLE keeper IN SCHEMA schemad GRANT EXECUTE ON FUNCTIONS TO migrator; \
+    ALTER SCHEMA public OWNER TO migrator; ALTER TABLE counter OWNER TO migrator; ALTER TABLE trail OWNER TO migrator; \
+    CREATE TABLE __diesel_schema_migrations (version varchar(50) PRIMARY KEY NOT NULL, run_on timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP); \
+    GRANT USAGE ON SCHEMA public TO keeper; GRANT SELECT, INSERT, DELETE ON __diesel_schema_migrations TO keeper";
+
+/// (h) The same, where the ledger is kept by another login than the one that runs migrations: either may lose its session.
+pub async fn run_with_two_logins(length: Length, random: Random) -> Tally {
+    let server = Server::start(&[], &[], TRUST).await;
+    let tally = Tally::new("h  as b, with a login of its own for migrations");
+    let field = Field::new(&server.local_url(), tally, random).await;
+    field.client().await.batch_execute(LOGINS).await.unwrap();
+    let proxy = Proxy::before(&field.direct).await;
+    let of = |login: &str| proxy.url.replacen("postgres://postgres@", &format!("postgres://{login}@"), 1);
+    let daemon = field.daemon_with_two_logins(&of("keeper"), &of("migrator")).await;
+    meet(length.of(6, 120), length, server, field, proxy, daemon).await
+}
+
+async fn meet(
+    faults: usize,
+    length: Length,
+    mut server: Server,
+    mut field: Field,
+    proxy: Proxy,
+    daemon: Process,
+) -> Tally {
     field.finish(&[&daemon.address], Wish::ApplySteps(5)).await;
     let (mut lost, mut succeeded) = (0, 0);
     for n in 0..faults {
