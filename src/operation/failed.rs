@@ -39,7 +39,7 @@ pub(super) fn failure(
     broken: Broken,
     (done, parts): (usize, usize),
     steps: &[Step],
-    role: &str,
+    (role, login): (&str, &str),
     blockers: &[Blocker],
 ) -> Failure {
     let progress = format!("{done} of {} steps are done and stay", steps.len());
@@ -80,7 +80,7 @@ pub(super) fn failure(
         }
         Broken::HaltedInDoubt(halt) => halted_in_doubt(halt, step, &progress).with("steps_done", done),
         Broken::Guard(error) => {
-            let grant = runner::grant_on_the_ledger(&error, role);
+            let grant = runner::grant_on_the_ledger(&error, login);
             let failure = Failure::from(db::Error::from(error));
             let mut message = format!("the ledger refused to begin {}: {}; {progress}", step.file(), failure.message);
             if let Some(grant) = &grant {

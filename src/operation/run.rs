@@ -94,9 +94,10 @@ impl Inner {
             None => None,
         };
         let blockers = seen.borrow().blockers.clone();
-        let role = self.role.as_deref().map_or_else(|| self.logins.migrating().role(), crate::sql::ident);
+        let login = self.logins.migrating().role();
+        let role = self.role.as_deref().map_or_else(|| login.clone(), crate::sql::ident);
         let failure = broken.map(|broken| {
-            failure(broken, (done, parts), &prepared.steps, &role, &blockers).with("operation", candidate.id)
+            failure(broken, (done, parts), &prepared.steps, (&role, &login), &blockers).with("operation", candidate.id)
         });
         let finished = finished(&prepared, done);
         self.record(locked.map_or(Left::Lost, Left::Locked), candidate, started, finished, failure).await

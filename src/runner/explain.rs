@@ -70,13 +70,18 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, doubt: O
     failure
 }
 
-/// The right that schemad itself lacks on its ledger, if that is why it was refused.
-pub fn grant_on_the_ledger(error: &SqlError, role: &str) -> Option<String> {
+/// The right that schemad itself lacks on its ledger or Diesel's table, if that is why it was refused. `login`: whose session it is.
+pub fn grant_on_the_ledger(error: &SqlError, login: &str) -> Option<String> {
     const TABLES: &str =
         "UPDATE schemad.steps, schemad.statements, schemad.operations, schemad.migrations, schemad.ledger";
-    let inner = grant::inner(error).unwrap_or(TABLES);
+    const LOCK: &str = "LOCK TABLE __diesel_schema_migrations";
+    let own = if error.message.ends_with("__diesel_schema_migrations") { LOCK } else { TABLES };
+    let statement = grant::inner(error).unwrap_or(own);
     let is_right = error.sqlstate == "42501";
-    is_right.then(|| grant::helps(&error.message, role, sql::split(inner).first()))
+    // It creates nothing in a schema that is there.
+    let helps =
+        || grant::helps(&error.message, login, sql::split(statement).first()).replace("USAGE, CREATE ON", "USAGE ON");
+    is_right.then(helps)
 }
 
 /// What became of the step, and what follows.

@@ -294,3 +294,27 @@ async fn what_the_login_lacks_is_asked_for_and_too_much_is_told() {
     daemon.apply_all().await.finished();
     daemon.stop().await;
 }
+
+/// LOCK TABLE is the migrating login's own statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_of_one_snapshot_asks_for_the_right_to_lock_diesels_table() {
+    let barred = Barred::guide().await;
+    let set = Set::of(&[(
+        "1_snapshot",
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; CREATE TABLE one ();",
+        "DROP TABLE one;",
+    )]);
+    let daemon = barred.start(&set).await;
+    for grant in [
+        "GRANT USAGE ON SCHEMA public TO schemad_migrator",
+        "GRANT DELETE ON TABLE __diesel_schema_migrations TO schemad_migrator",
+    ] {
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "MISSING_RIGHT");
+        assert!(failed.message.contains(grant), "{failed:?}");
+        barred.0.run("app", grant).await;
+    }
+    daemon.apply_all().await.finished();
+    assert_eq!(barred.applied().await, "1");
+    daemon.stop().await;
+}

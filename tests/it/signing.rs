@@ -334,14 +334,14 @@ async fn whoever_could_use_a_ledger_of_version_2_can_use_it_after_the_upgrade() 
         ))
         .await;
     daemon(&database, &Set::tables(0), &[]).await.stop().await;
-    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "5");
+    assert_eq!(database.text("SELECT version FROM schemad.ledger").await, "6");
     let tables = format!(
         "SELECT count(*) FROM pg_class WHERE relnamespace = 'schemad'::regnamespace AND relkind = 'r' \
          AND NOT (has_table_privilege('{role}', oid, 'SELECT') AND has_table_privilege('{role}', oid, 'INSERT') \
             AND has_table_privilege('{role}', oid, 'UPDATE') AND has_table_privilege('{role}', oid, 'DELETE'))"
     );
     assert_eq!(database.text(&tables).await, "0");
-    for (who, expected) in [(role.as_str(), "8 of 8"), ("public", "0 of 8")] {
+    for (who, expected) in [(role.as_str(), "13 of 13"), ("public", "0 of 13")] {
         let may = format!(
             "SELECT count(*) FILTER (WHERE has_function_privilege('{who}', oid, 'EXECUTE')) || ' of ' || count(*) \
              FROM pg_proc WHERE pronamespace = 'schemad'::regnamespace"

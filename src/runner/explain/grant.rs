@@ -111,6 +111,7 @@ fn on_table(statement: Option<&Statement<'_>>) -> (&'static str, &'static str) {
     let mut has = |word: &str| words.any(|token| token.eq_ignore_ascii_case(word));
     match first.as_str() {
         "truncate" => ("TRUNCATE", ""),
+        "lock" => ("DELETE", ""), // enough for every mode
         "create" if statement.is_some_and(is_trigger) => ("TRIGGER", ""),
         "create" | "alter" if has("references") => ("REFERENCES", ""),
         _ => (TABLE, ", or as much as the statement needs"),
@@ -188,6 +189,7 @@ mod tests {
     fn the_statement_tells_what_it_needs_and_where() {
         for (sql, expected) in [
             ("TRUNCATE app.y", "GRANT TRUNCATE ON TABLE app.y TO deploy"),
+            ("LOCK TABLE y IN SHARE MODE", "GRANT DELETE ON TABLE y TO deploy"),
             (
                 "CREATE OR REPLACE TRIGGER t AFTER INSERT ON y EXECUTE FUNCTION f()",
                 "GRANT TRIGGER ON TABLE y TO deploy",
