@@ -164,3 +164,18 @@ async fn a_cancel_and_a_signature_that_could_not_be_said_are_said_on_stderr() {
         assert!(code == Some(9) && told.contains(" down(s) (operation "), "{output}: {code:?} {told}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resolution_that_could_not_be_said_is_said_on_stderr() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    for output in ["table", "json"] {
+        database.execute("DELETE FROM __diesel_schema_migrations").await;
+        let resolve = ["resolve", "--restore-diesel-table", "--reason", "r", "--output", output];
+        let (code, told) = full(at(&daemon, &resolve)).await;
+        assert!(code == Some(9) && told.contains("No space left"), "{output}: {code:?} {told}");
+        assert!(told.contains("Resolved"), "{output}: {told}");
+        assert_eq!(database.diesel_versions().await, ["0001", "0002"]);
+    }
+}
