@@ -61,7 +61,7 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
 pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
     let mut open: Option<(usize, usize)> = None;
     let mut nesting = Nesting::default();
-    let mut tokens = significant(sql);
+    let mut tokens = significant(sql).peekable();
     // What is left after one of psql's own commands is read anew: the rest of its line is no SQL, and may open a quote.
     let mut from = 0;
     let mut command: Option<Statement<'_>> = None;
@@ -78,7 +78,7 @@ pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
                 let before = open.take();
                 nesting = Nesting::default();
                 from = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
-                tokens = significant(&sql[from..]);
+                tokens = significant(&sql[from..]).peekable();
                 let line = sql[at..from].trim_end_matches([' ', '\t', '\r', '\x0b', '\x0c']);
                 let found = Statement { sql: line, start: at };
                 if before.is_none() {
@@ -92,7 +92,7 @@ pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
                     return open.take().map(statement);
                 }
             } else {
-                nesting.pass(kind, text);
+                nesting.pass(kind, text, tokens.peek().map(|(kind, _, text)| (*kind, *text)));
                 open = Some((open.map_or(at, |(start, _)| start), at + text.len()));
             }
         }
@@ -207,21 +207,34 @@ struct Nesting {
     routine: bool,
     /// The word before was BEGIN.
     after_begin: bool,
-    /// Open BEGIN and CASE of a routine's body.
-    blocks: usize,
+    /// In the body of a routine, which its END ends.
+    body: Option<Body>,
+}
+
+/// The BEGIN ATOMIC body of a routine. Its END stands where a statement would begin; the END of a CASE stands inside of one. Both words
+/// may also name a column: behind AS or a dot, or where no CASE can begin or end.
+#[derive(Default)]
+struct Body {
+    /// Open CASEs of the statement.
+    cases: usize,
+    /// The statement has begun.
+    is_inside: bool,
+    /// AS or a dot was before.
+    names: bool,
 }
 
 impl Nesting {
     fn is_top_level(&self) -> bool {
-        self.parentheses == 0 && self.blocks == 0
+        self.parentheses == 0 && self.body.is_none()
     }
 
-    fn pass(&mut self, kind: TokenKind, text: &str) {
-        let is = |word: &str| text.eq_ignore_ascii_case(word);
+    /// `next`: the token behind it.
+    fn pass(&mut self, kind: TokenKind, text: &str, next: Option<(TokenKind, &str)>) {
+        let is = |word: &str| kind == TokenKind::Ident && text.eq_ignore_ascii_case(word);
         match kind {
             TokenKind::OpenParen => self.parentheses += 1,
             TokenKind::CloseParen => self.parentheses = self.parentheses.saturating_sub(1),
-            TokenKind::Ident => {
+            TokenKind::Ident if self.body.is_none() => {
                 self.words += 1;
                 self.creates = match self.words {
                     1 => is("create"),
@@ -230,23 +243,72 @@ impl Nesting {
                     4 => self.creates && (self.routine || self.begins_routine(text)),
                     _ => self.creates,
                 };
-                if self.routine && self.parentheses == 0 {
-                    match () {
-                        () if is("atomic") && self.after_begin => self.blocks += 1,
-                        () if is("case") && self.blocks > 0 => self.blocks += 1,
-                        () if is("end") => self.blocks = self.blocks.saturating_sub(1),
-                        () => {}
-                    }
+                if self.routine && self.parentheses == 0 && self.after_begin && is("atomic") {
+                    self.body = Some(Body::default());
+                    return;
                 }
-                self.after_begin = is("begin");
             }
-            _ => self.after_begin = false,
+            _ => {}
+        }
+        self.after_begin = is("begin");
+        if self.body.as_mut().is_some_and(|body| body.is_ended_by(kind, text, next)) {
+            self.body = None;
         }
     }
 
     fn begins_routine(&mut self, word: &str) -> bool {
         self.routine = word.eq_ignore_ascii_case("function") || word.eq_ignore_ascii_case("procedure");
         self.routine
+    }
+}
+
+impl Body {
+    fn is_ended_by(&mut self, kind: TokenKind, text: &str, next: Option<(TokenKind, &str)>) -> bool {
+        let is = |word: &str| kind == TokenKind::Ident && text.eq_ignore_ascii_case(word);
+        if kind == TokenKind::Semi {
+            *self = Self::default();
+            return false;
+        }
+        if is("end") && !self.is_inside {
+            return true;
+        }
+        match self.names {
+            true => {}
+            false if is("case") && begins_case(next) => self.cases += 1,
+            false if is("end") => self.cases = self.cases.saturating_sub(1),
+            false => {}
+        }
+        self.is_inside = true;
+        self.names = is("as") || kind == TokenKind::Dot;
+        false
+    }
+}
+
+/// Whether the CASE before this is no column's name: an expression follows, or WHEN.
+fn begins_case(next: Option<(TokenKind, &str)>) -> bool {
+    const AFTER_A_NAME: [&str; 17] = [
+        "from",
+        "where",
+        "group",
+        "having",
+        "window",
+        "order",
+        "limit",
+        "offset",
+        "fetch",
+        "for",
+        "union",
+        "intersect",
+        "except",
+        "into",
+        "as",
+        "on",
+        "returning",
+    ];
+    match next {
+        None | Some((TokenKind::Semi | TokenKind::Comma | TokenKind::CloseParen | TokenKind::Dot, _)) => false,
+        Some((TokenKind::Ident, word)) => !AFTER_A_NAME.iter().any(|after| word.eq_ignore_ascii_case(after)),
+        Some(_) => true,
     }
 }
 
@@ -301,6 +363,21 @@ mod tests {
             assert_eq!(texts(&format!("{body}; SELECT 2")), [body.as_str(), "SELECT 2"]);
         }
         assert_eq!(texts("BEGIN; SELECT 1; END; a").len(), 4);
+        for inner in [
+            "",
+            "SELECT 1 AS end;",
+            "SELECT 1 AS case; SELECT 2 AS case, 3 AS end;",
+            "SELECT 1 end;",
+            "SELECT 1 case;",
+            "SELECT 1 case, 2 end FROM t; SELECT (SELECT 1 case);",
+            "SELECT t.end, t.case FROM (SELECT 1 AS end, 2 AS case) t;",
+            "SELECT CASE WHEN true THEN 1 END end, CASE x WHEN 1 THEN 2 ELSE CASE WHEN y THEN 3 END END;",
+            "SELECT CASE (1) WHEN 1 THEN 2 END; SELECT CASE 'a' WHEN 'a' THEN 2 END; SELECT CASE -1 WHEN 1 THEN 2 END AS end;",
+            "INSERT INTO t SELECT CASE WHEN true THEN 1 END RETURNING a AS end; DELETE FROM t;",
+        ] {
+            let body = format!("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC {inner} END");
+            assert_eq!(texts(&format!("{body}; SELECT 2; COMMIT")), [body.as_str(), "SELECT 2", "COMMIT"], "{inner}");
+        }
         assert_eq!(texts("CREATE FUNCTION begin(a int) RETURNS int AS $$$$; a").len(), 2);
         assert_eq!(texts("CREATE TABLE function (begin int); a").len(), 2);
         assert_eq!(texts("CREATE FUNCTION f() RETURNS int RETURN 1; a").len(), 2);
