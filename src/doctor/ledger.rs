@@ -64,12 +64,26 @@ pub(super) async fn version(asking: &Asking<'_>, snapshot: Option<&Snapshot>) ->
     })
 }
 
-/// Everybody has nothing to look for in it.
+/// Everybody has nothing to look for in it, and nobody else may put code into it.
 pub(super) async fn public(asking: &Asking<'_>) -> Result<Check, Error> {
-    let revokes = asking.only_reading(async || public::revokes(asking.0.client()).await).await?;
-    Ok(match revokes.is_empty() {
+    let mut todo = asking.only_reading(async || public::revokes(asking.0.client()).await).await?;
+    let intruders = asking.only_reading(async || public::intruders(asking.0.client()).await).await?;
+    let mut found = Vec::new();
+    if !todo.is_empty() {
+        found.push("PUBLIC has rights on the ledger that nobody needs".to_owned());
+    }
+    if !intruders.is_empty() {
+        let mut roles: Vec<&str> = intruders.iter().map(|(role, _)| role.as_str()).collect();
+        roles.dedup();
+        found.push(format!(
+            "{} may put functions or triggers into the ledger, which the daemon then refuses",
+            roles.join(", ")
+        ));
+    }
+    todo.extend(intruders.into_iter().map(|(_, revoke)| revoke));
+    Ok(match found.is_empty() {
         true => Check::ok("public", "PUBLIC has no right on the ledger"),
-        false => Check { todo: revokes, ..Check::warn("public", "PUBLIC has rights on the ledger that nobody needs") },
+        false => Check { todo, ..Check::warn("public", found.join("; ")) },
     })
 }
 
