@@ -140,3 +140,23 @@ async fn what_others_are_connected_to_is_not_copied() {
     assert!(refused.reason == Reason::ScratchInUse && refused.message.contains(&database.name), "{refused}");
     scratch.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_role_made_under_such_a_name_is_nobodys_to_sweep() {
+    let database = TestDatabase::new().await;
+    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
+    let [theirs, ours] =
+        [scratch.create(Template::Empty).await.unwrap(), scratch.create(Template::Empty).await.unwrap()];
+    let other = format!("other_{}", database.name);
+    database.execute(&format!("CREATE ROLE {other}; ALTER DATABASE {theirs} OWNER TO {other}")).await;
+    drop(scratch); // as a kill would
+    let session = Session::open(&url(&database)).await.unwrap();
+    eventually("ours is swept", async || {
+        drop(sweep(session.client()).await.unwrap());
+        (!exists(&database, &ours).await).then_some(())
+    })
+    .await;
+    assert!(exists(&database, &theirs).await, "a superuser may drop it, and it is not his");
+    database.execute(&format!("DROP DATABASE {theirs}")).await;
+    database.execute(&format!("DROP ROLE {other}")).await;
+}
