@@ -14,7 +14,7 @@ use crate::{
     cli,
     db::{
         DatabaseUrl,
-        pool::{Pool, PoolSettings},
+        pool::{Pool, PoolSettings, Whose},
     },
     failure::Kind,
     follow::follow,
@@ -182,7 +182,8 @@ impl Daemon {
         let (refresh, metrics) = (Arc::new(Refresh::default()), Arc::new(Metrics::new()));
         let watchers = Watchers::new(&daemon_name());
         let migrating = settings.migration_database.clone().unwrap_or_else(|| settings.database.clone());
-        let pool = Pool::new(settings.database.clone(), &settings.pool);
+        let whose = Whose::of(&settings.database, Some(&migrating));
+        let pool = Pool::new(settings.database.clone(), whose, &settings.pool);
         let one_database = OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
         let monitor = Monitor::start(
             settings.database.clone(),

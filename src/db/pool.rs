@@ -33,6 +33,25 @@ pub struct PoolSettings {
     pub ping_after: Duration,
 }
 
+/// Whose role a connection that reads has. It decides whom the ledger may belong to that it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The daemon's: code of others would have its rights.
+    Daemons,
+    /// One that was made for reading and has no other right. It can be told from nothing whom it should trust.
+    Readers,
+}
+
+impl Whose {
+    /// Of the role at `reading`, where operations run at `migrating`.
+    pub fn of(reading: &DatabaseUrl, migrating: Option<&DatabaseUrl>) -> Self {
+        match migrating {
+            Some(migrating) if migrating.role() != reading.role() => Self::Readers,
+            _ => Self::Daemons,
+        }
+    }
+}
+
 /// A connection that reads, and what is known about it.
 pub struct Reader {
     conn: AsyncPgConnection,
@@ -41,6 +60,7 @@ pub struct Reader {
     dirty: bool,
     /// The settings of a reading transaction are the session's own.
     keeps_settings: bool,
+    whose: Whose,
     last_used: Instant,
     driver: JoinHandle<()>,
 }
@@ -57,7 +77,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Connect`] with the server's own words.
-    pub async fn connect(url: &DatabaseUrl, application_name: &str) -> Result<Self, Error> {
+    pub async fn connect(url: &DatabaseUrl, application_name: &str, whose: Whose) -> Result<Self, Error> {
         let Connected { client, mut connection, .. } = url.connect(application_name).await?;
         let closed = Arc::new(AtomicBool::new(false));
         let flag = closed.clone();
@@ -70,7 +90,7 @@ impl Reader {
         let failed = |cause: String| Error::Connect { target: url.target().into(), cause };
         let mut conn = AsyncPgConnection::try_from(client).await.map_err(|e| failed(e.to_string()))?;
         conn.batch_execute("COMMIT").await.map_err(|e| failed(e.to_string()))?;
-        Ok(Self { conn, closed, dirty: false, keeps_settings: false, last_used: Instant::now(), driver })
+        Ok(Self { conn, closed, dirty: false, keeps_settings: false, whose, last_used: Instant::now(), driver })
     }
 
     /// Makes the settings of a reading transaction the session's own, so that a single statement needs no transaction. Only on a
@@ -90,6 +110,11 @@ impl Reader {
     /// Whether [`Reader::keep_settings`] was called.
     pub fn keeps_settings(&self) -> bool {
         self.keeps_settings
+    }
+
+    /// Whose role it has.
+    pub fn whose(&self) -> Whose {
+        self.whose
     }
 
     /// Begins a transaction that sees one state and cannot write. A lock held by a migration ends a read after 500 ms. Nothing that
@@ -168,7 +193,7 @@ pub struct Pool {
 
 impl Pool {
     /// A pool that connects in the background; nothing is awaited and no database needs to be there yet.
-    pub fn new(url: DatabaseUrl, settings: &PoolSettings) -> Self {
+    pub fn new(url: DatabaseUrl, whose: Whose, settings: &PoolSettings) -> Self {
         let last_failure = LastFailure::default();
         let pool = bb8::Pool::builder()
             .max_size(settings.size.saturating_add(settings.overflow))
@@ -177,7 +202,7 @@ impl Pool {
             .connection_timeout(settings.timeout)
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .error_sink(Box::new(last_failure.clone()))
-            .build_unchecked(Manager { url, ping_after: settings.ping_after });
+            .build_unchecked(Manager { url, whose, ping_after: settings.ping_after });
         Self { pool, timeout: settings.timeout, last_failure }
     }
 
@@ -212,6 +237,7 @@ impl Pool {
 #[derive(Debug)]
 pub struct Manager {
     url: DatabaseUrl,
+    whose: Whose,
     ping_after: Duration,
 }
 
@@ -220,7 +246,7 @@ impl bb8::ManageConnection for Manager {
     type Error = Error;
 
     async fn connect(&self) -> Result<Reader, Error> {
-        Reader::connect(&self.url, "schemad reader").await
+        Reader::connect(&self.url, "schemad reader", self.whose).await
     }
 
     async fn is_valid(&self, reader: &mut Reader) -> Result<(), Error> {

@@ -3,15 +3,19 @@
 use super::{Asking, Check, Plan, Report, Status};
 use crate::{
     catalog::Catalog,
-    db::{DatabaseUrl, Error, pool::Reader},
+    db::{
+        DatabaseUrl, Error,
+        pool::{Reader, Whose},
+    },
     ledger::{self, Snapshot, install, one_database, public},
     operation,
 };
 
 /// Reads what status, lists and health read.
-pub(super) async fn reading(report: &mut Report, url: &DatabaseUrl) -> Option<Snapshot> {
+pub(super) async fn reading(report: &mut Report, plan: &Plan) -> Option<Snapshot> {
     let read = async {
-        let mut reader = Reader::connect(url, "schemad doctor").await?;
+        let whose = Whose::of(&plan.database, plan.migration_database.as_ref());
+        let mut reader = Reader::connect(&plan.database, "schemad doctor", whose).await?;
         ledger::read::snapshot(&mut reader).await
     };
     match read.await {
@@ -30,7 +34,7 @@ pub(super) async fn reading(report: &mut Report, url: &DatabaseUrl) -> Option<Sn
 
 /// Whether DATABASE_URL and MIGRATION_DATABASE_URL lead to one database.
 pub(super) async fn databases(asking: &Asking<'_>, url: &DatabaseUrl) -> Result<Check, Error> {
-    let reading = ledger::read::identity(&mut Reader::connect(url, "schemad doctor").await?).await?;
+    let reading = ledger::read::identity(&mut Reader::connect(url, "schemad doctor", Whose::Readers).await?).await?;
     let migrating = asking.only_reading(async || one_database::identity(asking.0.client()).await).await?;
     Ok(match one_database::compare(&reading, &migrating) {
         Err(failure) => {
@@ -100,7 +104,10 @@ pub(super) async fn signing(plan: &Plan, catalog: &Catalog, snapshot: Option<&Sn
     let wanted = operation::signed_texts(catalog, &snapshot.rows);
     let texts = match wanted.is_empty() {
         true => Vec::new(),
-        false => ledger::read::scripts(&mut Reader::connect(&plan.database, "schemad doctor").await?, wanted).await?,
+        false => {
+            let mut reader = Reader::connect(&plan.database, "schemad doctor", Whose::Readers).await?;
+            ledger::read::scripts(&mut reader, wanted).await?
+        }
     };
     let refused = operation::unverified(keys.signer(&ledger.id), catalog, &snapshot.rows, texts).len();
     Ok(match refused {

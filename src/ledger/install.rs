@@ -10,6 +10,7 @@ use super::claims;
 use crate::{
     db::{
         self,
+        error::Foreign,
         lock::{LockedSession, operation_lock},
         session::Session,
     },
@@ -456,8 +457,9 @@ impl Place {
 
     /// Nobody's code runs by what there is of the ledger who could not do as the daemon anyway.
     fn is_trusted(&self) -> Result<(), Failure> {
-        if let Some([kind, name, owner]) = self.foreign.as_deref() {
-            return Err(self.foreign(kind, name, owner));
+        if let Some(foreign) = self.foreign.as_deref().and_then(Foreign::of) {
+            let migrating_role = self.migrating_role.as_deref();
+            return Err(db::Error::foreign_ledger(&foreign, &self.role, self.is_superuser, migrating_role).into());
         }
         match self.problem.as_deref() {
             Some([problem, cure]) if !cure.is_empty() => {
@@ -467,24 +469,6 @@ impl Place {
             Some([problem, ..]) => Err(damaged(problem)),
             _ => Ok(()),
         }
-    }
-
-    fn foreign(&self, kind: &str, name: &str, owner: &str) -> Failure {
-        let role = &self.role;
-        let alter = format!("ALTER {} {name} OWNER TO {role}", kind.to_uppercase());
-        let (trusts, cure) = match self.migrating_role.as_deref() == Some(owner) {
-            true => (format!("whom migrations run as (--role {owner})"), alter),
-            false if self.is_superuser => (format!("who is neither a superuser nor {role}"), alter),
-            false => (
-                format!("who is neither a superuser nor {role} nor a role that {role} is a member of"),
-                format!("{alter}; or GRANT {owner} TO {role}"),
-            ),
-        };
-        let message = format!(
-            "the {kind} {name} belongs to {owner}, {trusts}: code of {owner} could run with the daemon's rights. If schemad made it, and \
-             nobody has changed it: {cure}; else drop it, or rename the schema away (ALTER SCHEMA schemad RENAME TO ...)"
-        );
-        Failure::new(Reason::LedgerForeign, message).with("object", name).with("owner", owner)
     }
 
     fn server_may_be_used(&self) -> Result<(), Failure> {

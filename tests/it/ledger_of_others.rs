@@ -278,3 +278,45 @@ async fn a_diesel_table_that_the_guards_would_refuse_is_told_beforehand() {
     daemon.stop().await;
     drop_role(&database, &role).await;
 }
+
+/// Its owner's code can run while a table is only read, and a probe reads before anybody has asked for an operation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_of_somebody_else_is_not_even_read() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    daemon.stop().await;
+    let role = intruder(&database).await;
+    database
+        .execute(&format!(
+            "CREATE FUNCTION own.trap(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'it ran'; END $$; \
+             ALTER TABLE schemad.migrations RENAME TO before; \
+             CREATE VIEW schemad.migrations AS SELECT own.trap(version) AS version, name, position, up_script, down_script, up_mode, \
+                down_mode, applied_at, step, adopted, mac FROM schemad.before; ALTER VIEW schemad.migrations OWNER TO {role}; GRANT SELECT ON schemad.before TO {role}"
+        ))
+        .await;
+    let settings = settings(&database.url);
+    // Also where what is read goes another way, as the same role.
+    let two_ways = schemad::Settings { migration_database: Some(settings.database.clone()), ..settings.clone() };
+    for settings in [settings, two_ways] {
+        let daemon = TestDaemon::launch(settings, &set).await;
+        eventually("status says whose it is", async || {
+            let status = daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err();
+            assert!(!status.message().contains("it ran"), "{status:?}");
+            status.message().contains(&format!("schemad.migrations belongs to {role}")).then_some(())
+        })
+        .await;
+        let history = daemon.operations().list_operations(pb::ListOperationsRequest::default()).await.unwrap_err();
+        assert!(history.message().contains("schemad.migrations belongs to"), "{history:?}");
+        is_refused(&daemon, "LEDGER_FOREIGN", "schemad.migrations").await;
+        daemon.stop().await;
+    }
+    // His own no more, a view is none of the ledger's tables all the same.
+    database.execute("ALTER VIEW schemad.migrations OWNER TO CURRENT_USER").await;
+    let daemon = TestDaemon::launch(crate::harness::daemon::settings(&database.url), &set).await;
+    is_refused(&daemon, "LEDGER_DAMAGED", "schemad.migrations is not an ordinary table").await;
+    let status = daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err();
+    assert!(status.message().contains("is not an ordinary table"), "{status:?}");
+    daemon.stop().await;
+    drop_role(&database, &role).await;
+}
