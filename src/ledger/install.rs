@@ -152,7 +152,8 @@ async fn judge(session: &Session, place: &Place, contents: &Contents) -> Result<
 
 /// Both in one statement, and so in one state: another daemon may upgrade the ledger just now.
 async fn whole(client: &Client) -> Result<(Place, Contents), Failure> {
-    let row = one(client, &format!("SELECT * FROM ({PLACE}) place CROSS JOIN ({CONTENTS}) contents")).await?;
+    let row =
+        one(client, &format!("SELECT * FROM ({PLACE_AND_TABLES}) place CROSS JOIN ({CONTENTS}) contents")).await?;
     Ok((Place::of(&row), Contents::of(&row)))
 }
 
@@ -333,40 +334,50 @@ macro_rules! table_problem {
 /// The server, the role, and what there is of the ledger: one row, whether there is a ledger or not. Everything is looked up by its
 /// name, so that a database of any size costs the same. A name is looked up in pg_class rather than by to_regclass, because that
 /// does not see what lies in a schema that the role may not use.
-const PLACE: &str = concat!(
-    "SELECT quote_ident(current_user) AS role, (SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user) AS is_superuser, \
-    quote_ident(current_setting('schemad.role', true)) AS migrating_role, quote_ident(b.datname) AS database, \
-    pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS is_read_only, \
-    b.datallowconn AS accepts_sessions, s.oid IS NOT NULL AS has_schema, \
-    s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'USAGE') AS may_use_schema, \
-    s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE') AS may_create_in_schema, \
-    has_database_privilege(b.oid, 'CREATE') AS may_create_schema, \
-    t.found AS tables, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS functions, f.lacking AS lacks_functions, \
-    CASE WHEN s.oid IS NOT NULL AND NOT ",
-    ledger_owner!("s.nspowner"),
-    " THEN ARRAY['schema', 'schemad', quote_ident(pg_get_userbyid(s.nspowner))] ELSE coalesce(t.foreign_table, f.foreign_function) END AS foreign_object, \
-    t.problem AS problem \
-    FROM pg_database b LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
-    CROSS JOIN LATERAL (SELECT coalesce(array_agg(c.relname::text), '{}') AS found, \
-        coalesce(bool_or(NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
-            AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))), false) AS lacking, \
-        min(c.relname::text) FILTER (WHERE row_security_active(c.oid)) AS hidden, \
-        min(ARRAY['table', format('schemad.%I', c.relname), quote_ident(pg_get_userbyid(c.relowner))]) FILTER (WHERE NOT ",
-    ledger_owner!("c.relowner"),
-    ") AS foreign_table, min(",
-    table_problem!(),
-    ") AS problem \
-        FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
-            'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) t \
-    CROSS JOIN LATERAL (SELECT coalesce(array_agg(p.proname::text), '{}') AS found, \
-        coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking, \
-        min(ARRAY['function', p.oid::regprocedure::text, quote_ident(pg_get_userbyid(p.proowner))]) FILTER (WHERE NOT ",
-    ledger_owner!("p.proowner"),
-    ") AS foreign_function \
-        FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', \
-            'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2')) f \
-    WHERE b.datname = current_database()"
-);
+macro_rules! place {
+    ($problem:expr) => {
+        concat!(
+            "SELECT quote_ident(current_user) AS role, (SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user) AS is_superuser, \
+            quote_ident(current_setting('schemad.role', true)) AS migrating_role, quote_ident(b.datname) AS database, \
+            pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS is_read_only, \
+            b.datallowconn AS accepts_sessions, s.oid IS NOT NULL AS has_schema, \
+            s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'USAGE') AS may_use_schema, \
+            s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE') AS may_create_in_schema, \
+            has_database_privilege(b.oid, 'CREATE') AS may_create_schema, \
+            t.found AS tables, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS functions, f.lacking AS lacks_functions, \
+            CASE WHEN s.oid IS NOT NULL AND NOT ",
+            ledger_owner!("s.nspowner"),
+            " THEN ARRAY['schema', 'schemad', quote_ident(pg_get_userbyid(s.nspowner))] ELSE coalesce(t.foreign_table, f.foreign_function) END AS foreign_object, \
+            t.problem AS problem \
+            FROM pg_database b LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
+            CROSS JOIN LATERAL (SELECT coalesce(array_agg(c.relname::text), '{}') AS found, \
+                coalesce(bool_or(NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+                    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))), false) AS lacking, \
+                min(c.relname::text) FILTER (WHERE row_security_active(c.oid)) AS hidden, \
+                min(ARRAY['table', format('schemad.%I', c.relname), quote_ident(pg_get_userbyid(c.relowner))]) FILTER (WHERE NOT ",
+            ledger_owner!("c.relowner"),
+            ") AS foreign_table, min(",
+            $problem,
+            ") AS problem \
+                FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
+                    'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) t \
+            CROSS JOIN LATERAL (SELECT coalesce(array_agg(p.proname::text), '{}') AS found, \
+                coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking, \
+                min(ARRAY['function', p.oid::regprocedure::text, quote_ident(pg_get_userbyid(p.proowner))]) FILTER (WHERE NOT ",
+            ledger_owner!("p.proowner"),
+            ") AS foreign_function \
+                FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', \
+                    'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2')) f \
+            WHERE b.datname = current_database()"
+        )
+    };
+}
+
+/// Before anything is read: whose the ledger is.
+const PLACE: &str = place!("NULL::text[]");
+
+/// With what stands on the tables, which reading them does not run.
+const PLACE_AND_TABLES: &str = place!(table_problem!());
 
 /// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the daemon's own role, the owner of the
 /// ledger. Anybody else's table runs its owner's code when it is read or planned for: views, policies, casts, statistics.
