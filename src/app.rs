@@ -15,7 +15,7 @@ use crate::{
     db::{
         DatabaseUrl,
         logins::Logins,
-        pool::{Pool, PoolSettings},
+        pool::{Pool, PoolSettings, Whose},
     },
     failure::Kind,
     follow::follow,
@@ -186,7 +186,8 @@ impl Daemon {
             Some(migrating) => Logins::new(migrating.clone(), Some(settings.database.clone())),
             None => settings.database.clone().into(),
         };
-        let pool = Pool::new(settings.database.clone(), &settings.pool);
+        let whose = Whose::of(&settings.database, settings.migration_database.as_ref());
+        let pool = Pool::new(settings.database.clone(), whose, &settings.pool);
         let one_database = OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
         let monitor = Monitor::start(
             settings.database.clone(),

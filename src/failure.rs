@@ -167,7 +167,7 @@ reasons! {
     LedgerTooNew "LEDGER_TOO_NEW" Refused,
     /// The ledger is gone or of an older version, and what does not make it has nowhere to write; the next operation makes it.
     LedgerNotReady "LEDGER_NOT_READY" Refused,
-    /// A part of the ledger is missing or was changed by hand; the message says which, and what to do.
+    /// A part of the ledger is missing, was changed by hand or has what could run code of others; the message says which, and what to do.
     LedgerDamaged "LEDGER_DAMAGED" Refused,
     /// Diesel's table is gone, or empty, while the ledger lists applied migrations; a person has to say which of the two is right.
     DieselTableLost "DIESEL_TABLE_LOST" Refused,
@@ -175,7 +175,7 @@ reasons! {
     DieselTableUnsafe "DIESEL_TABLE_UNSAFE" Refused,
     /// Row security hides rows of Diesel's table or of the ledger from the daemon's role.
     RowSecurity "ROW_SECURITY" Refused,
-    /// The schema `schemad` exists and is not schemad's.
+    /// The schema `schemad` exists and is not schemad's, or it or something of the ledger belongs to somebody whose code could run as the daemon.
     LedgerForeign "LEDGER_FOREIGN" Refused,
     /// The database role lacks a right; the message names the GRANT.
     MissingRight "MISSING_RIGHT" Refused,

@@ -10,7 +10,10 @@ use tokio::sync::watch;
 
 use crate::{
     catalog::Catalog,
-    db::{DatabaseUrl, Error, pool::Reader},
+    db::{
+        DatabaseUrl, Error,
+        pool::{Reader, Whose},
+    },
     failure::{Failure, Reason},
     ledger::{Snapshot, read, upkeep::Retention},
     metrics::Metrics,
@@ -96,7 +99,8 @@ impl Monitor {
         let not_yet = || Err(Failure::new(Reason::DatabaseUnavailable, "the database has not answered yet"));
         let (sender, views) = watch::channel(Arc::new(View { database: not_yet(), preflight: not_yet(), seen: None }));
         let sender = Arc::new(sender);
-        let probe = Probe { url: reading, is_direct, catalog, metrics, views: sender.clone(), refresh };
+        let whose = Whose::of(&reading, Some(preflight.logins.migrating()));
+        let probe = Probe { url: reading, is_direct, whose, catalog, metrics, views: sender.clone(), refresh };
         let (side_sender, side) = watch::channel(None);
         let tasks = [
             tokio::spawn(probe.run()),
@@ -132,6 +136,7 @@ struct Known {
 struct Probe {
     url: DatabaseUrl,
     is_direct: bool,
+    whose: Whose,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
     views: Arc<watch::Sender<Arc<View>>>,
@@ -158,7 +163,7 @@ impl Probe {
     }
 
     async fn connect(&self) -> Result<Reader, Error> {
-        let mut reader = Reader::connect(&self.url, "schemad probe").await?;
+        let mut reader = Reader::connect(&self.url, "schemad probe", self.whose.clone()).await?;
         if self.is_direct {
             reader.keep_settings().await?;
         }
@@ -194,6 +199,7 @@ impl Probe {
                     error @ (Error::MissingRight { .. }
                     | Error::RowSecurity { .. }
                     | Error::UnsafeTable { .. }
+                    | Error::ForeignLedger(_)
                     | Error::Damaged(_)),
                 )) => self.unreadable(error.into()),
                 Ok(Err(error)) => return error,

@@ -18,7 +18,12 @@ use crate::{
         session::Session,
     },
     failure::{Failure, Reason},
-    ledger::{claims, control, install, one_database::OneDatabase, upkeep},
+    ledger::{
+        claims, control,
+        install::{self, Look},
+        one_database::OneDatabase,
+        upkeep,
+    },
     migration::Version,
     monitor::{ANSWER_WITHIN, BACKOFF, View},
     watchers::Watchers,
@@ -169,7 +174,7 @@ pub async fn preflights(
             Err(failure) => failure,
             Ok((session, mut proved)) => {
                 backoff = BACKOFF.0;
-                let mut pause = EVERY_BUSY;
+                let (mut pause, mut kind) = (EVERY_BUSY, Look::Shortly);
                 let session = Arc::new(session);
                 side.send_replace(Some(session.clone()));
                 loop {
@@ -177,7 +182,7 @@ pub async fn preflights(
                     tokio::time::sleep(pause).await;
                     let look = async {
                         proved = proved || plan.one_database.prove(session.client()).await?;
-                        let standing = stands(&plan, &session).await?;
+                        let standing = stands(&plan, &session, kind).await?;
                         upkeep.tick(&plan, &session).await;
                         let left = match standing.is_busy {
                             true => silent.look(&session).await?,
@@ -188,6 +193,8 @@ pub async fn preflights(
                     match within(ANSWER_WITHIN, look).await {
                         Ok((standing, left)) => {
                             pause = if standing.is_busy { EVERY_BUSY } else { EVERY };
+                            // Every other look, which keeps an idle daemon below two statements a second.
+                            kind = if kind == Look::Shortly { Look::Closely } else { Look::Shortly };
                             // Whatever comes of it, the next look shows it.
                             drop(within(PREFLIGHT_WITHIN, close(&plan.logins, left)).await);
                         }
@@ -204,8 +211,8 @@ pub async fn preflights(
 }
 
 /// Looks at the ledger again, in one statement, and upgrades it where another session had the lock before.
-async fn stands(plan: &Preflight, session: &Session) -> Result<install::Standing, Failure> {
-    let standing = match install::standing(session).await {
+async fn stands(plan: &Preflight, session: &Session, look: Look) -> Result<install::Standing, Failure> {
+    let standing = match install::standing(session, look).await {
         Ok(standing) => standing,
         // The statement reads the ledger whatever there is of it. Look step by step for what is wrong, and say that.
         Err(failure) => return Err(install::check(session).await.err().unwrap_or(failure)),

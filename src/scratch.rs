@@ -1,7 +1,7 @@
 //! Scratch databases: made on a server for a while, for rehearsals and leases, and gone afterwards, however their maker ends.
 //!
 //! Whoever makes some ([`Scratch`]) keeps one session, and on it an advisory lock with a number of its own, which is part of each
-//! name. A database whose maker has no lock any more, and that nobody is connected to, was left behind and is dropped by the next
+//! name. Nobody but its owner gets into one, and for whom it was made. A database whose maker has no lock any more, and that nobody is connected to, was left behind and is dropped by the next
 //! who looks ([`sweep`]): everybody who opens a [`Scratch`], and the daemon now and then.
 
 mod error;
@@ -11,7 +11,7 @@ mod sweep;
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, error::SqlState, types::Type};
 
 pub use error::Error;
 pub use name::Name;
@@ -106,9 +106,10 @@ impl Scratch {
             tries += 1;
             let name = self.next;
             self.next = name.next();
-            match client.batch_execute(&format!("CREATE DATABASE {name} {options}")).await {
+            match client.batch_execute(&create(&name, &options)).await {
                 Ok(()) => {
                     self.made.push(name);
+                    open(client, &name, None).await?;
                     return Ok(name);
                 }
                 Err(refused) => match Error::of(refused.into(), &name, template, &self.url) {
@@ -191,15 +192,34 @@ impl Scratch {
     }
 }
 
-/// Makes the database `name` a copy of `from`, on a session of the role at `url`.
+/// Makes the database `name` a copy of `from`, on a session of the role at `url`. Beside that role the role `guest`, as SQL names it, may
+/// connect, where there is one.
 ///
 /// Dropped before it returns, the database may come to be all the same.
 ///
 /// # Errors
 /// [`Error`], each a situation.
-pub async fn copy(client: &Client, name: &Name, from: &Name, url: &DatabaseUrl) -> Result<(), Error> {
-    let made = client.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {from}")).await;
-    made.map_err(|refused| Error::of(refused.into(), name, Template::Copy(&from.to_string()), url))
+pub async fn copy(client: &Client, name: &Name, from: &Name, url: &DatabaseUrl, guest: &str) -> Result<(), Error> {
+    let made = client.batch_execute(&create(name, &format!("TEMPLATE {from}"))).await;
+    made.map_err(|refused| Error::of(refused.into(), name, Template::Copy(&from.to_string()), url))?;
+    match open(client, name, Some(guest)).await {
+        Err(db::Error::Sql(error)) if error.is(&SqlState::UNDEFINED_OBJECT) => Ok(open(client, name, None).await?),
+        opened => Ok(opened?),
+    }
+}
+
+/// A new database lets everybody in who has an account on the server, so nobody gets in before [`open`].
+fn create(name: &Name, options: &str) -> String {
+    format!("CREATE DATABASE {name} {options} ALLOW_CONNECTIONS false")
+}
+
+/// Lets its owner in, and `guest`. Whoever may not connect can do nothing with what else PUBLIC has, and the roles that scripts take
+/// keep it: temporary tables, and CREATE in the schema public before PostgreSQL 15.
+async fn open(client: &Client, name: &Name, guest: Option<&str>) -> Result<(), db::Error> {
+    let grant = guest.map(|guest| format!("GRANT CONNECT ON DATABASE {name} TO {guest};")).unwrap_or_default();
+    let message =
+        format!("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC;{grant}ALTER DATABASE {name} ALLOW_CONNECTIONS true");
+    Ok(client.batch_execute(&message).await?)
 }
 
 /// Drops a scratch database, under whoever is connected to it: a migration may have left a session behind that it opened itself.

@@ -186,12 +186,34 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// The ledger, or something of it, belongs to somebody whose code could run as the daemon.
+    #[error("{0}")]
+    ForeignLedger(String),
     /// A part of the ledger is missing or was changed by hand.
     #[error("{0}")]
     Damaged(String),
     /// The server is older than schemad can use.
     #[error("the server is PostgreSQL {0}; schemad needs 13 or later")]
     ServerTooOld(String),
+}
+
+/// Something of the ledger that belongs to somebody else.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreign<'a> {
+    /// schema, table or function.
+    pub kind: &'a str,
+    /// What it is called.
+    pub name: &'a str,
+    /// Whose it is.
+    pub owner: &'a str,
+}
+
+impl<'a> Foreign<'a> {
+    /// Of the three, as a query returns them.
+    pub fn of(found: &'a [String]) -> Option<Self> {
+        let [kind, name, owner] = found else { return None };
+        Some(Self { kind, name, owner })
+    }
 }
 
 impl Error {
@@ -208,6 +230,24 @@ impl Error {
              GRANT SELECT, INSERT, DELETE ON {table} TO {owner}; else somebody changed schemad.ledger"
         );
         Self::UnsafeTable { table: table.into(), problem }
+    }
+
+    /// What belongs to `owner` (all as the server quotes it) could run his code as `role`, who has no reason to trust him.
+    pub fn foreign_ledger(object: &Foreign<'_>, role: &str, is_superuser: bool, migrating_role: Option<&str>) -> Self {
+        let Foreign { kind, name, owner } = object;
+        let alter = format!("ALTER {} {name} OWNER TO {role}", kind.to_uppercase());
+        let (who, cure) = match migrating_role == Some(owner) {
+            true => (format!("whom migrations run as (--role {owner})"), alter),
+            false if is_superuser => (format!("who is neither a superuser nor {role}"), alter),
+            false => (
+                format!("who is neither a superuser nor {role} nor a role that {role} is a member of"),
+                format!("{alter}; or GRANT {owner} TO {role}"),
+            ),
+        };
+        Self::ForeignLedger(format!(
+            "the {kind} {name} belongs to {owner}, {who}: code of {owner} could run with the daemon's rights. If schemad made it, and \
+             nobody has changed it: {cure}; else drop it, or rename the schema away (ALTER SCHEMA schemad RENAME TO ...)"
+        ))
     }
 
     /// What the server said, if it was the server.

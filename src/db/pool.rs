@@ -33,6 +33,27 @@ pub struct PoolSettings {
     pub ping_after: Duration,
 }
 
+/// Whose ledger a connection reads: code of its owner could run with the reader's rights. It may belong to a superuser, to the reader's
+/// role, to one that this is a member of, and where another login runs migrations, to that or to one that that is a member of.
+#[derive(Clone, Debug, Default)]
+pub struct Whose(Option<Arc<str>>);
+
+impl Whose {
+    /// Of the login at `reading`, where operations run at `migrating`.
+    pub fn of(reading: &DatabaseUrl, migrating: Option<&DatabaseUrl>) -> Self {
+        Self(
+            migrating
+                .filter(|migrating| migrating.login() != reading.login())
+                .map(|migrating| migrating.login().into()),
+        )
+    }
+
+    /// The login that runs migrations, where it is another.
+    pub fn other_login(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
 /// A connection that reads, and what is known about it.
 pub struct Reader {
     conn: AsyncPgConnection,
@@ -41,6 +62,7 @@ pub struct Reader {
     dirty: bool,
     /// The settings of a reading transaction are the session's own.
     keeps_settings: bool,
+    whose: Whose,
     last_used: Instant,
     driver: JoinHandle<()>,
 }
@@ -57,7 +79,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Connect`] with the server's own words.
-    pub async fn connect(url: &DatabaseUrl, application_name: &str) -> Result<Self, Error> {
+    pub async fn connect(url: &DatabaseUrl, application_name: &str, whose: Whose) -> Result<Self, Error> {
         let Connected { client, mut connection, .. } = url.connect(application_name).await?;
         let closed = Arc::new(AtomicBool::new(false));
         let flag = closed.clone();
@@ -70,7 +92,7 @@ impl Reader {
         let failed = |cause: String| Error::Connect { target: url.target().into(), cause };
         let mut conn = AsyncPgConnection::try_from(client).await.map_err(|e| failed(e.to_string()))?;
         conn.batch_execute("COMMIT").await.map_err(|e| failed(e.to_string()))?;
-        Ok(Self { conn, closed, dirty: false, keeps_settings: false, last_used: Instant::now(), driver })
+        Ok(Self { conn, closed, dirty: false, keeps_settings: false, whose, last_used: Instant::now(), driver })
     }
 
     /// Makes the settings of a reading transaction the session's own, so that a single statement needs no transaction. Only on a
@@ -90,6 +112,11 @@ impl Reader {
     /// Whether [`Reader::keep_settings`] was called.
     pub fn keeps_settings(&self) -> bool {
         self.keeps_settings
+    }
+
+    /// Whose ledger it reads.
+    pub fn whose(&self) -> &Whose {
+        &self.whose
     }
 
     /// Begins a transaction that sees one state and cannot write. A lock held by a migration ends a read after 500 ms. Nothing that
@@ -168,7 +195,7 @@ pub struct Pool {
 
 impl Pool {
     /// A pool that connects in the background; nothing is awaited and no database needs to be there yet.
-    pub fn new(url: DatabaseUrl, settings: &PoolSettings) -> Self {
+    pub fn new(url: DatabaseUrl, whose: Whose, settings: &PoolSettings) -> Self {
         let last_failure = LastFailure::default();
         let pool = bb8::Pool::builder()
             .max_size(settings.size.saturating_add(settings.overflow))
@@ -177,7 +204,7 @@ impl Pool {
             .connection_timeout(settings.timeout)
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .error_sink(Box::new(last_failure.clone()))
-            .build_unchecked(Manager { url, ping_after: settings.ping_after });
+            .build_unchecked(Manager { url, whose, ping_after: settings.ping_after });
         Self { pool, timeout: settings.timeout, last_failure }
     }
 
@@ -212,6 +239,7 @@ impl Pool {
 #[derive(Debug)]
 pub struct Manager {
     url: DatabaseUrl,
+    whose: Whose,
     ping_after: Duration,
 }
 
@@ -220,7 +248,7 @@ impl bb8::ManageConnection for Manager {
     type Error = Error;
 
     async fn connect(&self) -> Result<Reader, Error> {
-        Reader::connect(&self.url, "schemad reader").await
+        Reader::connect(&self.url, "schemad reader", self.whose.clone()).await
     }
 
     async fn is_valid(&self, reader: &mut Reader) -> Result<(), Error> {

@@ -228,7 +228,7 @@ impl Session {
         Canceller { token: self.client.cancel_token(), tls: self.tls.clone() }
     }
 
-    /// Proves that the session may take `role`, and is itself again afterwards.
+    /// Proves that the session may take `role`, and is itself again afterwards; says so in `schemad.role`, as [`Session::pin`] does.
     ///
     /// # Errors
     /// [`Error::Role`] with the server's words, or the session's loss.
@@ -245,7 +245,13 @@ impl Session {
             }
             Err(lost) => return Err(lost),
         }
-        Ok(self.client.batch_execute("RESET ROLE").await?)
+        // Its name is for those who look whose code could run here (`ledger/install.rs`), until the session is reset.
+        let says = format!("SET schemad.role={}", sql::literal(role));
+        self.client.batch_execute(&format!("RESET ROLE;{says}")).await?;
+        match &self.keeper {
+            Some(keeper) => Ok(keeper.session.client.batch_execute(&says).await?),
+            None => Ok(()),
+        }
     }
 
     /// Returns the only row of `query`, asked while the configured search_path is in force. This is for what depends on that path:

@@ -3,15 +3,19 @@
 use super::{Asking, Check, Plan, Report, Status};
 use crate::{
     catalog::Catalog,
-    db::{DatabaseUrl, Error, pool::Reader},
+    db::{
+        DatabaseUrl, Error,
+        pool::{Reader, Whose},
+    },
     ledger::{self, Snapshot, install, one_database, public},
     operation,
 };
 
 /// Reads what status, lists and health read.
-pub(super) async fn reading(report: &mut Report, url: &DatabaseUrl) -> Option<Snapshot> {
+pub(super) async fn reading(report: &mut Report, plan: &Plan) -> Option<Snapshot> {
     let read = async {
-        let mut reader = Reader::connect(url, "schemad doctor").await?;
+        let whose = Whose::of(&plan.database, plan.migration_database.as_ref());
+        let mut reader = Reader::connect(&plan.database, "schemad doctor", whose).await?;
         ledger::read::snapshot(&mut reader).await
     };
     match read.await {
@@ -30,7 +34,7 @@ pub(super) async fn reading(report: &mut Report, url: &DatabaseUrl) -> Option<Sn
 
 /// Whether DATABASE_URL and MIGRATION_DATABASE_URL lead to one database.
 pub(super) async fn databases(asking: &Asking<'_>, url: &DatabaseUrl) -> Result<Check, Error> {
-    let reading = ledger::read::identity(&mut Reader::connect(url, "schemad doctor").await?).await?;
+    let reading = ledger::read::identity(&mut Reader::connect(url, "schemad doctor", Whose::default()).await?).await?;
     let migrating = asking.only_reading(async || one_database::identity(asking.0.client()).await).await?;
     Ok(match one_database::compare(&reading, &migrating) {
         Err(failure) => {
@@ -64,12 +68,26 @@ pub(super) async fn version(asking: &Asking<'_>, snapshot: Option<&Snapshot>) ->
     })
 }
 
-/// Everybody has nothing to look for in it.
+/// Everybody has nothing to look for in it, and nobody else may put code into it.
 pub(super) async fn public(asking: &Asking<'_>) -> Result<Check, Error> {
-    let revokes = asking.only_reading(async || public::revokes(asking.0.client()).await).await?;
-    Ok(match revokes.is_empty() {
+    let mut todo = asking.only_reading(async || public::revokes(asking.0.client()).await).await?;
+    let intruders = asking.only_reading(async || public::intruders(asking.0.client()).await).await?;
+    let mut found = Vec::new();
+    if !todo.is_empty() {
+        found.push("PUBLIC has rights on the ledger that nobody needs".to_owned());
+    }
+    if !intruders.is_empty() {
+        let mut roles: Vec<&str> = intruders.iter().map(|(role, _)| role.as_str()).collect();
+        roles.dedup();
+        found.push(format!(
+            "{} may put functions or triggers into the ledger, which the daemon then refuses",
+            roles.join(", ")
+        ));
+    }
+    todo.extend(intruders.into_iter().map(|(_, revoke)| revoke));
+    Ok(match found.is_empty() {
         true => Check::ok("public", "PUBLIC has no right on the ledger"),
-        false => Check { todo: revokes, ..Check::warn("public", "PUBLIC has rights on the ledger that nobody needs") },
+        false => Check { todo, ..Check::warn("public", found.join("; ")) },
     })
 }
 
@@ -86,7 +104,10 @@ pub(super) async fn signing(plan: &Plan, catalog: &Catalog, snapshot: Option<&Sn
     let wanted = operation::signed_texts(catalog, &snapshot.rows);
     let texts = match wanted.is_empty() {
         true => Vec::new(),
-        false => ledger::read::scripts(&mut Reader::connect(&plan.database, "schemad doctor").await?, wanted).await?,
+        false => {
+            let mut reader = Reader::connect(&plan.database, "schemad doctor", Whose::default()).await?;
+            ledger::read::scripts(&mut reader, wanted).await?
+        }
     };
     let refused = operation::unverified(keys.signer(&ledger.id), catalog, &snapshot.rows, texts).len();
     Ok(match refused {

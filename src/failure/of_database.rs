@@ -28,6 +28,7 @@ impl From<Error> for Failure {
             Error::Pooler(_) => Reason::TransactionPooler,
             Error::MissingRight { .. } | Error::Role { .. } => Reason::MissingRight,
             Error::Damaged(_) => Reason::LedgerDamaged,
+            Error::ForeignLedger(_) => Reason::LedgerForeign,
             Error::RowSecurity { .. } => Reason::RowSecurity,
             Error::UnsafeTable { .. } => Reason::DieselTableUnsafe,
             Error::Sql(sql) if sql.sqlstate == "SCH08" => Reason::DieselTableUnsafe,

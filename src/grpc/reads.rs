@@ -29,7 +29,8 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Reads with a connection of the pool, and with the next one when the server had closed that.
+    /// Reads with a connection of the pool, and with the next one when the server had closed that; nothing of a ledger that is somebody
+    /// else's.
     ///
     /// # Errors
     /// The read's own, or why it could not be made.
@@ -38,7 +39,7 @@ impl Reads {
         read: impl Fn(&mut Reader) -> Reading<'_, T, E>,
     ) -> Result<T, Failure> {
         if let Err(away) = &self.views.borrow().database
-            && away.reason == Reason::DatabaseUnavailable
+            && matches!(away.reason, Reason::DatabaseUnavailable | Reason::LedgerForeign)
         {
             return Err(away.clone());
         }

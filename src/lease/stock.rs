@@ -58,6 +58,8 @@ pub(super) struct Stock {
     scratch: Mutex<Option<Scratch>>,
     template: Name,
     url: DatabaseUrl,
+    /// As whom clients connect.
+    client_role: String,
     makers: Sessions,
     pool: usize,
     ready: Mutex<VecDeque<Database>>,
@@ -148,6 +150,7 @@ impl Stock {
             tasks: Mutex::default(),
             metrics,
             url: url.clone(),
+            client_role,
         });
         let filler = tokio::spawn(fill(Arc::downgrade(&stock)));
         let remover = tokio::spawn(removal::run(url, inbox));
@@ -202,7 +205,7 @@ impl Stock {
                 removals: removals.clone(),
                 metrics: self.metrics.clone(),
             };
-            match copy(session.client(), &name, &self.template, &self.url).await {
+            match copy(session.client(), &name, &self.template, &self.url, &self.client_role).await {
                 Ok(()) => {
                     session.give_back();
                     return Ok(database);

@@ -10,7 +10,7 @@ use crate::{
     catalog::Catalog,
     db::{
         self, DatabaseUrl,
-        pool::{Pool, PoolSettings},
+        pool::{Pool, PoolSettings, Whose},
         session::Session,
     },
     failure::Failure,
@@ -60,7 +60,7 @@ async fn apply(url: DatabaseUrl, catalog: &Arc<Catalog>, phases: watch::Receiver
     let no_reads = PoolSettings { size: 0, overflow: 1, timeout: LOCK_TIMEOUT, ping_after: LOCK_TIMEOUT };
     let operations = Operations::new(Parts {
         catalog: catalog.clone(),
-        pool: Pool::new(url.clone(), &no_reads),
+        pool: Pool::new(url.clone(), Whose::default(), &no_reads),
         one_database: OneDatabase::new(None),
         logins: url.into(),
         side: watch::Sender::new(None).subscribe(),

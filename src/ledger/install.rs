@@ -10,6 +10,7 @@ use super::claims;
 use crate::{
     db::{
         self,
+        error::Foreign,
         lock::{LockedSession, operation_lock},
         session::Session,
     },
@@ -61,6 +62,9 @@ const FUNCTIONS: [(i32, &str); 13] = [
     (6, "note_statement_v3"),
 ];
 
+/// The version of the ledger that brought the function that looks at Diesel's table.
+const DIESEL_TABLE_IS_LOOKED_AT: i32 = 6;
+
 /// What `check` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -70,6 +74,15 @@ pub enum State {
     ToBeCreated,
     /// It is of an older version, which this daemon upgrades, under the lock.
     ToBeUpgraded,
+}
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// All, in two statements: also what stands on Diesel's table.
+    Closely,
+    /// All but that, in one.
+    Shortly,
 }
 
 /// What one look at a ledger in use says.
@@ -90,12 +103,13 @@ pub async fn check(session: &Session) -> Result<State, Failure> {
     let keeping = session.ledger_session();
     let place = Place::of(&one(keeping.client(), PLACE).await?);
     place.server_may_be_used()?;
+    place.is_trusted()?;
     if !place.has_ledger {
         Absent::find(keeping, &place).await?.may_be_created(&place)?;
         return Ok(State::ToBeCreated);
     }
     may_be_read(keeping, &place).await?;
-    Ok(standing(session).await?.state)
+    Ok(standing(session, Look::Closely).await?.state)
 }
 
 /// The same for a ledger that was usable a moment ago, in one statement. Where the ledger is gone, or has become unreadable, this
@@ -103,12 +117,13 @@ pub async fn check(session: &Session) -> Result<State, Failure> {
 ///
 /// # Errors
 /// As `check`.
-pub async fn standing(session: &Session) -> Result<Standing, Failure> {
+pub async fn standing(session: &Session, look: Look) -> Result<Standing, Failure> {
     let keeping = session.ledger_session();
     let (place, contents) = whole(keeping.client()).await?;
     place.server_may_be_used()?;
+    place.is_trusted()?;
     may_be_read(keeping, &place).await?;
-    let state = judge(keeping, &place, &contents).await?;
+    let state = judge(keeping, &place, &contents, look).await?;
     if state == State::Usable && session.keeper().is_some() {
         guards_may_be_used(session.client()).await?;
     }
@@ -143,7 +158,7 @@ async fn may_be_read(session: &Session, place: &Place) -> Result<(), Failure> {
     }
 }
 
-async fn judge(session: &Session, place: &Place, contents: &Contents) -> Result<State, Failure> {
+async fn judge(session: &Session, place: &Place, contents: &Contents, look: Look) -> Result<State, Failure> {
     let Some(version) = contents.version else {
         return Err(damaged("the only row of schemad.ledger is missing"));
     };
@@ -162,12 +177,17 @@ async fn judge(session: &Session, place: &Place, contents: &Contents) -> Result<
         .with("compatible_with", compatible_with));
     }
     contents.diesel_may_be_used(session).await?;
+    contents.guards_may_use_diesel()?;
+    if version >= DIESEL_TABLE_IS_LOOKED_AT && look == Look::Closely {
+        contents.diesel_is_plain(session.client()).await?;
+    }
     Ok(if version < VERSION { State::ToBeUpgraded } else { State::Usable })
 }
 
 /// Both in one statement, and so in one state: another daemon may upgrade the ledger just now.
 async fn whole(client: &Client) -> Result<(Place, Contents), Failure> {
-    let row = one(client, &format!("SELECT * FROM ({PLACE}) place CROSS JOIN ({CONTENTS}) contents")).await?;
+    let row =
+        one(client, &format!("SELECT * FROM ({PLACE_AND_TABLES}) place CROSS JOIN ({CONTENTS}) contents")).await?;
     Ok((Place::of(&row), Contents::of(&row)))
 }
 
@@ -180,11 +200,12 @@ pub async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
     let client = session.client();
     let place = Place::of(&one(client, PLACE).await?);
     place.server_may_be_used()?;
+    place.is_trusted()?;
     let installed = match place.has_ledger {
         true => {
             may_be_read(session, &place).await?;
             let (place, contents) = whole(client).await?;
-            judge(session, &place, &contents).await?;
+            judge(session, &place, &contents, Look::Closely).await?;
             contents.version.unwrap_or_default()
         }
         false => 0,
@@ -271,9 +292,7 @@ pub(super) async fn prepare_diesel_table(client: &Client, name: &str) -> Result<
         return Ok(client.batch_execute(&diesel_table(name)).await?);
     };
     client.batch_execute(&format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE")).await?;
-    let problem = "SELECT schemad.diesel_table_problem_v2($1::oid)";
-    let rows = client.query_typed(problem, &[(&oid, Type::OID)]).await?;
-    match rows.first().and_then(|row| row.get::<_, Option<String>>(0)) {
+    match diesel_problem(client, oid).await? {
         Some(problem) => Err(db::Error::unsafe_table(name, &problem)),
         None => Ok(()),
     }
@@ -287,29 +306,128 @@ fn diesel_table(name: &str) -> String {
     )
 }
 
+/// True for the owner of something of the ledger that could do as the daemon anyway: a superuser, the daemon's own role, a role that this
+/// one is a member of; but not the one that migrations run as, and a superuser is a member of all. His code runs with what he owns: a
+/// function's, a trigger's, a default's.
+macro_rules! ledger_owner {
+    // Or one whom the login $1 trusts, which runs migrations where another reads.
+    ($owner:literal, $login:literal) => {
+        concat!(
+            "(",
+            ledger_owner!($owner),
+            " OR EXISTS (SELECT FROM pg_roles g WHERE g.rolname = ",
+            $login,
+            " AND (g.oid = ",
+            $owner,
+            " OR NOT g.rolsuper AND pg_has_role(g.oid, ",
+            $owner,
+            ", 'MEMBER'))))"
+        )
+    };
+    ($owner:literal) => {
+        concat!(
+            "EXISTS (SELECT FROM pg_roles o WHERE o.oid = ",
+            $owner,
+            " AND (o.rolsuper OR o.rolname = current_user OR pg_has_role(o.oid, 'MEMBER') \
+                AND NOT (SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user) \
+                AND o.rolname IS DISTINCT FROM current_setting('schemad.role', true)))"
+        )
+    };
+}
+
+pub(super) use ledger_owner;
+
+/// What stands on a table `c` of the ledger that is not the ledger's and could run code, and what removes it: an array of both, or NULL.
+/// Whoever has a right on the table may add a trigger or a reference; its owner, who is trusted, may have added the rest before he
+/// was. What is PostgreSQL's own is in no row of pg_depend, so whatever depends on more than relations calls something of others.
+macro_rules! table_problem {
+    () => {
+        "coalesce(\
+            CASE WHEN c.relkind <> 'r' THEN ARRAY[format('schemad.%I is not an ordinary table', c.relname), ''] END, \
+            (SELECT ARRAY[format('the table schemad.%I has the trigger %I', c.relname, t.tgname), \
+                    format('DROP TRIGGER %I ON schemad.%I', t.tgname, c.relname)] \
+                FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal LIMIT 1), \
+            (SELECT ARRAY[format('the table %s refers to schemad.%I', t.tgconstrrelid::regclass, c.relname), \
+                    format('ALTER TABLE %s DROP CONSTRAINT %I', t.tgconstrrelid::regclass, \
+                        (SELECT k.conname FROM pg_constraint k WHERE k.oid = t.tgconstraint))] \
+                FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgisinternal \
+                AND (SELECT r.relnamespace <> c.relnamespace OR r.relowner <> c.relowner FROM pg_class r WHERE r.oid = t.tgconstrrelid) LIMIT 1), \
+            (SELECT ARRAY[format('the table schemad.%I has the rule %I', c.relname, r.rulename), \
+                    format('DROP RULE %I ON schemad.%I', r.rulename, c.relname)] \
+                FROM pg_rewrite r WHERE r.ev_class = c.oid LIMIT 1), \
+            (SELECT ARRAY[format('the table %s inherits from schemad.%I', i.inhrelid::regclass, c.relname), \
+                    format('ALTER TABLE %s NO INHERIT schemad.%I', i.inhrelid::regclass, c.relname)] \
+                FROM pg_inherits i WHERE i.inhparent = c.oid LIMIT 1), \
+            (SELECT ARRAY[format('the table schemad.%I has the statistics %I.%I', c.relname, n.nspname, e.stxname), \
+                    format('DROP STATISTICS %I.%I', n.nspname, e.stxname)] \
+                FROM pg_statistic_ext e JOIN pg_namespace n ON n.oid = e.stxnamespace WHERE e.stxrelid = c.oid LIMIT 1), \
+            (SELECT ARRAY[format('the index %s of schemad.%I calls what is not PostgreSQL''s own', i.indexrelid::regclass, c.relname), \
+                    format('DROP INDEX %s', i.indexrelid::regclass)] \
+                FROM pg_index i WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) \
+                AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid \
+                    AND d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass)) LIMIT 1), \
+            (SELECT ARRAY[format('the table schemad.%I has the constraint %I, which calls what is not PostgreSQL''s own', c.relname, k.conname), \
+                    format('ALTER TABLE schemad.%I DROP CONSTRAINT %I', c.relname, k.conname)] \
+                FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' \
+                AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid \
+                    AND d.refclassid <> 'pg_class'::regclass) LIMIT 1), \
+            (SELECT ARRAY[format('the table schemad.%I has a default or a type at its column %I that is not PostgreSQL''s own', c.relname, a.attname), \
+                    format('ALTER TABLE schemad.%1$I ALTER COLUMN %2$I DROP DEFAULT, or ALTER TABLE schemad.%1$I DROP COLUMN %2$I', c.relname, a.attname)] \
+                FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+                AND (a.attgenerated <> '' OR a.atttypid >= 16384 OR a.atthasdef AND EXISTS (SELECT FROM pg_attrdef f \
+                    JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid <> 'pg_class'::regclass \
+                    WHERE f.adrelid = c.oid AND f.adnum = a.attnum)) LIMIT 1))"
+    };
+}
+
 /// The server, the role, and what there is of the ledger: one row, whether there is a ledger or not. Everything is looked up by its
 /// name, so that a database of any size costs the same. A name is looked up in pg_class rather than by to_regclass, because that
 /// does not see what lies in a schema that the role may not use.
-const PLACE: &str = "SELECT quote_ident(current_user) AS role, quote_ident(b.datname) AS database, \
-    pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS is_read_only, \
-    b.datallowconn AS accepts_sessions, s.oid IS NOT NULL AS has_schema, \
-    s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'USAGE') AS may_use_schema, \
-    s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE') AS may_create_in_schema, \
-    has_database_privilege(b.oid, 'CREATE') AS may_create_schema, \
-    t.found AS tables, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS functions, f.lacking AS lacks_functions \
-    FROM pg_database b LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
-    CROSS JOIN LATERAL (SELECT coalesce(array_agg(c.relname::text), '{}') AS found, \
-        coalesce(bool_or(NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
-            AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))), false) AS lacking, \
-        min(c.relname::text) FILTER (WHERE row_security_active(c.oid)) AS hidden \
-        FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
-            'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) t \
-    CROSS JOIN LATERAL (SELECT coalesce(array_agg(p.proname::text), '{}') AS found, \
-        coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking \
-        FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', \
-            'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2', \
-            'diesel_table_problem_v2', 'begin_step_v3', 'finish_step_v4', 'can_be_finished_v1', 'note_statement_v3')) f \
-    WHERE b.datname = current_database()";
+macro_rules! place {
+    ($problem:expr) => {
+        concat!(
+            "SELECT quote_ident(current_user) AS role, (SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user) AS is_superuser, \
+            quote_ident(current_setting('schemad.role', true)) AS migrating_role, quote_ident(b.datname) AS database, \
+            pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS is_read_only, \
+            b.datallowconn AS accepts_sessions, s.oid IS NOT NULL AS has_schema, \
+            s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'USAGE') AS may_use_schema, \
+            s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE') AS may_create_in_schema, \
+            has_database_privilege(b.oid, 'CREATE') AS may_create_schema, \
+            t.found AS tables, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS functions, f.lacking AS lacks_functions, \
+            CASE WHEN s.oid IS NOT NULL AND NOT ",
+            ledger_owner!("s.nspowner"),
+            " THEN ARRAY['schema', 'schemad', quote_ident(pg_get_userbyid(s.nspowner))] ELSE coalesce(t.foreign_table, f.foreign_function) END AS foreign_object, \
+            t.problem AS problem \
+            FROM pg_database b LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
+            CROSS JOIN LATERAL (SELECT coalesce(array_agg(c.relname::text), '{}') AS found, \
+                coalesce(bool_or(NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+                    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))), false) AS lacking, \
+                min(c.relname::text) FILTER (WHERE row_security_active(c.oid)) AS hidden, \
+                min(ARRAY['table', format('schemad.%I', c.relname), quote_ident(pg_get_userbyid(c.relowner))]) FILTER (WHERE NOT ",
+            ledger_owner!("c.relowner"),
+            ") AS foreign_table, min(",
+            $problem,
+            ") AS problem \
+                FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
+                    'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) t \
+            CROSS JOIN LATERAL (SELECT coalesce(array_agg(p.proname::text), '{}') AS found, \
+                coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking, \
+                min(ARRAY['function', p.oid::regprocedure::text, quote_ident(pg_get_userbyid(p.proowner))]) FILTER (WHERE NOT ",
+            ledger_owner!("p.proowner"),
+            ") AS foreign_function \
+                FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', \
+                    'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2', \
+                    'diesel_table_problem_v2', 'begin_step_v3', 'finish_step_v4', 'can_be_finished_v1', 'note_statement_v3')) f \
+            WHERE b.datname = current_database()"
+        )
+    };
+}
+
+/// Before anything is read: whose the ledger is.
+const PLACE: &str = place!("NULL::text[]");
+
+/// With what stands on the tables, which reading them does not run.
+const PLACE_AND_TABLES: &str = place!(table_problem!());
 
 /// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the owner of the ledger, or before there is one
 /// the daemon's own role. Anybody else's table runs its owner's code when it is read or planned for: views, policies, casts, statistics.
@@ -326,17 +444,21 @@ pub(super) use trusted_owner;
 /// LIMIT 1 tells the planner that it is one, so that it looks names up instead of reading all of pg_class.
 const CONTENTS: &str = concat!(
     "SELECT l.version, l.compatible_with, quote_ident(n.nspname) AS diesel_schema, has_schema_privilege(n.oid, 'USAGE') AS may_use_diesel_schema, \
-     quote_ident(n.nspname) || '.' || quote_ident(d.relname) AS diesel, \
+     quote_ident(n.nspname) || '.' || quote_ident(d.relname) AS diesel, d.oid AS diesel_oid, \
      coalesce(has_table_privilege(d.oid, 'SELECT') AND has_table_privilege(d.oid, 'INSERT') \
         AND has_table_privilege(d.oid, 'DELETE'), false) AS may_use_diesel, d.relkind = 'r' AS is_table, \
      row_security_active(d.oid) AS diesel_is_hidden, quote_ident(o.rolname) AS diesel_owner, ",
     trusted_owner!(),
-    " AS owner_is_trusted, \
+    " AS owner_is_trusted, quote_ident(pg_get_userbyid(g.relowner)) AS ledger_owner, \
+     coalesce(has_schema_privilege(g.relowner, n.oid, 'USAGE'), true) AS owner_may_use_diesel_schema, \
+     coalesce(has_table_privilege(g.relowner, d.oid, 'SELECT') AND has_table_privilege(g.relowner, d.oid, 'INSERT') \
+        AND has_table_privilege(g.relowner, d.oid, 'DELETE'), true) AS owner_may_use_diesel, \
      EXISTS (SELECT FROM schemad.operations p WHERE p.state IN ('pending', 'running')) \
         OR EXISTS (SELECT FROM pg_locks k WHERE ",
     operation_lock!(),
     ") AS is_busy \
      FROM (SELECT 1) one LEFT JOIN (SELECT * FROM schemad.ledger LIMIT 1) l ON true \
+     JOIN pg_class g ON g.oid = 'schemad.ledger'::regclass \
      LEFT JOIN pg_namespace n ON n.nspname = l.diesel_schema \
      LEFT JOIN pg_class d ON d.relnamespace = n.oid AND d.relname = l.diesel_table LEFT JOIN pg_roles o ON o.oid = d.relowner"
 );
@@ -347,7 +469,11 @@ const LOOK_UP: &str = "SELECT pg_catalog.to_regclass('__diesel_schema_migrations
 
 /// The server, the role, and what there is of the ledger.
 struct Place {
+    /// Quoted.
     role: String,
+    is_superuser: bool,
+    /// Runs the migrations, quoted, where it is not the role that logs in.
+    migrating_role: Option<String>,
     database: String,
     is_read_only: bool,
     accepts_sessions: bool,
@@ -363,6 +489,10 @@ struct Place {
     lacks_functions: bool,
     /// A table whose rows row security hides.
     hidden_table: Option<String>,
+    /// What belongs to somebody who is not trusted: its kind, its name, and whose it is.
+    foreign: Option<Vec<String>>,
+    /// What stands on a table that is not the ledger's, and what removes it.
+    problem: Option<Vec<String>>,
 }
 
 impl Place {
@@ -370,6 +500,8 @@ impl Place {
         let tables: Vec<String> = row.get("tables");
         Self {
             role: row.get("role"),
+            is_superuser: row.get("is_superuser"),
+            migrating_role: row.get("migrating_role"),
             database: row.get("database"),
             is_read_only: row.get("is_read_only"),
             accepts_sessions: row.get("accepts_sessions"),
@@ -383,6 +515,24 @@ impl Place {
             lacks_tables: row.get("lacks_tables"),
             lacks_functions: row.get("lacks_functions"),
             hidden_table: row.get("hidden_table"),
+            foreign: row.get("foreign_object"),
+            problem: row.get("problem"),
+        }
+    }
+
+    /// Nobody's code runs by what there is of the ledger who could not do as the daemon anyway.
+    fn is_trusted(&self) -> Result<(), Failure> {
+        if let Some(foreign) = self.foreign.as_deref().and_then(Foreign::of) {
+            let migrating_role = self.migrating_role.as_deref();
+            return Err(db::Error::foreign_ledger(&foreign, &self.role, self.is_superuser, migrating_role).into());
+        }
+        match self.problem.as_deref() {
+            Some([problem, cure]) if !cure.is_empty() => {
+                let message = format!("{problem}, which could run code of others with the daemon's rights: {cure}");
+                Err(Failure::new(Reason::LedgerDamaged, message).with("problem", problem))
+            }
+            Some([problem, ..]) => Err(damaged(problem)),
+            _ => Ok(()),
         }
     }
 
@@ -475,11 +625,16 @@ struct Contents {
     may_use_diesel_schema: bool,
     /// With its schema, quoted. `None`: there is none of that name.
     diesel: Option<String>,
+    diesel_oid: Option<u32>,
     may_use_diesel: bool,
     is_table: bool,
     diesel_is_hidden: bool,
     diesel_owner: Option<String>,
     owner_is_trusted: bool,
+    /// As whom the guards write Diesel's table, quoted, and whether they may.
+    ledger_owner: String,
+    owner_may_use_diesel_schema: bool,
+    owner_may_use_diesel: bool,
     is_busy: bool,
 }
 
@@ -492,17 +647,21 @@ impl Contents {
             diesel_schema: row.get("diesel_schema"),
             may_use_diesel_schema: flag("may_use_diesel_schema"),
             diesel: row.get("diesel"),
+            diesel_oid: row.get("diesel_oid"),
             may_use_diesel: flag("may_use_diesel"),
             is_table: flag("is_table"),
             diesel_is_hidden: flag("diesel_is_hidden"),
             diesel_owner: row.get("diesel_owner"),
             owner_is_trusted: flag("owner_is_trusted"),
+            ledger_owner: row.get("ledger_owner"),
+            owner_may_use_diesel_schema: flag("owner_may_use_diesel_schema"),
+            owner_may_use_diesel: flag("owner_may_use_diesel"),
             is_busy: flag("is_busy"),
         }
     }
 
     /// Diesel's table, where there is one, has an owner that could do as the daemon anyway, and is a table whose rows can be seen.
-    /// Others may be able to write the ledger, which says where it is. What is on the table the guards look at, with it locked.
+    /// Others may be able to write the ledger, which says where it is.
     async fn diesel_may_be_used(&self, session: &Session) -> Result<(), Failure> {
         let Some(table) = &self.diesel else { return Ok(()) };
         if !self.owner_is_trusted {
@@ -518,13 +677,41 @@ impl Contents {
     }
 }
 
+impl Contents {
+    /// The guards write Diesel's table with the rights of the ledger's owner.
+    fn guards_may_use_diesel(&self) -> Result<(), Failure> {
+        match (&self.diesel_schema, self.owner_may_use_diesel_schema, &self.diesel) {
+            (Some(schema), false, _) => must_have(&self.ledger_owner, &[format!("USAGE ON SCHEMA {schema}")]),
+            (_, _, Some(table)) if !self.owner_may_use_diesel => {
+                must_have(&self.ledger_owner, &[format!("SELECT, INSERT, DELETE ON {table}")])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writing Diesel's table runs no code of others, as far as can be told without a lock on it: each step's guard looks again, with one.
+    async fn diesel_is_plain(&self, client: &Client) -> Result<(), Failure> {
+        let (Some(oid), Some(table)) = (self.diesel_oid, &self.diesel) else { return Ok(()) };
+        match diesel_problem(client, oid).await? {
+            Some(problem) => Err(db::Error::unsafe_table(table, &problem).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn diesel_problem(client: &Client, oid: u32) -> Result<Option<String>, db::Error> {
+    let problem = "SELECT schemad.diesel_table_problem_v2($1::oid)";
+    let rows = client.query_typed(problem, &[(&oid, Type::OID)]).await?;
+    Ok(rows.first().and_then(|row| row.get(0)))
+}
+
 async fn session_role(session: &Session) -> Result<String, Failure> {
     Ok(one(session.client(), "SELECT quote_ident(current_user)").await?.get(0))
 }
 
 /// What there is in place of a ledger.
 struct Absent {
-    /// Something in the schema that is not schemad's.
+    /// Something in the schema that is not schemad's, whatever kind of thing: each depends on the schema, which pg_depend has an index for.
     foreign: Option<String>,
     /// The Diesel table with its schema, quoted.
     diesel: Option<String>,
@@ -541,8 +728,10 @@ struct Absent {
 }
 
 const ABSENT: &str = concat!(
-    "SELECT (SELECT min(c.relname::text) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace \
-        WHERE s.nspname = 'schemad'), \
+    "SELECT (SELECT min(CASE d.classid WHEN 'pg_class'::regclass THEN (SELECT format('%I', c.relname) FROM pg_class c WHERE c.oid = d.objid) \
+            ELSE pg_describe_object(d.classid, d.objid, 0) END) \
+        FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = (SELECT s.oid FROM pg_namespace s \
+            WHERE s.nspname = 'schemad') AND d.classid <> 'pg_default_acl'::regclass), \
     quote_ident(m.nspname) || '.' || quote_ident(d.relname), coalesce(has_table_privilege(d.oid, 'SELECT') \
         AND has_table_privilege(d.oid, 'INSERT') AND has_table_privilege(d.oid, 'DELETE'), false), \
     coalesce(d.relkind = 'r', false), coalesce(row_security_active(d.oid), false), \
@@ -584,7 +773,7 @@ impl Absent {
             return Err(Failure::new(
                 Reason::LedgerForeign,
                 format!(
-                    "the schema schemad exists and holds {foreign:?}, but no ledger of schemad's: it belongs to something \
+                    "the schema schemad exists and holds {foreign}, but no ledger of schemad's: it belongs to something \
                      else, and schemad needs that name. Give the other another (ALTER SCHEMA schemad RENAME TO ...), or drop it"
                 ),
             ));

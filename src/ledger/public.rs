@@ -1,7 +1,8 @@
-//! What everybody may do with the ledger: nothing, unless somebody gave it.
+//! What everybody may do with the ledger: nothing, unless somebody gave it; and who may put code of his own into it.
 
 use tokio_postgres::Client;
 
+use super::install::ledger_owner;
 use crate::db::Error;
 
 /// The REVOKEs that take from PUBLIC what it has in the schema `schemad`; none: it has nothing.
@@ -24,6 +25,27 @@ pub async fn revokes(client: &Client) -> Result<Vec<String>, Error> {
             ON p.pronamespace = s.oid WHERE has_function_privilege('public', p.oid, 'EXECUTE')";
     let rows = client.query_typed(query, &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The roles that may create objects beside the ledger's or put triggers and references on its tables, with the REVOKE; but those that
+/// may do as the ledger's owner anyway.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn intruders(client: &Client) -> Result<Vec<(String, String)>, Error> {
+    const QUERY: &str = concat!(
+        "SELECT DISTINCT quote_ident(r.rolname), format(g.revoke, quote_ident(r.rolname)) FROM (\
+            SELECT a.grantee, n.nspowner AS owner, 'REVOKE CREATE ON SCHEMA schemad FROM %s' AS revoke \
+            FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = 'schemad' AND a.privilege_type = 'CREATE' \
+            UNION ALL SELECT a.grantee, c.relowner, 'REVOKE TRIGGER, REFERENCES ON ALL TABLES IN SCHEMA schemad FROM %s' \
+            FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid, aclexplode(c.relacl) a \
+            WHERE n.nspname = 'schemad' AND c.relkind = 'r' AND a.privilege_type IN ('TRIGGER', 'REFERENCES')) g \
+         JOIN pg_roles r ON r.oid = g.grantee WHERE NOT pg_has_role(r.oid, g.owner, 'MEMBER') AND NOT ",
+        ledger_owner!("r.oid"),
+        " ORDER BY 1, 2"
+    );
+    let rows = client.query_typed(QUERY, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Whether the role may upgrade the ledger: it takes the owner's rights on all of it.

@@ -4,18 +4,18 @@ use std::time::{Duration, SystemTime};
 
 use diesel::{
     QueryableByName, sql_query,
-    sql_types::{BigInt, Binary, Bool, Integer, Nullable, Oid, Text},
+    sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Oid, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 
 use super::{
     LedgerInfo, OperationRow, Server, Snapshot,
     history::{RawOperation, operation_columns},
-    install::trusted_owner,
+    install::{ledger_owner, trusted_owner},
     one_database::{IDENTITY, Identity},
 };
 use crate::{
-    db::{Error, pool::Reader},
+    db::{Error, error::Foreign, pool::Reader},
     migration::{Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, TriedPart, Version},
 };
 
@@ -25,7 +25,8 @@ use crate::{
 /// The database's, its loss, or [`Error::MissingRight`] with the GRANT that helps.
 pub async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
     reader.begin().await?;
-    let result = read(reader.conn()).await;
+    let other_login = reader.whose().other_login().map(str::to_owned);
+    let result = read(reader.conn(), other_login).await;
     reader.end(result).await?
 }
 
@@ -102,8 +103,17 @@ pub async fn scripts(reader: &mut Reader, checksums: Vec<Checksum>) -> Result<Ve
     reader.end(result).await
 }
 
-async fn read(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Result<Snapshot, Error>> {
-    let place = sql_query(PLACE).get_result::<Place>(conn).await?;
+async fn read(
+    conn: &mut AsyncPgConnection,
+    other_login: Option<String>,
+) -> diesel::QueryResult<Result<Snapshot, Error>> {
+    let place = sql_query(PLACE).bind::<Nullable<Text>, _>(other_login).get_result::<Place>(conn).await?;
+    if let Some(foreign) = place.foreign.as_deref().and_then(Foreign::of) {
+        return Ok(Err(Error::foreign_ledger(&foreign, &place.role, place.is_superuser, None)));
+    }
+    if let Some(problem) = place.problem {
+        return Ok(Err(Error::Damaged(problem)));
+    }
     if let Some(right) = place.missing {
         return Ok(Err(Error::MissingRight { role: place.role, right }));
     }
@@ -176,7 +186,8 @@ async fn look_up(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Option<u32
 }
 
 /// pg_class rather than to_regclass for the ledger: it sees what lies in a schema that the role may not use.
-const PLACE: &str = "SELECT pg_catalog.current_database()::text AS database, pg_catalog.quote_ident(current_user) AS role, \
+const PLACE: &str = concat!(
+    "SELECT pg_catalog.current_database()::text AS database, pg_catalog.quote_ident(current_user) AS role, \
     pg_catalog.current_setting('server_version') AS server_version, \
     pg_catalog.pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_catalog.pg_settings \
         WHERE name = 'default_transaction_read_only') AS read_only, \
@@ -188,10 +199,23 @@ const PLACE: &str = "SELECT pg_catalog.current_database()::text AS database, pg_
             AND NOT pg_catalog.has_table_privilege(t.oid, 'SELECT')) \
             THEN 'SELECT ON ALL TABLES IN SCHEMA schemad' END AS missing, \
     (SELECT min(t.oid::regclass::text) FROM pg_catalog.pg_class t WHERE t.relnamespace = l.relnamespace AND t.relname IN ('ledger', \
-        'scripts', 'operations', 'steps', 'statements', 'migrations') AND row_security_active(t.oid)) AS hidden \
+        'scripts', 'operations', 'steps', 'statements', 'migrations') AND row_security_active(t.oid)) AS hidden, \
+    (SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user) AS is_superuser, \
+    coalesce((SELECT ARRAY['schema', 'schemad', quote_ident(pg_get_userbyid(n.nspowner))] FROM pg_namespace n \
+            WHERE n.oid = l.relnamespace AND NOT ",
+    ledger_owner!("n.nspowner", "$1"),
+    "), (SELECT min(ARRAY['table', format('schemad.%I', t.relname), quote_ident(pg_get_userbyid(t.relowner))]) FROM pg_class t \
+            WHERE t.relnamespace = l.relnamespace AND t.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', 'migrations', \
+                'events', 'refusals', 'watchers', 'rehearsals') AND NOT ",
+    ledger_owner!("t.relowner", "$1"),
+    ")) AS foreign_object, \
+    (SELECT min(format('schemad.%I is not an ordinary table', t.relname)) FROM pg_class t WHERE t.relnamespace = l.relnamespace \
+        AND t.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', 'migrations', 'events', 'refusals', 'watchers', \
+            'rehearsals') AND t.relkind <> 'r') AS problem \
     FROM (SELECT 1) one \
     LEFT JOIN pg_catalog.pg_class l ON l.relname = 'ledger' AND l.relkind = 'r' AND l.relnamespace = \
-        (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'schemad')";
+        (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'schemad')"
+);
 
 /// What stands in the place of Diesel's table, and whether it may be read: columns and FROM.
 macro_rules! table_columns {
@@ -323,6 +347,14 @@ struct Place {
     /// A table of the ledger whose rows row security hides.
     #[diesel(sql_type = Nullable<Text>)]
     hidden: Option<String>,
+    #[diesel(sql_type = Bool)]
+    is_superuser: bool,
+    /// What belongs to somebody who is not trusted: its kind, its name, and whose it is.
+    #[diesel(sql_type = Nullable<Array<Text>>, column_name = foreign_object)]
+    foreign: Option<Vec<String>>,
+    /// What is no table.
+    #[diesel(sql_type = Nullable<Text>)]
+    problem: Option<String>,
 }
 
 #[derive(QueryableByName)]

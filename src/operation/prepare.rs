@@ -17,7 +17,10 @@ use super::{
 use crate::{
     blocking,
     catalog::{Catalog, fitness},
-    db::{lock::LockedSession, pool::Reader},
+    db::{
+        lock::LockedSession,
+        pool::{Reader, Whose},
+    },
     failure::{Failure, Reason},
     ledger::{self, Snapshot, claims, install, operations, settle::Settlement, upkeep},
     migration::{Checksum, Mode, Row, Script, Version},
@@ -114,9 +117,8 @@ impl Inner {
         install::ensure(locked).await?;
         claims::close_abandoned(locked, candidate.id).await?;
         // A second connection to the same place, because the migration session takes no prepared statements.
-        let mut reader =
-            Reader::connect(locked.keeper().map_or(self.logins.migrating(), |keeper| &keeper.url), "schemad planner")
-                .await?;
+        let ledger = locked.keeper().map_or(self.logins.migrating(), |keeper| &keeper.url);
+        let mut reader = Reader::connect(ledger, "schemad planner", Whose::default()).await?;
         let snapshot = ledger::read::snapshot(&mut reader).await?;
         let compared = compared_bytes(&self.catalog, &snapshot);
         let mut plan = blocking::in_place(compared, || plan(&self.catalog, &snapshot, candidate.request))?;

@@ -7,10 +7,12 @@ use tokio_postgres::{Client, types::Type};
 use super::{LOCK, Name, name::PREFIX};
 use crate::db::Error;
 
-/// Scratch databases that this role may drop, and whether a client is connected.
+/// Scratch databases of this role, and whether a client is connected. Anybody can give a database such a name, so one that this role could
+/// drop, as a superuser or a member of its owner, is not its own for that.
 const OURS: &str = "SELECT d.datname::text, EXISTS (SELECT FROM pg_catalog.pg_stat_activity a \
         WHERE a.datid = d.oid AND (a.backend_type IS NULL OR a.backend_type = 'client backend')) \
-    FROM pg_catalog.pg_database d WHERE starts_with(d.datname::text, $1) AND pg_catalog.pg_has_role(d.datdba, 'USAGE')";
+    FROM pg_catalog.pg_database d WHERE starts_with(d.datname::text, $1) \
+        AND d.datdba = (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)";
 
 /// The makers that live, whichever database each is connected to.
 const MAKERS: &str = "SELECT l.objid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 \

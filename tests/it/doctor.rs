@@ -134,6 +134,63 @@ async fn what_everybody_may_do_with_the_ledger_is_told_with_what_takes_it_away()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_put_code_into_the_ledger_is_told_with_what_takes_it_away() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    TestDaemon::start(&database, &set).await.stop().await;
+    let role = role(&database, "").await;
+    let give = format!(
+        "GRANT USAGE ON SCHEMA schemad TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad TO {role}"
+    );
+    database.execute(&give).await;
+    assert_eq!(check(&examine(&database.url, &set, &[]).await.1, "public").0, "OK");
+    database
+        .execute(&format!("GRANT ALL ON SCHEMA schemad TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA schemad TO {role}"))
+        .await;
+    let (code, answer) = examine(&database.url, &set, &[]).await;
+    let (status, found, todo) = check(&answer, "public");
+    assert_eq!((code, status, todo.len()), (0, "WARN", 2), "{answer}");
+    assert!(found.contains(&role), "{answer}");
+    for revoke in todo {
+        database.execute(revoke).await;
+    }
+    assert_eq!(check(&examine(&database.url, &set, &[]).await.1, "public").0, "OK");
+    drop_role(&database, &role).await;
+}
+
+/// What stops operations is what doctor says first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_could_run_in_the_ledger_or_on_diesels_table_is_told() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    TestDaemon::start(&database, &set).await.stop().await;
+    let role = role(&database, "").await;
+    let trap = "CREATE FUNCTION public.trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$";
+    database.execute(trap).await;
+    let trigger = "CREATE TRIGGER trap BEFORE DELETE ON {} FOR EACH ROW EXECUTE FUNCTION public.trap()";
+    for (change, back, reason) in [
+        (trigger.replace("{}", "schemad.events"), "DROP TRIGGER trap ON schemad.events", "LEDGER_DAMAGED"),
+        (
+            trigger.replace("{}", "public.__diesel_schema_migrations"),
+            "DROP TRIGGER trap ON public.__diesel_schema_migrations",
+            "DIESEL_TABLE_UNSAFE",
+        ),
+        (
+            format!("ALTER SCHEMA schemad OWNER TO {role}"),
+            "ALTER SCHEMA schemad OWNER TO CURRENT_USER",
+            "LEDGER_FOREIGN",
+        ),
+    ] {
+        database.execute(&change).await;
+        let (code, answer) = examine(&database.url, &set, &[]).await;
+        let (status, found, _) = check(&answer, "rights");
+        assert!(code == 3 && status == "FAIL" && found.starts_with(reason), "{answer}");
+        database.execute(back).await;
+    }
+    let (code, answer) = examine(&database.url, &set, &[]).await;
+    assert_eq!((code, check(&answer, "rights").0), (0, "OK"), "{answer}");
+    drop_role(&database, &role).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_extension_that_the_server_has_not_stops_a_pending_migration() {
     let database = TestDatabase::new().await;
     let set = Set::of(&[

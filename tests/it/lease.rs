@@ -12,7 +12,7 @@ use tonic::{Code, Status, Streaming};
 use crate::harness::{
     PATIENCE, Set, TestDaemon, TestDatabase,
     daemon::{Failed, get, settings},
-    database::connect,
+    database::{connect, with_database},
     eventually,
     server::tool,
 };
@@ -175,7 +175,14 @@ async fn clients_may_be_another_role_with_what_the_migrations_grant_it() {
     let (leased, _stream) = eventually("it is tried again", async || ask(&daemon, None).await.ok()).await;
     assert!(leased.url.contains(&app) && !leased.url.contains(&place.role));
     let client = connect(&leased.url).await;
-    client.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    client.batch_execute("INSERT INTO a VALUES (1); CREATE TEMPORARY TABLE t AS SELECT FROM a").await.unwrap();
+    // Who has an account there and no lease does not get in.
+    let stranger = format!("stranger_{}", place.database.name);
+    place.database.execute(&format!("CREATE ROLE {stranger} LOGIN PASSWORD 'pw'")).await;
+    let url = with_database(&place.database.url_as(&stranger), &leased.name);
+    let refused = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err().expect("nobody else gets in");
+    assert_eq!(refused.code(), Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE));
+    place.database.execute(&format!("DROP ROLE {stranger}")).await;
     for refused in ["INSERT INTO b VALUES (1)", "DROP TABLE a", &format!("DROP DATABASE {}", leased.name)] {
         let error = client.batch_execute(refused).await.unwrap_err();
         assert!(error.as_db_error().is_some(), "{refused}: {error}");

@@ -37,6 +37,7 @@ mod lease;
 mod least_privilege;
 mod ledger;
 mod ledger_locked;
+mod ledger_of_others;
 mod listening;
 mod locale;
 mod locks;

@@ -140,3 +140,44 @@ async fn what_others_are_connected_to_is_not_copied() {
     assert!(refused.reason == Reason::ScratchInUse && refused.message.contains(&database.name), "{refused}");
     scratch.close().await.unwrap();
 }
+
+/// Whoever has an account on the server has nothing to look for in a copy of what others rehearse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_but_its_maker_gets_into_one() {
+    let database = TestDatabase::new().await;
+    let stranger = format!("stranger_{}", database.name);
+    database.execute(&format!("CREATE ROLE {stranger} LOGIN PASSWORD 'pw'")).await;
+    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
+    let empty = scratch.create(Template::Empty).await.unwrap();
+    let session = Session::open(&scratch.url(&empty)).await.unwrap();
+    let copy = scratch.create_on(session.client(), Template::Copy(&empty.to_string())).await.unwrap();
+    for name in [&empty, &copy] {
+        let url = with_database(&database.url_as(&stranger), &name.to_string());
+        let refused =
+            tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err().map(|error| error.code().cloned());
+        assert_eq!(refused, Some(Some(tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE)), "{name}");
+        drop(Session::open(&scratch.url(name)).await.unwrap());
+    }
+    scratch.close().await.unwrap();
+    database.execute(&format!("DROP ROLE {stranger}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_role_made_under_such_a_name_is_nobodys_to_sweep() {
+    let database = TestDatabase::new().await;
+    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
+    let [theirs, ours] =
+        [scratch.create(Template::Empty).await.unwrap(), scratch.create(Template::Empty).await.unwrap()];
+    let other = format!("other_{}", database.name);
+    database.execute(&format!("CREATE ROLE {other}; ALTER DATABASE {theirs} OWNER TO {other}")).await;
+    drop(scratch); // as a kill would
+    let session = Session::open(&url(&database)).await.unwrap();
+    eventually("ours is swept", async || {
+        drop(sweep(session.client()).await.unwrap());
+        (!exists(&database, &ours).await).then_some(())
+    })
+    .await;
+    assert!(exists(&database, &theirs).await, "a superuser may drop it, and it is not his");
+    database.execute(&format!("DROP DATABASE {theirs}")).await;
+    database.execute(&format!("DROP ROLE {other}")).await;
+}

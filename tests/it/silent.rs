@@ -33,7 +33,7 @@ async fn a_silent_daemon_of_another_role_is_taken_over_once_that_is_allowed() {
     let [one, two] = ["one", "two"].map(|name| format!("{name}_{}", database.name));
     database
         .execute(&format!(
-            "CREATE ROLE {one} LOGIN PASSWORD 'pw'; CREATE ROLE {two} LOGIN PASSWORD 'pw'; \
+            "CREATE ROLE {one} LOGIN NOINHERIT PASSWORD 'pw'; CREATE ROLE {two} LOGIN PASSWORD 'pw'; GRANT {two} TO {one}; \
              GRANT CREATE ON DATABASE {} TO {two}; GRANT ALL ON SCHEMA public TO {one}, {two}",
             database.name
         ))
