@@ -9,8 +9,17 @@ use tonic::Code;
 
 use crate::harness::{Set, TestDaemon, TestDatabase};
 
-fn slow() -> Set {
-    Set::of(&[("1_slow", "SELECT pg_sleep(0.7); CREATE TABLE a (id int);", "DROP TABLE a;")])
+/// A migration that waits at a gate.
+fn gated() -> Set {
+    let up = "SELECT pg_advisory_lock(77), pg_advisory_unlock(77); CREATE TABLE a (id int);";
+    Set::of(&[("1_gated", up, "DROP TABLE a;")])
+}
+
+/// The gate, closed until it is dropped.
+async fn gate(database: &TestDatabase) -> tokio_postgres::Client {
+    let gate = database.connect().await;
+    gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+    gate
 }
 
 /// Starts an apply on `daemon` and returns when it runs.
@@ -30,7 +39,8 @@ async fn drain(mut stream: tonic::Streaming<pb::ApplyResponse>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_applies_one_runs_and_the_other_is_told_which() {
-    let (database, set) = (TestDatabase::new().await, slow());
+    let (database, set) = (TestDatabase::new().await, gated());
+    let gate = gate(&database).await;
     let one = TestDaemon::start(&database, &set).await;
     let two = TestDaemon::start(&database, &set).await;
     let (operation, stream) = running(&one).await;
@@ -44,6 +54,7 @@ async fn of_two_applies_one_runs_and_the_other_is_told_which() {
     }
     let shown = two.status().await.running_operation.unwrap();
     assert_eq!((shown.id.as_str(), shown.kind()), (operation.as_str(), pb::OperationKind::Apply));
+    drop(gate);
     drain(stream).await;
     assert!(two.status().await.running_operation.is_none());
     assert!(two.apply_all().await.finished().nothing_to_do);
@@ -52,7 +63,8 @@ async fn of_two_applies_one_runs_and_the_other_is_told_which() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_queue_timeout_the_second_waits_its_turn() {
-    let (database, set) = (TestDatabase::new().await, slow());
+    let (database, set) = (TestDatabase::new().await, gated());
+    let gate = gate(&database).await;
     let one = TestDaemon::start(&database, &set).await;
     let two = TestDaemon::start(&database, &set).await;
     let (operation, stream) = running(&one).await;
@@ -60,7 +72,15 @@ async fn with_a_queue_timeout_the_second_waits_its_turn() {
         queue_timeout: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
         ..Default::default()
     };
-    let (elsewhere, here) = tokio::join!(two.apply(patient()), one.apply(patient()));
+    let both_wait = async {
+        crate::harness::eventually("both wait", async || {
+            let waiting = "SELECT count(*) FROM schemad.operations WHERE state = 'pending'";
+            (database.text(waiting).await == "2").then_some(())
+        })
+        .await;
+        drop(gate);
+    };
+    let (elsewhere, here, ()) = tokio::join!(two.apply(patient()), one.apply(patient()), both_wait);
     for outcome in [elsewhere, here] {
         assert!(outcome.finished().nothing_to_do);
         let Some(Event::Accepted(_)) = &outcome.events[0].event else { panic!("accepted first: {:?}", outcome.events) };
@@ -72,7 +92,8 @@ async fn with_a_queue_timeout_the_second_waits_its_turn() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waited_in_vain_is_aborted_and_that_is_recorded() {
-    let (database, set) = (TestDatabase::new().await, slow());
+    let (database, set) = (TestDatabase::new().await, gated());
+    let gate = gate(&database).await;
     let daemon = TestDaemon::start(&database, &set).await;
     let (_, stream) = running(&daemon).await;
     let brief = pb::ApplyRequest {
@@ -85,6 +106,7 @@ async fn who_waited_in_vain_is_aborted_and_that_is_recorded() {
     assert_eq!(failed.metadata["operation"], outcome.operation());
     let state = format!("SELECT state FROM schemad.operations WHERE id = '{}'", outcome.operation());
     assert_eq!(database.text(&state).await, "failed");
+    drop(gate);
     drain(stream).await;
 }
 
@@ -240,13 +262,15 @@ async fn a_daemon_that_holds_the_lock_and_stands_still_is_named_and_counts_as_si
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_set_than_expected_is_refused_also_while_an_operation_runs() {
-    let (database, set) = (TestDatabase::new().await, slow());
+    let (database, set) = (TestDatabase::new().await, gated());
+    let gate = gate(&database).await;
     let (daemon, older) = (TestDaemon::start(&database, &set).await, TestDaemon::start(&database, &Set::of(&[])).await);
     let digest = daemon.status().await.embedded_set_digest;
     let (operation, stream) = running(&daemon).await;
     let request = pb::ApplyRequest { expected_set_digest: digest, ..Default::default() };
     older.apply(request.clone()).await.failure().assert(Code::FailedPrecondition, "SET_MISMATCH");
     daemon.apply(request.clone()).await.failure().assert(Code::Aborted, "BUSY");
+    drop(gate);
     drain(stream).await;
     // What the newer release accepted, the older one tells all the same.
     let again = pb::ApplyRequest { request_id: uuid::Uuid::new_v4().to_string(), ..request };

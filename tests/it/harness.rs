@@ -24,7 +24,7 @@ pub use wire::Wire;
 use std::time::{Duration, Instant};
 
 /// As long as anything may take on a busy machine before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until `check` returns something, looking often; panics with `what` when it does not in time.
 pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
