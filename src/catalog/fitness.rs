@@ -24,12 +24,24 @@ pub fn parts(name: &str, version: &Version, direction: Direction, script: &Scrip
     let part = |unit: Unit<'_>| (Checksum::of_script(unit.body.sql).to_string(), unit.settles_by());
     match found {
         Ok(units) => Ok(units.into_iter().map(part).collect()),
-        Err((hazard, place)) => Err(unfit(&direction.file(name), version, &script.sql, hazard, place)),
+        Err(found) => Err(unfit(&direction.file(name), version, script, found)),
     }
 }
 
-fn unfit(file: &str, version: &Version, sql: &str, hazard: Hazard, place: Place) -> Failure {
+fn unfit(file: &str, version: &Version, script: &Script, (hazard, place): (Hazard, Place)) -> Failure {
     let (reason, problem, cure) = words(hazard);
+    let sql = &*script.sql;
+    let of_pg_dump = || is_of_pg_dump(&sql::excerpt(sql, place).0);
+    let (problem, cure) = match hazard {
+        Hazard::NeedsPsql if of_pg_dump() => {
+            (problem, "pg_dump wrote it, at the dump's beginning and end: delete both lines")
+        }
+        Hazard::NeedsNoTransaction if script.mode == Mode::NonTransactional => (
+            "this statement cannot run in a transaction, and stands between the file's BEGIN and COMMIT",
+            "Write it before the BEGIN or behind the COMMIT",
+        ),
+        _ => (problem, cure),
+    };
     not_run(reason, file, version, (sql, place), problem, cure)
 }
 
@@ -77,6 +89,11 @@ pub fn not_run(
         .with("consequence", CONSEQUENCE)
 }
 
+/// `\restrict` and `\unrestrict`, which every dump has had since August 2025.
+fn is_of_pg_dump(line: &str) -> bool {
+    matches!(line.split_whitespace().next(), Some("\\restrict" | "\\unrestrict"))
+}
+
 /// The reason, what is wrong, and what to write instead.
 fn words(hazard: Hazard) -> (Reason, &'static str, &'static str) {
     match hazard {
@@ -103,7 +120,7 @@ fn words(hazard: Hazard) -> (Reason, &'static str, &'static str) {
         Hazard::NeedsClient => (
             Reason::NeedsClient,
             "this statement exchanges data with a client, and a migration has none",
-            "Use INSERT, or COPY with a file on the server",
+            "Use INSERT (pg_dump --inserts, or --rows-per-insert=1000), or COPY with a file on the server",
         ),
     }
 }
@@ -117,6 +134,21 @@ mod tests {
         let script = Script::new("SELECT 1;\n  VACUUM t;\nSELECT 2;", Mode::Transactional);
         let failure = parts("1_a", &"1".parse().unwrap(), Direction::Up, &script).unwrap_err();
         insta::assert_snapshot!(failure.message, @"1_a/up.sql, line 2, column 3, statement 2 of 3: this statement cannot run in a transaction, and its file is one. Put it into a migration of its own whose metadata.toml says run_in_transaction = false. Nothing of the file was run");
+        let problem = |sql: &str, mode| {
+            let failure = parts("1_a", &"1".parse().unwrap(), Direction::Up, &Script::new(sql, mode)).unwrap_err();
+            (failure.metadata["problem"].clone(), failure.metadata["meaning"].clone())
+        };
+        let block = problem("BEGIN; VACUUM t; COMMIT", Mode::NonTransactional);
+        assert!(
+            block.0.contains("between the file's BEGIN and COMMIT") && block.1.contains("before the BEGIN"),
+            "{block:?}"
+        );
+        for command in ["\\restrict AbC", "SELECT 1;\n\\unrestrict AbC\n"] {
+            let dump = problem(command, Mode::Transactional);
+            assert!(dump.1.contains("pg_dump wrote it"), "{dump:?}");
+        }
+        assert!(!problem("\\i other.sql", Mode::Transactional).1.contains("pg_dump"));
+        assert!(problem("COPY t FROM stdin", Mode::Transactional).1.contains("--inserts"));
         let told = ["line", "column", "statement", "statements", "source", "source_column"];
         assert_eq!(told.map(|key| failure.metadata[key].as_str()), ["2", "3", "2", "3", "  VACUUM t;", "3"]);
     }

@@ -58,12 +58,12 @@ pub const CONFIGURED_PATH: &str = "RESET search_path";
 pub const OWN_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The session's own settings, each said explicitly because a role, a database or the server may have set it otherwise.
-/// UTC is what Diesel's connections use. A connection that is gone is noticed by the server within 2 s (14 and later).
+/// UTC is what Diesel's connections use, and strings are read as `sql/split.rs` reads them. A connection that is gone is noticed by the server within 2 s (14 and later).
 /// The first is [`OWN_PATH`].
 pub fn settings(server_major: u32) -> &'static str {
     macro_rules! since_13 {
         () => {
-            "SET search_path=pg_catalog,pg_temp;SET application_name='schemad';SET TimeZone='UTC';SET statement_timeout=0;SET lock_timeout='5s';\
+            "SET search_path=pg_catalog,pg_temp;SET standard_conforming_strings=on;SET application_name='schemad';SET TimeZone='UTC';SET statement_timeout=0;SET lock_timeout='5s';\
              SET idle_in_transaction_session_timeout=0;SET tcp_keepalives_idle=30;SET tcp_keepalives_interval=10;\
              SET tcp_keepalives_count=3"
         };

@@ -54,6 +54,17 @@ pub async fn diesel_table(client: &Client) -> Result<String, Error> {
     rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Lost("the ledger is empty".into()))
 }
 
+/// A statement that failed left nothing, so the next try begins as the first did: which indexes there were before is forgotten.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn forget_try(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
+    let change =
+        "UPDATE schemad.statements SET indexes_before = NULL WHERE step = $1 AND ordinal = $2 AND state = 'pending'";
+    insist!(client.query_typed(change, &[(&step, Type::INT8), (&ordinal, Type::INT4)]))?;
+    Ok(())
+}
+
 /// What an earlier try left is removed: its row in the journal becomes that of the part (checksum, how it settles) which stands there
 /// now, or goes.
 ///

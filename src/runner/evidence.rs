@@ -27,6 +27,13 @@ pub(super) struct Found {
     pub before: Option<Vec<u32>>,
 }
 
+impl Found {
+    /// A try left nothing that another would have to know of.
+    pub fn is_nothing(&self) -> bool {
+        !self.took_effect && self.invalid.is_empty() && self.half_dropped.is_empty() && self.instead.is_none()
+    }
+}
+
 /// The indexes of the table $1 that a try of this statement made: valid ones that were not there before, under its name if it has
 /// one; invalid ones under its name, or without one that were not there before, unless somebody is building them just now.
 const MADE: &str = "SELECT c.oid::regclass::text, i.indisvalid FROM pg_catalog.pg_index i \

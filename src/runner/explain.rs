@@ -89,6 +89,10 @@ fn consequence(failed: &ScriptError, doubt: Option<&Version>) -> String {
     const GOES_ON: &str =
         "the next Apply goes on from there (a down: the next Rollback); what did not run yet may be changed";
     match (doubt, failed.undone) {
+        // The guard found another transaction than the one that schemad began, so that was ended, one way or the other.
+        _ if failed.error.sqlstate == "SCH03" => "What the file did before it ended its transaction may be committed and stay; what came \
+             behind that was undone. Look what of it is there, and put it right by hand before the file is run again"
+            .into(),
         (Some(version), _) => format!(
             "It may have committed a part of its work before it failed. Look what of it is there; nothing is applied or rolled back \
              until you say so: `schemad resolve {version} --applied` (or --not-applied, or --retry when doing it again does no \

@@ -19,6 +19,7 @@ use crate::{
         lock::LockedSession,
         session::{CONFIGURED_PATH, Notice, insist},
     },
+    ledger::journals,
     sql::{Outside, Statement},
 };
 
@@ -79,15 +80,18 @@ async fn refused(
         broken => broken,
     };
     let within = clean_up_within(&broken);
-    if let Ok(left) = look(session, part, what, found.before).await
-        && !left.invalid.is_empty()
-        && set(session, part, Timeouts::within(within)).await.is_ok()
-    {
-        for index in &left.invalid {
-            let dropped = session.client().batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await;
-            let what = if dropped.is_ok() { "removed" } else { "the next try will remove" };
-            observer
-                .notice(part.index, note(format!("{what} the invalid index {index}, which the failed statement left")));
+    let mut leaves_nothing = false;
+    if let Ok(left) = look(session, part, what, found.before).await {
+        leaves_nothing = left.is_nothing();
+        if !left.invalid.is_empty() && set(session, part, Timeouts::within(within)).await.is_ok() {
+            leaves_nothing = left.half_dropped.is_empty();
+            for index in &left.invalid {
+                let dropped = session.client().batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await.is_ok();
+                leaves_nothing &= dropped;
+                let what = if dropped { "removed" } else { "the next try will remove" };
+                let told = format!("{what} the invalid index {index}, which the failed statement left");
+                observer.notice(part.index, note(told));
+            }
         }
     }
     // A cancel of the statement may come so late that it hits this.
@@ -97,7 +101,11 @@ async fn refused(
         write(session, &take_back, part.step.lock_wait, orders).await
     });
     session.take_notices(); // that there was no transaction to end
-    match taken_back {
+    let forgotten = match taken_back {
+        Ok(()) if leaves_nothing => journals::forget_try(session.ledger(), part.step.id, part.ordinal()).await,
+        taken_back => taken_back,
+    };
+    match forgotten {
         Ok(()) => broken,
         Err(error) => answer::of_our_own(error),
     }

@@ -54,6 +54,7 @@ mod planted;
 mod pool;
 mod pooler;
 mod probe;
+mod real_files;
 mod reference_set;
 mod refusals;
 mod rehearse;

@@ -44,6 +44,10 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
                  BEGIN ... COMMIT, or out of the function that calls it"
             }
         },
+        "55006" if error.message.contains("pending trigger events") => {
+            "The file changed rows of the table, and its deferred constraints or triggers wait for the end of the transaction: write SET \
+             CONSTRAINTS ALL IMMEDIATE before this statement, or put it into a migration of its own"
+        }
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
         "42501" => {
             // What the guards lack a right on is named in their own statements.

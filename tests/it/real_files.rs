@@ -1,0 +1,87 @@
+//! What real files hold: each was met in somebody's migrations, and stands for its kind.
+
+use schemad::grpc::pb;
+use tonic::Code;
+
+use crate::harness::{Set, TestDaemon, TestDatabase};
+
+/// The server reads strings as the splitter does, whatever the URL says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backslash_before_a_quote_ends_no_transaction() {
+    let database = TestDatabase::new().await;
+    database.execute("CREATE TABLE q (t text)").await;
+    let up = r"INSERT INTO q VALUES ('a\'); SELECT 1; INSERT INTO q VALUES (' COMMIT; b');";
+    let set = Set::of(&[("1_a", up, "DELETE FROM q;")]);
+    let separator = if database.url.contains('?') { '&' } else { '?' };
+    let url = format!("{}{separator}options=-c%20standard_conforming_strings%3Doff", database.url);
+    let daemon = TestDaemon::launch(crate::harness::daemon::settings(&url), &set).await;
+    daemon.until_ready().await;
+    daemon.apply_all().await.finished();
+    assert_eq!(database.texts("SELECT t FROM q ORDER BY t DESC").await, [r"a\", " COMMIT; b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_in_a_body_of_sql_are_no_end_of_it() {
+    let database = TestDatabase::new().await;
+    if database.server_major().await < 14 {
+        return; // there are no such bodies
+    }
+    let up = "CREATE FUNCTION f() RETURNS TABLE (a int, b int) BEGIN ATOMIC SELECT 1 AS end, CASE WHEN true THEN 2 END case; \
+        SELECT t.end, t.case FROM (SELECT 3 AS end, 4 AS case) t; END; CREATE TABLE after (n int);";
+    let set = Set::of(&[("1_f", up, "DROP TABLE after; DROP FUNCTION f();")]);
+    set.add_non_transactional(
+        "2_f",
+        &up.replace("f()", "g()").replace("after", "last"),
+        "DROP TABLE last; DROP FUNCTION g();",
+    );
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    assert_eq!(database.text("SELECT a + b FROM g()").await, "7");
+    assert_eq!(daemon.rollback_all().await.done(), ["2", "1"]);
+}
+
+/// A statement outside a transaction that failed and left nothing has not half applied its file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_failed_and_left_nothing_is_not_half_applied() {
+    for (table, up, left) in [
+        (
+            "CREATE TABLE t (n int) PARTITION BY RANGE (n)",
+            "CREATE INDEX CONCURRENTLY i ON t (n);",
+            "on partitioned table",
+        ),
+        ("CREATE TABLE t (n int)", "CREATE INDEX CONCURRENTLY i ON t (nowhere);", "does not exist"),
+        ("CREATE TABLE t (n int)", "DROP INDEX CONCURRENTLY nowhere;", "does not exist"),
+    ] {
+        let (database, set) = (TestDatabase::new().await, Set::tables(0));
+        database.execute(table).await;
+        set.add("1_a", "CREATE TABLE a (n int);", "DROP TABLE a;");
+        set.add_non_transactional("2_i", up, "SELECT 1;");
+        let daemon = TestDaemon::start(&database, &set).await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+        assert!(failed.message.contains(left), "{}", failed.message);
+        let state = async || {
+            let status = daemon.status().await;
+            (status.state(), status.problems.len())
+        };
+        assert_eq!(state().await, (pb::SchemaState::Behind, 0), "{up}");
+        assert_eq!(daemon.rollback_all().await.done(), ["1"]);
+        assert_eq!(state().await, (pb::SchemaState::Empty, 0), "{up}");
+        daemon.stop().await;
+    }
+}
+
+/// The server's words for each, and what schemad says beside them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_refuses_in_real_files_comes_with_help() {
+    let pending = "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED); \
+        INSERT INTO p VALUES (1); INSERT INTO c VALUES (1); ALTER TABLE c ADD n int;";
+    for (up, help) in [(pending, "SET CONSTRAINTS ALL IMMEDIATE before this statement")] {
+        let (database, set) = (TestDatabase::new().await, Set::of(&[("1_a", up, "")]));
+        let daemon = TestDaemon::start(&database, &set).await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+        assert!(failed.message.contains(help), "{}", failed.message);
+        daemon.stop().await;
+    }
+}
