@@ -152,7 +152,11 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
     report.add("role", role::attributes(&asking).await);
     report.add("migrating role", role::migrating(&session, plan.role.as_deref()).await);
     report.add("rights", role::rights(&asking).await);
-    report.add("migrating login", role::login(&asking, plan.role.as_deref()).await);
+    report.add(
+        "migrating login",
+        role::login(&asking, plan.migration_database.as_ref().map(|_| plan.database.login()), plan.role.as_deref())
+            .await,
+    );
     report.add("visibility", role::visibility(&keeping).await);
     report.add("settings", role::settings(&asking).await);
     report.add("search_path", role::search_path(&asking, plan.role.as_deref()).await);

@@ -354,7 +354,7 @@ const FUNCTIONS: &[Function] = &[
     ("runner::message", |s| {
         let (lock_wait, lock_timeout) = (Duration::ZERO, Duration::ZERO);
         let step = Step { id: 1, sql: s, lock_wait, lock_timeout, role: None, earlier: None, journaled: None };
-        black_box(message::of(&step, "public.d", "RESET ALL"));
+        black_box(message::of(&step, Some("public.d"), "RESET ALL"));
     }),
     ("runner::explain and the snippet", |s| {
         for failed in refused(s) {

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub ledger: Option<LedgerInfo>,
     /// The Diesel table, when there is one: schema-qualified and quoted where needed.
     pub diesel_table: Option<String>,
+    /// Its oid.
+    pub diesel_oid: Option<u32>,
     /// One row for each version in the Diesel table or the ledger, in version order.
     pub rows: Vec<Row>,
     /// The operation that holds the lock.

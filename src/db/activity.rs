@@ -121,7 +121,8 @@ impl std::fmt::Display for Blocker {
 /// # Errors
 /// The database's, or its loss.
 pub async fn own(client: &Client) -> Result<Backend, Error> {
-    let query = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint FROM pg_catalog.pg_stat_activity a \
+    // A login whose settings name another role may not see when it began itself.
+    let query = "SELECT a.pid, coalesce((extract(epoch FROM a.backend_start) * 1000000)::bigint, 0) FROM pg_catalog.pg_stat_activity a \
                  WHERE a.pid = pg_catalog.pg_backend_pid()";
     let rows = client.query_typed(query, &[]).await?;
     let row = rows.first().ok_or_else(|| Error::Lost("the server does not list this session".into()))?;

@@ -29,8 +29,8 @@ pub struct Keeper {
 pub struct Migrating {
     /// Its process id.
     pub pid: i32,
-    /// When it began.
-    pub started: SystemTime,
+    /// When it began, where either login may see it: not where a setting of the login names another role.
+    pub started: Option<SystemTime>,
     /// Its current_user: another than the login where a setting of the login names a role.
     pub user: String,
     /// Its session_user: the login.
@@ -38,14 +38,14 @@ pub struct Migrating {
 }
 
 /// The session itself, and whether the ledger is kept by the login $1 instead: that may write it (or make it), and this session's own
-/// has no right on it at all (or may not make it). A login with only some of the rights is one that lacks the others.
+/// has no right to change it (or may not make it). A login with only some of those rights is one that lacks the others.
 const WHO: &str = "SELECT a.pid, a.backend_start, current_user::text, session_user::text, EXISTS (SELECT FROM pg_roles o \
         LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
         LEFT JOIN pg_class t ON t.relnamespace = s.oid AND t.relname = 'operations' \
         LEFT JOIN pg_database d ON d.datname = current_database() \
         WHERE o.rolname = $1 AND o.rolname <> session_user AND CASE \
             WHEN t.oid IS NOT NULL THEN has_table_privilege(o.oid, t.oid, 'INSERT') \
-                AND NOT has_table_privilege(t.oid, 'SELECT, INSERT, UPDATE, DELETE') \
+                AND NOT has_table_privilege(t.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') \
             WHEN s.oid IS NOT NULL THEN has_schema_privilege(o.oid, s.oid, 'CREATE') AND NOT has_schema_privilege(s.oid, 'CREATE') \
             ELSE has_database_privilege(o.oid, d.oid, 'CREATE') AND NOT has_database_privilege(d.oid, 'CREATE') END) \
     FROM pg_stat_activity a WHERE a.pid = pg_backend_pid()";
@@ -73,8 +73,14 @@ impl Logins {
         if !row.get::<_, bool>(4) {
             return Ok(session);
         }
-        let of = Migrating { pid: row.get(0), started: row.get(1), user: row.get(2), login: row.get(3) };
-        let keeper = Keeper { session: Session::open(reading).await?, url: reading.clone(), of };
+        let mut of = Migrating { pid: row.get(0), started: row.get(1), user: row.get(2), login: row.get(3) };
+        let keeping = Session::open(reading).await?;
+        if of.started.is_none() {
+            let seen = "SELECT a.backend_start FROM pg_stat_activity a WHERE a.pid = $1";
+            let rows = keeping.client().query_typed(seen, &[(&of.pid, Type::INT4)]).await?;
+            of.started = rows.first().and_then(|row| row.get(0));
+        }
+        let keeper = Keeper { session: keeping, url: reading.clone(), of };
         Ok(session.with_keeper(keeper))
     }
 
@@ -86,7 +92,8 @@ impl Logins {
         let session = self.open().await?;
         pooler::prove_direct(&session, &self.migrating).await?;
         if let Some(keeper) = session.keeper() {
-            pooler::prove_direct(&keeper.session, &keeper.url).await?;
+            let proved = pooler::prove_direct(&keeper.session, &keeper.url).await;
+            proved.map_err(of_the_keeper)?;
         }
         Ok(session)
     }
@@ -98,6 +105,14 @@ impl Logins {
     pub async fn open_ledger(&self) -> Result<Session, Error> {
         Ok(self.open().await?.into_ledger_session())
     }
+}
+
+/// The address that is at fault is the other one.
+fn of_the_keeper(error: Error) -> Error {
+    let Error::Pooler(_) = error else { return error };
+    let told = "DATABASE_URL goes through a transaction pooler (two connections share a server connection), and its login keeps the \
+        ledger, because that of MIGRATION_DATABASE_URL may not write it: set DATABASE_URL to a direct or session-pooled address";
+    Error::Pooler(told.into())
 }
 
 impl From<DatabaseUrl> for Logins {

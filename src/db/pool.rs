@@ -13,7 +13,7 @@ use std::{
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 
 use tokio::task::JoinHandle;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, error::SqlState};
 
 use super::{DatabaseUrl, Error, SqlError, connect::Connected, error::LOCK_TIMEOUT_IS_OVER};
 
@@ -63,9 +63,14 @@ pub struct Reader {
     /// The settings of a reading transaction are the session's own.
     keeps_settings: bool,
     whose: Whose,
+    /// The last message of SQLSTATE [`TOLD`].
+    told: Arc<Mutex<Option<String>>>,
     last_used: Instant,
     driver: JoinHandle<()>,
 }
+
+/// The SQLSTATE with which a block of schemad's own tells its result, which it has no other way to return.
+pub const TOLD: &str = "SCH0F";
 
 impl Drop for Reader {
     /// Closes the connection even when an answer is still awaited.
@@ -82,9 +87,16 @@ impl Reader {
     pub async fn connect(url: &DatabaseUrl, application_name: &str, whose: Whose) -> Result<Self, Error> {
         let Connected { client, mut connection, .. } = url.connect(application_name).await?;
         let closed = Arc::new(AtomicBool::new(false));
-        let flag = closed.clone();
+        let told = Arc::<Mutex<Option<String>>>::default();
+        let (flag, tells) = (closed.clone(), told.clone());
         let driver = tokio::spawn(async move {
-            while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notice(notice) = message
+                    && notice.code().code() == TOLD
+                {
+                    *tells.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
+                }
+            }
             flag.store(true, Ordering::Release);
         });
         // diesel-async prepares what it sets up. A transaction keeps that on one server connection, whatever pooler is between.
@@ -92,7 +104,7 @@ impl Reader {
         let failed = |cause: String| Error::Connect { target: url.target().into(), cause };
         let mut conn = AsyncPgConnection::try_from(client).await.map_err(|e| failed(e.to_string()))?;
         conn.batch_execute("COMMIT").await.map_err(|e| failed(e.to_string()))?;
-        Ok(Self { conn, closed, dirty: false, keeps_settings: false, whose, last_used: Instant::now(), driver })
+        Ok(Self { conn, closed, dirty: false, keeps_settings: false, whose, told, last_used: Instant::now(), driver })
     }
 
     /// Makes the settings of a reading transaction the session's own, so that a single statement needs no transaction. Only on a
@@ -101,7 +113,7 @@ impl Reader {
     /// # Errors
     /// The database's, or its loss.
     pub async fn keep_settings(&mut self) -> Result<(), Error> {
-        let settings = "SET search_path=pg_catalog,pg_temp;SET lock_timeout='500ms';SET statement_timeout='10s';\
+        let settings = "SET search_path=pg_catalog,pg_temp;SET quote_all_identifiers=off;SET lock_timeout='500ms';SET statement_timeout='10s';\
                         SET default_transaction_read_only=on";
         let kept = self.conn.batch_execute(settings).await;
         kept.map_err(|error| self.error(error))?;
@@ -112,6 +124,29 @@ impl Reader {
     /// Whether [`Reader::keep_settings`] was called.
     pub fn keeps_settings(&self) -> bool {
         self.keeps_settings
+    }
+
+    /// Runs a block, in a reading transaction where the settings are not the session's own, and returns what it told.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub async fn told_by(&mut self, block: &str) -> Result<Option<String>, Error> {
+        self.take_told();
+        let is_in_transaction = !self.keeps_settings;
+        if is_in_transaction {
+            self.begin().await?;
+        }
+        let done = self.conn.batch_execute(block).await;
+        if is_in_transaction {
+            self.end(done).await?
+        } else {
+            done.map_err(|error| self.error(error))?
+        };
+        Ok(self.take_told())
+    }
+
+    fn take_told(&self) -> Option<String> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whose ledger it reads.
@@ -129,7 +164,7 @@ impl Reader {
     /// [`Error::Lost`]: the connection does not work any more.
     pub async fn begin(&mut self) -> Result<(), Error> {
         self.dirty = true;
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL search_path=pg_catalog,pg_temp;\
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL search_path=pg_catalog,pg_temp;SET LOCAL quote_all_identifiers=off;\
                      SET LOCAL lock_timeout='500ms';SET LOCAL statement_timeout='10s'";
         // On a connection that works this cannot be refused; what comes back here is why the server has closed it.
         self.conn.batch_execute(begin).await.map_err(|e| Error::Lost(e.to_string()))

@@ -63,7 +63,7 @@ pub const OWN_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn settings(server_major: u32) -> &'static str {
     macro_rules! since_13 {
         () => {
-            "SET search_path=pg_catalog,pg_temp;SET standard_conforming_strings=on;SET application_name='schemad';SET TimeZone='UTC';SET statement_timeout=0;SET lock_timeout='5s';\
+            "SET search_path=pg_catalog,pg_temp;SET standard_conforming_strings=on;SET application_name='schemad';SET TimeZone='UTC';SET quote_all_identifiers=off;SET statement_timeout=0;SET lock_timeout='5s';\
              SET idle_in_transaction_session_timeout=0;SET tcp_keepalives_idle=30;SET tcp_keepalives_interval=10;\
              SET tcp_keepalives_count=3"
         };
@@ -106,7 +106,7 @@ pub(crate) use insist;
 type LeftOut = Arc<Mutex<BTreeMap<Option<i64>, u64>>>;
 
 /// Something the server said beside the result.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Notice {
     /// The step that ran, as the first guard announced it.
     pub step: Option<i64>,
@@ -114,6 +114,10 @@ pub struct Notice {
     pub severity: String,
     /// The message.
     pub message: String,
+    /// What stands beside it; empty without.
+    pub detail: String,
+    /// What the server advises; empty without.
+    pub hint: String,
 }
 
 /// A session for changing the schema. Dropping it closes the connection, also when an answer is still awaited, which ends its
@@ -289,9 +293,15 @@ impl Session {
         Ok(self.client.batch_execute(&self.pins).await?)
     }
 
-    /// Where Diesel's table is, as [`Session::pin`] said.
-    pub fn pinned_table(&self) -> Option<&str> {
-        self.pinned_table.as_deref()
+    /// Whether [`Session::pin`] was called.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned_table.is_some()
+    }
+
+    /// Where Diesel's table is, as [`Session::pin`] said, for who may lock it: where another login keeps the ledger, this one has no right
+    /// on it.
+    pub fn table_to_lock(&self) -> Option<&str> {
+        self.pinned_table.as_deref().filter(|_| self.keeper.is_none())
     }
 
     /// What ends whatever a script left in the session, and makes the settings again. It can run in a transaction.
@@ -330,7 +340,7 @@ impl Session {
         let message = format!(
             "{count} more messages are left out: of what a step, or a part of one, says, the first {NOTICES_PER_STEP} are passed on"
         );
-        Some(Notice { step: Some(step), severity: "NOTICE".into(), message })
+        Some(Notice { step: Some(step), severity: "NOTICE".into(), message, ..Notice::default() })
     }
 
     /// Ends the transaction and whatever else a failed step left, and makes the settings again.
@@ -361,9 +371,14 @@ async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>, left_o
             (step, room) = (notice.message().parse().ok(), NOTICES_PER_STEP);
             continue;
         }
-        let message = notice.message();
-        let end = message.floor_char_boundary(NOTICE_BYTES);
-        let notice = || Notice { step, severity: notice.severity().into(), message: message[..end].into() };
+        let kept = |text: &str| text[..text.floor_char_boundary(NOTICE_BYTES)].to_owned();
+        let notice = || Notice {
+            step,
+            severity: notice.severity().into(),
+            message: kept(notice.message()),
+            detail: notice.detail().map(kept).unwrap_or_default(),
+            hint: notice.hint().map(kept).unwrap_or_default(),
+        };
         // A full channel drops it. Who watches a migration never slows it.
         if room == 0 || notices.try_send(notice()).is_err() {
             *left_out.lock().unwrap_or_else(PoisonError::into_inner).entry(step).or_default() += 1;

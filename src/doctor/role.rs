@@ -78,27 +78,37 @@ pub(super) async fn rights(asking: &Asking<'_>) -> Result<Check, Error> {
     })
 }
 
-/// Whether what a migration's script can do with its session stops before the ledger: it runs on another login's session then. `role`:
-/// runs the migrations.
-pub(super) async fn login(asking: &Asking<'_>, role: Option<&str>) -> Result<Check, Error> {
+/// Whether what a migration's script can do with its session stops before the ledger: it runs on another login's session then. `other`: the
+/// login of DATABASE_URL, where migrations run as another; `role`: runs the migrations.
+pub(super) async fn login(asking: &Asking<'_>, other: Option<&str>, role: Option<&str>) -> Result<Check, Error> {
     const NAME: &str = "migrating login";
     let Some(keeper) = asking.0.keeper() else {
         let found = "the login that runs migrations keeps the ledger, too: a script can do to it what that login can";
-        return Ok(Check::ok(NAME, found));
+        // Two logins that may both write it: somebody wanted them apart.
+        let both = "SELECT 'REVOKE ALL ON ALL TABLES IN SCHEMA schemad FROM ' || quote_ident(session_user) FROM pg_namespace s \
+            JOIN pg_class t ON t.relnamespace = s.oid AND t.relname = 'operations' JOIN pg_roles o ON o.rolname = $1 AND o.rolname <> session_user \
+            WHERE s.nspname = 'schemad' AND has_table_privilege(o.oid, t.oid, 'INSERT') AND t.relowner <> \
+                (SELECT m.oid FROM pg_roles m WHERE m.rolname = session_user)";
+        let both = asking.all(both, &[(&other, Type::TEXT)]).await?;
+        return Ok(match both.first() {
+            Some(row) => Check::warn(NAME, format!("{found}, although DATABASE_URL's could keep it"))
+                .todo(row.get::<_, String>(0)),
+            None => Check::ok(NAME, found),
+        });
     };
     let (keeps, runs) = (keeper.url.role(), crate::sql::ident(&keeper.of.login));
-    // What either of the two could do to the ledger, or become.
-    let ways = "SELECT DISTINCT 'REVOKE ' || p.right || ' ON schemad.' || quote_ident(c.relname) || ' FROM ' || \
-            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
-        FROM pg_namespace s JOIN pg_class c ON c.relnamespace = s.oid AND c.relkind = 'r' \
-        CROSS JOIN LATERAL aclexplode(c.relacl) a CROSS JOIN LATERAL (SELECT a.privilege_type AS right) p \
-        JOIN pg_roles r ON r.rolname IN (session_user, $1) AND (a.grantee = 0 OR pg_has_role(r.oid, a.grantee, 'MEMBER')) \
-        WHERE s.nspname = 'schemad' AND p.right <> 'SELECT' AND a.grantee <> c.relowner \
-        UNION SELECT 'REVOKE ' || quote_ident(o.rolname) || ' FROM ' || quote_ident(r.rolname) \
-        FROM pg_namespace s JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = 'operations' JOIN pg_roles o ON o.oid = c.relowner \
-        JOIN pg_roles r ON r.rolname IN (session_user, $1) AND pg_has_role(r.oid, o.oid, 'MEMBER') \
-        WHERE s.nspname = 'schemad' ORDER BY 1";
-    let ways = asking.all(ways, &[(&role, Type::NAME)]).await?;
+    // What either of the two, or a role that it can take, may do to a table or a column of the ledger.
+    let ways = "WITH reachable AS (SELECT DISTINCT r.oid, r.rolname FROM pg_roles m JOIN pg_roles r ON pg_has_role(m.oid, r.oid, 'MEMBER') \
+            WHERE m.rolname IN (session_user, $1)), \
+        tables AS (SELECT c.oid, c.relname, c.relowner FROM pg_namespace s JOIN pg_class c ON c.relnamespace = s.oid AND c.relkind = 'r' \
+            WHERE s.nspname = 'schemad') \
+        SELECT format('REVOKE ALL ON schemad.%I FROM %s', t.relname, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) \
+        FROM tables t CROSS JOIN LATERAL (SELECT x.grantee, x.privilege_type FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = t.oid \
+            UNION ALL SELECT x.grantee, x.privilege_type FROM pg_attribute b, aclexplode(b.attacl) x WHERE b.attrelid = t.oid) a \
+        WHERE a.privilege_type <> 'SELECT' AND a.grantee <> t.relowner AND (a.grantee = 0 OR a.grantee IN (SELECT oid FROM reachable)) \
+        UNION SELECT format('REVOKE %I FROM %I', w.rolname, m.rolname) FROM reachable w JOIN pg_auth_members g ON g.roleid = w.oid \
+            JOIN reachable m ON m.oid = g.member WHERE w.rolname = 'pg_write_all_data' OR w.oid IN (SELECT relowner FROM tables) ORDER BY 1";
+    let ways = asking.all(ways, &[(&role, Type::TEXT)]).await?;
     let found = format!("{keeps} keeps the ledger, and migrations run in sessions of {runs}");
     Ok(match ways.is_empty() {
         true => Check::ok(NAME, format!("{found}, which cannot write it")),

@@ -202,8 +202,10 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
                 direction: direction(*way).into(),
             })
         }
-        Event::Notice { version, severity, message } => {
-            Pb::Notice(pb::Notice { version: version.clone(), severity: severity.clone(), message: message.clone() })
+        Event::Notice { version, severity, message, detail, hint } => {
+            let [version, severity, message, detail, hint] =
+                [version, severity, message, detail, hint].map(String::clone);
+            Pb::Notice(pb::Notice { version, severity, message, detail, hint })
         }
         Event::Retrying { version, attempt, sqlstate, message, delay } => Pb::Retrying(pb::Retrying {
             version: version.clone(),

@@ -91,7 +91,7 @@ pub struct Existing {
 pub async fn claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, Error> {
     let client = session.ledger();
     let of = session.keeper().map(|keeper| &keeper.of);
-    let (pid, started) = (of.map(|of| of.pid), of.map(|of| of.started));
+    let (pid, started) = (of.map(|of| of.pid), of.and_then(|of| of.started));
     loop {
         let id = Uuid::now_v7();
         let wait = new.queue_timeout.saturating_add(QUEUE_SLACK).as_secs_f64();
@@ -99,7 +99,8 @@ pub async fn claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, E
             .query_typed(
                 "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, \
                      backend_pid, backend_start, queue_until, reason) \
-                 SELECT $1, $2, $3, $4, $5, 'pending', $6, coalesce($9, a.pid), coalesce($10, a.backend_start), \
+                 SELECT $1, $2, $3, $4, $5, 'pending', $6, coalesce($9, a.pid), \
+                     CASE WHEN $9 IS NULL THEN a.backend_start ELSE $10 END, \
                      clock_timestamp() + make_interval(secs => $7), $8 FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() \
                  ON CONFLICT (principal, request_id) DO NOTHING RETURNING created_at",
                 &[

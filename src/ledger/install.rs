@@ -46,7 +46,7 @@ const TABLES: [(i32, &str); 10] = [
     (2, "watchers"),
     (4, "rehearsals"),
 ];
-const FUNCTIONS: [(i32, &str); 13] = [
+const FUNCTIONS: [(i32, &str); 16] = [
     (1, "begin_step_v1"),
     (1, "finish_step_v1"),
     (1, "note_statement_v1"),
@@ -56,6 +56,9 @@ const FUNCTIONS: [(i32, &str); 13] = [
     (5, "finish_step_v3"),
     (5, "note_statement_v2"),
     (6, "diesel_table_problem_v2"),
+    (6, "is_kept_out_v1"),
+    (6, "lock_diesel_table_v1"),
+    (6, "is_its_turn_v1"),
     (6, "begin_step_v3"),
     (6, "finish_step_v4"),
     (6, "can_be_finished_v1"),
@@ -102,7 +105,7 @@ pub struct Standing {
 pub async fn check(session: &Session) -> Result<State, Failure> {
     let keeping = session.ledger_session();
     let place = Place::of(&one(keeping.client(), PLACE).await?);
-    place.server_may_be_used()?;
+    place.server_may_be_used().map_err(|failure| of_the_keeper(session, failure))?;
     place.is_trusted()?;
     if !place.has_ledger {
         Absent::find(keeping, &place).await?.may_be_created(&place)?;
@@ -120,7 +123,7 @@ pub async fn check(session: &Session) -> Result<State, Failure> {
 pub async fn standing(session: &Session, look: Look) -> Result<Standing, Failure> {
     let keeping = session.ledger_session();
     let (place, contents) = whole(keeping.client()).await?;
-    place.server_may_be_used()?;
+    place.server_may_be_used().map_err(|failure| of_the_keeper(session, failure))?;
     place.is_trusted()?;
     may_be_read(keeping, &place).await?;
     let state = judge(keeping, &place, &contents, look).await?;
@@ -128,6 +131,16 @@ pub async fn standing(session: &Session, look: Look) -> Result<Standing, Failure
         guards_may_be_used(session.client()).await?;
     }
     Ok(Standing { state, is_busy: contents.is_busy })
+}
+
+/// Where another login keeps the ledger, its address is the one that has to be the primary.
+fn of_the_keeper(session: &Session, failure: Failure) -> Failure {
+    if session.keeper().is_none() || failure.reason != Reason::ReadOnlyServer {
+        return failure;
+    }
+    let message = "DATABASE_URL leads to a standby or a read-only server, and its login keeps the ledger, because that of \
+        MIGRATION_DATABASE_URL may not write it: point both at the primary";
+    Failure { message: message.into(), ..failure }
 }
 
 /// The login that runs migrations, where another keeps the ledger: it may call this release's guards, and that is all it needs.
@@ -287,11 +300,16 @@ async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
 /// no code of others. For a transaction.
 pub(super) async fn prepare_diesel_table(client: &Client, name: &str) -> Result<(), db::Error> {
     let there = "SELECT to_regclass($1)::oid";
-    let rows = client.query_typed(there, &[(&name, Type::TEXT)]).await?;
-    let Some(oid) = rows.first().and_then(|row| row.get::<_, Option<u32>>(0)) else {
-        return Ok(client.batch_execute(&diesel_table(name)).await?);
+    let look = async || {
+        let rows = client.query_typed(there, &[(&name, Type::TEXT)]).await?;
+        Ok::<_, db::Error>(rows.first().and_then(|row| row.get::<_, Option<u32>>(0)))
     };
+    if look().await?.is_none() {
+        client.batch_execute(&diesel_table(name)).await?;
+    }
     client.batch_execute(&format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE")).await?;
+    // What the name leads to now is what is locked.
+    let Some(oid) = look().await? else { return Err(db::Error::unsafe_table(name, "it is gone again")) };
     match diesel_problem(client, oid).await? {
         Some(problem) => Err(db::Error::unsafe_table(name, &problem)),
         None => Ok(()),
@@ -417,7 +435,8 @@ macro_rules! place {
             ") AS foreign_function \
                 FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', \
                     'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2', \
-                    'diesel_table_problem_v2', 'begin_step_v3', 'finish_step_v4', 'can_be_finished_v1', 'note_statement_v3')) f \
+                    'diesel_table_problem_v2', 'is_kept_out_v1', 'lock_diesel_table_v1', 'is_its_turn_v1', 'begin_step_v3', 'finish_step_v4', \
+                    'can_be_finished_v1', 'note_statement_v3')) f \
             WHERE b.datname = current_database()"
         )
     };

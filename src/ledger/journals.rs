@@ -6,7 +6,7 @@ use tokio_postgres::{
 };
 
 use super::{operations::StepRow, settle::Settlement};
-use crate::db::{Error, session::insist};
+use crate::db::{Error, lock::operation_lock, session::insist};
 
 /// Begins or takes over the journals of the scripts that are not one transaction, and ends those that others settled.
 pub(super) async fn write(
@@ -52,6 +52,27 @@ pub async fn diesel_table(client: &Client) -> Result<String, Error> {
     let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l";
     let rows = insist!(client.query_typed(query, &[]))?;
     rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Lost("the ledger is empty".into()))
+}
+
+/// Writes the state of a statement (its step, its ordinal) that runs outside a transaction, beside the session that runs it, which has
+/// the process id `holder`. False: that session does not hold the operation lock, or the journal is not where it was.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn note(client: &Client, (step, ordinal): (i64, i32), state: &str, holder: i32) -> Result<bool, Error> {
+    let change = concat!(
+        "UPDATE schemad.statements s SET state = $3, \
+            started_at = CASE $3 WHEN 'pending' THEN NULL ELSE coalesce(s.started_at, clock_timestamp()) END, \
+            finished_at = CASE $3 WHEN 'done' THEN clock_timestamp() END \
+         WHERE s.step = $1 AND s.ordinal = $2 AND s.state <> 'done' \
+            AND EXISTS (SELECT FROM pg_locks k WHERE k.pid = $4 AND ",
+        operation_lock!(),
+        ") RETURNING true"
+    );
+    let values: [(&(dyn ToSql + Sync), Type); 4] =
+        [(&step, Type::INT8), (&ordinal, Type::INT4), (&state, Type::TEXT), (&holder, Type::INT4)];
+    let noted = insist!(client.query_typed(change, &values))?;
+    Ok(!noted.is_empty())
 }
 
 /// A statement that failed left nothing, so the next try begins as the first did: which indexes there were before is forgotten.

@@ -15,7 +15,11 @@ use super::{
     one_database::{IDENTITY, Identity},
 };
 use crate::{
-    db::{Error, error::Foreign, pool::Reader},
+    db::{
+        Error,
+        error::Foreign,
+        pool::{Reader, TOLD},
+    },
     migration::{Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, TriedPart, Version},
 };
 
@@ -50,35 +54,32 @@ pub async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
 
 /// Returns a hash of everything that a snapshot depends on and that others change: the rows of Diesel's table and the ledger's, each by
 /// the transaction that wrote it, and the operations that are open. It is one statement, so looking costs next to nothing while
-/// nothing changes. `None`: where there is no ledger or no Diesel's table, only a whole snapshot tells.
+/// nothing changes; a block, which can lock before it reads, and tells the result in a message. `None`: where there is no ledger or no Diesel's table, only a whole snapshot tells.
 ///
 /// # Errors
 /// The database's, or its loss. An error that the server reports may mean that something is gone, or locked: take a snapshot.
 pub async fn fingerprint(reader: &mut Reader, before: &Snapshot) -> Result<Option<String>, Error> {
-    #[derive(QueryableByName)]
-    struct Found {
-        #[diesel(sql_type = Text)]
-        fingerprint: String,
-    }
-    let (Some(_), Some(table)) = (&before.ledger, &before.diesel_table) else { return Ok(None) };
-    // The name of the table was formed by the server.
-    let query = format!(
-        "SELECT md5(concat_ws('|', pg_is_in_recovery(), to_regclass({literal})::oid, \
+    let (Some(_), Some(table), Some(oid)) = (&before.ledger, &before.diesel_table, before.diesel_oid) else {
+        return Ok(None);
+    };
+    // The name of the table was formed by the server. It is locked before it is read, and has to be the one that was looked at: whoever
+    // owns its schema can put a view in its place, whose functions would run here.
+    let block = format!(
+        "DECLARE result text; BEGIN \
+        LOCK TABLE ONLY {table} IN ACCESS SHARE MODE; \
+        IF to_regclass({literal})::oid = {oid} THEN \
+        SELECT md5(concat_ws('|', pg_is_in_recovery(), \
             (SELECT concat_ws(',', l.xmin, l.ctid) FROM schemad.ledger l), \
             (SELECT string_agg(concat_ws(',', d.version, d.xmin, d.ctid), ';') FROM {table} d), \
             (SELECT string_agg(concat_ws(',', m.version, m.xmin, m.ctid), ';') FROM schemad.migrations m), \
             (SELECT string_agg(concat_ws(',', o.id, o.xmin, o.ctid), ';') FROM schemad.operations o \
                 WHERE o.state IN ('pending', 'running')), \
-            (SELECT string_agg(concat_ws(',', t.step, t.xmin, t.ctid), ';') FROM schemad.statements t))) AS fingerprint",
+            (SELECT string_agg(concat_ws(',', t.step, t.xmin, t.ctid), ';') FROM schemad.statements t))) INTO result; \
+        ELSE result := 'another table'; END IF; \
+        RAISE INFO '%', result USING ERRCODE = '{TOLD}'; END",
         literal = crate::sql::literal(table)
     );
-    let is_in_transaction = !reader.keeps_settings();
-    if is_in_transaction {
-        reader.begin().await?;
-    }
-    let found = sql_query(query).get_result::<Found>(reader.conn()).await;
-    let found = if is_in_transaction { reader.end(found).await } else { found.map_err(|error| reader.error(error)) };
-    found.map(|found| Some(found.fingerprint))
+    reader.told_by(&format!("DO {}", crate::sql::literal(&block))).await
 }
 
 /// The texts of scripts in the ledger, in the order asked for; `None` where the ledger has none.
@@ -143,6 +144,14 @@ async fn read(
     {
         return Ok(Err(error));
     }
+    // Nobody puts something else in its place from here on; what was there before is noticed.
+    if let Some(Table { oid: Some(oid), name: Some(name), .. }) = &table {
+        conn.batch_execute(&format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE")).await?;
+        if !sql_query(IS_THE_SAME).bind::<Text, _>(name).bind::<Oid, _>(oid).get_result::<Same>(conn).await?.same {
+            return Ok(Err(Error::unsafe_table(name, "its name led to another table a moment before")));
+        }
+    }
+    let diesel_oid = table.as_ref().and_then(|table| table.oid);
     let diesel_table = table.and_then(|table| table.name);
     let rows = match (&diesel_table, place.has_ledger) {
         (None, false) => Vec::new(),
@@ -166,6 +175,7 @@ async fn read(
         },
         ledger: ledger.map(|l| LedgerInfo { id: l.id, version: l.version, compatible_with: l.compatible_with }),
         diesel_table,
+        diesel_oid,
         rows,
         running: running.map(OperationRow::from),
     }))
@@ -238,6 +248,14 @@ const LEDGER: &str = concat!(
     table_columns!(),
     " WHERE n.nspname = l.diesel_schema AND d.relname = l.diesel_table) t ON true"
 );
+
+const IS_THE_SAME: &str = "SELECT coalesce(to_regclass($1)::oid = $2, false) AS same";
+
+#[derive(QueryableByName)]
+struct Same {
+    #[diesel(sql_type = Bool)]
+    same: bool,
+}
 
 /// Diesel's table, or what stands in its place.
 #[derive(Clone, QueryableByName)]

@@ -42,6 +42,10 @@ pub enum Event {
         severity: String,
         /// What.
         message: String,
+        /// More of it; empty without.
+        detail: String,
+        /// What the server advises; empty without.
+        hint: String,
     },
     /// The step could not get its locks and was undone.
     Retrying {

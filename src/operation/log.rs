@@ -322,7 +322,8 @@ mod tests {
     use crate::{migration::Direction, operation::StepName};
 
     fn notice(n: usize) -> Event {
-        Event::Notice { version: "1".into(), severity: "NOTICE".into(), message: n.to_string() }
+        let (version, severity, detail, hint) = ("1".into(), "NOTICE".into(), String::new(), String::new());
+        Event::Notice { version, severity, message: n.to_string(), detail, hint }
     }
 
     fn done(ordinal: usize) -> Event {

@@ -380,6 +380,8 @@ impl Observer for Watch<'_> {
             version: self.steps[index].name.version.clone(),
             severity: notice.severity,
             message: notice.message,
+            detail: notice.detail,
+            hint: notice.hint,
         });
     }
 

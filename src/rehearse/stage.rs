@@ -201,7 +201,7 @@ impl Stage {
             self.locked.client().batch_execute("DEALLOCATE ALL").await.map_err(|error| lost(error.into()))?;
             self.prepared.clear();
         }
-        if self.locked.pinned_table().is_none() {
+        if !self.locked.is_pinned() {
             let table = journals::diesel_table(self.locked.client()).await.map_err(lost)?;
             self.locked.pin(self.role.as_deref(), &table).await.map_err(lost)?;
         }

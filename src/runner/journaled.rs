@@ -70,8 +70,6 @@ pub(super) struct Part<'a> {
     pub index: usize,
     /// What is left of its lock_wait.
     pub left: Duration,
-    /// As the server quotes it.
-    pub diesel_table: &'a str,
 }
 
 impl Part<'_> {
@@ -97,14 +95,12 @@ pub(super) async fn run(
     let begun = Instant::now();
     let mut finished = false;
     let mut left = Some(left);
-    // As the daemon found it: the ledger's row may have been changed since.
-    let diesel_table = session.pinned_table().unwrap_or_default().to_owned();
     for (n, unit) in journaled.units.iter().enumerate().skip(progress.done) {
         if let Some(halt) = orders.halted() {
             return Err(Broken::Halted(halt));
         }
         let left = left.take().unwrap_or(step.lock_wait);
-        let part = Part { step, journaled, unit, number: n + 1, index, left, diesel_table: &diesel_table };
+        let part = Part { step, journaled, unit, number: n + 1, index, left };
         let then = if part.number == journaled.units.len() { Then::Finish } else { Then::Note(part.number) };
         let begun = Instant::now();
         observer.statement_started(index, unit.statements_before + 1);
@@ -146,7 +142,7 @@ fn tell_what_is_lost(part: &Part<'_>, observer: &impl Observer) {
             "what this sets does not hold for the statements after it, which begin with the file's SET statements only: {}",
             sets.summary()
         );
-        observer.notice(part.index, Notice { step: None, severity: "WARNING".into(), message });
+        observer.notice(part.index, Notice { severity: "WARNING".into(), message, ..Notice::default() });
     }
 }
 
@@ -162,7 +158,7 @@ async fn in_transaction(
     let text: String =
         part.unit.settings.iter().map(|s| format!("{}\n;\n", s.sql)).chain([part.unit.body.sql.into()]).collect();
     let (message, preamble) =
-        message::of_part(part.step.id, part.diesel_table, begin, &text, then, session.reset_sql());
+        message::of_part(part.step.id, session.table_to_lock(), begin, &text, then, session.reset_sql());
     let patience = part.step.patience(part.left);
     let received = send(session, &message, patience, orders, &mut |notice| observer.notice(part.index, notice)).await?;
     left_out(session, part, observer);

@@ -31,8 +31,7 @@ pub(super) async fn clear_away(
     if let Some((unit, what)) = units.last().and_then(outside) {
         let then = Step { sql: &text, earlier: None, journaled: None, ..step.clone() };
         let journaled = Journaled { units: Vec::new(), resume: Resume::default(), statement_timeout: Duration::ZERO };
-        let part =
-            Part { step: &then, journaled: &journaled, unit, number: 1, index, left: step.lock_wait, diesel_table: "" };
+        let part = Part { step: &then, journaled: &journaled, unit, number: 1, index, left: step.lock_wait };
         let found = match look(session, &part, what, Some(earlier.before.clone())).await {
             Ok(found) => found,
             Err(Broken::Sql(ScriptError { error, .. })) => {

@@ -9,7 +9,7 @@ use crate::{db::session::CONFIGURED_PATH, sql};
 pub const BEGIN_STEP: &str = "begin_step_v3";
 pub const FINISH_STEP: &str = "finish_step_v4";
 pub const NOTE_STATEMENT: &str = "note_statement_v3";
-const CAN_BE_FINISHED: &str = "can_be_finished_v1";
+pub const CAN_BE_FINISHED: &str = "can_be_finished_v1";
 
 /// The column of a finished step's answer that says how long it took, in seconds.
 pub const TOOK: &str = "schemad_step_took";
@@ -41,26 +41,27 @@ fn begin_step(id: i64) -> String {
 
 /// What stands before a script, which runs as its role and with the search_path that the URL, the role or the database sets. A
 /// transaction of one snapshot takes that with its first query; LOCK TABLE is none, so what is looked at under the lock afterwards is as it was
-/// when the snapshot was taken.
-fn script_preamble(begin: &str, id: i64, diesel_table: &str) -> (String, Preamble) {
+/// when the snapshot was taken. `diesel_table`: what to lock, as the server quotes it; none where the login may not.
+fn script_preamble(begin: &str, id: i64, diesel_table: Option<&str>) -> (String, Preamble) {
     let words = begin.to_ascii_lowercase();
     let has_one_snapshot = words.contains("repeatable") || words.contains("serializable");
-    let lock =
-        if has_one_snapshot { format!("LOCK TABLE ONLY {diesel_table} IN ROW EXCLUSIVE MODE;") } else { String::new() };
+    let lock = diesel_table.filter(|_| has_one_snapshot);
+    let locks = usize::from(lock.is_some());
+    let lock = lock.map(|table| format!("LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE;")).unwrap_or_default();
     let first = begin_step(id);
     let text = format!("{begin};{lock}SELECT pg_catalog.set_config('role',{first},true);{CONFIGURED_PATH};\n");
-    let preamble = Preamble { statements: 3 + usize::from(has_one_snapshot), characters: text.chars().count() };
+    let preamble = Preamble { statements: 3 + locks, characters: text.chars().count() };
     (text, preamble)
 }
 
 /// The message for a step, and what stands before its script. `reset` ends what the script left in the session.
-pub fn of(step: &Step<'_>, diesel_table: &str, reset: &str) -> (String, Preamble) {
+pub fn of(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
     let (message, preamble) = open(step, diesel_table, reset);
     (format!("{message};COMMIT"), preamble)
 }
 
 /// The same without its COMMIT.
-pub fn open(step: &Step<'_>, diesel_table: &str, reset: &str) -> (String, Preamble) {
+pub fn open(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
     let begin = begin(None, sql::transaction_modes(step.sql));
     let (before, preamble) = script_preamble(&begin, step.id, diesel_table);
     (message(&before, step.sql, &finish_step(step.id), reset), preamble)
@@ -79,7 +80,7 @@ pub enum Then {
 /// file's settings before it. A part that keeps the step from being finished fails as the last would.
 pub fn of_part(
     id: i64,
-    diesel_table: &str,
+    diesel_table: Option<&str>,
     (own, modes): (Option<&str>, Option<&str>),
     text: &str,
     then: Then,
@@ -154,7 +155,7 @@ mod tests {
         for id in [0, 7, i64::MAX] {
             assert_eq!(begin_step(id).len(), begin_step(1).len());
         }
-        let modes = |sql| of(&step(1, sql), "public.d", "RESET ALL");
+        let modes = |sql| of(&step(1, sql), Some("public.d"), "RESET ALL");
         let (message, preamble) = modes("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1");
         let begins = "BEGIN ISOLATION LEVEL SERIALIZABLE;LOCK TABLE ONLY public.d IN ROW EXCLUSIVE MODE;SELECT";
         assert!(message.starts_with(begins), "{message}");
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn a_message_reads_as_designed() {
         insta::assert_snapshot!(
-            of(&step(42, "CREATE TABLE t (); -- last"), "public.d", "RESET ALL;SET lock_timeout=0").0
+            of(&step(42, "CREATE TABLE t (); -- last"), Some("public.d"), "RESET ALL;SET lock_timeout=0").0
         );
     }
 }

@@ -60,7 +60,21 @@ pub(super) async fn run(
         }
     }
     let through = part.unit.statements_before + part.unit.statements;
-    record(session, part.step, through, then, orders).await
+    match (note_by_keeper(session, part, "done").await?, then) {
+        // The guards take nothing from the script's session while its statement counts as running.
+        (true, Then::Note(_)) => Ok(()),
+        _ => record(session, part.step, through, then, orders).await,
+    }
+}
+
+/// Writes the statement's state on the session of whoever keeps the ledger, where that is another login. False: nobody does.
+async fn note_by_keeper(session: &LockedSession, part: &Part<'_>, state: &'static str) -> Result<bool, Broken> {
+    let Some(keeper) = session.keeper() else { return Ok(false) };
+    match journals::note(session.ledger(), (part.step.id, part.ordinal()), state, keeper.of.pid).await {
+        Ok(true) => Ok(true),
+        Ok(false) => Err(Broken::Lost(Error::Lost("this session does not hold the operation lock any more".into()))),
+        Err(error) => Err(answer::of_our_own(error)),
+    }
 }
 
 /// The server refused it, so it is not done, and there is no doubt; what it left is removed, if that can be had quickly.
@@ -96,10 +110,14 @@ async fn refused(
     }
     // A cancel of the statement may come so late that it hits this.
     let take_back = message::take_back(part.step.id, part.number);
-    let taken_back = insist!(async {
-        session.clean().await?;
-        write(session, &take_back, part.step.lock_wait, orders).await
-    });
+    let taken_back = match note_by_keeper(session, part, "pending").await {
+        Err(lost) => return lost,
+        Ok(true) => insist!(session.clean()),
+        Ok(false) => insist!(async {
+            session.clean().await?;
+            write(session, &take_back, part.step.lock_wait, orders).await
+        }),
+    };
     session.take_notices(); // that there was no transaction to end
     let forgotten = match taken_back {
         Ok(()) if leaves_nothing => journals::forget_try(session.ledger(), part.step.id, part.ordinal()).await,
@@ -249,6 +267,9 @@ async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, f
         )
         .await
         .map_err(answer::of_our_own)?;
+    if note_by_keeper(session, part, "running").await? {
+        return Ok(());
+    }
     session.client().batch_execute(&message::announce(part.step.id, part.number)).await.map_err(answer::of_our_own)
 }
 
@@ -331,5 +352,5 @@ fn unnamed(part: &Part<'_>, error: Error) -> Broken {
 }
 
 pub(super) fn note(message: String) -> Notice {
-    Notice { step: None, severity: "NOTICE".into(), message }
+    Notice { severity: "NOTICE".into(), message, ..Notice::default() }
 }

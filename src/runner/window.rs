@@ -51,8 +51,7 @@ pub(super) async fn run(
             && orders.halted().is_none()
             && (flight.is_empty() || flight.len() < WINDOW && in_flight(&flight) < WINDOW_BYTES)
         {
-            let (message, preamble) =
-                message::of(step, session.pinned_table().unwrap_or_default(), session.reset_sql());
+            let (message, preamble) = message::of(step, session.table_to_lock(), session.reset_sql());
             let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
             flight.push_back(Sent { index: next, bytes: message.len(), preamble, answer: Box::pin(answer) });
             next += 1;
@@ -95,7 +94,7 @@ pub(super) async fn open(
     orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
-    let (message, preamble) = message::open(step, session.pinned_table().unwrap_or_default(), session.reset_sql());
+    let (message, preamble) = message::open(step, session.table_to_lock(), session.reset_sql());
     let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
     let sent = Sent { index: 0, bytes: message.len(), preamble, answer: Box::pin(answer) };
     let (patience, steps) = (step.patience(step.lock_wait), std::slice::from_ref(step));

@@ -160,7 +160,7 @@ async fn everybody_has_nothing_on_the_ledger_whatever_default_privileges_say() {
             AND has_function_privilege('public', p.oid, 'EXECUTE')";
     assert_eq!(followed.texts(query).await, [""; 0]);
     let count = "SELECT count(*)::text FROM pg_proc WHERE pronamespace = 'schemad'::regnamespace";
-    assert_eq!(followed.texts(count).await, ["13"], "the query above looks at them all");
+    assert_eq!(followed.texts(count).await, ["16"], "the query above looks at them all");
     daemon.stop().await;
 }
 

@@ -1,9 +1,12 @@
 //! What real files hold: each was met in somebody's migrations, and stands for its kind.
 
-use schemad::grpc::pb;
+use schemad::grpc::pb::{self, operation_event::Event};
 use tonic::Code;
 
-use crate::harness::{Set, TestDaemon, TestDatabase};
+use crate::harness::{
+    Set, TestDaemon, TestDatabase,
+    process::{output, schemad, stderr},
+};
 
 /// The server reads strings as the splitter does, whatever the URL says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,7 +79,20 @@ async fn a_build_that_failed_and_left_nothing_is_not_half_applied() {
 async fn what_a_server_refuses_in_real_files_comes_with_help() {
     let pending = "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED); \
         INSERT INTO p VALUES (1); INSERT INTO c VALUES (1); ALTER TABLE c ADD n int;";
-    for (up, help) in [(pending, "SET CONSTRAINTS ALL IMMEDIATE before this statement")] {
+    for (up, help) in [
+        (pending, "SET CONSTRAINTS ALL IMMEDIATE before this statement"),
+        (
+            "CREATE TABLE public.__diesel_schema_migrations (version text);",
+            "pg_dump -T '*.__diesel_schema_migrations' -N schemad",
+        ),
+        ("CREATE SCHEMA schemad;", "-N schemad"),
+        ("CREATE SCHEMA public;", "CREATE SCHEMA IF NOT EXISTS"),
+        ("SET transaction_timeouts = 0;", "delete the line"),
+        ("CREATE TABLE t (n int); ALTER TABLE t OWNER TO nobody_here;", "pg_dump --no-owner"),
+        ("SELECT\u{a0}1;", "no-break space (U+00A0)"),
+        ("SELECT 1;\u{200b}", "zero-width space (U+200B)"),
+        ("SELECT 1;\n\u{feff}", "byte order mark (U+FEFF)"),
+    ] {
         let (database, set) = (TestDatabase::new().await, Set::of(&[("1_a", up, "")]));
         let daemon = TestDaemon::start(&database, &set).await;
         let failed = daemon.apply_all().await.failure();
@@ -84,4 +100,28 @@ async fn what_a_server_refuses_in_real_files_comes_with_help() {
         assert!(failed.message.contains(help), "{}", failed.message);
         daemon.stop().await;
     }
+}
+
+/// What a DROP … CASCADE takes with it stands in the notice's DETAIL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notice_comes_with_its_detail_and_hint() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[(
+        "1_a",
+        "CREATE TABLE t (n int); CREATE VIEW v1 AS SELECT n FROM t; CREATE VIEW v2 AS SELECT n FROM t; DROP TABLE t CASCADE; \
+            DO $$ BEGIN RAISE WARNING 'careful' USING HINT = 'look twice'; END $$;",
+        "SELECT 1;",
+    )]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let outcome = daemon.apply_all().await;
+    outcome.finished();
+    let said = |detail: &str, hint: &str| {
+        outcome.has(|event| matches!(event, Event::Notice(notice) if notice.detail == detail && notice.hint == hint))
+    };
+    assert!(said("drop cascades to view v1\ndrop cascades to view v2", ""), "{:?}", outcome.events);
+    assert!(said("", "look twice"), "{:?}", outcome.events);
+    daemon.rollback_all().await.finished();
+    let apply = schemad(&["apply", "--address", &format!("http://{}", daemon.address)]);
+    let told = stderr(&output(apply).await);
+    assert!(told.contains("drop cascades to view v2") && told.contains("look twice"), "{told}");
 }

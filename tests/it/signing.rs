@@ -341,7 +341,7 @@ async fn whoever_could_use_a_ledger_of_version_2_can_use_it_after_the_upgrade() 
             AND has_table_privilege('{role}', oid, 'UPDATE') AND has_table_privilege('{role}', oid, 'DELETE'))"
     );
     assert_eq!(database.text(&tables).await, "0");
-    for (who, expected) in [(role.as_str(), "13 of 13"), ("public", "0 of 13")] {
+    for (who, expected) in [(role.as_str(), "16 of 16"), ("public", "0 of 16")] {
         let may = format!(
             "SELECT count(*) FILTER (WHERE has_function_privilege('{who}', oid, 'EXECUTE')) || ' of ' || count(*) \
              FROM pg_proc WHERE pronamespace = 'schemad'::regnamespace"

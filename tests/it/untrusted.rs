@@ -264,3 +264,31 @@ async fn nobody_puts_a_trigger_on_diesels_table_while_a_step_with_one_snapshot_r
         daemon.stop().await;
     }
 }
+
+/// The owner of the schema may drop Diesel's table and put a view in its place, which the daemon must not read either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_the_schemas_owner_puts_in_the_place_of_diesels_table_does_not_run() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let role = format!("schema_{}", database.name);
+    database.execute(&format!("CREATE ROLE {role}; ALTER SCHEMA public OWNER TO {role}; CREATE TABLE ran (who text); GRANT ALL ON ran TO PUBLIC")).await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    database
+        .execute(&format!(
+            "SET ROLE {role}; CREATE FUNCTION trap() RETURNS varchar LANGUAGE plpgsql AS $$ BEGIN \
+                PERFORM set_config('default_transaction_read_only', 'off', false); \
+                BEGIN INSERT INTO public.ran VALUES (current_user); EXCEPTION WHEN OTHERS THEN NULL; END; RETURN '0001'; END $$; \
+             DROP TABLE __diesel_schema_migrations; \
+             CREATE VIEW __diesel_schema_migrations AS SELECT trap()::varchar(50) AS version, now()::timestamp AS run_on, 1 AS xmin, 2 AS ctid"
+        ))
+        .await;
+    eventually("it is noticed", async || {
+        let (status, body) = get(&daemon.admin, "/readyz").await;
+        (status == 503 && body.contains("DIESEL_TABLE_UNSAFE")).then_some(())
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(database.text("SELECT count(*) FROM ran").await, "0");
+    daemon.stop().await;
+    database.execute(&format!("DROP VIEW __diesel_schema_migrations; ALTER SCHEMA public OWNER TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}

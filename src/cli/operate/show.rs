@@ -55,8 +55,12 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
         Some(Event::StepStarted(_) | Event::StatementStarted(_) | Event::Heartbeat(_)) | None => {}
         Some(Event::Notice(notice)) => {
             let severity = line(&notice.severity);
-            let message = indented(&line(&notice.message), severity.chars().count() + 3);
-            progress(&format!("  {} {message}", styled(DIM, &severity)));
+            let indent = severity.chars().count() + 3;
+            let style = if notice.severity == "NOTICE" || notice.severity == "INFO" { DIM } else { WARN };
+            progress(&format!("  {} {}", styled(style, &severity), indented(&line(&notice.message), indent)));
+            for text in notice.detail.lines().chain(notice.hint.lines()) {
+                progress(&format!("{:indent$}{}", "", styled(DIM, &indented(&line(text), indent))));
+            }
         }
         Some(Event::Waiting(waiting)) => {
             let relation =

@@ -11,7 +11,7 @@ use crate::{
 pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) -> Option<String> {
     let error = &failed.error;
     let in_guard = |name| error.context.as_deref().is_some_and(|context| context.contains(name));
-    let in_finish = in_guard(message::FINISH_STEP);
+    let in_finish = in_guard(message::FINISH_STEP) || in_guard(message::CAN_BE_FINISHED);
     let in_guards = in_finish || in_guard(message::NOTE_STATEMENT);
     let statement = || sql::split(sql).into_iter().nth(failed.statements_done);
     let words = match error.sqlstate.as_str() {
@@ -56,6 +56,23 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
             return Some(grant::helps(&error.message, role, inner.or_else(statement).as_ref()));
         }
         "53100" => "The server's disk is full",
+        "42P07" | "42P06" if is_of_schemad(&error.message) => {
+            "A dump of the whole database holds what schemad keeps itself: write it with pg_dump -T '*.__diesel_schema_migrations' -N schemad"
+        }
+        "42P06" if error.message.contains("\"public\"") => {
+            "Every database has this schema: delete the statement (pg_dump --clean wrote it), or write CREATE SCHEMA IF NOT EXISTS"
+        }
+        "42704" if is_setting(&error.message) => {
+            "This server does not know the setting; where a newer pg_dump wrote the file, delete the line"
+        }
+        "42704" if error.message.starts_with("role \"") => {
+            "Create the role before, on the server and not by a migration; or write the dump with pg_dump --no-owner --no-privileges"
+        }
+        "42601" if let Some((name, code)) = odd_blank(&error.message) => {
+            return Some(format!(
+                "There is a {name} (U+{code:04X}), which looks like a blank and is none to PostgreSQL: replace it"
+            ));
+        }
         "42601" if error.message.contains("\"\\\"") => {
             "A backslash begins a command of psql's, which only psql understands"
         }
@@ -66,6 +83,32 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
         _ => return None,
     };
     Some(words.to_owned())
+}
+
+/// What the ledger or Diesel's table is called, in what the server says of a name that is taken.
+fn is_of_schemad(message: &str) -> bool {
+    ["\"schemad\"", "\"__diesel_schema_migrations\"", "\"__diesel_schema_migrations_pkey\""]
+        .iter()
+        .any(|name| message.contains(name))
+}
+
+fn is_setting(message: &str) -> bool {
+    message.starts_with("unrecognized configuration parameter")
+}
+
+/// A character that editors and web pages put where a blank should be, or where nothing should.
+fn odd_blank(message: &str) -> Option<(&'static str, u32)> {
+    const ODD: [(char, &str); 8] = [
+        ('\u{a0}', "no-break space"),
+        ('\u{2007}', "figure space"),
+        ('\u{202f}', "narrow no-break space"),
+        ('\u{3000}', "ideographic space"),
+        ('\u{200b}', "zero-width space"),
+        ('\u{200c}', "zero-width non-joiner"),
+        ('\u{2060}', "word joiner"),
+        ('\u{feff}', "byte order mark"),
+    ];
+    ODD.iter().find(|(odd, _)| message.contains(*odd)).map(|(odd, name)| (*name, u32::from(*odd)))
 }
 
 /// Extensions say so with SQLSTATEs of their own choice. The setting's name is the same in every language.
