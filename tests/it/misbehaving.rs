@@ -25,12 +25,13 @@ BEGIN
      WHERE source = 'session' AND name NOT IN ('application_name', 'TimeZone', 'statement_timeout', 'lock_timeout',
            'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout',
            'client_connection_check_interval', 'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count',
-           'transaction_isolation', 'client_encoding');
+           'transaction_isolation', 'client_encoding', 'standard_conforming_strings', 'quote_all_identifiers');
     IF leak IS NOT NULL THEN RAISE 'settings leaked: %', leak; END IF;
     SELECT string_agg(name || '=' || setting, ' ') INTO leak FROM pg_settings
      WHERE (name = 'application_name' AND setting <> 'schemad') OR (name = 'TimeZone' AND setting <> 'UTC')
         OR (name = 'lock_timeout' AND setting <> '5000') OR (name = 'statement_timeout' AND setting <> '0')
         OR (name = 'idle_session_timeout' AND setting <> '0')
+        OR (name = 'standard_conforming_strings' AND setting <> 'on') OR (name = 'quote_all_identifiers' AND setting <> 'off')
         OR (name = 'client_connection_check_interval' AND setting <> '2000');
     IF leak IS NOT NULL THEN RAISE 'the daemon''s settings changed: %', leak; END IF;
     IF EXISTS (SELECT FROM pg_listening_channels()) THEN RAISE 'LISTEN leaked'; END IF;
