@@ -250,6 +250,15 @@ async fn whoever_may_become_the_ledgers_owner_trusts_him_unless_migrations_run_a
     database.execute(&cure).await;
     daemon.until_ready().await;
     daemon.apply_all().await.finished();
+    // The guards write Diesel's table with the owner's rights.
+    let table = "public.__diesel_schema_migrations";
+    database.execute(&format!("ALTER TABLE {table} OWNER TO CURRENT_USER; GRANT ALL ON {table} TO {other}")).await;
+    let grant = format!("GRANT SELECT, INSERT, DELETE ON {table} TO {owner}");
+    is_refused(&daemon, "MISSING_RIGHT", &grant).await;
+    database.execute(&grant).await;
+    daemon.until_ready().await;
+    daemon.rollback_all().await.finished();
+    daemon.apply_all().await.finished();
     daemon.stop().await;
     let as_owner = schemad::Settings { role: Some(owner.clone()), ..settings(&database.url_as(&other)) };
     let daemon = TestDaemon::launch(as_owner, &set).await;
