@@ -26,6 +26,7 @@ mod settings;
 mod show;
 mod signing;
 pub(crate) mod snippet;
+mod source;
 mod status;
 mod telemetry;
 mod token;

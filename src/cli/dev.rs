@@ -10,8 +10,9 @@ use super::{
     env_file,
     exit::Exit,
     output::{BOLD, DIM, say, styled},
-    serve::{SourceRef, listeners, serve_until_signalled},
+    serve::{listeners, serve_until_signalled},
     settings::{Databases, EnvFile, Private, Settings},
+    source::Folder,
     status, telemetry,
 };
 use crate::{
@@ -38,6 +39,8 @@ const NAMES: [&str; 6] = [
 pub(super) struct Dev {
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    folder: Folder,
     #[command(flatten)]
     databases: Databases,
     /// Where the private PostgreSQL keeps its data [default: schemad in the state folder of the user; for root
@@ -68,6 +71,7 @@ impl Dev {
                  environment"
             );
         }
+        let source = self.folder.source(source)?;
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
         let (server, databases, private) = match self.databases.read(ENV_FILE)? {
@@ -91,7 +95,7 @@ impl Dev {
         let _server = server; // stopped after the daemon
         let settings = self.settings.daemon(databases, true, private, ENV_FILE)?;
         let leases = settings.leases.is_some();
-        let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
+        let daemon = Daemon::builder().migrations(source).build(settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
         let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
         let introduction = tokio::spawn(introduce(address, admin_address, leases));

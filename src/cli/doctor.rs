@@ -9,6 +9,7 @@ use super::{
     output::{self, BAD, GOOD, Output, WARN, say, styled, table},
     settings::{Databases, EnvFile, Leases},
     signing::Signing,
+    source::Folder,
 };
 use crate::{
     catalog::Catalog,
@@ -18,6 +19,8 @@ use crate::{
 /// Look at the database the way the daemon will use it, and say what it would stumble over. Writes nothing, asks no daemon.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
+    #[command(flatten)]
+    folder: Folder,
     #[command(flatten)]
     databases: Databases,
     /// Runs the migrations, as for `serve`.
@@ -44,7 +47,7 @@ impl Doctor {
             .ok_or_else(|| Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE"))?;
         let url_files = self.databases.files(EnvFile::Counts).into_iter().chain(self.leases.files(EnvFile::Counts));
         url_files.chain(self.signing.files().to_vec()).for_each(|file| open_file::warn_if_readable(&file));
-        let catalog = Catalog::load(source).map_err(Exit::usage)?;
+        let catalog = Catalog::load(&self.folder.source(source)?).map_err(Exit::usage)?;
         let (signing, leases) = (self.signing.keys()?, self.leases.read(None, EnvFile::Counts)?);
         let plan = Plan { database, migration_database, role: self.role, signing, leases };
         let report = doctor::examine(&plan, &catalog).await;

@@ -8,6 +8,7 @@ use super::{
     env_file,
     exit::Exit,
     settings::{Databases, EnvFile, Settings},
+    source::Folder,
     telemetry,
 };
 use crate::{
@@ -19,6 +20,8 @@ use crate::{
 pub(super) struct Serve {
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    folder: Folder,
     #[command(flatten)]
     databases: Databases,
     /// Apply everything pending as soon as the database is there.
@@ -42,7 +45,7 @@ impl Serve {
         self.settings.warn_of_open_files(&url_files);
         env_file::log_warnings();
         let settings = self.settings.daemon(databases, self.apply_on_start, None, EnvFile::Counts)?;
-        let daemon = Daemon::builder().migrations(SourceRef(source)).build(settings).map_err(Exit::usage)?;
+        let daemon = Daemon::builder().migrations(self.folder.source(source)?).build(settings).map_err(Exit::usage)?;
         let (main, admin) = listeners(&self.settings).await?;
         serve_until_signalled(daemon, main, admin, Hangup::GoesOn).await
     }
@@ -70,13 +73,4 @@ pub(super) async fn serve_until_signalled(
         tracing::info!(event = "daemon.stopping", signal, "stopping");
     };
     daemon.serve(main, admin, signal).await.map_err(Exit::unavailable)
-}
-
-/// A borrowed source is a source.
-pub(super) struct SourceRef<'a, S>(pub &'a S);
-
-impl<S: MigrationSource<Pg>> MigrationSource<Pg> for SourceRef<'_, S> {
-    fn migrations(&self) -> diesel::migration::Result<Vec<Box<dyn diesel::migration::Migration<Pg>>>> {
-        self.0.migrations()
-    }
 }

@@ -161,6 +161,7 @@ async fn every_flag_with_every_value_starts_a_daemon() {
         }
         ("lease-pool", _) => words(&["--lease-database-url", NOBODY, "--lease-pool", "1"]),
         ("data-dir", _) => words(&["--data-dir", &path("data")]),
+        ("dir", _) => words(&["--dir", concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")]),
         (name, Some(value)) => vec![format!("--{name}"), value.to_owned()],
         (name, None) => vec![format!("--{name}")],
     };

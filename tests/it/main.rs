@@ -22,6 +22,7 @@ mod events;
 mod exclusion;
 mod fatal;
 mod faults;
+mod folder;
 mod full_disk;
 mod fuzz;
 mod greedy;
