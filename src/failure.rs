@@ -231,7 +231,7 @@ reasons! {
     ScratchNameTaken "SCRATCH_NAME_TAKEN" Refused,
     /// A scratch database cannot be copied because others are connected to it.
     ScratchInUse "SCRATCH_IN_USE" Unavailable,
-    /// The migration's files cannot be loaded: an up without a statement, text that is no UTF-8, a wrong setting in a comment.
+    /// The migration's files cannot be loaded: an up without a statement, text that is no UTF-8, a wrong setting in a comment, a character that the database's encoding does not have.
     InvalidMigration "INVALID_MIGRATION" Refused,
     /// A migration that would be rehearsed reaches outside its database, and the server is not thrown away.
     ReachesOutside "REACHES_OUTSIDE" Refused,

@@ -50,6 +50,8 @@ pub struct Server {
     pub database: String,
     /// For example "15.18".
     pub version: String,
+    /// The database's encoding, for example "UTF8".
+    pub encoding: String,
     /// A standby, or a server or role that is read-only by default.
     pub read_only: bool,
 }

@@ -5,6 +5,7 @@ mod accept;
 mod attach;
 mod audit;
 mod cancel;
+mod encoding;
 mod event;
 mod failed;
 mod holder;

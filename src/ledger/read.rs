@@ -1,6 +1,9 @@
 //! Reading without writing: one READ ONLY transaction that works on a standby and without a ledger.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
 use diesel::{
     QueryableByName, sql_query,
@@ -80,6 +83,30 @@ pub async fn fingerprint(reader: &mut Reader, before: &Snapshot) -> Result<Optio
         literal = crate::sql::literal(table)
     );
     reader.told_by(&format!("DO {}", crate::sql::literal(&block))).await
+}
+
+/// Which of the characters the database's encoding has no place for.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn not_in_encoding(reader: &mut Reader, characters: &BTreeSet<char>) -> Result<BTreeSet<char>, Error> {
+    let code = |character: &char| {
+        let bytes: String = character.to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}/{bytes}", u32::from(*character))
+    };
+    let codes: Vec<String> = characters.iter().map(code).collect();
+    // The server converts them one by one, from their bytes: as text they could not even be sent.
+    let block = format!(
+        "DECLARE code text; unknown text := ''; BEGIN \
+        FOREACH code IN ARRAY string_to_array('{}', ',') LOOP BEGIN \
+        PERFORM convert(decode(split_part(code, '/', 2), 'hex'), 'UTF8'::name, current_setting('server_encoding')::name); \
+        EXCEPTION WHEN untranslatable_character OR character_not_in_repertoire THEN \
+        unknown := unknown || split_part(code, '/', 1) || ','; END; END LOOP; \
+        RAISE INFO '%', unknown USING ERRCODE = '{TOLD}'; END",
+        codes.join(",")
+    );
+    let told = reader.told_by(&format!("DO {}", crate::sql::literal(&block))).await?.unwrap_or_default();
+    Ok(told.split(',').filter_map(|code| char::from_u32(code.parse().ok()?)).collect())
 }
 
 /// The texts of scripts in the ledger, in the order asked for; `None` where the ledger has none.
@@ -170,6 +197,7 @@ async fn read(
     Ok(Ok(Snapshot {
         server: Server {
             database: place.database,
+            encoding: place.server_encoding,
             version: place.server_version.split(' ').next().unwrap_or_default().into(),
             read_only: place.read_only,
         },
@@ -199,6 +227,7 @@ async fn look_up(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Option<u32
 const PLACE: &str = concat!(
     "SELECT pg_catalog.current_database()::text AS database, pg_catalog.quote_ident(current_user) AS role, \
     pg_catalog.current_setting('server_version') AS server_version, \
+    pg_catalog.current_setting('server_encoding') AS server_encoding, \
     pg_catalog.pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_catalog.pg_settings \
         WHERE name = 'default_transaction_read_only') AS read_only, \
     l.oid IS NOT NULL AS has_ledger, \
@@ -355,6 +384,8 @@ struct Place {
     role: String,
     #[diesel(sql_type = Text)]
     server_version: String,
+    #[diesel(sql_type = Text)]
+    server_encoding: String,
     #[diesel(sql_type = Bool)]
     read_only: bool,
     #[diesel(sql_type = Bool)]

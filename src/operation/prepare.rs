@@ -10,6 +10,7 @@ use std::{
 use super::{
     Action, Event, Operations, Request, StepName,
     accept::Candidate,
+    encoding,
     holder::{Holder, busy},
     open::Inner,
     signed,
@@ -128,6 +129,7 @@ impl Inner {
         let mut steps = texts(plan, &mut reader).await?;
         let bytes = script_bytes(&steps);
         blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, self.role.as_deref()))?;
+        encoding::check(&steps, &mut reader, &snapshot.server.encoding, bytes).await?;
         self.is_rehearsed(&steps, &mut reader, install::VERSION).await?;
         let signer = self.signer(&snapshot);
         blocking::in_place(bytes, || signed::verify(signer, &steps, &snapshot.rows))?;
@@ -187,6 +189,7 @@ impl Operations {
         let mut steps = texts(plan, reader).await?;
         let bytes = script_bytes(&steps);
         blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, inner.role.as_deref()))?;
+        encoding::check(&steps, reader, &snapshot.server.encoding, bytes).await?;
         let ledger = snapshot.ledger.as_ref().map_or(0, |ledger| ledger.version);
         inner.is_rehearsed(&steps, reader, ledger).await?;
         blocking::in_place(bytes, || signed::verify(inner.signer(&snapshot), &steps, &snapshot.rows))?;

@@ -125,3 +125,42 @@ async fn a_notice_comes_with_its_detail_and_hint() {
     let told = stderr(&output(apply).await);
     assert!(told.contains("drop cascades to view v2") && told.contains("look twice"), "{told}");
 }
+
+/// A database of another encoding has no place for some characters, in a comment or anywhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_character_that_the_database_cannot_hold_is_named_with_its_place() {
+    for (encoding, fine, wrong, named) in [
+        ("LATIN1", "-- caf\u{e9}\nSELECT 1;", "SELECT 1;\n-- a \u{2192} b\nSELECT 2;", "'\u{2192}' (U+2192)"),
+        ("WIN1252", "-- \u{2026} \u{20ac}\nSELECT 1;", "SELECT '\u{2192}';", "'\u{2192}' (U+2192)"),
+        ("SQL_ASCII", "-- \u{2192}\nSELECT 1;", "", ""),
+    ] {
+        let database = TestDatabase::new().await;
+        let other = TestDatabase::new().await;
+        database.drop_forced().await;
+        let make = format!("CREATE DATABASE {} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0", database.name);
+        other.execute(&make).await;
+        let set = Set::of(&[("1_fine", fine, "SELECT 1;")]);
+        let daemon = TestDaemon::start(&database, &set).await;
+        daemon.apply_all().await.finished();
+        assert_eq!(daemon.rollback_all().await.done(), ["1"]);
+        daemon.stop().await;
+        if wrong.is_empty() {
+            continue;
+        }
+        for (up, down, file, line) in
+            [(wrong, "SELECT 1;", "up.sql", wrong.lines().count().min(2)), ("SELECT 1;", wrong, "down.sql", 0)]
+        {
+            set.add("2_wrong", up, down);
+            let daemon = TestDaemon::start(&database, &set).await;
+            let validated = daemon.apply(pb::ApplyRequest { validate_only: true, ..Default::default() }).await;
+            for failed in [validated.failure(), daemon.apply_all().await.failure()] {
+                failed.assert(Code::FailedPrecondition, "INVALID_MIGRATION");
+                assert!(failed.message.contains(named) && failed.message.contains(file), "{}", failed.message);
+                assert!(failed.message.contains(encoding), "{}", failed.message);
+                assert!(line == 0 || failed.metadata["line"] == line.to_string(), "{failed:?}");
+            }
+            assert_eq!(database.diesel_versions().await, [""; 0]);
+            daemon.stop().await;
+        }
+    }
+}
