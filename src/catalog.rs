@@ -38,7 +38,7 @@ impl InvalidSet {
 
 impl fmt::Display for InvalidSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the embedded migrations cannot be served:")?;
+        write!(f, "the migrations cannot be served:")?;
         self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }

@@ -40,6 +40,10 @@ fn unfit(file: &str, version: &Version, script: &Script, (hazard, place): (Hazar
             "this statement cannot run in a transaction, and stands between the file's BEGIN and COMMIT",
             "Write it before the BEGIN or behind the COMMIT",
         ),
+        // The file is this statement, so it need not move.
+        Hazard::NeedsNoTransaction if sql::count(sql) == 1 => {
+            (problem, "Write a metadata.toml beside this file that says run_in_transaction = false")
+        }
         _ => (problem, cure),
     };
     not_run(reason, file, version, (sql, place), problem, cure)
@@ -148,6 +152,8 @@ mod tests {
             assert!(dump.1.contains("pg_dump wrote it"), "{dump:?}");
         }
         assert!(!problem("\\i other.sql", Mode::Transactional).1.contains("pg_dump"));
+        let alone = problem("CREATE INDEX CONCURRENTLY i ON t (n);", Mode::Transactional);
+        assert!(alone.1.contains("beside this file"), "{alone:?}");
         assert!(problem("COPY t FROM stdin", Mode::Transactional).1.contains("--inserts"));
         let told = ["line", "column", "statement", "statements", "source", "source_column"];
         assert_eq!(told.map(|key| failure.metadata[key].as_str()), ["2", "3", "2", "3", "  VACUUM t;", "3"]);

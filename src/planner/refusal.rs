@@ -89,7 +89,7 @@ pub enum Refusal {
     #[error(
         "migration {version} cannot be rolled back: {}. Undo it with a new migration",
         if *.adopted { "it was applied by something other than schemad and this binary carries no down script for it" }
-        else { "it was applied without a down script and this binary carries none" }
+        else { "it was applied without a down script (none, or one that holds comments only) and this binary carries none" }
     )]
     Irreversible {
         /// Which.
