@@ -47,6 +47,10 @@ pub(super) struct Dev {
     /// /var/lib/schemad/dev]. Not used with DATABASE_URL, which a file .env does not set for this command.
     #[arg(long, env = "SCHEMAD_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Begin with an empty database: the private one is dropped with everything in it. For when a migration was edited after it was
+    /// applied, or belongs to another branch.
+    #[arg(long)]
+    reset: bool,
 }
 
 impl Dev {
@@ -75,6 +79,11 @@ impl Dev {
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
         let (server, databases, private) = match self.databases.read(ENV_FILE)? {
+            Some(_) if self.reset => {
+                return Err(Exit::usage(
+                    "--reset is for the private database, and DATABASE_URL names another, which is nobody's to drop here",
+                ));
+            }
             Some(databases) => {
                 tracing::info!(
                     event = "dev.database",
@@ -123,6 +132,11 @@ impl Dev {
         let server = started.await.map_err(Exit::unavailable)?.map_err(Exit::usage)?;
         let url = |database: &str| server.url(database).parse::<DatabaseUrl>().map_err(Exit::usage);
         let session = Session::open(&url("postgres")?).await.map_err(Exit::unavailable)?;
+        if self.reset {
+            let dropped = session.client().batch_execute("DROP DATABASE IF EXISTS dev WITH (FORCE)").await;
+            dropped.map_err(|error| Exit::unavailable(crate::db::Error::from(error)))?;
+            tracing::info!(event = "dev.reset", "the private database was dropped, and is made anew");
+        }
         prepare(session.client(), &password).await.map_err(Exit::unavailable)?;
         let url = url("dev")?;
         Ok((server, url))

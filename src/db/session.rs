@@ -63,7 +63,7 @@ pub const OWN_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn settings(server_major: u32) -> &'static str {
     macro_rules! since_13 {
         () => {
-            "SET search_path=pg_catalog,pg_temp;SET standard_conforming_strings=on;SET application_name='schemad';SET TimeZone='UTC';SET quote_all_identifiers=off;SET statement_timeout=0;SET lock_timeout='5s';\
+            "SET search_path=pg_catalog,pg_temp;SET standard_conforming_strings=on;SET default_transaction_isolation='read committed';SET application_name='schemad';SET TimeZone='UTC';SET quote_all_identifiers=off;SET statement_timeout=0;SET lock_timeout='5s';\
              SET idle_in_transaction_session_timeout=0;SET tcp_keepalives_idle=30;SET tcp_keepalives_interval=10;\
              SET tcp_keepalives_count=3"
         };

@@ -65,9 +65,9 @@ BEGIN
 END
 $guard$;
 
--- For the guards: the step is the one whose turn it is. Of a login of its own for migrations no word is taken while a statement of that
--- step runs outside a transaction: a procedure or a block that commits could speak for what did not run. The daemon records that
--- statement itself then.
+-- For the guards: the step is the one whose turn it is. Of a login of its own for migrations no word is taken but in the operation's own
+-- session (another of that login could end it and take the lock), and none while a statement of that step runs outside a transaction: a
+-- procedure or a block that commits could speak for what did not run. The daemon records that statement itself then.
 CREATE FUNCTION schemad.is_its_turn_v1(step_id bigint) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $turn$
     SELECT EXISTS (SELECT FROM schemad.steps s JOIN schemad.operations o ON o.id = s.operation
@@ -75,7 +75,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $turn$
           AND (s.ordinal = 1 OR EXISTS (SELECT FROM schemad.steps q
              WHERE q.operation = s.operation AND q.ordinal = s.ordinal - 1 AND q.state = 'applied'
                AND q.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()))
-          AND NOT (schemad.is_kept_out_v1() AND EXISTS (SELECT FROM schemad.statements t WHERE t.step = s.id AND t.state = 'running')))
+          AND NOT (schemad.is_kept_out_v1() AND (o.backend_pid <> pg_backend_pid()
+            OR EXISTS (SELECT FROM schemad.statements t WHERE t.step = s.id AND t.state = 'running'))))
 $turn$;
 
 -- begin_step_v2, and the role of the step is returned instead of taken (the session's own where the step has none): a function that

@@ -41,7 +41,18 @@ pub(super) async fn run(
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let before = evidence::recorded(session, part).await.map_err(answer::of_our_own)?;
-    let found = look(session, part, what, before).await?;
+    // Before anything of the file is sent outside of schemad's transactions, which to look means too: its settings come first.
+    note_by_keeper(session, part, "running").await?;
+    let found = match look(session, part, what, before).await {
+        Ok(found) => found,
+        Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)),
+        Err(broken) if interrupted => return Err(broken), // it is announced since an earlier try
+        Err(broken) => {
+            session.clean().await.map_err(Broken::Lost)?;
+            note_by_keeper(session, part, "pending").await?;
+            return Err(broken);
+        }
+    };
     if !(interrupted && found.took_effect) {
         announce(session, part, what, &found).await?;
         let ran = announced(session, part, what, &found, orders, observer).await;
@@ -307,7 +318,9 @@ pub(super) async fn set(session: &LockedSession, part: &Part<'_>, timeouts: Time
     }
     client.batch_execute(CONFIGURED_PATH).await.map_err(answer::of_our_own)?;
     for setting in part.unit.settings.iter() {
-        if let Err(error) = client.batch_execute(setting.sql).await {
+        // How the next message is read is not for the file to say: it was split as these two are.
+        let read = "SET standard_conforming_strings=on;SET client_encoding='UTF8'";
+        if let Err(error) = client.batch_execute(&format!("{}\n;{read}", setting.sql)).await {
             let broken = answer::broken(error.into(), None, 0, Preamble::default());
             return Err(match broken {
                 Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || {

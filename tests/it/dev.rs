@@ -153,3 +153,32 @@ async fn a_leases_url_is_one_that_every_driver_takes() {
     process.signal(Signal::SIGINT);
     process.exit_code().await;
 }
+
+/// A developer edits a migration after it was applied, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reset_begins_with_an_empty_database() {
+    let (root, set) = (data_dir(), crate::harness::Set::tables(2));
+    let dir = root.path().join("data");
+    let of_the_set = |more: &[&str]| {
+        let mut command = dev(&dir);
+        command.args(["--dir", set.path().to_str().unwrap()]).args(more);
+        command
+    };
+    let mut process = Process::start(of_the_set(&[])).await;
+    assert!(status(&process).await.contains("all 2 migrations are applied"));
+    process.kill().await;
+    std::fs::write(set.path().join("0001_t1/up.sql"), "CREATE TABLE t1 (id bigint);").unwrap();
+
+    let mut process = Process::start(of_the_set(&[])).await;
+    process.event("daemon.apply_on_start_failed").await;
+    process.kill().await;
+    let mut process = Process::start(of_the_set(&["--reset"])).await;
+    assert!(status(&process).await.contains("all 2 migrations are applied"));
+    process.kill().await;
+
+    let database = TestDatabase::new().await;
+    let mut command = schemad(&["dev", "--reset"]);
+    command.env("DATABASE_URL", &database.url);
+    let refused = output(command).await;
+    assert!(refused.status.code() == Some(2) && stderr(&refused).contains("nobody's to drop"), "{}", stderr(&refused));
+}

@@ -460,3 +460,92 @@ async fn settings_of_the_login_stop_nothing() {
     daemon.apply_all().await.finished();
     daemon.stop().await;
 }
+
+/// The settings of a file stand before each of its statements that run outside a transaction, and before the look at what is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_that_runs_code_speaks_for_no_step() {
+    let function = |name: &str, call: &str| {
+        format!(
+            "CREATE FUNCTION public.{name} RETURNS text LANGUAGE plpgsql AS $$ BEGIN {TAKE_BACK} \
+                FOR step IN 1..12 LOOP BEGIN PERFORM pg_advisory_lock(32478922351141220); \
+                PERFORM pg_advisory_lock(1935894628, (txid_current() & 2147483647)::integer); PERFORM {call}; EXIT; \
+                EXCEPTION WHEN OTHERS THEN NULL; END; END LOOP; EXECUTE 'SET ' || 'ROLE app_owner'; RETURN ''; END $$;"
+        )
+    };
+    let shadow = "SELECT set_config('a.b', 'c', false);\n";
+    let quoted = "SET a.b = '\\', '; SELECT public.evil(); --';\n";
+    for (name, settings) in [
+        (
+            "set_config(a text, b text, c boolean)",
+            format!("SET search_path = public, pg_catalog;\n{}", shadow.repeat(3)),
+        ),
+        ("evil()", format!("SET standard_conforming_strings = off;\n{}", quoted.repeat(3))),
+    ] {
+        for call in ["schemad.finish_step_v4(step)", "schemad.note_statement_v3(step, 1, 'done')"] {
+            let set =
+                Set::of(&[("1_one", &format!("CREATE TABLE one (n int); {}", function(name, call)), "SELECT 1;")]);
+            set.add_non_transactional(
+                "2_index",
+                &format!("{settings}CREATE INDEX CONCURRENTLY i ON public.one (n);\nCREATE TABLE public.two ();"),
+                "SELECT 1;",
+            );
+            set.add("3_three", "CREATE TABLE public.three ();", "DROP TABLE three;");
+            let barred = Barred::guide().await;
+            let daemon = barred.start(&set).await;
+            for _ in 0..2 {
+                drop(daemon.apply_all().await);
+            }
+            for (version, relations) in [("2", vec!["i", "two"]), ("3", vec!["three"])] {
+                if barred.applied().await.contains(version) {
+                    for relation in relations {
+                        let there = format!("SELECT coalesce(to_regclass('public.{relation}')::text, '')");
+                        assert_eq!(barred.text(&there).await, relation, "{name} {call}: {version} is listed");
+                    }
+                }
+            }
+            daemon.stop().await;
+        }
+    }
+}
+
+/// Another session of the same login may end the operation's and take its lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_session_of_the_login_speaks_for_no_step() {
+    let set = Set::of(&[
+        ("1_one", "CREATE TABLE one ();", "DROP TABLE one;"),
+        ("2_sleeps", "SELECT pg_sleep(3); CREATE TABLE two ();", "DROP TABLE two;"),
+        ("3_three", "CREATE TABLE three ();", "DROP TABLE three;"),
+    ]);
+    let barred = Barred::guide().await;
+    let daemon = barred.start(&set).await;
+    let mut client = daemon.client();
+    let applying = tokio::spawn(async move {
+        collect(client.apply(pb::ApplyRequest::default()).await, |r: pb::ApplyResponse| r.event).await
+    });
+    eventually("it sleeps", async || {
+        let sleeps = "SELECT 'x' FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        (!barred.0.texts(sleeps).await.is_empty()).then_some(())
+    })
+    .await;
+    let other = connect(&barred.0.url("schemad_migrator", "app")).await;
+    // A block commits only where it is alone.
+    other.batch_execute("SET schemad.diesel_table = 'public.__diesel_schema_migrations'").await.unwrap();
+    other
+        .batch_execute(
+            "DO $$ BEGIN \
+                PERFORM pg_terminate_backend(k.pid) FROM pg_locks k WHERE locktype = 'advisory' AND classid = 7562088 AND objid = 1701667172; \
+                PERFORM pg_advisory_lock(32478922351141220); \
+                FOR s IN 1..8 LOOP BEGIN PERFORM pg_advisory_lock(32478922351141220); \
+                PERFORM pg_advisory_lock(1935894628, (txid_current() & 2147483647)::integer); PERFORM schemad.finish_step_v4(s); \
+                EXCEPTION WHEN OTHERS THEN NULL; END; COMMIT; END LOOP; END $$",
+        )
+        .await
+        .unwrap();
+    drop(other);
+    drop(applying.await.unwrap());
+    for (version, table) in [("2", "two"), ("3", "three")] {
+        let there = barred.text(&format!("SELECT coalesce(to_regclass('public.{table}')::text, '')")).await;
+        assert_eq!(there == table, barred.applied().await.contains(version), "{version}");
+    }
+    daemon.stop().await;
+}

@@ -25,7 +25,7 @@ BEGIN
      WHERE source = 'session' AND name NOT IN ('application_name', 'TimeZone', 'statement_timeout', 'lock_timeout',
            'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout',
            'client_connection_check_interval', 'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count',
-           'transaction_isolation', 'client_encoding', 'standard_conforming_strings', 'quote_all_identifiers');
+           'transaction_isolation', 'client_encoding', 'standard_conforming_strings', 'quote_all_identifiers', 'default_transaction_isolation');
     IF leak IS NOT NULL THEN RAISE 'settings leaked: %', leak; END IF;
     SELECT string_agg(name || '=' || setting, ' ') INTO leak FROM pg_settings
      WHERE (name = 'application_name' AND setting <> 'schemad') OR (name = 'TimeZone' AND setting <> 'UTC')

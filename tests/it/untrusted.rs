@@ -292,3 +292,45 @@ async fn a_view_that_the_schemas_owner_puts_in_the_place_of_diesels_table_does_n
     daemon.stop().await;
     database.execute(&format!("DROP VIEW __diesel_schema_migrations; ALTER SCHEMA public OWNER TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
+
+/// Nor does a default of the database make the daemon's own look see what was there before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_that_comes_while_diesels_table_is_restored_does_not_run() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    database
+        .execute(&format!("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'", database.name))
+        .await;
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    database
+        .execute(
+            "DELETE FROM __diesel_schema_migrations; CREATE TABLE ran (who text); CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS \
+                $$ BEGIN INSERT INTO public.ran VALUES (current_user); RETURN NEW; END $$",
+        )
+        .await;
+    let other = database.connect().await;
+    other
+        .batch_execute(
+            "BEGIN; CREATE TRIGGER trap BEFORE INSERT ON __diesel_schema_migrations FOR EACH ROW EXECUTE FUNCTION trap()",
+        )
+        .await
+        .unwrap();
+    let mut client = daemon.client();
+    let resolving = tokio::spawn(async move {
+        let restore = pb::ResolveRequest {
+            outcome: pb::ResolveOutcome::RestoreDieselTable.into(),
+            reason: "a test".into(),
+            ..Default::default()
+        };
+        client.resolve(restore).await
+    });
+    eventually("it waits for the table", async || {
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'RowExclusiveLock'";
+        (database.text(waits).await == "1").then_some(())
+    })
+    .await;
+    other.batch_execute("COMMIT").await.unwrap();
+    assert!(resolving.await.unwrap().is_err());
+    assert_eq!(database.text("SELECT count(*) FROM ran").await, "0");
+    daemon.stop().await;
+}
