@@ -3,7 +3,7 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
+use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
 
 use crate::sql::Secrets;
 
@@ -274,7 +274,12 @@ impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
             // The server closes the session after these (shutdown, termination, crash of a neighbour).
-            Some(db) if db.code().code().starts_with("57P") => Self::Lost(SqlError::from(db).to_string()),
+            // As an ERROR it is somebody else's word: a script's RAISE, or another server's through a foreign table.
+            Some(db)
+                if db.code().code().starts_with("57P") && !matches!(db.parsed_severity(), Some(Severity::Error)) =>
+            {
+                Self::Lost(SqlError::from(db).to_string())
+            }
             Some(db) => SqlError::from(db).into(),
             None => Self::Lost(chain(&error)),
         }

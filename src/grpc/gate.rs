@@ -33,6 +33,10 @@ use crate::{
     transport::{InFlight, Limits, Peer, ServerTls, Timed},
 };
 
+/// Of the body of a request that is no gRPC, so much is read, and so long, before it is refused.
+const REFUSED_BODY: usize = 64 << 10;
+const REFUSED_WITHIN: Duration = Duration::from_millis(500);
+
 /// Reflection at once, of one client and of all: a person's tool asks once, and what it is told has 100 KiB.
 const REFLECTIONS: Room = Room { each: 16, all: 64 };
 
@@ -85,6 +89,9 @@ pub async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) 
     if (serves_only_grpc || method.is_some())
         && let Some(refused) = not_grpc(&request)
     {
+        // Before it is answered: some clients take an answer to a body that they are still sending for a broken stream.
+        let body = axum::body::to_bytes(request.into_body(), REFUSED_BODY);
+        let _ = tokio::time::timeout(REFUSED_WITHIN, body).await; // too long, or too slow: it is refused all the same
         return refused;
     }
     let Some(method) = method else {

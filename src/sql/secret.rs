@@ -65,8 +65,26 @@ impl Statement<'_> {
             || has_literal() && is_dblink()
     }
 
-    /// A literal behind the word: `OPTIONS (password 'x')` of whatever it is, `f(password => 'x')`, `SET password = 'x'`.
+    /// A literal behind the word: `OPTIONS (password 'x')` of whatever it is, `f(password => 'x')`, `SET password = 'x'`; a value for a
+    /// column or a setting of that name: `INSERT INTO t (name, password) VALUES …`, `set_config('app.password', …)`.
     fn gives_password(&self) -> bool {
+        let mut tokens = self.tokens();
+        if tokens.next().is_some_and(|first| first.eq_ignore_ascii_case("insert")) {
+            let columns = tokens.skip_while(|token| *token != "(").take_while(|token| *token != ")");
+            let names = |token: &str| !is_literal(token) && token.to_ascii_lowercase().contains("passw");
+            if columns.into_iter().any(names) && self.tokens().any(is_literal) {
+                return true;
+            }
+        }
+        let mut sets = 0;
+        for token in self.tokens() {
+            sets = match sets {
+                _ if token.eq_ignore_ascii_case("set_config") => 1,
+                1 if token == "(" => 2,
+                2 if is_literal(token) && token.to_ascii_lowercase().contains("passw") => return true,
+                _ => 0,
+            };
+        }
         let mut follows = false;
         for token in self.tokens() {
             if follows && is_literal(token) {
@@ -106,7 +124,9 @@ fn holds_secret(text: &str, depth: usize) -> bool {
         authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
     });
     let is_dsn = lower.split("password").skip(1).any(|rest| rest.trim_start().starts_with('='));
-    if is_url || is_dsn && lower.contains("host") {
+    // As it stands in a connection string, and not in a condition: password=x, with nothing between.
+    let is_given = lower.split("password=").skip(1).any(|rest| rest.starts_with(|c: char| c.is_alphanumeric()));
+    if is_url || is_given || is_dsn && lower.contains("host") {
         return true;
     }
     // Most literals are short values.
@@ -249,6 +269,11 @@ mod tests {
             "ALTER SERVER s OPTIONS (SET passwd 'x')",
             "CREATE SUBSCRIPTION s CONNECTION 'host=h password=x' PUBLICATION p",
             "SELECT dblink_connect('dbname=x')",
+            "SELECT set_config('x.y', 'dbname=d user=u password=geheim', false), 1/0",
+            "ALTER SYSTEM SET primary_conninfo = 'user=u password=geheim' x",
+            "SELECT set_config('app.password', 'geheim', false), 1/0",
+            "INSERT INTO app_users (name, password) VALUES ('bob', 'geheim')",
+            "insert into t (\"Password_Hash\") select 'geheim'",
             "SELECT f('postgres://u:p@h/d')",
             "SELECT f('host=h password = x')",
             "DO $$ BEGIN EXECUTE 'CREATE ROLE a PASSWORD ''x'''; END $$",
@@ -262,7 +287,6 @@ mod tests {
         }
         for sql in [
             "CREATE TABLE users (id int, password_hash text NOT NULL DEFAULT '')",
-            "INSERT INTO users (password) VALUES ('x')",
             "COMMENT ON COLUMN users.password IS 'the password of a user, hashed'",
             "ALTER ROLE a SET search_path = 'b'",
             "DROP ROLE a",

@@ -164,3 +164,26 @@ async fn a_character_that_the_database_cannot_hold_is_named_with_its_place() {
         }
     }
 }
+
+/// The server's own code for the end of a session is a script's as well, or another server's through a foreign table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_with_the_code_of_an_ended_session_is_the_scripts() {
+    for code in ["57P01", "57P03"] {
+        let raise =
+            format!("DO $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}', HINT = 'wait for it'; END $$;");
+        for transactional in [true, false] {
+            let (database, set) = (TestDatabase::new().await, Set::tables(0));
+            match transactional {
+                true => set.add("1_a", &raise, ""),
+                false => set.add_non_transactional("1_a", &raise, ""),
+            }
+            let daemon = TestDaemon::start(&database, &set).await;
+            let failed = daemon.apply_all().await.failure();
+            failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+            assert_eq!((failed.metadata["sqlstate"].as_str(), failed.metadata["hint"].as_str()), (code, "wait for it"));
+            assert_eq!(failed.metadata["file"], "1_a/up.sql");
+            assert_eq!(database.text("SELECT count(*) FROM schemad.operations").await, "1");
+            daemon.stop().await;
+        }
+    }
+}
