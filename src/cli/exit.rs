@@ -179,7 +179,7 @@ mod tests {
         let mut text = String::from(
             "# Errors\n\nEvery error has a google.rpc.ErrorInfo with domain `schemad`, one of these reasons, and data in its \
              metadata. A status\nthat is the result of an operation carries `operation` there; any other says nothing about \
-             an operation that was accepted.\n\nReflection serves `google/rpc/error_details.proto`, so grpcurl and buf print the details in words.\n\n\
+             an operation that was accepted.\n\nReflection serves `google/rpc/error_details.proto`, by which a client resolves the details' types (`buf curl` prints them in base64 all the same).\n\n\
              A deadline (`grpc-timeout`) ends every call, streams too: `DEADLINE_EXCEEDED`. It ends \
              no operation, which goes on in the daemon; a call\nwhose deadline has passed when it arrives begins none.\n\n| reason | gRPC code | exit code | meaning |\n| --- | --- | --- | --- |\n",
         );
