@@ -32,7 +32,7 @@ const MIGRATIONS: [(i32, i32, &str); 6] = [
 /// The ledger version of this daemon.
 pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
-/// The ledger's tables and functions, each with the version that brought it. One that is missing from a ledger of that version, or
+/// The ledger's tables and functions (with the types of their arguments), each with the version that brought it. One that is missing from a ledger of that version, or
 /// there in one of an earlier version, was changed by hand.
 const TABLES: [(i32, &str); 10] = [
     (1, "ledger"),
@@ -47,22 +47,22 @@ const TABLES: [(i32, &str); 10] = [
     (4, "rehearsals"),
 ];
 const FUNCTIONS: [(i32, &str); 16] = [
-    (1, "begin_step_v1"),
-    (1, "finish_step_v1"),
-    (1, "note_statement_v1"),
-    (3, "finish_step_v2"),
-    (5, "diesel_table_problem_v1"),
-    (5, "begin_step_v2"),
-    (5, "finish_step_v3"),
-    (5, "note_statement_v2"),
-    (6, "diesel_table_problem_v2"),
-    (6, "is_kept_out_v1"),
-    (6, "lock_diesel_table_v1"),
-    (6, "is_its_turn_v1"),
-    (6, "begin_step_v3"),
-    (6, "finish_step_v4"),
-    (6, "can_be_finished_v1"),
-    (6, "note_statement_v3"),
+    (1, "begin_step_v1(bigint)"),
+    (1, "finish_step_v1(bigint)"),
+    (1, "note_statement_v1(bigint, integer, text)"),
+    (3, "finish_step_v2(bigint)"),
+    (5, "diesel_table_problem_v1(oid)"),
+    (5, "begin_step_v2(bigint)"),
+    (5, "finish_step_v3(bigint)"),
+    (5, "note_statement_v2(bigint, integer, text)"),
+    (6, "diesel_table_problem_v2(oid)"),
+    (6, "is_kept_out_v1()"),
+    (6, "lock_diesel_table_v1()"),
+    (6, "is_its_turn_v1(bigint)"),
+    (6, "begin_step_v3(bigint)"),
+    (6, "finish_step_v4(bigint)"),
+    (6, "can_be_finished_v1(bigint)"),
+    (6, "note_statement_v3(bigint, integer, text)"),
 ];
 
 /// The version of the ledger that brought the function that looks at Diesel's table.
@@ -428,7 +428,7 @@ macro_rules! place {
             ") AS problem \
                 FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
                     'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) t \
-            CROSS JOIN LATERAL (SELECT coalesce(array_agg(p.proname::text), '{}') AS found, \
+            CROSS JOIN LATERAL (SELECT coalesce(array_agg(format('%s(%s)', p.proname, oidvectortypes(p.proargtypes))), '{}') AS found, \
                 coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking, \
                 min(ARRAY['function', p.oid::regprocedure::text, quote_ident(pg_get_userbyid(p.proowner))]) FILTER (WHERE NOT ",
             ledger_owner!("p.proowner"),

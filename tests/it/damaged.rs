@@ -11,6 +11,10 @@ async fn every_damage_of_the_ledger_is_named_by_one_reason() {
         ("DELETE FROM schemad.ledger", "the only row of schemad.ledger"),
         ("DROP FUNCTION schemad.begin_step_v3(bigint)", "the function schemad.begin_step_v3"),
         ("DROP FUNCTION schemad.finish_step_v1(bigint)", "the function schemad.finish_step_v1"),
+        (
+            "DROP FUNCTION schemad.finish_step_v4(bigint); CREATE FUNCTION schemad.finish_step_v4(text) RETURNS void LANGUAGE sql AS ''",
+            "the function schemad.finish_step_v4(bigint)",
+        ),
         ("DROP TABLE schemad.events", "the table schemad.events"),
         ("DROP TABLE schemad.statements", "the table schemad.statements"),
         ("UPDATE schemad.ledger SET version = 1", "it says version 1"),

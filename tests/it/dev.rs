@@ -167,17 +167,20 @@ async fn reset_begins_with_an_empty_database() {
     let mut process = Process::start(of_the_set(&[])).await;
     assert!(status(&process).await.contains("all 2 migrations are applied"));
     process.kill().await;
+    eventually("the server goes down with its parent", async || server(&dir).is_none().then_some(())).await;
     std::fs::write(set.path().join("0001_t1/up.sql"), "CREATE TABLE t1 (id bigint);").unwrap();
 
     let mut process = Process::start(of_the_set(&[])).await;
     process.event("daemon.apply_on_start_failed").await;
     process.kill().await;
+    eventually("the server goes down with its parent", async || server(&dir).is_none().then_some(())).await;
     let mut process = Process::start(of_the_set(&["--reset"])).await;
     assert!(status(&process).await.contains("all 2 migrations are applied"));
     process.kill().await;
+    eventually("the server goes down with its parent", async || server(&dir).is_none().then_some(())).await;
 
     let database = TestDatabase::new().await;
-    let mut command = schemad(&["dev", "--reset"]);
+    let mut command = schemad(&["dev", "--reset", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     command.env("DATABASE_URL", &database.url);
     let refused = output(command).await;
     assert!(refused.status.code() == Some(2) && stderr(&refused).contains("nobody's to drop"), "{}", stderr(&refused));
