@@ -38,6 +38,9 @@ const EVERY: Duration = Duration::from_millis(1900);
 /// The same while an operation is pending or running, when others may have to be taken over or closed.
 const EVERY_BUSY: Duration = Duration::from_millis(500);
 
+/// One of so many looks takes in what stands on Diesel's table, which each step's guard looks at anyway.
+const CLOSELY_EVERY: u32 = 4;
+
 /// Whoever locks the ledger's tables keeps this session from them for no longer.
 const SIDE_SETTINGS: &str = "SET lock_timeout='1s'";
 
@@ -174,7 +177,7 @@ pub async fn preflights(
             Err(failure) => failure,
             Ok((session, mut proved)) => {
                 backoff = BACKOFF.0;
-                let (mut pause, mut kind) = (EVERY_BUSY, Look::Shortly);
+                let (mut pause, mut looks) = (EVERY_BUSY, 0_u32);
                 let session = Arc::new(session);
                 side.send_replace(Some(session.clone()));
                 loop {
@@ -182,6 +185,8 @@ pub async fn preflights(
                     tokio::time::sleep(pause).await;
                     let look = async {
                         proved = proved || plan.one_database.prove(session.client()).await?;
+                        // An idle daemon stays below two statements a second.
+                        let kind = if looks.is_multiple_of(CLOSELY_EVERY) { Look::Closely } else { Look::Shortly };
                         let standing = stands(&plan, &session, kind).await?;
                         upkeep.tick(&plan, &session).await;
                         let left = match standing.is_busy {
@@ -193,8 +198,7 @@ pub async fn preflights(
                     match within(ANSWER_WITHIN, look).await {
                         Ok((standing, left)) => {
                             pause = if standing.is_busy { EVERY_BUSY } else { EVERY };
-                            // Every other look, which keeps an idle daemon below two statements a second.
-                            kind = if kind == Look::Shortly { Look::Closely } else { Look::Shortly };
+                            looks = looks.wrapping_add(1);
                             // Whatever comes of it, the next look shows it.
                             drop(within(PREFLIGHT_WITHIN, close(&plan.logins, left)).await);
                         }
