@@ -51,6 +51,13 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
         "42501" => {
             // What the guards lack a right on is named in their own statements.
+            let touches_ledger = |sql: &str| sql.to_ascii_lowercase().contains("schemad.");
+            let refused = grant::inner(error).or_else(|| statement().map(|statement| statement.sql));
+            if !in_guards && refused.is_some_and(touches_ledger) {
+                return Some(
+                    "The file touches the ledger (schema schemad), which no migration may: remove that".to_owned(),
+                );
+            }
             let inner =
                 grant::inner(error).filter(|_| in_guards).and_then(|inner| sql::split(inner).into_iter().next());
             return Some(grant::helps(&error.message, role, inner.or_else(statement).as_ref()));
