@@ -202,14 +202,14 @@ pub enum Error {
 pub struct Foreign<'a> {
     /// schema, table or function.
     pub kind: &'a str,
-    /// What it is called.
+    /// The object's name, quoted by the server.
     pub name: &'a str,
-    /// Whose it is.
+    /// The owner's name, quoted by the server.
     pub owner: &'a str,
 }
 
 impl<'a> Foreign<'a> {
-    /// Of the three, as a query returns them.
+    /// Reads the array of kind, name and owner that a query returns; `None` for another length.
     pub fn of(found: &'a [String]) -> Option<Self> {
         let [kind, name, owner] = found else { return None };
         Some(Self { kind, name, owner })
@@ -232,7 +232,8 @@ impl Error {
         Self::UnsafeTable { table: table.into(), problem }
     }
 
-    /// What belongs to `owner` (all as the server quotes it) could run his code as `role`, who has no reason to trust him.
+    /// The refusal of a ledger whose `object` belongs to a role that `role`, the daemon's, has no reason to trust. Names are as the
+    /// server quotes them.
     pub fn foreign_ledger(object: &Foreign<'_>, role: &str, is_superuser: bool, migrating_role: Option<&str>) -> Self {
         let Foreign { kind, name, owner } = object;
         let alter = format!("ALTER {} {name} OWNER TO {role}", kind.to_uppercase());

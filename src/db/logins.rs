@@ -1,4 +1,4 @@
-//! Who migrations run as, and who keeps the ledger. With one address both are the same login. With two, the login that runs migrations
+//! The login that runs migrations, and the one that writes the ledger. With one address both are the same login. With two, the login that runs migrations
 //! may have no right on the ledger's tables: then the ledger is written on a session of the other login beside it, which a migration's
 //! script cannot reach. Which of the two it is the database's rights say, so there is no setting that could say otherwise.
 

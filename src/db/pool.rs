@@ -39,7 +39,7 @@ pub struct PoolSettings {
 pub struct Whose(Option<Arc<str>>);
 
 impl Whose {
-    /// Of the login at `reading`, where operations run at `migrating`.
+    /// For a connection of the login at `reading`, where operations run as the login at `migrating`.
     pub fn of(reading: &DatabaseUrl, migrating: Option<&DatabaseUrl>) -> Self {
         Self(
             migrating

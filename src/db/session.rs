@@ -114,9 +114,9 @@ pub struct Notice {
     pub severity: String,
     /// The message.
     pub message: String,
-    /// What stands beside it; empty without.
+    /// The server's DETAIL; empty without one.
     pub detail: String,
-    /// What the server advises; empty without.
+    /// The server's HINT; empty without one.
     pub hint: String,
 }
 
@@ -209,7 +209,7 @@ impl Session {
         self.ledger_session().client()
     }
 
-    /// Whoever writes the ledger instead of this session's login.
+    /// The other login's session that writes the ledger. `None`: this session writes it itself.
     pub fn keeper(&self) -> Option<&Keeper> {
         self.keeper.as_deref()
     }

@@ -33,7 +33,7 @@ use crate::{
     transport::{InFlight, Limits, Peer, ServerTls, Timed},
 };
 
-/// Of the body of a request that is no gRPC, so much is read, and so long, before it is refused.
+/// Bytes of a body that are read before a request is refused which is no gRPC, and how long that may take.
 const REFUSED_BODY: usize = 64 << 10;
 const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 

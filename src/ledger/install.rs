@@ -79,7 +79,7 @@ pub enum State {
     ToBeUpgraded,
 }
 
-/// How much is looked at.
+/// How much a look at the ledger takes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// All, in two statements: also what stands on Diesel's table.

@@ -51,7 +51,12 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
         "42501" => {
             // What the guards lack a right on is named in their own statements.
-            let touches_ledger = |sql: &str| sql.to_ascii_lowercase().contains("schemad.");
+            let touches_ledger = |sql: &str| {
+                sql::split(sql)
+                    .iter()
+                    .flat_map(sql::Statement::tokens)
+                    .any(|token| token.eq_ignore_ascii_case("schemad"))
+            };
             let refused = grant::inner(error).or_else(|| statement().map(|statement| statement.sql));
             if !in_guards && refused.is_some_and(touches_ledger) {
                 return Some(
