@@ -41,9 +41,6 @@ const AT_ONCE: usize = 4;
 /// How many names are tried.
 const TRIES: u32 = 3;
 
-/// How long the end of a daemon waits for the removal of its databases; what is left is swept.
-const CLOSED_WITHIN: Duration = Duration::from_secs(10);
-
 /// Whether leases can be had of a stock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum State {
@@ -234,38 +231,29 @@ impl Stock {
         });
         if later {
             let stock = self.clone();
-            tokio::spawn(async move { stock.wind_up(None).await });
+            tokio::spawn(async move { stock.wind_up().await });
         }
     }
 
-    /// Drops everything, as the daemon ends.
+    /// Drops everything, as the daemon ends. As long as the server needs.
     pub async fn close(self: &Arc<Self>) {
         self.state.send_modify(|state| *state = State::Retired.max(*state));
-        self.wind_up(Some(CLOSED_WITHIN)).await;
+        self.wind_up().await;
     }
 
     /// Ends what makes, drops the template and what is ready, and waits for what is leased.
-    async fn wind_up(&self, within: Option<Duration>) {
+    async fn wind_up(&self) {
         let Some(Tasks { filler, remover }) = lock(&self.tasks).take() else { return };
-        let drained = async {
-            let _ = filler.await;
-            if let Some(removals) = lock(&self.removals).take() {
-                let _ = removals.send(Removal::new(self.template, ()).0);
-            }
-            let ready = std::mem::take(&mut *lock(&self.ready));
-            self.metrics.leases_ready(-count(ready.len()));
-            drop(ready);
-            let _ = remover.await;
-        };
-        let drained = match within {
-            Some(within) => tokio::time::timeout(within, drained).await.is_ok(),
-            None => {
-                drained.await;
-                true
-            }
-        };
+        let _ = filler.await;
+        if let Some(removals) = lock(&self.removals).take() {
+            let _ = removals.send(Removal::new(self.template, ()).0);
+        }
+        let ready = std::mem::take(&mut *lock(&self.ready));
+        self.metrics.leases_ready(-count(ready.len()));
+        drop(ready);
+        let _ = remover.await;
         let scratch = lock(&self.scratch).take();
-        if let (true, Some(scratch)) = (drained, scratch)
+        if let Some(scratch) = scratch
             && let Err(error) = scratch.close().await
         {
             tracing::debug!(cause = %error, "what is left is swept");
