@@ -3,7 +3,7 @@
 
 mod of_database;
 
-pub use of_database::LEDGER_REPAIR;
+pub use of_database::{LEDGER_REPAIR, is_damage};
 
 use std::{collections::BTreeMap, fmt};
 
@@ -169,7 +169,7 @@ reasons! {
     LedgerNotReady "LEDGER_NOT_READY" Refused,
     /// A part of the ledger is missing, was changed by hand or has what could run code of others; the message says which, and what to do.
     LedgerDamaged "LEDGER_DAMAGED" Refused,
-    /// Diesel's table is gone, or empty, while the ledger lists applied migrations; a person has to say which of the two is right.
+    /// Diesel's table is gone, or has none of the migrations that the ledger lists as applied; a person has to say which of the two is right.
     DieselTableLost "DIESEL_TABLE_LOST" Refused,
     /// What the ledger names as Diesel's table could run code of others with the daemon's rights, or is not where the operator means.
     DieselTableUnsafe "DIESEL_TABLE_UNSAFE" Refused,

@@ -148,7 +148,7 @@ pub async fn preflights(
     views: Arc<watch::Sender<Arc<View>>>,
     side: watch::Sender<Option<Arc<Session>>>,
 ) {
-    let mut backoff = BACKOFF.0;
+    let (mut backoff, mut is_direct) = (BACKOFF.0, false);
     let (mut told, mut upkeep, mut silent) = (None, Upkeep::default(), TakeOver::default());
     let mut publish = |result: Result<(), Failure>| {
         let message = result.as_ref().err().map(|failure| failure.message.clone());
@@ -173,7 +173,7 @@ pub async fn preflights(
         });
     };
     loop {
-        let failure = match within(PREFLIGHT_WITHIN, preflight(&plan)).await {
+        let failure = match within(PREFLIGHT_WITHIN, preflight(&plan, &mut is_direct)).await {
             Err(failure) => failure,
             Ok((session, mut proved)) => {
                 backoff = BACKOFF.0;
@@ -248,14 +248,30 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure
 
 /// A session that is proved direct, on a database whose ledger is in order or was just made; and whether it is proved that it is the one
 /// that is read.
-async fn preflight(Preflight { logins, one_database, role, .. }: &Preflight) -> Result<(Session, bool), Failure> {
-    let session = logins.open_direct().await?;
+/// `is_direct`: the look before found no pooler; what this one found.
+async fn preflight(
+    Preflight { logins, one_database, role, .. }: &Preflight,
+    is_direct: &mut bool,
+) -> Result<(Session, bool), Failure> {
+    let session = logins.open().await?;
+    // It takes dozens of statements. A daemon that looks again every second because of something else proves it again only when nothing else
+    // is left, and before anything takes a lock of the session, which a pooler would give to others.
+    let proved_before = std::mem::take(is_direct);
+    if !proved_before {
+        logins.prove_direct(&session).await?;
+    }
+    *is_direct = true;
     if let Some(role) = role {
         session.may_become(role).await?;
     }
     let state = install::check(&session).await?;
     // Before a ledger is made where none belongs.
     let mut proved = one_database.prove(session.client()).await?;
+    if proved_before {
+        *is_direct = false;
+        logins.prove_direct(&session).await?;
+        *is_direct = true;
+    }
     let session = match LockedSession::try_lock(session).await? {
         Attempt::Held(_) if state == install::State::ToBeCreated => return Err(not_made()),
         // The ledger is there. The next operation, or the next look, upgrades it and closes what dead daemons left.

@@ -120,7 +120,10 @@ fn waits(waiting: &pb::Waiting) -> Vec<String> {
     let relation = if waiting.relation.is_empty() { String::new() } else { format!(" on {}", line(&waiting.relation)) };
     let (version, mode) = (line(&waiting.version), line(&waiting.mode));
     let waited = output::duration(waiting.waited.as_ref());
-    let what = format!("Waiting   {waited} for {mode}{relation}, migration {version}");
+    // Without a version all steps are through, and the end is being recorded.
+    let during =
+        if version.is_empty() { "to record the operation's end".into() } else { format!("migration {version}") };
+    let what = format!("Waiting   {waited} for {mode}{relation}, {during}");
     let behind = |blocker| format!("          behind {}", line(&blocker_text(blocker)));
     std::iter::once(what).chain(waiting.blockers.iter().map(behind)).collect()
 }

@@ -22,6 +22,8 @@ pub struct SqlError {
     pub detail: Option<String>,
     /// HINT.
     pub hint: Option<String>,
+    /// The schema of the relation concerned, where the server names it (of a violated constraint, for example).
+    pub schema: Option<String>,
     /// The CONTEXT lines, for example a PL/pgSQL call stack.
     pub context: Option<String>,
     /// Characters from 1 into the message that was sent.
@@ -46,6 +48,7 @@ impl From<&DbError> for SqlError {
             message: error.message().into(),
             detail: error.detail().map(Into::into),
             hint: error.hint().map(Into::into),
+            schema: error.schema().map(Into::into),
             context: error.where_().map(Into::into),
             position,
             internal_position,
@@ -287,8 +290,18 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
-/// What the server says when lock_timeout is over, where it speaks English: diesel keeps the message and drops the SQLSTATE.
-pub(super) const LOCK_TIMEOUT_IS_OVER: &str = "canceling statement due to lock timeout";
+/// The SQLSTATE of what the server says, where it speaks English: diesel keeps the message and drops the SQLSTATE. Empty for all that
+/// schemad does not tell apart.
+pub(super) fn sqlstate_of(message: &str) -> &'static str {
+    let is_missing = |kind: &str| message.starts_with(kind) && message.ends_with(" does not exist");
+    match message {
+        "canceling statement due to lock timeout" => "55P03",
+        _ if is_missing("column ") => "42703",
+        _ if is_missing("relation ") => "42P01",
+        _ if is_missing("function ") => "42883",
+        _ => "",
+    }
+}
 
 /// What a pooler means that gives up before it has a server connection to give.
 pub const POOL_TOO_SMALL: &str = "the pooler's pool has no server connection left: schemad keeps up to --pool-size and 5 more open (10 by \

@@ -90,12 +90,21 @@ impl Logins {
     /// As [`Logins::open`], and [`Error::Pooler`].
     pub async fn open_direct(&self) -> Result<Session, Error> {
         let session = self.open().await?;
-        pooler::prove_direct(&session, &self.migrating).await?;
+        self.prove_direct(&session).await?;
+        Ok(session)
+    }
+
+    /// Proves it of a session that is open.
+    ///
+    /// # Errors
+    /// [`Error::Pooler`], or the database's, or its loss.
+    pub async fn prove_direct(&self, session: &Session) -> Result<(), Error> {
+        pooler::prove_direct(session, &self.migrating).await?;
         if let Some(keeper) = session.keeper() {
             let proved = pooler::prove_direct(&keeper.session, &keeper.url).await;
             proved.map_err(of_the_keeper)?;
         }
-        Ok(session)
+        Ok(())
     }
 
     /// Opens a session that writes the ledger, and nothing else.

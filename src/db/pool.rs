@@ -13,9 +13,9 @@ use std::{
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, error::SqlState};
+use tokio_postgres::AsyncMessage;
 
-use super::{DatabaseUrl, Error, SqlError, connect::Connected, error::LOCK_TIMEOUT_IS_OVER};
+use super::{DatabaseUrl, Error, SqlError, connect::Connected, error::sqlstate_of};
 
 /// Connections are closed after this long without use; bb8 opens new ones up to the size that is kept.
 const IDLE: Duration = Duration::from_secs(5 * 60);
@@ -182,7 +182,7 @@ impl Reader {
         Ok(value)
     }
 
-    /// Converts diesel's error, which has no SQLSTATE.
+    /// Converts diesel's error, which has no SQLSTATE; some are told from the message.
     pub fn error(&self, error: diesel::result::Error) -> Error {
         match error {
             _ if self.is_closed() => Error::Lost(error.to_string()),
@@ -190,10 +190,7 @@ impl Reader {
                 Error::Lost(info.message().into())
             }
             diesel::result::Error::DatabaseError(_, info) => SqlError {
-                sqlstate: match info.message() {
-                    LOCK_TIMEOUT_IS_OVER => SqlState::LOCK_NOT_AVAILABLE.code().into(),
-                    _ => String::new(),
-                },
+                sqlstate: sqlstate_of(info.message()).into(),
                 message: info.message().into(),
                 detail: info.details().map(Into::into),
                 hint: info.hint().map(Into::into),

@@ -8,14 +8,16 @@ pub const LEDGER_REPAIR: &str = "the ledger (schema schemad) is damaged. Restore
     (ALTER SCHEMA schemad RENAME TO schemad_damaged), and the daemon makes a new ledger that adopts what Diesel's table lists";
 
 /// Something of the ledger is missing or was changed that its own version has: a table, a column, a function, or (SCH01 of the
-/// first guard) the rows of the step that runs.
-fn is_damage(error: &SqlError) -> bool {
+/// first guard) the rows of the step that runs; or a constraint of its tables refuses what schemad writes, because somebody added it, or set
+/// a sequence back.
+pub fn is_damage(error: &SqlError) -> bool {
     let texts = [Some(error.message.as_str()), error.context.as_deref()];
     let names_the_ledger = || texts.iter().flatten().any(|text| text.contains("schemad."));
     match error.sqlstate.as_str() {
         // A column: those of the catalogs are always there, so it is one of the ledger's.
         "42703" | "42701" | "SCH01" | "SCH07" => true,
         "42P01" | "42883" | "42P07" | "42723" => names_the_ledger(),
+        state if state.starts_with("23") => error.schema.as_deref() == Some("schemad"),
         _ => false,
     }
 }

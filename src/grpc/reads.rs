@@ -50,11 +50,21 @@ impl Reads {
                 match read(&mut reader).await {
                     // Each broken connection leaves the pool, so this ends at the latest with a new one.
                     Err(_) if reader.is_broken() && closed <= self.pool.max_size() => closed += 1,
-                    answer => return answer.map_err(Into::into),
+                    answer => return answer.map_err(|error| locked(error.into())),
                 }
             }
         };
         let late = |_| Err(Error::Timeout(READ_WITHIN).into());
         tokio::time::timeout(READ_WITHIN, reading).await.unwrap_or_else(late)
     }
+}
+
+/// A read waits half a second for a lock. Only what locks a whole table of the ledger, or Diesel's, is in its way.
+fn locked(failure: Failure) -> Failure {
+    if !failure.is_lock_timeout() {
+        return failure;
+    }
+    let message = "another session has locked a table of the ledger (schema schemad) or Diesel's against reading: pg_locks says who. End \
+        that, or ask again later";
+    Failure { reason: Reason::LedgerLocked, message: message.into(), ..failure }
 }

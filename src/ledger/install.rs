@@ -1,6 +1,8 @@
 //! The ledger's own migrations. It has two numbers: its version, and the oldest version a daemon must know to use it. Every
 //! change is additive, so the previous release goes on working beside the next one.
 
+use std::collections::HashSet;
+
 use tokio_postgres::{
     Client, Row,
     types::{ToSql, Type},
@@ -32,8 +34,8 @@ const MIGRATIONS: [(i32, i32, &str); 6] = [
 /// The ledger version of this daemon.
 pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
-/// The ledger's tables and functions (with the types of their arguments), each with the version that brought it. One that is missing from a ledger of that version, or
-/// there in one of an earlier version, was changed by hand.
+/// The ledger's tables, each with the version that brought it. One that is missing from a ledger of that version, or there in one of an
+/// earlier version, was changed by hand; and so for the functions, with the types of their arguments.
 const TABLES: [(i32, &str); 10] = [
     (1, "ledger"),
     (1, "scripts"),
@@ -45,6 +47,30 @@ const TABLES: [(i32, &str); 10] = [
     (2, "refusals"),
     (2, "watchers"),
     (4, "rehearsals"),
+];
+/// The columns of the ledger's tables, each row with the version that brought them.
+const COLUMNS: [(i32, &str, &str); 13] = [
+    (1, "ledger", "only_row id version compatible_with diesel_schema diesel_table created_at"),
+    (1, "scripts", "checksum sql"),
+    (
+        1,
+        "operations",
+        "id kind principal request_id request_hash state daemon backend_pid backend_start queue_until created_at started_at finished_at steps_total result",
+    ),
+    (
+        1,
+        "steps",
+        "id operation ordinal version name direction script mode up_script down_script up_mode down_mode lock_timeout_ms statement_timeout_ms role state xid planned_as planned_in_session_of started_at finished_at",
+    ),
+    (1, "statements", "step ordinal checksum settles_by state indexes_before started_at finished_at"),
+    (1, "migrations", "version name position up_script down_script up_mode down_mode applied_at step adopted mac"),
+    (1, "events", "operation sequence at kind data"),
+    (2, "refusals", "id at daemon principal kind request_id reason message"),
+    (2, "watchers", "daemon version clients seen_at"),
+    (2, "operations", "cancel_requested_by heartbeat_at reason"),
+    (3, "steps", "down_mac"),
+    (4, "rehearsals", "version up_script up_mode down_script down_mode verdict principal daemon rehearsed_at"),
+    (5, "ledger", "system_identifier database_oid"),
 ];
 const FUNCTIONS: [(i32, &str); 16] = [
     (1, "begin_step_v1(bigint)"),
@@ -411,7 +437,7 @@ macro_rules! place {
             s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'USAGE') AS may_use_schema, \
             s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE') AS may_create_in_schema, \
             has_database_privilege(b.oid, 'CREATE') AS may_create_schema, \
-            t.found AS tables, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS functions, f.lacking AS lacks_functions, \
+            t.found AS tables, k.found AS columns, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS functions, f.lacking AS lacks_functions, \
             CASE WHEN s.oid IS NOT NULL AND NOT ",
             ledger_owner!("s.nspowner"),
             " THEN ARRAY['schema', 'schemad', quote_ident(pg_get_userbyid(s.nspowner))] ELSE coalesce(t.foreign_table, f.foreign_function) END AS foreign_object, \
@@ -428,6 +454,10 @@ macro_rules! place {
             ") AS problem \
                 FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
                     'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) t \
+            CROSS JOIN LATERAL (SELECT coalesce(array_agg(format('%s.%s', c.relname, a.attname)), '{}') AS found \
+                FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+                WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
+                    'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) k \
             CROSS JOIN LATERAL (SELECT coalesce(array_agg(format('%s(%s)', p.proname, oidvectortypes(p.proargtypes))), '{}') AS found, \
                 coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking, \
                 min(ARRAY['function', p.oid::regprocedure::text, quote_ident(pg_get_userbyid(p.proowner))]) FILTER (WHERE NOT ",
@@ -502,6 +532,8 @@ struct Place {
     may_create_schema: bool,
     has_ledger: bool,
     tables: Vec<String>,
+    /// Each behind its table's name and a dot.
+    columns: HashSet<String>,
     functions: Vec<String>,
     /// Whether the role lacks a right on one of the ledger's tables, and on one of its functions.
     lacks_tables: bool,
@@ -530,6 +562,7 @@ impl Place {
             may_create_schema: row.get("may_create_schema"),
             has_ledger: tables.iter().any(|table| table == "ledger"),
             tables,
+            columns: row.get::<_, Vec<String>>("columns").into_iter().collect(),
             functions: row.get("functions"),
             lacks_tables: row.get("lacks_tables"),
             lacks_functions: row.get("lacks_functions"),
@@ -588,6 +621,13 @@ impl Place {
                         format!("it says version {version}, and the {kind} schemad.{name} of version {since} is there");
                     return Err(damaged(&problem));
                 }
+            }
+        }
+        // A column more may be of a later version.
+        for (_, table, columns) in COLUMNS.iter().filter(|(since, ..)| *since <= version) {
+            if let Some(column) = columns.split(' ').find(|column| !self.columns.contains(&format!("{table}.{column}")))
+            {
+                return Err(damaged(&format!("the column {column} of schemad.{table} is missing")));
             }
         }
         Ok(())
@@ -862,4 +902,44 @@ async fn execute(client: &Client, sql: &str) -> Result<(), Failure> {
         return Err(db::Error::from(error).into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the ledger's SQL has them: whoever adds one has to name it here.
+    #[test]
+    fn every_column_is_known_with_its_version() {
+        let (mut found, mut table) = (Vec::new(), String::new());
+        for (version, _, sql) in MIGRATIONS {
+            let mut is_in_table = false;
+            for line in sql.lines() {
+                let line = line.trim();
+                let mut words = line.split([' ', '(', ';']).filter(|word| !word.is_empty());
+                let named = line.split_once(" TABLE schemad.").and_then(|(_, rest)| rest.split([' ', '(']).next());
+                if let Some(named) = named.filter(|_| !line.starts_with("COMMENT")) {
+                    table = named.into();
+                    is_in_table = line.starts_with("CREATE");
+                } else if line.starts_with(')') {
+                    is_in_table = false;
+                } else if is_in_table && line.starts_with(|c: char| c.is_ascii_lowercase()) {
+                    found.push((version, table.clone(), words.next().unwrap().to_owned()));
+                }
+                if let Some((_, rest)) = line.split_once("ADD COLUMN ") {
+                    found.push((version, table.clone(), rest.split(' ').next().unwrap().to_owned()));
+                }
+            }
+        }
+        let mut known: Vec<_> = COLUMNS
+            .iter()
+            .flat_map(|(version, table, columns)| {
+                columns.split(' ').map(|column| (*version, (*table).to_owned(), column.to_owned()))
+            })
+            .collect();
+        found.sort();
+        known.sort();
+        assert_eq!(known, found);
+        assert!(known.len() > 90, "{}", known.len());
+    }
 }

@@ -34,9 +34,9 @@ pub enum Event {
     },
     /// A step begins.
     StepStarted(StepName),
-    /// The server said something.
+    /// The server said something, or schemad where there is no version.
     Notice {
-        /// While this version ran.
+        /// While this version ran; empty when no step runs.
         version: String,
         /// NOTICE, WARNING and so on.
         severity: String,
@@ -109,6 +109,12 @@ pub enum Event {
 }
 
 impl Event {
+    /// A warning of schemad's own, while no step runs.
+    pub fn warning(message: String) -> Self {
+        let (version, detail, hint) = (String::new(), String::new(), String::new());
+        Self::Notice { version, severity: "WARNING".into(), message, detail, hint }
+    }
+
     /// A state change, which the ledger holds too; anything else is told live only.
     pub fn is_durable(&self) -> bool {
         matches!(self, Self::Accepted { .. } | Self::Planned { .. } | Self::StepDone(..) | Self::Finished(..))

@@ -82,7 +82,7 @@ pub(super) fn failure(
         Broken::Guard(error) => {
             let grant = runner::grant_on_the_ledger(&error, login);
             let failure = Failure::from(db::Error::from(error));
-            let mut message = format!("the ledger refused to begin {}: {}; {progress}", step.file(), failure.message);
+            let mut message = format!("the ledger refused {}: {}; {progress}", step.file(), failure.message);
             if let Some(grant) = &grant {
                 message += &format!(". {grant}");
             }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio_postgres::{Client, error::SqlState};
-use uuid::Uuid;
 
 use super::{
     Event,
@@ -190,7 +189,7 @@ impl Inner {
             Some(failure) if failure.reason == Reason::Cancelled => State::Cancelled,
             Some(_) => State::Failed,
         };
-        let ending = Ending { finished, failure };
+        let mut ending = Ending { finished, failure };
         let (state, Ending { finished, failure }) = match self.write_end(left, candidate, state, &ending).await {
             Ok(None) => (state, ending),
             // What the ledger says is what everybody else is told.
@@ -199,6 +198,11 @@ impl Inner {
                 // The row stays 'running' without a holder of the lock; whoever wins it next closes it.
                 tracing::error!(event = "operation.not_recorded", operation = %candidate.id, cause = %error,
                     "the operation's end could not be recorded");
+                ending.finished.warnings.push(format!(
+                    "this result could not be recorded ({}). Until the next operation begins, the history says that this one runs; then \
+                     it is closed as succeeded if every step is committed, else as interrupted",
+                    error.message
+                ));
                 (state, ending)
             }
         };
@@ -231,10 +235,10 @@ impl Inner {
     ) -> Result<Option<(State, Ending)>, Failure> {
         let session = match left {
             Left::Locked(locked) => {
-                let written = match self.insist_on_the_end(locked.ledger(), candidate.id, state, ending).await {
+                let written = match self.insist_on_the_end(locked.ledger(), candidate, state, ending).await {
                     // The session that keeps the ledger is gone, and the one that ran the steps is not.
                     Err(db::Error::Lost(_)) if locked.keeper().is_some() => {
-                        self.end_elsewhere(candidate.id, state, ending).await?
+                        self.end_elsewhere(candidate, state, ending).await?
                     }
                     written => written?,
                 };
@@ -249,7 +253,7 @@ impl Inner {
                     Left::Open(session) => session,
                     _ => self.open_session().await?,
                 };
-                if self.insist_on_the_end(session.ledger(), candidate.id, state, ending).await? {
+                if self.insist_on_the_end(session.ledger(), candidate, state, ending).await? {
                     return Ok(None);
                 }
                 session
@@ -260,16 +264,16 @@ impl Inner {
     }
 
     /// Writes the end on another session that keeps the ledger, as soon as there is one.
-    async fn end_elsewhere(&self, id: Uuid, state: State, ending: &Ending) -> Result<bool, db::Error> {
+    async fn end_elsewhere(&self, candidate: &Candidate<'_>, state: State, ending: &Ending) -> Result<bool, db::Error> {
         let deadline = Instant::now() + RECORDED_WITHIN;
         loop {
             let written = async {
                 let session = self.logins.open_ledger().await?;
-                self.insist_on_the_end(session.client(), id, state, ending).await
+                self.insist_on_the_end(session.client(), candidate, state, ending).await
             };
             match written.await {
                 Err(error) if error.sql().is_none() && Instant::now() < deadline => {
-                    tracing::debug!(operation = %id, cause = %error, "the operation's end cannot be recorded yet");
+                    tracing::debug!(operation = %candidate.id, cause = %error, "the operation's end cannot be recorded yet");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 written => return written,
@@ -277,22 +281,29 @@ impl Inner {
         }
     }
 
-    /// Writes the end, for a while also when somebody has locked the ledger. False: another daemon has written another.
+    /// Writes the end, for a while also when somebody has locked the ledger, which followers are told. False: another daemon has
+    /// written another.
     async fn insist_on_the_end(
         &self,
         client: &Client,
-        id: Uuid,
+        candidate: &Candidate<'_>,
         state: State,
         ending: &Ending,
     ) -> Result<bool, db::Error> {
         let (deadline, mut told) = (Instant::now() + RECORDED_WITHIN, false);
         loop {
-            match operations::end(client, id, state, ending).await {
+            match operations::end(client, candidate.id, state, ending).await {
                 Err(error) if error.is_lock_timeout() && Instant::now() < deadline => {
                     if !std::mem::replace(&mut told, true) {
                         let blocked_by = activity::blocked_by(&self.who_locks_the_ledger().await);
-                        tracing::warn!(event = "ledger.locked", operation = %id, blocked_by,
-                            "the operation's end cannot be recorded yet, because another session has locked the ledger");
+                        let message =
+                            "the operation's end cannot be recorded yet, because another session has locked the ledger";
+                        tracing::warn!(event = "ledger.locked", operation = %candidate.id, blocked_by, "{message}");
+                        candidate.log.push(Event::warning(format!(
+                            "{message} (in the way: {}); trying for {}",
+                            if blocked_by.is_empty() { "not known; see pg_locks" } else { &blocked_by },
+                            humantime::format_duration(RECORDED_WITHIN)
+                        )));
                     }
                 }
                 ended => return ended,

@@ -106,12 +106,12 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     }
 }
 
-/// Refuses to take a Diesel's table that is gone or empty for the truth while the ledger lists applied migrations: it was dropped,
-/// renamed, emptied or left out of a restore more probably than everything was reverted by another program.
+/// Refuses to take a Diesel's table for the truth that has none of the migrations which the ledger lists as applied: it was dropped,
+/// renamed, emptied or left out of a restore, and perhaps begun anew, more probably than everything was reverted by another program.
 pub(super) fn table_lost(rows: &[Row]) -> Option<Refusal> {
     let listed: Vec<&Row> =
         rows.iter().filter(|row| row.is_reverted_elsewhere() && !journal::is_contradicted(row)).collect();
-    let is_lost = !listed.is_empty() && !rows.iter().any(Row::is_applied);
+    let is_lost = !listed.is_empty() && !rows.iter().any(|row| row.is_applied() && row.recorded.is_some());
     is_lost.then_some(Refusal::DieselTableLost { listed: listed.len() })
 }
 

@@ -9,10 +9,13 @@ use super::{
     Broken, Halt, Orders, ScriptError,
     message::{self, Preamble},
 };
-use crate::db::{
-    Error,
-    lock::LockedSession,
-    session::{Canceller, Notice},
+use crate::{
+    db::{
+        Error, SqlError,
+        lock::LockedSession,
+        session::{Canceller, Notice},
+    },
+    failure::is_damage,
 };
 
 /// How often a running statement is asked to stop. A cancel can arrive between two statements and hit neither.
@@ -91,13 +94,8 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
             Ended::Impatient(waited) => Broken::Locks { error: *error, waited },
             Ended::Halted(halt) => Broken::Halted(halt),
         },
-        // The ledger or Diesel's table is not as it was planned; no script does that.
-        (Error::Sql(error), _)
-            if matches!(error.sqlstate.as_str(), "SCH07" | "SCH08")
-                || error.sqlstate == "SCH01" && error.context.as_deref().is_some_and(|c| c.contains("schemad.")) =>
-        {
-            Broken::Guard(*error)
-        }
+        // The ledger or Diesel's table is not as it was planned, or not as it was made; no script does that.
+        (Error::Sql(error), _) if is_of_a_guard(&error) => Broken::Guard(*error),
         // A syntax error anywhere comes before the first command, but it points into the script.
         (Error::Sql(error), _)
             if statements < preamble.statements
@@ -119,6 +117,15 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
             undone: None,
         }),
         (lost, _) => Broken::Lost(lost),
+    }
+}
+
+/// One of the ledger's functions was refused, and not for what the script did.
+fn is_of_a_guard(error: &SqlError) -> bool {
+    let is_in_a_guard = || error.context.as_deref().is_some_and(|context| context.contains("function schemad."));
+    match error.sqlstate.as_str() {
+        "SCH07" | "SCH08" => true,
+        _ => is_damage(error) && is_in_a_guard(),
     }
 }
 

@@ -47,6 +47,50 @@ async fn every_damage_of_the_ledger_is_named_by_one_reason() {
     }
 }
 
+/// While the daemon runs, and without an operation that would find it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_whose_ledger_loses_a_column_is_not_ready_and_says_which() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    database.execute("ALTER TABLE schemad.steps DROP COLUMN down_mac").await;
+    eventually("it says so", async || {
+        let (status, body) = get(&daemon.admin, "/readyz").await;
+        (status == 503 && body.contains("LEDGER_DAMAGED")).then_some(())
+    })
+    .await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "LEDGER_DAMAGED");
+    assert!(failed.message.starts_with("the column down_mac of schemad.steps is missing: "), "{}", failed.message);
+    // What the probe reads.
+    database.execute("ALTER TABLE schemad.operations DROP COLUMN created_at").await;
+    eventually("status says so", async || {
+        let failed = daemon.try_status().await.err()?;
+        (failed.reason == "LEDGER_DAMAGED" && failed.message.contains("created_at")).then_some(())
+    })
+    .await;
+}
+
+/// Nothing is missing, but what schemad writes is refused; that is no script's fault either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_refuses_the_ledgers_own_rows_is_damage() {
+    for (damage, named) in [
+        ("ALTER SEQUENCE schemad.steps_id_seq RESTART", "steps_pkey"),
+        ("ALTER TABLE schemad.steps ADD CONSTRAINT never CHECK (state <> 'applied') NOT VALID", "never"),
+        ("ALTER TABLE schemad.operations ADD CONSTRAINT never CHECK (state <> 'running')", "never"),
+        ("ALTER TABLE schemad.migrations ADD CONSTRAINT never CHECK (version <> '0002')", "never"),
+    ] {
+        let (database, set) = (TestDatabase::new().await, Set::tables(2));
+        let daemon = TestDaemon::start(&database, &set).await;
+        let first = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+        daemon.apply(first).await.finished();
+        database.execute(damage).await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "LEDGER_DAMAGED");
+        assert!(failed.message.contains(named) && !failed.metadata.contains_key("line"), "{damage}: {failed:?}");
+        assert_eq!(database.diesel_versions().await, ["0001"], "{damage}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operation_whose_row_was_deleted_blames_the_ledger_and_no_script() {
     let database = TestDatabase::new().await;

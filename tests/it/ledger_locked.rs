@@ -11,7 +11,7 @@ use super::{
     operations::{accepted, gate, gated},
 };
 use crate::harness::{
-    Set, TestDaemon, TestDatabase,
+    PATIENCE, Set, TestDaemon, TestDatabase,
     daemon::{Outcome, collect},
     eventually,
 };
@@ -239,19 +239,65 @@ async fn an_end_is_recorded_as_soon_as_the_ledger_is_free_again() {
     let (id, stream) = accepted(&daemon, pb::ApplyRequest::default()).await;
     database.until_waiting(77).await;
     // Steps are committed without it, and the end is not.
-    let (locker, _) = locker(&database, "schemad.events", "SHARE").await;
+    let (locker, pid) = locker(&database, "schemad.events", "SHARE").await;
     gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
     until_waits(&database, "schemad.events").await;
-    let told = collect(Ok(tonic::Response::new(stream)), |r: pb::ApplyResponse| r.event);
-    let told = tokio::spawn(told);
-    // Longer than one try.
-    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
-    assert!(!told.is_finished(), "a result is told when it is recorded");
+    let status = daemon.status().await;
+    let waiting = status.waiting.unwrap();
+    assert_eq!((waiting.version.as_str(), waiting.relation.as_str()), ("", "schemad.events"));
+    // After one try the followers are told who is in the way, and nothing of a result that is not recorded.
+    let mut stream = stream;
+    let warned = async {
+        loop {
+            match stream.message().await.unwrap().unwrap().event.unwrap().event.unwrap() {
+                Event::Notice(notice) => break notice,
+                Event::Finished(finished) => panic!("a result is told when it is recorded: {finished:?}"),
+                _ => {}
+            }
+        }
+    };
+    let warned = tokio::time::timeout(PATIENCE, warned).await.unwrap();
+    assert_eq!((warned.version.as_str(), warned.severity.as_str()), ("", "WARNING"));
+    assert!(warned.message.contains(&format!("in the way: pid {pid} (postgres, a locker, ")), "{}", warned.message);
+    let told = tokio::spawn(collect(Ok(tonic::Response::new(stream)), |r: pb::ApplyResponse| r.event));
     locker.batch_execute("ROLLBACK").await.unwrap();
     let outcome = told.await.unwrap();
     assert_eq!(outcome.finished().steps_done, 2);
     let state = format!("SELECT state FROM schemad.operations WHERE id = '{id}'");
     assert_eq!(database.text(&state).await, "succeeded");
+    daemon.stop().await;
+}
+
+/// The end is told all the same when nobody lets it be recorded, with what the history will say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_cannot_be_recorded_says_so() {
+    let (database, set) = (TestDatabase::new().await, gated(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let gate = gate(&database).await;
+    let (id, stream) = accepted(&daemon, pb::ApplyRequest::default()).await;
+    database.until_waiting(77).await;
+    let locker = database.connect().await;
+    locker.batch_execute("BEGIN; SELECT 1 FROM schemad.operations FOR UPDATE").await.unwrap();
+    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    let outcome = collect(Ok(tonic::Response::new(stream)), |r: pb::ApplyResponse| r.event).await;
+    let finished = outcome.finished();
+    assert_eq!(finished.steps_done, 2);
+    assert!(finished.warnings[0].starts_with("this result could not be recorded"), "{:?}", finished.warnings);
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    let state = format!("SELECT state FROM schemad.operations WHERE id = '{id}'");
+    eventually("it is closed", async || (database.text(&state).await == "succeeded").then_some(())).await;
+    daemon.stop().await;
+}
+
+/// Whoever reads is told what it is, and not that the database is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_is_locked_against_reading_is_not_called_unavailable() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let daemon = TestDaemon::start(&database, &set).await;
+    let (locker, _) = locker(&database, "schemad.migrations", "ACCESS EXCLUSIVE").await;
+    daemon.try_status().await.unwrap_err().assert(Code::Aborted, "LEDGER_LOCKED");
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    daemon.until_ready().await;
     daemon.stop().await;
 }
 

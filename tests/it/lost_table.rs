@@ -54,6 +54,28 @@ async fn a_diesel_table_that_is_gone_or_empty_blocks_until_the_ledger_is_said_to
     }
 }
 
+/// What another program has written into an emptied table since does not make it the truth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_begun_anew_blocks_too() {
+    let (database, set) = (TestDatabase::new().await, set());
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    database
+        .execute("TRUNCATE __diesel_schema_migrations; INSERT INTO __diesel_schema_migrations (version) VALUES ('0')")
+        .await;
+    for outcome in [daemon.apply_all().await, daemon.rollback_all().await] {
+        outcome.failure().assert(Code::FailedPrecondition, "DIESEL_TABLE_LOST");
+    }
+    assert_eq!(database.text("SELECT n FROM prices").await, "20");
+    resolve(&daemon, "", pb::ResolveOutcome::RestoreDieselTable).await.unwrap();
+    assert_eq!(database.diesel_versions().await, ["0", "1", "2"]);
+    assert!(daemon.apply_all().await.finished().nothing_to_do);
+    // One of those that the ledger lists is enough: the rest was reverted by another program.
+    database.execute("DELETE FROM __diesel_schema_migrations WHERE version = '2'").await;
+    assert_eq!(daemon.apply_all().await.done(), ["2"]);
+    assert_eq!(database.text("SELECT n FROM prices").await, "40");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_reset_of_the_schema_somebody_says_so_and_everything_is_pending_again() {
     let (database, set) = (TestDatabase::new().await, set());

@@ -65,7 +65,9 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
         Some(Event::Waiting(waiting)) => {
             let relation =
                 if waiting.relation.is_empty() { String::new() } else { format!(" on {}", waiting.relation) };
-            let what = format!("{}: for {}{}", line(&waiting.version), line(&waiting.mode), line(&relation));
+            let version =
+                if waiting.version.is_empty() { "the operation's end".into() } else { line(&waiting.version) };
+            let what = format!("{version}: for {}{}", line(&waiting.mode), line(&relation));
             progress(&format!("{} {}", styled(WARN, "waiting"), indented(&what, "waiting ".len())));
             for blocker in &waiting.blockers {
                 progress(&format!("  behind {}", indented(&line(&self::blocker(blocker)), "  behind ".len())));

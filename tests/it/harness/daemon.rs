@@ -123,7 +123,12 @@ impl TestDaemon {
     }
 
     pub async fn status(&self) -> pb::SchemaStatus {
-        self.client().get_status(pb::GetStatusRequest {}).await.unwrap().into_inner().status.unwrap()
+        self.try_status().await.unwrap()
+    }
+
+    pub async fn try_status(&self) -> Result<pb::SchemaStatus, Failed> {
+        let answer = self.client().get_status(pb::GetStatusRequest {}).await;
+        answer.map(|answer| answer.into_inner().status.unwrap()).map_err(|status| Failed::of(&status))
     }
 
     pub async fn apply(&self, request: pb::ApplyRequest) -> Outcome {
