@@ -155,6 +155,8 @@ reasons! {
     JournalDiffers "JOURNAL_DIFFERS" Refused,
     /// The script runs in a transaction and holds a statement that cannot.
     NonTransactional "NON_TRANSACTIONAL" Refused,
+    /// The script runs statement by statement, and a statement relies on what the session had before: a temporary table, SET LOCAL, currval().
+    LosesSession "LOSES_SESSION" Refused,
     /// The script holds a statement that would end the transaction it runs in.
     EndsTransaction "ENDS_TRANSACTION" Refused,
     /// The script changes the role that it runs as, and the daemon runs migrations as a role of its own (--role).

@@ -18,6 +18,7 @@ pub mod rehearsals;
 pub mod settle;
 pub mod signatures;
 pub mod step_activity;
+mod text;
 pub mod upkeep;
 
 pub use outcome::{Ending, Finished, Planned, State};

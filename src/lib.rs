@@ -29,6 +29,7 @@
 pub mod access;
 pub mod admin;
 pub mod app;
+mod ascii;
 mod blocking;
 pub mod catalog;
 pub mod cli;

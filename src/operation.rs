@@ -20,6 +20,7 @@ mod run;
 mod signed;
 mod watch;
 
+pub use encoding::{holds_everything, unfit_pending};
 pub use event::{Entry, Event, StepName};
 pub use holder::Holder;
 pub use log::{Follower, Log, Next};

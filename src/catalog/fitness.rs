@@ -3,7 +3,7 @@
 use crate::{
     failure::{Failure, Reason},
     migration::{Checksum, Direction, Mode, Script, Version},
-    sql::{self, Hazard, Place, Unit},
+    sql::{self, Hazard, Loss, Place, Unit},
 };
 
 /// A part of a script that is not one transaction: its checksum, and how it can be told whether it took effect.
@@ -98,9 +98,38 @@ fn is_of_pg_dump(line: &str) -> bool {
     matches!(line.split_whitespace().next(), Some("\\restrict" | "\\unrestrict"))
 }
 
+/// What does not reach the next part of a script that is not one transaction, and what to write instead.
+fn lost(loss: Loss) -> (&'static str, &'static str) {
+    const ONE_BLOCK: &str = "The file runs statement by statement, and every statement or BEGIN ... COMMIT block begins with a clean session. \
+        Put what makes it and what uses it between one BEGIN and COMMIT";
+    match loss {
+        Loss::Temporary => ("this statement uses a temporary table, view or sequence that is gone by then", ONE_BLOCK),
+        Loss::Prepared => ("this statement uses a prepared statement that is gone by then", ONE_BLOCK),
+        Loss::Cursor => ("this statement uses a cursor that is gone by then", ONE_BLOCK),
+        Loss::Sequence => (
+            "currval() and lastval() know only what the session did before, and here that is nothing",
+            "The file runs statement by statement, and every statement or BEGIN ... COMMIT block begins with a clean session. Put it \
+             together with the INSERT or nextval() before it between one BEGIN and COMMIT, or use INSERT ... RETURNING in a WITH",
+        ),
+        Loss::Local => (
+            "this statement holds to the end of its transaction, and it stands in none of the file's",
+            "Put it with what it is for between one BEGIN and COMMIT, or write SET without LOCAL, which holds for the rest of the file",
+        ),
+        Loss::Setting => (
+            "what this statement sets is gone before the next one, because it is not known before it runs",
+            "Write SET, or set_config() with texts and false, which hold for the rest of the file; or put it with what it is for between \
+             one BEGIN and COMMIT",
+        ),
+    }
+}
+
 /// The reason, what is wrong, and what to write instead.
 fn words(hazard: Hazard) -> (Reason, &'static str, &'static str) {
     match hazard {
+        Hazard::LosesSession(loss) => {
+            let (problem, cure) = lost(loss);
+            (Reason::LosesSession, problem, cure)
+        }
         Hazard::EndsTransaction => (
             Reason::EndsTransaction,
             "this statement ends a transaction that the file did not begin, or begins one that it does not commit",

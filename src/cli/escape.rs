@@ -3,6 +3,8 @@
 
 use std::{borrow::Cow, fmt::Write as _, io, sync::LazyLock};
 
+use crate::ascii::in_ascii;
+
 /// What acts on a terminal without being seen, or breaks a line: control characters, and what reorders the text of others or
 /// separates lines in Unicode (the bidirectional marks, embeddings, overrides and isolates).
 fn acts(c: char) -> bool {
@@ -56,26 +58,9 @@ pub(super) fn in_locale(text: &str) -> Cow<'_, str> {
     if is_ascii() && !text.is_ascii() { ascii(text).into() } else { text.into() }
 }
 
-/// Text in ASCII: signs of schemad's own by others that mean the same, and letters as escapes.
+/// Text in ASCII, with letters as escapes.
 fn ascii(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut ascii, c| {
-        match c {
-            '…' => ascii.push_str("..."),
-            'µ' | 'μ' => ascii.push('u'),
-            '–' | '—' | '─' | '━' => ascii.push('-'),
-            '→' => ascii.push_str("->"),
-            '≤' => ascii.push_str("<="),
-            '≥' => ascii.push_str(">="),
-            '×' => ascii.push('x'),
-            '“' | '”' => ascii.push('"'),
-            '‘' | '’' => ascii.push('\''),
-            '│' | '┃' => ascii.push('|'),
-            '\u{a0}' => ascii.push(' '),
-            c if c.is_ascii() => ascii.push(c),
-            c => drop(write!(ascii, "\\u{{{:x}}}", u32::from(c))), // writing to a String cannot fail
-        }
-        ascii
-    })
+    in_ascii(text, |c| format!("\\u{{{:x}}}", u32::from(c)))
 }
 
 /// JSON on one line. What is in it stands in strings, where serde_json has escaped the ASCII control characters.

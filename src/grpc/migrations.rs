@@ -173,12 +173,32 @@ impl Migrations {
             let problem = planner::Problem { reason: impossible.reason.as_str(), version, message, blocking: true };
             assessment.problems.insert(0, problem);
         }
+        self.say_what_the_encoding_lacks(&snapshot, &mut assessment).await?;
         let (last_operation, waiting) = self.operation_of_interest(&snapshot).await?;
         Ok(pb::SchemaStatus {
             last_operation,
             waiting,
             ..convert::status(&self.catalog, &snapshot, &assessment, self.insecure)
         })
+    }
+
+    /// Where the database is not UTF-8: the pending migrations that it cannot take for their characters.
+    async fn say_what_the_encoding_lacks(
+        &self,
+        snapshot: &Snapshot,
+        assessment: &mut planner::Assessment,
+    ) -> Result<(), Failure> {
+        let (pending, encoding) = (assessment.pending.clone(), snapshot.server.encoding.clone());
+        if operation::holds_everything(&encoding) || pending.is_empty() {
+            return Ok(());
+        }
+        let unfit = self.reads.read(|reader| {
+            let (catalog, pending, encoding) = (self.catalog.clone(), pending.clone(), encoding.clone());
+            Box::pin(async move { operation::unfit_pending(&catalog, &pending, reader, &encoding).await })
+        });
+        let unfit = unfit.await?;
+        assessment.refuse(unfit);
+        Ok(())
     }
 
     /// The operation that ended last, and what the running one waits for.

@@ -5,7 +5,11 @@ use std::time::{Duration, SystemTime};
 use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
-use super::{Ending, OperationRow, State, history::operation_columns};
+use super::{
+    Ending, OperationRow, State,
+    history::operation_columns,
+    text::{self, held},
+};
 use crate::db::{
     Error,
     lock::{LockedSession, operation_lock},
@@ -89,6 +93,13 @@ pub struct Existing {
 /// # Errors
 /// The database's, or its loss.
 pub async fn claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, Error> {
+    held!(try_to_claim(session, new), or async {
+        let (principal, reason) = (text::plain(new.principal), new.reason.as_deref().map(text::plain));
+        try_to_claim(session, &NewOperation { principal: &principal, reason, ..*new }).await
+    })
+}
+
+async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, Error> {
     let client = session.ledger();
     let of = session.keeper().map(|keeper| &keeper.of);
     let (pid, started) = (of.map(|of| of.pid), of.and_then(|of| of.started));

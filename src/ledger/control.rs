@@ -9,7 +9,12 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{OperationRow, State, claims::pending_alive, history::operation_columns};
+use super::{
+    OperationRow, State,
+    claims::pending_alive,
+    history::operation_columns,
+    text::{self, held},
+};
 use crate::{
     db::{Error, activity::Backend, lock::operation_lock},
     failure::{Failure, Reason},
@@ -37,6 +42,10 @@ macro_rules! without_standbys {
 /// # Errors
 /// The database's, or its loss.
 pub async fn request_cancel(client: &Client, id: Uuid, by: &str) -> Result<Option<(OperationRow, Backend)>, Error> {
+    held!(ask_to_end(client, id, by), or ask_to_end(client, id, &text::plain(by)))
+}
+
+async fn ask_to_end(client: &Client, id: Uuid, by: &str) -> Result<Option<(OperationRow, Backend)>, Error> {
     let query = concat!(
         "WITH asked AS (UPDATE schemad.operations o SET cancel_requested_by = coalesce(o.cancel_requested_by, $2) \
              WHERE o.id = $1 AND o.state IN ('pending', 'running') AND ",

@@ -8,7 +8,12 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{Ending, Planned, State, install, journals, settle::Settlement, signatures};
+use super::{
+    Ending, Planned, State, install, journals,
+    settle::Settlement,
+    signatures,
+    text::{self, held},
+};
 use crate::{
     db::{
         Error,
@@ -88,7 +93,9 @@ async fn write_begin(
         .iter()
         .flat_map(|step| std::iter::once(step.script).chain(step.down))
         .chain(&tried)
-        .chain(adopted.flat_map(|m| std::iter::once(&m.up).chain(&m.down)))
+        .chain(
+            adopted.flat_map(|m| std::iter::once(&m.up).chain(&m.down)).filter(|script| settlement.holds(&script.sql)),
+        )
         .collect();
     store_scripts(client, &scripts).await?;
     write_settlement(client, operation, settlement).await?;
@@ -192,6 +199,10 @@ async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlem
     if !adopted.is_empty() {
         let names: Vec<&str> =
             adopted.iter().map(|(row, migration)| migration.map_or(row.version.as_str(), |m| &m.name)).collect();
+        let names: Vec<String> = names
+            .iter()
+            .map(|name| if settlement.holds(name) { (*name).to_owned() } else { text::plain(name) })
+            .collect();
         let times: Vec<f64> = adopted.iter().map(|(row, _)| seconds(row.run_on)).collect();
         let mac = |(row, migration): &(&Row, Option<&Migration>)| {
             settlement
@@ -281,6 +292,10 @@ fn seconds(at: Option<std::time::SystemTime>) -> f64 {
 /// The database's, or its loss.
 pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Result<bool, Error> {
     let result = serde_json::to_string(ending).map_err(|e| Error::Lost(e.to_string()))?;
+    held!(write_end(client, id, state, &result), or write_end(client, id, state, &text::plain(&result)))
+}
+
+async fn write_end(client: &Client, id: Uuid, state: State, result: &str) -> Result<bool, Error> {
     let update = "WITH ended AS (UPDATE schemad.operations SET state = $2, finished_at = clock_timestamp(), result = $3::text::jsonb \
             WHERE id = $1 AND (state IN ('pending', 'running') OR state = 'interrupted' AND $2 <> 'interrupted') RETURNING id) \
         INSERT INTO schemad.events (operation, sequence, kind) SELECT e.id, \
@@ -333,6 +348,20 @@ pub async fn steps_done(client: &Client, id: Uuid) -> Result<usize, Error> {
 
 /// A change of state, in the transaction that makes it.
 pub(super) async fn note(client: &Client, operation: Uuid, kind: &str, data: &str) -> Result<(), Error> {
+    if data.is_ascii() {
+        return insert_event(client, operation, kind, data).await;
+    }
+    client.batch_execute("SAVEPOINT plain").await?;
+    match insert_event(client, operation, kind, data).await {
+        Err(error) if text::is_not_held(&error) => {
+            client.batch_execute("ROLLBACK TO SAVEPOINT plain").await?;
+            insert_event(client, operation, kind, &text::plain(data)).await
+        }
+        noted => noted,
+    }
+}
+
+async fn insert_event(client: &Client, operation: Uuid, kind: &str, data: &str) -> Result<(), Error> {
     client
         .query_typed(
             "INSERT INTO schemad.events (operation, sequence, kind, data) VALUES ($1, \

@@ -9,7 +9,10 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 use tokio_postgres::types::Type;
 
-use super::install;
+use super::{
+    install,
+    text::{self, held},
+};
 use crate::{
     db::{Error, logins::Logins, pool::Reader, session::Session},
     failure::{Failure, Reason},
@@ -84,11 +87,13 @@ impl Keeper {
         let query = "INSERT INTO schemad.rehearsals (version, up_script, up_mode, down_script, down_mode, verdict, principal, daemon) \
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (version, up_script, up_mode, down_script, down_mode) DO UPDATE \
             SET verdict = excluded.verdict, principal = excluded.principal, daemon = excluded.daemon, rehearsed_at = clock_timestamp()";
-        let texts: [&str; 8] =
-            [of.version.as_str(), &up, up_mode, &down, down_mode, verdict, &self.principal, &self.daemon];
-        let parameters: Vec<_> = texts.iter().map(|text| (text as _, Type::TEXT)).collect();
-        session.ledger().query_typed(query, &parameters).await.map_err(Error::from)?;
-        Ok(())
+        let write = async |principal: &str| {
+            let texts: [&str; 8] =
+                [of.version.as_str(), &up, up_mode, &down, down_mode, verdict, principal, &self.daemon];
+            let parameters: Vec<_> = texts.iter().map(|text| (text as _, Type::TEXT)).collect();
+            session.ledger().query_typed(query, &parameters).await.map(drop).map_err(Error::from)
+        };
+        Ok(held!(write(&self.principal), or write(&text::plain(&self.principal)))?)
     }
 }
 

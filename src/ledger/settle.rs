@@ -1,6 +1,8 @@
 //! What others did to the Diesel table since the ledger last looked: versions that appeared are adopted, versions that went
 //! are forgotten, each with an audit row under the operation that found it.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::signatures::Signatures;
@@ -22,6 +24,8 @@ pub struct Settlement<'a> {
     pub resolution: Option<Resolution>,
     /// What a person vouches for.
     pub signatures: Option<Signatures>,
+    /// Characters of what is adopted that the database cannot hold: a script with one is not kept, because its text could not be.
+    pub not_held: BTreeSet<char>,
     /// Signs the downs of what is adopted, where there is a key.
     pub signer: Option<Signer<'a>>,
 }
@@ -42,6 +46,11 @@ impl<'a> Settlement<'a> {
             .filter(|row| row.is_reverted_elsewhere() && !is_contradicted(row))
             .collect();
         Self { adopted, forgotten, resolution, ..Self::default() }
+    }
+
+    /// Whether the database can hold `text`.
+    pub fn holds(&self, text: &str) -> bool {
+        self.not_held.is_empty() || !text.contains(|c| self.not_held.contains(&c))
     }
 
     /// The steps of which nothing is done, and which others did, one way or the other: the Diesel table says so.

@@ -10,6 +10,7 @@ use diesel_async::RunQueryDsl as _;
 use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
+use super::text::{self, held};
 use crate::{
     db::{Error, pool::Reader},
     failure::Failure,
@@ -58,19 +59,31 @@ pub struct Refused<'a> {
 /// # Errors
 /// The database's, or its loss.
 pub async fn refused(client: &Client, refused: &Refused<'_>) -> Result<(), Error> {
+    let message = &refused.failure.message;
+    held!(write_refusal(client, refused, (refused.principal, message)), or async {
+        let (principal, message) = (text::plain(refused.principal), text::plain(message));
+        write_refusal(client, refused, (&principal, &message)).await
+    })
+}
+
+async fn write_refusal(
+    client: &Client,
+    refused: &Refused<'_>,
+    (principal, message): (&str, &str),
+) -> Result<(), Error> {
     let insert = "INSERT INTO schemad.refusals (daemon, principal, kind, request_id, reason, message) \
         VALUES ($1, $2, $3, $4, $5, $6)";
-    let (reason, message) = (refused.failure.reason.as_str(), &refused.failure.message);
+    let reason = refused.failure.reason.as_str();
     client
         .query_typed(
             insert,
             &[
                 (&refused.daemon, Type::TEXT),
-                (&refused.principal, Type::TEXT),
+                (&principal, Type::TEXT),
                 (&refused.kind, Type::TEXT),
                 (&refused.request_id, Type::UUID),
                 (&reason, Type::TEXT),
-                (message, Type::TEXT),
+                (&message, Type::TEXT),
             ],
         )
         .await?;

@@ -139,7 +139,8 @@ impl Inner {
         };
 
         let settlement = blocking::in_place(compared, || Settlement::of(&snapshot.rows, &self.catalog, resolution));
-        let settlement = Settlement { signatures, signer, ..settlement };
+        let not_held = encoding::not_held_of(&settlement.adopted, &mut reader, &snapshot.server.encoding).await?;
+        let settlement = Settlement { signatures, signer, not_held, ..settlement };
         let rows = blocking::in_place(bytes, || rows(&steps, candidate.request, self.role.as_deref(), signer));
         settlement.log(candidate.id);
         let ids = operations::begin(

@@ -56,6 +56,17 @@ pub struct Assessment {
     pub problems: Vec<Problem>,
 }
 
+impl Assessment {
+    /// Takes in why Apply would be refused besides.
+    pub fn refuse(&mut self, failures: impl IntoIterator<Item = Failure>) {
+        let before = self.problems.len();
+        self.problems.splice(0..0, failures.into_iter().map(blocking));
+        if self.problems.len() > before && self.state != State::InDoubt {
+            self.state = State::Diverged;
+        }
+    }
+}
+
 /// Compares.
 pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     let applied: BTreeMap<&Version, &Row> =

@@ -120,12 +120,14 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
     }
 }
 
-/// One of the ledger's functions was refused, and not for what the script did.
+/// One of the ledger's functions was refused, and not for what the script did: it may have dropped or moved something, but it adds no
+/// constraint.
 fn is_of_a_guard(error: &SqlError) -> bool {
     let is_in_a_guard = || error.context.as_deref().is_some_and(|context| context.contains("function schemad."));
     match error.sqlstate.as_str() {
         "SCH07" | "SCH08" => true,
-        _ => is_damage(error) && is_in_a_guard(),
+        "SCH01" => is_in_a_guard(),
+        state => state.starts_with("23") && is_damage(error) && is_in_a_guard(),
     }
 }
 

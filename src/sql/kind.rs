@@ -102,11 +102,13 @@ impl<'a> Statement<'a> {
         named && values == 3 && call.last() == Some(&")") && is_alias
     }
 
-    /// It calls set_config() in a way that is not repeated before the statements after it.
+    /// It calls set_config(), or sets the search_path in a block, in a way that is not repeated before the statements after it.
     pub fn sets_otherwise(&self) -> bool {
         let first = self.tokens().next().unwrap_or_default();
-        let defines = ["create", "alter", "comment"].iter().any(|word| first.eq_ignore_ascii_case(word));
-        self.kind() == Kind::Plain && !defines && self.sql.to_ascii_lowercase().contains("set_config")
+        let is = |words: &[&str]| words.iter().any(|word| first.eq_ignore_ascii_case(word));
+        let text = || self.sql.to_ascii_lowercase();
+        let sets = || text().contains("set_config") || is(&["do"]) && text().contains("search_path");
+        !is(&["create", "alter", "comment"]) && self.kind() == Kind::Plain && sets()
     }
 
     /// True for what writes rows as it stands there: INSERT, UPDATE, DELETE, TRUNCATE.

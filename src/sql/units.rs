@@ -4,7 +4,7 @@ use std::{ops::Deref, sync::Arc};
 
 use crate::blocking::in_place;
 
-use super::{Kind, Outside, Place, Statement, nth_character, place, split, statements};
+use super::{Kind, Loss, Outside, Place, Statement, nth_character, place, session::Losses, split, statements};
 
 /// A statement that cannot run, whatever the server would say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Hazard {
     NeedsNoTransaction,
     /// psql's own commands are not SQL.
     NeedsPsql,
+    /// It relies on what only a statement of the same part could have left in the session, or leaves something there in vain.
+    LosesSession(Loss),
 }
 
 /// A part of a script that is done wholly or not at all, with the file's own settings before it.
@@ -110,7 +112,9 @@ pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
 }
 
 fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
-    const WORDS: [&str; 15] = [
+    const WORDS: [&str; 17] = [
+        "begin",
+        "start",
         "commit",
         "end",
         "rollback",
@@ -132,7 +136,8 @@ fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
     }
     let found = statements(sql).find_map(|statement| {
         let hazard = match statement.kind() {
-            Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
+            // A BEGIN with its COMMIT would have made it a script that is not one transaction.
+            Kind::Begin | Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
             Kind::Discard => Hazard::Discards,
             kind => always(kind).or(matches!(kind, Kind::Outside(_)).then_some(Hazard::NeedsNoTransaction))?,
         };
@@ -161,12 +166,28 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
     in_place(sql.len(), || cut(sql))
 }
 
+/// Without one of these words no part of a script misses what another had.
+const LEAVE_SOMETHING: [&str; 11] = [
+    "temp",
+    "temporary",
+    "pg_temp",
+    "prepare",
+    "declare",
+    "currval",
+    "lastval",
+    "local",
+    "constraints",
+    "transaction",
+    "set_config",
+];
+
 fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
     let mut units: Vec<Found<'_>> = Vec::new();
     let mut settings = SettingsSoFar::default();
     let mut block: Option<Block<'_>> = None;
     let mut unused = false; // settings after the last unit
     let statements = split(sql);
+    let mut losses = mentions(sql, &LEAVE_SOMETHING).then(Losses::default);
     for (index, statement) in statements.iter().enumerate() {
         let kind = statement.kind();
         let refused = |hazard| Err((hazard, place_of(sql, statement)));
@@ -174,6 +195,13 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
             return refused(hazard);
         }
         let before = units.len();
+        // What ends a block makes nothing, and what sets something is repeated.
+        let is_work = !matches!(kind, Kind::Begin | Kind::Commit | Kind::Ends | Kind::Discard | Kind::Session);
+        if let Some(losses) = losses.as_mut().filter(|_| is_work)
+            && let Some((loss, at)) = losses.pass(statement, index, before, block.is_some())
+        {
+            return Err((Hazard::LosesSession(loss), place_of(sql, &statements[at])));
+        }
         match (kind, &mut block) {
             (Kind::Begin, None) => {
                 block = Some(Block::begin(*statement, index));
@@ -325,6 +353,7 @@ mod tests {
         for (sql, hazard_expected, line, column) in [
             ("CREATE TABLE t (); COMMIT;", EndsTransaction, 1, 20),
             ("-- ein é\n/* x */ ROLLBACK", EndsTransaction, 2, 9),
+            ("SELECT 1;\nBEGIN;\nSELECT 2;", EndsTransaction, 2, 1),
             ("SELECT 1;\n  END;", EndsTransaction, 2, 3),
             ("SELECT 1; PREPARE TRANSACTION 'x'", EndsTransaction, 1, 11),
             ("COPY t FROM STDIN", NeedsClient, 1, 1),
@@ -341,7 +370,6 @@ mod tests {
     fn look_alikes_are_left_alone() {
         for sql in [
             "SAVEPOINT a; ROLLBACK TO SAVEPOINT a; RELEASE a",
-            "BEGIN",
             "PREPARE p AS SELECT 1; EXECUTE p",
             "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN COMMIT; RETURN 1; END $$",
             "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",

@@ -69,6 +69,7 @@ mod scratch;
 mod scripts;
 mod secrets;
 mod serve;
+mod server_agrees;
 mod shutdown;
 mod signing;
 mod silent;

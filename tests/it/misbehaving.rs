@@ -90,7 +90,7 @@ macro_rules! walks {
 }
 
 walks! {
-    a_begin_alone_only_warns: "BEGIN;" => Applied;
+    a_begin_without_its_commit_is_refused: "BEGIN;" => Refused("ENDS_TRANSACTION");
     a_commit_is_refused: "COMMIT;" => Refused("ENDS_TRANSACTION");
     a_rollback_is_refused: "ROLLBACK;" => Refused("ENDS_TRANSACTION");
     an_abort_is_refused: "ABORT;" => Refused("ENDS_TRANSACTION");

@@ -102,6 +102,63 @@ async fn what_a_server_refuses_in_real_files_comes_with_help() {
     }
 }
 
+/// A file that runs statement by statement has a clean session for each: what can be seen is refused before anything runs, in status too, and
+/// the rest is told why it fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_statement_leaves_in_its_session_for_the_next_is_refused_or_told() {
+    for (up, help) in [
+        ("CREATE TEMP TABLE t (n int); INSERT INTO t VALUES (1);", "uses a temporary table"),
+        ("PREPARE p AS SELECT 1; EXECUTE p;", "uses a prepared statement"),
+        (
+            "CREATE TABLE a (id serial); INSERT INTO a DEFAULT VALUES; SELECT currval('a_id_seq');",
+            "INSERT ... RETURNING",
+        ),
+        ("SET LOCAL search_path = app; CREATE TABLE t (n int);", "write SET without LOCAL"),
+        (
+            "SELECT set_config('search_path', lower('APP'), false); CREATE TABLE t (n int);",
+            "Write SET, or set_config() with texts",
+        ),
+    ] {
+        let (database, set) = (TestDatabase::new().await, Set::tables(0));
+        set.add_non_transactional("1_a", up, "");
+        let daemon = TestDaemon::start(&database, &set).await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "LOSES_SESSION");
+        assert!(failed.message.contains(help) && failed.message.contains("BEGIN"), "{}", failed.message);
+        assert_eq!(daemon.status().await.problems[0].reason, "LOSES_SESSION");
+        assert_eq!(database.text("SELECT count(*) FROM pg_class WHERE relname IN ('t', 'a')").await, "0", "{up}");
+        daemon.stop().await;
+    }
+    for (up, help) in [
+        ("DO $$ BEGIN CREATE TEMP TABLE t (n int); END $$; INSERT INTO t VALUES (1);", "a temporary table"),
+        ("DO $$ BEGIN EXECUTE 'PREPARE p AS SELECT 1'; END $$; EXECUTE p;", "a prepared statement"),
+        ("CREATE SEQUENCE s; DO $$ BEGIN PERFORM currval('s'); END $$;", "currval() of an earlier one is gone"),
+    ] {
+        let (database, set) = (TestDatabase::new().await, Set::tables(0));
+        set.add_non_transactional("1_a", up, "");
+        let daemon = TestDaemon::start(&database, &set).await;
+        let failed = daemon.apply_all().await.failure();
+        failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+        assert!(failed.message.contains(help) && failed.message.contains("one BEGIN and COMMIT"), "{}", failed.message);
+        daemon.stop().await;
+    }
+    // What a block sets is not known beforehand, so it is told.
+    let (database, set) = (TestDatabase::new().await, Set::tables(0));
+    database.execute("CREATE SCHEMA app").await;
+    set.add_non_transactional("1_a", "DO $$ BEGIN SET search_path = app; END $$; CREATE TABLE t (n int);", "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let outcome = daemon.apply_all().await;
+    let warned = |text: &str| text.contains("search_path") || text.contains("holds to the end of");
+    assert!(
+        outcome.has(
+            |event| matches!(event, Event::Notice(notice) if notice.severity == "WARNING" && warned(&notice.message))
+        ),
+        "{:?}",
+        outcome.events
+    );
+    daemon.stop().await;
+}
+
 /// What a DROP … CASCADE takes with it stands in the notice's DETAIL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notice_comes_with_its_detail_and_hint() {
@@ -152,6 +209,10 @@ async fn a_character_that_the_database_cannot_hold_is_named_with_its_place() {
         {
             set.add("2_wrong", up, down);
             let daemon = TestDaemon::start(&database, &set).await;
+            let status = daemon.status().await;
+            let problem = &status.problems[0];
+            assert_eq!((status.state(), problem.reason.as_str()), (pb::SchemaState::Diverged, "INVALID_MIGRATION"));
+            assert!(problem.message.contains(file) && problem.blocking, "{problem:?}");
             let validated = daemon.apply(pb::ApplyRequest { validate_only: true, ..Default::default() }).await;
             for failed in [validated.failure(), daemon.apply_all().await.failure()] {
                 failed.assert(Code::FailedPrecondition, "INVALID_MIGRATION");
@@ -166,6 +227,37 @@ async fn a_character_that_the_database_cannot_hold_is_named_with_its_place() {
 }
 
 /// The server's own code for the end of a session is a script's as well, or another server's through a foreign table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_schemad_says_itself_is_kept_in_a_database_of_any_encoding() {
+    let database = TestDatabase::new().await;
+    let other = TestDatabase::new().await;
+    database.drop_forced().await;
+    let make = format!("CREATE DATABASE {} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0", database.name);
+    other.execute(&make).await;
+    // What diesel_cli applied is adopted although the ledger cannot keep its down, nor its name as it is.
+    let set = Set::of(&[("1_a\u{2192}b", "SELECT 1;", "-- back \u{2192}\nSELECT 1;")]);
+    database
+        .execute(
+            "CREATE TABLE __diesel_schema_migrations (version varchar(50) PRIMARY KEY, run_on timestamp NOT NULL DEFAULT now()); \
+             INSERT INTO __diesel_schema_migrations (version) VALUES ('1')",
+        )
+        .await;
+    // A message that is cut has an ellipsis, which the encoding does not have.
+    set.add("2_long", "DO $$ BEGIN RAISE EXCEPTION '%', repeat('x', 3000); END $$;", "SELECT 1;");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    let kept =
+        "SELECT state || ' ' || right(result->'failure'->'metadata'->>'database_message', 5) FROM schemad.operations";
+    assert_eq!(database.text(kept).await, "failed xx...");
+    assert_eq!(database.texts("SELECT name FROM schemad.migrations").await, ["1_a->b"]);
+    let request = pb::RollbackRequest { target: Some(pb::rollback_request::Target::Steps(1)), ..Default::default() };
+    let refused = daemon.rollback(request).await.failure();
+    refused.assert(Code::FailedPrecondition, "INVALID_MIGRATION");
+    assert!(refused.message.contains("U+2192"), "{}", refused.message);
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_with_the_code_of_an_ended_session_is_the_scripts() {
     for code in ["57P01", "57P03"] {

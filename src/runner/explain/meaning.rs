@@ -48,6 +48,11 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
             "The file changed rows of the table, and its deferred constraints or triggers wait for the end of the transaction: write SET \
              CONSTRAINTS ALL IMMEDIATE before this statement, or put it into a migration of its own"
         }
+        _ if misses_an_earlier_part(failed, sql) => {
+            "The file runs statement by statement, and every statement or BEGIN ... COMMIT block begins with a clean session: a temporary \
+             table, a prepared statement, a cursor or currval() of an earlier one is gone. Put what belongs together between one BEGIN \
+             and COMMIT"
+        }
         "55P04" => "A new enum label can be used only after it is committed: put its use into a later migration",
         "42501" => {
             // What the guards lack a right on is named in their own statements.
@@ -95,6 +100,20 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
         _ => return None,
     };
     Some(words.to_owned())
+}
+
+/// Something is not there that an earlier part of a script which is not one transaction may have had in its session. What can be seen in the
+/// file was refused before it ran; this was made by a function or a DO block.
+fn misses_an_earlier_part(failed: &ScriptError, sql: &str) -> bool {
+    let has_earlier = failed.undone.is_some_and(|undone| undone.first > 0);
+    let error = &failed.error;
+    has_earlier
+        && match error.sqlstate.as_str() {
+            "26000" | "34000" => true,
+            "55000" => error.message.starts_with("currval ") || error.message.starts_with("lastval "),
+            "42P01" => sql.to_ascii_lowercase().contains("temp"),
+            _ => false,
+        }
 }
 
 /// What the ledger or Diesel's table is called, in what the server says of a name that is taken.
