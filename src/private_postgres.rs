@@ -174,14 +174,20 @@ impl PrivatePostgres {
         let dir = owned_dir(dir, user.as_ref())?;
         let lock = lock(&dir)?;
         init(programs, &dir, &dir.join("data"), user.as_ref())?;
-        Self::start_locked(programs, &dir, lock, durability, None, user.as_ref())
+        Self::start_locked(programs, &dir, lock, durability, None, &[], user.as_ref())
     }
 
-    /// The same with a port, and with data that outlive a power cut. The caller gives the role and its password to the server.
+    /// The same with a port, with data that outlive a power cut, and with these libraries loaded at its start. The caller gives the role and
+    /// its password to the server.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn start_on_loopback(programs: &Path, dir: &Path, mut loopback: Loopback) -> Result<Self, Error> {
+    pub fn start_on_loopback(
+        programs: &Path,
+        dir: &Path,
+        mut loopback: Loopback,
+        preload: &[String],
+    ) -> Result<Self, Error> {
         // Somebody else may take a port between the look and the start.
         const TRIES: usize = 5;
         let user = run_as()?;
@@ -195,7 +201,7 @@ impl PrivatePostgres {
             loopback.port = listener.map_err(|error| io_error(&dir, error))?.port();
             let held = lock.try_clone().map_err(|error| io_error(&dir, error))?;
             let again = Loopback { password: loopback.password.clone(), ..loopback };
-            match Self::start_locked(programs, &dir, held, Durability::Durable, Some(again), user.as_ref()) {
+            match Self::start_locked(programs, &dir, held, Durability::Durable, Some(again), preload, user.as_ref()) {
                 Err(Error::Program { output, .. })
                     if tries < TRIES && output.contains("could not create any TCP/IP") => {}
                 started => return started,
@@ -210,6 +216,7 @@ impl PrivatePostgres {
         lock: fs::File,
         durability: Durability,
         loopback: Option<Loopback>,
+        preload: &[String],
         user: Option<&User>,
     ) -> Result<Self, Error> {
         let data = dir.join("data");
@@ -233,6 +240,9 @@ impl PrivatePostgres {
             }
         }
         command.args(["-c", "max_connections=200", "-c", "log_min_messages=warning"]);
+        if !preload.is_empty() {
+            command.args(["-c", &format!("shared_preload_libraries={}", preload.join(","))]);
+        }
         if durability == Durability::Throwaway {
             for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off"] {
                 command.args(["-c", setting]);

@@ -9,7 +9,7 @@ mod like;
 mod name;
 mod sweep;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, error::SqlState, types::Type};
 
@@ -27,6 +27,9 @@ const LOCK: i32 = 0x7363_7261;
 
 /// How often another name is tried when one is taken.
 const TRIES: u32 = 3;
+
+/// How long others may take to leave a database that is to be copied. The server itself waits 5 s at each try.
+const LEFT_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the removal of one database may take that others are still being thrown out of.
 const REMOVED_WITHIN: Duration = Duration::from_secs(30);
@@ -83,19 +86,41 @@ impl Scratch {
     /// # Errors
     /// [`Error`], each a situation.
     pub async fn create(&mut self, template: Template<'_>) -> Result<Name, Error> {
-        self.create_with(None, template).await
+        let name = self.make(None, template).await?;
+        open(self.session.client(), &name, None).await?;
+        Ok(name)
     }
 
-    /// The same on another session of the same role: only a database's own session can copy it while it is connected. That session
-    /// is in no transaction.
+    /// Makes a copy of the database `of`, which is this maker's and to which `own` is connected, in no transaction: only a database's own
+    /// session can copy it meanwhile. Nobody can connect to the copy, which so can be copied at any time.
     ///
     /// # Errors
     /// As [`Scratch::create`].
-    pub async fn create_on(&mut self, client: &Client, template: Template<'_>) -> Result<Name, Error> {
-        self.create_with(Some(client), template).await
+    pub async fn put_aside(&mut self, of: &Name, own: &Client) -> Result<Name, Error> {
+        let rows = own.query_typed("SELECT pg_catalog.pg_backend_pid()", &[]).await.map_err(db::Error::from)?;
+        let own_pid = rows.first().map_or(0, |row| row.get(0));
+        self.revive().await?;
+        close(self.session.client(), of, own_pid).await?;
+        let copied = self.copy_when_alone(of, own, own_pid).await;
+        let reopen = format!("ALTER DATABASE {of} ALLOW_CONNECTIONS true");
+        self.session.client().batch_execute(&reopen).await.map_err(db::Error::from)?;
+        copied
     }
 
-    async fn create_with(&mut self, on: Option<&Client>, template: Template<'_>) -> Result<Name, Error> {
+    async fn copy_when_alone(&mut self, of: &Name, own: &Client, own_pid: i32) -> Result<Name, Error> {
+        let begun = Instant::now();
+        loop {
+            match self.make(Some(own), Template::Copy(&of.to_string())).await {
+                Err(Error::TemplateInUse { .. }) if begun.elapsed() < LEFT_WITHIN => {
+                    send_away(self.session.client(), of, own_pid).await?;
+                }
+                made => return made,
+            }
+        }
+    }
+
+    /// Makes a database that nobody can connect to yet.
+    async fn make(&mut self, on: Option<&Client>, template: Template<'_>) -> Result<Name, Error> {
         let client = on.unwrap_or(self.session.client());
         let options = match template {
             Template::Empty => like::options(self.session.client()).await?,
@@ -109,12 +134,11 @@ impl Scratch {
             match client.batch_execute(&create(&name, &options)).await {
                 Ok(()) => {
                     self.made.push(name);
-                    open(client, &name, None).await?;
                     return Ok(name);
                 }
                 Err(refused) => match Error::of(refused.into(), &name, template, &self.url) {
                     Error::NameTaken(_) if tries < TRIES => {}
-                    error => return Err(error),
+                    error => return Err(error.with_who(client).await),
                 },
             }
         }
@@ -201,7 +225,9 @@ impl Scratch {
 /// [`Error`], each a situation.
 pub async fn copy(client: &Client, name: &Name, from: &Name, url: &DatabaseUrl, guest: &str) -> Result<(), Error> {
     let made = client.batch_execute(&create(name, &format!("TEMPLATE {from}"))).await;
-    made.map_err(|refused| Error::of(refused.into(), name, Template::Copy(&from.to_string()), url))?;
+    if let Err(refused) = made {
+        return Err(Error::of(refused.into(), name, Template::Copy(&from.to_string()), url).with_who(client).await);
+    }
     match open(client, name, Some(guest)).await {
         Err(db::Error::Sql(error)) if error.is(&SqlState::UNDEFINED_OBJECT) => Ok(open(client, name, None).await?),
         opened => Ok(opened?),
@@ -220,6 +246,35 @@ async fn open(client: &Client, name: &Name, guest: Option<&str>) -> Result<(), d
     let message =
         format!("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC;{grant}ALTER DATABASE {name} ALLOW_CONNECTIONS true");
     Ok(client.batch_execute(&message).await?)
+}
+
+/// Lets nobody into a database any more and sends away who is there, but for the session with this process id. A server's own workers
+/// (TimescaleDB's schedulers, for example) come into every database that takes connections, and would be in the way of a copy.
+///
+/// # Errors
+/// The server's, or its loss.
+pub async fn close(client: &Client, name: &Name, but_for: i32) -> Result<(), db::Error> {
+    client.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await?;
+    send_away(client, name, but_for).await
+}
+
+/// Ends the sessions in a database, as far as this role may.
+async fn send_away(client: &Client, name: &Name, but_for: i32) -> Result<(), db::Error> {
+    let there = "SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE a.datname = $1::name AND a.pid <> $2";
+    let rows = client.query_typed(there, &[(&name.to_string(), Type::TEXT), (&but_for, Type::INT4)]).await?;
+    for row in rows {
+        let pid: i32 = row.get(0);
+        // One by one: of a superuser's the server refuses it to others, and whoever stays is named when the copy is refused.
+        let ended = client.query_typed("SELECT pg_catalog.pg_terminate_backend($1)", &[(&pid, Type::INT4)]).await;
+        match ended.map_err(db::Error::from) {
+            Ok(_) => {}
+            Err(error @ db::Error::Sql(_)) => {
+                tracing::debug!(pid, cause = %error, "a session in a scratch database stays")
+            }
+            Err(lost) => return Err(lost),
+        }
+    }
+    Ok(())
 }
 
 /// Drops a scratch database, under whoever is connected to it: a migration may have left a session behind that it opened itself.

@@ -51,6 +51,10 @@ pub(super) struct Dev {
     /// applied, or belongs to another branch.
     #[arg(long)]
     reset: bool,
+    /// Libraries that the private server loads at its start, with commas between them: for extensions that want to be in
+    /// shared_preload_libraries, such as timescaledb.
+    #[arg(long, value_name = "LIBRARY", value_delimiter = ',')]
+    preload: Vec<String>,
 }
 
 impl Dev {
@@ -83,6 +87,9 @@ impl Dev {
                 return Err(Exit::usage(
                     "--reset is for the private database, and DATABASE_URL names another, which is nobody's to drop here",
                 ));
+            }
+            Some(_) if !self.preload.is_empty() => {
+                return Err(Exit::usage("--preload is for the private server, and DATABASE_URL names another"));
             }
             Some(databases) => {
                 tracing::info!(
@@ -127,8 +134,10 @@ impl Dev {
             "starting a private PostgreSQL");
         let loopback = Loopback::new(LEASE_ROLE).map_err(Exit::unavailable)?;
         let password = loopback.password().to_owned();
-        let started =
-            tokio::task::spawn_blocking(move || PrivatePostgres::start_on_loopback(&programs, &dir, loopback));
+        let preload = self.preload.clone();
+        let started = tokio::task::spawn_blocking(move || {
+            PrivatePostgres::start_on_loopback(&programs, &dir, loopback, &preload)
+        });
         let server = started.await.map_err(Exit::unavailable)?.map_err(Exit::usage)?;
         let url = |database: &str| server.url(database).parse::<DatabaseUrl>().map_err(Exit::usage);
         let session = Session::open(&url("postgres")?).await.map_err(Exit::unavailable)?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     catalog::Catalog,
     db::{
-        self, DatabaseUrl,
+        DatabaseUrl,
         pool::{Pool, PoolSettings, Whose},
         session::Session,
     },
@@ -19,7 +19,7 @@ use crate::{
     operation::{Action, LOCK_TIMEOUT, Operations, Parts, Request},
     planner::Apply,
     refresh::Refresh,
-    scratch::{Name, Scratch, Template},
+    scratch::{Name, Scratch, Template, close},
     shutdown::Phase,
     watchers::Watchers,
 };
@@ -39,8 +39,7 @@ pub(super) async fn make(
     let made = async {
         apply(scratch.url(&name), catalog, phases).await?;
         let session = Session::open(url).await?;
-        let closed = session.client().batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
-        closed.map_err(|error| Failure::from(db::Error::from(error)))
+        close(session.client(), &name, 0).await.map_err(Failure::from)
     };
     if let Err(failure) = made.await {
         if let Err(error) = scratch.remove(&name).await {

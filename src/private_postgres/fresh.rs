@@ -15,11 +15,12 @@ const SLOTS: u32 = 64;
 
 impl PrivatePostgres {
     /// Starts a server with a new cluster below `root`, where the cluster to copy and the folders in use lie. Its data are gone when
-    /// the server is, or, after a kill, when the folder is used next. Blocks until it takes connections.
+    /// the server is, or, after a kill, when the folder is used next. It loads the libraries of `preload` at its start. Blocks until it takes
+    /// connections.
     ///
     /// # Errors
     /// [`Error`]; [`Error::InUse`] when there are too many at a time.
-    pub fn start_fresh(programs: &Path, root: &Path) -> Result<Self, Error> {
+    pub fn start_fresh(programs: &Path, root: &Path, preload: &[String]) -> Result<Self, Error> {
         let user = run_as()?;
         fs::create_dir_all(root).map_err(|error| io_error(root, error))?;
         let pristine = pristine(programs, root, user.as_ref())?;
@@ -33,8 +34,9 @@ impl PrivatePostgres {
             let data = dir.join("data");
             remove(&data)?;
             let held = lock.try_clone().map_err(|error| io_error(&path, error))?; // until the folder is as it was
-            let started = copy(&pristine, &dir, user.as_ref())
-                .and_then(|()| Self::start_locked(programs, &dir, lock, Durability::Throwaway, None, user.as_ref()));
+            let started = copy(&pristine, &dir, user.as_ref()).and_then(|()| {
+                Self::start_locked(programs, &dir, lock, Durability::Throwaway, None, preload, user.as_ref())
+            });
             match started {
                 Ok(mut server) => {
                     server.discard = Some(data);

@@ -62,7 +62,7 @@ impl<'a> Clean<'a> {
 
     /// Puts the clean state aside, which `stage` is in.
     pub async fn keep(&mut self, stage: &Stage) -> Result<(), Failure> {
-        let copy = self.scratch.create_on(stage.session().client(), Template::Copy(&stage.name.to_string())).await?;
+        let copy = self.scratch.put_aside(&stage.name, stage.session().client()).await?;
         self.given_up.extend(self.aside.replace(copy));
         (self.kept, self.is_lost) = (self.applied.len(), false);
         Ok(())

@@ -1,6 +1,6 @@
 //! Why a scratch database cannot be made.
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, error::SqlState, types::Type};
 
 use super::{Name, Template};
 use crate::{
@@ -32,10 +32,12 @@ pub enum Error {
     )]
     NameTaken(Name),
     /// The template has users.
-    #[error("the database {template} cannot be copied while others are connected to it")]
+    #[error("the database {template} cannot be copied while others are connected to it{by}")]
     TemplateInUse {
         /// The template.
         template: String,
+        /// Who they are, behind a colon, and what to do; empty where that is not known.
+        by: String,
     },
     /// No room.
     #[error("the server's disk is full, so no scratch database can be made ({0})")]
@@ -54,7 +56,7 @@ impl Error {
             _ if sql.is(&SqlState::DUPLICATE_DATABASE) => Self::NameTaken(*name),
             _ if sql.is(&SqlState::DISK_FULL) => Self::DiskFull(error),
             Template::Copy(template) if sql.is(&SqlState::OBJECT_IN_USE) => {
-                Self::TemplateInUse { template: ident(template) }
+                Self::TemplateInUse { template: ident(template), by: String::new() }
             }
             Template::Copy(template) if sql.is(&SqlState::INSUFFICIENT_PRIVILEGE) && sql.message.contains("copy") => {
                 Self::MayNotCopy { role, template: ident(template) }
@@ -62,6 +64,30 @@ impl Error {
             _ if sql.is(&SqlState::INSUFFICIENT_PRIVILEGE) => Self::MayNotCreate { role },
             _ => Self::Database(error),
         }
+    }
+}
+
+/// Sessions in the database $1, whose name may be quoted.
+const WHO: &str = "SELECT pg_catalog.format('pid %s (%s)', a.pid, pg_catalog.concat_ws(', '::text, a.usename, \
+        nullif(a.application_name, ''), nullif(a.backend_type, 'client backend'))) \
+    FROM pg_catalog.pg_stat_activity a WHERE pg_catalog.quote_ident(a.datname::text) = $1 AND a.pid <> pg_catalog.pg_backend_pid() \
+    ORDER BY a.pid LIMIT 5";
+
+impl Error {
+    /// The same, and who is connected to the template that has users, as far as `client` may see.
+    pub(super) async fn with_who(self, client: &Client) -> Self {
+        let Self::TemplateInUse { template, .. } = self else { return self };
+        let rows = client.query_typed(WHO, &[(&template, Type::TEXT)]).await.unwrap_or_default();
+        let who: Vec<String> = rows.iter().filter_map(|row| row.get(0)).collect();
+        let by = match who.is_empty() {
+            true => String::new(),
+            false => format!(
+                ": {}. End them; what comes into every database of a server (an extension's workers) is ended by a superuser only, so use one \
+                 in the URL, or another server",
+                who.join("; ")
+            ),
+        };
+        Self::TemplateInUse { template, by }
     }
 }
 
@@ -74,7 +100,9 @@ impl From<Error> for Failure {
             }
             Error::MayNotCopy { .. } => Self::new(Reason::MissingRight, message),
             Error::NameTaken(name) => Self::new(Reason::ScratchNameTaken, message).with("database", name),
-            Error::TemplateInUse { template } => Self::new(Reason::ScratchInUse, message).with("database", template),
+            Error::TemplateInUse { template, .. } => {
+                Self::new(Reason::ScratchInUse, message).with("database", template)
+            }
             Error::DiskFull(_) => Self::new(Reason::DatabaseUnavailable, message).with("sqlstate", "53100"),
             Error::Database(error) => error.into(),
         }

@@ -172,7 +172,8 @@ async fn every_flag_with_every_value_starts_a_daemon() {
         let help = stdout(&output(schemad(&[command, "-h"])).await);
         let flags = flags(&help);
         assert!(flags.len() > 30 && flags["log-level"].values.len() == 5, "{flags:#?}");
-        for (name, flag) in &flags {
+        // Refused with a DATABASE_URL, too; tests/it/rehearse.rs starts with it.
+        for (name, flag) in flags.iter().filter(|(name, _)| *name != "preload") {
             if !flag.takes_value {
                 starts.push((command, arguments(name, None)));
                 continue;

@@ -318,12 +318,26 @@ async fn an_extension_that_the_server_lacks_is_the_ups_failure() {
     assert!(said.of("1")["failure"]["message"].as_str().unwrap().contains("no_such_extension"), "{}", said.of("1"));
 }
 
+/// What an extension wants to be loaded with the server is loaded with the private one on demand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_server_loads_what_it_is_told_to() {
+    let up = "DO $$ BEGIN ASSERT current_setting('auto_explain.log_min_duration', true) IS NOT NULL; END $$;";
+    let set = Set::of(&[("1_x", up, "SELECT 1;")]);
+    let without = run(&set, None, &[]).await;
+    assert_eq!(without.verdicts(), [("1", "UP_FAILS")], "{}", without.stderr);
+    let with = run(&set, None, &["--preload", "auto_explain"]).await;
+    assert_eq!(with.verdicts(), [("1", "RESTORES")], "{} {}", with.stderr, with.of("1"));
+    let missing = run(&set, None, &["--preload", "no_such_library"]).await;
+    assert!(missing.code == Some(5) && missing.stderr.contains("no_such_library"), "{}", missing.stderr);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_flags_and_sets_are_usage_errors() {
     let set = Set::tables(1);
     for args in [
         &["--address", "127.0.0.1:1", "--dir", "x"][..],
         &["--last", "0"],
+        &["--preload", "auto_explain", "--scratch-database-url", "postgres://h/d"],
         &["--all", "--pending"],
         &["--dir", "/nowhere"],
     ] {

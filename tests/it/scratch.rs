@@ -24,7 +24,9 @@ async fn one_is_made_copied_and_dropped() {
     let session = Session::open(&scratch.url(&first)).await.unwrap();
     session.client().batch_execute("CREATE TABLE public.t (id int); INSERT INTO public.t VALUES (7)").await.unwrap();
     // While it is connected, only its own session can copy it.
-    let second = scratch.create_on(session.client(), Template::Copy(&first.to_string())).await.unwrap();
+    let second = scratch.put_aside(&first, session.client()).await.unwrap();
+    let refused = Session::open(&scratch.url(&second)).await.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(refused.contains("not currently accepting connections"), "{refused}");
     drop(session);
     let third = eventually("a copy of what nobody uses", async || {
         scratch.create(Template::Copy(&second.to_string())).await.ok()
@@ -138,6 +140,7 @@ async fn what_others_are_connected_to_is_not_copied() {
     let mut scratch = Scratch::open(&url(&database)).await.unwrap();
     let refused = Failure::from(scratch.create(Template::Copy(&database.name)).await.unwrap_err());
     assert!(refused.reason == Reason::ScratchInUse && refused.message.contains(&database.name), "{refused}");
+    assert!(refused.message.contains("connected to it: pid ") && refused.message.contains(" (postgres)"), "{refused}");
     scratch.close().await.unwrap();
 }
 
@@ -150,7 +153,8 @@ async fn nobody_but_its_maker_gets_into_one() {
     let mut scratch = Scratch::open(&url(&database)).await.unwrap();
     let empty = scratch.create(Template::Empty).await.unwrap();
     let session = Session::open(&scratch.url(&empty)).await.unwrap();
-    let copy = scratch.create_on(session.client(), Template::Copy(&empty.to_string())).await.unwrap();
+    let aside = scratch.put_aside(&empty, session.client()).await.unwrap();
+    let copy = scratch.create(Template::Copy(&aside.to_string())).await.unwrap();
     for name in [&empty, &copy] {
         let url = with_database(&database.url_as(&stranger), &name.to_string());
         let refused =

@@ -51,12 +51,16 @@ pub(super) struct Local {
     /// /var/lib/schemad/rehearse].
     #[arg(long, env = "SCHEMAD_REHEARSE_DIR", value_name = "DIR")]
     server_dir: Option<PathBuf>,
+    /// Libraries that the private server loads at its start, with commas between them: for extensions that want to be in
+    /// shared_preload_libraries, such as timescaledb.
+    #[arg(long, value_name = "LIBRARY", value_delimiter = ',')]
+    preload: Vec<String>,
 }
 
 impl Local {
     /// True where one of these was given as an argument.
     pub(super) fn is_given(&self) -> bool {
-        self.dir.is_some() || self.scratch_database_url.is_some() || self.throwaway_server
+        self.dir.is_some() || self.scratch_database_url.is_some() || self.throwaway_server || !self.preload.is_empty()
     }
 
     pub(super) async fn run(
@@ -98,11 +102,14 @@ impl Local {
         }
         let given = source.read()?;
         let given = given.map(|text| settings::url(name, &text)).transpose()?;
+        if given.is_some() && !self.preload.is_empty() {
+            return Err(Exit::usage("--preload is for the private server, and SCRATCH_DATABASE_URL names another"));
+        }
         let (server, url, outside) = match given {
             Some(url) if self.throwaway_server => (None, url, Outside::Allowed),
             Some(url) => (None, url, Outside::Refused),
             None => {
-                let (server, url) = private_server(server_dir(self.server_dir)?).await?;
+                let (server, url) = private_server(server_dir(self.server_dir)?, self.preload).await?;
                 (Some(server), url, Outside::Allowed)
             }
         };
@@ -145,12 +152,12 @@ impl Local {
 }
 
 /// Starts a server of one's own.
-async fn private_server(dir: PathBuf) -> Result<(PrivatePostgres, DatabaseUrl), Exit> {
+async fn private_server(dir: PathBuf, preload: Vec<String>) -> Result<(PrivatePostgres, DatabaseUrl), Exit> {
     if !cfg!(target_os = "linux") {
         return Err(Exit::usage("the private PostgreSQL needs Linux; give SCRATCH_DATABASE_URL"));
     }
     let programs = find_programs().ok_or(Error::NoPrograms).map_err(Exit::usage)?;
-    let started = tokio::task::spawn_blocking(move || PrivatePostgres::start_fresh(&programs, &dir));
+    let started = tokio::task::spawn_blocking(move || PrivatePostgres::start_fresh(&programs, &dir, &preload));
     let server = started.await.map_err(Exit::unavailable)?.map_err(|error| match error {
         Error::NoPrograms | Error::NotOurs(_) | Error::NobodyToRunAs => Exit::usage(error),
         Error::InUse(_) | Error::NoRoom(_) | Error::NoRandom | Error::Io { .. } | Error::Program { .. } => {

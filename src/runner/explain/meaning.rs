@@ -17,7 +17,8 @@ pub(super) fn of(failed: &ScriptError, sql: &str, role: &str, is_through: bool) 
     let words = match error.sqlstate.as_str() {
         _ if needs_preloading(error) => {
             "The server has to load this extension's library when it starts: add it to shared_preload_libraries on the server (in \
-             postgresql.conf, or with ALTER SYSTEM), start the server anew, and apply again"
+             postgresql.conf, or with ALTER SYSTEM), start the server anew, and apply again. The private server of `rehearse` and `dev` \
+             takes it with --preload"
         }
         "SCH03" => "A migration is one transaction with its ledger row; the file must not end it",
         "SCH04" => "The file calls pg_advisory_unlock_all() or releases schemad's own lock; remove that",

@@ -1,8 +1,10 @@
 //! The clean state before each migration, whatever the one before it did.
 
+use schemad::{db::session::Session, scratch::sweep};
+
 use super::{Said, run};
 use crate::{
-    harness::{Set, TestDatabase},
+    harness::{Set, TestDatabase, database::with_database, eventually},
     schema::{BASE, STATEMENTS},
 };
 
@@ -251,4 +253,82 @@ async fn one_transaction_finds_what_two_find_with_rows() {
     let said = compared(&database, &sets[0], &sets[1]).await;
     let kinds: std::collections::BTreeSet<_> = said.verdicts().into_iter().map(|(_, verdict)| verdict).collect();
     assert!(kinds.len() >= 4, "{kinds:?}");
+}
+
+/// A server whose own workers come into every database that takes connections (TimescaleDB's schedulers do), played by a superuser's sessions.
+struct Workers(tokio::task::JoinHandle<()>);
+
+impl Workers {
+    /// In databases of `owner`.
+    async fn of(database: &TestDatabase, owner: &str) -> Self {
+        let (look, url) = (database.connect().await, database.url.clone());
+        let names = format!(
+            "SELECT datname::text FROM pg_database WHERE datallowconn AND datdba = '{owner}'::regrole \
+             AND starts_with(datname::text, 'schemad_scratch_')"
+        );
+        Self(tokio::spawn(async move {
+            let mut there: Vec<(String, tokio_postgres::Client)> = Vec::new();
+            loop {
+                there.retain(|(_, client)| !client.is_closed());
+                for row in look.query(&names, &[]).await.unwrap_or_default() {
+                    let name: String = row.get(0);
+                    if there.iter().any(|(seen, _)| *seen == name) {
+                        continue;
+                    }
+                    let url = with_database(&url, &name);
+                    let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await else {
+                        continue;
+                    };
+                    tokio::spawn(connection);
+                    let _ = client.batch_execute("SET application_name = 'a worker'").await;
+                    there.push((name, client));
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_come_into_every_database_are_not_in_the_way() {
+    let database = TestDatabase::new().await;
+    let names: Vec<String> = (1..=30).map(|n| format!("{n:02}_t")).collect();
+    let set = Set::tables(0);
+    for (n, name) in names.iter().enumerate() {
+        // Each third spoils the database, which then is made again from a copy.
+        let down = if n % 3 == 0 { "VACUUM; CREATE TABLE left_over (n int);" } else { "SELECT 1;" };
+        set.add_non_transactional(name, &format!("CREATE TABLE t{n} (n int);"), &format!("DROP TABLE t{n}; {down}"));
+    }
+    let superuser = format!("rehearser_{}", database.name);
+    database.execute(&format!("CREATE ROLE {superuser} SUPERUSER LOGIN PASSWORD 'pw'")).await;
+    let workers = Workers::of(&database, &superuser).await;
+    let said = run(&set, Some(&database.url_as(&superuser)), &["--throwaway-server"]).await;
+    assert_eq!(said.verdicts().len(), 30, "{}", said.stderr);
+    let spoilt = said.verdicts().iter().filter(|(_, verdict)| *verdict == "DOES_NOT_RESTORE").count();
+    assert_eq!(spoilt, 10, "{:?}", said.verdicts());
+    drop(workers);
+
+    // Whoever may not end them is told who they are.
+    let plain = format!("plain_{}", database.name);
+    database.execute(&format!("CREATE ROLE {plain} CREATEDB LOGIN PASSWORD 'pw'")).await;
+    let workers = Workers::of(&database, &plain).await;
+    let said = run(&set, Some(&database.url_as(&plain)), &[]).await;
+    assert!(said.code != Some(0) && said.stderr.contains("SCRATCH_IN_USE"), "{}", said.stderr);
+    assert!(said.stderr.contains("(postgres, a worker)") && said.stderr.contains("superuser"), "{}", said.stderr);
+    drop(workers);
+    database.execute(&format!("DROP ROLE {superuser}")).await;
+    eventually("what is left is swept", async || {
+        let session = Session::open(&database.url_as(&plain).parse().unwrap()).await.unwrap();
+        drop(sweep(session.client()).await);
+        let left = format!("SELECT count(*) FROM pg_database WHERE datdba = '{plain}'::regrole");
+        (database.text(&left).await == "0").then_some(())
+    })
+    .await;
+    database.execute(&format!("DROP ROLE {plain}")).await;
 }
