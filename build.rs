@@ -1,11 +1,8 @@
 //! Compiles the proto (protox: no protoc needed), checks the migrations folder and generates the line that embeds it.
 
-use std::{env, fmt::Write as _, fs, path::PathBuf, process::ExitCode};
+use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use prost::Message as _;
-
-#[path = "src/catalog/folder.rs"]
-mod folder;
 
 fn main() -> ExitCode {
     match protos().and_then(|()| migrations()) {
@@ -43,16 +40,7 @@ fn migrations() -> Result<(), String> {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo did not set CARGO_MANIFEST_DIR")?);
     let dir = root
         .join(env::var_os("SCHEMAD_MIGRATIONS").filter(|dir| !dir.is_empty()).unwrap_or_else(|| "migrations".into()));
-    println!("cargo:rerun-if-changed={}", dir.display());
-
-    let findings = folder::check(&dir);
-    if !findings.is_empty() {
-        let mut report = format!("the migrations in {} cannot be embedded:\n", dir.display());
-        for finding in findings {
-            let _ = writeln!(report, "  {finding}"); // writing to a String cannot fail
-        }
-        return Err(report);
-    }
+    schemad_build::embeddable(&dir)?;
     let code = format!(
         "/// The migrations compiled into this binary.\npub const MIGRATIONS: diesel_migrations::EmbeddedMigrations = diesel_migrations::embed_migrations!({dir:?});\n"
     );

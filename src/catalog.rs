@@ -77,6 +77,7 @@ impl Catalog {
         let mut problems = Vec::new();
         let mut migrations: BTreeMap<Version, Migration> = BTreeMap::new();
         let mut rescued: BTreeMap<Version, Failure> = BTreeMap::new();
+        let mut named: BTreeMap<Version, Vec<String>> = BTreeMap::new();
         for migration in &loaded {
             let found = read(migration.as_ref()).or_else(|problem| {
                 let (rescue, failure) = rescue(migration.as_ref(), &problem).ok_or(problem)?;
@@ -86,16 +87,17 @@ impl Catalog {
             match found {
                 Err(problem) => problems.push(format!("{}: {problem}", migration.name())),
                 Ok(migration) => {
-                    if let Some(other) = migrations.get(&migration.version) {
-                        problems.push(format!(
-                            "{} and {} have the same version, {}; Diesel would silently drop one of them",
-                            other.name, migration.name, migration.version
-                        ));
-                    }
+                    named.entry(migration.version.clone()).or_default().push(migration.name.clone());
                     migrations.insert(migration.version.clone(), migration);
                 }
             }
         }
+        problems.extend(named.iter().filter_map(|(version, names)| {
+            let last = names.last().filter(|_| names.len() > 1)?;
+            let mut sorted: Vec<&str> = names.iter().map(String::as_str).collect();
+            sorted.sort_unstable();
+            Some(folder::same_version(version.as_str(), &sorted, last))
+        }));
         if problems.is_empty() {
             let unfit = |m: &Migration| {
                 Some((m.version.clone(), fitness::parts(&m.name, &m.version, Direction::Up, &m.up).err()?))

@@ -412,7 +412,7 @@ fn half_done(script: &str) -> Row {
         direction: Direction::Up,
         name: "1_a".into(),
         done,
-        running: Some(RunningPart { checksum: last.clone(), in_doubt: true }),
+        running: Some(RunningPart { checksum: last.clone(), in_doubt: true, failed: false }),
         tried: Some(TriedPart { checksum: last, before: Vec::new(), sql: None }),
         script: Some(script.into()),
     };

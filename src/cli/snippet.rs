@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn a_statement_in_doubt() {
         let script = "SELECT 1;\nCALL work();\n";
-        let running = RunningPart { checksum: Checksum::of_script("CALL work()").to_string(), in_doubt: true };
+        let running =
+            RunningPart { checksum: Checksum::of_script("CALL work()").to_string(), in_doubt: true, failed: false };
         let journal = Journal {
             step: 7,
             direction: Direction::Up,

@@ -75,6 +75,17 @@ pub async fn note(client: &Client, (step, ordinal): (i64, i32), state: &str, hol
     Ok(!noted.is_empty())
 }
 
+/// A statement failed outside a transaction, and may have committed a part of its work before that: its state stays "running", because only a
+/// person can tell, with the time of its end.
+///
+/// # Errors
+/// The database's, or its loss.
+pub async fn note_failed(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
+    let change = "UPDATE schemad.statements SET finished_at = clock_timestamp() WHERE step = $1 AND ordinal = $2 AND state = 'running'";
+    insist!(client.query_typed(change, &[(&step, Type::INT8), (&ordinal, Type::INT4)]))?;
+    Ok(())
+}
+
 /// A statement that failed left nothing, so the next try begins as the first did: which indexes there were before is forgotten.
 ///
 /// # Errors

@@ -339,7 +339,7 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
           FROM schemad.migrations m LEFT JOIN schemad.steps s ON s.id = m.step \
           LEFT JOIN schemad.operations o ON o.id = s.operation)";
         let journal = "(SELECT s.version, jsonb_build_object('step', s.id, 'direction', s.direction, 'name', s.name, 'parts', \
-          jsonb_agg(jsonb_build_array(t.checksum, t.state, t.settles_by, t.indexes_before::int8[]) ORDER BY t.ordinal), \
+          jsonb_agg(jsonb_build_array(t.checksum, t.state, t.settles_by, t.indexes_before::int8[], t.finished_at IS NOT NULL) ORDER BY t.ordinal), \
           'script', CASE WHEN bool_or(t.state = 'running' OR t.state = 'pending' AND t.indexes_before IS NOT NULL) \
             THEN (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = s.script) END, \
           'tried', (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = min(t.checksum) \
@@ -465,8 +465,8 @@ struct RawJournal {
     step: i64,
     direction: String,
     name: String,
-    /// Checksum, state, how it settles, and the indexes before it.
-    parts: Vec<(String, String, String, Option<Vec<u32>>)>,
+    /// Checksum, state, how it settles, the indexes before it, and whether it has ended, one way or the other.
+    parts: Vec<(String, String, String, Option<Vec<u32>>, bool)>,
     script: Option<String>,
     /// The text of the part that was tried.
     tried: Option<String>,
@@ -477,9 +477,9 @@ impl RawJournal {
         let raw: Self = serde_json::from_str(json).ok()?;
         let done: Vec<String> =
             raw.parts.iter().take_while(|(_, state, ..)| state == "done").map(|(c, ..)| c.clone()).collect();
-        let (checksum, state, by, before) = raw.parts.into_iter().nth(done.len()).unwrap_or_default();
+        let (checksum, state, by, before, failed) = raw.parts.into_iter().nth(done.len()).unwrap_or_default();
         let running =
-            (state == "running").then(|| RunningPart { checksum: checksum.clone(), in_doubt: by == "nothing" });
+            (state == "running").then(|| RunningPart { checksum: checksum.clone(), in_doubt: by == "nothing", failed });
         let tried = before.filter(|_| state == "pending").map(|before| TriedPart { checksum, before, sql: raw.tried });
         Some(Journal {
             step: raw.step,

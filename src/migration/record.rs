@@ -66,6 +66,8 @@ pub struct RunningPart {
     pub checksum: String,
     /// Only a person can tell whether it took effect.
     pub in_doubt: bool,
+    /// The server has answered that it failed. What it committed before that stays.
+    pub failed: bool,
 }
 
 /// The ledger's record of an applied migration.

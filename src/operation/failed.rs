@@ -89,8 +89,27 @@ pub(super) fn failure(
             let failure = Failure { message, ..failure };
             grant.into_iter().fold(failure, |failure, grant| failure.with("grant", grant))
         }
+        // Asking again would end as this did.
+        Broken::Lost(error) if ends_sessions(&error, step) => {
+            let cure = "The file calls pg_terminate_backend(), and its own session was among those that it ended: leave that out with AND pid \
+                <> pg_backend_pid()";
+            Failure::new(Reason::MigrationFailed, format!("{}: {error}. {cure}; {undone}, {progress}", step.file()))
+                .with("version", &step.version)
+                .with("file", step.file())
+                .with("sqlstate", ADMIN_SHUTDOWN)
+                .with("meaning", cure)
+                .with("steps_done", done)
+        }
         Broken::Lost(error) => Failure::new(Reason::Interrupted, format!("{error}; {progress}. Ask again")),
     }
+}
+
+/// The SQLSTATE of a session that somebody ended.
+const ADMIN_SHUTDOWN: &str = "57P01";
+
+/// The session was ended by somebody, and the script ends sessions.
+fn ends_sessions(error: &db::Error, step: &Step) -> bool {
+    error.to_string().contains(ADMIN_SHUTDOWN) && step.script.sql.to_ascii_lowercase().contains("pg_terminate_backend")
 }
 
 fn explained(error: &ScriptError, step: &Step, role: &str, doubt: Option<&Version>) -> Failure {

@@ -26,6 +26,7 @@ pub(super) fn in_doubt(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
             version: row.version.clone(),
             direction: journal.direction,
             statement: journal.done.len() + 1,
+            failed: journal.running.as_ref().is_some_and(|part| part.failed),
             sent: sent(journal).map(Box::new),
         },
     )
@@ -195,7 +196,8 @@ mod tests {
     use crate::migration::{RunningPart, TriedPart};
 
     fn row(done: &[&str], running: Option<(&str, bool)>) -> Row {
-        let running = running.map(|(checksum, in_doubt)| RunningPart { checksum: checksum.into(), in_doubt });
+        let running =
+            running.map(|(checksum, in_doubt)| RunningPart { checksum: checksum.into(), in_doubt, failed: false });
         let done = done.iter().map(|c| (*c).to_owned()).collect();
         let (tried, script) = (None, None);
         let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running, tried, script };
@@ -242,7 +244,7 @@ mod tests {
         let refusal = |rows: &[Row]| in_doubt(rows).next().unwrap().to_string();
         assert!(refusal(&rows).contains("part 2 of the up of migration 1 was sent"), "{}", refusal(&rows));
         rows[0].journal.as_mut().unwrap().script = Some(script.into());
-        insta::assert_snapshot!(refusal(&rows), @"part 2 of the up of migration 1 (1_a/up.sql, line 2, column 3, statement 2 of 2) was sent outside a transaction and its end is not known: CALL app.work(1). Look whether it took effect (SELECT prosrc FROM pg_proc WHERE oid = 'app.work'::regproc shows what it does), and say so: `schemad resolve 1 --applied` (or --not-applied, or --retry when doing it again does no harm) --reason ...");
+        insta::assert_snapshot!(refusal(&rows), @"part 2 of the up of migration 1 (1_a/up.sql, line 2, column 3, statement 2 of 2) was sent outside a transaction, and its end is not known: CALL app.work(1). Look whether it took effect (SELECT prosrc FROM pg_proc WHERE oid = 'app.work'::regproc shows what it does), and say so: `schemad resolve 1 --applied` (or --not-applied, or --retry when doing it again does no harm) --reason ...");
         assert_eq!(in_doubt(&[row(&["a"], Some((&running, false)))]).count(), 0);
     }
 

@@ -99,14 +99,10 @@ pub enum Refusal {
     },
     /// A statement that may or may not have taken effect.
     #[error(
-        "part {statement} of the {} of migration {version}{} whether it took effect{}, and say so: `schemad resolve {version} \
+        "part {statement} of the {} of migration {version}{}, and say so: `schemad resolve {version} \
          --applied` (or --not-applied, or --retry when doing it again does no harm) --reason ...",
         .direction.as_str(),
-        sent.as_ref().map_or_else(
-            || " was sent outside a transaction, and its end and its text are not known. Look".into(),
-            |sent| format!(" ({sent}) was sent outside a transaction and its end is not known: {}. Look", sent.summary)
-        ),
-        sent.as_ref().map_or_else(String::new, |sent| format!(" ({})", sent.look))
+        doubt(sent.as_deref(), *failed)
     )]
     InDoubt {
         /// Which.
@@ -115,6 +111,8 @@ pub enum Refusal {
         direction: Direction,
         /// The part of the script, from 1.
         statement: usize,
+        /// The server has answered that it failed.
+        failed: bool,
         /// What was sent, where the ledger has its text.
         sent: Option<Box<Sent>>,
     },
@@ -234,6 +232,19 @@ pub enum Refusal {
         /// The binary's.
         binary: Checksum,
     },
+}
+
+/// What happened to a statement in doubt, and what to look for.
+fn doubt(sent: Option<&Sent>, failed: bool) -> String {
+    let happened = match failed {
+        true => "failed outside a transaction, and may have committed a part of its work before",
+        false => "was sent outside a transaction, and its end is not known",
+    };
+    let question = if failed { "what of it is there" } else { "whether it took effect" };
+    match sent {
+        Some(sent) => format!(" ({sent}) {happened}: {}. Look {question} ({})", sent.summary, sent.look),
+        None => format!(" {happened}; its text is not known either. Look {question}"),
+    }
 }
 
 fn contradiction(version: &Version, direction: Direction, done: usize) -> String {

@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn row(done: usize, running: bool) -> Row {
-        let running = running.then(|| RunningPart { checksum: "c".into(), in_doubt: true });
+        let running = running.then(|| RunningPart { checksum: "c".into(), in_doubt: true, failed: false });
         let done = vec!["d".to_owned(); done];
         let (tried, script) = (None, None);
         let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running, tried, script };

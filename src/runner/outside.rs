@@ -100,8 +100,17 @@ async fn refused(
 ) -> Broken {
     let broken = match broken {
         // The announcement stays, and with it the doubt.
-        Broken::Sql(failed) if may_commit(part) => return Broken::Doubt(failed),
-        Broken::Halted(halt) if may_commit(part) => return Broken::HaltedInDoubt(halt),
+        Broken::Sql(_) | Broken::Halted(_) if may_commit(part) => {
+            let noted = journals::note_failed(session.ledger(), part.step.id, part.ordinal()).await;
+            if let Err(error) = noted {
+                tracing::debug!(cause = %error, "that a statement has failed is not noted");
+            }
+            return match broken {
+                Broken::Sql(failed) => Broken::Doubt(failed),
+                Broken::Halted(halt) => Broken::HaltedInDoubt(halt),
+                broken => broken,
+            };
+        }
         broken => broken,
     };
     let within = clean_up_within(&broken);

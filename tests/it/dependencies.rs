@@ -102,6 +102,7 @@ fn rust_files(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
 fn one_module_alone_is_unsafe() {
     let mut files = vec![root().join("build.rs")];
     rust_files(&root().join("src"), &mut files);
+    rust_files(&root().join("build"), &mut files);
     let mut found = Vec::new();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
@@ -120,5 +121,6 @@ fn one_module_alone_is_unsafe() {
         ]
     );
     let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
-    assert_eq!(manifest["lints"]["rust"]["unsafe_code"].as_str(), Some("deny"));
+    assert_eq!(manifest["workspace"]["lints"]["rust"]["unsafe_code"].as_str(), Some("deny"));
+    assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true));
 }

@@ -50,6 +50,7 @@ mod numbers;
 mod open_files;
 mod operations;
 mod outages;
+mod own_crate;
 mod passwords;
 mod planted;
 mod pool;

@@ -159,6 +159,45 @@ async fn what_a_statement_leaves_in_its_session_for_the_next_is_refused_or_told(
     daemon.stop().await;
 }
 
+/// A block outside a transaction that commits and then fails: what it is about is what it committed, and not whether it has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_commits_and_fails_is_said_to_have_failed() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(0));
+    let up = "CREATE TABLE w (n int); DO $$ BEGIN INSERT INTO w VALUES (1); COMMIT; RAISE 'after that'; END $$;";
+    set.add_non_transactional("1_a", up, "");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    assert!(failed.message.contains("may have committed a part of its work"), "{}", failed.message);
+    let status = daemon.status().await;
+    assert_eq!(status.state(), pb::SchemaState::InDoubt);
+    let told = &status.problems[0].message;
+    assert!(
+        told.contains("failed outside a transaction, and may have committed a part of its work before: DO"),
+        "{told}"
+    );
+    assert!(told.contains("Look what of it is there") && !told.contains("not known"), "{told}");
+    assert_eq!(database.text("SELECT count(*) FROM w").await, "1");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_ends_its_own_session_is_told_so() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    set.add(
+        "9_end",
+        "SELECT 1;\nSELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database();",
+        "",
+    );
+    let daemon = TestDaemon::start(&database, &set).await;
+    let failed = daemon.apply_all().await.failure();
+    failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
+    assert!(failed.message.contains("AND pid <> pg_backend_pid()"), "{}", failed.message);
+    assert_eq!(failed.metadata["file"], "9_end/up.sql");
+    assert_eq!(database.diesel_versions().await, ["0001"]);
+    database.assert_consistent().await;
+}
+
 /// What a DROP … CASCADE takes with it stands in the notice's DETAIL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notice_comes_with_its_detail_and_hint() {

@@ -1,0 +1,229 @@
+//! The rules a migrations folder has to follow, checked where it is still files. Diesel passes over several mistakes in silence, and what it
+//! embeds no longer shows them.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+/// `__diesel_schema_migrations.version` is a `varchar(50)`.
+pub const MAX_VERSION_CHARS: usize = 50;
+
+/// One reason why a folder cannot be embedded: the file or folder, and what is wrong with it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong and what to do about it.
+    pub problem: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
+/// Everything wrong with the folder `dir`; empty when it can be embedded.
+///
+/// As in diesel_cli, files and names that begin with a dot are passed over, and every other entry is a migration.
+pub fn check(dir: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match migration_folders(dir) {
+        Err(error) => findings.push(finding(dir, format!("cannot be read: {error}"))),
+        Ok(folders) => {
+            if folders.is_empty() {
+                findings.push(finding(dir, "holds no migration; a daemon without any would call every schema current"));
+            }
+            check_versions(&folders, &mut findings);
+            for folder in &folders {
+                check_folder(folder, &mut findings);
+            }
+        }
+    }
+    findings
+}
+
+/// The version diesel_cli reads from a folder's name: what stands before the first `_`, without any `-`.
+pub fn version_of(name: &str) -> String {
+    name.split('_').next().unwrap_or_default().replace('-', "")
+}
+
+/// What is wrong with the version of a folder's name, if anything.
+pub fn name_problem(version: &str) -> Option<String> {
+    match version.is_empty() {
+        true => Some("has no version: begin the name with a timestamp and `_`".into()),
+        false => version_problem(version),
+    }
+}
+
+/// What is wrong with a version, if anything.
+pub fn version_problem(version: &str) -> Option<String> {
+    let length = version.chars().count();
+    if version.is_empty() {
+        Some("the version is empty".into())
+    } else if length > MAX_VERSION_CHARS {
+        Some(format!(
+            "version {version} has {length} characters, but Diesel's table holds {MAX_VERSION_CHARS}: put `_` after the timestamp"
+        ))
+    } else if version.chars().any(char::is_control) {
+        Some("the name holds a control character".into())
+    } else {
+        None
+    }
+}
+
+/// What keeps a script from being sent to PostgreSQL at all, if anything.
+pub fn script_problem(sql: &str) -> Option<&'static str> {
+    if sql.starts_with('\u{feff}') {
+        Some("begins with a byte order mark, which PostgreSQL refuses: save it as UTF-8 without one")
+    } else if sql.contains('\0') {
+        Some("contains a NUL byte, which PostgreSQL refuses")
+    } else {
+        None
+    }
+}
+
+/// True when `sql` holds no statement: white space, comments and semicolons only, as PostgreSQL's scan.l has them: a carriage
+/// return ends a comment, and white space is ASCII.
+pub fn is_blank(sql: &str) -> bool {
+    let mut rest = sql;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}', ';']);
+        if let Some(comment) = rest.strip_prefix("--") {
+            rest = comment.find(['\n', '\r']).map_or("", |end| &comment[end..]);
+        } else if rest.starts_with("/*") {
+            rest = after_block_comment(rest);
+        } else {
+            return rest.is_empty();
+        }
+    }
+}
+
+/// What follows the block comment that `sql` begins with. PostgreSQL's block comments nest.
+fn after_block_comment(sql: &str) -> &str {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < sql.len() {
+        if sql[at..].starts_with("/*") {
+            (depth, at) = (depth + 1, at + 2);
+        } else if sql[at..].starts_with("*/") {
+            (depth, at) = (depth - 1, at + 2);
+            if depth == 0 {
+                return &sql[at..];
+            }
+        } else {
+            at += sql[at..].chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    ""
+}
+
+fn finding(path: &Path, problem: impl Into<String>) -> Finding {
+    Finding { path: path.to_path_buf(), problem: problem.into() }
+}
+
+fn migration_folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if !entry.metadata()?.is_file() && !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            folders.push(entry.path());
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+fn check_versions(folders: &[PathBuf], findings: &mut Vec<Finding>) {
+    let mut of_version: BTreeMap<String, Vec<(&Path, &str)>> = BTreeMap::new();
+    for folder in folders {
+        let Some(name) = folder.file_name().and_then(|n| n.to_str()) else {
+            findings.push(finding(folder, "the name is not UTF-8"));
+            continue;
+        };
+        let version = version_of(name);
+        match name_problem(&version) {
+            Some(problem) => findings.push(finding(folder, problem)),
+            None => of_version.entry(version).or_default().push((folder, name)),
+        }
+    }
+    for (version, folders) in of_version {
+        let names: Vec<&str> = folders.iter().map(|(_, name)| *name).collect();
+        if let [(first, _), .., (_, last)] = folders[..] {
+            findings.push(finding(first, same_version(&version, &names, last)));
+        }
+    }
+}
+
+/// Why migrations cannot have one version, and what to do about it. `last` is the one that comes last in the source.
+pub fn same_version(version: &str, names: &[&str], last: &str) -> String {
+    format!(
+        "{} have the same version, {version}. Embedded, Diesel runs {last} and never the others, and diesel_cli runs any one of them: give all \
+         but the one that has been applied another timestamp",
+        names.join(" and ")
+    )
+}
+
+fn check_folder(folder: &Path, findings: &mut Vec<Finding>) {
+    let up = folder.join("up.sql");
+    match read(&up) {
+        Ok(None) => findings.push(finding(folder, "has no up.sql")),
+        Ok(Some(sql)) if is_blank(&sql) => findings.push(finding(&up, "holds no statement")),
+        Ok(Some(sql)) => findings.extend(script_problem(&sql).map(|p| finding(&up, p))),
+        Err(problem) => findings.push(finding(&up, problem)),
+    }
+    let down = folder.join("down.sql");
+    match read(&down) {
+        Ok(sql) => findings.extend(sql.as_deref().and_then(script_problem).map(|p| finding(&down, p))),
+        Err(problem) => findings.push(finding(&down, problem)),
+    }
+    let metadata = folder.join("metadata.toml");
+    match read(&metadata) {
+        Ok(text) => findings.extend(text.and_then(|t| metadata_problem(&t)).map(|p| finding(&metadata, p))),
+        Err(problem) => findings.push(finding(&metadata, problem)),
+    }
+}
+
+/// What is wrong with the text of a metadata.toml, if anything.
+pub fn metadata_problem(text: &str) -> Option<String> {
+    let table: toml::Table = match text.parse() {
+        Ok(table) => table,
+        Err(error) => {
+            return Some(format!(
+                "is not TOML, and Diesel would silently run the migration in a transaction: {}",
+                error.message()
+            ));
+        }
+    };
+    match table.get("run_in_transaction") {
+        Some(toml::Value::Boolean(_)) => None,
+        Some(_) => Some(
+            "run_in_transaction is not true or false, and Diesel would silently run the migration in a transaction"
+                .into(),
+        ),
+        None => {
+            Some("does not set run_in_transaction, which Diesel takes for false: set it, or delete the file".into())
+        }
+    }
+}
+
+/// What else the file is, or where the first byte is that is no UTF-8.
+fn not_utf8(bytes: &[u8], valid: usize) -> String {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return "is UTF-16, as PowerShell and some editors write it: save it as UTF-8, for example with iconv -f utf-16 -t utf-8".into();
+    }
+    let line = bytes[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("is not UTF-8 (byte {valid}, line {line}): save it as UTF-8, for example with iconv -f latin1 -t utf-8")
+}
+
+/// The file's text, `None` when there is no such file.
+fn read(path: &Path) -> Result<Option<String>, String> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            String::from_utf8(bytes).map(Some).map_err(|e| not_utf8(e.as_bytes(), e.utf8_error().valid_up_to()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
