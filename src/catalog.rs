@@ -49,7 +49,7 @@ impl Catalog {
     /// # Errors
     /// [`InvalidSet`] names every migration that has an impossible or doubled version, an up without a statement, or
     /// that does more than send SQL.
-    pub fn load(source: &impl MigrationSource<Pg>) -> Result<Self, InvalidSet> {
+    pub fn load(source: &dyn MigrationSource<Pg>) -> Result<Self, InvalidSet> {
         Self::load_with(source, |_, _| None)
     }
 
@@ -57,7 +57,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`InvalidSet`] where versions are impossible or doubled.
-    pub fn load_to_rehearse(source: &impl MigrationSource<Pg>) -> Result<Self, InvalidSet> {
+    pub fn load_to_rehearse(source: &dyn MigrationSource<Pg>) -> Result<Self, InvalidSet> {
         Self::load_with(source, |migration, problem| {
             let version: Version = migration.name().version().to_string().parse().ok()?;
             let name = migration.name().to_string();
@@ -70,7 +70,7 @@ impl Catalog {
 
     /// `rescue` says what becomes of a migration with a problem.
     fn load_with(
-        source: &impl MigrationSource<Pg>,
+        source: &dyn MigrationSource<Pg>,
         rescue: impl Fn(&dyn DieselMigration<Pg>, &str) -> Option<(Migration, Failure)>,
     ) -> Result<Self, InvalidSet> {
         let loaded = source.migrations().map_err(|e| InvalidSet(vec![format!("the source cannot be read: {e}")]))?;

@@ -100,7 +100,7 @@ enum Command {
 }
 
 /// Parses the command line and runs it around `source`. Returns the process's exit code (docs/exit-codes.md).
-pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
+pub fn main(source: &dyn MigrationSource<Pg>) -> ExitCode {
     let is_daemon = std::env::args_os().nth(1).is_some_and(|command| command == "serve" || command == "dev");
     if is_daemon {
         log_queue::start();
@@ -110,7 +110,7 @@ pub fn main(source: &impl MigrationSource<Pg>) -> ExitCode {
     code
 }
 
-fn run_command_line(source: &impl MigrationSource<Pg>) -> ExitCode {
+fn run_command_line(source: &dyn MigrationSource<Pg>) -> ExitCode {
     let mut command = Cli::command();
     command.build();
     let warnings = match env_file::load(&command) {
@@ -160,7 +160,7 @@ fn names_a_daemon(matches: &ArgMatches) -> bool {
     matches.subcommand().is_some_and(|(_, matches)| given(matches))
 }
 
-fn run(command: Command, source: &impl MigrationSource<Pg>, asks_daemon: bool) -> Exit {
+fn run(command: Command, source: &dyn MigrationSource<Pg>, asks_daemon: bool) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::usage(format!("cannot start: {error}")),

@@ -21,7 +21,7 @@ mod signed;
 mod watch;
 
 pub use encoding::{holds_everything, unfit_pending};
-pub use event::{Entry, Event, StepName};
+pub use event::{Entry, Event, PlannedStep, StepName};
 pub use holder::Holder;
 pub use log::{Follower, Log, Next};
 pub use onlooker::Side;

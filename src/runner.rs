@@ -61,10 +61,10 @@ impl Step<'_> {
 pub trait Observer {
     /// Step `index` begins.
     fn started(&self, index: usize);
-    /// Statement `number` (from 1) of step `index`, which is not one transaction, begins.
-    fn statement_started(&self, index: usize, number: usize);
-    /// Statement `number` (from 1) of step `index`, which is not one transaction, is committed.
-    fn statement(&self, index: usize, number: usize, took: Duration);
+    /// The statements from the first to the last of these (from 1) of step `index`, which is not one transaction, begin: one, or a block.
+    fn statement_started(&self, index: usize, statements: (usize, usize));
+    /// They are committed.
+    fn statement(&self, index: usize, statements: (usize, usize), took: Duration);
     /// Step `index` is committed.
     fn done(&self, index: usize, took: Duration);
     /// The server, or schemad itself, said something while step `index` ran.

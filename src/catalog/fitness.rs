@@ -1,5 +1,7 @@
 //! Whether a script can run the way its mode says; found without a server, so that status says it before anybody applies.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     failure::{Failure, Reason},
     migration::{Checksum, Direction, Mode, Script, Version},
@@ -8,6 +10,42 @@ use crate::{
 
 /// A part of a script that is not one transaction: its checksum, and how it can be told whether it took effect.
 pub type Part = (String, &'static str);
+
+/// Why a script does not run in one transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InParts {
+    /// Its metadata.toml says so.
+    Metadata,
+    /// It has BEGIN … COMMIT blocks of its own.
+    OwnTransactions,
+}
+
+/// How a script runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct How {
+    /// Why it does not run in one transaction; `None`: it does.
+    pub in_parts: Option<InParts>,
+    /// In how many parts it is committed; 0 for one transaction, and for a script that cannot run.
+    pub parts: usize,
+}
+
+impl How {
+    /// Of a script with so many parts.
+    pub fn of(script: &Script, parts: usize) -> Self {
+        let why = || match sql::has_own_transactions(&script.sql) {
+            true => InParts::OwnTransactions,
+            false => InParts::Metadata,
+        };
+        Self { in_parts: (script.mode == Mode::NonTransactional).then(why), parts }
+    }
+
+    /// The same, with its parts counted.
+    pub fn counted(script: &Script) -> Self {
+        let count = || sql::units(&script.sql).map_or(0, |units| units.len());
+        Self::of(script, if script.mode == Mode::NonTransactional { count() } else { 0 })
+    }
+}
 
 /// The parts of a script; none for one that is one transaction.
 ///

@@ -58,11 +58,11 @@ pub(super) struct Dev {
 }
 
 impl Dev {
-    pub(super) async fn run(self, source: &impl MigrationSource<Pg>) -> Exit {
+    pub(super) async fn run(self, source: &dyn MigrationSource<Pg>) -> Exit {
         self.serve(source).await.err().unwrap_or(Exit::DONE)
     }
 
-    async fn serve(self, source: &impl MigrationSource<Pg>) -> Result<(), Exit> {
+    async fn serve(self, source: &dyn MigrationSource<Pg>) -> Result<(), Exit> {
         self.settings.check()?;
         telemetry::init(self.settings.log_level, self.settings.log_format);
         // The `.env` of a project names the database that its app uses, and this command migrates at once.

@@ -36,11 +36,11 @@ pub(super) struct Doctor {
 }
 
 impl Doctor {
-    pub(super) async fn run(self, source: &impl MigrationSource<Pg>) -> Exit {
+    pub(super) async fn run(self, source: &dyn MigrationSource<Pg>) -> Exit {
         self.examine(source).await.unwrap_or_else(|exit| exit)
     }
 
-    async fn examine(self, source: &impl MigrationSource<Pg>) -> Result<Exit, Exit> {
+    async fn examine(self, source: &dyn MigrationSource<Pg>) -> Result<Exit, Exit> {
         let (database, migration_database) = self
             .databases
             .read(EnvFile::Counts)?

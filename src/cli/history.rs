@@ -1,6 +1,9 @@
 //! `schemad history`, `schemad watch` and `schemad cancel`: operations, whoever began them.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant, SystemTime},
+};
 
 use clap::{Args, ValueEnum};
 use tonic::Status;
@@ -9,7 +12,7 @@ use super::{
     client::{Common, Read},
     exit::Exit,
     operate::{Live, show},
-    output::{self, Output, line, progress, say, table, tell_done},
+    output::{self, Output, fitted_table, line, progress, say, tell_done},
 };
 use crate::grpc::pb::{self, operation_event::Event, operation_service_client::OperationServiceClient};
 
@@ -93,9 +96,29 @@ impl History {
             }
         }
         if self.read.common.output == Output::Table {
-            say(&table(&["OPERATION", "WHAT", "STATE", "STEPS", "BEGUN", "TOOK", "BY", "REASON"], rows));
+            if output::is_narrow(HISTORY_WIDTH) {
+                shorten_ids(&mut rows);
+            }
+            let header = ["OPERATION", "WHAT", "STATE", "STEPS", "BEGUN", "TOOK", "BY", "REASON"];
+            say(&fitted_table(&header, rows, &["BY", "TOOK", "STEPS"], "REASON"));
         }
         Ok(())
+    }
+}
+
+/// A terminal with less has no room for whole ids and the rest beside them.
+const HISTORY_WIDTH: usize = 120;
+
+/// Ids as short as `watch` and `cancel` take them, in the first column: so long that no two are the same.
+fn shorten_ids(rows: &mut [Vec<String>]) {
+    const SHORTEST: usize = 13; // with the time in milliseconds
+    let ids: Vec<String> = rows.iter().map(|row| row[0].clone()).collect();
+    let longest = ids.iter().map(String::len).max().unwrap_or_default();
+    let prefix = |length: usize| ids.iter().map(move |id| id.get(..length).unwrap_or(id));
+    let is_enough = |length: &usize| prefix(*length).collect::<HashSet<_>>().len() == ids.len();
+    let length = (SHORTEST..longest).find(is_enough).unwrap_or(longest);
+    for row in rows {
+        row[0].truncate(length);
     }
 }
 
@@ -149,11 +172,63 @@ fn state(state: State) -> pb::OperationState {
     }
 }
 
+/// Which operation.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// The operation's id, or how it begins as `history` shows it.
+    operation: Option<String>,
+    /// The one that runs, or is the next to.
+    #[arg(long)]
+    running: bool,
+}
+
+/// How many of the newest operations the beginning of an id is looked for in.
+const LOOKED_THROUGH: i32 = 1000;
+
+impl Which {
+    /// Its whole id.
+    async fn id(&self, common: &Common) -> Result<String, Exit> {
+        if let Some(id) = &self.operation
+            && uuid::Uuid::try_parse(id).is_ok()
+        {
+            return Ok(id.clone());
+        }
+        let request = pb::ListOperationsRequest { page_size: LOOKED_THROUGH, ..Default::default() };
+        let read = Read::new(common.clone());
+        let page =
+            read.call_on(OperationServiceClient::new, async |mut client| client.list_operations(request).await).await?;
+        let is_it = |operation: &&pb::Operation| match &self.operation {
+            Some(begins) => operation.id.starts_with(&begins.to_ascii_lowercase()),
+            None => matches!(operation.state(), pb::OperationState::Running | pb::OperationState::Pending),
+        };
+        let mut found: Vec<&pb::Operation> = page.operations.iter().filter(is_it).collect();
+        if self.running {
+            // Under way before those that wait, and of those the oldest.
+            found.sort_by_key(|operation| operation.state() != pb::OperationState::Running);
+            let first =
+                found.iter().find(|operation| operation.state() == pb::OperationState::Running).or(found.last());
+            return first.map(|operation| operation.id.clone()).ok_or_else(|| Exit::usage("no operation is running"));
+        }
+        let begins = self.operation.as_deref().unwrap_or_default();
+        match found[..] {
+            [one] => Ok(one.id.clone()),
+            [] => Err(Exit::usage(format!(
+                "no operation's id begins with {begins:?} (`schemad history` lists them; the last {LOOKED_THROUGH} were looked at)"
+            ))),
+            [..] => Err(Exit::usage(format!(
+                "the ids of {} operations begin with {begins:?}: give more of it",
+                found.len()
+            ))),
+        }
+    }
+}
+
 /// Follow an operation to its end, on whichever daemon it runs, and exit as it ended.
 #[derive(Debug, Args)]
 pub(super) struct Watch {
-    /// The operation's id.
-    operation: String,
+    #[command(flatten)]
+    which: Which,
     /// Begin after the state change with this number.
     #[arg(long, default_value_t = 0, value_name = "N")]
     after: i64,
@@ -166,6 +241,45 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) async fn run(self) -> Exit {
+        let operation = match self.which.id(&self.common).await {
+            Ok(id) => id,
+            Err(exit) => return exit,
+        };
+        let following = Following { operation, after: self.after, reconnect: self.reconnect, common: self.common };
+        following.say_what_was_asked().await;
+        following.run().await
+    }
+}
+
+/// A watch of one operation.
+struct Following {
+    operation: String,
+    after: i64,
+    reconnect: Duration,
+    common: Common,
+}
+
+impl Following {
+    /// Of an operation without steps: what was resolved or signed, and why. Its events do not say.
+    async fn say_what_was_asked(&self) {
+        let request = pb::GetOperationRequest { id: self.operation.clone() };
+        let read = Read::new(self.common.clone());
+        let found =
+            read.call_on(OperationServiceClient::new, async |mut client| client.get_operation(request).await).await;
+        let Ok(pb::GetOperationResponse { operation: Some(operation) }) = found else { return };
+        let is_without_steps = matches!(operation.kind(), pb::OperationKind::Resolve | pb::OperationKind::Sign);
+        if is_without_steps && operation.reason.is_empty() && self.common.output == Output::Table {
+            let word = operation.kind().as_str_name().trim_start_matches("OPERATION_KIND_").to_lowercase();
+            progress(&format!(
+                "{}, asked for by {}: {}",
+                word.replace('_', " "),
+                line(&operation.principal),
+                line(&operation.message)
+            ));
+        }
+    }
+
+    async fn run(self) -> Exit {
         let mut live = Live::new();
         let exit = tokio::select! {
             exit = self.to_the_end(&mut live) => exit,
@@ -265,15 +379,19 @@ enum Cut {
 /// Cancel an operation: its running step is undone, what was committed before stays.
 #[derive(Debug, Args)]
 pub(super) struct Cancel {
-    /// The operation's id.
-    operation: String,
+    #[command(flatten)]
+    which: Which,
     #[command(flatten)]
     common: Common,
 }
 
 impl Cancel {
     pub(super) async fn run(self) -> Exit {
-        let request = pb::CancelOperationRequest { id: self.operation.clone() };
+        let id = match self.which.id(&self.common).await {
+            Ok(id) => id,
+            Err(exit) => return exit,
+        };
+        let request = pb::CancelOperationRequest { id };
         // It answers when the operation has ended.
         let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
         let answer =

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     client::Read,
     exit::Exit,
-    output::{self, Output, say, table},
+    output::{self, Output, fitted_table, say},
 };
 use crate::grpc::pb;
 
@@ -36,7 +36,8 @@ impl List {
             }
         }
         if self.read.common.output == Output::Table {
-            say(&table(&["VERSION", "NAME", "STATE", "APPLIED", "TOOK", "REVERSIBLE"], rows));
+            let header = ["VERSION", "NAME", "STATE", "APPLIED", "TOOK", "REVERSIBLE", "RUNS"];
+            say(&fitted_table(&header, rows, &["TOOK", "REVERSIBLE", "APPLIED", "RUNS"], "NAME"));
         }
         Ok(())
     }
@@ -50,7 +51,24 @@ fn row(migration: &pb::Migration) -> Vec<String> {
         output::time(migration.apply_time.as_ref()),
         output::duration(migration.apply_duration.as_ref()),
         reversible(migration),
+        runs(migration.up_mode(), migration.up_mode_reason(), migration.up_parts),
     ]
+}
+
+/// How a script runs, and why so; empty where that is not known.
+pub(super) fn runs(mode: pb::MigrationMode, reason: pb::ModeReason, parts: i32) -> String {
+    let why = match reason {
+        pb::ModeReason::Metadata => " (metadata.toml)",
+        pb::ModeReason::OwnTransactions => " (its BEGIN and COMMIT)",
+        pb::ModeReason::Unspecified => "",
+    };
+    match (mode, parts) {
+        (pb::MigrationMode::Unspecified, _) => String::new(),
+        (pb::MigrationMode::Transactional, _) => "in one transaction".into(),
+        (pb::MigrationMode::NonTransactional, 0) => format!("statement by statement{why}"),
+        (pb::MigrationMode::NonTransactional, 1) => format!("in 1 part{why}"),
+        (pb::MigrationMode::NonTransactional, parts) => format!("in {parts} parts{why}"),
+    }
 }
 
 /// One word, and what is odd about it.

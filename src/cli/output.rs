@@ -195,6 +195,46 @@ fn to_json(message: &impl Message, name: &str) -> Result<String, Box<dyn std::er
     Ok(String::from_utf8(serializer.into_inner())?)
 }
 
+/// How wide the terminal is that shows stdout; none where it is no terminal, and every cell is whole.
+fn stdout_width() -> Option<usize> {
+    terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0))
+}
+
+/// True for a terminal with fewer columns than that.
+pub(super) fn is_narrow(columns: usize) -> bool {
+    stdout_width().is_some_and(|width| width < columns)
+}
+
+/// A table as narrow as the terminal: the columns with these headers are left out while it is too wide, in that order, and then the cells of
+/// the column with the header `cut` are cut. Where stdout is no terminal, nothing is.
+pub(super) fn fitted_table(header: &[&str], rows: Vec<Vec<String>>, optional: &[&str], cut: &str) -> String {
+    stdout_width()
+        .map_or_else(|| table(header, rows.clone()), |width| narrowed(header, rows.clone(), optional, cut, width))
+}
+
+fn narrowed(header: &[&str], mut rows: Vec<Vec<String>>, optional: &[&str], cut: &str, width: usize) -> String {
+    const SHORTEST: usize = 8;
+    let mut header = header.to_vec();
+    let widest = |text: &str| text.lines().map(|line| line.width()).max().unwrap_or_default();
+    for name in optional {
+        if widest(&table(&header, rows.clone())) <= width {
+            break;
+        }
+        if let Some(at) = header.iter().position(|header| header == name) {
+            header.remove(at);
+            rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+    }
+    let over = widest(&table(&header, rows.clone())).saturating_sub(width);
+    if let (true, Some(at)) = (over > 0, header.iter().position(|header| *header == cut)) {
+        // The column's own width is that of its longest cell.
+        let longest = rows.iter().map(|row| line(&row[at]).width()).max().unwrap_or_default();
+        let most = longest.saturating_sub(over).max(SHORTEST);
+        rows.iter_mut().for_each(|row| row[at] = shortened(&line(&row[at]), most));
+    }
+    table(&header, rows)
+}
+
 /// A table without lines, as wide as it needs to be.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -249,6 +289,19 @@ mod tests {
         };
         let json = to_json(&status, "schemad.v1.GetStatusResponse").unwrap();
         assert!(json.contains(r#""state":"SCHEMA_STATE_CURRENT""#) && json.contains(r#""pendingCount":0"#), "{json}");
+    }
+
+    #[test]
+    fn a_table_is_narrowed_to_the_terminal() {
+        let rows = || {
+            let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+            vec![row(["1", "a_long_name_of_a_migration", "12 ms"]), row(["2", "short", "1 s"])]
+        };
+        let of = |width| narrowed(&["VERSION", "NAME", "TOOK"], rows(), &["TOOK"], "NAME", width);
+        assert_eq!(of(80), table(&["VERSION", "NAME", "TOOK"], rows()));
+        assert_eq!(of(40).lines().next(), Some("VERSION  NAME"));
+        assert_eq!(of(20).lines().nth(1), Some("1        a_long_nam…"));
+        assert!(of(20).lines().all(|line| line.width() <= 20), "{}", of(20));
     }
 
     #[test]

@@ -41,7 +41,7 @@ struct Remote {
 }
 
 impl Rehearse {
-    pub(super) async fn run(self, source: &impl MigrationSource<Pg>, asks_daemon: bool) -> Exit {
+    pub(super) async fn run(self, source: &dyn MigrationSource<Pg>, asks_daemon: bool) -> Exit {
         let selection = match self.last {
             Some(last) => Selection::Last(last),
             None if self.all => Selection::All,

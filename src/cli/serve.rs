@@ -30,11 +30,11 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) async fn run(self, source: &impl MigrationSource<Pg>) -> Exit {
+    pub(super) async fn run(self, source: &dyn MigrationSource<Pg>) -> Exit {
         self.serve(source).await.err().unwrap_or(Exit::DONE)
     }
 
-    async fn serve(self, source: &impl MigrationSource<Pg>) -> Result<(), Exit> {
+    async fn serve(self, source: &dyn MigrationSource<Pg>) -> Result<(), Exit> {
         self.settings.check()?;
         let databases = self.databases.read(EnvFile::Counts)?.ok_or_else(|| {
             Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows the forms), or try `schemad dev`")

@@ -321,7 +321,9 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
         return Ok(address);
     }
     let problem = || "is not ADDRESS:PORT, NAME:PORT or :PORT, with a port from 0 to 65535".to_owned();
-    let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
+    // A port alone, with its colon or without.
+    let is_port = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (host, port) = if is_port { ("", text) } else { text.rsplit_once(':').ok_or_else(problem)? };
     let port: u16 = port.parse().map_err(|_| problem())?;
     if host.contains(['/', '@', ':', '=', ' ']) {
         return Err(problem());
@@ -366,11 +368,12 @@ mod tests {
             ("[::]:7", "[::]:7"),
             ("0.0.0.0:0", "0.0.0.0:0"),
             (":50051", "127.0.0.1:50051"),
+            ("50051", "127.0.0.1:50051"),
             ("localhost:50051", "127.0.0.1:50051"),
         ] {
             assert_eq!(shown(text).as_deref(), Ok(expected));
         }
-        for bad in ["", "50051", "localhost", "h:x", ":70000", "postgres://u:p@h/d:1", "::1:5", "a b:1"] {
+        for bad in ["", "70000", "localhost", "h:x", ":70000", "postgres://u:p@h/d:1", "::1:5", "a b:1"] {
             assert!(listen_address(bad).is_err(), "{bad}");
         }
     }

@@ -46,6 +46,8 @@ fn show(migration: &pb::Migration) -> String {
         ("Operation", migration.operation.clone()),
         ("By", migration.principal.clone()),
         ("Reversible", list::reversible(migration)),
+        ("Up runs", list::runs(migration.up_mode(), migration.up_mode_reason(), migration.up_parts)),
+        ("Down runs", list::runs(migration.down_mode(), migration.down_mode_reason(), migration.down_parts)),
         ("Embedded", checksums(&migration.embedded_up_checksum, &migration.embedded_down_checksum)),
         ("Recorded", checksums(&migration.recorded_up_checksum, &migration.recorded_down_checksum)),
     ];

@@ -22,10 +22,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// The migrations to carry: of the folder, if one is given, else `embedded`.
-    pub(super) fn source<'a, S: MigrationSource<Pg>>(
-        &self,
-        embedded: &'a S,
-    ) -> std::result::Result<Source<'a, S>, Exit> {
+    pub(super) fn source<'a>(&self, embedded: &'a dyn MigrationSource<Pg>) -> std::result::Result<Source<'a>, Exit> {
         let Some(dir) = &self.dir else { return Ok(Source::Embedded(embedded)) };
         let wrong = |what: &dyn std::fmt::Display| Exit::usage(format!("--dir {}: {what}", dir.display()));
         let is_beside = dir.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
@@ -48,14 +45,14 @@ impl Folder {
 }
 
 /// Where migrations come from.
-pub(super) enum Source<'a, S> {
+pub(super) enum Source<'a> {
     /// They are compiled in.
-    Embedded(&'a S),
+    Embedded(&'a dyn MigrationSource<Pg>),
     /// They lie in a folder.
     Folder(FileBasedMigrations),
 }
 
-impl<S: MigrationSource<Pg>> MigrationSource<Pg> for Source<'_, S> {
+impl MigrationSource<Pg> for Source<'_> {
     fn migrations(&self) -> Result<Vec<Box<dyn Migration<Pg>>>> {
         match self {
             Self::Embedded(embedded) => embedded.migrations(),

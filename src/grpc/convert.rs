@@ -6,12 +6,15 @@ use uuid::Uuid;
 
 use super::pb;
 use crate::{
-    catalog::Catalog,
+    catalog::{
+        Catalog,
+        fitness::{How, InParts},
+    },
     db::activity::{Blocker, Waiting},
     failure::Failure,
     ledger::{OperationRow, Snapshot, State, signatures::Signed},
     migration::{Direction, Migration, Mode, Recorded, Row, Script, Version},
-    operation::{Entry, Event, StepName},
+    operation::{Entry, Event, PlannedStep, StepName},
     planner::{self, Assessment},
 };
 
@@ -124,6 +127,8 @@ pub fn migration(version: &Version, embedded: Option<&Migration>, row: Option<&R
         (false, Some(_)) => pb::MigrationState::RevertedElsewhere,
         (false, None) => pb::MigrationState::Pending,
     };
+    let (up_how, down_how) =
+        (embedded.map(|m| How::counted(&m.up)), embedded.and_then(|m| m.down.as_ref()).map(How::counted));
     let (ledger_up, ledger_down) = recorded.map_or((None, None), |r| (r.up, r.down));
     let embedded_up = embedded.map(|m| &m.up);
     let embedded_down = embedded.and_then(|m| m.down.as_ref());
@@ -142,6 +147,10 @@ pub fn migration(version: &Version, embedded: Option<&Migration>, row: Option<&R
         edited: applied && ledger_up.zip(embedded_up).is_some_and(|((sum, _), up)| sum != up.checksum),
         up_mode: mode(embedded_up.map(|s| s.mode).or(ledger_up.map(|(_, mode)| mode))).into(),
         down_mode: mode(embedded_down.map(|s| s.mode).or(ledger_down.map(|(_, mode)| mode))).into(),
+        up_mode_reason: mode_reason(up_how).into(),
+        down_mode_reason: mode_reason(down_how).into(),
+        up_parts: up_how.map_or(0, |how| count(how.parts)),
+        down_parts: down_how.map_or(0, |how| count(how.parts)),
         embedded_up_checksum: checksum(embedded_up),
         embedded_down_checksum: checksum(embedded_down),
         recorded_up_checksum: ledger_up.map(|(sum, _)| sum.to_string()).unwrap_or_default(),
@@ -152,6 +161,36 @@ pub fn migration(version: &Version, embedded: Option<&Migration>, row: Option<&R
         operation: recorded.and_then(|r| r.operation.clone()).map(|(id, _)| id).unwrap_or_default(),
         principal: recorded.and_then(|r| r.operation.clone()).map(|(_, who)| who).unwrap_or_default(),
         ..pb::Migration::default()
+    }
+}
+
+fn planned_step(step: &PlannedStep) -> pb::PlannedStep {
+    let source = match step.from_ledger {
+        Some(true) => pb::ScriptSource::Ledger,
+        Some(false) => pb::ScriptSource::Binary,
+        None => pb::ScriptSource::Unspecified,
+    };
+    pb::PlannedStep {
+        version: step.version.clone(),
+        name: step.name.clone(),
+        direction: direction(step.direction).into(),
+        source: source.into(),
+        mode: match step.how {
+            None => pb::MigrationMode::Unspecified,
+            Some(How { in_parts: None, .. }) => pb::MigrationMode::Transactional,
+            Some(How { in_parts: Some(_), .. }) => pb::MigrationMode::NonTransactional,
+        }
+        .into(),
+        mode_reason: mode_reason(step.how).into(),
+        parts: step.how.map_or(0, |how| count(how.parts)),
+    }
+}
+
+fn mode_reason(how: Option<How>) -> pb::ModeReason {
+    match how.and_then(|how| how.in_parts) {
+        None => pb::ModeReason::Unspecified,
+        Some(InParts::Metadata) => pb::ModeReason::Metadata,
+        Some(InParts::OwnTransactions) => pb::ModeReason::OwnTransactions,
     }
 }
 
@@ -176,21 +215,7 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             holder: holder.session.as_ref().map(blocker),
         }),
         Event::Planned { steps, warnings } => Pb::Planned(pb::Planned {
-            steps: steps
-                .iter()
-                .take(MAX_PLANNED)
-                .map(|(version, name, way, from_ledger)| pb::PlannedStep {
-                    version: version.clone(),
-                    name: name.clone(),
-                    direction: direction(*way).into(),
-                    source: match from_ledger {
-                        Some(true) => pb::ScriptSource::Ledger,
-                        Some(false) => pb::ScriptSource::Binary,
-                        None => pb::ScriptSource::Unspecified,
-                    }
-                    .into(),
-                })
-                .collect(),
+            steps: steps.iter().take(MAX_PLANNED).map(planned_step).collect(),
             warnings: warnings.clone(),
         }),
         Event::StepStarted(StepName { ordinal, total, version, name, direction: way }) => {
@@ -214,18 +239,20 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             message: message.clone(),
             delay: Some(duration(*delay)),
         }),
-        Event::StatementStarted { version, statement, statements, summary } => {
+        Event::StatementStarted { version, first, last, statements, summary } => {
             Pb::StatementStarted(pb::StatementStarted {
                 version: version.clone(),
-                statement: count(*statement),
+                statement: count(*first),
+                last_statement: count(*last),
                 statements: count(*statements),
                 summary: summary.clone(),
             })
         }
-        Event::StatementDone { version, statement, statements, summary, took } => {
+        Event::StatementDone { version, first, last, statements, summary, took } => {
             Pb::StatementDone(pb::StatementDone {
                 version: version.clone(),
-                statement: count(*statement),
+                first_statement: count(*first),
+                statement: count(*last),
                 statements: count(*statements),
                 summary: summary.clone(),
                 duration: Some(duration(*took)),

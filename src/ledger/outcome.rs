@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::{catalog::fitness::How, failure::Failure};
 
 /// The life of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ impl fmt::Display for State {
 pub struct Planned {
     /// For each step: its script comes from the ledger. Empty: an older daemon did not say.
     pub from_ledger: Vec<bool>,
+    /// How each step's script runs. Empty: an older daemon did not say.
+    pub how: Vec<How>,
     /// For the caller.
     pub warnings: Vec<String>,
 }

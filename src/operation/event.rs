@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Holder;
 use crate::{
+    catalog::fitness::How,
     db::activity::{Building, Waiting},
     failure::Failure,
     ledger::{Finished, State},
@@ -24,11 +25,10 @@ pub enum Event {
     },
     /// Another operation holds the lock.
     Queued(Box<Holder>),
-    /// The steps that will run: version, name, direction, true when the script comes from the ledger (an older daemon
-    /// did not say in its replays).
+    /// The steps that will run.
     Planned {
         /// In order.
-        steps: Vec<(String, String, Direction, Option<bool>)>,
+        steps: Vec<PlannedStep>,
         /// For the caller.
         warnings: Vec<String>,
     },
@@ -78,23 +78,27 @@ pub enum Event {
     },
     /// This follower was too slow for so many live-only events.
     Dropped(u64),
-    /// A statement of a step that is not one transaction begins.
+    /// A statement or block of a step that is not one transaction begins.
     StatementStarted {
         /// Of this version.
         version: String,
         /// From 1.
-        statement: usize,
+        first: usize,
+        /// The last one of a BEGIN … COMMIT block; else the same.
+        last: usize,
         /// Of so many.
         statements: usize,
         /// How it begins.
         summary: String,
     },
-    /// A statement of a step that is not one transaction is committed.
+    /// A statement or block of a step that is not one transaction is committed.
     StatementDone {
         /// Of this version.
         version: String,
         /// From 1.
-        statement: usize,
+        first: usize,
+        /// The last one of a BEGIN … COMMIT block; else the same.
+        last: usize,
         /// Of so many.
         statements: usize,
         /// How it begins.
@@ -119,6 +123,21 @@ impl Event {
     pub fn is_durable(&self) -> bool {
         matches!(self, Self::Accepted { .. } | Self::Planned { .. } | Self::StepDone(..) | Self::Finished(..))
     }
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug)]
+pub struct PlannedStep {
+    /// The migration's version.
+    pub version: String,
+    /// Its name.
+    pub name: String,
+    /// Up or down.
+    pub direction: Direction,
+    /// The script comes from the ledger; an older daemon did not say in its replays.
+    pub from_ledger: Option<bool>,
+    /// How it runs; an older daemon did not say.
+    pub how: Option<How>,
 }
 
 /// Which step of how many.

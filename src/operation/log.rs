@@ -319,7 +319,10 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::{migration::Direction, operation::StepName};
+    use crate::{
+        migration::Direction,
+        operation::{PlannedStep, StepName},
+    };
 
     fn notice(n: usize) -> Event {
         let (version, severity, detail, hint) = ("1".into(), "NOTICE".into(), String::new(), String::new());
@@ -356,7 +359,14 @@ mod tests {
         let (log, id) = (Log::new(), Uuid::nil());
         assert_eq!(log.as_row(id, "p", "d").state, "pending");
         log.push(Event::Accepted { kind: "apply".into(), request_id: "r".into(), repeated: false });
-        let steps = vec![("1".into(), "1_t".into(), Direction::Up, None); 2];
+        let step = PlannedStep {
+            version: "1".into(),
+            name: "1_t".into(),
+            direction: Direction::Up,
+            from_ledger: None,
+            how: None,
+        };
+        let steps = vec![step; 2];
         log.push(Event::Planned { steps, warnings: Vec::new() });
         log.push(done(1));
         let row = log.as_row(id, "p", "d");

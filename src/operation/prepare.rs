@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Action, Event, Operations, Request, StepName,
+    Action, Event, Operations, PlannedStep, Request, StepName,
     accept::Candidate,
     encoding,
     holder::{Holder, busy},
@@ -65,6 +65,11 @@ impl Step {
     /// The file the script was, for error messages.
     pub fn file(&self) -> String {
         self.name.direction.file(&self.name.name)
+    }
+
+    /// How its script runs.
+    fn how(&self) -> fitness::How {
+        fitness::How::of(&self.script, self.parts.len())
     }
 
     /// How the runner goes about a script that is not one transaction.
@@ -150,6 +155,7 @@ impl Inner {
             &settlement,
             &ledger::Planned {
                 from_ledger: steps.iter().map(|step| step.from_ledger).collect(),
+                how: steps.iter().map(Step::how).collect(),
                 warnings: warnings.clone(),
             },
         )
@@ -347,11 +353,14 @@ fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Fai
 }
 
 fn planned(steps: &[Step], warnings: &[String]) -> Event {
-    let steps = steps
-        .iter()
-        .map(|s| (s.name.version.clone(), s.name.name.clone(), s.name.direction, Some(s.from_ledger)))
-        .collect();
-    Event::Planned { steps, warnings: warnings.to_vec() }
+    let planned = |step: &Step| PlannedStep {
+        version: step.name.version.clone(),
+        name: step.name.name.clone(),
+        direction: step.name.direction,
+        from_ledger: Some(step.from_ledger),
+        how: Some(step.how()),
+    };
+    Event::Planned { steps: steps.iter().map(planned).collect(), warnings: warnings.to_vec() }
 }
 
 fn rows<'a>(

@@ -370,19 +370,19 @@ impl Observer for Watch<'_> {
         self.candidate.log.push(Event::StepDone(name, took));
     }
 
-    fn statement_started(&self, index: usize, number: usize) {
+    fn statement_started(&self, index: usize, (first, last): (usize, usize)) {
         let step = &self.steps[index];
-        if let Some(summary) = step.summaries.get(number - 1).cloned() {
+        if let Some(summary) = step.summaries.get(first - 1).cloned() {
             let (version, statements) = (step.name.version.clone(), step.summaries.len());
-            self.candidate.log.push(Event::StatementStarted { version, statement: number, statements, summary });
+            self.candidate.log.push(Event::StatementStarted { version, first, last, statements, summary });
         }
     }
 
-    fn statement(&self, index: usize, number: usize, took: Duration) {
+    fn statement(&self, index: usize, (first, last): (usize, usize), took: Duration) {
         let step = &self.steps[index];
-        if let Some(summary) = step.summaries.get(number - 1).cloned() {
+        if let Some(summary) = step.summaries.get(first - 1).cloned() {
             let (version, statements) = (step.name.version.clone(), step.summaries.len());
-            self.candidate.log.push(Event::StatementDone { version, statement: number, statements, summary, took });
+            self.candidate.log.push(Event::StatementDone { version, first, last, statements, summary, took });
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Event, Follower, Log, Operations, StepName, log::beyond, open::Inner};
+use super::{Event, Follower, Log, Operations, PlannedStep, StepName, log::beyond, open::Inner};
 use crate::{
     db::activity::{Building, Waiting},
     failure::{Failure, Kind, Reason},
@@ -160,7 +160,13 @@ impl Tail {
             self.steps.clone_from(&steps);
             let from_ledger =
                 |s: &StepChange| s.ordinal.checked_sub(1).and_then(|n| planned.from_ledger.get(n).copied());
-            let plan = |s: &StepChange| (s.version.clone(), s.name.clone(), s.direction, from_ledger(s));
+            let plan = |s: &StepChange| PlannedStep {
+                version: s.version.clone(),
+                name: s.name.clone(),
+                direction: s.direction,
+                from_ledger: from_ledger(s),
+                how: s.ordinal.checked_sub(1).and_then(|n| planned.how.get(n).copied()),
+            };
             log.push_at(at, Event::Planned { steps: steps.iter().map(plan).collect(), warnings: planned.warnings });
         }
         for step in &steps {

@@ -308,8 +308,8 @@ struct Unheard;
 
 impl Observer for Unheard {
     fn started(&self, _: usize) {}
-    fn statement_started(&self, _: usize, _: usize) {}
-    fn statement(&self, _: usize, _: usize, _: Duration) {}
+    fn statement_started(&self, _: usize, _: (usize, usize)) {}
+    fn statement(&self, _: usize, _: (usize, usize), _: Duration) {}
     fn done(&self, _: usize, _: Duration) {}
     fn notice(&self, _: usize, _: Notice) {}
     fn retrying(&self, _: usize, _: u32, _: &SqlError, _: Duration) {}

@@ -103,7 +103,8 @@ pub(super) async fn run(
         let part = Part { step, journaled, unit, number: n + 1, index, left };
         let then = if part.number == journaled.units.len() { Then::Finish } else { Then::Note(part.number) };
         let begun = Instant::now();
-        observer.statement_started(index, unit.statements_before + 1);
+        let statements = (unit.statements_before + 1, unit.statements_before + unit.statements);
+        observer.statement_started(index, statements);
         let ran = match unit.work {
             Work::InTransaction { begin, modes } => {
                 in_transaction(session, &part, (begin, modes), then, orders, observer).await
@@ -125,7 +126,7 @@ pub(super) async fn run(
             tell_what_is_lost(&part, observer);
         }
         finished = matches!(then, Then::Finish);
-        observer.statement(index, unit.statements_before + unit.statements, begun.elapsed());
+        observer.statement(index, statements, begun.elapsed());
     }
     if !finished {
         // Nothing but settings, or an earlier operation did the last part and not this.

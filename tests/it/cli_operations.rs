@@ -37,14 +37,18 @@ async fn an_operation_is_begun_listed_watched_and_cancelled_at_the_terminal() {
     assert!(code == 0 && out.lines().nth(1).unwrap().starts_with(&format!("{id}  apply  running  1/2")), "{out}");
     let mut watch = schemad(&["watch", &id, "--address", &daemon.address]);
     let watch = watch.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let (code, out, _) = run(&daemon.address, &["cancel", &id]).await;
+    let (code, _, err) = run(&daemon.address, &["cancel", "ffff"]).await;
+    assert!(code == 2 && err.contains("no operation's id begins with \"ffff\""), "{err}");
+    let (code, out, _) = run(&daemon.address, &["cancel", "--running"]).await;
     assert_eq!((code, out.as_str()), (0, "Cancelled; 1 of 2 steps are done and stay.\n"));
     let watched = watch.wait_with_output().await.unwrap();
     assert_eq!(watched.status.code(), Some(7), "it exits as the operation ended");
     assert_eq!(stdout(&watched), "Cancelled: 1 of 2 steps done, the current version is 1.\n");
     assert!(stderr(&watched).contains("error: CANCELLED: cancelled by anonymous"), "{}", stderr(&watched));
-    let (code, _, err) = run(&daemon.address, &["cancel", &id]).await;
+    let (code, _, err) = run(&daemon.address, &["cancel", &id[..13]]).await;
     assert!(code == 3 && err.contains("OPERATION_ENDED"), "{err}");
+    let (code, _, err) = run(&daemon.address, &["watch", "--running"]).await;
+    assert!(code == 2 && err.contains("no operation is running"), "{err}");
     let (code, out, _) = run(&daemon.address, &["history", "--state", "cancelled", "--output", "json"]).await;
     assert!(
         code == 0 && out.contains(&format!("\"id\":\"{id}\"")) && out.contains("OPERATION_STATE_CANCELLED"),
@@ -129,7 +133,10 @@ async fn history_says_why_something_was_settled() {
     let (code, _, err) = run(&daemon.address, &["resolve", "1", "--start-over", "--reason", "INC-42"]).await;
     assert_eq!(code, 0, "{err}");
     let (code, out, _) = run(&daemon.address, &["history", "--kind", "resolve"]).await;
-    assert!(code == 0 && out.lines().nth(1).unwrap().trim_end().ends_with(": INC-42"), "{out}");
+    let row = out.lines().nth(1).unwrap();
+    assert!(code == 0 && row.trim_end().ends_with(": INC-42"), "{out}");
+    let (code, _, err) = run(&daemon.address, &["watch", row.split(' ').next().unwrap()]).await;
+    assert!(code == 0 && err.starts_with("resolve, asked for by anonymous: 1 ") && err.contains(": INC-42"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use tonic::Code;
 
 use crate::harness::{
     Set, TestDaemon, TestDatabase,
-    process::{output, schemad, stderr},
+    process::{output, schemad, stderr, stdout},
 };
 
 /// The server reads strings as the splitter does, whatever the URL says.
@@ -196,6 +196,49 @@ async fn a_file_that_ends_its_own_session_is_told_so() {
     assert_eq!(failed.metadata["file"], "9_end/up.sql");
     assert_eq!(database.diesel_versions().await, ["0001"]);
     database.assert_consistent().await;
+}
+
+/// How each script will run, and why so, is said before anything runs: a dump with its own BEGIN and COMMIT runs in many parts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_a_script_will_run_is_said_beforehand() {
+    use pb::{
+        MigrationMode::{NonTransactional, Transactional},
+        ModeReason::{Metadata, OwnTransactions, Unspecified},
+    };
+    let (database, set) = (TestDatabase::new().await, Set::tables(0));
+    set.add("1_one", "CREATE TABLE a (n int); CREATE TABLE b (n int);", "DROP TABLE b; DROP TABLE a;");
+    set.add("2_own", "SELECT 1; BEGIN; SELECT 2; SELECT 3; COMMIT; SELECT 4;", "SELECT 1;");
+    set.add_non_transactional("3_metadata", "VACUUM; SELECT 1;", "SELECT 1;");
+    let daemon = TestDaemon::start(&database, &set).await;
+    let outcome = daemon.apply(pb::ApplyRequest { validate_only: true, ..Default::default() }).await;
+    let planned = outcome.events.iter().find_map(|event| match event.event.as_ref()? {
+        Event::Planned(plan) => Some(plan.steps.clone()),
+        _ => None,
+    });
+    let how: Vec<_> = planned.unwrap().iter().map(|step| (step.mode(), step.mode_reason(), step.parts)).collect();
+    let expected =
+        [(Transactional, Unspecified, 0), (NonTransactional, OwnTransactions, 3), (NonTransactional, Metadata, 2)];
+    assert_eq!(how, expected);
+    let list = daemon.client().list_migrations(pb::ListMigrationsRequest::default()).await.unwrap().into_inner();
+    let of_list: Vec<_> = list.migrations.iter().map(|m| (m.up_mode(), m.up_mode_reason(), m.up_parts)).collect();
+    assert_eq!(of_list, expected);
+    let run = async |args: &[&str]| {
+        let mut command = schemad(args);
+        command.args(["--address", &format!("http://{}", daemon.address)]);
+        stdout(&output(command).await)
+    };
+    for (args, told) in [
+        (
+            &["apply", "--validate-only"][..],
+            ["in one transaction", "in 3 parts (its BEGIN and COMMIT)", "in 2 parts (metadata.toml)"],
+        ),
+        (&["list"], ["in one transaction", "in 3 parts (its BEGIN and COMMIT)", "in 2 parts (metadata.toml)"]),
+        (&["show", "2"], ["Up runs     in 3 parts (its BEGIN and COMMIT)", "Down runs   in one transaction", "2_own"]),
+    ] {
+        let shown = run(args).await;
+        assert!(told.iter().all(|told| shown.contains(told)), "{shown}");
+    }
+    daemon.stop().await;
 }
 
 /// What a DROP … CASCADE takes with it stands in the notice's DETAIL.

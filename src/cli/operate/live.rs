@@ -6,6 +6,7 @@ use std::{io::Write as _, time::Duration};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
+use super::show::range;
 use crate::{
     cli::{
         escape::{in_locale, is_ascii},
@@ -16,6 +17,7 @@ use crate::{
 
 /// What is longer than the terminal is wide is cut at its edge.
 const OPERATION: &str = "{bar:24} {pos}/{len} steps, {elapsed}";
+const REHEARSAL: &str = "{bar:24} {pos}/{len} migrations, {elapsed}";
 const STEP: &str = "{spinner} {elapsed:>3}  {wide_msg}";
 
 /// The bars of one operation.
@@ -56,11 +58,14 @@ impl Live {
 
     pub(in crate::cli) fn event(&mut self, event: &pb::OperationEvent) {
         match (&event.event, &mut self.bars) {
-            (Some(Event::StepStarted(step)), _) => self.started(step),
+            (Some(Event::StepStarted(step)), _) => {
+                let way = if step.direction() == pb::Direction::Down { "down" } else { "up" };
+                self.started(OPERATION, (step.ordinal, step.total), format!("{way} {}", line(&step.name)));
+            }
             (Some(Event::StatementStarted(started)), Some(bars)) => bars.begin(format!(
                 "{}  statement {}/{}: {}",
                 line(&started.version), // a name would leave no room
-                started.statement,
+                range(started.statement, started.last_statement),
                 started.statements,
                 line(&started.summary)
             )),
@@ -86,6 +91,11 @@ impl Live {
         }
     }
 
+    /// A migration is about to be rehearsed.
+    pub(in crate::cli) fn rehearses(&mut self, began: &pb::RehearsalBegan) {
+        self.started(REHEARSAL, (began.ordinal, began.total), line(&began.name));
+    }
+
     /// Takes everything off the screen.
     pub(in crate::cli) fn clear(&mut self) {
         if let Some(Bars { step, operation, .. }) = self.bars.take() {
@@ -102,21 +112,19 @@ impl Live {
         self.clear();
     }
 
-    fn started(&mut self, started: &pb::StepStarted) {
+    fn started(&mut self, all: &str, (ordinal, total): (i32, i32), name: String) {
         let bars = self.bars.get_or_insert_with(|| {
             let spinner = if is_ascii() { style(STEP).tick_chars("|/-\\ ") } else { style(STEP) };
             let step = self.screen.add(ProgressBar::new_spinner().with_style(spinner));
-            let total = ProgressBar::new(count(started.total)).with_style(style(OPERATION));
-            let operation = self.screen.add(total);
+            let operation = self.screen.add(ProgressBar::new(count(total)).with_style(style(all)));
             // The spinner turns, and the time is drawn anew.
             step.enable_steady_tick(Duration::from_millis(100));
             operation.enable_steady_tick(Duration::from_millis(500));
             Bars { step, operation, name: String::new() }
         });
-        let way = if started.direction() == pb::Direction::Down { "down" } else { "up" };
-        bars.name = format!("{way} {}", line(&started.name));
+        bars.name = name;
         bars.begin(bars.name.clone());
-        bars.operation.set_position(count(started.ordinal - 1));
+        bars.operation.set_position(count(ordinal - 1));
         bars.operation.tick();
     }
 }

@@ -1,7 +1,10 @@
 //! What people see of an operation: a line an event, on stderr but for the last, which is the result.
 
 use crate::{
-    cli::output::{self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, line, progress, say, styled, table, tell_done},
+    cli::list,
+    cli::output::{
+        self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, fitted_table, line, progress, say, styled, tell_done,
+    },
     db::activity,
     grpc::pb::{self, operation_event::Event},
 };
@@ -47,7 +50,7 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
         },
         Some(Event::Planned(plan)) => planned(plan, event.operation.is_empty()),
         Some(Event::StatementDone(done)) => {
-            let number = format!("  {}/{}", done.statement, done.statements);
+            let number = format!("  {}/{}", range(done.first_statement, done.statement), done.statements);
             let took = duration(done.duration.as_ref());
             let summary = fitted(&line(&done.summary), number.len() + took.chars().count() + 4);
             progress(&styled(DIM, &format!("{number}  {summary}  {took}")));
@@ -92,6 +95,14 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
         }
         Some(Event::StepDone(step)) => step_done(step),
         Some(Event::Finished(finished)) => self::finished(finished),
+    }
+}
+
+/// One statement's number, or the first and the last of a block. A daemon of an older release says only one of the two.
+pub(super) fn range(first: i32, last: i32) -> String {
+    match first == last || first == 0 || last == 0 {
+        true => first.max(last).to_string(),
+        false => format!("{first}-{last}"),
     }
 }
 
@@ -145,9 +156,11 @@ fn planned(plan: &pb::Planned, validating: bool) {
     }
     let rows = plan.steps.iter().map(|step| {
         let source = step.source().as_str_name().trim_start_matches("SCRIPT_SOURCE_").to_lowercase();
-        vec![way(step.direction()).into(), step.version.clone(), step.name.clone(), source]
+        let runs = list::runs(step.mode(), step.mode_reason(), step.parts);
+        vec![way(step.direction()).into(), step.version.clone(), step.name.clone(), source, runs]
     });
-    say(&table(&["", "VERSION", "NAME", "SCRIPT FROM"], rows));
+    let header = ["", "VERSION", "NAME", "SCRIPT FROM", "RUNS"];
+    say(&fitted_table(&header, rows.collect(), &["SCRIPT FROM"], "NAME"));
 }
 
 fn way(direction: pb::Direction) -> &'static str {

@@ -65,7 +65,7 @@ impl Local {
 
     pub(super) async fn run(
         self,
-        source: &impl MigrationSource<Pg>,
+        source: &dyn MigrationSource<Pg>,
         selection: Selection,
         output: Output,
     ) -> Result<(), Exit> {

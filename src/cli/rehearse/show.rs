@@ -3,6 +3,7 @@
 use crate::{
     cli::{
         exit::Exit,
+        operate::Live,
         output::{self, BAD, DIM, GOOD, Output, WARN, duration, fitted, line, progress, say, styled, table},
     },
     grpc::{
@@ -16,22 +17,23 @@ use crate::{
 /// Differences that are shown of one migration.
 const SHOWN: usize = 30;
 
-/// Shows events as they come and the table at the end.
+/// Shows events as they come and the table at the end; on a terminal, what is rehearsed meanwhile, and since when.
 pub(super) struct Show {
     output: Output,
+    live: Live,
     done: Vec<pb::MigrationRehearsal>,
 }
 
 impl Show {
     pub(super) fn new(output: Output) -> Self {
-        Self { output, done: Vec::new() }
+        Self { output, live: Live::new(), done: Vec::new() }
     }
 
     /// One event: progress on stderr, and for programs a migration's object on stdout.
     pub(super) fn event(&mut self, event: &Event) {
         match event {
             Event::Rehearsed(done) => {
-                progress(&ended(done));
+                self.live.above(|| progress(&ended(done)));
                 if super::is_json(self.output) {
                     let _ = output::json(done, "schemad.v1.MigrationRehearsal");
                 }
@@ -40,21 +42,24 @@ impl Show {
             Event::LeftOut(left_out) => {
                 let message = left_out.failure.as_ref().map(|failure| line(&failure.message)).unwrap_or_default();
                 let what = format!("{} could not be applied, and the others go on without it", line(&left_out.version));
-                progress(&format!("{} {what}: {message}", styled(WARN, "warning:")));
+                self.live.above(|| progress(&format!("{} {what}: {message}", styled(WARN, "warning:"))));
             }
-            Event::Began(_) | Event::Summary(_) | Event::Heartbeat(_) => {}
+            Event::Began(began) => self.live.rehearses(began),
+            Event::Summary(_) | Event::Heartbeat(_) => {}
         }
     }
 
     /// What there is of it when it ends before its end.
-    pub(super) fn broken_off(&self) {
+    pub(super) fn broken_off(&mut self) {
+        self.live.clear();
         if !super::is_json(self.output) && !self.done.is_empty() {
             say(&found(&self.done));
         }
     }
 
     /// The end.
-    pub(super) fn summary(&self, summary: &pb::RehearsalSummary) {
+    pub(super) fn summary(&mut self, summary: &pb::RehearsalSummary) {
+        self.live.clear();
         if super::is_json(self.output) {
             let _ = output::json(summary, "schemad.v1.RehearsalSummary");
             return;
