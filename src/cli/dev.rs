@@ -1,6 +1,6 @@
 //! `schemad dev`: everything at once, to try it out: a private PostgreSQL, the daemon on it, all migrations applied.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use diesel::{migration::MigrationSource, pg::Pg};
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Daemon,
     db::{DatabaseUrl, session::Session},
+    grpc::pb,
     private_postgres::{Error, Loopback, PrivatePostgres, find_programs},
 };
 
@@ -108,15 +109,16 @@ impl Dev {
                 (Some(server), (url, None), Some(private))
             }
         };
-        let _server = server; // stopped after the daemon
         let settings = self.settings.daemon(databases, true, private, ENV_FILE)?;
         let leases = settings.leases.is_some();
         let daemon = Daemon::builder().migrations(source).build(settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
         let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
-        let introduction = tokio::spawn(introduce(address, admin_address, leases));
+        let psql = server.as_ref().map(|server| server.url("dev"));
+        let introduction = tokio::spawn(introduce(address, admin_address, leases, psql));
         let served = serve_until_signalled(daemon, main, admin, crate::shutdown::Hangup::Ends).await;
         introduction.abort();
+        drop(server); // stopped after the daemon
         served
     }
 
@@ -190,15 +192,66 @@ pub(super) fn state_dir(name: &str) -> Result<PathBuf, Exit> {
         .ok_or_else(|| Exit::usage("neither XDG_STATE_HOME nor HOME is set; give a folder for the server's data"))
 }
 
-/// Once everything is applied: the status, and what to try next.
-async fn introduce(address: String, admin_address: String, leases: bool) {
-    let common = Common { address: Address::plain(address.clone()), output: Default::default() };
-    if super::wait::quietly_until_current(&common.address).await.is_err() {
-        return; // the daemon ended, or says itself why the schema is not current
+/// Between two looks whether everything could be applied.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where not everything could be applied: what a developer does about it, whose database nobody else needs. Never returns.
+async fn help_when_stuck(common: &Common, flag: &str, is_private: bool) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Ok(status) = status::fetch(&Read::new(common.clone())).await else { continue };
+        let ended = status.last_operation.as_ref().map(pb::Operation::state);
+        let is_stuck = matches!(status.state(), pb::SchemaState::Diverged | pb::SchemaState::InDoubt)
+            || status.pending_count > 0 && matches!(ended, Some(pb::OperationState::Failed));
+        if is_stuck {
+            break;
+        }
     }
-    let Ok(status) = status::fetch(&Read::new(common)).await else { return };
+    let mut text = format!(
+        "\n{}",
+        styled(BOLD, "Not everything is applied; the log says why. Where a file is still being written")
+    );
+    let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
+    let mut ways = vec![
+        (
+            "put the file right, Ctrl-C, start again".to_owned(),
+            "what failed was undone, and is applied from the file as it is then",
+        ),
+        (
+            format!("{program} rollback --steps 1{flag}"),
+            "before you edit or remove the last one that was applied: the ledger keeps its down as it was",
+        ),
+        (
+            format!("{program} apply --allow-out-of-order{flag}"),
+            "for one that came from another branch and is older than what is applied",
+        ),
+    ];
+    if is_private {
+        ways.push((
+            format!("Ctrl-C, {program} dev --reset"),
+            "begin with an empty database: everything in this one is lost",
+        ));
+    }
+    for (way, what) in ways {
+        text += &format!("\n  {way}\n    {}", styled(DIM, what));
+    }
+    std::thread::spawn(move || say(&text));
+    std::future::pending().await
+}
+
+/// Once everything is applied: the status, and what to try next.
+async fn introduce(address: String, admin_address: String, leases: bool, psql: Option<String>) {
+    let common = Common { address: Address::plain(address.clone()), output: Default::default() };
     let default = address == super::settings::DEFAULT_LISTEN;
     let flag = if default { String::new() } else { format!(" --address {address}") };
+    let current = tokio::select! {
+        current = super::wait::quietly_until_current(&common.address) => current,
+        () = help_when_stuck(&common, &flag, psql.is_some()) => return, // never returns
+    };
+    if current.is_err() {
+        return; // the daemon ended
+    }
+    let Ok(status) = status::fetch(&Read::new(common)).await else { return };
     let mut text = format!("\n{}\n\n{}", status::show(&status), styled(BOLD, "Try next, in another terminal"));
     let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
     let mut commands = vec![
@@ -220,6 +273,9 @@ async fn introduce(address: String, admin_address: String, leases: bool) {
                 "a migrated database of one's own, for a test; gone afterwards",
             ),
         );
+    }
+    if let Some(url) = psql {
+        commands.insert(1, (format!("psql '{url}'"), "the database itself; `dev --reset` begins it anew"));
     }
     for (command, what) in commands {
         text += &format!("\n  {command}\n    {}", styled(DIM, what));

@@ -83,7 +83,9 @@ impl Wait {
 
 /// Waits until everything is applied, without a word.
 pub(super) async fn quietly_until_current(address: &Address) -> Result<(), Exit> {
-    until_serving(address, health::CURRENT, |_| {}).await
+    until_serving(address, health::CURRENT, |_| {}).await?;
+    // At a restart everything is applied before it is proved that operations could run.
+    until_serving(address, health::READY, |_| {}).await
 }
 
 /// Watches again and again until the answer is SERVING.

@@ -459,14 +459,16 @@ struct RawRow {
     journal: Option<String>,
 }
 
+/// Checksum, state, how it settles, the indexes before it, and whether it has ended, one way or the other.
+type RawPart = (String, String, String, Option<Vec<u32>>, bool);
+
 /// A journal as the query above makes it.
 #[derive(serde::Deserialize)]
 struct RawJournal {
     step: i64,
     direction: String,
     name: String,
-    /// Checksum, state, how it settles, the indexes before it, and whether it has ended, one way or the other.
-    parts: Vec<(String, String, String, Option<Vec<u32>>, bool)>,
+    parts: Vec<RawPart>,
     script: Option<String>,
     /// The text of the part that was tried.
     tried: Option<String>,

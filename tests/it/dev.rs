@@ -34,6 +34,31 @@ async fn status(process: &Process) -> String {
     stdout(&output(schemad(&["status", "--address", &process.address])).await)
 }
 
+/// A developer whose file is still being written is told how to go on, and not how production does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_applied_comes_with_a_developers_ways() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let (root, set) = (data_dir(), crate::harness::Set::tables(1));
+    set.add("2_oops", "CREATE TABEL x ();", "DROP TABLE x;");
+    let mut command = dev(&root.path().join("data"));
+    command.args(["--dir", set.path().to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = String::new();
+    let told = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            said += &format!("{line}\n");
+            if line.contains("everything in this one is lost") {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(crate::harness::PATIENCE, told).await.expect("nothing is said");
+    assert!(said.contains("Not everything is applied") && said.contains(" dev --reset"), "{said}");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().unwrap() as i32), Signal::SIGTERM).unwrap();
+    child.wait().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_comes_up_migrated_survives_kill_9_and_takes_its_server_with_it() {
     let root = data_dir();
