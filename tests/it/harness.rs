@@ -5,6 +5,7 @@ pub mod authority;
 pub mod daemon;
 pub mod database;
 pub mod guarded;
+pub mod packages;
 pub mod process;
 pub mod proxy;
 pub mod server;

@@ -10,6 +10,7 @@ mod apply;
 mod cancelling;
 mod cli;
 mod cli_operations;
+mod clients;
 mod copies;
 mod crash;
 mod damaged;

@@ -67,34 +67,13 @@ async fn the_rust_tests_work() {
     end(place, daemon).await;
 }
 
-/// A Python that has pytest, pytest-xdist and psycopg: PYTHON, the machine's, or one in `target/tools` into which pip brings them.
+/// A Python that has what the suites need.
 async fn python() -> Option<PathBuf> {
-    static FOUND: tokio::sync::OnceCell<Option<PathBuf>> = tokio::sync::OnceCell::const_new();
-    let has = async |python: &Path| {
-        let run = Command::new(python).args(["-c", "import pytest, xdist, psycopg"]).output().await;
-        run.is_ok_and(|output| output.status.success())
-    };
-    let found = FOUND.get_or_init(async || {
-        let given = PathBuf::from(std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into()));
-        if has(&given).await {
-            return Some(given);
-        }
-        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/python");
-        let python = own.join("bin/python");
-        if !has(&python).await {
-            let packages = ["pytest==9.*", "pytest-xdist==3.*", "psycopg[binary]==3.*"];
-            Command::new(&given).args(["-m", "venv", "--clear"]).arg(&own).output().await.ok()?;
-            Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages).output().await.ok()?;
-        }
-        has(&python).await.then_some(python)
-    });
-    let found = found.await.clone();
-    if found.is_none() {
-        println!(
-            "skipped: no Python with pytest, pytest-xdist and psycopg, and pip could not bring them (PYTHON names one)"
-        );
-    }
-    found
+    crate::harness::packages::python(
+        &["pytest==9.*", "pytest-xdist==3.*", "psycopg[binary]==3.*"],
+        "pytest, xdist, psycopg",
+    )
+    .await
 }
 
 fn pytest(daemon: &Process, python: &Path) -> Command {
