@@ -315,6 +315,11 @@ const FUNCTIONS: &[Function] = &[
             ));
         }
     }),
+    // With a word that has it look at all.
+    ("sql::loses_session", |s| {
+        let named = format!("CREATE TEMP TABLE no_such_name (n int);\n{s}");
+        used(sql::loses_session(&named));
+    }),
     ("sql::units", |s| {
         let units = sql::units(s);
         let settings = units.iter().flatten().map(|unit| unit.settings.len()).max();

@@ -21,7 +21,7 @@ pub use kind::Kind;
 pub use outside::Outside;
 pub use reach::{Reach, drops_roles, first_reach, first_role_change, is_dynamic};
 pub use secret::{NOT_SHOWN, Secrets};
-pub use session::Loss;
+pub use session::{Loss, loses_session};
 pub use settings::{Settings, may_define, settings};
 pub use split::{Statement, semicolon_after, split, statements, unterminated};
 pub use units::{Hazard, Unit, UnitSettings, Work, has_own_transactions, hazard, transaction_modes, units};

@@ -57,6 +57,11 @@ pub fn parts(name: &str, version: &Version, direction: Direction, script: &Scrip
             Some(found) => Err(found),
             None => Ok(Vec::new()),
         },
+        // A down was taken into the ledger as it is, perhaps by an older release: in an emergency it runs as far as the server lets it.
+        Mode::NonTransactional if direction == Direction::Up => match sql::loses_session(&script.sql) {
+            Some((loss, place)) => Err((Hazard::LosesSession(loss), place)),
+            None => sql::units(&script.sql),
+        },
         Mode::NonTransactional => sql::units(&script.sql),
     };
     let part = |unit: Unit<'_>| (Checksum::of_script(unit.body.sql).to_string(), unit.settles_by());

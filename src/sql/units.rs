@@ -4,7 +4,7 @@ use std::{ops::Deref, sync::Arc};
 
 use crate::blocking::in_place;
 
-use super::{Kind, Loss, Outside, Place, Statement, nth_character, place, session::Losses, split, statements};
+use super::{Kind, Loss, Outside, Place, Statement, nth_character, place, split, statements};
 
 /// A statement that cannot run, whatever the server would say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +154,7 @@ fn always(kind: Kind<'_>) -> Option<Hazard> {
     }
 }
 
-fn place_of(sql: &str, statement: &Statement<'_>) -> Place {
+pub(super) fn place_of(sql: &str, statement: &Statement<'_>) -> Place {
     place(sql, nth_character(sql, statement.start))
 }
 
@@ -166,28 +166,12 @@ pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
     in_place(sql.len(), || cut(sql))
 }
 
-/// Without one of these words no part of a script misses what another had.
-const LEAVE_SOMETHING: [&str; 11] = [
-    "temp",
-    "temporary",
-    "pg_temp",
-    "prepare",
-    "declare",
-    "currval",
-    "lastval",
-    "local",
-    "constraints",
-    "transaction",
-    "set_config",
-];
-
 fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
     let mut units: Vec<Found<'_>> = Vec::new();
     let mut settings = SettingsSoFar::default();
     let mut block: Option<Block<'_>> = None;
     let mut unused = false; // settings after the last unit
     let statements = split(sql);
-    let mut losses = mentions(sql, &LEAVE_SOMETHING).then(Losses::default);
     for (index, statement) in statements.iter().enumerate() {
         let kind = statement.kind();
         let refused = |hazard| Err((hazard, place_of(sql, statement)));
@@ -195,13 +179,6 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
             return refused(hazard);
         }
         let before = units.len();
-        // What ends a block makes nothing, and what sets something is repeated.
-        let is_work = !matches!(kind, Kind::Begin | Kind::Commit | Kind::Ends | Kind::Discard | Kind::Session);
-        if let Some(losses) = losses.as_mut().filter(|_| is_work)
-            && let Some((loss, at)) = losses.pass(statement, index, before, block.is_some())
-        {
-            return Err((Hazard::LosesSession(loss), place_of(sql, &statements[at])));
-        }
         match (kind, &mut block) {
             (Kind::Begin, None) => {
                 block = Some(Block::begin(*statement, index));
@@ -338,7 +315,7 @@ impl Unit<'_> {
 }
 
 /// True when one of `words` stands in `sql`, in a comment or not: a quick look before a slow one.
-fn mentions(sql: &str, words: &[&str]) -> bool {
+pub(super) fn mentions(sql: &str, words: &[&str]) -> bool {
     sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\\')
         .any(|word| words.iter().any(|w| w.eq_ignore_ascii_case(word)) || word.contains('\\'))
 }
