@@ -16,28 +16,30 @@ use super::{env_file, exit::Exit, file_name::FileName, open_file};
 /// A channel that shows the credential with each call.
 pub(super) type Way = InterceptedService<Channel, Credential>;
 
+/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+const HEADING: &str = "TLS and credential";
+
 /// How to speak to the daemon, and as whom.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "TLS and credential")]
 pub(super) struct Security {
     /// Speak TLS; so does an address with https://, and so do the options below.
-    #[arg(long, env = "SCHEMAD_TLS", global = true)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS", global = true)]
     tls: bool,
     /// The authorities to trust (PEM), instead of the machine's own.
-    #[arg(long, env = "SCHEMAD_TLS_CA", value_name = "FILE", global = true, value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CA", value_name = "FILE", global = true, value_parser = FileName)]
     tls_ca: Option<PathBuf>,
     /// The name that the daemon's certificate has to be for, instead of the address's host.
-    #[arg(long, env = "SCHEMAD_TLS_SERVER_NAME", value_name = "NAME", global = true)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_SERVER_NAME", value_name = "NAME", global = true)]
     tls_server_name: Option<String>,
     /// The certificate to show (PEM).
-    #[arg(long, env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "client_key", global = true, value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "client_key", global = true, value_parser = FileName)]
     client_cert: Option<PathBuf>,
     /// Its key (PEM).
-    #[arg(long, env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "client_cert", global = true, value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "client_cert", global = true, value_parser = FileName)]
     client_key: Option<PathBuf>,
     /// A file with the bearer token to show, of `schemad token new` or a CI job's identity. The token itself can stand in
     /// SCHEMAD_TOKEN; it is no flag, for other users see a process's arguments.
-    #[arg(long, env = "SCHEMAD_TOKEN_FILE", value_name = "FILE", global = true, value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TOKEN_FILE", value_name = "FILE", global = true, value_parser = FileName)]
     token_file: Option<PathBuf>,
 }
 

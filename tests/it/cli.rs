@@ -292,3 +292,15 @@ async fn who_waited_in_vain_is_told_why() {
     assert_eq!(code, 5);
     assert!(err.contains("DATABASE_UNAVAILABLE") && err.contains("no_such_database"), "{err}");
 }
+
+/// What a command does stands before how the daemon is reached; a heading of options reaches no further than those.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn help_shows_what_a_command_does_first() {
+    for (command, last) in
+        [("apply", "--detach"), ("rollback", "--detach"), ("status", "--timeout"), ("lease", "--ttl")]
+    {
+        let help = stdout(&output(schemad(&[command, "-h"])).await);
+        let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("{command}: no {text} in {help}"));
+        assert!(at(last) < at("TLS and credential:") && at("TLS and credential:") < at("--tls-ca"), "{help}");
+    }
+}

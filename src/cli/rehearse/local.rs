@@ -31,29 +31,31 @@ use crate::{
     shutdown,
 };
 
+/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+const HEADING: &str = "Without a daemon";
+
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Without a daemon")]
 pub(super) struct Local {
     /// A folder of Diesel migrations, instead of those that this program carries.
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = HEADING, long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// A server to make scratch databases on, instead of a private one that is gone afterwards [env: SCRATCH_DATABASE_URL]. The
     /// database that it names is not touched.
-    #[arg(long, value_name = "URL")]
+    #[arg(help_heading = HEADING, long, value_name = "URL")]
     scratch_database_url: Option<String>,
     /// A file that holds it [env: SCRATCH_DATABASE_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "scratch_database_url", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "scratch_database_url", value_parser = FileName)]
     scratch_database_url_file: Option<PathBuf>,
     /// That server is thrown away afterwards: migrations may reach outside their database (roles, other databases, files).
-    #[arg(long)]
+    #[arg(help_heading = HEADING, long)]
     throwaway_server: bool,
     /// Where private servers keep their data while they run [default: schemad/rehearse in the state folder of the user; for root
     /// /var/lib/schemad/rehearse].
-    #[arg(long, env = "SCHEMAD_REHEARSE_DIR", value_name = "DIR")]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_REHEARSE_DIR", value_name = "DIR")]
     server_dir: Option<PathBuf>,
     /// Libraries that the private server loads at its start, with commas between them: for extensions that want to be in
     /// shared_preload_libraries, such as timescaledb.
-    #[arg(long, value_name = "LIBRARY", value_delimiter = ',')]
+    #[arg(help_heading = HEADING, long, value_name = "LIBRARY", value_delimiter = ',')]
     preload: Vec<String>,
 }
 

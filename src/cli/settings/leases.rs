@@ -17,37 +17,39 @@ const CLIENT_URL: &str = "SCHEMAD_LEASE_CLIENT_URL";
 /// As many tests as a laptop begins at once, for some 30 MB.
 const POOL: usize = 4;
 
+/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+const HEADING: &str = "Leases of test databases (docs/lease.md)";
+
 #[derive(Clone, Args)]
-#[command(next_help_heading = "Leases of test databases (docs/lease.md)")]
 pub(in crate::cli) struct Leases {
     /// Where databases are made for tests: the server's address with a role that has CREATEDB. Better not production's
     /// [env: SCHEMAD_LEASE_DATABASE_URL].
-    #[arg(long, value_name = "URL")]
+    #[arg(help_heading = HEADING, long, value_name = "URL")]
     lease_database_url: Option<String>,
     /// A file that holds it [env: SCHEMAD_LEASE_DATABASE_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "lease_database_url", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "lease_database_url", value_parser = FileName)]
     lease_database_url_file: Option<PathBuf>,
     /// What clients are told, with the database exchanged: how they reach that server, and as whom. Default: the URL above
     /// [env: SCHEMAD_LEASE_CLIENT_URL].
-    #[arg(long, value_name = "URL")]
+    #[arg(help_heading = HEADING, long, value_name = "URL")]
     lease_client_url: Option<String>,
     /// A file that holds it [env: SCHEMAD_LEASE_CLIENT_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "lease_client_url", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "lease_client_url", value_parser = FileName)]
     lease_client_url_file: Option<PathBuf>,
     /// Databases that are kept ready [default: 4; of `dev` 0].
-    #[arg(long, env = "SCHEMAD_LEASE_POOL", value_name = "N")]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_POOL", value_name = "N")]
     lease_pool: Option<usize>,
     /// How long a lease lasts that does not say.
-    #[arg(long, env = "SCHEMAD_LEASE_TTL", default_value = "1h", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_TTL", default_value = "1h", value_parser = positive_duration)]
     lease_ttl: Duration,
     /// How long a lease may last.
-    #[arg(long, env = "SCHEMAD_LEASE_MAX_TTL", default_value = "8h", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_MAX_TTL", default_value = "8h", value_parser = positive_duration)]
     lease_max_ttl: Duration,
     /// Databases that are leased at once.
-    #[arg(long, env = "SCHEMAD_MAX_LEASES", default_value_t = 64, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_LEASES", default_value_t = 64, value_name = "N", value_parser = count)]
     max_leases: usize,
     /// The same of one principal.
-    #[arg(long, env = "SCHEMAD_MAX_LEASES_PER_PRINCIPAL", default_value_t = 32, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_LEASES_PER_PRINCIPAL", default_value_t = 32, value_name = "N", value_parser = count)]
     max_leases_per_principal: usize,
 }
 

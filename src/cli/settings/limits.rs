@@ -7,47 +7,49 @@ use clap::Args;
 use super::positive_duration;
 use crate::transport;
 
+/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+const HEADING: &str = "Limits";
+
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Limits")]
 pub(in crate::cli) struct Limits {
     /// Connections at once; a new one beyond it takes the place of one that is idle, or of a stranger's.
-    #[arg(long, env = "SCHEMAD_MAX_CONNECTIONS", default_value_t = defaults().connections, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_CONNECTIONS", default_value_t = defaults().connections, value_name = "N", value_parser = count)]
     max_connections: usize,
     /// The same from one address.
-    #[arg(long, env = "SCHEMAD_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = defaults().connections_per_address, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = defaults().connections_per_address, value_name = "N", value_parser = count)]
     max_connections_per_address: usize,
     /// Requests at once on one connection.
-    #[arg(long, env = "SCHEMAD_MAX_STREAMS", default_value_t = defaults().streams_per_connection, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_STREAMS", default_value_t = defaults().streams_per_connection, value_name = "N", value_parser = count)]
     max_streams: usize,
     /// Requests at once of one principal, health and watches not counted.
-    #[arg(long, env = "SCHEMAD_MAX_REQUESTS", default_value_t = defaults().requests_per_principal, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_REQUESTS", default_value_t = defaults().requests_per_principal, value_name = "N", value_parser = count)]
     max_requests: usize,
     /// Bytes of a request's message.
-    #[arg(long, env = "SCHEMAD_MAX_MESSAGE_SIZE", default_value_t = defaults().message_bytes, value_name = "BYTES", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_MESSAGE_SIZE", default_value_t = defaults().message_bytes, value_name = "BYTES", value_parser = count)]
     max_message_size: usize,
     /// Bytes of a request's headers, as HTTP/2 counts them.
-    #[arg(long, env = "SCHEMAD_MAX_HEADER_SIZE", default_value_t = defaults().header_bytes, value_name = "BYTES", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_HEADER_SIZE", default_value_t = defaults().header_bytes, value_name = "BYTES", value_parser = count)]
     max_header_size: usize,
     /// Open watches, of health and of operations.
-    #[arg(long, env = "SCHEMAD_MAX_WATCHERS", default_value_t = defaults().watchers, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_WATCHERS", default_value_t = defaults().watchers, value_name = "N", value_parser = count)]
     max_watchers: usize,
     /// The same of one principal, or of one address that says no name.
-    #[arg(long, env = "SCHEMAD_MAX_WATCHERS_PER_CLIENT", default_value_t = defaults().watchers_per_client, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_WATCHERS_PER_CLIENT", default_value_t = defaults().watchers_per_client, value_name = "N", value_parser = count)]
     max_watchers_per_client: usize,
     /// Different versions that are watched (schemad.schema.applied.VERSION).
-    #[arg(long, env = "SCHEMAD_MAX_WATCHED_NAMES", default_value_t = defaults().watched_names, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_WATCHED_NAMES", default_value_t = defaults().watched_names, value_name = "N", value_parser = count)]
     max_watched_names: usize,
     /// The same of one principal, or of one address that says no name.
-    #[arg(long, env = "SCHEMAD_MAX_WATCHED_NAMES_PER_CLIENT", default_value_t = defaults().watched_names_per_client, value_name = "N", value_parser = count)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_WATCHED_NAMES_PER_CLIENT", default_value_t = defaults().watched_names_per_client, value_name = "N", value_parser = count)]
     max_watched_names_per_client: usize,
     /// A connection without a request is closed after this long.
-    #[arg(long, env = "SCHEMAD_IDLE_TIMEOUT", default_value = "1h", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_IDLE_TIMEOUT", default_value = "1h", value_parser = positive_duration)]
     idle_timeout: Duration,
     /// What an answer may take to be read before its connection is closed; operations and watches may last.
-    #[arg(long, env = "SCHEMAD_READ_TIMEOUT", default_value = "60s", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_READ_TIMEOUT", default_value = "60s", value_parser = positive_duration)]
     read_timeout: Duration,
     /// What a TLS handshake, HTTP/2's first bytes and a request's message may take to arrive.
-    #[arg(long, env = "SCHEMAD_ARRIVAL_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_ARRIVAL_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     arrival_timeout: Duration,
 }
 

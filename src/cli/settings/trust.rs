@@ -9,29 +9,31 @@ use crate::{
     transport::{ClientCertificates, TlsFiles},
 };
 
+/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+const HEADING: &str = "Who gets in";
+
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Who gets in")]
 pub(in crate::cli) struct Trust {
     /// Serve TLS with this certificate and the chain behind it (PEM). Read again when it changes, like the files below.
-    #[arg(long, env = "SCHEMAD_TLS_CERT", value_name = "FILE", requires = "tls_key", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CERT", value_name = "FILE", requires = "tls_key", value_parser = FileName)]
     tls_cert: Option<PathBuf>,
     /// The certificate's key (PEM).
-    #[arg(long, env = "SCHEMAD_TLS_KEY", value_name = "FILE", requires = "tls_cert", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_KEY", value_name = "FILE", requires = "tls_cert", value_parser = FileName)]
     tls_key: Option<PathBuf>,
     /// The authorities that sign client certificates (PEM).
-    #[arg(long, env = "SCHEMAD_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert", value_parser = FileName)]
     tls_client_ca: Option<PathBuf>,
     /// What these authorities have revoked (PEM).
-    #[arg(long, env = "SCHEMAD_TLS_CLIENT_CRL", value_name = "FILE", requires = "tls_client_ca", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CRL", value_name = "FILE", requires = "tls_client_ca", value_parser = FileName)]
     tls_client_crl: Option<PathBuf>,
     /// Whether clients have to show a certificate [default: optional with --tls-client-ca, else off].
-    #[arg(long, env = "SCHEMAD_TLS_CLIENT_CERTIFICATES", value_enum, value_name = "WHEN", requires = "tls_cert")]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CERTIFICATES", value_enum, value_name = "WHEN", requires = "tls_cert")]
     tls_client_certificates: Option<When>,
     /// The file that says who may do what: docs/access.md. Without it anybody who can connect may do everything.
-    #[arg(long, env = "SCHEMAD_ACCESS", value_name = "FILE", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_ACCESS", value_name = "FILE", value_parser = FileName)]
     access: Option<PathBuf>,
     /// Serve on any address although it is not both encrypted and closed to strangers.
-    #[arg(long, env = "SCHEMAD_INSECURE")]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_INSECURE")]
     insecure: bool,
 }
 
