@@ -253,9 +253,8 @@ async fn nobody_puts_a_trigger_on_diesels_table_while_a_step_with_one_snapshot_r
             database.until_waiting(77).await;
             let refused = attacker.batch_execute(trigger).await.unwrap_err();
             assert_eq!(refused.code().unwrap().code(), "55P03", "{version}");
-            // Lets one step through, and waits for the next.
-            closed.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
-            closed.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+            // Lets one step through, and stands in line behind it: in one message, so that the next step cannot be faster.
+            closed.batch_execute("SELECT pg_advisory_unlock(77); SELECT pg_advisory_lock(77)").await.unwrap();
         }
         closed.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
         applying.await.unwrap().finished();
