@@ -85,6 +85,7 @@ fi
 become() {
     # shellcheck disable=SC2086 # no namespaces: no unshare
     exec env -i PATH="$PATH:/usr/sbin:/sbin" DATABASE_URL_FILE=/run/secrets/database_url SCHEMAD_ADDRESS="$address" \
+        SCHEMAD_EXAMPLE=true \
         ${namespaces:+unshare $namespaces} sh -c "$read_only && exec chroot $user \"\$0\" /usr/local/bin/schemad \"\$@\"" "$root" "$@"
 }
 # expect CODE ARGS: what schemad says inside the root, and that it exits with CODE.

@@ -144,15 +144,7 @@ impl<S: MigrationSource<Pg>> Builder<S> {
     /// [`CannotServe`] with everything that is wrong: a bad set never serves, and neither does a daemon that would let in others
     /// than it should.
     pub fn build(self, settings: Settings) -> Result<Daemon, CannotServe> {
-        let catalog = Arc::new(Catalog::load(&self.source)?);
-        let tls = settings.tls.clone().map(ServerTls::open).transpose()?;
-        let access = settings.access.as_deref().map(Access::open).transpose()?;
-        if let Some(access) = &access
-            && tls.as_ref().is_none_or(|tls| !tls.asks_clients())
-        {
-            access.without_certificates()?;
-        }
-        Ok(Daemon { catalog, settings, tls, access })
+        Daemon::around(Catalog::load(&self.source)?, settings)
     }
 
     /// Runs the whole command line around the set: `serve`, `dev` and the clients.
@@ -162,6 +154,18 @@ impl<S: MigrationSource<Pg>> Builder<S> {
 }
 
 impl Daemon {
+    /// A daemon around a set that was loaded.
+    pub(crate) fn around(catalog: Catalog, settings: Settings) -> Result<Self, CannotServe> {
+        let tls = settings.tls.clone().map(ServerTls::open).transpose()?;
+        let access = settings.access.as_deref().map(Access::open).transpose()?;
+        if let Some(access) = &access
+            && tls.as_ref().is_none_or(|tls| !tls.asks_clients())
+        {
+            access.without_certificates()?;
+        }
+        Ok(Self { catalog: Arc::new(catalog), settings, tls, access })
+    }
+
     /// Serves until `end` resolves, then ends in order: new operations are refused, the running one gets its grace, the
     /// streams end. Listens at once, whether the database is there or not.
     ///
@@ -326,7 +330,7 @@ fn start_event(settings: &Settings, catalog: &Catalog, main: SocketAddr, admin: 
             "INSECURE: --insecure lets whoever can reach {main} in without TLS or without a credential");
     }
     if catalog.is_empty() {
-        tracing::warn!(event = "daemon.empty_set", "this binary carries no migrations");
+        tracing::warn!(event = "daemon.empty_set", "this daemon carries no migrations");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The embedded set: every migration of a Diesel `MigrationSource`, with its SQL, checked before anything is served.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use diesel::{
     migration::{Migration as DieselMigration, MigrationSource},
@@ -15,6 +15,7 @@ use crate::{
 
 pub mod fitness;
 pub mod folder;
+mod origin;
 mod recorder;
 
 /// The migrations that a binary carries, by version.
@@ -23,6 +24,7 @@ pub struct Catalog {
     migrations: BTreeMap<Version, Migration>,
     unfit: BTreeMap<Version, Failure>,
     digest: Checksum,
+    origin: Option<Arc<origin::Origin>>,
 }
 
 /// Why a set is not served: everything that is wrong with it, not just the first thing.
@@ -100,13 +102,25 @@ impl Catalog {
         }));
         if problems.is_empty() {
             let unfit = |m: &Migration| {
-                Some((m.version.clone(), fitness::parts(&m.name, &m.version, Direction::Up, &m.up).err()?))
+                let fit = fitness::parts(&m.name, &m.version, Direction::Up, &m.up)
+                    .and_then(|_| fitness::means_what_it_says(&m.name, &m.version, &m.up));
+                Some((m.version.clone(), fit.err()?))
             };
             let unfit = migrations.values().filter_map(unfit).chain(rescued).collect();
-            Ok(Self { digest: digest(&migrations), migrations, unfit })
+            Ok(Self { digest: digest(migrations.values()), migrations, unfit, origin: None })
         } else {
             Err(InvalidSet(problems))
         }
+    }
+
+    /// The same set, which was read from the folder `dir`: what changes there is told ([`Self::change`]).
+    pub fn read_from(self, dir: &Path) -> Self {
+        Self { origin: Some(Arc::new(origin::Origin::new(dir, &self))), ..self }
+    }
+
+    /// How the folder differs by now that the set was read from, as a sentence. `None` where it does not, or where there is none.
+    pub async fn change(&self) -> Option<String> {
+        self.origin.as_ref()?.change().await
     }
 
     /// The migrations in version order.
@@ -140,9 +154,9 @@ impl Catalog {
     }
 }
 
-fn digest(migrations: &BTreeMap<Version, Migration>) -> Checksum {
+fn digest<'a>(migrations: impl IntoIterator<Item = &'a Migration>) -> Checksum {
     let parts: Vec<String> = migrations
-        .values()
+        .into_iter()
         .flat_map(|m| {
             let script = |s: &Script| format!("{} {}", s.checksum, s.mode.as_str());
             [m.version.to_string(), script(&m.up), m.down.as_ref().map_or_else(|| "none".into(), script)]

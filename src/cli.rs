@@ -31,6 +31,7 @@ mod status;
 mod telemetry;
 mod token;
 mod wait;
+mod ways;
 
 use std::process::ExitCode;
 

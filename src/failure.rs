@@ -106,7 +106,7 @@ reasons! {
     UnknownMethod "UNKNOWN_METHOD" Unsupported,
     /// The request is compressed in a way that the daemon does not read.
     UnsupportedCompression "UNSUPPORTED_COMPRESSION" Unsupported,
-    /// Neither the binary, the Diesel table nor the ledger knows the version.
+    /// Neither the daemon, the Diesel table nor the ledger knows the version.
     UnknownVersion "UNKNOWN_VERSION" NotFound,
     /// The operation is not in this database's ledger.
     UnknownOperation "UNKNOWN_OPERATION" NotFound,
@@ -122,7 +122,7 @@ reasons! {
     Cancelled "CANCELLED" Cancelled,
     /// A pending migration is older than one that is applied.
     OutOfOrder "OUT_OF_ORDER" Refused,
-    /// A pending migration is older than an applied one that this binary does not know.
+    /// A pending migration is older than an applied one that this daemon does not know.
     UnknownNewer "UNKNOWN_NEWER" Refused,
     /// The up of an applied migration was changed since.
     Edited "EDITED" Refused,
@@ -134,12 +134,12 @@ reasons! {
     TooFewApplied "TOO_FEW_APPLIED" Refused,
     /// A migration that would be rolled back has no down script anywhere.
     Irreversible "IRREVERSIBLE" Refused,
-    /// The ledger's and the binary's down script differ and the request does not choose.
+    /// The ledger's and the daemon's down script differ and the request does not choose.
     DownsDiffer "DOWNS_DIFFER" Refused,
     /// A statement was sent outside a transaction and nobody recorded whether it took effect.
     InDoubt "IN_DOUBT" Refused,
     /// An up that is not one transaction ended before its last statement; nothing is rolled back under it, and nothing applied on top
-    /// by a binary that lacks it.
+    /// by a daemon that lacks it.
     HalfApplied "HALF_APPLIED" Refused,
     /// A down that is not one transaction ended before its last statement; only a rollback goes on from there.
     HalfReverted "HALF_REVERTED" Refused,

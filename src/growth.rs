@@ -363,7 +363,7 @@ const FUNCTIONS: &[Function] = &[
     }),
     ("runner::explain and the snippet", |s| {
         for failed in refused(s) {
-            let failure = runner::explain(&failed, s, "1_a/up.sql", "deploy", None).with("file", "1_a/up.sql");
+            let failure = runner::explain(&failed, s, "1_a/up.sql", "deploy", false).with("file", "1_a/up.sql");
             black_box(snippet::of(&from_failure(&failure)));
         }
     }),

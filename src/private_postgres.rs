@@ -143,6 +143,19 @@ pub struct PrivatePostgres {
     _parent: mpsc::Sender<()>,
 }
 
+/// The file that keeps the port of the last start.
+const PORT: &str = "port";
+
+/// A port that nobody listens on: the one of the last start, where it `may_be_the_last`, so that what was written down then still holds.
+fn free_port(dir: &Path, may_be_the_last: bool) -> io::Result<u16> {
+    let bind = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).and_then(|listener| listener.local_addr());
+    let last = || fs::read_to_string(dir.join(PORT)).ok()?.trim().parse().ok();
+    let known = if may_be_the_last { last() } else { None };
+    let port = known.and_then(|port| bind(port).ok()).map_or_else(|| bind(0), Ok)?.port();
+    fs::write(dir.join(PORT), port.to_string())?;
+    Ok(port)
+}
+
 /// The folder of the server programs: `$PG_BIN`, else the newest where distributions put them, else the first on PATH.
 pub fn find_programs() -> Option<PathBuf> {
     if let Some(dir) = env::var_os("PG_BIN").filter(|dir| !dir.is_empty()) {
@@ -197,8 +210,7 @@ impl PrivatePostgres {
         let mut tries = 0;
         loop {
             tries += 1;
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-            loopback.port = listener.map_err(|error| io_error(&dir, error))?.port();
+            loopback.port = free_port(&dir, tries == 1).map_err(|error| io_error(&dir, error))?;
             let held = lock.try_clone().map_err(|error| io_error(&dir, error))?;
             let again = Loopback { password: loopback.password.clone(), ..loopback };
             match Self::start_locked(programs, &dir, held, Durability::Durable, Some(again), preload, user.as_ref()) {

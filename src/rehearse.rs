@@ -51,6 +51,17 @@ pub enum Outside {
     Refused,
 }
 
+/// Why a script does not run at all.
+const NOT_RUN: [Reason; 7] = [
+    Reason::ReachesOutside,
+    Reason::ChangesRole,
+    Reason::InvalidMigration,
+    Reason::LosesSession,
+    Reason::EndsTransaction,
+    Reason::NonTransactional,
+    Reason::NeedsClient,
+];
+
 /// How to rehearse.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -319,9 +330,7 @@ impl<'a> Rehearsal<'a> {
     /// A transaction that failed has left nothing but how far sequences have counted. What was not one transaction may have.
     async fn after_failure(&mut self, script: &Script, failure: &Failure) -> Result<(), Failure> {
         let is_undone = match (script.mode, &self.known) {
-            _ if matches!(failure.reason, Reason::ReachesOutside | Reason::ChangesRole | Reason::InvalidMigration) => {
-                true
-            } // it did not run
+            _ if NOT_RUN.contains(&failure.reason) => true,
             (Mode::Transactional, Some(known)) => self.stage.contents().await?.is(&known.contents),
             _ => false,
         };
@@ -357,7 +366,7 @@ impl<'a> Rehearsal<'a> {
 
 fn reaches_outside(migration: &Migration, direction: Direction, script: &Script, reach: &sql::Reach) -> Failure {
     let problem = format!("this statement reaches {}, and the server is not thrown away afterwards", reach.what);
-    let cure = "Rehearse it locally: `schemad rehearse` has a server of its own";
+    let cure = "Rehearse it without the daemon: `schemad rehearse --dir FOLDER` has a server of its own";
     let (file, place) = (direction.file(&migration.name), (&*script.sql, reach.place));
     fitness::not_run(Reason::ReachesOutside, &file, &migration.version, place, &problem, cure)
 }

@@ -100,8 +100,10 @@ impl Scratch {
         let rows = own.query_typed("SELECT pg_catalog.pg_backend_pid()", &[]).await.map_err(db::Error::from)?;
         let own_pid = rows.first().map_or(0, |row| row.get(0));
         self.revive().await?;
-        close(self.session.client(), of, own_pid).await?;
-        let copied = self.copy_when_alone(of, own, own_pid).await;
+        let copied = match close(self.session.client(), of, own_pid).await {
+            Ok(()) => self.copy_when_alone(of, own, own_pid).await,
+            Err(error) => Err(error.into()),
+        };
         let reopen = format!("ALTER DATABASE {of} ALLOW_CONNECTIONS true");
         self.session.client().batch_execute(&reopen).await.map_err(db::Error::from)?;
         copied

@@ -24,7 +24,9 @@ pub use secret::{NOT_SHOWN, Secrets};
 pub use session::{Loss, loses_session};
 pub use settings::{Settings, may_define, settings};
 pub use split::{Statement, semicolon_after, split, statements, unterminated};
-pub use units::{Hazard, Unit, UnitSettings, Work, has_own_transactions, hazard, transaction_modes, units};
+pub use units::{
+    Hazard, Unit, UnitSettings, Work, has_own_transactions, hazard, lone_begin, mentions, transaction_modes, units,
+};
 
 /// Line and column, both from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

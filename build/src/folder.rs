@@ -45,6 +45,53 @@ pub fn check(dir: &Path) -> Vec<Finding> {
     findings
 }
 
+/// What may be meant otherwise in a folder that can be embedded: what is passed over there, and versions whose order surprises. Empty
+/// where [`check`] finds that the folder cannot be read.
+pub fn remarks(dir: &Path) -> Vec<Finding> {
+    let Ok(folders) = migration_folders(dir) else { return Vec::new() };
+    let mut remarks = scripts(dir, &[]);
+    let passed_over = "is passed over: a migration is a folder with up.sql and, to roll it back, down.sql in it";
+    remarks.iter_mut().for_each(|remark| remark.problem = passed_over.into());
+    for folder in &folders {
+        remarks.extend(scripts(folder, &["up.sql", "down.sql"]));
+    }
+    let mut versions: Vec<(String, &str)> =
+        folders.iter().filter_map(|folder| folder.file_name()?.to_str()).map(|name| (version_of(name), name)).collect();
+    let is_number = |version: &str| version.bytes().all(|byte| byte.is_ascii_digit());
+    for (version, name) in &versions {
+        if !is_number(version) {
+            let problem = format!(
+                "its version, what stands before the first `_`, is {version:?} and no number: begin the name with a timestamp (or a number) and \
+                 `_`, for migrations run in the order of their versions"
+            );
+            remarks.push(finding(&dir.join(name), problem));
+        }
+    }
+    versions.retain(|(version, _)| is_number(version));
+    versions.sort();
+    let number = |version: &str| version.trim_start_matches('0').to_owned();
+    let is_before = |a: &str, b: &str| (number(a).len(), number(a)) <= (number(b).len(), number(b));
+    if let Some([(_, first), (_, second)]) = versions.array_windows().find(|[a, b]| !is_before(&a.0, &b.0)) {
+        remarks.push(finding(
+            &dir.join(first),
+            format!("runs before {second}: versions are compared as text. Give all of them the same number of digits"),
+        ));
+    }
+    remarks
+}
+
+/// The SQL files right in `dir`, without those of these names.
+fn scripts(dir: &Path, known: &[&str]) -> Vec<Finding> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<Finding> = entries
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sql")))
+        .filter(|entry| !entry.file_name().to_str().is_some_and(|name| known.contains(&name)) && entry.path().is_file())
+        .map(|entry| finding(&entry.path(), "is passed over: of a migration, up.sql and down.sql are read"))
+        .collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
 /// The version diesel_cli reads from a folder's name: what stands before the first `_`, without any `-`.
 pub fn version_of(name: &str) -> String {
     name.split('_').next().unwrap_or_default().replace('-', "")
@@ -78,6 +125,8 @@ pub fn version_problem(version: &str) -> Option<String> {
 pub fn script_problem(sql: &str) -> Option<&'static str> {
     if sql.starts_with('\u{feff}') {
         Some("begins with a byte order mark, which PostgreSQL refuses: save it as UTF-8 without one")
+    } else if is_utf16(sql.as_bytes()) {
+        Some(UTF16)
     } else if sql.contains('\0') {
         Some("contains a NUL byte, which PostgreSQL refuses")
     } else {
@@ -208,10 +257,19 @@ pub fn metadata_problem(text: &str) -> Option<String> {
     }
 }
 
+const UTF16: &str = "is UTF-16, as PowerShell and some editors write it: save it as UTF-8, for example with iconv -f utf-16 -t utf-8 (without \
+                     a byte order mark: utf-16le or utf-16be)";
+
+/// It begins as UTF-16 does, or about every second byte is NUL.
+fn is_utf16(bytes: &[u8]) -> bool {
+    let has_mark = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    has_mark || bytes.len() > 3 && bytes.iter().filter(|byte| **byte == 0).count() > bytes.len() / 3
+}
+
 /// What else the file is, or where the first byte is that is no UTF-8.
 fn not_utf8(bytes: &[u8], valid: usize) -> String {
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return "is UTF-16, as PowerShell and some editors write it: save it as UTF-8, for example with iconv -f utf-16 -t utf-8".into();
+    if is_utf16(bytes) {
+        return UTF16.into();
     }
     let line = bytes[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
     format!("is not UTF-8 (byte {valid}, line {line}): save it as UTF-8, for example with iconv -f latin1 -t utf-8")

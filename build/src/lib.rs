@@ -38,6 +38,7 @@ pub fn embeddable(dir: &Path) -> Result<(), String> {
     println!("cargo:rerun-if-changed={}", dir.display());
     let findings = folder::check(&dir);
     if findings.is_empty() {
+        folder::remarks(&dir).iter().for_each(|remark| println!("cargo:warning={remark}"));
         return Ok(());
     }
     let mut report = format!("the migrations in {} cannot be embedded:\n", dir.display());

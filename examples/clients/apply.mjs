@@ -32,13 +32,16 @@ function reason(error) {
 
 function once(request) {
   return new Promise((resolve, reject) => {
+    let finished = false;
     const call = client.apply(request);
     call.on("data", ({ event }) => {
       if (event.event === "stepDone") console.log(`applied ${event.stepDone.name}`);
-      if (event.event === "finished") console.log(`version ${event.finished.currentVersion}`);
+      if (event.event !== "finished") return;
+      console.log(`version ${event.finished.currentVersion}`);
+      finished = true;
     });
     call.on("error", reject);
-    call.on("end", resolve);
+    call.on("status", ({ code }) => code === grpc.status.OK && resolve(finished));
   });
 }
 
@@ -46,19 +49,19 @@ async function apply() {
   const request = { requestId: randomUUID() };
   for (let n = 0; n < TRIES; n += 1) {
     try {
-      await once(request);
-      return 0;
+      // A stream that ends early says nothing.
+      if (await once(request)) return 0;
     } catch (error) {
       const { name, metadata } = reason(error);
       // The result of the operation: it was interrupted, so it is asked for anew, as another request.
       if (name === "INTERRUPTED" && metadata.operation) request.requestId = randomUUID();
       // Nothing was begun, or nothing is known: the same request again is the same operation.
-      else if (!AGAIN.has(name)) {
+      else if (!AGAIN.has(name) && error.code !== grpc.status.RESOURCE_EXHAUSTED) {
         console.error(`${name}: ${error.details}`);
         return 1;
       }
-      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }
   console.error("no result in time");
   return 1;

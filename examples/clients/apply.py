@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 TRIES = 20
 PAUSE_S = 1.0
+AGAIN = (None, "BUSY", "SHUTTING_DOWN", "DATABASE_UNAVAILABLE", "LEDGER_LOCKED")
 
 
 def reason(error):
@@ -39,23 +40,27 @@ def apply(address):
         request = request_class(request_id=str(uuid.uuid4()))
         for _ in range(TRIES):
             try:
+                finished = False
                 for response in call(request):
                     kind = response.event.WhichOneof("event")
                     if kind == "step_done":
                         print(f"applied {response.event.step_done.name}")
                     elif kind == "finished":
                         print(f"version {response.event.finished.current_version}")
-                return 0
+                        finished = True
+                # Without an error that is the result; a stream that ended early says nothing.
+                if finished:
+                    return 0
             except grpc.RpcError as error:
                 why, metadata = reason(error)
                 # The result of the operation: it was interrupted, so it is asked for anew, as another request.
                 if why == "INTERRUPTED" and "operation" in metadata:
                     request.request_id = str(uuid.uuid4())
                 # Nothing was begun, or nothing is known: the same request again is the same operation.
-                elif why not in (None, "BUSY", "SHUTTING_DOWN", "DATABASE_UNAVAILABLE", "LEDGER_LOCKED"):
+                elif why not in AGAIN and error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
                     print(f"{why}: {error.details()}", file=sys.stderr)
                     return 1
-                time.sleep(PAUSE_S)
+            time.sleep(PAUSE_S)
         print("no result in time", file=sys.stderr)
         return 1
 

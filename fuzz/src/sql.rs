@@ -59,8 +59,8 @@ pub fn units(data: &[u8]) {
     let kinds: Vec<Kind<'_>> = statements.iter().map(Statement::kind).collect();
     let hazardous =
         |kind: &Kind<'_>| matches!(kind, Kind::Commit | Kind::Ends | Kind::Streams | Kind::Meta | Kind::Outside(_));
-    // In a script for one transaction also what a script of its own transactions may have.
-    let in_one = |kind: &Kind<'_>| hazardous(kind) || matches!(kind, Kind::Begin | Kind::Discard);
+    let in_one = |kind: &Kind<'_>| hazardous(kind) || *kind == Kind::Discard;
+    assert_eq!(sql::lone_begin(text).is_some(), kinds.contains(&Kind::Begin), "a BEGIN is overlooked");
     assert_eq!(sql::hazard(text).is_some(), kinds.iter().any(in_one), "a hazard is overlooked");
     let begun = kinds.iter().position(|kind| *kind == Kind::Begin);
     let own = begun.is_some_and(|at| kinds[at..].contains(&Kind::Commit));

@@ -57,11 +57,6 @@ pub fn parts(name: &str, version: &Version, direction: Direction, script: &Scrip
             Some(found) => Err(found),
             None => Ok(Vec::new()),
         },
-        // A down was taken into the ledger as it is, perhaps by an older release: in an emergency it runs as far as the server lets it.
-        Mode::NonTransactional if direction == Direction::Up => match sql::loses_session(&script.sql) {
-            Some((loss, place)) => Err((Hazard::LosesSession(loss), place)),
-            None => sql::units(&script.sql),
-        },
         Mode::NonTransactional => sql::units(&script.sql),
     };
     let part = |unit: Unit<'_>| (Checksum::of_script(unit.body.sql).to_string(), unit.settles_by());
@@ -69,6 +64,19 @@ pub fn parts(name: &str, version: &Version, direction: Direction, script: &Scrip
         Ok(units) => Ok(units.into_iter().map(part).collect()),
         Err(found) => Err(unfit(&direction.file(name), version, script, found)),
     }
+}
+
+/// Refuses an up that would run and not do what it says: its BEGIN is never committed, or it counts on a session that each of its parts begins
+/// anew. Not for what runs already: a down was taken into the ledger as it is, and an up that is half applied goes on.
+///
+/// # Errors
+/// The statement, its line, and what to write instead.
+pub fn means_what_it_says(name: &str, version: &Version, up: &Script) -> Result<(), Failure> {
+    let found = match up.mode {
+        Mode::Transactional => sql::lone_begin(&up.sql).map(|place| (Hazard::EndsTransaction, place)),
+        Mode::NonTransactional => sql::loses_session(&up.sql).map(|(loss, place)| (Hazard::LosesSession(loss), place)),
+    };
+    found.map_or(Ok(()), |found| Err(unfit(&Direction::Up.file(name), version, up, found)))
 }
 
 fn unfit(file: &str, version: &Version, script: &Script, (hazard, place): (Hazard, Place)) -> Failure {
@@ -99,9 +107,11 @@ fn unfit(file: &str, version: &Version, script: &Script, (hazard, place): (Hazar
 /// The statement, its line, and what to write instead.
 pub fn keeps_role(name: &str, version: &Version, direction: Direction, script: &Script) -> Result<(), Failure> {
     let Some(change) = sql::first_role_change(&script.sql) else { return Ok(()) };
-    let problem =
-        format!("this statement {}, and this daemon runs migrations as the role that --role names", change.what);
-    let cure = "Leave it out. What needs another role is run by hand, or by a daemon without --role";
+    let problem = format!(
+        "this statement {}, and this daemon runs migrations as another role than its login (its setting SCHEMAD_ROLE)",
+        change.what
+    );
+    let cure = "Leave it out. What needs another role is run by hand, or by a daemon without that setting";
     let (file, place) = (direction.file(name), (&*script.sql, change.place));
     Err(not_run(Reason::ChangesRole, &file, version, place, &problem, cure))
 }

@@ -93,6 +93,47 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_meant_otherwise_is_remarked() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = [
+            "V1__init.sql",
+            "2_second/up.sql",
+            "10_tenth/up.sql",
+            "10_tenth/seed.sql",
+            "create_users/up.sql",
+            "2025-07-14-add_x/up.sql",
+            "003_third/down.sql",
+            "README.md",
+        ];
+        for path in tree {
+            fs::create_dir_all(dir.path().join(path).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(path), "SELECT 1").unwrap();
+        }
+        let root = format!("{}/", dir.path().display());
+        let told: Vec<String> = remarks(dir.path()).iter().map(|f| f.to_string().replace(&root, "")).collect();
+        insta::assert_snapshot!(told.join("\n"));
+        // As most folders are.
+        let plain = tempfile::tempdir().unwrap();
+        for name in ["00000000000000_diesel_initial_setup", "2025-07-14-101500_a", "20250714101501_b"] {
+            fs::create_dir_all(plain.path().join(name)).unwrap();
+            fs::write(plain.path().join(name).join("up.sql"), "SELECT 1").unwrap();
+        }
+        assert_eq!(remarks(plain.path()), []);
+    }
+
+    #[test]
+    fn utf_16_is_told_from_other_bytes() {
+        let utf16: Vec<u8> = "CREATE TABLE \u{e9} ();".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let plain: Vec<u8> = "CREATE TABLE t ();".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for bytes in [utf16.clone(), [b"\xff\xfe".to_vec(), utf16].concat(), plain] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join("1_x")).unwrap();
+            fs::write(dir.path().join("1_x/up.sql"), &bytes).unwrap();
+            assert!(check(dir.path())[0].problem.starts_with("is UTF-16"), "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn an_empty_folder_is_a_mistake() {
         let dir = tempfile::tempdir().unwrap();
         assert!(check(dir.path())[0].problem.starts_with("holds no migration"));

@@ -12,7 +12,7 @@ use super::{
     output::{BOLD, DIM, say, styled},
     serve::{listeners, serve_until_signalled},
     settings::{Databases, EnvFile, Private, Settings},
-    source::Folder,
+    source::{Destination, Folder},
     status, telemetry,
 };
 use crate::{
@@ -80,10 +80,12 @@ impl Dev {
                  environment"
             );
         }
-        let source = self.folder.source(source)?;
+        let given = self.databases.read(ENV_FILE)?;
+        let destination = if given.is_some() { Destination::Named } else { Destination::Private };
+        let catalog = self.folder.catalog(source, destination)?;
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
-        let (server, databases, private) = match self.databases.read(ENV_FILE)? {
+        let (server, databases, private) = match given {
             Some(_) if self.reset => {
                 return Err(Exit::usage(
                     "--reset is for the private database, and DATABASE_URL names another, which is nobody's to drop here",
@@ -111,7 +113,7 @@ impl Dev {
         };
         let settings = self.settings.daemon(databases, true, private, ENV_FILE)?;
         let leases = settings.leases.is_some();
-        let daemon = Daemon::builder().migrations(source).build(settings).map_err(Exit::usage)?;
+        let daemon = Daemon::around(catalog, settings).map_err(Exit::usage)?;
         let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
         let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
         let psql = server.as_ref().map(|server| server.url("dev"));
@@ -196,26 +198,31 @@ pub(super) fn state_dir(name: &str) -> Result<PathBuf, Exit> {
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Where not everything could be applied: what a developer does about it, whose database nobody else needs. Never returns.
-async fn help_when_stuck(common: &Common, flag: &str, is_private: bool) {
+async fn help_when_stuck(common: &Common, flag: &str, psql: Option<&str>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Ok(status) = status::fetch(&Read::new(common.clone())).await else { continue };
         let ended = status.last_operation.as_ref().map(pb::Operation::state);
         let is_stuck = matches!(status.state(), pb::SchemaState::Diverged | pb::SchemaState::InDoubt)
-            || status.pending_count > 0 && matches!(ended, Some(pb::OperationState::Failed));
+            || status.pending_count > 0
+                && status.running_operation.is_none()
+                && matches!(ended, Some(pb::OperationState::Failed));
         if is_stuck {
             break;
         }
     }
     let mut text = format!(
         "\n{}",
-        styled(BOLD, "Not everything is applied; the log says why. Where a file is still being written")
+        styled(
+            BOLD,
+            "Not everything is applied; the log says why, and what stays. Ways on, while you write migrations"
+        )
     );
     let program = std::env::args().next().unwrap_or_else(|| "schemad".into());
     let mut ways = vec![
         (
             "put the file right, Ctrl-C, start again".to_owned(),
-            "what failed was undone, and is applied from the file as it is then",
+            "the file is applied as it is then; of one that runs in parts, only what did not run yet may be changed",
         ),
         (
             format!("{program} rollback --steps 1{flag}"),
@@ -226,7 +233,8 @@ async fn help_when_stuck(common: &Common, flag: &str, is_private: bool) {
             "for one that came from another branch and is older than what is applied",
         ),
     ];
-    if is_private {
+    if let Some(url) = psql {
+        ways.push((format!("psql '{url}'"), "look at what there is"));
         ways.push((
             format!("Ctrl-C, {program} dev --reset"),
             "begin with an empty database: everything in this one is lost",
@@ -246,7 +254,7 @@ async fn introduce(address: String, admin_address: String, leases: bool, psql: O
     let flag = if default { String::new() } else { format!(" --address {address}") };
     let current = tokio::select! {
         current = super::wait::quietly_until_current(&common.address) => current,
-        () = help_when_stuck(&common, &flag, psql.is_some()) => return, // never returns
+        () = help_when_stuck(&common, &flag, psql.as_deref()) => return, // never returns
     };
     if current.is_err() {
         return; // the daemon ended

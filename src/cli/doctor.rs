@@ -9,7 +9,7 @@ use super::{
     output::{self, BAD, GOOD, Output, WARN, say, styled, table},
     settings::{Databases, EnvFile, Leases},
     signing::Signing,
-    source::Folder,
+    source::{self, Destination, Folder},
 };
 use crate::{
     catalog::Catalog,
@@ -47,10 +47,11 @@ impl Doctor {
             .ok_or_else(|| Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE"))?;
         let url_files = self.databases.files(EnvFile::Counts).into_iter().chain(self.leases.files(EnvFile::Counts));
         url_files.chain(self.signing.files().to_vec()).for_each(|file| open_file::warn_if_readable(&file));
-        let catalog = Catalog::load(&self.folder.source(source)?).map_err(Exit::usage)?;
+        let catalog = self.folder.catalog(source, Destination::Private)?;
         let (signing, leases) = (self.signing.keys()?, self.leases.read(None, EnvFile::Counts)?);
-        let plan = Plan { database, migration_database, role: self.role, signing, leases };
-        let report = doctor::examine(&plan, &catalog).await;
+        let plan = Plan { database, migration_database, role: self.role.clone(), signing, leases };
+        let mut report = doctor::examine(&plan, &catalog).await;
+        report.checks.insert(0, self.migrations(&catalog));
         match self.output {
             Output::Table => say(&show(&report.checks)),
             Output::Json => output::say_json(&json(&report)?),
@@ -60,6 +61,31 @@ impl Doctor {
             Status::Fail => Exit::refused("the daemon could not work like this; see FAIL"),
             Status::Ok | Status::Warn => Exit::DONE,
         })
+    }
+}
+
+impl Doctor {
+    /// The set that a daemon with these settings would carry.
+    fn migrations(&self, catalog: &Catalog) -> Check {
+        const CHECK: &str = "migrations";
+        let found = format!("{} {}, {}", catalog.len(), self.folder.place(), catalog.digest());
+        let todo: Vec<String> = self.folder.remarks().iter().map(ToString::to_string).collect();
+        let unfit = catalog.iter().filter_map(|migration| catalog.unfit(&migration.version));
+        let unfit: Vec<String> = unfit.map(|failure| format!("{}: {}", failure.reason, failure.message)).collect();
+        match source::is_example(catalog) {
+            _ if !unfit.is_empty() => Check { check: CHECK, status: Status::Warn, found, todo: unfit },
+            true => Check {
+                check: CHECK,
+                status: Status::Warn,
+                found: format!("{found}: schemad's own example"),
+                todo: vec![
+                    "give the folder of yours with --dir or SCHEMAD_DIR; `serve` refuses the example without --example"
+                        .into(),
+                ],
+            },
+            false if !todo.is_empty() => Check { check: CHECK, status: Status::Warn, found, todo },
+            false => Check { check: CHECK, status: Status::Ok, found, todo },
+        }
     }
 }
 

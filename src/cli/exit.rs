@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{output, snippet};
+use super::{output, snippet, ways};
 use crate::{
     failure::{Failure, Reason},
     grpc::{
@@ -92,10 +92,11 @@ impl Exit {
             }
             _ => status.message(),
         };
+        let ways = ways(status);
         let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         match snippet::of(status) {
-            Some(rendered) => Self { code, message: Some(rendered), rendered: true },
-            None => Self::with_code(code, Some(format!("{reason}: {message}"))),
+            Some(rendered) => Self { code, message: Some(rendered + &ways), rendered: true },
+            None => Self::with_code(code, Some(format!("{reason}: {message}{ways}"))),
         }
     }
 
@@ -149,6 +150,13 @@ impl Exit {
         }
         code
     }
+}
+
+/// What to answer it with, a line each.
+fn ways(status: &Status) -> String {
+    let Some(info) = status.get_details_error_info().filter(|info| info.domain == DOMAIN) else { return String::new() };
+    let ways = ways::of_failure(Reason::parse(&info.reason), &info.metadata);
+    ways.iter().map(|way| format!("\n  {}", output::line(way))).collect()
 }
 
 /// ErrorInfo.reason, when schemad itself answered.

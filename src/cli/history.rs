@@ -11,7 +11,7 @@ use tonic::Status;
 use super::{
     client::{Common, Read},
     exit::Exit,
-    operate::{Live, show},
+    operate::{self, Live, show},
     output::{self, Output, fitted_table, line, progress, say, tell_done},
 };
 use crate::grpc::pb::{self, operation_event::Event, operation_service_client::OperationServiceClient};
@@ -34,7 +34,7 @@ pub(super) struct History {
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
     /// Only those with a step of this migration.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = operate::version)]
     version: Option<String>,
     /// Only those of the last, for example, 2h or 7d.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -118,7 +118,7 @@ fn shorten_ids(rows: &mut [Vec<String>]) {
     let is_enough = |length: &usize| prefix(*length).collect::<HashSet<_>>().len() == ids.len();
     let length = (SHORTEST..longest).find(is_enough).unwrap_or(longest);
     for row in rows {
-        row[0].truncate(length);
+        row[0] = row[0].get(..length).unwrap_or(&row[0]).to_owned();
     }
 }
 
@@ -186,6 +186,9 @@ struct Which {
 /// How many of the newest operations the beginning of an id is looked for in.
 const LOOKED_THROUGH: i32 = 1000;
 
+/// Less of an id than this is a mistake rather than a choice.
+const SHORTEST_BEGINNING: usize = 8;
+
 impl Which {
     /// Its whole id.
     async fn id(&self, common: &Common) -> Result<String, Exit> {
@@ -193,6 +196,12 @@ impl Which {
             && uuid::Uuid::try_parse(id).is_ok()
         {
             return Ok(id.clone());
+        }
+        // A variable that is empty must not be the only operation there is.
+        if let Some(begins) = self.operation.as_ref().filter(|begins| begins.len() < SHORTEST_BEGINNING) {
+            return Err(Exit::usage(format!(
+                "{begins:?} is too little of an operation's id: give at least {SHORTEST_BEGINNING} characters, or --running"
+            )));
         }
         let request = pb::ListOperationsRequest { page_size: LOOKED_THROUGH, ..Default::default() };
         let read = Read::new(common.clone());

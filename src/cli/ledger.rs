@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     client::{Common, Read},
     exit::Exit,
+    operate,
     output::{self, Output, progress, table, tell_done},
 };
 use crate::grpc::pb;
@@ -28,9 +29,9 @@ enum Act {
 #[command(group = clap::ArgGroup::new("target").required(true).args(["version", "all"]))]
 struct Sign {
     /// The down of this migration, whatever signature it has; may be repeated.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = operate::version)]
     version: Vec<String>,
-    /// The downs of all applied migrations that the daemon's binary carries just so, or that one of its keys signed before. Others have
+    /// The downs of all applied migrations that the daemon carries just so, or that one of its keys signed before. Others have
     /// to be read, and named.
     #[arg(long)]
     all: bool,

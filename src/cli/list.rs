@@ -37,7 +37,7 @@ impl List {
         }
         if self.read.common.output == Output::Table {
             let header = ["VERSION", "NAME", "STATE", "APPLIED", "TOOK", "REVERSIBLE", "RUNS"];
-            say(&fitted_table(&header, rows, &["TOOK", "REVERSIBLE", "APPLIED", "RUNS"], "NAME"));
+            say(&fitted_table(&header, rows, &["TOOK", "REVERSIBLE", "RUNS", "APPLIED"], "NAME"));
         }
         Ok(())
     }
@@ -76,16 +76,29 @@ pub(super) fn state(migration: &pb::Migration) -> String {
     let word = migration.state().as_str_name().trim_start_matches("MIGRATION_STATE_").to_lowercase().replace('_', " ");
     match (migration.edited, migration.embedded) {
         (true, _) => format!("{word}, edited since"),
-        (_, false) => format!("{word}, not in this binary"),
+        (_, true) if migration.reversible_from.len() > 1 && downs_differ(migration) => {
+            format!("{word}, down edited since")
+        }
+        (_, false) => format!("{word}, not in this daemon"),
         _ => word,
     }
 }
 
+/// Where a script is.
+pub(super) fn source(source: pb::ScriptSource) -> String {
+    match source {
+        pb::ScriptSource::Binary => "daemon".into(),
+        other => other.as_str_name().trim_start_matches("SCRIPT_SOURCE_").to_lowercase(),
+    }
+}
+
+fn downs_differ(migration: &pb::Migration) -> bool {
+    let (ledger, own) = (&migration.recorded_down_checksum, &migration.embedded_down_checksum);
+    !ledger.is_empty() && !own.is_empty() && ledger != own
+}
+
 /// From where it can be rolled back.
 pub(super) fn reversible(migration: &pb::Migration) -> String {
-    let sources: Vec<String> = migration
-        .reversible_from()
-        .map(|source| source.as_str_name().trim_start_matches("SCRIPT_SOURCE_").to_lowercase())
-        .collect();
+    let sources: Vec<String> = migration.reversible_from().map(source).collect();
     if sources.is_empty() { "no".into() } else { sources.join(", ") }
 }

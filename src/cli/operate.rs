@@ -13,7 +13,10 @@ use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::{client::Common, credential::Way, exit::Exit};
-use crate::grpc::pb::{self, migration_service_client::MigrationServiceClient};
+use crate::{
+    catalog::folder,
+    grpc::pb::{self, migration_service_client::MigrationServiceClient},
+};
 
 /// Options of both. What to do is said in arguments only: a variable that somebody left behind must not choose a target.
 #[derive(Clone, Debug, Args)]
@@ -47,7 +50,7 @@ struct Operate {
 #[derive(Debug, Args)]
 pub(super) struct Apply {
     /// Only those up to and including this version.
-    #[arg(long, value_name = "VERSION", conflicts_with = "steps")]
+    #[arg(long, value_name = "VERSION", value_parser = version, conflicts_with = "steps")]
     to: Option<String>,
     /// At most so many.
     #[arg(long, value_name = "N")]
@@ -70,12 +73,12 @@ pub(super) struct Rollback {
     #[arg(long, value_name = "N")]
     steps: Option<i32>,
     /// Everything applied after this version, which stays.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = version)]
     to: Option<String>,
     /// Everything.
     #[arg(long)]
     all: bool,
-    /// Which down script to run where the ledger's and the binary's differ.
+    /// Which down script to run where the ledger's and the daemon's differ.
     #[arg(long, value_enum)]
     down_from: Option<DownFrom>,
     /// Also what clients watch (schemad.schema.applied.<version>), which is refused otherwise.
@@ -89,8 +92,9 @@ pub(super) struct Rollback {
 enum DownFrom {
     /// What belonged to the migration when it was applied.
     Ledger,
-    /// What the daemon's binary carries.
-    Binary,
+    /// What the daemon carries.
+    #[value(alias = "binary")]
+    Daemon,
 }
 
 impl Apply {
@@ -120,7 +124,7 @@ impl Rollback {
             down_from: match down_from {
                 None => pb::ScriptSource::Unspecified,
                 Some(DownFrom::Ledger) => pb::ScriptSource::Ledger,
-                Some(DownFrom::Binary) => pb::ScriptSource::Binary,
+                Some(DownFrom::Daemon) => pb::ScriptSource::Binary,
             }
             .into(),
             request_id: operate.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
@@ -192,4 +196,11 @@ impl Events {
             Self::Rollback(_) => "schemad.v1.RollbackResponse",
         }
     }
+}
+/// A migration's version, or the name of its folder, from which Diesel reads the version.
+#[expect(clippy::unnecessary_wraps, reason = "clap asks for a result")]
+pub(super) fn version(text: &str) -> Result<String, std::convert::Infallible> {
+    let version = folder::version_of(text);
+    let is_number = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+    Ok(if is_number { version } else { text.to_owned() })
 }

@@ -195,6 +195,12 @@ fn to_json(message: &impl Message, name: &str) -> Result<String, Box<dyn std::er
     Ok(String::from_utf8(serializer.into_inner())?)
 }
 
+/// Text on stdout that begins at column `at` of a terminal's line, and goes on there below.
+pub(super) fn hanging(text: &str, at: usize) -> String {
+    let Some(width) = stdout_width() else { return text.to_owned() };
+    wrapped(text, width.saturating_sub(at)).replace('\n', &format!("\n{}", " ".repeat(at)))
+}
+
 /// How wide the terminal is that shows stdout; none where it is no terminal, and every cell is whole.
 fn stdout_width() -> Option<usize> {
     terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0))
@@ -229,7 +235,9 @@ fn narrowed(header: &[&str], mut rows: Vec<Vec<String>>, optional: &[&str], cut:
     if let (true, Some(at)) = (over > 0, header.iter().position(|header| *header == cut)) {
         // The column's own width is that of its longest cell.
         let longest = rows.iter().map(|row| line(&row[at]).width()).max().unwrap_or_default();
-        let most = longest.saturating_sub(over).max(SHORTEST);
+        // In a C locale the sign for what is left out is three.
+        let sign = if escape::is_ascii() { 2 } else { 0 };
+        let most = longest.saturating_sub(over + sign).max(SHORTEST);
         rows.iter_mut().for_each(|row| row[at] = shortened(&line(&row[at]), most));
     }
     table(&header, rows)

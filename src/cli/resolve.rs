@@ -7,6 +7,7 @@ use clap::Args;
 use super::{
     client::{Common, Read},
     exit::Exit,
+    operate,
     output::{self, Output, tell_done},
 };
 use crate::grpc::pb;
@@ -17,7 +18,7 @@ use crate::grpc::pb;
     .args(["applied", "not_applied", "retry", "start_over", "accept", "restore_diesel_table", "nothing_applied"]))]
 pub(super) struct Resolve {
     /// The migration; not for what concerns Diesel's table.
-    #[arg(required_unless_present_any = ["restore_diesel_table", "nothing_applied"],
+    #[arg(value_parser = operate::version, required_unless_present_any = ["restore_diesel_table", "nothing_applied"],
         conflicts_with_all = ["restore_diesel_table", "nothing_applied"])]
     version: Option<String>,
     /// The statement in doubt took effect: the script goes on after it. Or the script is through, as Diesel's table says.
@@ -32,7 +33,7 @@ pub(super) struct Resolve {
     /// What ran of a half done script was undone by hand: an up begins anew, a down is as if it had never begun.
     #[arg(long)]
     start_over: bool,
-    /// The up was changed after it was applied, and what this release carries counts as what ran.
+    /// The up was changed after it was applied, and what the daemon carries counts as what ran.
     #[arg(long)]
     accept: bool,
     /// Diesel's table is gone or empty by mistake: list in it again what the ledger lists as applied.

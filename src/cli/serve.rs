@@ -8,7 +8,7 @@ use super::{
     env_file,
     exit::Exit,
     settings::{Databases, EnvFile, Settings},
-    source::Folder,
+    source::{Destination, Folder},
     telemetry,
 };
 use crate::{
@@ -45,7 +45,7 @@ impl Serve {
         self.settings.warn_of_open_files(&url_files);
         env_file::log_warnings();
         let settings = self.settings.daemon(databases, self.apply_on_start, None, EnvFile::Counts)?;
-        let daemon = Daemon::builder().migrations(self.folder.source(source)?).build(settings).map_err(Exit::usage)?;
+        let daemon = Daemon::around(self.folder.catalog(source, Destination::Named)?, settings).map_err(Exit::usage)?;
         let (main, admin) = listeners(&self.settings).await?;
         serve_until_signalled(daemon, main, admin, Hangup::GoesOn).await
     }

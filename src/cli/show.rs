@@ -7,13 +7,15 @@ use super::{
     escape::in_locale,
     exit::Exit,
     list,
+    operate::version,
     output::{self, BOLD, Output, line, plain, say_data, styled},
 };
 use crate::grpc::pb;
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// The migration's version: what stands before the first _ of its folder's name, without any -.
+    /// The migration: its folder's name, or its version, which is what stands before the first _ there, without any -.
+    #[arg(value_parser = version)]
     version: String,
     #[command(flatten)]
     read: Read,
@@ -48,17 +50,26 @@ fn show(migration: &pb::Migration) -> String {
         ("Reversible", list::reversible(migration)),
         ("Up runs", list::runs(migration.up_mode(), migration.up_mode_reason(), migration.up_parts)),
         ("Down runs", list::runs(migration.down_mode(), migration.down_mode_reason(), migration.down_parts)),
-        ("Embedded", checksums(&migration.embedded_up_checksum, &migration.embedded_down_checksum)),
-        ("Recorded", checksums(&migration.recorded_up_checksum, &migration.recorded_down_checksum)),
+        ("Daemon's", checksums(&migration.embedded_up_checksum, &migration.embedded_down_checksum)),
+        ("Applied as", checksums(&migration.recorded_up_checksum, &migration.recorded_down_checksum)),
     ];
     let mut lines: Vec<String> = facts
         .iter()
         .filter(|(_, value)| !value.is_empty())
         .map(|(label, value)| format!("{label:<10}  {}", in_locale(&line(value))))
         .collect();
-    for (label, sql) in [("up.sql", &migration.up_sql), ("down.sql", &migration.down_sql)] {
+    let of_daemon = |recorded: &str, file: &str| match recorded {
+        "" => file.to_owned(),
+        _ => format!("{file} as the daemon carries it"),
+    };
+    for (label, sql) in [
+        (of_daemon(&migration.recorded_up_sql, "up.sql"), &migration.up_sql),
+        ("up.sql as it was applied".to_owned(), &migration.recorded_up_sql),
+        (of_daemon(&migration.recorded_down_sql, "down.sql"), &migration.down_sql),
+        ("down.sql as it was when the up was applied, in the ledger".to_owned(), &migration.recorded_down_sql),
+    ] {
         if !sql.is_empty() {
-            lines.push(format!("\n{}\n{}", styled(BOLD, label), plain(sql.trim_end())));
+            lines.push(format!("\n{}\n{}", styled(BOLD, &label), plain(sql.trim_end())));
         }
     }
     if migration.truncated {

@@ -121,7 +121,7 @@ mod tests {
         };
         let failed = ScriptError { error, statements_done, preamble: 0, undone: None };
         let status = from_failure(
-            &explain(&failed, sql, "2026-01-05_users/up.sql", "deploy", None).with("file", "2026-01-05_users/up.sql"),
+            &explain(&failed, sql, "2026-01-05_users/up.sql", "deploy", false).with("file", "2026-01-05_users/up.sql"),
         );
         render(&status, Renderer::plain(), 80).unwrap()
     }

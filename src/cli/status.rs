@@ -7,8 +7,12 @@ use super::{
     exit::Exit,
     operate::show::blocker as blocker_text,
     output::{self, BAD, BOLD, DIM, GOOD, Output, WARN, line, say, styled, table},
+    ways,
 };
 use crate::grpc::pb;
+
+/// The column at which a line's text begins, behind its label.
+const LABEL: usize = 10;
 
 /// Pending migrations that the table lists.
 const SHOWN: usize = 20;
@@ -79,6 +83,8 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
     }
     if let Some(operation) = &status.last_operation {
         lines.push(format!("Last      {}", ended(operation)));
+        let is_failure = operation.state() != pb::OperationState::Succeeded && !operation.message.is_empty();
+        lines.extend(is_failure.then(|| format!("          {}", output::hanging(&line(&operation.message), LABEL))));
     }
     if !status.pending.is_empty() {
         lines.push(format!("\n{}", styled(BOLD, "Pending")));
@@ -91,9 +97,12 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
     }
     if !status.problems.is_empty() {
         lines.push(format!("\n{}", styled(BOLD, "Problems")));
-        lines.extend(status.problems.iter().map(|problem| {
+        lines.extend(status.problems.iter().flat_map(|problem| {
             let style = if problem.blocking { BAD } else { WARN };
-            format!("{}  {}", styled(style, &problem.reason), line(&problem.message))
+            let told = format!("{}\n  {}", styled(style, &problem.reason), output::hanging(&line(&problem.message), 2));
+            std::iter::once(told)
+                .chain(ways::of_problem(problem).iter().map(|way| format!("    {way}")))
+                .collect::<Vec<_>>()
         }));
     }
     lines.join("\n")
@@ -108,11 +117,11 @@ fn state(status: &pb::SchemaStatus) -> String {
             (WARN, format!("{} applied, {} pending", status.applied_count, status.pending_count))
         }
         pb::SchemaState::Ahead => {
-            (WARN, format!("{} applied that this binary does not know; it is an older release", status.unknown_count))
+            (WARN, format!("{} applied that this daemon does not carry: its set is an older one", status.unknown_count))
         }
         _ => (BAD, "apply would be refused; see the problems".into()),
     };
-    format!("{}  {note}", styled(style, word))
+    format!("{}  {}", styled(style, word), output::hanging(&note, LABEL + word.len() + 2))
 }
 
 /// What the running operation waits for, and behind whom.
@@ -174,6 +183,7 @@ mod tests {
                 version: "20260101".into(),
                 message: "changed".into(),
                 blocking: true,
+                outcomes: vec![pb::ResolveOutcome::Accept.into()],
             }],
             running_operation: Some(pb::Operation {
                 id: "0190".into(),
@@ -203,6 +213,7 @@ mod tests {
                 state: pb::OperationState::Failed.into(),
                 steps_total: 2,
                 reason: "LOCK_TIMEOUT".into(),
+                message: "0001_a/down.sql could not get its locks".into(),
                 end_time: Some(prost_types::Timestamp { seconds: 1_769_817_600, nanos: 0 }),
                 ..Default::default()
             }),

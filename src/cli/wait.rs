@@ -8,9 +8,19 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use super::{
     client::Address,
     exit::{self, Exit},
+    operate,
     output::progress,
 };
-use crate::{grpc::pb, health, migration::Version};
+use crate::{
+    grpc::pb,
+    health,
+    migration::{InvalidVersion, Version},
+};
+
+/// A migration's version, or the name of its folder.
+fn version(text: &str) -> Result<Version, InvalidVersion> {
+    operate::version(text).unwrap_or_else(|never| match never {}).parse()
+}
 
 /// Between tries while nobody answers.
 const RETRY: Duration = Duration::from_millis(200);
@@ -36,7 +46,8 @@ enum Condition {
     Current,
     /// This version is applied.
     Applied {
-        /// The version.
+        /// The migration: its folder's name, or its version.
+        #[arg(value_parser = version)]
         version: Version,
     },
 }

@@ -15,7 +15,7 @@ use crate::{
     ledger::{OperationRow, Snapshot, State, signatures::Signed},
     migration::{Direction, Migration, Mode, Recorded, Row, Script, Version},
     operation::{Entry, Event, PlannedStep, StepName},
-    planner::{self, Assessment},
+    planner::{self, Assessment, Outcome},
 };
 
 /// Pending migrations and problems listed in a status; the counts are whole.
@@ -82,6 +82,19 @@ fn problem(problem: &planner::Problem) -> pb::Problem {
         version: problem.version.clone(),
         message: problem.message.clone(),
         blocking: problem.blocking,
+        outcomes: problem.outcomes.iter().map(|outcome| self::outcome(*outcome).into()).collect(),
+    }
+}
+
+fn outcome(outcome: Outcome) -> pb::ResolveOutcome {
+    match outcome {
+        Outcome::Applied => pb::ResolveOutcome::Applied,
+        Outcome::NotApplied => pb::ResolveOutcome::NotApplied,
+        Outcome::Retry => pb::ResolveOutcome::Retry,
+        Outcome::StartOver => pb::ResolveOutcome::StartOver,
+        Outcome::Accept => pb::ResolveOutcome::Accept,
+        Outcome::RestoreTable => pb::ResolveOutcome::RestoreDieselTable,
+        Outcome::NothingApplied => pb::ResolveOutcome::NothingApplied,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     catalog::Catalog,
     failure::{Failure, Reason},
     ledger::{self, Snapshot},
-    migration::{Checksum, Migration, Mode, Row, Version},
+    migration::{Checksum, Migration, Mode, Row, Script, Version},
     operation::{self, Event, Operations},
     pace::Pace,
     planner,
@@ -102,23 +102,41 @@ impl Migrations {
             }
             None => self.stored(recorded.and_then(|r| r.up), recorded.and_then(|r| r.down)).await?,
         };
-        let (up_sql, up_cut) = convert::sql(up.as_deref().unwrap_or_default());
-        let (down_sql, down_cut) = convert::sql(down.as_deref().unwrap_or_default());
+        // The ledger's, where they are others: a rollback may run what stands there.
+        let others = |recorded: Option<(Checksum, Mode)>, own: Option<&Script>| {
+            recorded.filter(|(checksum, _)| own.is_none_or(|own| own.checksum != *checksum))
+        };
+        let (recorded_up, recorded_down) = match embedded {
+            Some(own) => {
+                let down = others(recorded.and_then(|r| r.down), own.down.as_ref());
+                self.stored(others(recorded.and_then(|r| r.up), Some(&own.up)), down).await?
+            }
+            None => (None, None),
+        };
+        let text = |sql: Option<String>| convert::sql(sql.as_deref().unwrap_or_default());
+        let texts = [up, down, recorded_up, recorded_down].map(text);
+        let truncated = texts.iter().any(|(_, is_cut)| *is_cut);
+        let [up_sql, down_sql, recorded_up_sql, recorded_down_sql] = texts.map(|(text, _)| text);
         Ok(pb::Migration {
             up_sql,
             down_sql,
-            truncated: up_cut || down_cut,
+            recorded_up_sql,
+            recorded_down_sql,
+            truncated,
             ..convert::migration(version, embedded, row)
         })
     }
 
-    /// The ledger's texts of a migration that the binary does not carry.
+    /// The ledger's texts of these scripts.
     async fn stored(
         &self,
         up: Option<(Checksum, Mode)>,
         down: Option<(Checksum, Mode)>,
     ) -> Result<(Option<String>, Option<String>), Failure> {
         let wanted: Vec<_> = [up, down].into_iter().flatten().map(|(checksum, _)| checksum).collect();
+        if wanted.is_empty() {
+            return Ok((None, None));
+        }
         let mut found = self.texts(wanted).await?.into_iter();
         let up = up.and_then(|_| found.next().flatten());
         let down = down.and_then(|_| found.next().flatten());
@@ -170,10 +188,26 @@ impl Migrations {
         assessment.problems.extend(blocking::in_place(bytes, || self.operations.unverified(&snapshot, texts)));
         if let Err(impossible) = &self.reads.views.borrow().preflight {
             let (version, message) = (String::new(), impossible.message.clone());
-            let problem = planner::Problem { reason: impossible.reason.as_str(), version, message, blocking: true };
+            let problem = planner::Problem {
+                reason: impossible.reason.as_str(),
+                version,
+                message,
+                blocking: true,
+                outcomes: Vec::new(),
+            };
             assessment.problems.insert(0, problem);
         }
         self.say_what_the_encoding_lacks(&snapshot, &mut assessment).await?;
+        if let Some(message) = self.catalog.change().await {
+            let (reason, version) = ("FOLDER_CHANGED", String::new());
+            assessment.problems.push(planner::Problem {
+                reason,
+                version,
+                message,
+                blocking: false,
+                outcomes: Vec::new(),
+            });
+        }
         let (last_operation, waiting) = self.operation_of_interest(&snapshot).await?;
         Ok(pb::SchemaStatus {
             last_operation,

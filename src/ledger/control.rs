@@ -180,8 +180,5 @@ pub fn ended(operation: &OperationRow) -> Option<Failure> {
 
 /// Nobody knows this operation.
 pub fn unknown(id: Uuid) -> Failure {
-    Failure::new(
-        Reason::UnknownOperation,
-        format!("operation {id} is unknown to this database; `schemad history` lists what it knows"),
-    )
+    Failure::new(Reason::UnknownOperation, format!("operation {id} is unknown to this database"))
 }

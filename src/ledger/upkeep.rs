@@ -126,6 +126,14 @@ pub async fn prune(client: &Client, keep: Retention) -> Result<usize, Error> {
 /// # Errors
 /// The database's, or its loss.
 pub async fn say_watchers(client: &Client, daemon: &str, watched: &BTreeMap<Version, usize>) -> Result<(), Error> {
+    // A version is what a client asks for. What the database cannot hold is applied nowhere in it, and must not hide the others.
+    held!(write_watchers(client, daemon, watched), or async {
+        let held = watched.iter().filter(|(version, _)| version.as_str().is_ascii());
+        write_watchers(client, daemon, &held.map(|(version, n)| (version.clone(), *n)).collect()).await
+    })
+}
+
+async fn write_watchers(client: &Client, daemon: &str, watched: &BTreeMap<Version, usize>) -> Result<(), Error> {
     let versions: Vec<&str> = watched.keys().map(Version::as_str).collect();
     let clients: Vec<i32> = watched.values().map(|n| i32::try_from(*n).unwrap_or(i32::MAX)).collect();
     let say = "WITH gone AS (DELETE FROM schemad.watchers w WHERE w.daemon = $1 AND NOT w.version = ANY ($2) \

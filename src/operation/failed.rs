@@ -7,31 +7,32 @@ use crate::{
         activity::{Blocker, blocked_by},
     },
     failure::{Failure, Reason},
-    migration::{Mode, Version},
+    migration::Mode,
+    planner::Outcome,
     runner::{self, Broken, Halt, ScriptError},
+    sql,
 };
 
 /// The operation ends as it was told to; what its statement did is for a person to find out.
 fn halted_in_doubt(halt: Halt, step: &Step, progress: &str) -> Failure {
     let doubt = format!(
-        "{progress}. The statement that ran may have committed a part of its work, so {} is in doubt: `schemad status` names \
-         the statement, and `schemad resolve {}` settles it",
+        "{progress}. The statement that ran may have committed a part of its work, so {} is in doubt: the status names the statement, \
+         and Resolve settles it",
         step.file(),
-        step.version
     );
     let failure = match halt {
         Halt::Shutdown => Failure::new(Reason::Interrupted, format!("the daemon was told to stop; {doubt}")),
         Halt::Cancelled(by) => cancelled(&by, &doubt),
     };
-    failure.with("version", &step.version).with("file", step.file())
+    failure
+        .with("version", &step.version)
+        .with("file", step.file())
+        .with("resolve", Outcome::list(&Outcome::OF_A_DOUBT))
 }
 
 /// The session was lost and the lock could not be won again to read what it had committed.
 pub(super) fn unknown(error: &db::Error) -> db::Error {
-    db::Error::Lost(format!(
-        "{error}, and the database could not be asked in time whether the step that ran was committed. The next operation \
-         records it; `schemad status` shows it"
-    ))
+    db::Error::Lost(format!("{error}{NOT_KNOWN}. The next operation records it, and the status shows it"))
 }
 
 /// Why an operation did not do all its steps, in an operator's words.
@@ -51,8 +52,8 @@ pub(super) fn failure(
         (Mode::NonTransactional, _) => "its statements before this one stay",
     };
     match broken {
-        Broken::Sql(error) => explained(&error, step, role, None).with("steps_done", done),
-        Broken::Doubt(error) => explained(&error, step, role, Some(&step.version)).with("steps_done", done),
+        Broken::Sql(error) => explained(&error, step, role, false).with("steps_done", done),
+        Broken::Doubt(error) => explained(&error, step, role, true).with("steps_done", done),
         Broken::Locks { error, waited } => {
             let blocked_by = blocked_by(blockers);
             let who = match blocked_by.as_str() {
@@ -107,13 +108,25 @@ pub(super) fn failure(
 /// The SQLSTATE of a session that somebody ended.
 const ADMIN_SHUTDOWN: &str = "57P01";
 
-/// The session was ended by somebody, and the script ends sessions.
+/// What [`unknown`] says.
+const NOT_KNOWN: &str = ", and the database could not be asked in time whether the step that ran was committed";
+
+/// The session was ended, and the script ends sessions without sparing its own: the step is known to be undone. A server that is stopped
+/// says the same of a session, so a script that names its own is not suspected.
 fn ends_sessions(error: &db::Error, step: &Step) -> bool {
-    error.to_string().contains(ADMIN_SHUTDOWN) && step.script.sql.to_ascii_lowercase().contains("pg_terminate_backend")
+    let (error, sql) = (error.to_string(), &step.script.sql);
+    error.contains(ADMIN_SHUTDOWN)
+        && !error.contains(NOT_KNOWN)
+        && sql::mentions(sql, &["pg_terminate_backend"])
+        && !sql::mentions(sql, &["pg_backend_pid"])
 }
 
-fn explained(error: &ScriptError, step: &Step, role: &str, doubt: Option<&Version>) -> Failure {
-    runner::explain(error, &step.script.sql, &step.file(), role, doubt)
+fn explained(error: &ScriptError, step: &Step, role: &str, in_doubt: bool) -> Failure {
+    let failure = runner::explain(error, &step.script.sql, &step.file(), role, in_doubt)
         .with("version", &step.version)
-        .with("file", step.file())
+        .with("file", step.file());
+    match in_doubt {
+        true => failure.with("resolve", Outcome::list(&Outcome::OF_A_DOUBT)),
+        false => failure,
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     },
     failure::{Failure, Reason},
     ledger::{self, Snapshot, claims, install, operations, settle::Settlement, upkeep},
-    migration::{Checksum, Mode, Row, Script, Version},
+    migration::{Checksum, Direction, Mode, Row, Script, Version},
     planner::{self, Earlier, Plan, Refusal, Resume, Rollback, StepScript},
     runner::Journaled,
     signature::Signer,
@@ -130,7 +130,7 @@ impl Inner {
         let mut plan = blocking::in_place(compared, || plan(&self.catalog, &snapshot, candidate.request))?;
         self.spare_users(&plan, &mut reader, candidate.request).await?;
         let (resolution, signing) = (plan.resolution.take(), plan.signing.take());
-        let warnings = plan.warnings.clone();
+        let warnings = self.warnings(&plan, candidate.request).await;
         let mut steps = texts(plan, &mut reader).await?;
         let bytes = script_bytes(&steps);
         blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, self.role.as_deref()))?;
@@ -192,7 +192,7 @@ impl Operations {
         let compared = compared_bytes(&inner.catalog, &snapshot);
         let plan = blocking::in_place(compared, || plan(&inner.catalog, &snapshot, request))?;
         inner.spare_users(&plan, reader, request).await?;
-        let warnings = plan.warnings.clone();
+        let warnings = inner.warnings(&plan, request).await;
         let mut steps = texts(plan, reader).await?;
         let bytes = script_bytes(&steps);
         blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, inner.role.as_deref()))?;
@@ -205,6 +205,15 @@ impl Operations {
 }
 
 impl Inner {
+    /// What somebody should know before the first step.
+    async fn warnings(&self, plan: &Plan, request: &Request) -> Vec<String> {
+        let change = match request.action {
+            Action::Apply(_) => self.catalog.change().await,
+            _ => None,
+        };
+        plan.warnings.iter().cloned().chain(change).collect()
+    }
+
     /// Refuses to roll back what clients of any daemon watch, unless that is forced.
     async fn spare_users(&self, plan: &Plan, reader: &mut Reader, request: &Request) -> Result<(), Failure> {
         let Action::Rollback(Rollback { force: false, .. }) = &request.action else { return Ok(()) };
@@ -331,7 +340,7 @@ pub(super) fn script_missing(version: &Version, checksum: Checksum) -> Failure {
         Reason::ScriptMissing,
         format!(
             "the ledger lists {checksum} as the down of migration {version}, but schemad.scripts does not hold it: somebody \
-             deleted it. Roll back with --down-from binary from a release that carries the migration"
+             deleted it. Roll back from a daemon that carries the migration, with that daemon's down script"
         ),
     )
     .with("version", version)
@@ -347,6 +356,9 @@ fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Fai
         }
         step.parts = fitness::parts(&step.name.name, &step.version, step.name.direction, &step.script)?;
         step.resume = planner::resume(row, step.name.direction, &step.parts)?;
+        if step.name.direction == Direction::Up && step.resume == Resume::default() {
+            fitness::means_what_it_says(&step.name.name, &step.version, &step.script)?;
+        }
         step.earlier = planner::earlier(row, step.name.direction, &step.parts);
         Ok(())
     })

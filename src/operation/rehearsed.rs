@@ -50,8 +50,8 @@ fn refused(step: &Step, verdict: Option<Verdict>) -> Failure {
         None => "it was not rehearsed with exactly these scripts".to_owned(),
     };
     let message = format!(
-        "{} is not applied: {why}, and this daemon applies only what restores (--require-rehearsed). Rehearse it: schemad \
-         rehearse --address <this daemon>",
+        "{} is not applied: {why}, and this daemon applies only what restores (its setting SCHEMAD_REQUIRE_REHEARSED). Have it \
+         rehearsed by this daemon (Rehearse)",
         step.name.name
     );
     let failure = Failure::new(Reason::NotRehearsed, message).with("version", &step.version);

@@ -75,7 +75,13 @@ pub fn unverified(signer: Signer<'_>, catalog: &Catalog, rows: &[Row], texts: Ve
 /// It is in nobody's way but a rollback's.
 fn not_to_be_rolled_back(mut failure: Failure) -> Problem {
     let version = failure.metadata.remove("version").unwrap_or_default();
-    Problem { reason: failure.reason.as_str(), version, message: failure.message, blocking: false }
+    Problem {
+        reason: failure.reason.as_str(),
+        version,
+        message: failure.message,
+        blocking: false,
+        outcomes: Vec::new(),
+    }
 }
 
 fn invalid(version: &Version, unverified: Unverified) -> Failure {
@@ -94,7 +100,7 @@ pub(super) async fn sign(
     let Some(signer) = signer else {
         return Err(Failure::new(
             Reason::SigningKeyMissing,
-            "this daemon has no signing key, so it cannot sign; start it with --signing-key-file",
+            "this daemon has no signing key, so it cannot sign (its setting SCHEMAD_SIGNING_KEY_FILE)",
         ));
     };
     let stored = |unsigned: &Unsigned| matches!(unsigned.script, StepScript::Ledger(..));
@@ -138,7 +144,7 @@ fn signature(signer: Signer<'_>, unsigned: &Unsigned, down: &Script) -> Result<V
         Unverified::Wrong => "it has a signature that none of this daemon's keys made",
     };
     Err(format!(
-        "{what}, and this binary does not carry it ({}); read it, and name it to sign it all the same",
+        "{what}, and this daemon does not carry it ({}); read it, and name it to sign it all the same",
         down.checksum
     ))
 }

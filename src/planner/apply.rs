@@ -72,7 +72,7 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
     let warnings = match (unknown, chosen.is_empty()) {
         (0, _) | (_, false) => Vec::new(),
         (n, true) => vec![format!(
-            "the database is ahead: {n} applied migration(s) are unknown to this binary, which is an older release"
+            "the database is ahead: {n} applied migration(s) are unknown to this daemon, whose set is an older one"
         )],
     };
     Ok(Plan { steps: chosen.into_iter().map(up).collect(), warnings, ..Plan::default() })

@@ -244,7 +244,7 @@ mod tests {
         let refusal = |rows: &[Row]| in_doubt(rows).next().unwrap().to_string();
         assert!(refusal(&rows).contains("part 2 of the up of migration 1 was sent"), "{}", refusal(&rows));
         rows[0].journal.as_mut().unwrap().script = Some(script.into());
-        insta::assert_snapshot!(refusal(&rows), @"part 2 of the up of migration 1 (1_a/up.sql, line 2, column 3, statement 2 of 2) was sent outside a transaction, and its end is not known: CALL app.work(1). Look whether it took effect (SELECT prosrc FROM pg_proc WHERE oid = 'app.work'::regproc shows what it does), and say so: `schemad resolve 1 --applied` (or --not-applied, or --retry when doing it again does no harm) --reason ...");
+        insta::assert_snapshot!(refusal(&rows), @"part 2 of the up of migration 1 (1_a/up.sql, line 2, column 3, statement 2 of 2) was sent outside a transaction, and its end is not known: CALL app.work(1). Look whether it took effect (SELECT prosrc FROM pg_proc WHERE oid = 'app.work'::regproc shows what it does), and say so (Resolve): that it was applied, that it was not, or that doing it again does no harm");
         assert_eq!(in_doubt(&[row(&["a"], Some((&running, false)))]).count(), 0);
     }
 

@@ -14,12 +14,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Nobody knows this version.
-    #[error("version {0} is unknown to this binary and to the database; `schemad list` shows the known ones")]
+    #[error("version {0} is unknown to this daemon and to the database")]
     UnknownVersion(Version),
     /// Pending and older than an applied one.
     #[error(
         "migration {pending} is pending but older than {applied}, which is applied: a branch was probably merged late. \
-         Give it a newer version, or apply it with --allow-out-of-order"
+         Give it a newer version, or allow that it is applied out of order"
     )]
     OutOfOrder {
         /// The pending one.
@@ -27,10 +27,10 @@ pub enum Refusal {
         /// The newest applied one.
         applied: Version,
     },
-    /// Pending and older than an applied one that this binary does not carry.
+    /// Pending and older than an applied one that this daemon does not carry.
     #[error(
-        "migration {pending} is pending but older than {applied}, which a newer release applied and this binary does not \
-         carry. Apply from that release, or insist with --allow-out-of-order"
+        "migration {pending} is pending but older than {applied}, which another daemon applied and this one does not carry: its set is \
+         probably an older one. Apply from a daemon that carries both, or allow that it is applied out of order"
     )]
     UnknownNewer {
         /// The pending one.
@@ -40,35 +40,33 @@ pub enum Refusal {
     },
     /// An applied up was changed.
     #[error(
-        "the up of migration {version} was changed after it was applied (applied {recorded}, embedded {embedded}): \
-         restore the file and put the change into a new migration; or, where the change is only one of words, say so with \
-         `schemad resolve {version} --accept --reason ...`"
+        "the up of migration {version} was changed after it was applied (applied {recorded}, now {embedded}): \
+         restore the file and put the change into a new migration; or, where the change is only one of words, have it accepted (Resolve)"
     )]
     Edited {
         /// Which.
         version: Version,
         /// As applied.
         recorded: Checksum,
-        /// As embedded.
+        /// As the daemon carries it.
         embedded: Checksum,
     },
     /// The daemon carries another set than expected.
-    #[error("this daemon carries the set {actual}, not {expected}: the call reached another release")]
+    #[error("this daemon carries the set {actual}, not {expected}: the call reached a daemon with other migrations")]
     SetMismatch {
         /// What the caller expects.
         expected: Checksum,
-        /// What is embedded.
+        /// What it carries.
         actual: Checksum,
     },
     /// The version to roll back to is not applied.
-    #[error("version {0} is not applied, so nothing can be rolled back to it; `schemad list` shows what is")]
+    #[error("version {0} is not applied, so nothing can be rolled back to it")]
     NotApplied(Version),
     /// Diesel's table lists nothing, and the ledger does.
     #[error(
         "Diesel's table is gone or empty, and the ledger lists {listed} applied migration(s): it was dropped, renamed, emptied, or left \
-         out of a restore. Nothing runs before somebody says which is right: put the table back; or `schemad resolve \
-         --restore-diesel-table --reason ...`, which lists there again what the ledger has; or, where really nothing is applied any \
-         more, `schemad resolve --nothing-applied --reason ...`"
+         out of a restore. Nothing runs before somebody says which is right: put the table back; or have it list again what the ledger lists; or say \
+         that really nothing is applied any more (Resolve)"
     )]
     DieselTableLost {
         /// How many the ledger lists.
@@ -78,7 +76,7 @@ pub enum Refusal {
     #[error("Diesel's table lists applied migrations, or the ledger lists none either: there is nothing to resolve")]
     TableNotLost,
     /// Not that many are applied.
-    #[error("only {applied} migrations are applied, so {asked} cannot be rolled back; ask for {applied}, or --all")]
+    #[error("only {applied} migrations are applied, so {asked} cannot be rolled back; ask for {applied}, or for all")]
     TooFewApplied {
         /// How many are.
         applied: usize,
@@ -88,8 +86,8 @@ pub enum Refusal {
     /// No down anywhere.
     #[error(
         "migration {version} cannot be rolled back: {}. Undo it with a new migration",
-        if *.adopted { "it was applied by something other than schemad and this binary carries no down script for it" }
-        else { "it was applied without a down script (none, or one that holds comments only) and this binary carries none" }
+        if *.adopted { "it was applied by something other than schemad and this daemon carries no down script for it" }
+        else { "it was applied without a down script (none, or one that holds comments only) and this daemon carries none" }
     )]
     Irreversible {
         /// Which.
@@ -99,8 +97,8 @@ pub enum Refusal {
     },
     /// A statement that may or may not have taken effect.
     #[error(
-        "part {statement} of the {} of migration {version}{}, and say so: `schemad resolve {version} \
-         --applied` (or --not-applied, or --retry when doing it again does no harm) --reason ...",
+        "part {statement} of the {} of migration {version}{}, and say so (Resolve): that it was applied, that it was \
+         not, or that doing it again does no harm",
         .direction.as_str(),
         doubt(sent.as_deref(), *failed)
     )]
@@ -117,7 +115,7 @@ pub enum Refusal {
         sent: Option<Box<Sent>>,
     },
     /// A script that ended before its last statement, and the Diesel table says that it is through.
-    #[error("migration {version} {}", contradiction(version, *.direction, *.done))]
+    #[error("migration {version} {}", contradiction(*.direction, *.done))]
     Contradicted {
         /// Which.
         version: Version,
@@ -129,8 +127,7 @@ pub enum Refusal {
     /// A down that ended before its last statement.
     #[error(
         "the rollback of migration {version} failed or was interrupted after {done} of its statements or blocks; roll it back \
-         again, which goes on from there. Where something newer is in the way: undo by hand what ran, and `schemad resolve \
-         {version} --start-over --reason ...`"
+         again, which goes on from there. Where something newer is in the way: undo by hand what ran, and say that it starts over (Resolve)"
     )]
     HalfReverted {
         /// Which.
@@ -142,7 +139,7 @@ pub enum Refusal {
     #[error(
         "the up of migration {version} failed or was interrupted after {done} of its statements or blocks, and a rollback of \
          what it stands on would break what it did. Mend it and apply it to its end, which goes on from there; or undo by hand \
-         what ran, `schemad resolve {version} --start-over --reason ...`, and roll back then"
+         what ran, say that it starts over (Resolve), and roll back then"
     )]
     HalfApplied {
         /// Which.
@@ -152,9 +149,9 @@ pub enum Refusal {
     },
     /// Half applied, and not in the set.
     #[error(
-        "the up of migration {version} failed or was interrupted after {done} of its statements or blocks, and this binary does \
-         not carry it, so it cannot go on from there. Apply it to its end from a release that carries it; or undo by hand what \
-         ran, and `schemad resolve {version} --start-over --reason ...`"
+        "the up of migration {version} failed or was interrupted after {done} of its statements or blocks, and this daemon does \
+         not carry it, so it cannot go on from there. Apply it to its end from a daemon that carries it; or undo by hand what \
+         ran, and say that it starts over (Resolve)"
     )]
     HalfAppliedElsewhere {
         /// Which.
@@ -166,7 +163,7 @@ pub enum Refusal {
     #[error(
         "the script of migration {version} began to run statement by statement and ended before its last statement, and now it \
          is to run in one transaction. Restore its metadata.toml (run_in_transaction = false), or its BEGIN ... COMMIT; or undo \
-         by hand what ran, and `schemad resolve {version} --start-over --reason ...`"
+         by hand what ran, and say that it starts over (Resolve)"
     )]
     JournalWithoutParts {
         /// Which.
@@ -175,8 +172,8 @@ pub enum Refusal {
     /// A script that ended before its last statement and was changed in what ran.
     #[error(
         "the script of migration {version} ended before its last statement, and its part {statement}, which ran, is no longer \
-         what it was. Restore it (what did not run yet may be changed), or undo by hand what ran and `schemad resolve \
-         {version} --start-over --reason ...`"
+         what it was. Restore it (what did not run yet may be changed), or undo by hand what ran, and say that it starts over \
+         (Resolve)"
     )]
     JournalDiffers {
         /// Which.
@@ -187,7 +184,7 @@ pub enum Refusal {
     /// Clients watch it.
     #[error(
         "migration {version} is in use: {clients} client(s) watch schemad.schema.applied.{version}{}, so an app depends on it. Stop \
-         the app first, or insist with --force", if *.strangers == 0 { String::new() } else { format!(" ({} here without a credential)", .strangers) }
+         the app first, or have it rolled back by force", if *.strangers == 0 { String::new() } else { format!(" ({} here without a credential)", .strangers) }
     )]
     InUse {
         /// Which.
@@ -209,9 +206,8 @@ pub enum Refusal {
     },
     /// A down from the ledger that nobody vouches for.
     #[error(
-        "the down of migration {version} in the ledger {unverified}, so nothing was run. Look at it (`schemad show {version}`), and \
-         where it is right: `schemad ledger sign --version {version} --reason ...`; or roll back from a release that carries \
-         it, with --down-from binary where that differs"
+        "the down of migration {version} in the ledger {unverified}, so nothing was run. Look at it, and where it is right have it signed \
+         (SignLedger); or roll back from a daemon that carries it, with that daemon's script where they differ"
     )]
     SignatureInvalid {
         /// Which.
@@ -221,15 +217,15 @@ pub enum Refusal {
     },
     /// Two downs.
     #[error(
-        "the down of migration {version} in the ledger ({ledger}) differs from the one in this binary ({binary}); choose \
-         with --down-from ledger (what belonged to it when it was applied) or --down-from binary"
+        "the down of migration {version} in the ledger ({ledger}) differs from the one that this daemon carries ({binary}): \
+         choose the ledger's (what belonged to it when it was applied) or the daemon's"
     )]
     DownsDiffer {
         /// Which.
         version: Version,
         /// The ledger's.
         ledger: Checksum,
-        /// The binary's.
+        /// The daemon's.
         binary: Checksum,
     },
 }
@@ -247,7 +243,7 @@ fn doubt(sent: Option<&Sent>, failed: bool) -> String {
     }
 }
 
-fn contradiction(version: &Version, direction: Direction, done: usize) -> String {
+fn contradiction(direction: Direction, done: usize) -> String {
     let (listed, ended, writes, mend, goes_on) = match direction {
         Direction::Up => ("is", "up", "inserts", "DELETE its row from", "Apply"),
         Direction::Down => ("is no longer", "down", "deletes", "INSERT its row again into", "Rollback"),
@@ -255,8 +251,8 @@ fn contradiction(version: &Version, direction: Direction, done: usize) -> String
     format!(
         "{listed} listed in Diesel's table, although its {ended} ended after {done} of its statements or blocks: the file itself \
          {writes} its row there (which is schemad's to do), or something else did the rest. Where the rest is still to be done: \
-         {mend} Diesel's table, and the next {goes_on} goes on; where all of it is done: `schemad resolve {version} --applied \
-         --reason ...`"
+         {mend} Diesel's table, and the next {goes_on} goes on; where all of it is done: say that it \
+         was applied (Resolve)"
     )
 }
 
@@ -287,11 +283,10 @@ impl fmt::Display for Sent {
 }
 
 impl Sent {
-    fn told_in(self, failure: Failure, version: &Version) -> Failure {
+    fn told_in(self, failure: Failure) -> Failure {
         let (source, column) = self.excerpt;
         let meaning = format!(
-            "Look ({}), and say so: `schemad resolve {version} --applied` (or --not-applied, or --retry when doing it again does no \
-             harm) --reason ...",
+            "Look ({}), and say so (Resolve): that it was applied, that it was not, or that doing it again does no harm",
             self.look
         );
         failure
@@ -308,10 +303,31 @@ impl Sent {
     }
 }
 
+impl Refusal {
+    /// How Resolve can settle it.
+    fn outcomes(&self) -> &'static [Outcome] {
+        match self {
+            Self::Edited { .. } => &[Outcome::Accept],
+            Self::DieselTableLost { .. } => &[Outcome::RestoreTable, Outcome::NothingApplied],
+            Self::InDoubt { .. } => &Outcome::OF_A_DOUBT,
+            Self::Contradicted { .. } => &[Outcome::Applied],
+            Self::HalfReverted { .. }
+            | Self::HalfApplied { .. }
+            | Self::HalfAppliedElsewhere { .. }
+            | Self::JournalWithoutParts { .. }
+            | Self::JournalDiffers { .. } => &[Outcome::StartOver],
+            _ => &[],
+        }
+    }
+}
+
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let message = refusal.to_string();
-        let failure = |reason| Self::new(reason, message);
+        let (message, outcomes) = (refusal.to_string(), refusal.outcomes());
+        let failure = |reason| {
+            let failure = Self::new(reason, message);
+            if outcomes.is_empty() { failure } else { failure.with("resolve", Outcome::list(outcomes)) }
+        };
         match refusal {
             Refusal::UnknownVersion(version) => failure(Reason::UnknownVersion).with("version", version),
             Refusal::OutOfOrder { pending, applied } => {
@@ -341,7 +357,7 @@ impl From<Refusal> for Failure {
             Refusal::InDoubt { version, statement, sent, .. } => {
                 let failure = failure(Reason::InDoubt).with("version", &version).with("part", statement);
                 match sent {
-                    Some(sent) => sent.told_in(failure, &version),
+                    Some(sent) => sent.told_in(failure),
                     None => failure,
                 }
             }

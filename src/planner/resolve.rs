@@ -38,6 +38,30 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Each of them.
+    const ALL: [Self; 7] = [
+        Self::Applied,
+        Self::NotApplied,
+        Self::Retry,
+        Self::StartOver,
+        Self::Accept,
+        Self::RestoreTable,
+        Self::NothingApplied,
+    ];
+
+    /// What a person can say of a statement whose end is not known.
+    pub const OF_A_DOUBT: [Self; 3] = [Self::Applied, Self::NotApplied, Self::Retry];
+
+    /// Several, as a failure's metadata `resolve` names them.
+    pub fn list(outcomes: &[Self]) -> String {
+        outcomes.iter().map(|outcome| outcome.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Those of such a list.
+    pub fn of_list(list: &str) -> Vec<Self> {
+        list.split(", ").filter_map(|word| Self::ALL.into_iter().find(|outcome| outcome.as_str() == word)).collect()
+    }
+
     /// The ledger's word for it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,11 +1,11 @@
 //! What state the schema is in, seen from the embedded set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Refusal, journal};
+use super::{Outcome, Refusal, journal};
 use crate::{
     catalog::{Catalog, fitness},
-    failure::Failure,
+    failure::{Failure, Reason},
     migration::{Direction, Migration, Row, Version},
 };
 
@@ -35,8 +35,10 @@ pub struct Problem {
     pub version: String,
     /// What it means and what to do.
     pub message: String,
-    /// Apply without flags is refused because of it.
+    /// Apply as it is by default is refused because of it.
     pub blocking: bool,
+    /// How Resolve can settle it.
+    pub outcomes: Vec<Outcome>,
 }
 
 /// The comparison of an embedded set with a database.
@@ -77,7 +79,12 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     let mut problems: Vec<Problem> = blocked(catalog, rows).map(blocking).collect();
     let newer = Newer::new(catalog, &applied);
     problems.extend(pending.iter().filter_map(|m| newer.out_of_order(m)).map(blocking));
-    problems.extend(pending.iter().filter_map(|m| catalog.unfit(&m.version)).cloned().map(blocking));
+    // What is half applied goes on, although it may miss something of its session.
+    let begun: BTreeSet<&Version> = rows.iter().filter(|row| row.journal.is_some()).map(|row| &row.version).collect();
+    let stops = |m: &&Migration| {
+        catalog.unfit(&m.version).filter(|why| why.reason != Reason::LosesSession || !begun.contains(&m.version))
+    };
+    problems.extend(pending.iter().filter_map(stops).cloned().map(blocking));
     problems.extend(rows.iter().filter_map(|row| changed(row, catalog)).map(blocking));
     let elsewhere = || journal::half_applied_elsewhere(catalog, rows).map(blocking);
     if !pending.is_empty() {
@@ -106,6 +113,7 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
             row.version
         ),
         blocking: false,
+        outcomes: Vec::new(),
     }));
     Assessment {
         state,
@@ -153,6 +161,7 @@ fn half_applied(row: &Row, catalog: &Catalog) -> Option<Problem> {
             journal.done.len()
         ),
         blocking: false,
+        outcomes: Vec::new(),
     })
 }
 
@@ -205,6 +214,7 @@ fn blocking(refusal: impl Into<Failure>) -> Problem {
     Problem {
         reason: failure.reason.as_str(),
         version: failure.metadata.remove("version").unwrap_or_default(),
+        outcomes: Outcome::of_list(&failure.metadata.remove("resolve").unwrap_or_default()),
         message: failure.message,
         blocking: true,
     }

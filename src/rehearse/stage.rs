@@ -233,7 +233,7 @@ impl Stage {
         };
         let role = self.role.as_deref().map_or_else(|| self.url.role(), sql::ident);
         let explained = |error| {
-            let failure: Failure = runner::explain(error, &script.sql, &file, &role, None);
+            let failure: Failure = runner::explain(error, &script.sql, &file, &role, false);
             Box::new(failure.with("version", &migration.version).with("file", &file))
         };
         let stop = match broken {

@@ -8,19 +8,18 @@ use super::{ScriptError, Undone};
 use crate::{
     db::SqlError,
     failure::{Failure, Reason},
-    migration::Version,
     sql::{self, Place},
 };
 
-/// The failure that tells where `sql`, the script of `file`, was refused. `doubt`: the migration's version, when the statement may
-/// have committed a part of its work before it failed.
-pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, doubt: Option<&Version>) -> Failure {
+/// The failure that tells where `sql`, the script of `file`, was refused. `in_doubt`: the statement may have committed a part of its work
+/// before it failed.
+pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, in_doubt: bool) -> Failure {
     let found = place::find(failed, sql).without_secrets(sql);
     let (error, place) = (&found.failed.error, found.place);
     let total = sql::count(sql);
     let in_script = found.failed.statements_done < total;
     let meaning = meaning::of(&found.failed, sql, role, found.is_through);
-    let consequence = consequence(&found.failed, doubt);
+    let consequence = consequence(&found.failed, in_doubt);
 
     let mut message = file.to_owned();
     if let Some(Place { line, column }) = place {
@@ -85,31 +84,29 @@ pub fn grant_on_the_ledger(error: &SqlError, login: &str) -> Option<String> {
 }
 
 /// What became of the step, and what follows.
-fn consequence(failed: &ScriptError, doubt: Option<&Version>) -> String {
+fn consequence(failed: &ScriptError, in_doubt: bool) -> String {
     const GOES_ON: &str =
         "the next Apply goes on from there (a down: the next Rollback); what did not run yet may be changed";
-    match (doubt, failed.undone) {
+    match (in_doubt, failed.undone) {
         // The guard found another transaction than the one that schemad began, so that was ended, one way or the other.
         _ if failed.error.sqlstate == "SCH03" => "What the file did before it ended its transaction may be committed and stay; what came \
              behind that was undone. Look what of it is there, and put it right by hand before the file is run again"
             .into(),
-        (Some(version), _) => format!(
-            "It may have committed a part of its work before it failed. Look what of it is there; nothing is applied or rolled back \
-             until you say so: `schemad resolve {version} --applied` (or --not-applied, or --retry when doing it again does no \
-             harm) --reason ..."
-        ),
-        (None, None) => "The step was undone completely; the steps before it stay".into(),
-        (None, Some(Undone { stays: true, .. })) => {
-            "What ran stays, and could not be recorded; `schemad status` says how it goes on".into()
+        (true, _) =>             "It may have committed a part of its work before it failed. Look what of it is there; nothing is applied or rolled back \
+             until you say so (Resolve): that it was applied, that it was not, or that doing it again does no harm"
+            .into(),
+        (false, None) => "The step was undone completely; the steps before it stay".into(),
+        (false, Some(Undone { stays: true, .. })) => {
+            "What ran stays, and could not be recorded; the status says how it goes on".into()
         }
-        (None, Some(undone)) if undone.first == 0 => {
+        (false, Some(undone)) if undone.first == 0 => {
             "Nothing of the file stays, and the next Apply begins it again (a down: the next Rollback); it may be changed".into()
         }
-        (None, Some(undone)) if undone.first < failed.statements_done => format!(
+        (false, Some(undone)) if undone.first < failed.statements_done => format!(
             "The transaction that begins at statement {} was undone. The statements before it stay, and {GOES_ON}",
             undone.first + 1
         ),
-        (None, Some(_)) => format!("The statements before it stay, and {GOES_ON}"),
+        (false, Some(_)) => format!("The statements before it stay, and {GOES_ON}"),
     }
 }
 
@@ -143,7 +140,7 @@ mod tests {
     }
 
     fn told(failed: &ScriptError, sql: &str) -> Failure {
-        explain(failed, sql, "1_x/up.sql", "deploy", None)
+        explain(failed, sql, "1_x/up.sql", "deploy", false)
     }
 
     #[test]
@@ -221,16 +218,16 @@ mod tests {
     #[test]
     fn what_stays_is_told_as_it_is() {
         let sql = "SELECT 1;\nBEGIN;\nSELECT 2;\nSELECT 1/0;\nCOMMIT";
-        let consequence = |first, done, doubt: Option<&Version>| {
+        let consequence = |first, done, doubt| {
             let undone = Some(Undone { first, through: false, stays: false });
             let failed = ScriptError { undone, ..failed("22012", None, done, None) };
             explain(&failed, sql, "1_x/up.sql", "deploy", doubt).metadata.remove("consequence").unwrap()
         };
-        assert!(consequence(1, 3, None).starts_with("The transaction that begins at statement 2 was undone."));
-        assert!(consequence(1, 1, None).starts_with("The statements before it stay, and the next Apply"));
-        assert!(consequence(0, 0, None).starts_with("Nothing of the file stays, and the next Apply"));
-        let doubt = consequence(0, 0, Some(&"7".parse().unwrap()));
-        assert!(doubt.contains("`schemad resolve 7 --applied`") && !doubt.contains("next Apply"), "{doubt}");
+        assert!(consequence(1, 3, false).starts_with("The transaction that begins at statement 2 was undone."));
+        assert!(consequence(1, 1, false).starts_with("The statements before it stay, and the next Apply"));
+        assert!(consequence(0, 0, false).starts_with("Nothing of the file stays, and the next Apply"));
+        let doubt = consequence(0, 0, true);
+        assert!(doubt.contains("until you say so (Resolve)") && !doubt.contains("next Apply"), "{doubt}");
     }
 
     #[test]

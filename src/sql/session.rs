@@ -1,7 +1,7 @@
 //! What the parts of a script that is not one transaction lose between them: each part begins with a clean session and the file's own SET
 //! statements, so temporary tables, prepared statements, cursors, and what holds for one transaction only do not reach the next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Kind, Place, Statement, split,
@@ -133,7 +133,79 @@ fn used_by(statement: &Statement<'_>, left: &HashMap<(Loss, String), usize>, par
     if is(Some(&first), &["fetch", "move", "close"]) {
         return tokens.any(|token| is_gone(Loss::Cursor, token)).then_some(Loss::Cursor);
     }
-    statement.tokens().any(|token| is_gone(Loss::Temporary, token)).then_some(Loss::Temporary)
+    relations(statement).iter().any(|token| is_gone(Loss::Temporary, token)).then_some(Loss::Temporary)
+}
+
+/// The names that stand where only a relation can: behind FROM, INTO and the like. A column, an alias, a table of another schema, a common
+/// table expression, and what the statement itself creates or drops if it is there, may have the name of a temporary table.
+fn relations<'a>(statement: &Statement<'a>) -> Vec<&'a str> {
+    const BEFORE: [&str; 16] = [
+        "from",
+        "join",
+        "into",
+        "update",
+        "table",
+        "view",
+        "sequence",
+        "only",
+        "lock",
+        "truncate",
+        "copy",
+        "analyze",
+        "vacuum",
+        "references",
+        "on",
+        "using",
+    ];
+    let tokens: Vec<&str> = statement.tokens().collect();
+    let at = |n: usize| tokens.get(n);
+    let creates = is(at(0), &["create"]);
+    let is_relation = |n: usize| {
+        // Another schema's, unless it is the one of temporary objects.
+        let start = if is(n.checked_sub(1).and_then(at), &["."]) { n.saturating_sub(2) } else { n };
+        let is_others = start != n && !is(at(start), &["pg_temp"]);
+        let Some(before) = start.checked_sub(1) else { return false };
+        let is_made = creates && is(at(before), &["table", "view", "sequence"]);
+        let is_comparison = is(at(before), &["from"]) && is(before.checked_sub(1).and_then(at), &["distinct"]);
+        is(at(before), &BEFORE) && !is_others && !is_made && !is_comparison && !is(at(n + 1), &["."])
+    };
+    let is_expression = |token: &str| {
+        (0..tokens.len()).any(|n| {
+            name(tokens[n]) == name(token) && is(at(n + 1), &["as"]) && is(at(n + 2), &["(", "materialized", "not"])
+        })
+    };
+    let has_expressions = is(at(0), &["with"]);
+    let found = (1..tokens.len()).filter(|n| is_relation(*n)).map(|n| tokens[n]);
+    found.filter(|token| !has_expressions || !is_expression(token)).collect()
+}
+
+/// The table that an INSERT fills, without its schema.
+fn filled_by(statement: &Statement<'_>) -> Option<String> {
+    let mut tokens = statement.tokens().skip_while(|token| !token.eq_ignore_ascii_case("insert")).skip(2).peekable();
+    let mut table = tokens.next()?;
+    while tokens.next_if_eq(&".").is_some() {
+        table = tokens.next()?;
+    }
+    Some(name(table))
+}
+
+/// It asks for a value that only an earlier part has advanced to: `SELECT currval(…)` with nothing before it in its part, or currval() of the
+/// sequence of a table that an earlier part has filled. Anything else (a default of the statement's own, a function) may have advanced it.
+fn asks_in_vain(statement: &Statement<'_>, filled: &HashSet<String>) -> bool {
+    const ASK: [&str; 2] = ["currval", "lastval"];
+    if statement.defines() || calls(statement, &["nextval", "setval"]) || !calls(statement, &ASK) {
+        return false;
+    }
+    let tokens: Vec<&str> = statement.tokens().collect();
+    let is_first = is(tokens.first(), &["select"]) && is(tokens.get(1), &ASK);
+    let own = filled_by(statement);
+    let of_filled = tokens.windows(3).filter(|three| is(three.first(), &["currval"]) && three[1] == "(").any(|three| {
+        let sequence = three[2].trim_matches('\'').rsplit('.').next().unwrap_or_default().replace('"', "");
+        // serial and identity columns call theirs TABLE_COLUMN_seq.
+        let tables = sequence.match_indices('_').map(|(end, _)| &sequence[..end]);
+        tables.clone().all(|table| Some(table) != own.as_deref()) && { tables }.any(|table| filled.contains(table))
+    });
+    is_first || of_filled
 }
 
 /// It calls one of the functions of these names.
@@ -161,6 +233,8 @@ struct Losses {
     /// The part whose statements are passed, and whether one of them may have advanced a sequence.
     part: usize,
     may_advance: bool,
+    /// Tables that were filled so far.
+    filled: HashSet<String>,
     /// The first statement of a part of its own that only sets something: in vain where another part follows.
     sets: Option<usize>,
 }
@@ -196,12 +270,15 @@ impl Losses {
         {
             return Some((loss, index));
         }
-        let advances = calls(statement, &["nextval", "setval"]);
-        if !self.may_advance && !advances && calls(statement, &["currval", "lastval"]) {
+        if !self.may_advance && asks_in_vain(statement, &self.filled) {
             return Some((Loss::Sequence, index));
         }
         // An INSERT advances its table's sequence; a function, whatever it likes.
-        self.may_advance |= advances || !statement.defines() && statement.kind() == Kind::Plain;
+        self.may_advance |=
+            calls(statement, &["nextval", "setval"]) || !statement.defines() && statement.kind() == Kind::Plain;
+        if statement.has(&["insert"]) {
+            self.filled.extend(filled_by(statement));
+        }
         if let Some((loss, name)) = left_by(statement) {
             self.left.insert((loss, name), part);
         }
@@ -228,6 +305,10 @@ mod tests {
             ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT;\nFETCH ALL FROM c", Cursor, 2),
             ("INSERT INTO a DEFAULT VALUES;\nINSERT INTO b VALUES (currval('a_id_seq'))", Sequence, 2),
             ("BEGIN; CREATE TABLE t (); SELECT lastval(); COMMIT", Sequence, 1),
+            ("INSERT INTO app.a DEFAULT VALUES;\nUPDATE b SET a = currval('app.a_id_seq')", Sequence, 2),
+            ("CREATE TEMP TABLE t (n int);\nDROP TABLE t", Temporary, 2),
+            ("CREATE TEMP TABLE t (n int);\nINSERT INTO pg_temp.t VALUES (1)", Temporary, 2),
+            ("CREATE TEMP TABLE t (n int);\nDELETE FROM x USING t", Temporary, 2),
             ("SET LOCAL search_path = app;\nCREATE TABLE t ()", Local, 1),
             ("SELECT 1;\nSET CONSTRAINTS ALL DEFERRED", Local, 2),
             ("VACUUM t;\nSET TRANSACTION READ ONLY", Local, 2),
@@ -253,6 +334,16 @@ mod tests {
             "BEGIN; SELECT set_config('search_path', 'a' || 'b', true); CREATE TABLE t (); COMMIT; VACUUM t",
             "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql AS 'SELECT currval(''s'')'; SELECT 1",
             "SELECT 1 AS currval",
+            // Made anew, of another schema, a column, an alias, or not needed to be there.
+            "BEGIN; CREATE TEMP TABLE t ON COMMIT DROP AS SELECT 1 n; COMMIT; BEGIN; CREATE TEMP TABLE t ON COMMIT DROP AS SELECT 2 n; TABLE t; COMMIT",
+            "CREATE TEMP TABLE users AS SELECT 1; VACUUM app.users; SELECT 1 FROM app.users",
+            "CREATE TEMP TABLE batch (n int); CREATE INDEX CONCURRENTLY i ON events (batch); UPDATE e SET batch = 1 WHERE batch IS DISTINCT FROM batch",
+            "CREATE TEMP TABLE t (n int); DROP TABLE IF EXISTS t; CREATE TABLE t (n int)",
+            "CREATE TEMP TABLE t (n int); WITH t AS (SELECT 1) SELECT 1 FROM t",
+            "CREATE TABLE b (a_id bigint DEFAULT currval('a_id_seq')); ALTER TABLE b ALTER a_id SET DEFAULT lastval()",
+            "INSERT INTO a DEFAULT VALUES; INSERT INTO t (root) VALUES (currval('t_id_seq'))",
+            "INSERT INTO t (root) VALUES (currval('t_id_seq')); INSERT INTO t (root) VALUES (currval('public.t_id_seq'))",
+            "WITH x AS (INSERT INTO a DEFAULT VALUES RETURNING 1) INSERT INTO b SELECT currval('a_id_seq') FROM x",
         ] {
             assert_eq!(loses_session(sql), None, "{sql}");
         }

@@ -112,9 +112,7 @@ pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
 }
 
 fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
-    const WORDS: [&str; 17] = [
-        "begin",
-        "start",
+    const WORDS: [&str; 15] = [
         "commit",
         "end",
         "rollback",
@@ -136,14 +134,24 @@ fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
     }
     let found = statements(sql).find_map(|statement| {
         let hazard = match statement.kind() {
-            // A BEGIN with its COMMIT would have made it a script that is not one transaction.
-            Kind::Begin | Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
+            Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
             Kind::Discard => Hazard::Discards,
             kind => always(kind).or(matches!(kind, Kind::Outside(_)).then_some(Hazard::NeedsNoTransaction))?,
         };
         Some((hazard, statement))
     });
     found.map(|(hazard, statement)| (hazard, place_of(sql, &statement)))
+}
+
+/// The BEGIN of a script for one transaction: with its COMMIT the script would not be one. The server only warns, so what was meant to be
+/// committed by it is.
+pub fn lone_begin(sql: &str) -> Option<Place> {
+    in_place(sql.len(), || {
+        let found = mentions(sql, &["begin", "start"])
+            .then(|| statements(sql).find(|statement| statement.kind() == Kind::Begin))
+            .flatten();
+        found.map(|statement| place_of(sql, &statement))
+    })
 }
 
 fn always(kind: Kind<'_>) -> Option<Hazard> {
@@ -315,7 +323,7 @@ impl Unit<'_> {
 }
 
 /// True when one of `words` stands in `sql`, in a comment or not: a quick look before a slow one.
-pub(super) fn mentions(sql: &str, words: &[&str]) -> bool {
+pub fn mentions(sql: &str, words: &[&str]) -> bool {
     sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\\')
         .any(|word| words.iter().any(|w| w.eq_ignore_ascii_case(word)) || word.contains('\\'))
 }
@@ -330,7 +338,6 @@ mod tests {
         for (sql, hazard_expected, line, column) in [
             ("CREATE TABLE t (); COMMIT;", EndsTransaction, 1, 20),
             ("-- ein é\n/* x */ ROLLBACK", EndsTransaction, 2, 9),
-            ("SELECT 1;\nBEGIN;\nSELECT 2;", EndsTransaction, 2, 1),
             ("SELECT 1;\n  END;", EndsTransaction, 2, 3),
             ("SELECT 1; PREPARE TRANSACTION 'x'", EndsTransaction, 1, 11),
             ("COPY t FROM STDIN", NeedsClient, 1, 1),
@@ -344,9 +351,20 @@ mod tests {
     }
 
     #[test]
+    fn a_begin_that_nothing_commits_is_found() {
+        assert_eq!(lone_begin("SELECT 1;\nBEGIN;\nSELECT 2;"), Some(Place { line: 2, column: 1 }));
+        for sql in
+            ["CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END", "DO $$ BEGIN END $$", "SELECT 'BEGIN'"]
+        {
+            assert_eq!(lone_begin(sql), None, "{sql}");
+        }
+    }
+
+    #[test]
     fn look_alikes_are_left_alone() {
         for sql in [
             "SAVEPOINT a; ROLLBACK TO SAVEPOINT a; RELEASE a",
+            "BEGIN",
             "PREPARE p AS SELECT 1; EXECUTE p",
             "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN COMMIT; RETURN 1; END $$",
             "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",

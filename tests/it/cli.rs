@@ -21,7 +21,7 @@ async fn a_session_at_the_terminal() {
     let (code, out, _) = run(&daemon, &["status"]).await;
     assert!(code == 0 && out.contains("EMPTY  3 pending") && out.contains("0003     0003_t3"), "{out}");
     let (code, out, _) = run(&daemon, &["apply", "--validate-only"]).await;
-    assert!(code == 0 && out.contains("up  0001     0001_t1  binary"), "{out}");
+    assert!(code == 0 && out.contains("up  0001     0001_t1  daemon"), "{out}");
     let (code, out, err) = run(&daemon, &["apply"]).await;
     assert_eq!((code, out.as_str()), (0, "Done: 3 of 3 steps done, the current version is 0003.\n"));
     assert!(err.contains("2/3  up  0002_t2"), "{err}");
@@ -29,12 +29,14 @@ async fn a_session_at_the_terminal() {
     assert_eq!((code, out.as_str()), (0, "Nothing to do; the current version is 0003.\n"));
     let (code, out, _) = run(&daemon, &["list"]).await;
     assert!(code == 0 && out.lines().count() == 4 && out.contains("0002     0002_t2  applied"), "{out}");
+    // By the folder's name, too.
+    assert_eq!(run(&daemon, &["show", "0002_t2"]).await, run(&daemon, &["show", "0002"]).await);
     let (code, out, _) = run(&daemon, &["show", "0002"]).await;
     assert!(code == 0 && out.contains("down.sql\nDROP TABLE t2;"), "{out}");
-    let (code, out, _) = run(&daemon, &["rollback", "--to", "0001"]).await;
+    let (code, out, _) = run(&daemon, &["rollback", "--to", "0001_t1"]).await;
     assert_eq!((code, out.as_str()), (0, "Done: 2 of 2 steps done, the current version is 0001.\n"));
     assert_eq!(run(&daemon, &["health", "-addr", &daemon.address, "-service", "schemad.schema.current"]).await.0, 4);
-    assert_eq!(run(&daemon, &["wait", "applied", "0001"]).await.0, 0);
+    assert_eq!(run(&daemon, &["wait", "applied", "0001_t1"]).await.0, 0);
     assert_eq!(run(&daemon, &["wait", "current", "--timeout", "300ms"]).await.0, 5);
 }
 
@@ -52,6 +54,51 @@ async fn a_rollback_where_nothing_is_applied_has_nothing_to_do() {
         assert_eq!(run(&daemon, &["rollback", "--steps", "2"]).await.0, 3);
         assert_eq!(run(&daemon, &["rollback", "--steps", "1"]).await.0, 0);
     }
+}
+
+/// What a refusal is answered with is told as a command, by the one who has commands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_told_with_the_commands_that_answer_it() {
+    let database = TestDatabase::new().await;
+    let daemon = TestDaemon::start(&database, &Set::of(&[("2_b", "CREATE TABLE b ();", "DROP TABLE b;")])).await;
+    assert_eq!(run(&daemon, &["apply"]).await.0, 0);
+    daemon.stop().await;
+    let others =
+        [("1_a", "CREATE TABLE a ();", "DROP TABLE a;"), ("2_b", "CREATE TABLE b ();", "DROP TABLE IF EXISTS b;")];
+    let daemon = TestDaemon::start(&database, &Set::of(&others)).await;
+    let (code, _, err) = run(&daemon, &["apply"]).await;
+    assert!(code == 3 && err.ends_with("out of order\n  schemad apply --allow-out-of-order\n"), "{err}");
+    let (code, _, err) = run(&daemon, &["rollback", "--steps", "1"]).await;
+    let ways = "\n  schemad rollback … --down-from ledger\n  schemad rollback … --down-from daemon\n";
+    assert!(code == 3 && err.ends_with(ways), "{err}");
+    let (_, out, _) = run(&daemon, &["status"]).await;
+    assert!(out.contains("OUT_OF_ORDER\n") && out.contains("\n    schemad apply --allow-out-of-order"), "{out}");
+    // The daemon's own words are for every client.
+    let refused = daemon.apply_all().await.failure();
+    assert!(!refused.message.contains("--"), "{}", refused.message);
+    // What differs is to be seen before it is needed.
+    let (_, out, _) = run(&daemon, &["list"]).await;
+    assert!(out.contains("applied, down edited since"), "{out}");
+    let (_, out, _) = run(&daemon, &["show", "2"]).await;
+    for part in ["down.sql as the daemon carries it\nDROP TABLE IF EXISTS b;", "in the ledger\nDROP TABLE b;"] {
+        assert!(out.contains(part), "{out}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_result_of_an_old_request_says_that_it_is_old() {
+    let database = TestDatabase::new().await;
+    let set = Set::of(&[("1_bad", "SELECT * FROM missing;", "")]);
+    let daemon = TestDaemon::start(&database, &set).await;
+    let request = uuid::Uuid::new_v4().to_string();
+    let (code, _, err) = run(&daemon, &["apply", "--request-id", &request]).await;
+    assert!(code == 1 && !err.contains("nothing was run now"), "{err}");
+    let (_, out, _) = run(&daemon, &["status"]).await;
+    assert!(out.contains("relation \"missing\" does not exist"), "{out}");
+    database.execute("CREATE TABLE missing ()").await;
+    let (code, _, err) = run(&daemon, &["apply", "--request-id", &request]).await;
+    assert!(code == 1 && err.contains("nothing was run now"), "{err}");
+    assert_eq!(run(&daemon, &["apply"]).await.0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

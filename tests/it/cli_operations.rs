@@ -37,8 +37,12 @@ async fn an_operation_is_begun_listed_watched_and_cancelled_at_the_terminal() {
     assert!(code == 0 && out.lines().nth(1).unwrap().starts_with(&format!("{id}  apply  running  1/2")), "{out}");
     let mut watch = schemad(&["watch", &id, "--address", &daemon.address]);
     let watch = watch.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let (code, _, err) = run(&daemon.address, &["cancel", "ffff"]).await;
-    assert!(code == 2 && err.contains("no operation's id begins with \"ffff\""), "{err}");
+    for short in ["", "0", &id[..7]] {
+        let (code, _, err) = run(&daemon.address, &["cancel", short]).await;
+        assert!(code == 2 && err.contains("give at least 8 characters"), "{err}");
+    }
+    let (code, _, err) = run(&daemon.address, &["cancel", "ffffffff"]).await;
+    assert!(code == 2 && err.contains("no operation's id begins with \"ffffffff\""), "{err}");
     let (code, out, _) = run(&daemon.address, &["cancel", "--running"]).await;
     assert_eq!((code, out.as_str()), (0, "Cancelled; 1 of 2 steps are done and stay.\n"));
     let watched = watch.wait_with_output().await.unwrap();

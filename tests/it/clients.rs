@@ -81,6 +81,9 @@ async fn security_in_two_minutes_works_as_typed() {
     let section = guide.split("## In two minutes").nth(1).unwrap().split("\n## ").next().unwrap();
     let blocks: Vec<&str> = section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
     let place = tempfile::tempdir().unwrap();
+    let migration = place.path().join("migrations/0001_t");
+    std::fs::create_dir_all(&migration).unwrap();
+    std::fs::write(migration.join("up.sql"), "CREATE TABLE t (id int);").unwrap();
     let programs = Path::new(env!("CARGO_BIN_EXE_schemad")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let shell = |text: &str| {

@@ -128,7 +128,7 @@ async fn a_procedure_that_failed_after_a_commit_is_in_doubt() {
     let failed = daemon.apply_all().await.failure();
     failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
     let consequence = &failed.metadata["consequence"];
-    assert!(consequence.contains("`schemad resolve 2 --applied`") && !consequence.contains("goes on"), "{consequence}");
+    assert!(consequence.contains("until you say so (Resolve)") && !consequence.contains("goes on"), "{consequence}");
     daemon.apply_all().await.failure().assert(Code::FailedPrecondition, "IN_DOUBT");
     assert_eq!(database.text("SELECT count(*) FROM t").await, "3");
 }

@@ -30,9 +30,21 @@ async fn a_folder_is_read_once_at_the_start() {
     set.add("0003_t3", "CREATE TABLE t3 (id int);", "DROP TABLE t3;");
     fs::write(set.path().join("0001_t1/up.sql"), "SELECT 'another';").unwrap();
     fs::remove_dir_all(set.path().join("0002_t2")).unwrap();
-    assert!(ask(&daemon, &["apply"]).await.contains("Nothing to do"));
+    let applied = ask(&daemon, &["apply"]).await;
+    assert!(applied.contains("Nothing to do"));
     let status = ask(&daemon, &["status"]).await;
     assert!(status.contains("CURRENT") && status.contains("2 migrations"), "{status}");
+    // And nobody has to wonder why.
+    for (whose, told) in [("apply", &applied), ("status", &status)] {
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in ["new: 0003_t3; changed: 0001_t1; gone: 0002_t2", "start it again"] {
+            assert!(told.contains(part), "{whose}: {told}");
+        }
+    }
+    assert!(status.contains("FOLDER_CHANGED"), "{status}");
+    // Also where what is there cannot be read.
+    fs::write(set.path().join("0001_t1/up.sql"), [0xff, 0xfe]).unwrap();
+    assert!(ask(&daemon, &["status"]).await.contains("cannot be used"));
     daemon.kill().await;
 
     fs::write(set.path().join("0001_t1/up.sql"), "CREATE TABLE t1 (id int);").unwrap();
@@ -48,6 +60,90 @@ async fn a_folder_is_read_once_at_the_start() {
     doctor.env("DATABASE_URL", &database.url);
     let doctor = output(doctor).await;
     assert!(doctor.status.success(), "{}", stdout(&doctor));
+    assert!(stdout(&doctor).contains(&format!("3 of {}, sha256:", set.path().display())), "{}", stdout(&doctor));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_as_it_was_is_not_remarked() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(2));
+    let mut daemon = serve(&database, &set).await;
+    eventually("ready", async || (crate::harness::daemon::get(&daemon.admin, "/readyz").await.0 == 200).then_some(()))
+        .await;
+    // Written again with the same text, as a checkout does, and a file that is nobody's.
+    fs::write(set.path().join("0001_t1/up.sql"), "CREATE TABLE t1 (id int);").unwrap();
+    fs::write(set.path().join("0001_t1/README.md"), "x").unwrap();
+    let address = format!("http://{}", daemon.address);
+    let status = output(schemad(&["status", "--address", &address])).await;
+    assert!(!stdout(&status).contains("FOLDER_CHANGED"), "{}", stdout(&status));
+    daemon.kill().await;
+}
+
+/// A schemad that was built as it is holds seventeen migrations of nobody who runs it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_example_is_applied_to_no_database_that_was_named() {
+    let database = TestDatabase::new().await;
+    for arguments in [&["serve"][..], &["serve", "--apply-on-start"], &["dev"], &["rehearse"]] {
+        let mut command = schemad(arguments);
+        command.env_remove("SCHEMAD_EXAMPLE").env("DATABASE_URL", &database.url).env("HOME", "/tmp");
+        let ended = output(command).await;
+        let told = stderr(&ended);
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {told}");
+        assert!(told.contains("--dir") && told.contains("--example"), "{arguments:?}: {told}");
+    }
+    let mut doctor = schemad(&["doctor"]);
+    doctor.env_remove("SCHEMAD_EXAMPLE").env("DATABASE_URL", &database.url);
+    let doctor = output(doctor).await;
+    assert!(doctor.status.success() && stdout(&doctor).contains("schemad's own example"), "{}", stdout(&doctor));
+    let mut command = schemad(&["serve", "--example"]);
+    command.env_remove("SCHEMAD_EXAMPLE").env("DATABASE_URL", &database.url);
+    Process::start(command).await.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rehearsal_uses_the_folder_that_the_daemon_would() {
+    let set = Set::of(&[("0001_only", "CREATE TABLE t (id int);", "SELECT 1;")]);
+    fs::write(set.path().join("V2__stray.sql"), "SELECT 1;").unwrap();
+    let server = TestDatabase::new().await;
+    let mut rehearse = schemad(&["rehearse"]);
+    rehearse.env("SCHEMAD_DIR", set.path()).env("SCRATCH_DATABASE_URL", &server.url);
+    let ended = output(rehearse).await;
+    let told = stdout(&ended) + &stderr(&ended);
+    assert!(told.contains("0001_only") && !ended.status.success(), "{told}");
+    assert!(told.contains("V2__stray.sql: is passed over"), "{told}");
+    // Whoever asks a daemon is not kept from that by a variable.
+    let mut asks = schemad(&["rehearse", "--address", "127.0.0.1:1"]);
+    asks.env("SCHEMAD_DIR", set.path());
+    assert_eq!(output(asks).await.status.code(), Some(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_be_meant_otherwise_in_a_folder_is_told() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    fs::write(set.path().join("V2__stray.sql"), "SELECT 1;").unwrap();
+    let mut doctor = schemad(&["doctor", "--dir", set.path().to_str().unwrap()]);
+    doctor.env("DATABASE_URL", &database.url);
+    let doctor = output(doctor).await;
+    assert!(
+        doctor.status.success() && stdout(&doctor).contains("V2__stray.sql: is passed over"),
+        "{}",
+        stdout(&doctor)
+    );
+    let mut command = schemad(&["serve", "--dir", set.path().to_str().unwrap()]);
+    command.env("DATABASE_URL", &database.url);
+    command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"]);
+    let mut child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stderr.take().unwrap()));
+    let told = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("daemon.folder_remark") {
+                return line;
+            }
+        }
+        panic!("the daemon ended");
+    };
+    let told = tokio::time::timeout(crate::harness::PATIENCE, told).await.unwrap();
+    assert!(told.contains("V2__stray.sql") && told.contains("WARN"), "{told}");
+    child.kill().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

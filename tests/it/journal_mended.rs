@@ -148,7 +148,7 @@ async fn a_half_done_script_that_diesel_lists_as_done_waits_for_a_person() {
     for outcome in [daemon.apply_all().await, daemon.rollback_all().await] {
         let failed = outcome.failure();
         failed.assert(Code::FailedPrecondition, "HALF_APPLIED");
-        assert!(failed.message.contains("`schemad resolve 2 --applied"), "{}", failed.message);
+        assert!(failed.message.contains("(Resolve)"), "{}", failed.message);
     }
     assert_eq!(resolve(&daemon, "2", pb::ResolveOutcome::StartOver).await.unwrap_err().reason, "NOTHING_TO_RESOLVE");
     // Mended one way,

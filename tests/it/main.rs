@@ -57,6 +57,7 @@ mod planted;
 mod pool;
 mod pooler;
 mod probe;
+mod readme;
 mod real_files;
 mod reference_set;
 mod refusals;

@@ -22,6 +22,7 @@ fn copy(from: &Path, to: &Path) {
         let path = entry.unwrap().path();
         let to = to.join(path.file_name().unwrap());
         match path.is_dir() {
+            true if path.ends_with("target") => {}
             true => copy(&path, &to),
             false => drop(fs::copy(&path, &to).unwrap()),
         }

@@ -181,6 +181,18 @@ async fn a_block_that_commits_and_fails_is_said_to_have_failed() {
     daemon.stop().await;
 }
 
+/// What an up is refused for, a down is not: it may be needed as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_down_runs_as_far_as_the_server_lets_it() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(0));
+    set.add("1_a", "CREATE TABLE a (n int);", "BEGIN; DROP TABLE a;");
+    set.add_non_transactional("2_b", "CREATE TABLE b (n int);", "SET LOCAL work_mem = '8MB'; DROP TABLE b;");
+    let daemon = TestDaemon::start(&database, &set).await;
+    daemon.apply_all().await.finished();
+    assert_eq!(daemon.rollback_all().await.done(), ["2", "1"]);
+    database.assert_consistent().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_ends_its_own_session_is_told_so() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
@@ -308,7 +320,6 @@ async fn a_character_that_the_database_cannot_hold_is_named_with_its_place() {
     }
 }
 
-/// The server's own code for the end of a session is a script's as well, or another server's through a foreign table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_schemad_says_itself_is_kept_in_a_database_of_any_encoding() {
     let database = TestDatabase::new().await;
@@ -340,6 +351,7 @@ async fn what_schemad_says_itself_is_kept_in_a_database_of_any_encoding() {
     daemon.stop().await;
 }
 
+/// The server's own code for the end of a session is a script's as well, or another server's through a foreign table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_with_the_code_of_an_ended_session_is_the_scripts() {
     for code in ["57P01", "57P03"] {

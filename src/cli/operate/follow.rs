@@ -28,6 +28,8 @@ struct Known {
     /// Of the state changes that were shown.
     last_sequence: i64,
     reached: bool,
+    /// The request that was named is an operation that ended before.
+    is_old: bool,
     /// It was interrupted and asked for anew.
     renewed: bool,
     live: Live,
@@ -35,7 +37,8 @@ struct Known {
 
 /// Sends the request until its result is known, shows what happens, and returns how to exit.
 pub(super) async fn follow(operate: &Operate, mut call: Call) -> Exit {
-    let mut known = Known { operation: None, last_sequence: 0, reached: false, renewed: false, live: Live::new() };
+    let mut known =
+        Known { operation: None, last_sequence: 0, reached: false, is_old: false, renewed: false, live: Live::new() };
     let exit = tokio::select! {
         exit = until_known(operate, &mut call, &mut known) => {
             known.live.clear();
@@ -80,6 +83,12 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
                 return json_error(&status);
             }
             let exit = address.explain(&status);
+            if known.is_old {
+                return exit.adding(
+                    "\n  That is how the operation of this request id has ended before, and nothing was run now: leave --request-id out, or \
+                     give another, to try again",
+                );
+            }
             let is_busy = exit::reason(&status).as_deref() == Some(Reason::Busy.as_str());
             return match is_busy && operate.queue_timeout.is_none() {
                 true => exit.adding("; --queue-timeout 10m waits for it"),
@@ -131,6 +140,9 @@ async fn once(
         if matches!(event.event, Some(Event::Heartbeat(_))) {
             *lost_since = None;
             continue;
+        }
+        if let Some(Event::Accepted(accepted)) = &event.event {
+            known.is_old |= known.operation.is_none() && accepted.repeated && operate.request_id.is_some();
         }
         if !event.operation.is_empty() {
             known.operation = Some(event.operation.clone());

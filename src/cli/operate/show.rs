@@ -155,7 +155,7 @@ fn planned(plan: &pb::Planned, validating: bool) {
         return;
     }
     let rows = plan.steps.iter().map(|step| {
-        let source = step.source().as_str_name().trim_start_matches("SCRIPT_SOURCE_").to_lowercase();
+        let source = list::source(step.source());
         let runs = list::runs(step.mode(), step.mode_reason(), step.parts);
         vec![way(step.direction()).into(), step.version.clone(), step.name.clone(), source, runs]
     });

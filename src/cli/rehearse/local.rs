@@ -15,11 +15,13 @@ use super::{server_dir, show::Show};
 use crate::{
     catalog::{Catalog, folder},
     cli::{
+        env_file,
         exit::{Exit, INTERRUPTED},
         file_name::FileName,
         open_file,
         output::{self, Output, WARN, styled},
         settings::{self, EnvFile, UrlSource},
+        source,
     },
     db::{DatabaseUrl, pooler, session::Session},
     failure::{Failure, Reason},
@@ -36,9 +38,12 @@ const HEADING: &str = "Without a daemon";
 
 #[derive(Debug, Args)]
 pub(super) struct Local {
-    /// A folder of Diesel migrations, instead of those that this program carries.
-    #[arg(help_heading = HEADING, long, value_name = "DIR")]
+    /// A folder of migrations (NAME/up.sql and NAME/down.sql), instead of those that are compiled into this program.
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_DIR", value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Rehearse schemad's example migrations, which are compiled into a schemad that was built as it is.
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_EXAMPLE")]
+    example: bool,
     /// A server to make scratch databases on, instead of a private one that is gone afterwards [env: SCRATCH_DATABASE_URL]. The
     /// database that it names is not touched.
     #[arg(help_heading = HEADING, long, value_name = "URL")]
@@ -62,7 +67,10 @@ pub(super) struct Local {
 impl Local {
     /// True where one of these was given as an argument.
     pub(super) fn is_given(&self) -> bool {
-        self.dir.is_some() || self.scratch_database_url.is_some() || self.throwaway_server || !self.preload.is_empty()
+        env_file::is_flag("SCHEMAD_DIR")
+            || self.scratch_database_url.is_some()
+            || self.throwaway_server
+            || !self.preload.is_empty()
     }
 
     pub(super) async fn run(
@@ -71,8 +79,11 @@ impl Local {
         selection: Selection,
         output: Output,
     ) -> Result<(), Exit> {
-        let catalog = match &self.dir {
-            None => Catalog::load(source).map_err(Exit::usage)?,
+        let catalog = match source::named(self.dir.as_deref())? {
+            None => {
+                let catalog = Catalog::load(source).map_err(Exit::usage)?;
+                if self.example { catalog } else { source::refuse_example(catalog)? }
+            }
             Some(dir) => {
                 let wrong = |what: &str| Exit::usage(format!("--dir {}: {what}", dir.display()));
                 let findings = folder::check(dir);
@@ -84,6 +95,9 @@ impl Local {
                 // Diesel passes over what it does not understand there.
                 for finding in findings.iter().filter(|finding| finding.path.ends_with("metadata.toml")) {
                     output::progress(&format!("{} {finding}", styled(WARN, "warning:")));
+                }
+                for remark in folder::remarks(dir) {
+                    output::progress(&format!("{} {remark}", styled(WARN, "warning:")));
                 }
                 let catalog = Catalog::load_to_rehearse(&found).map_err(|set| wrong(&set.problems().join("\n  ")))?;
                 if catalog.iter().next().is_none() {

@@ -4,7 +4,7 @@ use crate::{
     cli::{
         exit::Exit,
         operate::Live,
-        output::{self, BAD, DIM, GOOD, Output, WARN, duration, fitted, line, progress, say, styled, table},
+        output::{self, BAD, DIM, GOOD, Output, WARN, duration, fitted, fitted_table, line, progress, say, styled},
     },
     grpc::{
         pb::{self, rehearsal_event::Event},
@@ -105,7 +105,12 @@ fn found(done: &[pb::MigrationRehearsal]) -> String {
         let state = if one.pending { "pending" } else { "applied" };
         vec![one.verdict.clone(), one.name.clone(), state.into(), duration(one.duration.as_ref())]
     });
-    parts.push(table(&["VERDICT", "MIGRATION", "STATE", "TOOK"], rows));
+    parts.push(fitted_table(
+        &["VERDICT", "MIGRATION", "STATE", "TOOK"],
+        rows.collect(),
+        &["STATE", "TOOK"],
+        "MIGRATION",
+    ));
     parts.join("\n\n")
 }
 

@@ -17,8 +17,7 @@ use crate::{
 /// # Errors
 /// INVALID_OPERATION.
 pub fn operation_id(text: &str) -> Result<Uuid, Failure> {
-    Uuid::try_parse(text)
-        .map_err(|_| Failure::invalid(Reason::InvalidOperation, "id", "id is not a UUID; `schemad history` lists ids"))
+    Uuid::try_parse(text).map_err(|_| Failure::invalid(Reason::InvalidOperation, "id", "id is not a UUID"))
 }
 
 /// Checks a WatchOperationRequest: the id, and the last sequence that the caller has.

@@ -88,7 +88,13 @@ fn specific(message: &str, role: &str, statement: Option<&Statement<'_>>) -> Opt
             Some(format!("GRANT TEMPORARY ON DATABASE {name} TO {role}"))
         }
         (m, Some(name)) if ["set role", "member of role", "SET ROLE"].iter().any(|words| m.contains(words)) => {
-            Some(format!("GRANT {name} TO {role}"))
+            Some(match statement.is_some_and(gives_away) {
+                true => format!(
+                    "The statement gives what there is to another role. Leave OWNER TO out, so that it stays with {role} (a dump: write it \
+                     with pg_dump --no-owner --no-privileges); or, where {name} is no superuser, GRANT {name} TO {role}"
+                ),
+                false => format!("GRANT {name} TO {role}"),
+            })
         }
         ("permission denied to create role", _) => {
             Some(format!("The role may not create roles: ALTER ROLE {role} CREATEROLE"))
@@ -101,6 +107,12 @@ fn specific(message: &str, role: &str, statement: Option<&Statement<'_>>) -> Opt
         }
         _ => None,
     }
+}
+
+/// ALTER … OWNER TO.
+fn gives_away(statement: &Statement<'_>) -> bool {
+    let tokens: Vec<&str> = statement.tokens().collect();
+    tokens.windows(2).any(|two| two[0].eq_ignore_ascii_case("owner") && two[1].eq_ignore_ascii_case("to"))
 }
 
 /// The right on a table that the statement needs, and what there is to say about it. Of a view or a function the server checks what
@@ -173,6 +185,15 @@ mod tests {
         ] {
             let helps = helps(message, "deploy", None);
             assert!(helps.contains(expected), "{message}: {helps}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_advised_to_make_a_member_of_a_superuser() {
+        let statement = crate::sql::split("ALTER TABLE public.t OWNER TO postgres")[0];
+        for message in ["must be member of role \"postgres\"", "must be able to SET ROLE \"postgres\""] {
+            let helps = helps(message, "lease", Some(&statement));
+            assert!(helps.contains("--no-owner") && helps.contains("no superuser"), "{helps}");
         }
     }
 

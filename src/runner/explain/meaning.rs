@@ -112,7 +112,7 @@ fn misses_an_earlier_part(failed: &ScriptError, sql: &str) -> bool {
         && match error.sqlstate.as_str() {
             "26000" | "34000" => true,
             "55000" => error.message.starts_with("currval ") || error.message.starts_with("lastval "),
-            "42P01" => sql.to_ascii_lowercase().contains("temp"),
+            "42P01" => sql::mentions(sql, &["temp", "temporary", "pg_temp"]),
             _ => false,
         }
 }

@@ -13,9 +13,11 @@ use tokio::{
 
 use super::{PATIENCE, Set, eventually};
 
-/// The real binary with nothing from outside in its environment.
+/// The real binary with nothing from outside in its environment, around the example's migrations where no others are given.
 pub fn schemad(args: &[&str]) -> Command {
-    clean(Command::new(env!("CARGO_BIN_EXE_schemad")), args)
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_schemad")), args);
+    command.env("SCHEMAD_EXAMPLE", "true");
+    command
 }
 
 /// The example around a folder.

@@ -1,0 +1,5 @@
+CREATE TABLE tokens (
+    id bigint PRIMARY KEY,
+    note text,
+    name text NOT NULL
+);
