@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::blocking::in_place;
 
+mod extension;
 mod ident;
 mod kind;
 mod outside;
@@ -16,6 +17,7 @@ mod settings;
 mod split;
 mod units;
 
+pub use extension::CreateExtension;
 pub use ident::{ident, literal};
 pub use kind::Kind;
 pub use outside::Outside;

@@ -52,6 +52,10 @@ class Migration:
         return self.has(direction, r"(commit|end|abort|prepare\s+transaction)\b|rollback\b(?!.*\bto\b)")
     def changes_session(self, direction):
         return self.has(direction, r"(set|reset)\s+(?!local\b|constraints\b|transaction\b)") or "set_config" in self.sql(direction).lower()
+    def draws(self):
+        """It puts statements together from what is another value each time."""
+        both = self.sql("up") + self.sql("down")
+        return bool(re.search(r"\b(random|gen_random_uuid|uuid_generate_\w+|clock_timestamp|txid_current)\s*\(", both, re.I) and re.search(r"\bexecute\b", both, re.I))
     def split(self, direction):
         return not self.transactional and len(self.statements(direction)) > 1
 
@@ -61,6 +65,7 @@ def explain(name, migration, direction, result):
     rules = {"schemad": [
         ("ENDS_TRANSACTION", own_end, "the file ends its own transaction, so it and its row would not commit together: refused before it runs"),
         ("NEEDS_CLIENT", migration.has(direction, r"copy\b.*\b(stdin|stdout)\b"), "the file copies from or to a client: refused before it runs"),
+        ("NEEDS_CLIENT", re.search(r"^\s*\\\w", migration.sql(direction), re.M), "a command of psql's, which neither understands: refused before it runs"),
         ("IRREVERSIBLE", empty, "there is no down: refused before anything runs"),
         ("MIGRATION_FAILED SCH05", session, "the file changes the session's user for good: undone"),
     ], "diesel": [
@@ -72,7 +77,9 @@ def explain(name, migration, direction, result):
     return next((why for word, holds, why in rules if word in (result.reason if name == "schemad" else result.error) and holds), None)
 
 def agree(migration, direction, ours, theirs):
-    if ours.error and ours.error in theirs.error:
+    # schemad names Diesel's table with its schema.
+    bare = lambda error: re.sub(r"\b\w+\.__diesel_schema_migrations", "__diesel_schema_migrations", error)
+    if ours.error and bare(ours.error) in bare(theirs.error):
         return "both stop: " + cut(ours.error, 100)
     if IN_BLOCK in theirs.error and migration.transactional and re.match(r"(?!MIGRATION_|INTER|LOCK_|DATABASE_|BUSY)\w", ours.reason):
         return "both stop, schemad before anything runs: a statement " + IN_BLOCK
@@ -265,7 +272,9 @@ class Tree:
                 going = None
         catalog = self.compare((direction, at))
         if catalog != "same" and going is not None:
-            if going or not migration.split(direction):
+            if any(m.draws() for m in self.migrations[:at + 1]):
+                explained.append("EXECUTE with random() or the like: another text on each side")
+            elif going or not migration.split(direction):
                 bad.append("the catalogs differ")
             else:
                 explained, going = ["schemad keeps what ran before the statement that failed"], None
@@ -289,8 +298,12 @@ class Tree:
         if catalog != "same" and not bad:
             ours, theirs = self.dumps[key]
             leaks = before and ours == before[0] and theirs != before[1] and any(m.changes_session(direction) for m in self.migrations)
-            bad = [] if leaks else ["the catalogs differ"]
-            explained = ["a SET reaches the later migrations of the same diesel_cli run; schemad resets it"] if leaks else []
+            draws = any(m.draws() for m in self.migrations[:max(key[1] + 1, goal)])
+            bad = [] if leaks or draws else ["the catalogs differ"]
+            explained = [why for holds, why in [
+                (leaks, "a SET reaches the later migrations of the same diesel_cli run; schemad resets it"),
+                (draws, "EXECUTE with random() or the like: another text on each side"),
+            ] if holds]
         self.row(f"(all at once, to {goal} applied)", direction, [said for _, said in ended], catalog, [], explained, bad)
         return not bad
     def without_bad(self, refusal):

@@ -39,8 +39,6 @@ const NAMES: [&str; 6] = [
 #[derive(Debug, Args)]
 pub(super) struct Dev {
     #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
     folder: Folder,
     #[command(flatten)]
     databases: Databases,
@@ -56,6 +54,8 @@ pub(super) struct Dev {
     /// shared_preload_libraries, such as timescaledb.
     #[arg(long, value_name = "LIBRARY", value_delimiter = ',')]
     preload: Vec<String>,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 impl Dev {

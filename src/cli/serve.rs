@@ -19,14 +19,14 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
     folder: Folder,
     #[command(flatten)]
     databases: Databases,
     /// Apply everything pending as soon as the database is there.
     #[arg(long, env = "SCHEMAD_APPLY_ON_START")]
     apply_on_start: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 impl Serve {

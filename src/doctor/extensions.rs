@@ -9,7 +9,7 @@ use crate::{
     catalog::Catalog,
     db::Error,
     migration::{Row, Version},
-    sql,
+    sql::{self, CreateExtension},
 };
 
 /// What there is of an extension that the set creates.
@@ -36,13 +36,14 @@ pub(super) async fn extensions(
     let names: Vec<&str> = wanted.keys().map(String::as_str).collect();
     for row in asking.all(WANTED, &[(&names, Type::TEXT_ARRAY), (&role, Type::TEXT)]).await? {
         let (name, installed): (String, bool) = (row.get(0), row.get(1));
-        let Some(version) = wanted.get(&name).filter(|_| !installed) else { continue };
+        let Some((version, extension)) = wanted.get(&name).filter(|_| !installed) else { continue };
         let (available, superuser, may_create): (bool, bool, bool) = (row.get(2), row.get(3), row.get(4));
         let problem = match () {
             () if !available => format!("{name} is not available: install its package on the server"),
             () if superuser => {
+                let (schema, file) = extension.advice();
                 format!(
-                    "{name} takes a superuser: run CREATE EXTENSION {} as one, and write IF NOT EXISTS into the file",
+                    "{name} takes a superuser: run CREATE EXTENSION {}{schema} as one, and {file}",
                     sql::ident(&name)
                 )
             }
@@ -58,30 +59,14 @@ pub(super) async fn extensions(
 }
 
 /// The extensions that the ups create, each with the first migration that does.
-fn created(catalog: &Catalog) -> BTreeMap<String, &Version> {
+fn created(catalog: &Catalog) -> BTreeMap<String, (&Version, CreateExtension<'_>)> {
     let mut created = BTreeMap::new();
     for migration in catalog.iter() {
-        for name in sql::split(&migration.up.sql).iter().filter_map(creates) {
-            created.entry(name).or_insert(&migration.version);
+        for extension in sql::split(&migration.up.sql).iter().filter_map(CreateExtension::of) {
+            created.entry(extension.name.clone()).or_insert((&migration.version, extension));
         }
     }
     created
-}
-
-/// The name in CREATE EXTENSION [IF NOT EXISTS] name, as the catalog has it.
-fn creates(statement: &sql::Statement<'_>) -> Option<String> {
-    let mut tokens = statement.tokens().peekable();
-    for word in ["create", "extension"] {
-        tokens.next().filter(|token| token.eq_ignore_ascii_case(word))?;
-    }
-    if tokens.next_if(|token| token.eq_ignore_ascii_case("if")).is_some() {
-        tokens.nth(1)?; // NOT EXISTS
-    }
-    let name = tokens.next()?;
-    Some(match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
-        Some(quoted) => quoted.replace("\"\"", "\""),
-        None => name.to_lowercase(),
-    })
 }
 
 #[cfg(test)]
@@ -99,7 +84,10 @@ mod tests {
         ];
         let catalog = Catalog::load(&Source(vec![Hand("1_a", ups, None), Hand("2_b", again, None)])).unwrap();
         let found = created(&catalog);
-        let found: Vec<_> = found.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
-        assert_eq!(found, [("a", "1"), ("b-c", "1")]);
+        let found: Vec<_> = found
+            .iter()
+            .map(|(name, (version, extension))| (name.as_str(), version.as_str(), extension.schema))
+            .collect();
+        assert_eq!(found, [("a", "1", None), ("b-c", "1", Some("x"))]);
     }
 }

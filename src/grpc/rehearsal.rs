@@ -19,7 +19,7 @@ use crate::{
     catalog::Catalog,
     failure::{Failure, Reason},
     migration::Version,
-    rehearse::{Begun, Event, Rehearsed, Verdict},
+    rehearse::{Begun, Event, Rehearsed},
     schema::Difference,
 };
 
@@ -27,8 +27,7 @@ use crate::{
 const MOST: usize = 1 << 20;
 
 /// What no rehearsal proves.
-pub const CAVEAT: &str =
-    "A rehearsal proves structure, not data: rows that a down deletes or changes are not looked at.";
+pub const CAVEAT: &str = "A rehearsal proves structure, not data: rows that a down deletes or changes are not looked at, and nor are roles and their settings.";
 
 /// What Rehearse returns, before it is wrapped into its own response type.
 pub type Events = Pin<Box<dyn Stream<Item = Result<pb::RehearsalEvent, Status>> + Send>>;
@@ -133,10 +132,10 @@ impl Tally {
         let named = self.bad.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
         let more = if self.bad.len() > NAMED { format!(" and {} more", self.bad.len() - NAMED) } else { String::new() };
         let message = format!(
-            "{} of {} rehearsed migrations are pending and worse than {}: {named}{more}",
+            "{} of {} rehearsed migrations are pending, and their downs do not bring back what was before (or there is none, or the up \
+             fails): {named}{more}",
             self.bad.len(),
             self.verdicts.values().sum::<i32>(),
-            Verdict::OrderOnly
         );
         Err(Failure::new(Reason::RehearsalBad, message).with("bad", self.bad.len()))
     }

@@ -58,7 +58,8 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, in_doubt
     let texts = [
         ("detail", error.detail.as_deref()),
         ("hint", error.hint.as_deref()),
-        ("context", error.context.as_deref()),
+        // Of schemad's own functions nobody has to know.
+        ("context", error.context.as_deref().filter(|context| !context.contains("function schemad."))),
         ("meaning", meaning.as_deref()),
     ];
     for (key, text) in texts {
@@ -184,7 +185,7 @@ mod tests {
                 let position = Some(sql.chars().count() + 2);
                 let failed = ScriptError { undone, ..failed("42601", position, 0, None) };
                 let failure = told(&failed, sql);
-                assert_eq!(failure.metadata["database_message"], "syntax error: unexpected end of file");
+                assert_eq!(failure.metadata["database_message"], "syntax error at end of input");
                 let told = ["line", "statement", "statements"].map(|key| failure.metadata[key].as_str());
                 assert_eq!(told, ["3", "3", "3"], "{sql}");
             }

@@ -137,12 +137,15 @@ fn assemble(relations: Vec<Row>, columns: &[Row], answers: Answers) -> Result<Sn
     answers.read(&mut context)
 }
 
-/// What is compared of pg_class, as far as others refer to it. An identity's sequence and a partition are as good as any.
+/// What is compared of pg_class, as far as others refer to it. An identity's sequence and a partition are as good as any. It is the
+/// type of a composite type that belongs to its extension, not its pg_class.
 fn relations() -> String {
     format!(
         "SELECT c.oid, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'c', 'S') AND {} AND c.relname <> ALL ($2) \
          AND format('%I.%I', n.nspname, c.relname) <> ALL ($2) \
+         AND NOT (c.relkind = 'c' AND EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_type'::regclass AND e.objid = c.reltype \
+             AND e.deptype = 'e')) \
          AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d JOIN pg_class t ON t.oid = d.refobjid \
              JOIN pg_namespace tn ON tn.oid = t.relnamespace WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
              AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') \

@@ -38,11 +38,12 @@ pub fn for_people(differences: &[Difference], styles: &Styles) -> String {
                 lines.push(paint(styles.removed, &format!("- {kind} {name}{}", summary(*kind, from))));
             }
             Change::Reordered { from, to } => {
-                let order = format!("~ {kind} {name}: order of columns {} → {}", from.join(", "), to.join(", "));
+                let [from, to] = moved(from, to);
+                let order = format!("~ {kind} {name}: order of columns {from} → {to}");
                 lines.push(paint(styles.changed, &order));
             }
             Change::Changed { property, from, to } => {
-                let ([from, to], property) = (both(from, to), property.replace('_', " "));
+                let ([from, to], property) = (both(property, from, to), property.replace('_', " "));
                 if from.contains('\n') || to.contains('\n') {
                     lines.push(paint(styles.changed, &format!("~ {kind} {name}: {property}")));
                     let (gone, new) = where_they_differ(&from, &to);
@@ -77,7 +78,7 @@ impl fmt::Display for Difference {
             Change::Removed { .. } => write!(f, "{kind} {name} removed"),
             Change::Reordered { .. } => write!(f, "{kind} {name}: order of columns"),
             Change::Changed { property, from, to } => {
-                let ([from, to], property) = (both(from, to), property.replace('_', " "));
+                let ([from, to], property) = (both(property, from, to), property.replace('_', " "));
                 match from.contains('\n') || to.contains('\n') {
                     true => write!(f, "{kind} {name}: {property} changed"),
                     false => write!(f, "{kind} {name}: {property} {} → {}", short(&from), short(&to)),
@@ -110,10 +111,25 @@ fn summary(kind: Kind, fields: &Map<String, Value>) -> String {
     }
 }
 
-/// What is left out of a yes-or-no property is a no.
-fn both(from: &Value, to: &Value) -> [String; 2] {
-    let no = [from, to].iter().any(|value| value.is_boolean());
-    [from, to].map(|value| if no && value.is_null() { "no".into() } else { words(value) })
+/// What is left out of a yes-or-no property is a no, and of rights, what the owner and PUBLIC have by default.
+fn both(property: &str, from: &Value, to: &Value) -> [String; 2] {
+    let is_yes_or_no = [from, to].iter().any(|value| value.is_boolean());
+    [from, to].map(|value| match value {
+        Value::Null if is_yes_or_no => "no".into(),
+        Value::Null if property == "acl" => "the default".into(),
+        value => words(value),
+    })
+}
+
+/// The columns between what both orders begin with and what both end with; … stands for those.
+fn moved(from: &[String], to: &[String]) -> [String; 2] {
+    let begin = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+    let end = from[begin..].iter().rev().zip(to[begin..].iter().rev()).take_while(|(a, b)| a == b).count();
+    [from, to].map(|columns| {
+        let middle = columns[begin..columns.len() - end].iter().map(String::as_str);
+        let left_out = |count: usize| (count > 0).then_some("…");
+        left_out(begin).into_iter().chain(middle).chain(left_out(end)).collect::<Vec<_>>().join(", ")
+    })
 }
 
 fn words(value: &Value) -> String {
@@ -186,7 +202,7 @@ mod tests {
         Enum { schema: "public".into(), name: "Mood".into(), labels, ..Enum::default() }
     }
 
-    fn both() -> (Snapshot, Snapshot) {
+    fn before_and_after() -> (Snapshot, Snapshot) {
         let before = Snapshot {
             enums: vec![mood(&["sad", "ok"])],
             tables: vec![
@@ -215,7 +231,7 @@ mod tests {
 
     #[test]
     fn differences_read_well() {
-        let (before, after) = both();
+        let (before, after) = before_and_after();
         let differences = diff(&before, &after);
         insta::assert_snapshot!(for_people(&differences, &Styles::default()));
         insta::assert_snapshot!("in_one_line", in_one_line(&differences));
@@ -227,8 +243,22 @@ mod tests {
     }
 
     #[test]
+    fn only_the_columns_that_moved_are_shown() {
+        let columns = |names: &str| names.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let moved = |from: &str, to: &str| moved(&columns(from), &columns(to)).join(" → ");
+        assert_eq!(moved("a b c d e", "a c b d e"), "…, b, c, … → …, c, b, …");
+        assert_eq!(moved("a b c", "b c a"), "a, b, c → b, c, a");
+    }
+
+    #[test]
+    fn rights_that_nobody_set_are_the_default() {
+        let told = both("acl", &Value::Null, &Value::from(vec!["a=X/a"]));
+        assert_eq!(told, ["the default", "a=X/a"]);
+    }
+
+    #[test]
     fn what_is_the_same_has_no_difference() {
-        let (before, after) = both();
+        let (before, after) = before_and_after();
         assert_eq!(diff(&before, &before), []);
         assert_eq!(in_one_line(&[]), "no difference");
         assert_eq!(diff(&before, &after).len(), diff(&after, &before).len());

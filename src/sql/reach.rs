@@ -21,7 +21,7 @@ use crate::blocking::in_place;
 /// A statement that reaches outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// Where it begins.
+    /// Where it is: the statement's beginning, or the line within the body of a DO block or a routine.
     pub place: Place,
     /// What it reaches.
     pub what: &'static str,
@@ -64,8 +64,37 @@ fn first(question: &Question, sql: &str) -> Option<Reach> {
     in_place(sql.len(), || {
         statements(sql).find_map(|statement| {
             let what = found_in(question, &statement)?;
-            Some(Reach { place: place(sql, nth_character(sql, statement.start)), what })
+            let at = statement.start + line_in_body(question, &statement, what).unwrap_or_default();
+            Some(Reach { place: place(sql, nth_character(sql, at)), what })
         })
+    })
+}
+
+/// Where in a statement the line begins that `what` was found on, when that is within a body in dollar quotes: the last line without which
+/// it would not be found, by halving.
+fn line_in_body(question: &Question, statement: &Statement<'_>, what: &str) -> Option<usize> {
+    statement.tokens().filter(|token| token.starts_with('$')).find_map(|token| {
+        let tag = token[1..].find('$')? + 2;
+        let body = token.get(tag..token.len().checked_sub(tag)?)?;
+        let is_in = |text: &str| in_body(question, text, 1) == Some(what);
+        if !is_in(body) {
+            return None;
+        }
+        let lines: Vec<&str> = body.split_inclusive('\n').collect();
+        let ends: Vec<usize> = lines
+            .iter()
+            .scan(0, |end, line| {
+                *end += line.len();
+                Some(*end)
+            })
+            .collect();
+        let last = ends.partition_point(|end| !is_in(&body[..*end])).min(lines.len() - 1);
+        let indent = lines[last].len() - lines[last].trim_start().len();
+        // On the first line the statement's own beginning says as much.
+        if last == 0 {
+            return None;
+        }
+        Some(statement.sql.find(token)? + tag + ends[last] - lines[last].len() + indent)
     })
 }
 

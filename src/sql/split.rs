@@ -104,7 +104,7 @@ pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
 pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
     let unterminated = |(kind, at, _): (TokenKind, usize, &str)| {
         let what = match kind {
-            TokenKind::BlockComment { terminated: false } => Some("comment"),
+            TokenKind::BlockComment { terminated: false } => Some("/* comment"),
             TokenKind::QuotedIdent { terminated: false, .. } => Some("quoted identifier"),
             TokenKind::Literal { kind } => match kind {
                 LiteralKind::Str { terminated: false }
@@ -387,7 +387,7 @@ mod tests {
     fn what_is_never_closed_is_found() {
         for (sql, expected) in [
             ("SELECT 1; SELECT 'it''s", Some(("quoted string", 17))),
-            ("/* a /* b */", Some(("comment", 0))),
+            ("/* a /* b */", Some(("/* comment", 0))),
             ("DO $x$ $$ ", Some(("dollar-quoted string", 3))),
             ("SELECT \"a", Some(("quoted identifier", 7))),
             ("SELECT E'a'\n'b\\'; c", Some(("quoted string", 7))),

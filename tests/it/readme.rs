@@ -45,7 +45,7 @@ fn block(heading: &str, n: usize) -> String {
 fn masked(text: &str) -> Vec<String> {
     let words = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let is_unit = |word: &str| ["µs", "ms", "s"].contains(&word);
+        let is_unit = |word: &str| ["µs", "ms", "s"].contains(&word.trim_end_matches(':'));
         let is_id = |word: &str| word.trim_matches(['(', ')', ',']).matches('-').count() == 4 && word.len() >= 36;
         let kept = words
             .iter()
@@ -171,8 +171,13 @@ async fn the_rehearsal_is_what_is_printed() {
     let mut command = schemad(&arguments);
     command.current_dir(root()).env("SCRATCH_DATABASE_URL", &database.url);
     let ended = output(command).await;
-    assert_shown(shown, &format!("{}{}", stderr(&ended), stdout(&ended)));
-    assert!(!ended.status.success());
+    let printed = format!("{}{}\n{}\n", stderr(&ended), stdout(&ended), ended.status.code().unwrap());
+    assert_shown(shown, &printed);
+    // And the whole of it, in the guide.
+    let guide = fs::read_to_string(root().join("docs/rehearse.md")).unwrap();
+    let shown =
+        guide.split("```\n$ schemad rehearse").nth(1).unwrap().split("```").next().unwrap().split_once('\n').unwrap().1;
+    assert_shown(&shown.replace("$ echo $?", ""), &printed);
 }
 
 /// Methods and fields; grpcurl itself is in no distribution.

@@ -2,7 +2,7 @@
 
 use crate::{
     db::SqlError,
-    sql::{Statement, ident},
+    sql::{CreateExtension, Statement, ident},
 };
 
 /// What stands between "permission denied for" and the name, and the GRANT for it. As aclchk.c has them.
@@ -80,10 +80,15 @@ fn specific(message: &str, role: &str, statement: Option<&Statement<'_>>) -> Opt
     }
     let quoted = message.split('"').nth(1).map(ident);
     match (message, quoted) {
-        (m, Some(name)) if m.starts_with("permission denied to create extension") => Some(format!(
-            "A superuser has to create the extension, or where it is trusted, a role with CREATE on the database: run CREATE \
-             EXTENSION {name} once as one of them, and write IF NOT EXISTS into the file"
-        )),
+        (m, Some(name)) if m.starts_with("permission denied to create extension") => {
+            let (schema, file) = statement
+                .and_then(CreateExtension::of)
+                .map_or_else(|| (String::new(), "write IF NOT EXISTS into the file"), |extension| extension.advice());
+            Some(format!(
+                "A superuser has to create the extension, or where it is trusted, a role with CREATE on the database: run CREATE \
+                 EXTENSION {name}{schema} once as one of them, and {file}"
+            ))
+        }
         (m, Some(name)) if m.starts_with("permission denied to create temporary tables") => {
             Some(format!("GRANT TEMPORARY ON DATABASE {name} TO {role}"))
         }
@@ -185,6 +190,24 @@ mod tests {
         ] {
             let helps = helps(message, "deploy", None);
             assert!(helps.contains(expected), "{message}: {helps}");
+        }
+    }
+
+    #[test]
+    fn an_extension_is_created_where_the_file_wants_it() {
+        let message = "permission denied to create extension \"ltree\"";
+        for (sql, create, file) in [
+            ("CREATE EXTENSION ltree", "run CREATE EXTENSION ltree once", "write IF NOT EXISTS"),
+            ("CREATE EXTENSION IF NOT EXISTS ltree", "run CREATE EXTENSION ltree once", "finds it then"),
+            (
+                "create extension if not exists ltree with schema \"My s\"",
+                "run CREATE EXTENSION ltree WITH SCHEMA \"My s\" once",
+                "finds it then",
+            ),
+        ] {
+            let statement = crate::sql::split(sql)[0];
+            let helps = helps(message, "deploy", Some(&statement));
+            assert!(helps.contains(create) && helps.contains(file), "{sql}: {helps}");
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) fn find(failed: &ScriptError, sql: &str) -> Found {
         && script_position(failed).is_some_and(|at| at > sql.chars().count())
         && let Some(last) = sql::split(sql).last()
     {
-        return broken_off(failed, sql, "syntax error: unexpected end of file".into(), last.end());
+        return broken_off(failed, sql, "syntax error at end of input".into(), last.end());
     }
     let is_through = failed.undone.map_or(failed.statements_done >= sql::count(sql), |undone| undone.through);
     // The server reads a whole message before it runs the first statement, so where it points tells more than what was through.

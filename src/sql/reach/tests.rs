@@ -118,6 +118,21 @@ fn what_is_put_together_at_run_time_is_flagged() {
 }
 
 #[test]
+fn the_line_within_a_body_is_told() {
+    let at = |sql: &str| first_reach(sql).map(|reach| (reach.place.line, reach.place.column));
+    let body = "SELECT 1;\nDO $do$\nBEGIN\n  PERFORM 1;\n    IF true THEN\n\tCREATE ROLE app;\n  END IF;\n  PERFORM 2;\nEND $do$;";
+    assert_eq!(at(body), Some((6, 2)));
+    assert_eq!(at("CREATE FUNCTION f() RETURNS int LANGUAGE plpython3u AS $$\n import os\n $$"), Some((1, 1)));
+    assert_eq!(at("SELECT 1;\n CREATE ROLE app"), Some((2, 2)));
+    assert_eq!(at("DO $$ BEGIN CREATE ROLE a; END $$"), Some((1, 1)));
+    assert_eq!(at("DO 'BEGIN\n CREATE ROLE a; END'"), Some((1, 1)));
+    // Where the statement goes on in the next line, the line that settles it.
+    assert_eq!(at("DO $$ BEGIN\n COPY t\n  FROM PROGRAM 'x'; END $$"), Some((3, 3)));
+    let role = "DO $$\nBEGIN\n  SET ROLE other;\nEND $$";
+    assert_eq!(first_role_change(role).unwrap().place, Place { line: 3, column: 3 });
+}
+
+#[test]
 fn a_body_in_too_many_bodies_is_taken_for_one_that_reaches_outside() {
     let nested = |depth: usize| {
         let open: String = (0..depth).map(|n| format!("EXECUTE $a{n}$ ")).collect();
