@@ -175,6 +175,8 @@ reasons! {
     DieselTableLost "DIESEL_TABLE_LOST" Refused,
     /// What the ledger names as Diesel's table could run code of others with the daemon's rights, or is not where the operator means.
     DieselTableUnsafe "DIESEL_TABLE_UNSAFE" Refused,
+    /// The migrations' search_path begins with the ledger's schema, where they would create what they do not qualify.
+    SearchPathUnsafe "SEARCH_PATH_UNSAFE" Refused,
     /// Row security hides rows of Diesel's table or of the ledger from the daemon's role.
     RowSecurity "ROW_SECURITY" Refused,
     /// The schema `schemad` exists and is not schemad's, or it or something of the ledger belongs to somebody whose code could run as the daemon.

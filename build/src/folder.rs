@@ -217,7 +217,7 @@ pub fn same_version(version: &str, names: &[&str], last: &str) -> String {
 fn check_folder(folder: &Path, findings: &mut Vec<Finding>) {
     let up = folder.join("up.sql");
     match read(&up) {
-        Ok(None) => findings.push(finding(folder, "has no up.sql")),
+        Ok(None) => findings.push(finding(folder, no_up(folder))),
         Ok(Some(sql)) if is_blank(&sql) => findings.push(finding(&up, "holds no statement")),
         Ok(Some(sql)) => findings.extend(script_problem(&sql).map(|p| finding(&up, p))),
         Err(problem) => findings.push(finding(&up, problem)),
@@ -232,6 +232,19 @@ fn check_folder(folder: &Path, findings: &mut Vec<Finding>) {
         Ok(text) => findings.extend(text.and_then(|t| metadata_problem(&t)).map(|p| finding(&metadata, p))),
         Err(problem) => findings.push(finding(&metadata, problem)),
     }
+}
+
+/// Why a folder is no migration, and what it may be instead.
+fn no_up(folder: &Path) -> String {
+    if folder.file_name().is_some_and(|name| name == "__pycache__") {
+        return "is Python's, and Diesel takes every folder for a migration: delete it, and keep scripts elsewhere"
+            .into();
+    }
+    let other = scripts(folder, &[]).into_iter().find_map(|script| Some(script.path.file_name()?.to_str()?.to_owned()));
+    other.map_or_else(
+        || "has no up.sql".into(),
+        |other| format!("has no up.sql, but {other}: the name is written in small letters"),
+    )
 }
 
 /// What is wrong with the text of a metadata.toml, if anything.

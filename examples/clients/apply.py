@@ -29,19 +29,25 @@ def reason(error):
     return None, {}
 
 
+def method(channel):
+    """Apply, and the class of its request, as the daemon's reflection has them."""
+    pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+    found = pool.FindServiceByName("schemad.v1.MigrationService").FindMethodByName("Apply")
+    request_class, response_class = GetMessageClass(found.input_type), GetMessageClass(found.output_type)
+    call = channel.unary_stream(
+        "/schemad.v1.MigrationService/Apply", request_class.SerializeToString, response_class.FromString
+    )
+    return call, request_class
+
+
 def apply(address):
+    request_id = str(uuid.uuid4())
     with grpc.insecure_channel(address) as channel:
-        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
-        method = pool.FindServiceByName("schemad.v1.MigrationService").FindMethodByName("Apply")
-        request_class, response_class = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-        call = channel.unary_stream(
-            "/schemad.v1.MigrationService/Apply", request_class.SerializeToString, response_class.FromString
-        )
-        request = request_class(request_id=str(uuid.uuid4()))
         for _ in range(TRIES):
             try:
+                call, request_class = method(channel)
                 finished = False
-                for response in call(request):
+                for response in call(request_class(request_id=request_id)):
                     kind = response.event.WhichOneof("event")
                     if kind == "step_done":
                         print(f"applied {response.event.step_done.name}")
@@ -55,7 +61,7 @@ def apply(address):
                 why, metadata = reason(error)
                 # The result of the operation: it was interrupted, so it is asked for anew, as another request.
                 if why == "INTERRUPTED" and "operation" in metadata:
-                    request.request_id = str(uuid.uuid4())
+                    request_id = str(uuid.uuid4())
                 # Nothing was begun, or nothing is known: the same request again is the same operation.
                 elif why not in AGAIN and error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
                     print(f"{why}: {error.details()}", file=sys.stderr)
@@ -66,4 +72,4 @@ def apply(address):
 
 
 if __name__ == "__main__":
-    sys.exit(apply(sys.argv[1]))
+    sys.exit(apply(sys.argv[1]) if len(sys.argv) == 2 else "usage: apply.py HOST:PORT")

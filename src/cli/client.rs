@@ -9,7 +9,7 @@ use tonic::{Status, service::interceptor::InterceptedService, transport::Endpoin
 use super::{
     credential::{Security, Way},
     env_file,
-    exit::Exit,
+    exit::{self, Exit},
     output::Output,
 };
 use crate::{db::error::chain, grpc::pb::migration_service_client::MigrationServiceClient};
@@ -47,7 +47,7 @@ pub(super) struct Read {
     #[command(flatten)]
     pub common: Common,
     /// How long to wait for the answer.
-    #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "15s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     timeout: Duration,
 }
 
@@ -204,6 +204,9 @@ impl Read {
         let address = &self.common.address;
         match tokio::time::timeout(self.timeout, call(client(address.channel()?))).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) if self.common.output == Output::Json && exit::reason(&status).is_some() => {
+                Err(exit::json_error(&status))
+            }
             Ok(Err(status)) => Err(address.explain(&status)),
             Err(_) => Err(Exit::unavailable(format!("no answer from {} within {:?}", address.address, self.timeout))),
         }

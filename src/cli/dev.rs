@@ -42,8 +42,8 @@ pub(super) struct Dev {
     folder: Folder,
     #[command(flatten)]
     databases: Databases,
-    /// Where the private PostgreSQL keeps its data [default: schemad in the state folder of the user; for root
-    /// /var/lib/schemad/dev]. Not used with DATABASE_URL, which a file .env does not set for this command.
+    /// Where the private PostgreSQL keeps its data [default: one place for each folder of migrations, below schemad in the state
+    /// folder of the user; for root below /var/lib/schemad]. Not used with DATABASE_URL, which a file .env does not set for this command.
     #[arg(long, env = "SCHEMAD_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Begin with an empty database: the private one is dropped with everything in it. For when a migration was edited after it was
@@ -95,10 +95,10 @@ impl Dev {
                 return Err(Exit::usage("--preload is for the private server, and DATABASE_URL names another"));
             }
             Some(databases) => {
-                tracing::info!(
+                tracing::warn!(
                     event = "dev.database",
                     database = databases.0.target(),
-                    "using DATABASE_URL instead of a private PostgreSQL"
+                    "DATABASE_URL is set, so everything is applied to that database and not to a private one"
                 );
                 (None, databases, None)
             }
@@ -131,7 +131,7 @@ impl Dev {
         }
         let dir = match &self.data_dir {
             Some(dir) => dir.clone(),
-            None => state_dir("dev")?,
+            None => state_dir(&self.folder.project())?,
         };
         let programs = find_programs().ok_or(Error::NoPrograms).map_err(Exit::usage)?;
         tracing::info!(event = "dev.postgres", programs = %programs.display(), data_dir = %dir.display(),
@@ -282,13 +282,17 @@ async fn introduce(address: String, admin_address: String, leases: bool, psql: O
             ),
         );
     }
+    let is_private = psql.is_some();
     if let Some(url) = psql {
         commands.insert(1, (format!("psql '{url}'"), "the database itself; `dev --reset` begins it anew"));
     }
     for (command, what) in commands {
         text += &format!("\n  {command}\n    {}", styled(DIM, what));
     }
-    text += "\n\nCtrl-C ends the daemon and its PostgreSQL; the data stay.";
+    text += match is_private {
+        true => "\n\nCtrl-C ends the daemon and its PostgreSQL; the data stay.",
+        false => "\n\nCtrl-C ends the daemon.",
+    };
     // On a thread that nothing waits for: whoever has stopped reading stdout must not stop the daemon.
     std::thread::spawn(move || say(&text));
 }

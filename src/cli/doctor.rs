@@ -68,7 +68,7 @@ impl Doctor {
     /// The set that a daemon with these settings would carry.
     fn migrations(&self, catalog: &Catalog) -> Check {
         const CHECK: &str = "migrations";
-        let found = format!("{} {}, {}", catalog.len(), self.folder.place(), catalog.digest());
+        let found = format!("{} migration(s) {}, {}", catalog.len(), self.folder.place(), catalog.digest());
         let todo: Vec<String> = self.folder.remarks().iter().map(ToString::to_string).collect();
         let unfit = catalog.iter().filter_map(|migration| catalog.unfit(&migration.version));
         let unfit: Vec<String> = unfit.map(|failure| format!("{}: {}", failure.reason, failure.message)).collect();

@@ -64,6 +64,15 @@ pub(super) fn load(command: &Command) -> Result<Vec<String>, String> {
     let settings = settings(command);
     let warning = |name: &str, place: &str| {
         let is_ours = name.starts_with("SCHEMAD_") && !settings.contains(name) && !is_of_others(name);
+        // The build's setting where the daemon's was meant.
+        if OF_THE_BUILD.contains(&name)
+            && std::env::var_os("SCHEMAD_DIR").is_none()
+            && std::env::var_os("CARGO").is_none()
+        {
+            return Some(format!(
+                "{name}{place} is a setting of the build, and ignored here; a daemon reads the folder of SCHEMAD_DIR"
+            ));
+        }
         is_ours.then(|| format!("{name}{place} is no setting of schemad, and is ignored{}", hint(name, &settings)))
     };
     let mut warnings: Vec<String> = std::env::vars_os()

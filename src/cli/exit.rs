@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{output, snippet, ways};
+use super::{escape, output, snippet, ways};
 use crate::{
     failure::{Failure, Reason},
     grpc::{
@@ -162,6 +162,20 @@ fn ways(status: &Status) -> String {
 /// ErrorInfo.reason, when schemad itself answered.
 pub(super) fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
+}
+
+/// The status as one JSON object on stderr.
+pub(super) fn json_error(status: &Status) -> Exit {
+    let info = status.get_details_error_info();
+    let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
+    let error = serde_json::json!({
+        "code": status.code() as i32,
+        "message": status.message(),
+        "reason": reason,
+        "metadata": metadata,
+    });
+    output::progress(&escape::json(&error.to_string()));
+    Exit::from_status(status).silently()
 }
 
 /// The operation whose result this status is.

@@ -47,10 +47,10 @@ pub(super) struct Health {
     #[arg(long, default_value = "", env = "SCHEMAD_SERVICE")]
     service: String,
     /// How long connecting may take.
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, env = "SCHEMAD_CONNECT_TIMEOUT")]
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, env = "SCHEMAD_CONNECT_TIMEOUT", value_name = "DURATION")]
     connect_timeout: Duration,
     /// How long the answer may take.
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, env = "SCHEMAD_RPC_TIMEOUT")]
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, env = "SCHEMAD_RPC_TIMEOUT", value_name = "DURATION")]
     rpc_timeout: Duration,
     /// Speak TLS.
     #[arg(long, env = "SCHEMAD_TLS")]

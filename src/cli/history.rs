@@ -242,7 +242,7 @@ pub(super) struct Watch {
     #[arg(long, default_value_t = 0, value_name = "N")]
     after: i64,
     /// How long to go on asking when the connection is lost.
-    #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     reconnect: Duration,
     #[command(flatten)]
     common: Common,

@@ -28,7 +28,7 @@ pub(super) struct Lease {
     ttl: Option<Duration>,
     /// How long to wait for it: for room where as many databases are leased as may be, and for all migrations where it is the
     /// daemon's first lease.
-    #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     timeout: Duration,
     /// The command and its arguments, behind --. schemad exits as it does.
     #[arg(last = true, value_name = "COMMAND")]

@@ -1,6 +1,11 @@
 //! Files that are open to everybody on the machine although they hold a secret, or decide over the schema.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use super::output;
 
@@ -38,9 +43,11 @@ impl Open {
     }
 }
 
-/// Warns the person at the terminal of a file with a secret that everybody may read.
+/// Warns the person at the terminal, once, of a file with a secret that everybody may read.
 pub(super) fn warn_if_readable(file: &Path) {
-    if Open::Readable.is(file) {
+    static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let is_new = || WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned());
+    if Open::Readable.is(file) && is_new() {
         output::warn(&Open::Readable.warning(file));
     }
 }

@@ -39,7 +39,7 @@ struct Operate {
     #[arg(long, env = "SCHEMAD_LOCK_TIMEOUT", value_parser = humantime::parse_duration, value_name = "DURATION")]
     lock_timeout: Option<Duration>,
     /// How long to go on asking when the connection is lost.
-    #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     reconnect: Duration,
     /// End when the operation is accepted, without waiting for it; `schemad watch` follows it.
     #[arg(long, conflicts_with = "validate_only")]
@@ -79,7 +79,7 @@ pub(super) struct Rollback {
     #[arg(long)]
     all: bool,
     /// Which down script to run where the ledger's and the daemon's differ.
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "WHERE", value_enum)]
     down_from: Option<DownFrom>,
     /// Also what clients watch (schemad.schema.applied.<version>), which is refused otherwise.
     #[arg(long)]

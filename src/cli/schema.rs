@@ -33,7 +33,7 @@ pub(super) struct Schema {
     #[arg(long, env = "SCHEMAD_OUTPUT", value_enum, default_value_t)]
     output: Output,
     /// How long to wait for each page of the answer.
-    #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "35s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "35s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     timeout: Duration,
 }
 

@@ -54,9 +54,21 @@ impl Serve {
 /// Binds both listeners, so that a taken port ends the start with one line.
 pub(super) async fn listeners(settings: &Settings) -> Result<(TcpListener, TcpListener), Exit> {
     let bind = async |flag: &str, address: std::net::SocketAddr| {
-        TcpListener::bind(address).await.map_err(|error| Exit::usage(format!("{flag} {address}: {error}")))
+        TcpListener::bind(address)
+            .await
+            .map_err(|error| Exit::usage(format!("{flag} {address}: {error}{}", elsewhere(&error))))
     };
     Ok((bind("--listen", settings.listen).await?, bind("--admin-listen", settings.admin_listen).await?))
+}
+
+/// What to do when somebody has the port.
+fn elsewhere(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            ". Another daemon perhaps; --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 take any free ports"
+        }
+        _ => "",
+    }
 }
 
 /// Serves until SIGTERM or SIGINT, perhaps SIGHUP.

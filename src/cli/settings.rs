@@ -42,19 +42,19 @@ pub(super) struct Settings {
     #[arg(long, env = "SCHEMAD_ADMIN_LISTEN", default_value = DEFAULT_ADMIN_LISTEN, value_name = "ADDRESS:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
     /// Connections that are kept open for reading.
-    #[arg(long, env = "SCHEMAD_POOL_SIZE", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, env = "SCHEMAD_POOL_SIZE", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     pool_size: u32,
     /// Connections above --pool-size under load.
-    #[arg(long, env = "SCHEMAD_POOL_OVERFLOW", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    #[arg(long, env = "SCHEMAD_POOL_OVERFLOW", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000), value_name = "N")]
     pool_overflow: u32,
     /// How long a read waits for a connection.
-    #[arg(long, env = "SCHEMAD_POOL_TIMEOUT", default_value = "5s", value_parser = positive_duration)]
+    #[arg(long, env = "SCHEMAD_POOL_TIMEOUT", default_value = "5s", value_parser = positive_duration, value_name = "DURATION")]
     pool_timeout: Duration,
     /// A connection that was idle for longer is tested before it is used.
-    #[arg(long, env = "SCHEMAD_POOL_PING_AFTER", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "SCHEMAD_POOL_PING_AFTER", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pool_ping_after: Duration,
     /// What a running operation gets to end by itself after SIGTERM.
-    #[arg(long, env = "SCHEMAD_SHUTDOWN_GRACE", default_value = "25s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "SCHEMAD_SHUTDOWN_GRACE", default_value = "25s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     shutdown_grace: Duration,
     /// Runs the migrations: the role that owns the schema, of which the one that logs in is a member. It needs no rights on the
     /// ledger.
@@ -76,10 +76,10 @@ pub(super) struct Settings {
     #[arg(long, env = "SCHEMAD_NO_REFLECTION")]
     no_reflection: bool,
     /// The least important events to log.
-    #[arg(long, env = "SCHEMAD_LOG_LEVEL", value_enum, default_value_t)]
+    #[arg(long, env = "SCHEMAD_LOG_LEVEL", value_name = "LEVEL", value_enum, default_value_t)]
     pub log_level: Level,
     /// How to log, on stderr.
-    #[arg(long, env = "SCHEMAD_LOG_FORMAT", value_enum, default_value_t)]
+    #[arg(long, env = "SCHEMAD_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
     pub log_format: Format,
     #[command(flatten)]
     trust: trust::Trust,

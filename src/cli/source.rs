@@ -7,9 +7,12 @@ use diesel::{migration::MigrationSource, pg::Pg};
 use diesel_migrations::FileBasedMigrations;
 
 use super::{env_file, exit::Exit};
-use crate::catalog::{
-    Catalog,
-    folder::{self, Finding},
+use crate::{
+    catalog::{
+        Catalog,
+        folder::{self, Finding},
+    },
+    migration::Checksum,
 };
 
 /// The digest of the migrations in schemad's own repository. Whoever installs schemad as it is has them compiled in.
@@ -64,6 +67,14 @@ impl Folder {
         Ok(Catalog::load(&found).map_err(|error| wrong(&error))?.read_from(dir))
     }
 
+    /// Where `dev` keeps the database of these migrations: each folder has its own, for those of another project are in the way.
+    pub(super) fn project(&self) -> String {
+        let Some(dir) = &self.dir else { return "dev".into() };
+        let path = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+        let digest = Checksum::of_script(&path.to_string_lossy()).to_string();
+        format!("dev-{}", digest.trim_start_matches("sha256:").chars().take(12).collect::<String>())
+    }
+
     /// What may be meant otherwise in the folder, for those who print instead of logging.
     pub(super) fn remarks(&self) -> Vec<Finding> {
         self.dir.as_deref().map(folder::remarks).unwrap_or_default()
@@ -72,7 +83,7 @@ impl Folder {
     /// Where the migrations come from, in words.
     pub(super) fn place(&self) -> String {
         match &self.dir {
-            Some(dir) => format!("of {}", dir.display()),
+            Some(dir) => format!("in the folder {}", dir.display()),
             None => "compiled in".into(),
         }
     }
@@ -111,6 +122,20 @@ pub(super) fn refuse_example(catalog: Catalog) -> Result<Catalog, Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_folder_has_a_database_of_its_own() {
+        let place = tempfile::tempdir().unwrap();
+        let project = |dir: Option<&str>| {
+            let dir = dir.map(|name| place.path().join(name));
+            dir.iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+            Folder { dir, example: false }.project()
+        };
+        assert_eq!(project(None), "dev");
+        assert_eq!(project(Some("a")), project(Some("a/../a")));
+        assert_ne!(project(Some("a")), project(Some("b")));
+        assert!(project(Some("a")).starts_with("dev-") && project(Some("a")).len() == 16);
+    }
 
     #[test]
     fn the_example_is_the_folder_of_this_repository() {

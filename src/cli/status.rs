@@ -97,24 +97,54 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
     }
     if !status.problems.is_empty() {
         lines.push(format!("\n{}", styled(BOLD, "Problems")));
-        lines.extend(status.problems.iter().flat_map(|problem| {
-            let style = if problem.blocking { BAD } else { WARN };
-            let told = format!("{}\n  {}", styled(style, &problem.reason), output::hanging(&line(&problem.message), 2));
-            std::iter::once(told)
-                .chain(ways::of_problem(problem).iter().map(|way| format!("    {way}")))
-                .collect::<Vec<_>>()
-        }));
+        lines.extend(problems(&status.problems));
     }
     lines.join("\n")
+}
+
+/// Each problem with what answers it. What several migrations have is shown of the first, with the versions of the others.
+fn problems(problems: &[pb::Problem]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (at, problem) in problems.iter().enumerate() {
+        let is_alike = |other: &&pb::Problem| other.reason == problem.reason && !other.version.is_empty();
+        if problems[..at].iter().any(|earlier| is_alike(&earlier)) {
+            continue;
+        }
+        let style = if problem.blocking { BAD } else { WARN };
+        lines.push(styled(style, &problem.reason));
+        lines.push(format!("  {}", output::hanging(&line(&problem.message), 2)));
+        let others: Vec<_> = problems[at + 1..].iter().filter(is_alike).map(|other| line(&other.version)).collect();
+        if !others.is_empty() {
+            let more = if others.len() > SHOWN { ", …" } else { "" };
+            let named = others.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            let text = format!("The same is true of {} more: {named}{more}", others.len());
+            lines.push(format!("  {}", output::hanging(&text, 2)));
+        }
+        lines.extend(ways::of_problem(problem).iter().map(|way| format!("    {way}")));
+    }
+    lines
 }
 
 fn state(status: &pb::SchemaStatus) -> String {
     let word = status.state().as_str_name().trim_start_matches("SCHEMA_STATE_");
     let (style, note) = match status.state() {
-        pb::SchemaState::Current => (GOOD, format!("all {} migrations are applied", status.applied_count)),
+        pb::SchemaState::Current => (
+            GOOD,
+            match status.applied_count {
+                1 => "the only migration is applied".to_owned(),
+                all => format!("all {all} migrations are applied"),
+            },
+        ),
         pb::SchemaState::Empty => (WARN, format!("{} pending", status.pending_count)),
         pb::SchemaState::Behind => {
-            (WARN, format!("{} applied, {} pending", status.applied_count, status.pending_count))
+            let foreign = match status.unknown_count {
+                0 => String::new(),
+                n if n == status.applied_count => {
+                    "; none of what is applied is in this daemon's set: is it the right one?".into()
+                }
+                n => format!("; {n} of the applied are not in this daemon's set"),
+            };
+            (WARN, format!("{} applied, {} pending{foreign}", status.applied_count, status.pending_count))
         }
         pb::SchemaState::Ahead => {
             (WARN, format!("{} applied that this daemon does not carry: its set is an older one", status.unknown_count))

@@ -32,7 +32,7 @@ pub(super) struct Wait {
     #[command(flatten)]
     address: Address,
     /// How long to wait.
-    #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration, global = true)]
+    #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration, global = true, value_name = "DURATION")]
     timeout: Duration,
 }
 

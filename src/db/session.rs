@@ -273,6 +273,24 @@ impl Session {
         row.ok_or_else(|| Error::Lost("the server returned no row".into()))
     }
 
+    /// Returns the schema in which a script creates what it does not qualify: the first one that there is on the configured search_path,
+    /// for `role` where migrations run as one. `None` where there is none.
+    ///
+    /// # Errors
+    /// The database's, or its loss.
+    pub async fn first_schema(&self, role: Option<&str>) -> Result<Option<String>, Error> {
+        let (become_it, back) = match role {
+            Some(role) => (format!("SET ROLE {};", sql::ident(role)), ";RESET ROLE"),
+            None => (String::new(), ""),
+        };
+        let query = format!("{become_it}{CONFIGURED_PATH};SELECT pg_catalog.current_schema();{OWN_PATH}{back}");
+        let answer = self.client.simple_query(&query).await?;
+        Ok(answer.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        }))
+    }
+
     /// From now on the statements that were prepared through the connection outlive scripts, which does not hold for those that
     /// a script ends itself.
     pub fn keep_statements(&mut self) {

@@ -199,7 +199,7 @@ pub(super) async fn settings(asking: &Asking<'_>) -> Result<Check, Error> {
     if ledger_first {
         let todo = "search_path: it begins with the ledger's schema, where migrations would create what they do not qualify; \
             name another, or log in as a role that is not called schemad";
-        check = Check { status: Status::Warn, ..check }.todo(todo);
+        check = Check { status: Status::Fail, ..check }.todo(todo);
     }
     for (name, todo) in [
         (

@@ -26,6 +26,7 @@ use crate::{
     ledger::{self, Snapshot, claims, install, operations, settle::Settlement, upkeep},
     migration::{Checksum, Direction, Mode, Row, Script, Version},
     planner::{self, Earlier, Plan, Refusal, Resume, Rollback, StepScript},
+    preflight::spares_ledger,
     runner::Journaled,
     signature::Signer,
     sql,
@@ -121,6 +122,7 @@ impl Inner {
         candidate: &Candidate<'_>,
     ) -> Result<Prepared, Failure> {
         install::ensure(locked).await?;
+        spares_ledger(locked, self.role.as_deref()).await?;
         claims::close_abandoned(locked, candidate.id).await?;
         // A second connection to the same place, because the migration session takes no prepared statements.
         let ledger = locked.keeper().map_or(self.logins.migrating(), |keeper| &keeper.url);

@@ -60,7 +60,11 @@ async fn a_folder_is_read_once_at_the_start() {
     doctor.env("DATABASE_URL", &database.url);
     let doctor = output(doctor).await;
     assert!(doctor.status.success(), "{}", stdout(&doctor));
-    assert!(stdout(&doctor).contains(&format!("3 of {}, sha256:", set.path().display())), "{}", stdout(&doctor));
+    assert!(
+        stdout(&doctor).contains(&format!("3 migration(s) in the folder {}, sha256:", set.path().display())),
+        "{}",
+        stdout(&doctor)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,6 +79,33 @@ async fn a_folder_that_is_as_it_was_is_not_remarked() {
     let address = format!("http://{}", daemon.address);
     let status = output(schemad(&["status", "--address", &address])).await;
     assert!(!stdout(&status).contains("FOLDER_CHANGED"), "{}", stdout(&status));
+    daemon.kill().await;
+}
+
+/// What scripts do not qualify would be created among the ledger's tables, and go with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrations_do_not_write_into_the_ledgers_schema_by_accident() {
+    let (database, set) = (TestDatabase::new().await, Set::tables(1));
+    let separator = if database.url.contains('?') { '&' } else { '?' };
+    let mut command = schemad(&["serve", "--dir", set.path().to_str().unwrap()]);
+    // As for a role that is called schemad, with the default path.
+    command.env("DATABASE_URL", format!("{}{separator}options=-csearch_path%3Dschemad,public", database.url));
+    let mut daemon = Process::start(command).await;
+    let address = format!("http://{}", daemon.address);
+    for _ in 0..2 {
+        let refused = output(schemad(&["apply", "--address", &address])).await;
+        assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains("SEARCH_PATH_UNSAFE"), "{}", stderr(&refused));
+    }
+    eventually("it is told", async || {
+        let status = stdout(&output(schemad(&["status", "--address", &address])).await);
+        status.contains("SEARCH_PATH_UNSAFE").then_some(())
+    })
+    .await;
+    assert_eq!(database.text("SELECT count(*) FROM pg_class WHERE relname = 't1'").await, "0");
+    let mut doctor = schemad(&["doctor", "--dir", set.path().to_str().unwrap()]);
+    doctor.env("DATABASE_URL", format!("{}{separator}options=-csearch_path%3Dschemad,public", database.url));
+    assert_eq!(output(doctor).await.status.code(), Some(3));
     daemon.kill().await;
 }
 

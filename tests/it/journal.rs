@@ -173,7 +173,7 @@ async fn a_file_that_ends_too_early_fails_at_its_end() {
             let daemon = TestDaemon::start(&database, &set).await;
             let failed = daemon.apply_all().await.failure();
             let told = ["statement", "line", "column", "database_message"].map(|key| failed.metadata[key].as_str());
-            assert_eq!(told, ["3", "3", column, "syntax error: unexpected end of file"], "{up} {transactional}");
+            assert_eq!(told, ["3", "3", column, "syntax error at end of input"], "{up} {transactional}");
             daemon.stop().await;
             database.execute("DELETE FROM schemad.statements").await;
         }

@@ -87,7 +87,7 @@ async fn a_script_that_changes_its_role_is_refused_before_anything_runs() {
             refused.assert(Code::FailedPrecondition, "CHANGES_ROLE");
             let told = ["version", "file", "line", "column", "statement"].map(|key| refused.metadata[key].as_str());
             assert_eq!(told, ["2", "2_escapes/up.sql", "2", "3", "2"], "{refused:?}");
-            assert!(refused.message.contains("--role"), "{}", refused.message);
+            assert!(refused.message.contains("SCHEMAD_ROLE"), "{}", refused.message);
         }
         assert_eq!(database.text("SELECT count(*) FROM pg_class WHERE relname IN ('plain', 'other')").await, "0");
         daemon.stop().await;

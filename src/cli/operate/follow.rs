@@ -8,7 +8,6 @@ use tonic::{Code, Status};
 use super::{Call, Operate, live::Live, show};
 use crate::{
     cli::{
-        escape,
         exit::{self, Exit},
         output::{self, Output, line, progress},
     },
@@ -80,7 +79,7 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
                 continue;
             }
             if operate.common.output == Output::Json {
-                return json_error(&status);
+                return exit::json_error(&status);
             }
             let exit = address.explain(&status);
             if known.is_old {
@@ -201,19 +200,4 @@ fn is_result(status: &Status, known: &Known) -> bool {
                 | Code::Aborted
         ),
     }
-}
-
-/// The status as one JSON object on stderr.
-fn json_error(status: &Status) -> Exit {
-    use tonic_types::StatusExt as _;
-    let info = status.get_details_error_info();
-    let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
-    let error = serde_json::json!({
-        "code": status.code() as i32,
-        "message": status.message(),
-        "reason": reason,
-        "metadata": metadata,
-    });
-    progress(&escape::json(&error.to_string()));
-    Exit::from_status(status).silently()
 }

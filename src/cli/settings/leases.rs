@@ -40,10 +40,10 @@ pub(in crate::cli) struct Leases {
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_POOL", value_name = "N")]
     lease_pool: Option<usize>,
     /// How long a lease lasts that does not say.
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_TTL", default_value = "1h", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_TTL", default_value = "1h", value_parser = positive_duration, value_name = "DURATION")]
     lease_ttl: Duration,
     /// How long a lease may last.
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_MAX_TTL", default_value = "8h", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_MAX_TTL", default_value = "8h", value_parser = positive_duration, value_name = "DURATION")]
     lease_max_ttl: Duration,
     /// Databases that are leased at once.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_LEASES", default_value_t = 64, value_name = "N", value_parser = count)]

@@ -43,13 +43,13 @@ pub(in crate::cli) struct Limits {
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_WATCHED_NAMES_PER_CLIENT", default_value_t = defaults().watched_names_per_client, value_name = "N", value_parser = count)]
     max_watched_names_per_client: usize,
     /// A connection without a request is closed after this long.
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_IDLE_TIMEOUT", default_value = "1h", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_IDLE_TIMEOUT", default_value = "1h", value_parser = positive_duration, value_name = "DURATION")]
     idle_timeout: Duration,
     /// What an answer may take to be read before its connection is closed; operations and watches may last.
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_READ_TIMEOUT", default_value = "60s", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_READ_TIMEOUT", default_value = "60s", value_parser = positive_duration, value_name = "DURATION")]
     read_timeout: Duration,
     /// What a TLS handshake, HTTP/2's first bytes and a request's message may take to arrive.
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_ARRIVAL_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_ARRIVAL_TIMEOUT", default_value = "10s", value_parser = positive_duration, value_name = "DURATION")]
     arrival_timeout: Duration,
 }
 
