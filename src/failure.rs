@@ -124,6 +124,8 @@ reasons! {
     OutOfOrder "OUT_OF_ORDER" Refused,
     /// A pending migration is older than an applied one that this daemon does not know.
     UnknownNewer "UNKNOWN_NEWER" Refused,
+    /// A migration is pending, and none of the applied ones is in the daemon's set.
+    ForeignSet "FOREIGN_SET" Refused,
     /// The up of an applied migration was changed since.
     Edited "EDITED" Refused,
     /// The daemon does not carry the set that the caller expects.

@@ -6,7 +6,7 @@ use diesel::{migration::MigrationSource, pg::Pg};
 use super::{
     exit::Exit,
     open_file,
-    output::{self, BAD, GOOD, Output, WARN, say, styled, table},
+    output::{self, BAD, GOOD, Output, WARN, line, say, styled},
     settings::{Databases, EnvFile, Leases},
     signing::Signing,
     source::{self, Destination, Folder},
@@ -96,19 +96,23 @@ fn json(report: &Report) -> Result<String, Exit> {
 
 /// A line each, and under it what to do.
 fn show(checks: &[Check]) -> String {
-    let lines = checks.iter().flat_map(|check| {
-        let line = vec![check.status.as_str().to_owned(), check.check.to_owned(), check.found.clone()];
-        let todo = check.todo.iter().map(|todo| vec![String::new(), String::new(), format!("-> {todo}")]);
-        std::iter::once(line).chain(todo)
-    });
-    let text = table(&["", "CHECK", "FOUND"], lines);
-    let colour = |line: &str| match line.split_once(' ') {
-        Some(("OK", rest)) => format!("{} {rest}", styled(GOOD, "OK")),
-        Some(("WARN", rest)) => format!("{} {rest}", styled(WARN, "WARN")),
-        Some(("FAIL", rest)) => format!("{} {rest}", styled(BAD, "FAIL")),
-        _ => line.to_owned(),
-    };
-    text.lines().map(colour).collect::<Vec<_>>().join("\n")
+    const CHECK: &str = "CHECK";
+    let width = checks.iter().map(|check| check.check.len()).chain([CHECK.len()]).max().unwrap_or_default();
+    // Behind "WARN", the check's name, and two blanks each.
+    let at = 4 + 2 + width + 2;
+    let mut lines = vec![format!("{:6}{CHECK:width$}  FOUND", "")];
+    for check in checks {
+        let style = match check.status {
+            Status::Ok => GOOD,
+            Status::Warn => WARN,
+            Status::Fail => BAD,
+        };
+        let status = styled(style, &format!("{:4}", check.status.as_str()));
+        lines.push(format!("{status}  {:width$}  {}", check.check, output::hanging(&line(&check.found), at)));
+        let todo = |todo: &String| format!("{:at$}-> {}", "", output::hanging(&line(todo), at + 3));
+        lines.extend(check.todo.iter().map(todo));
+    }
+    lines.join("\n")
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(super) struct Apply {
     /// At most so many.
     #[arg(long, value_name = "N")]
     steps: Option<i32>,
-    /// Also those that are older than one already applied.
+    /// Also those that are older than one already applied, or of a set that has nothing of what is applied.
     #[arg(long)]
     allow_out_of_order: bool,
     /// Refuse unless the daemon carries exactly this set (as `schemad status` shows it).

@@ -50,8 +50,11 @@ fn show(migration: &pb::Migration) -> String {
         ("Reversible", list::reversible(migration)),
         ("Up runs", list::runs(migration.up_mode(), migration.up_mode_reason(), migration.up_parts)),
         ("Down runs", list::runs(migration.down_mode(), migration.down_mode_reason(), migration.down_parts)),
-        ("Daemon's", checksums(&migration.embedded_up_checksum, &migration.embedded_down_checksum)),
-        ("Applied as", checksums(&migration.recorded_up_checksum, &migration.recorded_down_checksum)),
+        // As the daemon carries them, and as they were when it was applied.
+        ("Up is", migration.embedded_up_checksum.clone()),
+        ("Down is", migration.embedded_down_checksum.clone()),
+        ("Up was", migration.recorded_up_checksum.clone()),
+        ("Down was", migration.recorded_down_checksum.clone()),
     ];
     let mut lines: Vec<String> = facts
         .iter()
@@ -76,13 +79,4 @@ fn show(migration: &pb::Migration) -> String {
         lines.push("(cut after 1 MiB)".into());
     }
     lines.join("\n")
-}
-
-fn checksums(up: &str, down: &str) -> String {
-    match (up, down) {
-        ("", "") => String::new(),
-        (up, "") => format!("up {up}"),
-        ("", down) => format!("down {down}"),
-        (up, down) => format!("up {up}, down {down}"),
-    }
 }

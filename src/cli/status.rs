@@ -82,7 +82,7 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
         lines.extend(waits(waiting));
     }
     if let Some(operation) = &status.last_operation {
-        lines.push(format!("Last      {}", ended(operation)));
+        lines.push(format!("Last      {}", output::hanging(&ended(operation), LABEL)));
         let is_failure = operation.state() != pb::OperationState::Succeeded && !operation.message.is_empty();
         lines.extend(is_failure.then(|| format!("          {}", output::hanging(&line(&operation.message), LABEL))));
     }
@@ -139,9 +139,6 @@ fn state(status: &pb::SchemaStatus) -> String {
         pb::SchemaState::Behind => {
             let foreign = match status.unknown_count {
                 0 => String::new(),
-                n if n == status.applied_count => {
-                    "; none of what is applied is in this daemon's set: is it the right one?".into()
-                }
                 n => format!("; {n} of the applied are not in this daemon's set"),
             };
             (WARN, format!("{} applied, {} pending{foreign}", status.applied_count, status.pending_count))

@@ -35,7 +35,7 @@ fn of(reason: Reason, version: &str, outcomes: &[Outcome]) -> Vec<String> {
         return outcomes.iter().map(resolve).collect();
     }
     match reason {
-        Reason::OutOfOrder | Reason::UnknownNewer => one("schemad apply --allow-out-of-order"),
+        Reason::OutOfOrder | Reason::UnknownNewer | Reason::ForeignSet => one("schemad apply --allow-out-of-order"),
         Reason::InUse => one("schemad rollback … --force"),
         Reason::TooFewApplied => one("schemad rollback --all"),
         Reason::DownsDiffer => ["ledger", "daemon"].map(|from| format!("schemad rollback … --down-from {from}")).into(),

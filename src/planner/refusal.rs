@@ -38,6 +38,18 @@ pub enum Refusal {
         /// The applied one.
         applied: Version,
     },
+    /// Of a set that has nothing of what is applied.
+    #[error(
+        "migration {pending} is pending, and none of the {applied} applied migration(s) is in this daemon's set: it is probably the set of \
+         another database. Where it is the right one (what is applied was put together into fewer migrations, for example), allow that it \
+         is applied out of order"
+    )]
+    ForeignSet {
+        /// The pending one.
+        pending: Version,
+        /// How many are applied.
+        applied: usize,
+    },
     /// An applied up was changed.
     #[error(
         "the up of migration {version} was changed after it was applied (applied {recorded}, now {embedded}): \
@@ -332,6 +344,9 @@ impl From<Refusal> for Failure {
             Refusal::UnknownVersion(version) => failure(Reason::UnknownVersion).with("version", version),
             Refusal::OutOfOrder { pending, applied } => {
                 failure(Reason::OutOfOrder).with("version", pending).with("applied", applied)
+            }
+            Refusal::ForeignSet { pending, applied } => {
+                failure(Reason::ForeignSet).with("version", pending).with("applied", applied)
             }
             Refusal::UnknownNewer { pending, applied } => {
                 failure(Reason::UnknownNewer).with("version", pending).with("applied", applied)

@@ -187,19 +187,23 @@ pub(super) struct Newer<'a> {
     newest: Option<&'a Version>,
     /// Those that are not embedded, in order.
     unknown: Vec<&'a Version>,
+    /// There are applied ones, and none of them is embedded.
+    is_foreign: bool,
 }
 
 impl<'a> Newer<'a> {
     pub(super) fn new(catalog: &Catalog, applied: &BTreeMap<&'a Version, &Row>) -> Self {
-        let unknown = applied.keys().copied().filter(|version| catalog.get(version).is_none()).collect();
-        Self { newest: applied.keys().next_back().copied(), unknown }
+        let unknown: Vec<&Version> = applied.keys().copied().filter(|version| catalog.get(version).is_none()).collect();
+        let is_foreign = !applied.is_empty() && unknown.len() == applied.len();
+        Self { newest: applied.keys().next_back().copied(), unknown, is_foreign }
     }
 
-    /// Why a pending migration may not simply be applied: something newer is.
+    /// Why a pending migration may not simply be applied: something newer is, or nothing that is applied belongs to the same set.
     pub(super) fn out_of_order(&self, pending: &Migration) -> Option<Refusal> {
         let pending = pending.version.clone();
         match self.unknown.get(self.unknown.partition_point(|version| **version < pending)) {
             Some(applied) => Some(Refusal::UnknownNewer { pending, applied: (*applied).clone() }),
+            None if self.is_foreign => Some(Refusal::ForeignSet { pending, applied: self.unknown.len() }),
             None => self
                 .newest
                 .filter(|newest| **newest >= pending)

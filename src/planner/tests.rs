@@ -72,6 +72,18 @@ fn subsets() -> impl Iterator<Item = Vec<usize>> {
 }
 
 #[test]
+fn a_set_with_nothing_of_what_is_applied_is_refused() {
+    let refused = plan_apply(&set(&[3]), &applied(&[1, 2]), &Apply::default()).unwrap_err();
+    assert!(matches!(refused, Refusal::ForeignSet { applied: 2, .. }), "{refused}");
+    let insists = Apply { allow_out_of_order: true, ..Apply::default() };
+    assert_eq!(versions(&plan_apply(&set(&[3]), &applied(&[1, 2]), &insists).unwrap()), ["3"]);
+    // One that both have is enough: the others may have been put together.
+    assert_eq!(versions(&plan_apply(&set(&[2, 3]), &applied(&[1, 2]), &Apply::default()).unwrap()), ["3"]);
+    // Nothing is pending, so nothing is refused.
+    assert!(plan_apply(&set(&[]), &applied(&[1, 2]), &Apply::default()).is_ok());
+}
+
+#[test]
 fn planning_after_applying_a_plan_yields_nothing() {
     for (embedded, done) in subsets().flat_map(|e| subsets().map(move |d| (e.clone(), d))) {
         let (catalog, rows) = (set(&embedded), applied(&done));
