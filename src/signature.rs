@@ -53,7 +53,7 @@ impl fmt::Display for Unverified {
         f.write_str(match self {
             Self::Missing => "has no signature (it was applied without a signing key, or by an older release)",
             Self::Wrong => {
-                "has a signature that is not of this script by any key of --signing-key-file (somebody changed the row, or \
+                "has a signature that is not of this script by any key of this daemon (somebody changed the row, or \
                  another key signed it)"
             }
         })

@@ -16,8 +16,8 @@ pub(super) fn explained(cause: String, code: Option<&SqlState>, mode: Mode) -> S
         }
         "28000" => "check the user in the URL",
         "53300" => {
-            "the server or its pooler has no connection left for schemad: raise its limit, or lower --pool-size and \
-            --pool-overflow (schemad opens as many, and up to 5 beside them)"
+            "the server or its pooler has no connection left for schemad: raise its limit, or lower the daemon's settings \
+            SCHEMAD_POOL_SIZE and SCHEMAD_POOL_OVERFLOW (schemad opens as many, and up to 5 beside them)"
         }
         "57P03" => "wait until the server is up; schemad tries again by itself",
         _ if has("query_wait_timeout") => POOL_TOO_SMALL,
@@ -60,7 +60,7 @@ mod tests {
         for (mode, cause, code, word) in [
             (Mode::Prefer, "password authentication failed", Some("28P01"), "check user and password"),
             (Mode::Prefer, "no pg_hba.conf entry for host", Some("28000"), "pg_hba.conf lets"),
-            (Mode::Prefer, "query_wait_timeout", Some("08P01"), "--pool-size"),
+            (Mode::Prefer, "query_wait_timeout", Some("08P01"), "SCHEMAD_POOL_SIZE"),
             (Mode::Prefer, "error connecting: Connection refused (os error 111)", None, "nobody listens"),
             (Mode::Prefer, "failed to lookup address information", None, "DNS"),
             (Mode::Require, "server does not support TLS", None, "sslmode=prefer"),

@@ -159,7 +159,7 @@ pub enum Error {
     },
     /// The role that runs the migrations cannot be taken.
     #[error(
-        "cannot run migrations as the role {role:?} (--role): {cause}. {}",
+        "cannot run migrations as the role {role:?} (the setting SCHEMAD_ROLE): {cause}. {}",
         .grant.as_ref().map_or_else(|| "Create it, or name another".to_owned(), |grant| format!("{grant};"))
     )]
     Role {
@@ -241,7 +241,7 @@ impl Error {
         let Foreign { kind, name, owner } = object;
         let alter = format!("ALTER {} {name} OWNER TO {role}", kind.to_uppercase());
         let (who, cure) = match migrating_role == Some(owner) {
-            true => (format!("whom migrations run as (--role {owner})"), alter),
+            true => (format!("whom migrations run as (SCHEMAD_ROLE={owner})"), alter),
             false if is_superuser => (format!("who is neither a superuser nor {role}"), alter),
             false => (
                 format!("who is neither a superuser nor {role} nor a role that {role} is a member of"),
@@ -304,8 +304,8 @@ pub(super) fn sqlstate_of(message: &str) -> &'static str {
 }
 
 /// What a pooler means that gives up before it has a server connection to give.
-pub const POOL_TOO_SMALL: &str = "the pooler's pool has no server connection left: schemad keeps up to --pool-size and 5 more open (10 by \
-    default), and --pool-overflow more under load; give the pool as many, or lower those";
+pub const POOL_TOO_SMALL: &str = "the pooler's pool has no server connection left: schemad keeps up to SCHEMAD_POOL_SIZE and 5 more open (10 by \
+    default), and SCHEMAD_POOL_OVERFLOW more under load; give the pool as many, or lower those";
 
 /// An error with all its causes, each once.
 pub fn chain(error: &dyn StdError) -> String {

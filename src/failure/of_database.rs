@@ -85,7 +85,7 @@ mod tests {
                 Reason::ReadOnlyServer,
                 "at the primary",
             ),
-            ("08P01", "query_wait_timeout", Reason::DatabaseUnavailable, "--pool-size"),
+            ("08P01", "query_wait_timeout", Reason::DatabaseUnavailable, "SCHEMAD_POOL_SIZE"),
             ("55P03", "canceling statement due to lock timeout", Reason::DatabaseUnavailable, "pg_locks says who"),
         ] {
             let sql = SqlError { sqlstate: sqlstate.into(), message: message.into(), ..SqlError::default() };

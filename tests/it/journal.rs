@@ -178,7 +178,7 @@ async fn a_file_that_ends_too_early_fails_at_its_end() {
             database.execute("DELETE FROM schemad.statements").await;
         }
     }
-    let set = Set::of(&[]);
+    let set = Set::of(&[("1_t", "CREATE TABLE t (n int);", "")]);
     set.add_non_transactional("3_middle", "SELECT 1;\nSELECT 2 + /* why */ ;\nSELECT 3;", "");
     let daemon = TestDaemon::start(&database, &set).await;
     let failed = daemon.apply_all().await.failure();
@@ -331,7 +331,7 @@ async fn blocks_and_files_begin_as_they_say() {
     assert_eq!(database.texts("SELECT level FROM levels").await, ["serializable", "repeatable read"]);
     database.assert_consistent().await;
 
-    let set = Set::of(&[]);
+    let set = Set::of(&[("4_only_settings", "BEGIN; COMMIT; SET lock_timeout = 7;", "")]);
     set.add_non_transactional("5_wrong", "SET nonsense_timeout = 7;", "");
     set.add_non_transactional("6_read_only", "SELECT 1;\nBEGIN READ ONLY;\nSELECT 1;\nCREATE TABLE x ();\nCOMMIT;", "");
     let daemon = TestDaemon::start(&database, &set).await;
