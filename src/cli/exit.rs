@@ -96,7 +96,7 @@ impl Exit {
         let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         match snippet::of(status) {
             Some(rendered) => Self { code, message: Some(rendered + &ways), rendered: true },
-            None => Self::with_code(code, Some(format!("{reason}: {message}{ways}"))),
+            None => Self::with_code(code, Some(format!("{reason}: {}{ways}", ways::without_methods(message)))),
         }
     }
 

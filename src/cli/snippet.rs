@@ -6,7 +6,10 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::output::{self, plain};
+use super::{
+    output::{self, plain},
+    ways,
+};
 use crate::{grpc::status::DOMAIN, sql};
 
 /// What to show instead of the status's message, which says the same in one line. None when it is no failed script's.
@@ -52,7 +55,7 @@ fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
     }
     for (level, key) in [(Level::HELP, "meaning"), (Level::NOTE, "consequence")] {
         if let Some(text) = get(key) {
-            group = group.element(level.message(wrapped(&text, width)));
+            group = group.element(level.message(wrapped(&ways::without_methods(&text), width)));
         }
     }
     Some(renderer.render(&[group]))

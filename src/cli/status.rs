@@ -84,7 +84,9 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
     if let Some(operation) = &status.last_operation {
         lines.push(format!("Last      {}", output::hanging(&ended(operation), LABEL)));
         let is_failure = operation.state() != pb::OperationState::Succeeded && !operation.message.is_empty();
-        lines.extend(is_failure.then(|| format!("          {}", output::hanging(&line(&operation.message), LABEL))));
+        lines.extend(is_failure.then(|| {
+            format!("          {}", output::hanging(&ways::without_methods(&line(&operation.message)), LABEL))
+        }));
     }
     if !status.pending.is_empty() {
         lines.push(format!("\n{}", styled(BOLD, "Pending")));
@@ -112,7 +114,7 @@ fn problems(problems: &[pb::Problem]) -> Vec<String> {
         }
         let style = if problem.blocking { BAD } else { WARN };
         lines.push(styled(style, &problem.reason));
-        lines.push(format!("  {}", output::hanging(&line(&problem.message), 2)));
+        lines.push(format!("  {}", output::hanging(&ways::without_methods(&line(&problem.message)), 2)));
         let others: Vec<_> = problems[at + 1..].iter().filter(is_alike).map(|other| line(&other.version)).collect();
         if !others.is_empty() {
             let more = if others.len() > SHOWN { ", …" } else { "" };

@@ -5,6 +5,11 @@ use std::collections::HashMap;
 
 use crate::{failure::Reason, grpc::pb, planner::Outcome};
 
+/// A daemon's words without the names of methods, for which there are commands here.
+pub(super) fn without_methods(text: &str) -> String {
+    [" (Resolve)", " (SignLedger)", " (Rehearse)"].iter().fold(text.to_owned(), |text, method| text.replace(method, ""))
+}
+
 /// Commands that answer a failure of this reason, each on its own.
 pub(super) fn of_failure(reason: Reason, metadata: &HashMap<String, String>) -> Vec<String> {
     let get = |key: &str| metadata.get(key).map(String::as_str).unwrap_or_default();
@@ -99,6 +104,12 @@ mod tests {
             let parsed = Cli::command().try_get_matches_from(words);
             assert!(parsed.is_ok(), "{way}: {}", parsed.unwrap_err());
         }
+    }
+
+    #[test]
+    fn no_method_is_named_where_there_are_commands() {
+        assert_eq!(without_methods("undo it, and say so (Resolve): that"), "undo it, and say so: that");
+        assert_eq!(without_methods("have it signed (SignLedger); or"), "have it signed; or");
     }
 
     #[test]
