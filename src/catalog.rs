@@ -1,4 +1,4 @@
-//! The embedded set: every migration of a Diesel `MigrationSource`, with its SQL, checked before anything is served.
+//! The set of migrations that a daemon carries: every migration of a Diesel `MigrationSource`, with its SQL, checked before anything is served.
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ pub mod folder;
 mod origin;
 mod recorder;
 
-/// The migrations that a binary carries, by version.
+/// The migrations that a daemon carries, by version.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     migrations: BTreeMap<Version, Migration>,
@@ -113,12 +113,13 @@ impl Catalog {
         }
     }
 
-    /// The same set, which was read from the folder `dir`: what changes there is told ([`Self::change`]).
+    /// Records that the set was read from the folder `dir`, so that [`Self::change`] can compare them.
     pub fn read_from(self, dir: &Path) -> Self {
         Self { origin: Some(Arc::new(origin::Origin::new(dir, &self))), ..self }
     }
 
-    /// How the folder differs by now that the set was read from, as a sentence. `None` where it does not, or where there is none.
+    /// Compares the set with the folder that it was read from. Returns a sentence for people, `None` where nothing is different or the set is
+    /// from no folder.
     pub async fn change(&self) -> Option<String> {
         self.origin.as_ref()?.change().await
     }

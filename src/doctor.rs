@@ -158,7 +158,7 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
             .await,
     );
     report.add("visibility", role::visibility(&keeping).await);
-    report.add("settings", role::settings(&asking).await);
+    report.add("settings", role::settings(&asking, plan.role.as_deref()).await);
     report.add("search_path", role::search_path(&asking, plan.role.as_deref()).await);
     let snapshot = ledger::reading(&mut report, plan).await;
     if plan.migration_database.is_some() {

@@ -45,15 +45,16 @@ pub fn check(dir: &Path) -> Vec<Finding> {
     findings
 }
 
-/// What may be meant otherwise in a folder that can be embedded: what is passed over there, and versions whose order surprises. Empty
-/// where [`check`] finds that the folder cannot be read.
+/// Warnings about a folder that can be embedded: SQL files that nothing reads, versions that are no numbers, and numbers that do not run in
+/// their order. Empty where the folder cannot be read, which [`check`] finds.
 pub fn remarks(dir: &Path) -> Vec<Finding> {
     let Ok(folders) = migration_folders(dir) else { return Vec::new() };
-    let mut remarks = scripts(dir, &[]);
-    let passed_over = "is passed over: a migration is a folder with up.sql and, to roll it back, down.sql in it";
-    remarks.iter_mut().for_each(|remark| remark.problem = passed_over.into());
-    for folder in &folders {
-        remarks.extend(scripts(folder, &["up.sql", "down.sql"]));
+    let beside = "is passed over: a migration is a folder with up.sql and, to roll it back, down.sql in it";
+    let mut remarks: Vec<Finding> = sql_files(dir).iter().map(|file| finding(file, beside)).collect();
+    for file in folders.iter().flat_map(|folder| sql_files(folder)) {
+        if !file.ends_with("up.sql") && !file.ends_with("down.sql") {
+            remarks.push(finding(&file, "is passed over: of a migration, up.sql and down.sql are read"));
+        }
     }
     let mut versions: Vec<(String, &str)> =
         folders.iter().filter_map(|folder| folder.file_name()?.to_str()).map(|name| (version_of(name), name)).collect();
@@ -69,9 +70,11 @@ pub fn remarks(dir: &Path) -> Vec<Finding> {
     }
     versions.retain(|(version, _)| is_number(version));
     versions.sort();
-    let number = |version: &str| version.trim_start_matches('0').to_owned();
-    let is_before = |a: &str, b: &str| (number(a).len(), number(a)) <= (number(b).len(), number(b));
-    if let Some([(_, first), (_, second)]) = versions.array_windows().find(|[a, b]| !is_before(&a.0, &b.0)) {
+    let as_number = |version: &str| {
+        let digits = version.trim_start_matches('0');
+        (digits.len(), digits.to_owned())
+    };
+    if let Some([(_, first), (_, second)]) = versions.array_windows().find(|[a, b]| as_number(&a.0) > as_number(&b.0)) {
         remarks.push(finding(
             &dir.join(first),
             format!("runs before {second}: versions are compared as text. Give all of them the same number of digits"),
@@ -80,16 +83,14 @@ pub fn remarks(dir: &Path) -> Vec<Finding> {
     remarks
 }
 
-/// The SQL files right in `dir`, without those of these names.
-fn scripts(dir: &Path, known: &[&str]) -> Vec<Finding> {
+/// The `.sql` files right in `dir`, sorted.
+fn sql_files(dir: &Path) -> Vec<PathBuf> {
+    let is_sql = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sql"));
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<Finding> = entries
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sql")))
-        .filter(|entry| !entry.file_name().to_str().is_some_and(|name| known.contains(&name)) && entry.path().is_file())
-        .map(|entry| finding(&entry.path(), "is passed over: of a migration, up.sql and down.sql are read"))
-        .collect();
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
+    let mut files: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| is_sql(path) && path.is_file()).collect();
+    files.sort();
+    files
 }
 
 /// The version diesel_cli reads from a folder's name: what stands before the first `_`, without any `-`.
@@ -234,17 +235,19 @@ fn check_folder(folder: &Path, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Why a folder is no migration, and what it may be instead.
+/// The finding of a folder without up.sql: Python's cache and a name in capitals are told apart.
 fn no_up(folder: &Path) -> String {
     if folder.file_name().is_some_and(|name| name == "__pycache__") {
         return "is Python's, and Diesel takes every folder for a migration: delete it, and keep scripts elsewhere"
             .into();
     }
-    let other = scripts(folder, &[]).into_iter().find_map(|script| Some(script.path.file_name()?.to_str()?.to_owned()));
-    other.map_or_else(
-        || "has no up.sql".into(),
-        |other| format!("has no up.sql, but {other}: the name is written in small letters"),
-    )
+    let in_capitals = sql_files(folder)
+        .into_iter()
+        .find(|file| file.file_name().is_some_and(|name| name.eq_ignore_ascii_case("up.sql")));
+    match in_capitals.as_deref().and_then(Path::file_name) {
+        Some(name) => format!("has no up.sql, but {}: the name is written in small letters", name.display()),
+        None => "has no up.sql".into(),
+    }
 }
 
 /// What is wrong with the text of a metadata.toml, if anything.

@@ -14,48 +14,51 @@ use diesel_migrations::FileBasedMigrations;
 use super::Catalog;
 use crate::migration::{Checksum, Version};
 
-/// How many migrations a sentence names.
+/// A sentence names at most this many migrations of each kind; the others are counted.
 const NAMED: usize = 3;
 
-/// When each file was written last, and its length; `None` for a folder that cannot be read.
-type Looks = Option<BTreeMap<PathBuf, (SystemTime, u64)>>;
+/// The modification time and the length of each file. `None`: the folder cannot be read.
+type Stamps = Option<BTreeMap<PathBuf, (SystemTime, u64)>>;
 
-/// Where a set comes from, and what it was like when it was read.
+/// The folder of a set, and the set as it was read from there.
 #[derive(Debug)]
 pub struct Origin {
     dir: PathBuf,
-    read: BTreeMap<Version, Migrated>,
-    /// What was found last, for the same looks of the folder.
-    last: Mutex<(Looks, Option<String>)>,
+    read: BTreeMap<Version, Entry>,
+    /// The last comparison: the stamps that it was made for, and its result. `None` before the first, because files may change between the
+    /// reading of the set and the first look at their stamps.
+    last: Mutex<Option<(Stamps, Option<String>)>>,
 }
 
-/// What a digest knows of a migration, and its name.
+/// One migration of a set: its folder's name, and the digest of its scripts and their mode.
 #[derive(Debug, PartialEq, Eq)]
-struct Migrated {
+struct Entry {
     name: String,
     scripts: Checksum,
 }
 
 impl Origin {
-    /// Of the set that was just read from `dir`.
+    /// Remembers `catalog`, which was just read from `dir`.
     pub fn new(dir: &Path, catalog: &Catalog) -> Self {
-        Self { dir: dir.to_path_buf(), read: contents(catalog), last: Mutex::new((looks(dir), None)) }
+        Self { dir: dir.to_path_buf(), read: contents(catalog), last: Mutex::new(None) }
     }
 
-    /// What is different in the folder now, as a sentence, and what to do. Reads files only when one of them looks changed, on a thread that
-    /// may block.
+    /// Compares the folder with the set. Returns a sentence with the migrations that are new, changed or gone and what to do, `None` where
+    /// nothing is different. Files are read only when their stamps have changed, on a thread that may block.
     pub async fn change(self: &Arc<Self>) -> Option<String> {
         let origin = self.clone();
         tokio::task::spawn_blocking(move || origin.look()).await.ok().flatten()
     }
 
     fn look(&self) -> Option<String> {
-        let now = looks(&self.dir);
+        let now = stamps(&self.dir);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.0 != now {
-            *last = (now, self.difference());
+        if let Some((_, change)) = last.as_ref().filter(|(stamps, _)| *stamps == now) {
+            return change.clone();
         }
-        last.1.clone()
+        let change = self.difference();
+        *last = Some((now, change.clone()));
+        change
     }
 
     fn difference(&self) -> Option<String> {
@@ -65,19 +68,19 @@ impl Origin {
             Err(error) => format!("which cannot be used as they are ({error})"),
             Ok(catalog) => {
                 let now = contents(&catalog);
-                let without = |these: &BTreeMap<Version, Migrated>, those: &BTreeMap<Version, Migrated>| {
+                let without = |these: &BTreeMap<Version, Entry>, those: &BTreeMap<Version, Entry>| {
                     these
                         .iter()
                         .filter(|(version, _)| !those.contains_key(*version))
                         .map(|(_, m)| m.name.clone())
                         .collect()
                 };
-                let changed = now.iter().filter(|(version, migrated)| {
-                    self.read.get(*version).is_some_and(|read| read.scripts != migrated.scripts)
+                let changed = now.iter().filter(|(version, entry)| {
+                    self.read.get(*version).is_some_and(|read| read.scripts != entry.scripts)
                 });
                 let kinds: [(&str, Vec<String>); 3] = [
                     ("new", without(&now, &self.read)),
-                    ("changed", changed.map(|(_, migrated)| migrated.name.clone()).collect()),
+                    ("changed", changed.map(|(_, entry)| entry.name.clone()).collect()),
                     ("gone", without(&self.read, &now)),
                 ];
                 let told: Vec<String> = kinds
@@ -105,13 +108,13 @@ fn named(kind: &str, names: &[String]) -> String {
     format!("{kind}: {}{more}", names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", "))
 }
 
-fn contents(catalog: &Catalog) -> BTreeMap<Version, Migrated> {
-    let of = |m: &crate::migration::Migration| Migrated { name: m.name.clone(), scripts: super::digest([m]) };
+fn contents(catalog: &Catalog) -> BTreeMap<Version, Entry> {
+    let of = |m: &crate::migration::Migration| Entry { name: m.name.clone(), scripts: super::digest([m]) };
     catalog.iter().map(|m| (m.version.clone(), of(m))).collect()
 }
 
-/// Of the files in the folders of `dir`, where migrations are.
-fn looks(dir: &Path) -> Looks {
+/// Reads the stamps of the files one folder below `dir`, where the scripts of migrations are.
+fn stamps(dir: &Path) -> Stamps {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).ok()?.flatten() {
         for file in fs::read_dir(entry.path()).into_iter().flatten().flatten() {

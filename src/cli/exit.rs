@@ -152,7 +152,7 @@ impl Exit {
     }
 }
 
-/// What to answer it with, a line each.
+/// The commands that answer the failure of this status, each on a line of its own.
 fn ways(status: &Status) -> String {
     let Some(info) = status.get_details_error_info().filter(|info| info.domain == DOMAIN) else { return String::new() };
     let ways = ways::of_failure(Reason::parse(&info.reason), &info.metadata);

@@ -197,6 +197,7 @@ impl Events {
         }
     }
 }
+
 /// A migration's version, or the name of its folder, from which Diesel reads the version.
 #[expect(clippy::unnecessary_wraps, reason = "clap asks for a result")]
 pub(super) fn version(text: &str) -> Result<String, std::convert::Infallible> {

@@ -197,7 +197,16 @@ fn to_json(message: &impl Message, name: &str) -> Result<String, Box<dyn std::er
 
 /// Text on stdout that begins at column `at` of a terminal's line, and goes on there below.
 pub(super) fn hanging(text: &str, at: usize) -> String {
-    let Some(width) = stdout_width() else { return text.to_owned() };
+    hung(text, at, stdout_width())
+}
+
+/// The same on stderr.
+pub(super) fn indented(text: &str, at: usize) -> String {
+    hung(text, at, width())
+}
+
+fn hung(text: &str, at: usize, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.to_owned() };
     wrapped(text, width.saturating_sub(at)).replace('\n', &format!("\n{}", " ".repeat(at)))
 }
 

@@ -3,7 +3,11 @@
 
 use std::collections::HashMap;
 
-use crate::{failure::Reason, grpc::pb, planner::Outcome};
+use crate::{
+    failure::Reason,
+    grpc::{convert::outcome_of, pb},
+    planner::Outcome,
+};
 
 /// A daemon's words without the names of methods, for which there are commands here.
 pub(super) fn without_methods(text: &str) -> String {
@@ -19,7 +23,7 @@ pub(super) fn of_failure(reason: Reason, metadata: &HashMap<String, String>) -> 
 
 /// Commands that answer what a status shows.
 pub(super) fn of_problem(problem: &pb::Problem) -> Vec<String> {
-    let outcomes: Vec<Outcome> = problem.outcomes().filter_map(outcome).collect();
+    let outcomes: Vec<Outcome> = problem.outcomes().filter_map(outcome_of).collect();
     match Reason::parse(&problem.reason) {
         // It is told of what a rollback would find, not of what was asked for.
         reason if problem.blocking || !outcomes.is_empty() => of(reason, &problem.version, &outcomes),
@@ -67,19 +71,6 @@ fn flag(outcome: Outcome) -> &'static str {
         Outcome::RestoreTable => "--restore-diesel-table",
         Outcome::NothingApplied => "--nothing-applied",
     }
-}
-
-fn outcome(outcome: pb::ResolveOutcome) -> Option<Outcome> {
-    Some(match outcome {
-        pb::ResolveOutcome::Unspecified => return None,
-        pb::ResolveOutcome::Applied => Outcome::Applied,
-        pb::ResolveOutcome::NotApplied => Outcome::NotApplied,
-        pb::ResolveOutcome::Retry => Outcome::Retry,
-        pb::ResolveOutcome::StartOver => Outcome::StartOver,
-        pb::ResolveOutcome::Accept => Outcome::Accept,
-        pb::ResolveOutcome::RestoreDieselTable => Outcome::RestoreTable,
-        pb::ResolveOutcome::NothingApplied => Outcome::NothingApplied,
-    })
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ pub(super) async fn search_path(asking: &Asking<'_>, migrating: Option<&str>) ->
 }
 
 /// Settings of the role, the database or the server, as far as they reach the daemon. Its migration session sets its own.
-pub(super) async fn settings(asking: &Asking<'_>) -> Result<Check, Error> {
+pub(super) async fn settings(asking: &Asking<'_>, role: Option<&str>) -> Result<Check, Error> {
     let rows = asking
         .all(
             "SELECT name, reset_val FROM pg_settings WHERE reset_val IS DISTINCT FROM boot_val AND name IN \
@@ -185,8 +185,9 @@ pub(super) async fn settings(asking: &Asking<'_>) -> Result<Check, Error> {
             &[],
         )
         .await?;
-    let first = asking.0.in_configured_path("SELECT pg_catalog.current_schema()").await?;
-    let ledger_first = first.get(0) == Some("schemad");
+    // That the role cannot be taken is another check's to say.
+    let first = asking.0.first_schema(role).await.unwrap_or_default();
+    let ledger_first = first.as_deref() == Some("schemad");
     let set: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let shown: Vec<String> = set.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut check = Check::ok(

@@ -86,6 +86,11 @@ fn problem(problem: &planner::Problem) -> pb::Problem {
     }
 }
 
+/// The outcome of a message; `None` for UNSPECIFIED.
+pub fn outcome_of(outcome: pb::ResolveOutcome) -> Option<Outcome> {
+    Outcome::ALL.into_iter().find(|known| self::outcome(*known) == outcome)
+}
+
 fn outcome(outcome: Outcome) -> pb::ResolveOutcome {
     match outcome {
         Outcome::Applied => pb::ResolveOutcome::Applied,

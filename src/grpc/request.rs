@@ -13,7 +13,7 @@ pub use operations::{operation_id, operations, operations_page_token, watch};
 pub use page::{page, page_token};
 pub use schema::{Filter, Place, schema};
 
-use super::pb;
+use super::{convert, pb};
 use crate::{
     failure::{Failure, Reason},
     migration::Version,
@@ -118,20 +118,12 @@ pub fn lease(request: &pb::LeaseRequest) -> Result<Lease, Failure> {
 /// # Errors
 /// The first malformed field.
 pub fn resolve(principal: &str, request: &pb::ResolveRequest) -> Result<Request, Failure> {
-    let outcome = match pb::ResolveOutcome::try_from(request.outcome) {
-        Ok(pb::ResolveOutcome::Applied) => Outcome::Applied,
-        Ok(pb::ResolveOutcome::NotApplied) => Outcome::NotApplied,
-        Ok(pb::ResolveOutcome::Retry) => Outcome::Retry,
-        Ok(pb::ResolveOutcome::StartOver) => Outcome::StartOver,
-        Ok(pb::ResolveOutcome::Accept) => Outcome::Accept,
-        Ok(pb::ResolveOutcome::RestoreDieselTable) => Outcome::RestoreTable,
-        Ok(pb::ResolveOutcome::NothingApplied) => Outcome::NothingApplied,
-        Ok(pb::ResolveOutcome::Unspecified) | Err(_) => {
+    let outcome =
+        pb::ResolveOutcome::try_from(request.outcome).ok().and_then(convert::outcome_of).ok_or_else(|| {
             let message =
                 "outcome is APPLIED, NOT_APPLIED, RETRY, START_OVER, ACCEPT, RESTORE_DIESEL_TABLE or NOTHING_APPLIED";
-            return Err(Failure::invalid(Reason::InvalidOutcome, "outcome", message));
-        }
-    };
+            Failure::invalid(Reason::InvalidOutcome, "outcome", message)
+        })?;
     let reason = reason(&request.reason)?;
     let version = match outcome {
         Outcome::RestoreTable | Outcome::NothingApplied if request.version.is_empty() => None,

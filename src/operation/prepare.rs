@@ -122,7 +122,6 @@ impl Inner {
         candidate: &Candidate<'_>,
     ) -> Result<Prepared, Failure> {
         install::ensure(locked).await?;
-        spares_ledger(locked, self.role.as_deref()).await?;
         claims::close_abandoned(locked, candidate.id).await?;
         // A second connection to the same place, because the migration session takes no prepared statements.
         let ledger = locked.keeper().map_or(self.logins.migrating(), |keeper| &keeper.url);
@@ -134,6 +133,9 @@ impl Inner {
         let (resolution, signing) = (plan.resolution.take(), plan.signing.take());
         let warnings = self.warnings(&plan, candidate.request).await;
         let mut steps = texts(plan, &mut reader).await?;
+        if !steps.is_empty() {
+            spares_ledger(locked, self.role.as_deref()).await?;
+        }
         let bytes = script_bytes(&steps);
         blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, self.role.as_deref()))?;
         encoding::check(&steps, &mut reader, &snapshot.server.encoding, bytes).await?;

@@ -39,7 +39,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Each of them.
-    const ALL: [Self; 7] = [
+    pub const ALL: [Self; 7] = [
         Self::Applied,
         Self::NotApplied,
         Self::Retry,

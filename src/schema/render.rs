@@ -123,8 +123,7 @@ fn both(property: &str, from: &Value, to: &Value) -> [String; 2] {
 
 /// The columns between what both orders begin with and what both end with; … stands for those.
 fn moved(from: &[String], to: &[String]) -> [String; 2] {
-    let begin = from.iter().zip(to).take_while(|(a, b)| a == b).count();
-    let end = from[begin..].iter().rev().zip(to[begin..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let (begin, end) = in_common(from, to);
     [from, to].map(|columns| {
         let middle = columns[begin..columns.len() - end].iter().map(String::as_str);
         let left_out = |count: usize| (count > 0).then_some("…");
@@ -155,11 +154,17 @@ fn short(text: &str) -> String {
     }
 }
 
+/// How many items both begin with, and how many of the rest both end with.
+fn in_common<T: PartialEq>(from: &[T], to: &[T]) -> (usize, usize) {
+    let begin = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+    let end = from[begin..].iter().rev().zip(to[begin..].iter().rev()).take_while(|(a, b)| a == b).count();
+    (begin, end)
+}
+
 /// The lines between what both begin with and what both end with.
 fn where_they_differ<'a>(from: &'a str, to: &'a str) -> (Vec<&'a str>, Vec<&'a str>) {
     let (from, to): (Vec<_>, Vec<_>) = (from.lines().collect(), to.lines().collect());
-    let begin = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    let end = from[begin..].iter().rev().zip(to[begin..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let (begin, end) = in_common(&from, &to);
     (from[begin..from.len() - end].to_vec(), to[begin..to.len() - end].to_vec())
 }
 

@@ -92,12 +92,12 @@ async fn the_result_of_an_old_request_says_that_it_is_old() {
     let daemon = TestDaemon::start(&database, &set).await;
     let request = uuid::Uuid::new_v4().to_string();
     let (code, _, err) = run(&daemon, &["apply", "--request-id", &request]).await;
-    assert!(code == 1 && !err.contains("nothing was run now"), "{err}");
+    assert!(code == 1 && !err.contains("was accepted before, and"), "{err}");
     let (_, out, _) = run(&daemon, &["status"]).await;
     assert!(out.contains("relation \"missing\" does not exist"), "{out}");
     database.execute("CREATE TABLE missing ()").await;
     let (code, _, err) = run(&daemon, &["apply", "--request-id", &request]).await;
-    assert!(code == 1 && err.contains("nothing was run now"), "{err}");
+    assert!(code == 1 && err.contains("was accepted before, and"), "{err}");
     assert_eq!(run(&daemon, &["apply"]).await.0, 0);
 }
 

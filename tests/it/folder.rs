@@ -125,6 +125,14 @@ async fn the_example_is_applied_to_no_database_that_was_named() {
     doctor.env_remove("SCHEMAD_EXAMPLE").env("DATABASE_URL", &database.url);
     let doctor = output(doctor).await;
     assert!(doctor.status.success() && stdout(&doctor).contains("schemad's own example"), "{}", stdout(&doctor));
+    // The variable of the build has a name that is easily taken for the daemon's.
+    let mut doctor = schemad(&["doctor"]);
+    doctor.env("SCHEMAD_MIGRATIONS", "/somewhere").env("DATABASE_URL", &database.url);
+    let doctor = output(doctor).await;
+    assert!(
+        stderr(&doctor).contains("SCHEMAD_MIGRATIONS is a setting of the build")
+            && stderr(&doctor).contains("SCHEMAD_DIR")
+    );
     let mut command = schemad(&["serve", "--example"]);
     command.env_remove("SCHEMAD_EXAMPLE").env("DATABASE_URL", &database.url);
     Process::start(command).await.kill().await;

@@ -27,8 +27,8 @@ struct Known {
     /// Of the state changes that were shown.
     last_sequence: i64,
     reached: bool,
-    /// The request that was named is an operation that ended before.
-    is_old: bool,
+    /// The request was named, and is that of an operation which was accepted before.
+    is_repeated: bool,
     /// It was interrupted and asked for anew.
     renewed: bool,
     live: Live,
@@ -36,8 +36,14 @@ struct Known {
 
 /// Sends the request until its result is known, shows what happens, and returns how to exit.
 pub(super) async fn follow(operate: &Operate, mut call: Call) -> Exit {
-    let mut known =
-        Known { operation: None, last_sequence: 0, reached: false, is_old: false, renewed: false, live: Live::new() };
+    let mut known = Known {
+        operation: None,
+        last_sequence: 0,
+        reached: false,
+        is_repeated: false,
+        renewed: false,
+        live: Live::new(),
+    };
     let exit = tokio::select! {
         exit = until_known(operate, &mut call, &mut known) => {
             known.live.clear();
@@ -82,9 +88,9 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
                 return exit::json_error(&status);
             }
             let exit = address.explain(&status);
-            if known.is_old {
+            if known.is_repeated {
                 return exit.adding(
-                    "\n  That is how the operation of this request id has ended before, and nothing was run now: leave --request-id out, or \
+                    "\n  The operation of this request id was accepted before, and the same id never begins another: leave --request-id out, or \
                      give another, to try again",
                 );
             }
@@ -141,7 +147,7 @@ async fn once(
             continue;
         }
         if let Some(Event::Accepted(accepted)) = &event.event {
-            known.is_old |= known.operation.is_none() && accepted.repeated && operate.request_id.is_some();
+            known.is_repeated |= known.operation.is_none() && accepted.repeated && operate.request_id.is_some();
         }
         if !event.operation.is_empty() {
             known.operation = Some(event.operation.clone());

@@ -3,7 +3,8 @@
 use crate::{
     cli::list,
     cli::output::{
-        self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, fitted_table, line, progress, say, styled, tell_done,
+        self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, fitted_table, indented, line, progress, say, styled,
+        tell_done,
     },
     db::activity,
     grpc::pb::{self, operation_event::Event},
@@ -120,12 +121,6 @@ fn step_done(step: &pb::StepDone) {
     let took = duration(step.duration.as_ref());
     let name = fitted(&line(&step.name), before.chars().count() + took.chars().count() + 2);
     progress(&format!("{before}{name}  {}", styled(DIM, &took)));
-}
-
-/// Text that begins at column `at` of a terminal's line, and goes on there below.
-fn indented(text: &str, at: usize) -> String {
-    let Some(width) = output::width() else { return text.to_owned() };
-    output::wrapped(text, width.saturating_sub(at)).replace('\n', &format!("\n{}", " ".repeat(at)))
 }
 
 /// A session that is in the way, in one line.
