@@ -75,6 +75,8 @@ mod tests {
             ("15_type/metadata.toml", "run_in_transaction = 'false'"),
             ("16_bom/up.sql", "\u{feff}SELECT 1"),
             ("17_nul/up.sql", "SELECT 1\0"),
+            ("18_capitals/UP.SQL", "SELECT 1"),
+            ("__pycache__/conftest.pyc", "x"),
             ("_none/up.sql", "SELECT 1"),
             (&long, "SELECT 1"),
         ]);
