@@ -1,4 +1,5 @@
-//! schemad around a folder that is read when the daemon starts, instead of compiled in: any Diesel `MigrationSource` will do.
+//! schemad around a folder that is read when the daemon starts, instead of compiled in: any Diesel
+//! `MigrationSource` will do.
 //!
 //! ```sh
 //! MIGRATIONS_DIR=migrations cargo run --example from_folder -- dev

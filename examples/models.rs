@@ -1,24 +1,28 @@
-//! Typed Diesel models of the reference schema, with its enum types as Rust enums whose labels are the database's values
-//! (`admin`, never `ADMIN`). Run against a database where the schema is applied :
+//! Typed Diesel models of the reference schema, with its enum types as Rust enums whose labels are
+//! the database's values (`admin`, never `ADMIN`). Run against a database where the schema is
+//! applied :
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo run --example models
 //! ```
 //!
-//! It writes a user for every role and reads it back, then sends every label of every enum to the server and back, all in a
-//! transaction that is rolled back.
+//! It writes a user for every role and reads it back, then sends every label of every enum to the
+//! server and back, all in a transaction that is rolled back.
 
 use std::error::Error;
 
 use diesel::{
-    ExpressionMethods as _, Insertable, IntoSql as _, QueryDsl as _, Queryable, Selectable, SelectableHelper as _,
+    ExpressionMethods as _, Insertable, IntoSql as _, QueryDsl as _, Queryable, Selectable,
+    SelectableHelper as _,
     deserialize::{self, FromSql, FromSqlRow},
     expression::AsExpression,
     pg::{Pg, PgValue},
     serialize::{self, IsNull, Output, ToSql},
     sql_types::Text,
 };
-use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use diesel_async::{
+    AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _,
+};
 use uuid::Uuid;
 
 /// A Rust enum for a PostgreSQL enum type: each variant with its label.
@@ -162,7 +166,9 @@ macro_rules! round_trip {
         for value in $name::ALL {
             let (typed, text): ($name, String) = diesel::select((
                 value.into_sql::<$sql>(),
-                diesel::dsl::sql::<Text>("").bind::<$sql, _>(*value).sql("::text"),
+                diesel::dsl::sql::<Text>("")
+                    .bind::<$sql, _>(*value)
+                    .sql("::text"),
             ))
             .get_result($connection)
             .await?;
@@ -179,22 +185,42 @@ async fn main() -> Result<(), Box<dyn Error>> {
     connection.batch_execute("BEGIN").await?;
     for role in UserRole::ALL.iter().copied() {
         let email = format!("{}@example.org", role.label());
-        let new = NewUser { email: &email, full_name: "A person", password_hash: "$none$", role };
-        let id: Uuid =
-            diesel::insert_into(users::table).values(&new).returning(users::id).get_result(&mut connection).await?;
-        let found: User =
-            users::table.filter(users::role.eq(role)).select(User::as_select()).first(&mut connection).await?;
+        let new = NewUser {
+            email: &email,
+            full_name: "A person",
+            password_hash: "$none$",
+            role,
+        };
+        let id: Uuid = diesel::insert_into(users::table)
+            .values(&new)
+            .returning(users::id)
+            .get_result(&mut connection)
+            .await?;
+        let found: User = users::table
+            .filter(users::role.eq(role))
+            .select(User::as_select())
+            .first(&mut connection)
+            .await?;
         assert_eq!(found, User { id, email, role });
     }
     for output_type in OutputType::ALL.iter().copied() {
-        let values =
-            (outputs::output_type.eq(output_type), outputs::title.eq("A title"), outputs::content.eq("A text"));
+        let values = (
+            outputs::output_type.eq(output_type),
+            outputs::title.eq("A title"),
+            outputs::content.eq("A text"),
+        );
         let written: Written = diesel::insert_into(outputs::table)
             .values(values)
             .returning(Written::as_returning())
             .get_result(&mut connection)
             .await?;
-        assert_eq!(written, Written { output_type, status: OutputStatus::Draft });
+        assert_eq!(
+            written,
+            Written {
+                output_type,
+                status: OutputStatus::Draft
+            }
+        );
     }
     round_trip!(&mut connection, UserRole, Userrole);
     round_trip!(&mut connection, OutputType, Outputtype);

@@ -1,5 +1,6 @@
-//! Who may do what: the roles, and whom a credential makes of its bearer. Knows no transport; the cryptography is done by
-//! well-kept crates. Whoever comes is known from memory; files and issuers are looked at in the background.
+//! Who may do what: the roles, and whom a credential makes of its bearer. Knows no transport; the
+//! cryptography is done by well-kept crates. Whoever comes is known from memory; files and issuers
+//! are looked at in the background.
 
 mod certificate;
 mod error;
@@ -67,7 +68,10 @@ impl FromStr for Role {
     type Err = ();
 
     fn from_str(word: &str) -> Result<Self, ()> {
-        [Self::Viewer, Self::Deployer, Self::Admin].into_iter().find(|role| role.as_str() == word).ok_or(())
+        [Self::Viewer, Self::Deployer, Self::Admin]
+            .into_iter()
+            .find(|role| role.as_str() == word)
+            .ok_or(())
     }
 }
 
@@ -116,13 +120,15 @@ struct Shared {
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Access").field("path", &self.0.path).finish_non_exhaustive()
+        f.debug_struct("Access")
+            .field("path", &self.0.path)
+            .finish_non_exhaustive()
     }
 }
 
 impl Access {
-    /// Reads and checks an access file, and the key files that it names. Keys of URLs are fetched when it is
-    /// followed, or when the first token comes.
+    /// Reads and checks an access file, and the key files that it names. Keys of URLs are fetched
+    /// when it is followed, or when the first token comes.
     ///
     /// # Errors
     /// What is wrong, with file and line; never a secret.
@@ -130,7 +136,12 @@ impl Access {
         let state = State::open(path)?;
         let (certificates, was_empty) = (AtomicBool::new(true), AtomicBool::new(false));
         let state = RwLock::new(Arc::new(state));
-        Ok(Self(Arc::new(Shared { path: path.into(), certificates, was_empty, state })))
+        Ok(Self(Arc::new(Shared {
+            path: path.into(),
+            certificates,
+            was_empty,
+            state,
+        })))
     }
 
     /// Nobody will be asked for a certificate. Rules for one that come later are complained about.
@@ -169,7 +180,9 @@ impl Access {
 
     fn useless_certificates(&self) -> Option<Error> {
         let useless = !self.0.certificates.load(Relaxed) && !self.state().certificates.is_empty();
-        useless.then(|| Error::UselessCertificates { path: self.0.path.clone() })
+        useless.then(|| Error::UselessCertificates {
+            path: self.0.path.clone(),
+        })
     }
 
     /// Checks the text of an access file, which need not exist, without using it.
@@ -180,12 +193,13 @@ impl Access {
         file::parse(path, text).map(drop)
     }
 
-    /// Who calls. What is in `authorization` decides alone; without it, the certificate does. Waits only for a JWT whose key is
-    /// not known yet, for its turn (2 s) and a fetch of the issuer's keys, 10 s at most and 20 s by discovery, behind one that is
-    /// under way.
+    /// Who calls. What is in `authorization` decides alone; without it, the certificate does. Waits
+    /// only for a JWT whose key is not known yet, for its turn (2 s) and a fetch of the issuer's
+    /// keys, 10 s at most and 20 s by discovery, behind one that is under way.
     ///
     /// # Errors
-    /// [`Reason::CredentialMissing`], [`Reason::CredentialInvalid`] or [`Reason::CredentialExpired`], with one message each.
+    /// [`Reason::CredentialMissing`], [`Reason::CredentialInvalid`] or
+    /// [`Reason::CredentialExpired`], with one message each.
     ///
     /// Dropping the future has no effect on anybody else.
     ///
@@ -193,10 +207,16 @@ impl Access {
     /// [`Reason::CredentialInvalid`]: crate::failure::Reason::CredentialInvalid
     /// [`Reason::CredentialExpired`]: crate::failure::Reason::CredentialExpired
     pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Principal, Failure> {
-        self.authenticate_at(presented, SystemTime::now()).await.map_err(Refusal::told)
+        self.authenticate_at(presented, SystemTime::now())
+            .await
+            .map_err(Refusal::told)
     }
 
-    async fn authenticate_at(&self, presented: &Presented<'_>, now: SystemTime) -> Result<Principal, Refusal> {
+    async fn authenticate_at(
+        &self,
+        presented: &Presented<'_>,
+        now: SystemTime,
+    ) -> Result<Principal, Refusal> {
         let state = self.state();
         let found = Self::by(&state, presented, now).await;
         // While it waited for an issuer's keys, the rules may have changed.
@@ -206,7 +226,11 @@ impl Access {
         }
     }
 
-    async fn by(state: &State, presented: &Presented<'_>, now: SystemTime) -> Result<Principal, Refusal> {
+    async fn by(
+        state: &State,
+        presented: &Presented<'_>,
+        now: SystemTime,
+    ) -> Result<Principal, Refusal> {
         match (presented.authorization, presented.certificate) {
             (Some(authorization), _) => bearer(state, authorization, now).await,
             (None, Some(der)) => certificate::authenticate(&state.certificates, der, now),
@@ -215,7 +239,11 @@ impl Access {
     }
 
     fn state(&self) -> Arc<State> {
-        self.0.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -236,7 +264,10 @@ impl Follows for Access {
 
     /// Issuers' keys, too.
     fn tend(&self) {
-        self.state().issuers.iter().for_each(|issuer| issuer.keys.tend());
+        self.state()
+            .issuers
+            .iter()
+            .for_each(|issuer| issuer.keys.tend());
     }
 }
 
@@ -247,7 +278,9 @@ async fn bearer(state: &State, authorization: &str, now: SystemTime) -> Result<P
     }
     let (scheme, credential) = authorization.split_once(' ').unwrap_or((authorization, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Refusal::invalid("an authorization that does not begin with Bearer"));
+        return Err(Refusal::invalid(
+            "an authorization that does not begin with Bearer",
+        ));
     }
     let credential = credential.trim_matches(' ');
     if token::looks_like_one(credential) {
@@ -255,6 +288,8 @@ async fn bearer(state: &State, authorization: &str, now: SystemTime) -> Result<P
     } else if oidc::looks_like_one(credential) {
         oidc::authenticate(&state.issuers, credential, now).await
     } else {
-        Err(Refusal::invalid("a bearer credential that is neither a token nor a JWT"))
+        Err(Refusal::invalid(
+            "a bearer credential that is neither a token nor a JWT",
+        ))
     }
 }

@@ -1,5 +1,5 @@
-//! The admin listener: health for probes that speak no TLS, and metrics. Plaintext, may bind any address, and for that
-//! reason says nothing that needs protection.
+//! The admin listener: health for probes that speak no TLS, and metrics. Plaintext, may bind any
+//! address, and for that reason says nothing that needs protection.
 
 use std::sync::Arc;
 
@@ -56,7 +56,10 @@ impl Admin {
 
     fn ready(&self) -> Response {
         let view = self.views.borrow().clone();
-        match self.serving().and_then(|()| view.ready().map_err(|failure| reason(&failure))) {
+        match self
+            .serving()
+            .and_then(|()| view.ready().map_err(|failure| reason(&failure)))
+        {
             // Whoever settles it has to reach this daemon.
             Ok(()) if view.in_doubt() => said(StatusCode::OK, "SERVING", Reason::InDoubt.as_str()),
             ready => answer(ready),
@@ -64,12 +67,19 @@ impl Admin {
     }
 
     fn database(&self) -> Response {
-        answer(self.views.borrow().database.clone().map_err(|failure| reason(&failure)))
+        answer(
+            self.views
+                .borrow()
+                .database
+                .clone()
+                .map_err(|failure| reason(&failure)),
+        )
     }
 
     fn metrics(&self) -> Response {
         let ready = self.serving().is_ok() && self.views.borrow().ready().is_ok();
-        self.metrics.listener(self.connections.count(), self.insecure);
+        self.metrics
+            .listener(self.connections.count(), self.insecure);
         for (setting, ends) in self.tls.iter().flat_map(ServerTls::certificates_end) {
             self.metrics.certificate(setting, ends);
         }
@@ -83,7 +93,11 @@ impl Admin {
     }
 
     fn serving(&self) -> Result<(), String> {
-        if *self.phases.borrow() == Phase::Serving { Ok(()) } else { Err("SHUTTING_DOWN".into()) }
+        if *self.phases.borrow() == Phase::Serving {
+            Ok(())
+        } else {
+            Err("SHUTTING_DOWN".into())
+        }
     }
 }
 
@@ -100,5 +114,9 @@ fn answer(health: Result<(), String>) -> Response {
 }
 
 fn said(code: StatusCode, status: &str, reason: &str) -> Response {
-    (code, Json(serde_json::json!({ "status": status, "reason": reason }))).into_response()
+    (
+        code,
+        Json(serde_json::json!({ "status": status, "reason": reason })),
+    )
+        .into_response()
 }

@@ -1,8 +1,12 @@
-//! Wires a daemon together. The listeners and the signal to end are arguments, so tests run whole daemons on port 0.
+//! Wires a daemon together. The listeners and the signal to end are arguments, so tests run whole
+//! daemons on port 0.
 
 mod listeners;
 
-use std::{future::Future, io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    future::Future, io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 
 use diesel::{migration::MigrationSource, pg::Pg};
 use tokio::{net::TcpListener, sync::watch};
@@ -56,9 +60,11 @@ pub struct Settings {
     pub database: DatabaseUrl,
     /// Where it migrates: direct, or through a session pooler. `None`: the same.
     pub migration_database: Option<DatabaseUrl>,
-    /// Runs the migrations, where it is not the role that logs in: their owner, who needs no rights on the ledger.
+    /// Runs the migrations, where it is not the role that logs in: their owner, who needs no rights
+    /// on the ledger.
     pub role: Option<String>,
-    /// Signs the downs that the ledger keeps; with it, a rollback from the ledger runs only what was signed.
+    /// Signs the downs that the ledger keeps; with it, a rollback from the ledger runs only what
+    /// was signed.
     pub signing: Option<Keys>,
     /// Apply only what was rehearsed well, with exactly these scripts.
     pub require_rehearsed: bool,
@@ -80,7 +86,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Where databases are leased from, for tests. `None`: there are none.
     pub leases: Option<lease::Settings>,
-    /// It is known that others than this machine reach it without TLS or without saying who they are.
+    /// It is known that others than this machine reach it without TLS or without saying who they
+    /// are.
     pub insecure: bool,
 }
 
@@ -141,8 +148,8 @@ impl<S: MigrationSource<Pg>> Builder<S> {
     /// Checks the set, and reads the certificates and the access file.
     ///
     /// # Errors
-    /// [`CannotServe`] with everything that is wrong: a bad set never serves, and neither does a daemon that would let in others
-    /// than it should.
+    /// [`CannotServe`] with everything that is wrong: a bad set never serves, and neither does a
+    /// daemon that would let in others than it should.
     pub fn build(self, settings: Settings) -> Result<Daemon, CannotServe> {
         Daemon::around(Catalog::load(&self.source)?, settings)
     }
@@ -163,22 +170,38 @@ impl Daemon {
         {
             access.without_certificates()?;
         }
-        Ok(Self { catalog: Arc::new(catalog), settings, tls, access })
+        Ok(Self {
+            catalog: Arc::new(catalog),
+            settings,
+            tls,
+            access,
+        })
     }
 
-    /// Serves until `end` resolves, then ends in order: new operations are refused, the running one gets its grace, the
-    /// streams end. Listens at once, whether the database is there or not.
+    /// Serves until `end` resolves, then ends in order: new operations are refused, the running one
+    /// gets its grace, the streams end. Listens at once, whether the database is there or not.
     ///
     /// # Errors
-    /// When a listener fails; when others than this machine can reach the main one, and it has no TLS or no access file, unless
-    /// that is insisted on with `insecure`.
-    pub async fn serve(self, main: TcpListener, admin: TcpListener, end: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { catalog, settings, tls, access } = self;
+    /// When a listener fails; when others than this machine can reach the main one, and it has no
+    /// TLS or no access file, unless that is insisted on with `insecure`.
+    pub async fn serve(
+        self,
+        main: TcpListener,
+        admin: TcpListener,
+        end: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let Self {
+            catalog,
+            settings,
+            tls,
+            access,
+        } = self;
         let (main_address, admin_address) = (main.local_addr()?, admin.local_addr()?);
         let main_ip = main_address.ip().to_canonical();
         if !settings.insecure && !main_ip.is_loopback() && (tls.is_none() || access.is_none()) {
             return Err(io::Error::other(format!(
-                "{main_ip} can be reached from other machines, and there is no TLS or no access file: give both, or set `insecure`"
+                "{main_ip} can be reached from other machines, and there is no TLS or no access \
+                 file: give both, or set `insecure`"
             )));
         }
         // Both listen already. Said before anything begins that has events of its own.
@@ -192,7 +215,8 @@ impl Daemon {
         };
         let whose = Whose::of(&settings.database, settings.migration_database.as_ref());
         let pool = Pool::new(settings.database.clone(), whose, &settings.pool);
-        let one_database = OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
+        let one_database =
+            OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
         let monitor = Monitor::start(
             settings.database.clone(),
             settings.migration_database.is_none(),
@@ -207,8 +231,13 @@ impl Daemon {
             metrics.clone(),
             refresh.clone(),
         );
-        let rehearsals =
-            Rehearsals::new(catalog.clone(), logins.clone(), settings.role.clone(), daemon_name(), shutdown.phases());
+        let rehearsals = Rehearsals::new(
+            catalog.clone(),
+            logins.clone(),
+            settings.role.clone(),
+            daemon_name(),
+            shutdown.phases(),
+        );
         let operations = Operations::new(Parts {
             catalog: catalog.clone(),
             logins,
@@ -230,15 +259,26 @@ impl Daemon {
         if let Some(access) = &access {
             tokio::spawn(follow(access.clone()));
         }
-        let leases = Leases::new(settings.leases.clone(), catalog.clone(), metrics.clone(), shutdown.phases());
+        let leases = Leases::new(
+            settings.leases.clone(),
+            catalog.clone(),
+            metrics.clone(),
+            shutdown.phases(),
+        );
         let (keeping, kept) = (leases.clone(), leases.clone());
         tokio::spawn(async move { keeping.keep().await });
         let (limits, phases) = (settings.limits.clone().within_files(), shutdown.phases());
-        let (connections, admin_connections) = (Connections::new(limits.clone()), Connections::new(limits.of_admin()));
+        let (connections, admin_connections) = (
+            Connections::new(limits.clone()),
+            Connections::new(limits.of_admin()),
+        );
         let has_strangers = access.is_some();
         let parts = listeners::Parts {
             catalog: catalog.clone(),
-            reads: Reads { pool: pool.clone(), views: monitor.views() },
+            reads: Reads {
+                pool: pool.clone(),
+                views: monitor.views(),
+            },
             operations: operations.clone(),
             rehearsals: rehearsals.clone(),
             database: settings.database.clone(),
@@ -267,7 +307,13 @@ impl Daemon {
                 admin_address.port(),
                 phases.clone(),
             )),
-            tokio::spawn(listeners::admin(admin, admin_connections, admin_routes, settings.limits.of_admin(), phases)),
+            tokio::spawn(listeners::admin(
+                admin,
+                admin_connections,
+                admin_routes,
+                settings.limits.of_admin(),
+                phases,
+            )),
         ];
         if settings.apply_on_start {
             tokio::spawn(apply_on_start(operations.clone(), monitor.views()));
@@ -284,22 +330,35 @@ impl Daemon {
         systemd::stopping();
         shutdown.advance(Phase::Draining);
         let closing = tokio::spawn(async move { kept.close().await });
-        if tokio::time::timeout(settings.shutdown_grace, operations.idle()).await.is_err() {
+        if tokio::time::timeout(settings.shutdown_grace, operations.idle())
+            .await
+            .is_err()
+        {
             shutdown.advance(Phase::Stopping);
-            if tokio::time::timeout(STOP_WITHIN, operations.idle()).await.is_err() {
+            if tokio::time::timeout(STOP_WITHIN, operations.idle())
+                .await
+                .is_err()
+            {
                 tracing::error!(
                     event = "operation.abandoned",
                     "an operation did not end in time; its session is closed"
                 );
             }
         }
-        let _ = tokio::time::timeout(STOP_WITHIN, rehearsals.idle()).await; // what it leaves is swept later
+        // What it leaves is swept later.
+        let _ = tokio::time::timeout(STOP_WITHIN, rehearsals.idle()).await;
         if tokio::time::timeout(LEASES_WITHIN, closing).await.is_err() {
-            tracing::warn!(event = "lease.not_removed", "leased databases are left for the next start to sweep");
+            tracing::warn!(
+                event = "lease.not_removed",
+                "leased databases are left for the next start to sweep"
+            );
         }
         shutdown.advance(Phase::Ended);
         for mut server in servers {
-            if tokio::time::timeout(DRAIN_WITHIN, &mut server).await.is_err() {
+            if tokio::time::timeout(DRAIN_WITHIN, &mut server)
+                .await
+                .is_err()
+            {
                 server.abort();
             }
         }
@@ -310,7 +369,9 @@ impl Daemon {
 
 /// "host:pid", which says where to look for an operation's log.
 fn daemon_name() -> String {
-    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let host = nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     format!("{host}:{}", std::process::id())
 }
 
@@ -327,10 +388,14 @@ fn start_event(settings: &Settings, catalog: &Catalog, main: SocketAddr, admin: 
     );
     if settings.insecure {
         tracing::warn!(event = "daemon.insecure", listen = %main, tls = settings.tls.is_some(), access = settings.access.is_some(),
-            "INSECURE: --insecure lets whoever can reach {main} in without TLS or without a credential");
+            "INSECURE: --insecure lets whoever can reach {main} in without TLS or without a \
+             credential");
     }
     if catalog.is_empty() {
-        tracing::warn!(event = "daemon.empty_set", "this daemon carries no migrations");
+        tracing::warn!(
+            event = "daemon.empty_set",
+            "this daemon carries no migrations"
+        );
     }
 }
 
@@ -349,7 +414,12 @@ async fn apply_on_start(operations: Operations, mut views: watch::Receiver<Arc<V
             lock_timeout: LOCK_TIMEOUT,
         };
         match operations.submit(request).result().await {
-            Err(failure) if matches!(failure.reason.kind(), Kind::Unavailable | Kind::Interrupted | Kind::Busy) => {
+            Err(failure)
+                if matches!(
+                    failure.reason.kind(),
+                    Kind::Unavailable | Kind::Interrupted | Kind::Busy
+                ) =>
+            {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Err(failure) => {

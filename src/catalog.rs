@@ -1,4 +1,5 @@
-//! The set of migrations that a daemon carries: every migration of a Diesel `MigrationSource`, with its SQL, checked before anything is served.
+//! The set of migrations that a daemon carries: every migration of a Diesel `MigrationSource`, with
+//! its SQL, checked before anything is served.
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
@@ -41,7 +42,9 @@ impl InvalidSet {
 impl fmt::Display for InvalidSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the migrations cannot be served:")?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.0
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
 
@@ -49,13 +52,14 @@ impl Catalog {
     /// Reads any Diesel source: embedded, file-based or hand-made.
     ///
     /// # Errors
-    /// [`InvalidSet`] names every migration that has an impossible or doubled version, an up without a statement, or
-    /// that does more than send SQL.
+    /// [`InvalidSet`] names every migration that has an impossible or doubled version, an up
+    /// without a statement, or that does more than send SQL.
     pub fn load(source: &dyn MigrationSource<Pg>) -> Result<Self, InvalidSet> {
         Self::load_with(source, |_, _| None)
     }
 
-    /// The same, for a rehearsal: a migration whose scripts could never be served is one that fails, and the others are loaded.
+    /// The same, for a rehearsal: a migration whose scripts could never be served is one that
+    /// fails, and the others are loaded.
     ///
     /// # Errors
     /// [`InvalidSet`] where versions are impossible or doubled.
@@ -64,9 +68,22 @@ impl Catalog {
             let version: Version = migration.name().version().to_string().parse().ok()?;
             let name = migration.name().to_string();
             let failure = Failure::new(Reason::InvalidMigration, format!("{name}: {problem}"));
-            let up = Script::new(recorder::up(migration).unwrap_or_default().as_str(), Mode::Transactional);
-            let failure = failure.with("version", &version).with("file", Direction::Up.file(&name));
-            Some((Migration { version, name, up, down: None }, failure))
+            let up = Script::new(
+                recorder::up(migration).unwrap_or_default().as_str(),
+                Mode::Transactional,
+            );
+            let failure = failure
+                .with("version", &version)
+                .with("file", Direction::Up.file(&name));
+            Some((
+                Migration {
+                    version,
+                    name,
+                    up,
+                    down: None,
+                },
+                failure,
+            ))
         })
     }
 
@@ -75,7 +92,9 @@ impl Catalog {
         source: &dyn MigrationSource<Pg>,
         rescue: impl Fn(&dyn DieselMigration<Pg>, &str) -> Option<(Migration, Failure)>,
     ) -> Result<Self, InvalidSet> {
-        let loaded = source.migrations().map_err(|e| InvalidSet(vec![format!("the source cannot be read: {e}")]))?;
+        let loaded = source
+            .migrations()
+            .map_err(|e| InvalidSet(vec![format!("the source cannot be read: {e}")]))?;
         let mut problems = Vec::new();
         let mut migrations: BTreeMap<Version, Migration> = BTreeMap::new();
         let mut rescued: BTreeMap<Version, Failure> = BTreeMap::new();
@@ -89,7 +108,10 @@ impl Catalog {
             match found {
                 Err(problem) => problems.push(format!("{}: {problem}", migration.name())),
                 Ok(migration) => {
-                    named.entry(migration.version.clone()).or_default().push(migration.name.clone());
+                    named
+                        .entry(migration.version.clone())
+                        .or_default()
+                        .push(migration.name.clone());
                     migrations.insert(migration.version.clone(), migration);
                 }
             }
@@ -106,20 +128,33 @@ impl Catalog {
                     .and_then(|_| fitness::means_what_it_says(&m.name, &m.version, &m.up));
                 Some((m.version.clone(), fit.err()?))
             };
-            let unfit = migrations.values().filter_map(unfit).chain(rescued).collect();
-            Ok(Self { digest: digest(migrations.values()), migrations, unfit, origin: None })
+            let unfit = migrations
+                .values()
+                .filter_map(unfit)
+                .chain(rescued)
+                .collect();
+            Ok(Self {
+                digest: digest(migrations.values()),
+                migrations,
+                unfit,
+                origin: None,
+            })
         } else {
             Err(InvalidSet(problems))
         }
     }
 
-    /// Records that the set was read from the folder `dir`, so that [`Self::change`] can compare them.
+    /// Records that the set was read from the folder `dir`, so that [`Self::change`] can compare
+    /// them.
     pub fn read_from(self, dir: &Path) -> Self {
-        Self { origin: Some(Arc::new(origin::Origin::new(dir, &self))), ..self }
+        Self {
+            origin: Some(Arc::new(origin::Origin::new(dir, &self))),
+            ..self
+        }
     }
 
-    /// Compares the set with the folder that it was read from. Returns a sentence for people, `None` where nothing is different or the set is
-    /// from no folder.
+    /// Compares the set with the folder that it was read from. Returns a sentence for people,
+    /// `None` where nothing is different or the set is from no folder.
     pub async fn change(&self) -> Option<String> {
         self.origin.as_ref()?.change().await
     }
@@ -160,7 +195,11 @@ fn digest<'a>(migrations: impl IntoIterator<Item = &'a Migration>) -> Checksum {
         .into_iter()
         .flat_map(|m| {
             let script = |s: &Script| format!("{} {}", s.checksum, s.mode.as_str());
-            [m.version.to_string(), script(&m.up), m.down.as_ref().map_or_else(|| "none".into(), script)]
+            [
+                m.version.to_string(),
+                script(&m.up),
+                m.down.as_ref().map_or_else(|| "none".into(), script),
+            ]
         })
         .collect();
     Checksum::of_parts("schemad.set.1", parts.iter().map(String::as_str))
@@ -173,11 +212,15 @@ fn unreadable(direction: &str, cause: &str) -> String {
     }
     let cure = match cause.contains("UTF-8") {
         true => {
-            ": save it as UTF-8, for example with iconv -f latin1 -t utf-8; `iconv -f utf-8 up.sql` stops where it is none"
+            ": save it as UTF-8, for example with iconv -f latin1 -t utf-8; `iconv -f utf-8 \
+             up.sql` stops where it is none"
         }
         false => "",
     };
-    format!("its {direction} cannot be read: {cause}{}", cure.replace("up.sql", &format!("{direction}.sql")))
+    format!(
+        "its {direction} cannot be read: {cause}{}",
+        cure.replace("up.sql", &format!("{direction}.sql"))
+    )
 }
 
 fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
@@ -185,7 +228,9 @@ fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
     if let Some(problem) = folder::name_problem(&version) {
         return Err(problem);
     }
-    let version: Version = version.parse().map_err(|e: crate::migration::InvalidVersion| e.to_string())?;
+    let version: Version = version
+        .parse()
+        .map_err(|e: crate::migration::InvalidVersion| e.to_string())?;
     let one = migration.metadata().run_in_transaction();
     let mode = |sql: &str| match one && !sql::has_own_transactions(sql) {
         true => Mode::Transactional,
@@ -195,9 +240,11 @@ fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
     if folder::is_blank(&up) {
         return Err("its up holds no statement".into());
     }
-    // The template that diesel_cli writes is a comment. Running it would call the migration reverted with nothing undone.
-    let down =
-        recorder::down(migration).map_err(|e| unreadable("down", &e.to_string()))?.filter(|sql| !folder::is_blank(sql));
+    // The template that diesel_cli writes is a comment. Running it would call the migration
+    // reverted with nothing undone.
+    let down = recorder::down(migration)
+        .map_err(|e| unreadable("down", &e.to_string()))?
+        .filter(|sql| !folder::is_blank(sql));
     for (direction, sql) in [("up", Some(&up)), ("down", down.as_ref())] {
         if let Some(problem) = sql.and_then(|s| folder::script_problem(s)) {
             return Err(format!("its {direction} {problem}"));
@@ -222,7 +269,11 @@ pub(crate) mod tests {
 
     /// A migration written in Rust: version, ups (each sent on its own), down.
     #[derive(Clone)]
-    pub(crate) struct Hand(pub &'static str, pub Vec<&'static str>, pub Option<&'static str>);
+    pub(crate) struct Hand(
+        pub &'static str,
+        pub Vec<&'static str>,
+        pub Option<&'static str>,
+    );
     struct Name(&'static str);
     struct InTransaction;
 
@@ -240,7 +291,11 @@ pub(crate) mod tests {
     struct Leaked(Hand, Name);
     impl DieselMigration<Pg> for Leaked {
         fn run(&self, conn: &mut dyn BoxableConnection<Pg>) -> diesel::migration::Result<()> {
-            self.0.1.iter().try_for_each(|sql| conn.batch_execute(sql)).map_err(Into::into)
+            self.0
+                .1
+                .iter()
+                .try_for_each(|sql| conn.batch_execute(sql))
+                .map_err(Into::into)
         }
         fn revert(&self, conn: &mut dyn BoxableConnection<Pg>) -> diesel::migration::Result<()> {
             match self.0.2 {
@@ -258,7 +313,11 @@ pub(crate) mod tests {
     pub(crate) struct Source(pub Vec<Hand>);
     impl MigrationSource<Pg> for Source {
         fn migrations(&self) -> diesel::migration::Result<Vec<Box<dyn DieselMigration<Pg>>>> {
-            Ok(self.0.iter().map(|h| Box::new(Leaked(h.clone(), Name(h.0))) as Box<dyn DieselMigration<Pg>>).collect())
+            Ok(self
+                .0
+                .iter()
+                .map(|h| Box::new(Leaked(h.clone(), Name(h.0))) as Box<dyn DieselMigration<Pg>>)
+                .collect())
         }
     }
 
@@ -269,8 +328,17 @@ pub(crate) mod tests {
             Hand("1_a", vec!["SELECT 1"], Some("SELECT -1")),
         ]))
         .unwrap();
-        let all: Vec<_> = catalog.iter().map(|m| (m.version.as_str(), &*m.up.sql, m.down.is_some())).collect();
-        assert_eq!(all, [("1", "SELECT 1", true), ("2", "SELECT 2 -- two\n;\nSELECT 3", false)]);
+        let all: Vec<_> = catalog
+            .iter()
+            .map(|m| (m.version.as_str(), &*m.up.sql, m.down.is_some()))
+            .collect();
+        assert_eq!(
+            all,
+            [
+                ("1", "SELECT 1", true),
+                ("2", "SELECT 2 -- two\n;\nSELECT 3", false)
+            ]
+        );
     }
 
     #[test]
@@ -302,10 +370,26 @@ pub(crate) mod tests {
     fn the_digest_sees_every_part_of_a_set() {
         let set = |h: Vec<Hand>| Catalog::load(&Source(h)).unwrap().digest();
         let base = set(vec![Hand("1_a", vec!["SELECT 1"], Some("SELECT 2"))]);
-        assert_eq!(base, set(vec![Hand("1_other_name", vec!["SELECT 1"], Some("SELECT 2"))]));
-        assert_ne!(base, set(vec![Hand("2_a", vec!["SELECT 1"], Some("SELECT 2"))]));
-        assert_ne!(base, set(vec![Hand("1_a", vec!["SELECT 9"], Some("SELECT 2"))]));
-        assert_ne!(base, set(vec![Hand("1_a", vec!["SELECT 1"], Some("SELECT 9"))]));
+        assert_eq!(
+            base,
+            set(vec![Hand(
+                "1_other_name",
+                vec!["SELECT 1"],
+                Some("SELECT 2")
+            )])
+        );
+        assert_ne!(
+            base,
+            set(vec![Hand("2_a", vec!["SELECT 1"], Some("SELECT 2"))])
+        );
+        assert_ne!(
+            base,
+            set(vec![Hand("1_a", vec!["SELECT 9"], Some("SELECT 2"))])
+        );
+        assert_ne!(
+            base,
+            set(vec![Hand("1_a", vec!["SELECT 1"], Some("SELECT 9"))])
+        );
         assert_ne!(base, set(vec![Hand("1_a", vec!["SELECT 1"], None)]));
         assert_ne!(base, set(vec![]));
     }

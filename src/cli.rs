@@ -36,17 +36,19 @@ mod ways;
 use std::process::ExitCode;
 
 use clap::{
-    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable, parser::ValueSource,
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable,
+    parser::ValueSource,
 };
 use diesel::{migration::MigrationSource, pg::Pg};
 
 use exit::Exit;
 use output::say;
 
-/// Owns the schema of a PostgreSQL database; deploy pipelines ask it to apply, roll back and report migrations.
+/// Owns the schema of a PostgreSQL database; deploy pipelines ask it to apply, roll back and report
+/// migrations.
 ///
-/// Every flag can be set in the environment (--queue-timeout as SCHEMAD_QUEUE_TIMEOUT) or in a file .env in the current
-/// folder. A flag beats the environment, which beats the file.
+/// Every flag can be set in the environment (--queue-timeout as SCHEMAD_QUEUE_TIMEOUT) or in a file
+/// .env in the current folder. A flag beats the environment, which beats the file.
 #[derive(Debug, Parser)]
 #[command(name = "schemad", version, max_term_width = 100)]
 struct Cli {
@@ -74,7 +76,8 @@ enum Command {
     Apply(operate::Apply),
     /// Roll back applied migrations.
     Rollback(operate::Rollback),
-    /// Try each migration up, down and up again in a scratch database, and say whether its down undoes it.
+    /// Try each migration up, down and up again in a scratch database, and say whether its down
+    /// undoes it.
     Rehearse(rehearse::Rehearse),
     /// Settle what only a person can know: a statement in doubt, a half done script, an edited up.
     Resolve(resolve::Resolve),
@@ -100,9 +103,12 @@ enum Command {
     Man(generate::Man),
 }
 
-/// Parses the command line and runs it around `source`. Returns the process's exit code (docs/exit-codes.md).
+/// Parses the command line and runs it around `source`. Returns the process's exit code
+/// (docs/exit-codes.md).
 pub fn main(source: &dyn MigrationSource<Pg>) -> ExitCode {
-    let is_daemon = std::env::args_os().nth(1).is_some_and(|command| command == "serve" || command == "dev");
+    let is_daemon = std::env::args_os()
+        .nth(1)
+        .is_some_and(|command| command == "serve" || command == "dev");
     if is_daemon {
         log_queue::start();
     }
@@ -127,14 +133,23 @@ fn run_command_line(source: &dyn MigrationSource<Pg>) -> ExitCode {
     }
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
-            // A daemon logs them, and a probe that is made every few seconds would only repeat them.
+            // A daemon logs them, and a probe that is made every few seconds would only repeat
+            // them.
             match cli.command {
                 Command::Serve(_) | Command::Dev(_) => env_file::keep_warnings(warnings),
                 Command::Health(_) | Command::Completions(_) | Command::Man(_) => {}
                 _ => warnings.iter().for_each(|warning| output::warn(warning)),
             }
             let exit = run(cli.command, source, asks_daemon);
-            output::checked(exit, if asks_health { health::NOT_PRINTED } else { Exit::NOT_PRINTED }).report()
+            output::checked(
+                exit,
+                if asks_health {
+                    health::NOT_PRINTED
+                } else {
+                    Exit::NOT_PRINTED
+                },
+            )
+            .report()
         }
         Err(error) => {
             let text = error.render().ansi().to_string();
@@ -145,7 +160,11 @@ fn run_command_line(source: &dyn MigrationSource<Pg>) -> ExitCode {
                 }
                 code => {
                     output::progress(&without_secrets(&text));
-                    if asks_health { health::USAGE } else { ExitCode::from(u8::try_from(code).unwrap_or(2)) }
+                    if asks_health {
+                        health::USAGE
+                    } else {
+                        ExitCode::from(u8::try_from(code).unwrap_or(2))
+                    }
                 }
             }
         }
@@ -158,11 +177,17 @@ fn names_a_daemon(matches: &ArgMatches) -> bool {
         matches.try_contains_id("address").unwrap_or(false)
             && matches.value_source("address") == Some(ValueSource::CommandLine)
     };
-    matches.subcommand().is_some_and(|(_, matches)| given(matches))
+    matches
+        .subcommand()
+        .is_some_and(|(_, matches)| given(matches))
 }
 
 fn run(command: Command, source: &dyn MigrationSource<Pg>, asks_daemon: bool) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return Exit::usage(format!("cannot start: {error}")),
     };
@@ -193,10 +218,13 @@ fn run(command: Command, source: &dyn MigrationSource<Pg>, asks_daemon: bool) ->
     })
 }
 
-/// clap repeats what it does not understand, and that may be a URL, a DSN, a token or a key in a wrong place: such a line is cut there,
-/// and a key's are all.
+/// clap repeats what it does not understand, and that may be a URL, a DSN, a token or a key in a
+/// wrong place: such a line is cut there, and a key's are all.
 fn without_secrets(message: &str) -> String {
-    let message = message.split_inclusive("-----BEGIN").next().unwrap_or_default();
+    let message = message
+        .split_inclusive("-----BEGIN")
+        .next()
+        .unwrap_or_default();
     let cut = |line: &str| match ["://", "password=", "schemad_", "eyJ", "-----BEGIN"]
         .iter()
         .filter_map(|begins| line.find(begins))
@@ -205,13 +233,26 @@ fn without_secrets(message: &str) -> String {
         Some(at) => format!("{}…", &line[..at]),
         None => line.to_owned(),
     };
-    message.trim_end().lines().map(cut).collect::<Vec<_>>().join("\n")
+    message
+        .trim_end()
+        .lines()
+        .map(cut)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// An empty variable is no setting: compose files and unit files write `X=` for "not set".
 fn without_empty_settings(command: clap::Command) -> clap::Command {
-    command.mut_subcommands(without_empty_settings).mut_args(|arg| {
-        let is_empty = arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
-        if is_empty { arg.env(Resettable::Reset) } else { arg }
-    })
+    command
+        .mut_subcommands(without_empty_settings)
+        .mut_args(|arg| {
+            let is_empty = arg
+                .get_env()
+                .is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+            if is_empty {
+                arg.env(Resettable::Reset)
+            } else {
+                arg
+            }
+        })
 }

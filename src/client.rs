@@ -1,4 +1,5 @@
-//! Whoever takes a part of what there is only so much of. Strangers may be anybody, so known callers always find a part of it.
+//! Whoever takes a part of what there is only so much of. Strangers may be anybody, so known
+//! callers always find a part of it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -23,7 +24,9 @@ impl Client {
 /// What an address is counted as: whoever has one of IPv6 has its network of 64 bits.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
         address => address,
     }
 }

@@ -1,6 +1,6 @@
-//! PostgreSQL as schemad uses it: where it is (`url`), what it answers when it refuses (`error`), the pool that reads
-//! (`pool`), the one session that changes things (`session`), the lock that session holds (`lock`), and what others are doing
-//! (`activity`).
+//! PostgreSQL as schemad uses it: where it is (`url`), what it answers when it refuses (`error`),
+//! the pool that reads (`pool`), the one session that changes things (`session`), the lock that
+//! session holds (`lock`), and what others are doing (`activity`).
 
 pub mod activity;
 mod cause;

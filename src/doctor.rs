@@ -1,5 +1,5 @@
-//! Looks at a database the way the daemon will use it, before the daemon does, and says what it would stumble over. It writes
-//! nothing: what it asks runs in READ ONLY transactions.
+//! Looks at a database the way the daemon will use it, before the daemon does, and says what it
+//! would stumble over. It writes nothing: what it asks runs in READ ONLY transactions.
 
 mod connection;
 mod extensions;
@@ -79,7 +79,12 @@ pub struct Check {
 
 impl Check {
     fn new(check: &'static str, status: Status, found: impl Into<String>) -> Self {
-        Self { check, status, found: found.into(), todo: Vec::new() }
+        Self {
+            check,
+            status,
+            found: found.into(),
+            todo: Vec::new(),
+        }
     }
 
     fn ok(check: &'static str, found: impl Into<String>) -> Self {
@@ -93,11 +98,24 @@ impl Check {
     /// A no of schemad's own; the GRANTs in it are what to do.
     fn fail(check: &'static str, failure: impl Into<Failure>) -> Self {
         let failure = failure.into();
-        let grants =
-            failure.metadata.iter().filter(|(key, _)| key.starts_with("grant")).map(|(_, grant)| grant.clone());
-        let alternative = failure.metadata.get("alternative").map(|sql| format!("or {sql}"));
+        let grants = failure
+            .metadata
+            .iter()
+            .filter(|(key, _)| key.starts_with("grant"))
+            .map(|(_, grant)| grant.clone());
+        let alternative = failure
+            .metadata
+            .get("alternative")
+            .map(|sql| format!("or {sql}"));
         let todo = grants.chain(alternative).collect();
-        Self { todo, ..Self::new(check, Status::Fail, format!("{}: {}", failure.reason, failure.message)) }
+        Self {
+            todo,
+            ..Self::new(
+                check,
+                Status::Fail,
+                format!("{}: {}", failure.reason, failure.message),
+            )
+        }
     }
 
     fn todo(mut self, what: impl Into<String>) -> Self {
@@ -118,58 +136,103 @@ pub struct Report {
 impl Report {
     /// The worst of them.
     pub fn status(&self) -> Status {
-        self.checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok)
+        self.checks
+            .iter()
+            .map(|check| check.status)
+            .max()
+            .unwrap_or(Status::Ok)
     }
 
     /// What cannot be asked is not as it should be.
     fn add(&mut self, name: &'static str, check: Result<Check, Error>) {
-        self.checks.push(check.unwrap_or_else(|error| Check::fail(name, error)));
+        self.checks
+            .push(check.unwrap_or_else(|error| Check::fail(name, error)));
     }
 }
 
 /// Looks at everything. Dropped in the middle, its connections close and nothing remains.
 pub async fn examine(plan: &Plan, catalog: &Catalog) -> Report {
-    tokio::time::timeout(WITHIN, look(plan, catalog)).await.unwrap_or_else(|_| {
-        let check = Check::fail("connection", Error::Timeout(WITHIN));
-        Report { checks: vec![check], unreachable: true }
-    })
+    tokio::time::timeout(WITHIN, look(plan, catalog))
+        .await
+        .unwrap_or_else(|_| {
+            let check = Check::fail("connection", Error::Timeout(WITHIN));
+            Report {
+                checks: vec![check],
+                unreachable: true,
+            }
+        })
 }
 
 async fn look(plan: &Plan, catalog: &Catalog) -> Report {
     let mut report = Report::default();
     let migrating = plan.migration_database.as_ref().unwrap_or(&plan.database);
-    let Some(session) = connect(&mut report, "connection", migrating).await else { return report };
+    let Some(session) = connect(&mut report, "connection", migrating).await else {
+        return report;
+    };
     let session = match &plan.migration_database {
-        Some(migrating) if connect(&mut report, "reading connection", &plan.database).await.is_some() => {
-            Logins::new(migrating.clone(), Some(plan.database.clone())).open().await.unwrap_or(session)
+        Some(migrating)
+            if connect(&mut report, "reading connection", &plan.database)
+                .await
+                .is_some() =>
+        {
+            Logins::new(migrating.clone(), Some(plan.database.clone()))
+                .open()
+                .await
+                .unwrap_or(session)
         }
         _ => session,
     };
     let (asking, keeping) = (Asking(&session), Asking(session.ledger_session()));
     report.add("server", connection::server(&asking).await);
-    report.checks.push(connection::pooler("pooler", &session, migrating, "MIGRATION_DATABASE_URL").await);
+    report
+        .checks
+        .push(connection::pooler("pooler", &session, migrating, "MIGRATION_DATABASE_URL").await);
     report.add("clock", connection::clock(&asking).await);
     report.add("role", role::attributes(&asking).await);
-    report.add("migrating role", role::migrating(&session, plan.role.as_deref()).await);
+    report.add(
+        "migrating role",
+        role::migrating(&session, plan.role.as_deref()).await,
+    );
     report.add("rights", role::rights(&asking).await);
     report.add(
         "migrating login",
-        role::login(&asking, plan.migration_database.as_ref().map(|_| plan.database.login()), plan.role.as_deref())
-            .await,
+        role::login(
+            &asking,
+            plan.migration_database
+                .as_ref()
+                .map(|_| plan.database.login()),
+            plan.role.as_deref(),
+        )
+        .await,
     );
     report.add("visibility", role::visibility(&keeping).await);
-    report.add("settings", role::settings(&asking, plan.role.as_deref()).await);
-    report.add("search_path", role::search_path(&asking, plan.role.as_deref()).await);
+    report.add(
+        "settings",
+        role::settings(&asking, plan.role.as_deref()).await,
+    );
+    report.add(
+        "search_path",
+        role::search_path(&asking, plan.role.as_deref()).await,
+    );
     let snapshot = ledger::reading(&mut report, plan).await;
     if plan.migration_database.is_some() {
-        report.add("databases", ledger::databases(&asking, &plan.database).await);
+        report.add(
+            "databases",
+            ledger::databases(&asking, &plan.database).await,
+        );
     }
     report.add("ledger", ledger::version(&keeping, snapshot.as_ref()).await);
     report.add("public", ledger::public(&keeping).await);
-    report.add("signing", ledger::signing(plan, catalog, snapshot.as_ref()).await);
+    report.add(
+        "signing",
+        ledger::signing(plan, catalog, snapshot.as_ref()).await,
+    );
     let rows = snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.rows);
     let role = plan.role.as_deref();
-    report.add("extensions", extensions::extensions("extensions", &asking, catalog, rows, role).await);
+    report.add(
+        "extensions",
+        extensions::extensions("extensions", &asking, catalog, rows, role).await,
+    );
     lease::examine(&mut report, plan, catalog, &session).await;
     report
 }
@@ -177,11 +240,17 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
 async fn connect(report: &mut Report, name: &'static str, url: &DatabaseUrl) -> Option<Session> {
     match Session::open(url).await {
         Ok(session) => {
-            report.add(name, connection::connection(name, &Asking(&session), url).await);
+            report.add(
+                name,
+                connection::connection(name, &Asking(&session), url).await,
+            );
             Some(session)
         }
         Err(error) => {
-            report.unreachable |= matches!(error, Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_));
+            report.unreachable |= matches!(
+                error,
+                Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_)
+            );
             report.checks.push(Check::fail(name, error));
             None
         }
@@ -192,21 +261,38 @@ async fn connect(report: &mut Report, name: &'static str, url: &DatabaseUrl) -> 
 struct Asking<'a>(&'a Session);
 
 impl Asking<'_> {
-    async fn all(&self, query: &str, values: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>, Error> {
-        self.only_reading(async || Ok(self.0.client().query_typed(query, values).await?)).await
+    async fn all(
+        &self,
+        query: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Error> {
+        self.only_reading(async || Ok(self.0.client().query_typed(query, values).await?))
+            .await
     }
 
     /// The only row.
     async fn one(&self, query: &str) -> Result<Row, Error> {
-        self.all(query, &[]).await?.pop().ok_or_else(|| Error::Lost("the server returned no row".into()))
+        self.all(query, &[])
+            .await?
+            .pop()
+            .ok_or_else(|| Error::Lost("the server returned no row".into()))
     }
 
     /// Does `work` in a transaction that cannot write.
-    async fn only_reading<T, E: From<Error>>(&self, work: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, E> {
+    async fn only_reading<T, E: From<Error>>(
+        &self,
+        work: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         let client = self.0.client();
-        client.batch_execute("BEGIN READ ONLY").await.map_err(Error::from)?;
+        client
+            .batch_execute("BEGIN READ ONLY")
+            .await
+            .map_err(Error::from)?;
         let done = work().await;
-        client.batch_execute("ROLLBACK").await.map_err(Error::from)?;
+        client
+            .batch_execute("ROLLBACK")
+            .await
+            .map_err(Error::from)?;
         done
     }
 }

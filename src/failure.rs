@@ -1,5 +1,5 @@
-//! How schemad says no. A failure is a situation that an operator can recognise and act on; it is the same whether it
-//! answers a call, is kept in the ledger or is printed by the command line.
+//! How schemad says no. A failure is a situation that an operator can recognise and act on; it is
+//! the same whether it answers a call, is kept in the ledger or is printed by the command line.
 
 mod of_database;
 
@@ -57,7 +57,8 @@ macro_rules! reasons {
                 match self { $(Self::$name => $word,)+ }
             }
 
-            /// The reason of this word. A newer daemon's that this one does not know reads as [`Reason::Internal`].
+            /// The reason of this word. A newer daemon's that this one does not know reads as
+            /// [`Reason::Internal`].
             pub fn parse(word: &str) -> Self {
                 Self::ALL.iter().copied().find(|r| r.as_str() == word).unwrap_or(Self::Internal)
             }
@@ -80,7 +81,8 @@ reasons! {
     InvalidVersion "INVALID_VERSION" Invalid,
     /// `steps` is not between 1 and 10,000.
     InvalidSteps "INVALID_STEPS" Invalid,
-    /// Rollback needs exactly one of `steps`, `to` and `all`; SignLedger either `versions` or `all`.
+    /// Rollback needs exactly one of `steps`, `to` and `all`; SignLedger either `versions` or
+    /// `all`.
     TargetMissing "TARGET_MISSING" Invalid,
     /// The request_id is not a UUID.
     InvalidRequestId "INVALID_REQUEST_ID" Invalid,
@@ -140,14 +142,16 @@ reasons! {
     DownsDiffer "DOWNS_DIFFER" Refused,
     /// A statement was sent outside a transaction and nobody recorded whether it took effect.
     InDoubt "IN_DOUBT" Refused,
-    /// An up that is not one transaction ended before its last statement; nothing is rolled back under it, and nothing applied on top
-    /// by a daemon that lacks it.
+    /// An up that is not one transaction ended before its last statement; nothing is rolled back
+    /// under it, and nothing applied on top by a daemon that lacks it.
     HalfApplied "HALF_APPLIED" Refused,
-    /// A down that is not one transaction ended before its last statement; only a rollback goes on from there.
+    /// A down that is not one transaction ended before its last statement; only a rollback goes on
+    /// from there.
     HalfReverted "HALF_REVERTED" Refused,
     /// Clients watch the version that would be rolled back.
     InUse "IN_USE" Refused,
-    /// Nothing about the migration is in doubt, half done or edited that could be resolved like this.
+    /// Nothing about the migration is in doubt, half done or edited that could be resolved like
+    /// this.
     NothingToResolve "NOTHING_TO_RESOLVE" Refused,
     /// Resolve and SignLedger need a reason, of at most 1,000 characters.
     InvalidReason "INVALID_REASON" Invalid,
@@ -157,11 +161,13 @@ reasons! {
     JournalDiffers "JOURNAL_DIFFERS" Refused,
     /// The script runs in a transaction and holds a statement that cannot.
     NonTransactional "NON_TRANSACTIONAL" Refused,
-    /// The script runs statement by statement, and a statement relies on what the session had before: a temporary table, SET LOCAL, currval().
+    /// The script runs statement by statement, and a statement relies on what the session had
+    /// before: a temporary table, SET LOCAL, currval().
     LosesSession "LOSES_SESSION" Refused,
     /// The script holds a statement that would end the transaction it runs in.
     EndsTransaction "ENDS_TRANSACTION" Refused,
-    /// The script changes the role that it runs as, and the daemon runs migrations as a role of its own (--role).
+    /// The script changes the role that it runs as, and the daemon runs migrations as a role of its
+    /// own (--role).
     ChangesRole "CHANGES_ROLE" Refused,
     /// The script copies from or to the client, or holds a command of psql's; there is neither.
     NeedsClient "NEEDS_CLIENT" Refused,
@@ -169,25 +175,32 @@ reasons! {
     ScriptMissing "SCRIPT_MISSING" Refused,
     /// A newer schemad changed the ledger so that this one cannot use it.
     LedgerTooNew "LEDGER_TOO_NEW" Refused,
-    /// The ledger is gone or of an older version, and what does not make it has nowhere to write; the next operation makes it.
+    /// The ledger is gone or of an older version, and what does not make it has nowhere to write;
+    /// the next operation makes it.
     LedgerNotReady "LEDGER_NOT_READY" Refused,
-    /// A part of the ledger is missing, was changed by hand or has what could run code of others; the message says which, and what to do.
+    /// A part of the ledger is missing, was changed by hand or has what could run code of others;
+    /// the message says which, and what to do.
     LedgerDamaged "LEDGER_DAMAGED" Refused,
-    /// Diesel's table is gone, or has none of the migrations that the ledger lists as applied; a person has to say which of the two is right.
+    /// Diesel's table is gone, or has none of the migrations that the ledger lists as applied; a
+    /// person has to say which of the two is right.
     DieselTableLost "DIESEL_TABLE_LOST" Refused,
-    /// What the ledger names as Diesel's table could run code of others with the daemon's rights, or is not where the operator means.
+    /// What the ledger names as Diesel's table could run code of others with the daemon's rights,
+    /// or is not where the operator means.
     DieselTableUnsafe "DIESEL_TABLE_UNSAFE" Refused,
-    /// The migrations' search_path begins with the ledger's schema, where they would create what they do not qualify.
+    /// The migrations' search_path begins with the ledger's schema, where they would create what
+    /// they do not qualify.
     SearchPathUnsafe "SEARCH_PATH_UNSAFE" Refused,
     /// Row security hides rows of Diesel's table or of the ledger from the daemon's role.
     RowSecurity "ROW_SECURITY" Refused,
-    /// The schema `schemad` exists and is not schemad's, or it or something of the ledger belongs to somebody whose code could run as the daemon.
+    /// The schema `schemad` exists and is not schemad's, or it or something of the ledger belongs
+    /// to somebody whose code could run as the daemon.
     LedgerForeign "LEDGER_FOREIGN" Refused,
     /// The database role lacks a right; the message names the GRANT.
     MissingRight "MISSING_RIGHT" Refused,
     /// A transaction pooler lies between schemad and the server.
     TransactionPooler "TRANSACTION_POOLER" Refused,
-    /// DATABASE_URL and MIGRATION_DATABASE_URL lead to two databases, also where one is a copy of the other.
+    /// DATABASE_URL and MIGRATION_DATABASE_URL lead to two databases, also where one is a copy of
+    /// the other.
     DatabasesDiffer "DATABASES_DIFFER" Refused,
     /// The server is a standby or read-only.
     ReadOnlyServer "READ_ONLY_SERVER" Refused,
@@ -201,7 +214,8 @@ reasons! {
     Busy "BUSY" Busy,
     /// Another session has locked a table of the ledger, or Diesel's; nothing was begun.
     LedgerLocked "LEDGER_LOCKED" Busy,
-    /// The operation ended before its last step: its daemon stopped or its database session was lost.
+    /// The operation ended before its last step: its daemon stopped or its database session was
+    /// lost.
     Interrupted "INTERRUPTED" Interrupted,
     /// The database cannot be reached or did not answer.
     DatabaseUnavailable "DATABASE_UNAVAILABLE" Unavailable,
@@ -237,11 +251,14 @@ reasons! {
     ScratchNameTaken "SCRATCH_NAME_TAKEN" Refused,
     /// A scratch database cannot be copied because others are connected to it.
     ScratchInUse "SCRATCH_IN_USE" Unavailable,
-    /// The migration's files cannot be loaded: an up without a statement, text that is no UTF-8, a wrong setting in a comment, a character that the database's encoding does not have.
+    /// The migration's files cannot be loaded: an up without a statement, text that is no UTF-8, a
+    /// wrong setting in a comment, a character that the database's encoding does not have.
     InvalidMigration "INVALID_MIGRATION" Refused,
-    /// A migration that would be rehearsed reaches outside its database, and the server is not thrown away.
+    /// A migration that would be rehearsed reaches outside its database, and the server is not
+    /// thrown away.
     ReachesOutside "REACHES_OUTSIDE" Refused,
-    /// The state before a migration cannot be made again, so what comes after it cannot be rehearsed.
+    /// The state before a migration cannot be made again, so what comes after it cannot be
+    /// rehearsed.
     RehearsalStuck "REHEARSAL_STUCK" Refused,
     /// A rehearsed migration that is pending has a worse verdict than ORDER_ONLY.
     RehearsalBad "REHEARSAL_BAD" Refused,
@@ -251,7 +268,8 @@ reasons! {
     InvalidSelection "INVALID_SELECTION" Invalid,
     /// The daemon gives no leases: it has no server to make them on.
     LeasesOff "LEASES_OFF" Refused,
-    /// One caller, or all together, have as many databases leased as they may, or too many that have ended are still being dropped.
+    /// One caller, or all together, have as many databases leased as they may, or too many that
+    /// have ended are still being dropped.
     TooManyLeases "TOO_MANY_LEASES" Exhausted,
     /// The lease has lasted as long as it was asked for, and its database is dropped.
     LeaseExpired "LEASE_EXPIRED" Expired,
@@ -272,7 +290,8 @@ impl Serialize for Reason {
 }
 
 impl<'de> Deserialize<'de> for Reason {
-    /// A newer daemon's reason that this one does not know reads as [`Reason::Internal`]; the message is still its own.
+    /// A newer daemon's reason that this one does not know reads as [`Reason::Internal`]; the
+    /// message is still its own.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self::parse(&String::deserialize(deserializer)?))
     }
@@ -299,18 +318,29 @@ pub struct Failure {
 impl Failure {
     /// A failure with its message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), metadata: BTreeMap::new(), field: None }
+        Self {
+            reason,
+            message: message.into(),
+            metadata: BTreeMap::new(),
+            field: None,
+        }
     }
 
     /// A malformed request.
     pub fn invalid(reason: Reason, field: &str, message: impl Into<String>) -> Self {
-        Self { field: Some(field.into()), ..Self::new(reason, message) }
+        Self {
+            field: Some(field.into()),
+            ..Self::new(reason, message)
+        }
     }
 
     /// A statement of schemad's own waited for a lock as long as it may.
     pub fn is_lock_timeout(&self) -> bool {
         self.reason == Reason::DatabaseUnavailable
-            && self.metadata.get("sqlstate").is_some_and(|state| state == LOCK_NOT_AVAILABLE)
+            && self
+                .metadata
+                .get("sqlstate")
+                .is_some_and(|state| state == LOCK_NOT_AVAILABLE)
     }
 
     /// Adds one datum.
@@ -338,7 +368,11 @@ mod tests {
         let failure = Failure::new(Reason::Edited, "x").with("version", "1");
         let json = serde_json::to_string(&failure).unwrap();
         assert_eq!(serde_json::from_str::<Failure>(&json).unwrap(), failure);
-        let foreign: Failure = serde_json::from_str(r#"{"reason":"FROM_THE_FUTURE","message":"m"}"#).unwrap();
-        assert_eq!((foreign.reason, foreign.message.as_str()), (Reason::Internal, "m"));
+        let foreign: Failure =
+            serde_json::from_str(r#"{"reason":"FROM_THE_FUTURE","message":"m"}"#).unwrap();
+        assert_eq!(
+            (foreign.reason, foreign.message.as_str()),
+            (Reason::Internal, "m")
+        );
     }
 }

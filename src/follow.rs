@@ -1,11 +1,13 @@
-//! Files that are read again when they change. They are compared by content and not watched: a mounted secret changes by a swapped
-//! link somewhere above it, which no watch on the file sees and no time of its own shows.
+//! Files that are read again when they change. They are compared by content and not watched: a
+//! mounted secret changes by a swapped link somewhere above it, which no watch on the file sees and
+//! no time of its own shows.
 
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How long what was taken out of a file is still accepted; reading small files costs next to nothing.
+/// How long what was taken out of a file is still accepted; reading small files costs next to
+/// nothing.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Takes what the files came to.
@@ -55,8 +57,14 @@ pub async fn look<F: Follows>(files: &F, told: &mut Told) {
         Ok(Err(problem)) => Some(problem),
         Err(panic) => Some(format!("a mistake in schemad: {panic}")),
     };
-    if let Some(problem) = problem.as_ref().filter(|problem| told.0.as_ref() != Some(problem)) {
-        tracing::error!(event = F::NOT_TAKEN, "what was there before stays: {problem}");
+    if let Some(problem) = problem
+        .as_ref()
+        .filter(|problem| told.0.as_ref() != Some(problem))
+    {
+        tracing::error!(
+            event = F::NOT_TAKEN,
+            "what was there before stays: {problem}"
+        );
     }
     told.0 = problem;
     files.tend();

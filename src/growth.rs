@@ -1,8 +1,9 @@
-//! Measures how the cost of every pure function over scripts and schemas grows when its input doubles. A function that takes four
-//! times as long for twice the input is quadratic: somebody's seed of a few megabytes would then keep a processor busy for minutes.
+//! Measures how the cost of every pure function over scripts and schemas grows when its input
+//! doubles. A function that takes four times as long for twice the input is quadratic: somebody's
+//! seed of a few megabytes would then keep a processor busy for minutes.
 //!
-//! `cargo test --lib growth` measures small inputs and fails on what grows too fast. `./dev growth` measures larger ones and prints
-//! the whole table.
+//! `cargo test --lib growth` measures small inputs and fails on what grows too fast. `./dev growth`
+//! measures larger ones and prints the whole table.
 
 use std::{hint::black_box, time::Duration};
 
@@ -22,31 +23,45 @@ use crate::{
         pb, rehearsal, request,
         status::from_failure,
     },
-    migration::{Checksum, Direction, Journal, Migration, Mode, Row, RunningPart, Script, TriedPart, Version},
+    migration::{
+        Checksum, Direction, Journal, Migration, Mode, Row, RunningPart, Script, TriedPart, Version,
+    },
     planner,
     rehearse::together::Does,
     runner::{self, ScriptError, Step, Undone, message},
-    schema::{self, Column, Constraint, Enum, Publication, Relation, Routine, Snapshot, Sorted, Table},
+    schema::{
+        self, Column, Constraint, Enum, Publication, Relation, Routine, Snapshot, Sorted, Table,
+    },
     sql,
 };
 
 /// The growth for twice the input from which on it is too fast: linear is 2, quadratic is 4.
 const TOO_FAST: f64 = 2.9;
 
-/// How far to go. In a run of all tests not far, because there are 1,500 measurements to make: that finds what is bad, and
-/// `./dev growth` what is less so.
+/// How far to go. In a run of all tests not far, because there are 1,500 measurements to make: that
+/// finds what is bad, and `./dev growth` what is less so.
 struct Effort {
     /// Inputs are made larger until a measurement takes so long, then `FURTHER` times.
     long_enough: Duration,
-    /// Inputs have at most so many bytes, or parts. What takes no time for these is fast enough, however it grows.
+    /// Inputs have at most so many bytes, or parts. What takes no time for these is fast enough,
+    /// however it grows.
     largest: usize,
 }
 
 impl Effort {
     fn asked_for() -> Self {
-        match std::env::var("GROWTH_MS").ok().and_then(|text| text.parse().ok()) {
-            None => Self { long_enough: Duration::from_micros(200), largest: 1 << 16 },
-            Some(milliseconds) => Self { long_enough: Duration::from_millis(milliseconds), largest: 1 << 21 },
+        match std::env::var("GROWTH_MS")
+            .ok()
+            .and_then(|text| text.parse().ok())
+        {
+            None => Self {
+                long_enough: Duration::from_micros(200),
+                largest: 1 << 16,
+            },
+            Some(milliseconds) => Self {
+                long_enough: Duration::from_millis(milliseconds),
+                largest: 1 << 21,
+            },
         }
     }
 }
@@ -54,8 +69,8 @@ impl Effort {
 /// The second measurement's input is so many times as large as the first's: two doublings.
 const FURTHER: usize = 4;
 
-/// What looks at so many bytes in a second is fast enough. It does little but copy, and for larger inputs the system's own way of
-/// handing out memory is another one.
+/// What looks at so many bytes in a second is fast enough. It does little but copy, and for larger
+/// inputs the system's own way of handing out memory is another one.
 const FAST: f64 = 100e6;
 
 /// Makes an input of about so many bytes or parts, and returns what is measured.
@@ -77,15 +92,23 @@ struct Measured {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the table is what `./dev growth` is for")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the table is what `./dev growth` is for"
+)]
 fn no_function_of_a_script_or_a_schema_grows_faster_than_its_input() {
     let wanted = std::env::var("GROWTH_ONLY").unwrap_or_default();
-    let head = format!("{:32} {:40} {:>9} {:>12} {:>6}", "function", "shape", "size", "took", "x");
+    let head = format!(
+        "{:32} {:40} {:>9} {:>12} {:>6}",
+        "function", "shape", "size", "took", "x"
+    );
     println!("{head}");
     let effort = Effort::asked_for();
     let mut too_fast = Vec::new();
     for case in scripts().into_iter().chain(schemas()).chain(sets()) {
-        let Case { function, shape, .. } = &case;
+        let Case {
+            function, shape, ..
+        } = &case;
         if !format!("{function} {shape}").contains(&wanted) {
             continue;
         }
@@ -96,17 +119,27 @@ fn no_function_of_a_script_or_a_schema_grows_faster_than_its_input() {
                 measured = case.measure(&effort);
             }
         }
-        let growth = measured.growth.map_or_else(|| "-".to_owned(), |growth| format!("{growth:.2}"));
-        let line = format!("{function:32} {shape:40} {:>9} {:>12.1?} {growth:>6}", measured.size, measured.took);
+        let growth = measured
+            .growth
+            .map_or_else(|| "-".to_owned(), |growth| format!("{growth:.2}"));
+        let line = format!(
+            "{function:32} {shape:40} {:>9} {:>12.1?} {growth:>6}",
+            measured.size, measured.took
+        );
         println!("{line}");
         if measured.is_too_fast() {
             too_fast.push(line);
         }
     }
-    assert!(too_fast.is_empty(), "these grow faster than their input:\n{head}\n{}", too_fast.join("\n"));
+    assert!(
+        too_fast.is_empty(),
+        "these grow faster than their input:\n{head}\n{}",
+        too_fast.join("\n")
+    );
 }
 
-/// Those that look at little of their input, only copy it, run before anything is served, or are handed over by who calls them.
+/// Those that look at little of their input, only copy it, run before anything is served, or are
+/// handed over by who calls them.
 const ANYWHERE: [&str; 5] = [
     "sql::transaction_modes",
     "runner::message",
@@ -117,22 +150,40 @@ const ANYWHERE: [&str; 5] = [
 
 #[test]
 fn large_inputs_are_looked_at_beside_the_threads_that_answer() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
     let looks = async {
-        let script = text("", |i| format!("INSERT INTO t VALUES ({i}, 'a');\n"), "", 1 << 18);
+        let script = text(
+            "",
+            |i| format!("INSERT INTO t VALUES ({i}, 'a');\n"),
+            "",
+            1 << 18,
+        );
         let (before, after) = (SCHEMAS[0].1(1 << 9, "word"), SCHEMAS[0].1(1 << 9, "other"));
-        let scripts = FUNCTIONS.iter().map(|(name, run)| (*name, Box::new(|| run(&script)) as Box<dyn Fn()>));
-        let schemas = COMPARISONS.iter().map(|(name, run)| (*name, Box::new(|| run(&before, &after)) as Box<dyn Fn()>));
+        let scripts = FUNCTIONS
+            .iter()
+            .map(|(name, run)| (*name, Box::new(|| run(&script)) as Box<dyn Fn()>));
+        let schemas = COMPARISONS
+            .iter()
+            .map(|(name, run)| (*name, Box::new(|| run(&before, &after)) as Box<dyn Fn()>));
         let is_in_place = |(name, run): (&'static str, Box<dyn Fn()>)| {
             let handed_over = blocking::handed_over();
             run();
             (blocking::handed_over() == handed_over).then_some(name)
         };
-        scripts.chain(schemas).filter_map(is_in_place).collect::<Vec<_>>()
+        scripts
+            .chain(schemas)
+            .filter_map(is_in_place)
+            .collect::<Vec<_>>()
     };
     let mut in_place = runtime.block_on(async { tokio::spawn(looks).await.unwrap() });
     in_place.retain(|name| !ANYWHERE.contains(name));
-    assert!(in_place.is_empty(), "these keep a thread from answering: {in_place:?}");
+    assert!(
+        in_place.is_empty(),
+        "these keep a thread from answering: {in_place:?}"
+    );
 }
 
 impl Measured {
@@ -150,7 +201,11 @@ impl Case {
             took = self.time(size);
         }
         if took < effort.long_enough {
-            return Measured { size, took, growth: None };
+            return Measured {
+                size,
+                took,
+                growth: None,
+            };
         }
         // The first run at a size pays for what later ones find in the caches.
         let took = took.min(self.time(size));
@@ -158,7 +213,11 @@ impl Case {
         let is_fast = (size * FURTHER) as f64 / further > FAST;
         let doublings = (FURTHER as f64).log2();
         let growth = (further / took.as_secs_f64()).powf(1.0 / doublings);
-        Measured { size, took, growth: (!is_fast).then_some(growth) }
+        Measured {
+            size,
+            took,
+            growth: (!is_fast).then_some(growth),
+        }
     }
 
     /// The time of this thread's processor, so that other tests beside this one do not count.
@@ -184,7 +243,12 @@ fn text(head: &str, part: impl Fn(usize) -> String, tail: &str, size: usize) -> 
 }
 
 /// Parts that open and as many that close, from the inside out.
-fn nested(open: impl Fn(usize) -> String, inside: &str, close: impl Fn(usize) -> String, size: usize) -> String {
+fn nested(
+    open: impl Fn(usize) -> String,
+    inside: &str,
+    close: impl Fn(usize) -> String,
+    size: usize,
+) -> String {
     let depth = size / (open(100).len() + close(100).len()) + 1;
     let opened: String = (0..depth).map(&open).collect();
     let closed: String = (0..depth).rev().map(&close).collect();
@@ -196,50 +260,156 @@ type Shape = (&'static str, fn(usize) -> String);
 /// Scripts that people and tools write, and scripts that nobody should.
 const SHAPES: &[Shape] = &[
     ("one INSERT of many rows", |n| {
-        text("INSERT INTO t (a, b) VALUES (0, '')", |i| format!(",\n({i}, 'it''s row {i}')"), ";", n)
+        text(
+            "INSERT INTO t (a, b) VALUES (0, '')",
+            |i| format!(",\n({i}, 'it''s row {i}')"),
+            ";",
+            n,
+        )
     }),
-    ("many statements", |n| text("", |i| format!("INSERT INTO t VALUES ({i}, 'a');\n"), "", n)),
-    ("many tables", |n| text("", |i| format!("CREATE TABLE t{i} (id bigint PRIMARY KEY, a text);\n"), "", n)),
-    ("one very long line of statements", |n| text("", |i| format!("SELECT {i}; "), "", n)),
-    ("one very long word", |n| text("SELECT ", |_| "abcdefgh".into(), "", n)),
-    ("one very long number", |n| text("SELECT ", |_| "12345678".into(), "", n)),
-    ("one very long string", |n| text("SELECT '", |_| "abc ''x'' ".into(), "'", n)),
-    ("one very long escaped string", |n| text("SELECT E'", |_| r"\n\x61\\\' ".into(), "'", n)),
-    ("one very long unicode string", |n| text("SELECT U&'", |_| r"\0061 ".into(), "'", n)),
-    ("strings that go on in the next line", |n| text("SELECT 'a'", |_| "\n'b'".into(), ";", n)),
-    ("escaped strings that go on", |n| text("SELECT E'a'", |_| "\n'b\\''".into(), ";", n)),
-    ("escaped strings, comments between", |n| text("SELECT E'a'", |_| ", E'a' -- x\n".into(), ";", n)),
-    ("deep parentheses", |n| nested(|_| "(".into(), "1", |_| ")".into(), n)),
-    ("an open parenthesis, many statements", |n| text("SELECT (", |i| format!("{i};\n"), "", n)),
-    ("many comments", |n| text("", |i| format!("-- the comment {i}\n"), "SELECT 1;", n)),
-    ("many block comments", |n| text("", |i| format!("/* the comment {i} */\n"), "SELECT 1;", n)),
-    ("nested comments", |n| nested(|_| "/* ".into(), "x", |_| " */".into(), n) + "SELECT 1"),
-    ("many settings in comments", |n| text("", |_| "-- schemad: lock_timeout=1s\n".into(), "SELECT 1;", n)),
-    ("comments after the statement", |n| text("SELECT 1;", |i| format!("\n-- the comment {i}"), "", n)),
-    ("many dollar quotes", |n| text("SELECT $$a$$", |i| format!(", $x{i}$b$x{i}$"), ";", n)),
-    ("dollar quotes that never close", |n| text("SELECT 1", |i| format!(" $x{i}$"), "", n)),
-    ("dollars", |n| text("SELECT 1", |_| " $a $1 $".into(), "", n)),
-    ("comments that never close", |n| text("SELECT 1", |_| " /* x".into(), "", n)),
-    ("strings that never close", |n| text("SELECT 'a", |_| " x; \\ $$".into(), "", n)),
-    ("a quoted identifier that never closes", |n| text("SELECT \"a", |_| " x; '".into(), "", n)),
-    ("many quoted identifiers", |n| text("SELECT 1", |i| format!(", \"a \"\"{i}\""), ";", n)),
-    ("a long name with dots", |n| text("SELECT a", |_| ".b".into(), ";", n)),
+    ("many statements", |n| {
+        text("", |i| format!("INSERT INTO t VALUES ({i}, 'a');\n"), "", n)
+    }),
+    ("many tables", |n| {
+        text(
+            "",
+            |i| format!("CREATE TABLE t{i} (id bigint PRIMARY KEY, a text);\n"),
+            "",
+            n,
+        )
+    }),
+    ("one very long line of statements", |n| {
+        text("", |i| format!("SELECT {i}; "), "", n)
+    }),
+    ("one very long word", |n| {
+        text("SELECT ", |_| "abcdefgh".into(), "", n)
+    }),
+    ("one very long number", |n| {
+        text("SELECT ", |_| "12345678".into(), "", n)
+    }),
+    ("one very long string", |n| {
+        text("SELECT '", |_| "abc ''x'' ".into(), "'", n)
+    }),
+    ("one very long escaped string", |n| {
+        text("SELECT E'", |_| r"\n\x61\\\' ".into(), "'", n)
+    }),
+    ("one very long unicode string", |n| {
+        text("SELECT U&'", |_| r"\0061 ".into(), "'", n)
+    }),
+    ("strings that go on in the next line", |n| {
+        text("SELECT 'a'", |_| "\n'b'".into(), ";", n)
+    }),
+    ("escaped strings that go on", |n| {
+        text("SELECT E'a'", |_| "\n'b\\''".into(), ";", n)
+    }),
+    ("escaped strings, comments between", |n| {
+        text("SELECT E'a'", |_| ", E'a' -- x\n".into(), ";", n)
+    }),
+    ("deep parentheses", |n| {
+        nested(|_| "(".into(), "1", |_| ")".into(), n)
+    }),
+    ("an open parenthesis, many statements", |n| {
+        text("SELECT (", |i| format!("{i};\n"), "", n)
+    }),
+    ("many comments", |n| {
+        text("", |i| format!("-- the comment {i}\n"), "SELECT 1;", n)
+    }),
+    ("many block comments", |n| {
+        text("", |i| format!("/* the comment {i} */\n"), "SELECT 1;", n)
+    }),
+    ("nested comments", |n| {
+        nested(|_| "/* ".into(), "x", |_| " */".into(), n) + "SELECT 1"
+    }),
+    ("many settings in comments", |n| {
+        text(
+            "",
+            |_| "-- schemad: lock_timeout=1s\n".into(),
+            "SELECT 1;",
+            n,
+        )
+    }),
+    ("comments after the statement", |n| {
+        text("SELECT 1;", |i| format!("\n-- the comment {i}"), "", n)
+    }),
+    ("many dollar quotes", |n| {
+        text("SELECT $$a$$", |i| format!(", $x{i}$b$x{i}$"), ";", n)
+    }),
+    ("dollar quotes that never close", |n| {
+        text("SELECT 1", |i| format!(" $x{i}$"), "", n)
+    }),
+    ("dollars", |n| {
+        text("SELECT 1", |_| " $a $1 $".into(), "", n)
+    }),
+    ("comments that never close", |n| {
+        text("SELECT 1", |_| " /* x".into(), "", n)
+    }),
+    ("strings that never close", |n| {
+        text("SELECT 'a", |_| " x; \\ $$".into(), "", n)
+    }),
+    ("a quoted identifier that never closes", |n| {
+        text("SELECT \"a", |_| " x; '".into(), "", n)
+    }),
+    ("many quoted identifiers", |n| {
+        text("SELECT 1", |i| format!(", \"a \"\"{i}\""), ";", n)
+    }),
+    ("a long name with dots", |n| {
+        text("SELECT a", |_| ".b".into(), ";", n)
+    }),
     ("a DO of many statements", |n| {
-        text("DO $$ BEGIN\n", |i| format!("IF a THEN UPDATE t SET a = {i}; END IF;\n"), "END $$;", n)
+        text(
+            "DO $$ BEGIN\n",
+            |i| format!("IF a THEN UPDATE t SET a = {i}; END IF;\n"),
+            "END $$;",
+            n,
+        )
     }),
     ("a DO of one long CASE", |n| {
-        text("DO $$ BEGIN a := CASE", |i| format!(" WHEN {i} THEN {i} ELSE CASE"), " END; END $$;", n)
+        text(
+            "DO $$ BEGIN a := CASE",
+            |i| format!(" WHEN {i} THEN {i} ELSE CASE"),
+            " END; END $$;",
+            n,
+        )
     }),
-    ("a DO in single quotes", |n| text("DO 'BEGIN\n", |i| format!("PERFORM ''it'' || {i};\n"), "END';", n)),
+    ("a DO in single quotes", |n| {
+        text(
+            "DO 'BEGIN\n",
+            |i| format!("PERFORM ''it'' || {i};\n"),
+            "END';",
+            n,
+        )
+    }),
     ("a DO of many EXECUTEs", |n| {
-        text("DO $$ BEGIN\n", |i| format!("EXECUTE 'UPDATE t SET a = {i}';\n"), "END $$;", n)
+        text(
+            "DO $$ BEGIN\n",
+            |i| format!("EXECUTE 'UPDATE t SET a = {i}';\n"),
+            "END $$;",
+            n,
+        )
     }),
     ("a DO of many GRANTs", |n| {
-        text("DO $$ BEGIN\n", |_| "BEGIN GRANT SELECT, INSERT THEN ELSE LOOP\n".into(), "END $$;", n)
+        text(
+            "DO $$ BEGIN\n",
+            |_| "BEGIN GRANT SELECT, INSERT THEN ELSE LOOP\n".into(),
+            "END $$;",
+            n,
+        )
     }),
-    ("bodies in bodies", |n| nested(|i| format!("DO $a{i}$ BEGIN EXECUTE "), "'x'", |i| format!("; END $a{i}$"), n)),
+    ("bodies in bodies", |n| {
+        nested(
+            |i| format!("DO $a{i}$ BEGIN EXECUTE "),
+            "'x'",
+            |i| format!("; END $a{i}$"),
+            n,
+        )
+    }),
     ("many functions", |n| {
-        text("", |i| format!("CREATE FUNCTION f{i}() RETURNS int LANGUAGE sql AS $$ SELECT {i} $$;\n"), "", n)
+        text(
+            "",
+            |i| format!("CREATE FUNCTION f{i}() RETURNS int LANGUAGE sql AS $$ SELECT {i} $$;\n"),
+            "",
+            n,
+        )
     }),
     ("a function of one long body", |n| {
         text(
@@ -250,44 +420,170 @@ const SHAPES: &[Shape] = &[
         )
     }),
     ("BEGIN ATOMIC of many statements", |n| {
-        text("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC\n", |i| format!("SELECT {i};\n"), "END;", n)
+        text(
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC\n",
+            |i| format!("SELECT {i};\n"),
+            "END;",
+            n,
+        )
     }),
     ("BEGIN ATOMIC of nested CASEs", |n| {
         let nested = nested(|_| "CASE WHEN a THEN ".into(), "1", |_| " END".into(), n);
         format!("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT {nested}; END;")
     }),
-    ("what pg_dump writes for COPY", |n| text("COPY t FROM stdin;\n", |i| format!("{i}\tit's\t\\N\n"), "\\.\n", n)),
-    ("commands of psql's", |n| text("", |i| format!("\\echo 'open {i}\n"), "", n)),
-    ("many COPYs", |n| text("", |i| format!("COPY (SELECT substring(a from 'b')) TO t{i};\n"), "", n)),
-    ("one COPY of a long query", |n| text("COPY (SELECT 1", |_| ", (a), to from 'b'".into(), ") TO x;", n)),
-    ("many SETs between statements", |n| text("", |i| format!("SET a.b{i} = {i};\nSELECT {i};\n"), "", n)),
-    ("many SETs", |n| text("", |i| format!("SET a.b = {i};\n"), "", n)),
-    ("many set_config()", |n| text("", |i| format!("SELECT set_config('a.b', '{i}', false);\n"), "", n)),
-    ("many search paths", |n| text("SET search_path = a", |i| format!(", a{i}"), "; SELECT 1", n)),
-    ("many transactions", |n| text("", |i| format!("BEGIN; SET a = {i}; SELECT {i}; COMMIT;\n"), "", n)),
-    ("one transaction of many statements", |n| text("BEGIN;\n", |i| format!("SELECT {i};\n"), "COMMIT;", n)),
-    ("a transaction that is never committed", |n| text("BEGIN;\n", |i| format!("SELECT {i};\n"), "", n)),
-    ("many index builds", |n| text("", |i| format!("CREATE INDEX CONCURRENTLY i{i} ON t (a);\n"), "", n)),
-    ("many VACUUMs", |n| text("", |i| format!("VACUUM t{i};\n"), "", n)),
-    ("many roles", |n| text("", |i| format!("CREATE ROLE r{i};\n"), "", n)),
-    ("many GRANTs of roles", |n| text("", |i| format!("GRANT r{i} TO app;\n"), "", n)),
-    ("one GRANT to many roles", |n| text("GRANT SELECT ON t TO a", |i| format!(", on role r{i}"), ";", n)),
-    ("names of functions that reach outside", |n| text("SELECT 1", |i| format!(", pg_copy_{i} AS dblink(a)"), ";", n)),
-    ("an index over such names", |n| text("CREATE INDEX i ON t (a)", |_| " WHERE on dblink_cache (a)".into(), ";", n)),
-    ("a dotted name of such names", |n| text("SELECT dblink", |_| ".dblink".into(), " (1)", n)),
-    ("an operator of such names", |n| {
-        text("CREATE AGGREGATE a (text) (", |_| "SFUNC = textcat, dblink, ".into(), "STYPE = text)", n)
+    ("what pg_dump writes for COPY", |n| {
+        text(
+            "COPY t FROM stdin;\n",
+            |i| format!("{i}\tit's\t\\N\n"),
+            "\\.\n",
+            n,
+        )
     }),
-    ("names of shared catalogs", |n| text("SELECT pg_authid", |_| ", pg_catalog.pg_authid".into(), ";", n)),
-    ("functions that run a text", |n| text("SELECT 1", |i| format!(", ts_stat('SELECT {i}')"), ";", n)),
-    ("many languages", |n| text("CREATE FUNCTION f() RETURNS int", |_| " LANGUAGE sql".into(), ";", n)),
-    ("many passwords", |n| text("", |i| format!("ALTER ROLE r{i} PASSWORD 'x';\n"), "", n)),
-    ("many roles set", |n| text("", |_| "SET LOCAL ROLE a; RESET ROLE;\n".into(), "", n)),
-    ("one statement of many roles", |n| text("SELECT 1", |_| ", role, set role, reset".into(), ";", n)),
-    ("white space", |n| text("SELECT 1;", |_| " \t\r\n\n".into(), "", n)),
-    ("carriage returns", |n| text("SELECT 1;", |i| format!("-- {i}\rSELECT {i};\r"), "", n)),
+    ("commands of psql's", |n| {
+        text("", |i| format!("\\echo 'open {i}\n"), "", n)
+    }),
+    ("many COPYs", |n| {
+        text(
+            "",
+            |i| format!("COPY (SELECT substring(a from 'b')) TO t{i};\n"),
+            "",
+            n,
+        )
+    }),
+    ("one COPY of a long query", |n| {
+        text(
+            "COPY (SELECT 1",
+            |_| ", (a), to from 'b'".into(),
+            ") TO x;",
+            n,
+        )
+    }),
+    ("many SETs between statements", |n| {
+        text("", |i| format!("SET a.b{i} = {i};\nSELECT {i};\n"), "", n)
+    }),
+    ("many SETs", |n| {
+        text("", |i| format!("SET a.b = {i};\n"), "", n)
+    }),
+    ("many set_config()", |n| {
+        text(
+            "",
+            |i| format!("SELECT set_config('a.b', '{i}', false);\n"),
+            "",
+            n,
+        )
+    }),
+    ("many search paths", |n| {
+        text(
+            "SET search_path = a",
+            |i| format!(", a{i}"),
+            "; SELECT 1",
+            n,
+        )
+    }),
+    ("many transactions", |n| {
+        text(
+            "",
+            |i| format!("BEGIN; SET a = {i}; SELECT {i}; COMMIT;\n"),
+            "",
+            n,
+        )
+    }),
+    ("one transaction of many statements", |n| {
+        text("BEGIN;\n", |i| format!("SELECT {i};\n"), "COMMIT;", n)
+    }),
+    ("a transaction that is never committed", |n| {
+        text("BEGIN;\n", |i| format!("SELECT {i};\n"), "", n)
+    }),
+    ("many index builds", |n| {
+        text(
+            "",
+            |i| format!("CREATE INDEX CONCURRENTLY i{i} ON t (a);\n"),
+            "",
+            n,
+        )
+    }),
+    ("many VACUUMs", |n| {
+        text("", |i| format!("VACUUM t{i};\n"), "", n)
+    }),
+    ("many roles", |n| {
+        text("", |i| format!("CREATE ROLE r{i};\n"), "", n)
+    }),
+    ("many GRANTs of roles", |n| {
+        text("", |i| format!("GRANT r{i} TO app;\n"), "", n)
+    }),
+    ("one GRANT to many roles", |n| {
+        text(
+            "GRANT SELECT ON t TO a",
+            |i| format!(", on role r{i}"),
+            ";",
+            n,
+        )
+    }),
+    ("names of functions that reach outside", |n| {
+        text(
+            "SELECT 1",
+            |i| format!(", pg_copy_{i} AS dblink(a)"),
+            ";",
+            n,
+        )
+    }),
+    ("an index over such names", |n| {
+        text(
+            "CREATE INDEX i ON t (a)",
+            |_| " WHERE on dblink_cache (a)".into(),
+            ";",
+            n,
+        )
+    }),
+    ("a dotted name of such names", |n| {
+        text("SELECT dblink", |_| ".dblink".into(), " (1)", n)
+    }),
+    ("an operator of such names", |n| {
+        text(
+            "CREATE AGGREGATE a (text) (",
+            |_| "SFUNC = textcat, dblink, ".into(),
+            "STYPE = text)",
+            n,
+        )
+    }),
+    ("names of shared catalogs", |n| {
+        text(
+            "SELECT pg_authid",
+            |_| ", pg_catalog.pg_authid".into(),
+            ";",
+            n,
+        )
+    }),
+    ("functions that run a text", |n| {
+        text("SELECT 1", |i| format!(", ts_stat('SELECT {i}')"), ";", n)
+    }),
+    ("many languages", |n| {
+        text(
+            "CREATE FUNCTION f() RETURNS int",
+            |_| " LANGUAGE sql".into(),
+            ";",
+            n,
+        )
+    }),
+    ("many passwords", |n| {
+        text("", |i| format!("ALTER ROLE r{i} PASSWORD 'x';\n"), "", n)
+    }),
+    ("many roles set", |n| {
+        text("", |_| "SET LOCAL ROLE a; RESET ROLE;\n".into(), "", n)
+    }),
+    ("one statement of many roles", |n| {
+        text("SELECT 1", |_| ", role, set role, reset".into(), ";", n)
+    }),
+    ("white space", |n| {
+        text("SELECT 1;", |_| " \t\r\n\n".into(), "", n)
+    }),
+    ("carriage returns", |n| {
+        text("SELECT 1;", |i| format!("-- {i}\rSELECT {i};\r"), "", n)
+    }),
     ("semicolons", |n| text("SELECT 1", |_| ";".into(), "", n)),
-    ("letters of several bytes", |n| text("SELECT '", |_| "größe 漢字 ".into(), "' || é;", n)),
+    ("letters of several bytes", |n| {
+        text("SELECT '", |_| "größe 漢字 ".into(), "' || é;", n)
+    }),
 ];
 
 /// Keeps the compiler from leaving out what nobody reads.
@@ -326,26 +622,45 @@ const FUNCTIONS: &[Function] = &[
         black_box((units.is_ok(), settings));
     }),
     ("sql::hazard", |s| used(sql::hazard(s))),
-    ("sql::has_own_transactions", |s| used(sql::has_own_transactions(s))),
-    ("sql::transaction_modes", |s| used(sql::transaction_modes(s))),
+    ("sql::has_own_transactions", |s| {
+        used(sql::has_own_transactions(s))
+    }),
+    ("sql::transaction_modes", |s| {
+        used(sql::transaction_modes(s))
+    }),
     ("sql::settings", |s| used(sql::settings(s))),
     ("sql::may_define", |s| used(sql::may_define(s))),
     ("sql::first_reach", |s| used(sql::first_reach(s))),
-    ("sql::first_role_change", |s| used(sql::first_role_change(s))),
+    ("sql::first_role_change", |s| {
+        used(sql::first_role_change(s))
+    }),
     ("sql::is_dynamic", |s| used(sql::is_dynamic(s))),
     ("sql::drops_roles", |s| used(sql::drops_roles(s))),
     ("sql::unterminated", |s| used(sql::unterminated(s))),
     ("sql::place and the like", |s| {
         let last = s.chars().count();
         let place = sql::place(s, last);
-        black_box((sql::nth_character(s, s.len()), sql::statement_of(s, last), sql::statement_at(s, place)));
-        black_box((sql::excerpt(s, place), sql::start_of(s, sql::count(s).saturating_sub(1))));
+        black_box((
+            sql::nth_character(s, s.len()),
+            sql::statement_of(s, last),
+            sql::statement_at(s, place),
+        ));
+        black_box((
+            sql::excerpt(s, place),
+            sql::start_of(s, sql::count(s).saturating_sub(1)),
+        ));
         black_box(sql::semicolon_after(s, 0));
     }),
-    ("folder::is_blank, script_problem", |s| used((folder::is_blank(s), folder::script_problem(s)))),
+    ("folder::is_blank, script_problem", |s| {
+        used((folder::is_blank(s), folder::script_problem(s)))
+    }),
     ("Checksum::of_script", |s| used(Checksum::of_script(s))),
-    ("fitness::parts, one transaction", |s| used(parts(s, Mode::Transactional))),
-    ("fitness::parts, none", |s| used(parts(s, Mode::NonTransactional))),
+    ("fitness::parts, one transaction", |s| {
+        used(parts(s, Mode::Transactional))
+    }),
+    ("fitness::parts, none", |s| {
+        used(parts(s, Mode::NonTransactional))
+    }),
     ("Catalog::load_to_rehearse", |s| {
         // Leaked, as the sets of tests are.
         let hand = Hand("1_a", vec![s.to_owned().leak()], Some("SELECT 1"));
@@ -354,32 +669,56 @@ const FUNCTIONS: &[Function] = &[
     ("rehearse::together", |s| {
         let script = Script::new(s, Mode::Transactional);
         let (version, name) = ("1".parse::<Version>().unwrap(), "1_a".to_owned());
-        black_box(Does::of(&Migration { version, name, up: script.clone(), down: None }, &script));
+        black_box(Does::of(
+            &Migration {
+                version,
+                name,
+                up: script.clone(),
+                down: None,
+            },
+            &script,
+        ));
     }),
     ("runner::message", |s| {
         let (lock_wait, lock_timeout) = (Duration::ZERO, Duration::ZERO);
-        let step = Step { id: 1, sql: s, lock_wait, lock_timeout, role: None, earlier: None, journaled: None };
+        let step = Step {
+            id: 1,
+            sql: s,
+            lock_wait,
+            lock_timeout,
+            role: None,
+            earlier: None,
+            journaled: None,
+        };
         black_box(message::of(&step, Some("public.d"), "RESET ALL"));
     }),
     ("runner::explain and the snippet", |s| {
         for failed in refused(s) {
-            let failure = runner::explain(&failed, s, "1_a/up.sql", "deploy", false).with("file", "1_a/up.sql");
+            let failure = runner::explain(&failed, s, "1_a/up.sql", "deploy", false)
+                .with("file", "1_a/up.sql");
             black_box(snippet::of(&from_failure(&failure)));
         }
     }),
     ("planner: a script in doubt", |s| {
         let row = half_done(s);
-        let catalog = Catalog::load_to_rehearse(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap();
+        let catalog =
+            Catalog::load_to_rehearse(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap();
         black_box(planner::assess(&catalog, std::slice::from_ref(&row)));
         black_box(planner::earlier(Some(&row), Direction::Up, &[]));
     }),
 ];
 
 fn parts(sql: &str, mode: Mode) -> Result<Vec<fitness::Part>, Failure> {
-    fitness::parts("1_a", &"1".parse().unwrap(), Direction::Up, &Script::new(sql, mode))
+    fitness::parts(
+        "1_a",
+        &"1".parse().unwrap(),
+        Direction::Up,
+        &Script::new(sql, mode),
+    )
 }
 
-/// The ways in which a server refuses a script: at its end, without a place, in a block, at the very end, for want of a right.
+/// The ways in which a server refuses a script: at its end, without a place, in a block, at the
+/// very end, for want of a right.
 fn refused(sql: &str) -> Vec<ScriptError> {
     let (characters, statements) = (sql.chars().count(), sql::count(sql));
     let of = |sqlstate: &str, position, statements_done, context: Option<&str>| ScriptError {
@@ -392,16 +731,30 @@ fn refused(sql: &str) -> Vec<ScriptError> {
         },
         statements_done,
         preamble: 0,
-        undone: Some(Undone { first: 0, through: false, stays: false }),
+        undone: Some(Undone {
+            first: 0,
+            through: false,
+            stays: false,
+        }),
     };
     let last = statements.saturating_sub(1);
     vec![
         of("42601", Some(characters), 0, None),
         of("42601", Some(characters + 5), 0, None),
         of("22012", None, last, None),
-        of("P0001", None, last, Some("PL/pgSQL function inline_code_block line 3 at RAISE")),
+        of(
+            "P0001",
+            None,
+            last,
+            Some("PL/pgSQL function inline_code_block line 3 at RAISE"),
+        ),
         of("42501", None, last, None),
-        of("SCH04", None, statements, Some("PL/pgSQL function schemad.finish_step_v2(bigint) line 1")),
+        of(
+            "SCH04",
+            None,
+            statements,
+            Some("PL/pgSQL function schemad.finish_step_v2(bigint) line 1"),
+        ),
         of("25001", None, last, None),
     ]
 }
@@ -417,17 +770,32 @@ fn half_done(script: &str) -> Row {
         direction: Direction::Up,
         name: "1_a".into(),
         done,
-        running: Some(RunningPart { checksum: last.clone(), in_doubt: true, failed: false }),
-        tried: Some(TriedPart { checksum: last, before: Vec::new(), sql: None }),
+        running: Some(RunningPart {
+            checksum: last.clone(),
+            in_doubt: true,
+            failed: false,
+        }),
+        tried: Some(TriedPart {
+            checksum: last,
+            before: Vec::new(),
+            sql: None,
+        }),
         script: Some(script.into()),
     };
-    Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) }
+    Row {
+        version: "1".parse().unwrap(),
+        run_on: None,
+        recorded: None,
+        journal: Some(journal),
+    }
 }
 
 fn scripts() -> Vec<Case> {
-    let cases = FUNCTIONS
-        .iter()
-        .flat_map(|(function, run)| SHAPES.iter().map(move |(shape, make)| (function, run, shape, make)));
+    let cases = FUNCTIONS.iter().flat_map(|(function, run)| {
+        SHAPES
+            .iter()
+            .map(move |(shape, make)| (function, run, shape, make))
+    });
     cases
         .map(|(function, run, shape, make)| Case {
             function,
@@ -446,11 +814,21 @@ type SchemaShape = (&'static str, fn(usize, &str) -> Snapshot);
 
 const SCHEMAS: &[SchemaShape] = &[
     ("many tables", |n, word| Snapshot {
-        tables: (0..n).map(|i| table(&format!("t{i:09}"), vec![column("a", word), column(word, "text")])).collect(),
+        tables: (0..n)
+            .map(|i| {
+                table(
+                    &format!("t{i:09}"),
+                    vec![column("a", word), column(word, "text")],
+                )
+            })
+            .collect(),
         ..Snapshot::default()
     }),
     ("one table of many columns", |n, word| Snapshot {
-        tables: vec![table("t", (0..n).map(|i| column(&format!("a{i}"), word)).collect())],
+        tables: vec![table(
+            "t",
+            (0..n).map(|i| column(&format!("a{i}"), word)).collect(),
+        )],
         ..Snapshot::default()
     }),
     ("one table, its columns in another order", |n, word| {
@@ -458,28 +836,49 @@ const SCHEMAS: &[SchemaShape] = &[
         if word == "other" {
             columns.reverse();
         }
-        Snapshot { tables: vec![table("t", columns)], ..Snapshot::default() }
+        Snapshot {
+            tables: vec![table("t", columns)],
+            ..Snapshot::default()
+        }
     }),
     ("one table, other columns", |n, word| Snapshot {
-        tables: vec![table("t", (0..n).map(|i| column(&format!("{word}{i}"), "text")).collect())],
+        tables: vec![table(
+            "t",
+            (0..n)
+                .map(|i| column(&format!("{word}{i}"), "text"))
+                .collect(),
+        )],
         ..Snapshot::default()
     }),
     ("other tables", |n, word| Snapshot {
-        tables: (0..n).map(|i| table(&format!("{word}{i:09}"), vec![column("a", "text")])).collect(),
-        constraints: (0..n).map(|i| constraint(&format!("{word}{i:09}"), "c", "CHECK (a)")).collect(),
+        tables: (0..n)
+            .map(|i| table(&format!("{word}{i:09}"), vec![column("a", "text")]))
+            .collect(),
+        constraints: (0..n)
+            .map(|i| constraint(&format!("{word}{i:09}"), "c", "CHECK (a)"))
+            .collect(),
         ..Snapshot::default()
     }),
     ("many constraints of one table", |n, word| Snapshot {
         tables: vec![table("t", Vec::new())],
-        constraints: (0..n).map(|i| constraint("t", &format!("c{i:09}"), &format!("CHECK ({word})"))).collect(),
+        constraints: (0..n)
+            .map(|i| constraint("t", &format!("c{i:09}"), &format!("CHECK ({word})")))
+            .collect(),
         ..Snapshot::default()
     }),
     ("many functions", |n, word| Snapshot {
-        routines: (0..n).map(|i| routine(&format!("f{i:09}"), &format!("SELECT {i}\n{word}"))).collect(),
+        routines: (0..n)
+            .map(|i| routine(&format!("f{i:09}"), &format!("SELECT {i}\n{word}")))
+            .collect(),
         ..Snapshot::default()
     }),
     ("one function of many lines", |n, word| Snapshot {
-        routines: vec![routine("f", &(0..n).map(|i| format!("SELECT {i} {word};\n")).collect::<String>())],
+        routines: vec![routine(
+            "f",
+            &(0..n)
+                .map(|i| format!("SELECT {i} {word};\n"))
+                .collect::<String>(),
+        )],
         ..Snapshot::default()
     }),
     ("one enum of many labels", |n, word| Snapshot {
@@ -492,27 +891,41 @@ const SCHEMAS: &[SchemaShape] = &[
         ..Snapshot::default()
     }),
     ("many partitions", |n, word| {
-        let partition =
-            |i| Table { parents: vec!["public.t".into()], ..table(&format!("u{i:09}"), vec![column("a", word)]) };
+        let partition = |i| Table {
+            parents: vec!["public.t".into()],
+            ..table(&format!("u{i:09}"), vec![column("a", word)])
+        };
         Snapshot {
-            tables: std::iter::once(table("t", Vec::new())).chain((0..n).map(partition)).collect(),
+            tables: std::iter::once(table("t", Vec::new()))
+                .chain((0..n).map(partition))
+                .collect(),
             ..Snapshot::default()
         }
     }),
     ("partitions of partitions, published", |n, word| {
         let partition = |i: usize| Table {
-            parents: if i == 0 { Vec::new() } else { vec![format!("public.t{:09}", i - 1)] },
+            parents: if i == 0 {
+                Vec::new()
+            } else {
+                vec![format!("public.t{:09}", i - 1)]
+            },
             partition_bound: (i > 0).then(|| word.into()),
             ..table(&format!("t{i:09}"), Vec::new())
         };
         Snapshot {
             tables: (0..n).map(partition).collect(),
-            publications: vec![Publication { name: "p".into(), all_tables: true, ..Publication::default() }],
+            publications: vec![Publication {
+                name: "p".into(),
+                all_tables: true,
+                ..Publication::default()
+            }],
             ..Snapshot::default()
         }
     }),
     ("a publication of many tables", |n, word| Snapshot {
-        tables: (0..n).map(|i| table(&format!("t{i:09}"), vec![column("a", word)])).collect(),
+        tables: (0..n)
+            .map(|i| table(&format!("t{i:09}"), vec![column("a", word)]))
+            .collect(),
         publications: vec![Publication {
             name: "p".into(),
             tables: Sorted((0..n).map(|i| format!("public.t{i:09} (a)")).collect()),
@@ -523,21 +936,45 @@ const SCHEMAS: &[SchemaShape] = &[
 ];
 
 fn table(name: &str, columns: Vec<Column>) -> Table {
-    let relation = Relation { schema: "public".into(), name: name.into() };
-    Table { relation, columns, ..Table::default() }
+    let relation = Relation {
+        schema: "public".into(),
+        name: name.into(),
+    };
+    Table {
+        relation,
+        columns,
+        ..Table::default()
+    }
 }
 
 fn column(name: &str, r#type: &str) -> Column {
-    Column { name: name.into(), r#type: r#type.into(), ..Column::default() }
+    Column {
+        name: name.into(),
+        r#type: r#type.into(),
+        ..Column::default()
+    }
 }
 
 fn constraint(table: &str, name: &str, definition: &str) -> Constraint {
-    let table = Relation { schema: "public".into(), name: table.into() };
-    Constraint { table, name: name.into(), definition: definition.into(), ..Constraint::default() }
+    let table = Relation {
+        schema: "public".into(),
+        name: table.into(),
+    };
+    Constraint {
+        table,
+        name: name.into(),
+        definition: definition.into(),
+        ..Constraint::default()
+    }
 }
 
 fn routine(name: &str, definition: &str) -> Routine {
-    Routine { schema: "public".into(), name: name.into(), definition: definition.into(), ..Routine::default() }
+    Routine {
+        schema: "public".into(),
+        name: name.into(),
+        definition: definition.into(),
+        ..Routine::default()
+    }
 }
 
 type Compare = (&'static str, fn(&Snapshot, &Snapshot));
@@ -545,15 +982,22 @@ type Compare = (&'static str, fn(&Snapshot, &Snapshot));
 const COMPARISONS: &[Compare] = &[
     ("schema::diff, and its lines", |before, after| {
         let differences = schema::diff(before, after);
-        black_box((schema::for_people(&differences, &schema::Styles::default()), schema::in_one_line(&differences)));
+        black_box((
+            schema::for_people(&differences, &schema::Styles::default()),
+            schema::in_one_line(&differences),
+        ));
     }),
     ("schema differences as messages", |before, after| {
         for difference in schema::diff(before, after) {
             black_box(rehearsal::difference(&difference));
         }
     }),
-    ("Snapshot::fingerprint", |before, _| used(before.fingerprint())),
-    ("Snapshot::eq, clone", |before, after| used((before == after, before.clone()))),
+    ("Snapshot::fingerprint", |before, _| {
+        used(before.fingerprint())
+    }),
+    ("Snapshot::eq, clone", |before, after| {
+        used((before == after, before.clone()))
+    }),
     ("DescribeSchema, all objects", |before, _| {
         let filter = request::schema(pb::DescribeSchemaRequest::default()).unwrap();
         let listing = Listing::new(before, &filter);
@@ -564,9 +1008,11 @@ const COMPARISONS: &[Compare] = &[
 ];
 
 fn schemas() -> Vec<Case> {
-    let cases = COMPARISONS
-        .iter()
-        .flat_map(|(function, run)| SCHEMAS.iter().map(move |(shape, make)| (function, run, shape, make)));
+    let cases = COMPARISONS.iter().flat_map(|(function, run)| {
+        SCHEMAS
+            .iter()
+            .map(move |(shape, make)| (function, run, shape, make))
+    });
     cases
         .map(|(function, run, shape, make)| Case {
             function,
@@ -582,7 +1028,13 @@ fn schemas() -> Vec<Case> {
 
 /// Sets of many migrations: those from `applied` on are pending.
 fn set(n: usize, is_applied: impl Fn(usize) -> bool, unknown: usize) -> (Catalog, Vec<Row>) {
-    let hand = |i: usize| Hand(format!("{i:09}_a").leak(), vec!["SELECT 1"], Some("SELECT 2"));
+    let hand = |i: usize| {
+        Hand(
+            format!("{i:09}_a").leak(),
+            vec!["SELECT 1"],
+            Some("SELECT 2"),
+        )
+    };
     let catalog = Catalog::load(&Source((0..n).map(hand).collect())).unwrap();
     let row = |i: usize| Row {
         version: format!("{i:09}").parse().unwrap(),
@@ -590,7 +1042,13 @@ fn set(n: usize, is_applied: impl Fn(usize) -> bool, unknown: usize) -> (Catalog
         recorded: None,
         journal: None,
     };
-    (catalog, (0..n + unknown).filter(|i| *i >= n || is_applied(*i)).map(row).collect())
+    (
+        catalog,
+        (0..n + unknown)
+            .filter(|i| *i >= n || is_applied(*i))
+            .map(row)
+            .collect(),
+    )
 }
 
 type SetShape = (&'static str, fn(usize) -> (Catalog, Vec<Row>));
@@ -598,8 +1056,12 @@ type SetShape = (&'static str, fn(usize) -> (Catalog, Vec<Row>));
 const SETS: &[SetShape] = &[
     ("many migrations, none applied", |n| set(n, |_| false, 0)),
     ("many migrations, all applied", |n| set(n, |_| true, 0)),
-    ("many migrations, every second applied", |n| set(n, |i| i % 2 == 1, 0)),
-    ("many migrations, the newer half applied", |n| set(n, |i| i >= n / 2, 0)),
+    ("many migrations, every second applied", |n| {
+        set(n, |i| i % 2 == 1, 0)
+    }),
+    ("many migrations, the newer half applied", |n| {
+        set(n, |i| i >= n / 2, 0)
+    }),
     ("many migrations, as many unknown", |n| set(n, |i| i > 0, n)),
 ];
 
@@ -607,20 +1069,36 @@ type Plan = (&'static str, fn(&Catalog, &[Row]));
 
 fn sets() -> Vec<Case> {
     let plans: &[Plan] = &[
-        ("planner::assess", |catalog, rows| used(planner::assess(catalog, rows))),
+        ("planner::assess", |catalog, rows| {
+            used(planner::assess(catalog, rows))
+        }),
         ("planner::plan_apply", |catalog, rows| {
-            let request = planner::Apply { allow_out_of_order: true, ..planner::Apply::default() };
+            let request = planner::Apply {
+                allow_out_of_order: true,
+                ..planner::Apply::default()
+            };
             used(planner::plan_apply(catalog, rows, &request));
-            used(planner::plan_apply(catalog, rows, &planner::Apply::default()));
+            used(planner::plan_apply(
+                catalog,
+                rows,
+                &planner::Apply::default(),
+            ));
         }),
         ("planner::plan_rollback", |catalog, rows| {
-            let request = planner::Rollback { target: planner::RollbackTarget::All, down_from: None, force: false };
+            let request = planner::Rollback {
+                target: planner::RollbackTarget::All,
+                down_from: None,
+                force: false,
+            };
             used(planner::plan_rollback(catalog, rows, &request));
         }),
     ];
     plans
         .iter()
-        .flat_map(|(function, run)| SETS.iter().map(move |(shape, make)| (*function, *run, *shape, *make)))
+        .flat_map(|(function, run)| {
+            SETS.iter()
+                .map(move |(shape, make)| (*function, *run, *shape, *make))
+        })
         .map(|(function, run, shape, make)| Case {
             function,
             shape,

@@ -1,5 +1,5 @@
-//! The gRPC surface: thin handlers that check a request into domain types, call, and convert the answer. The only place
-//! besides `health`, `transport` and the command line that names tonic.
+//! The gRPC surface: thin handlers that check a request into domain types, call, and convert the
+//! answer. The only place besides `health`, `transport` and the command line that names tonic.
 
 mod answer;
 mod arrival;
@@ -21,7 +21,11 @@ pub mod status;
 mod stream;
 
 /// Generated from proto/schemad/v1.
-#[expect(missing_docs, clippy::all, reason = "generated code; the proto holds the documentation")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    reason = "generated code; the proto holds the documentation"
+)]
 pub mod pb {
     tonic::include_proto!("schemad.v1");
 

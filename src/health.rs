@@ -1,5 +1,6 @@
-//! grpc.health.v1 over what the monitor knows. tonic-health's own server has no dynamic names and answers Watch of an unknown
-//! name with NOT_FOUND where the protocol wants SERVICE_UNKNOWN on an open stream; so the trait is implemented here.
+//! grpc.health.v1 over what the monitor knows. tonic-health's own server has no dynamic names and
+//! answers Watch of an unknown name with NOT_FOUND where the protocol wants SERVICE_UNKNOWN on an
+//! open stream; so the trait is implemented here.
 
 use std::{
     pin::Pin,
@@ -11,7 +12,9 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
 use tokio_stream::{Stream, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
+};
 
 use crate::{
     client::{Client, Room},
@@ -60,11 +63,16 @@ impl Name {
             Self::Process => phase == Phase::Serving,
             Self::Ready => phase == Phase::Serving && view.ready().is_ok(),
             Self::Database => view.database.is_ok(),
-            Self::Current => seen
-                .is_some_and(|seen| matches!(seen.assessment.state, planner::State::Current | planner::State::Ahead)),
+            Self::Current => seen.is_some_and(|seen| {
+                matches!(
+                    seen.assessment.state,
+                    planner::State::Current | planner::State::Ahead
+                )
+            }),
             Self::Applied(version) => seen.is_some_and(|seen| {
                 let rows = &seen.snapshot.rows;
-                rows.binary_search_by(|row| row.version.cmp(version)).is_ok_and(|i| rows[i].is_applied())
+                rows.binary_search_by(|row| row.version.cmp(version))
+                    .is_ok_and(|i| rows[i].is_applied())
             }),
         }
     }
@@ -80,22 +88,28 @@ pub struct Health {
 }
 
 impl Health {
-    /// Answers from what `views` and `phases` last said; who watches a version is counted among `watchers`, where there is room for
-    /// so many different ones.
+    /// Answers from what `views` and `phases` last said; who watches a version is counted among
+    /// `watchers`, where there is room for so many different ones.
     pub fn new(
         views: watch::Receiver<Arc<View>>,
         phases: watch::Receiver<Phase>,
         watchers: Watchers,
         names: Room,
     ) -> Self {
-        Self { views, phases, watchers, names }
+        Self {
+            views,
+            phases,
+            watchers,
+            names,
+        }
     }
 
     fn enter(&self, client: Client, version: &Version) -> Result<Guard, Status> {
         self.watchers.enter(client, version.clone(), self.names).ok_or_else(|| {
             let Room { each, all } = self.names;
             let message = format!(
-                "{each} different versions of one client, or {all} of all, are watched; end some, or ask again later"
+                "{each} different versions of one client, or {all} of all, are watched; end some, \
+                 or ask again later"
             );
             from_failure(&Failure::new(Reason::TooManyWatchers, message))
         })
@@ -111,17 +125,29 @@ impl Health {
 
 #[tonic::async_trait]
 impl health_server::Health for Health {
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
-        let name =
-            Name::parse(&service).ok_or_else(|| Status::not_found("unknown service name; see docs/health.md"))?;
-        Ok(Response::new(HealthCheckResponse { status: self.status(&name).into() }))
+        let name = Name::parse(&service)
+            .ok_or_else(|| Status::not_found("unknown service name; see docs/health.md"))?;
+        Ok(Response::new(HealthCheckResponse {
+            status: self.status(&name).into(),
+        }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let client = request.extensions().get().cloned().unwrap_or(Client::Stranger(None)); // the gate says who
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let client = request
+            .extensions()
+            .get()
+            .cloned()
+            .unwrap_or(Client::Stranger(None)); // the gate says who
         let name = Name::parse(&request.into_inner().service);
         let health = self.clone();
         let watched = match &name {
@@ -135,20 +161,32 @@ impl health_server::Health for Health {
         let last = Mutex::new(None);
         let news = Arc::new(move || {
             let _as_long_as_the_stream = &watched;
-            let status = name.as_ref().map_or(ServingStatus::ServiceUnknown, |name| health.status(name));
-            let before = last.lock().unwrap_or_else(PoisonError::into_inner).replace(status);
-            (before != Some(status)).then(|| Ok(HealthCheckResponse { status: status.into() }))
+            let status = name
+                .as_ref()
+                .map_or(ServingStatus::ServiceUnknown, |name| health.status(name));
+            let before = last
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .replace(status);
+            (before != Some(status)).then(|| {
+                Ok(HealthCheckResponse {
+                    status: status.into(),
+                })
+            })
         });
         let at_the_end = news.clone();
         let statuses = changes.filter_map(move |()| std::future::ready(news()));
         // The stream ends with the daemon, so that an open Watch does not keep it from ending.
         let mut phases = self.phases.clone();
         let ended = async move {
-            let _ = phases.wait_for(|phase| *phase == Phase::Ended).await; // its sender gone means ended too
+            // Its sender gone means ended too.
+            let _ = phases.wait_for(|phase| *phase == Phase::Ended).await;
         };
         // A daemon that ends at once says so all the same.
         let farewell = stream::once(async move { at_the_end() }).filter_map(std::future::ready);
-        Ok(Response::new(Box::pin(statuses.take_until(Box::pin(ended)).chain(farewell))))
+        Ok(Response::new(Box::pin(
+            statuses.take_until(Box::pin(ended)).chain(farewell),
+        )))
     }
 }
 
@@ -159,9 +197,18 @@ mod tests {
     #[test]
     fn only_the_promised_names_are_known() {
         assert_eq!(Name::parse(""), Some(Name::Process));
-        assert!(matches!(Name::parse("schemad.schema.applied.20260101"), Some(Name::Applied(_))));
+        assert!(matches!(
+            Name::parse("schemad.schema.applied.20260101"),
+            Some(Name::Applied(_))
+        ));
         let long = format!("{APPLIED}{}", "1".repeat(51));
-        for unknown in ["x", "schemad.schema.applied.", "schemad.v1", "schemad.schema", &long] {
+        for unknown in [
+            "x",
+            "schemad.schema.applied.",
+            "schemad.v1",
+            "schemad.schema",
+            &long,
+        ] {
             assert_eq!(Name::parse(unknown), None, "{unknown}");
         }
     }

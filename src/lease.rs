@@ -1,10 +1,12 @@
-//! Leases: a migrated database of one's own for a while, for tests in any language. Each is a copy of a template into which the
-//! whole embedded set was applied; it is dropped when whoever has it goes away, when its time is over, or with the daemon.
+//! Leases: a migrated database of one's own for a while, for tests in any language. Each is a copy
+//! of a template into which the whole embedded set was applied; it is dropped when whoever has it
+//! goes away, when its time is over, or with the daemon.
 //!
-//! A lease ends at once, and its database is dropped as soon as the server can: `capacity` says how many may wait for that.
+//! A lease ends at once, and its database is dropped as soon as the server can: `capacity` says how
+//! many may wait for that.
 //!
-//! Template and copies are [`scratch`](crate::scratch) databases of one maker per daemon, so that what a killed daemon leaves is
-//! swept, and what a living one has is not.
+//! Template and copies are [`scratch`](crate::scratch) databases of one maker per daemon, so that
+//! what a killed daemon leaves is swept, and what a living one has is not.
 
 mod capacity;
 mod removal;
@@ -41,17 +43,19 @@ use stock::{Database, State, Stock};
 /// A set that cannot be applied is not tried again for every lease that is asked for.
 const REMEMBER: Duration = Duration::from_secs(5);
 
-/// Between tries to fill the pool of a server that does not answer, or with a set that cannot be applied.
+/// Between tries to fill the pool of a server that does not answer, or with a set that cannot be
+/// applied.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How long the end of a lease is told later than it comes, so that whoever is told finds the database gone. A server that is busy
-/// dropping others may need longer.
+/// How long the end of a lease is told later than it comes, so that whoever is told finds the
+/// database gone. A server that is busy dropping others may need longer.
 const REMOVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What leases are made of.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where they are made: a direct address, of a role with CREATEDB. The databases lie beside the one that it names.
+    /// Where they are made: a direct address, of a role with CREATEDB. The databases lie beside the
+    /// one that it names.
     pub database: DatabaseUrl,
     /// How clients reach the same server, and as whom.
     pub client: ClientUrl,
@@ -135,7 +139,8 @@ impl fmt::Debug for Lease {
 }
 
 impl Lease {
-    /// Why the lease has ended, once it has and its database is gone. Dropping the future changes nothing.
+    /// Why the lease has ended, once it has and its database is gone. Dropping the future changes
+    /// nothing.
     pub async fn ended(&mut self) -> Failure {
         let gone = |_| Failure::new(Reason::Internal, "a mistake in schemad ended the lease");
         (&mut self.ended).await.unwrap_or_else(gone)
@@ -150,8 +155,17 @@ impl Leases {
         metrics: Arc<Metrics>,
         phases: watch::Receiver<Phase>,
     ) -> Self {
-        let capacity = settings.as_ref().map(|settings| Capacity::new(settings.per_principal, settings.most));
-        Self(Arc::new(Inner { settings, capacity, catalog, metrics, phases, stock: Mutex::default() }))
+        let capacity = settings
+            .as_ref()
+            .map(|settings| Capacity::new(settings.per_principal, settings.most));
+        Self(Arc::new(Inner {
+            settings,
+            capacity,
+            catalog,
+            metrics,
+            phases,
+            stock: Mutex::default(),
+        }))
     }
 
     /// The settings.
@@ -167,15 +181,26 @@ impl Leases {
         self.0.catalog.digest().to_string()
     }
 
-    /// A database for `ttl`, or shorter. Waits for room, at most `wait` where the caller says how long. Dropping the future gives
-    /// it back.
+    /// A database for `ttl`, or shorter. Waits for room, at most `wait` where the caller says how
+    /// long. Dropping the future gives it back.
     ///
     /// # Errors
-    /// Why there is none: TOO_MANY_LEASES, the server's reasons, a migration's, or that the daemon ends.
-    pub async fn take(&self, ttl: Duration, wait: Option<Duration>, principal: &str) -> Result<Lease, Failure> {
+    /// Why there is none: TOO_MANY_LEASES, the server's reasons, a migration's, or that the daemon
+    /// ends.
+    pub async fn take(
+        &self,
+        ttl: Duration,
+        wait: Option<Duration>,
+        principal: &str,
+    ) -> Result<Lease, Failure> {
         let inner = &self.0;
         let client = &self.settings()?.client;
-        let (leased, slot) = inner.capacity.as_ref().ok_or_else(leases_off)?.enter(principal, wait).await?;
+        let (leased, slot) = inner
+            .capacity
+            .as_ref()
+            .ok_or_else(leases_off)?
+            .enter(principal, wait)
+            .await?;
         let begun = Instant::now();
         let mut again = true;
         let (stock, database) = loop {
@@ -192,7 +217,13 @@ impl Leases {
         tracing::info!(event = "lease.begun", database = %name, principal, ttl_s = ttl.as_secs(), ready = database.was_ready(),
             took_ms = begun.elapsed().as_millis(), "leased {name} to {principal}");
         let (tell, ended) = oneshot::channel();
-        let lease = Running { stock, inner: inner.clone(), database, leased, tell };
+        let lease = Running {
+            stock,
+            inner: inner.clone(),
+            database,
+            leased,
+            tell,
+        };
         tokio::spawn(lease.run(ttl, principal.to_owned()));
         Ok(Lease {
             database: name.to_string(),
@@ -202,9 +233,12 @@ impl Leases {
         })
     }
 
-    /// Keeps a pool ready and drops what killed daemons left, until the daemon ends. Returns at once where there are no leases.
+    /// Keeps a pool ready and drops what killed daemons left, until the daemon ends. Returns at
+    /// once where there are no leases.
     pub async fn keep(&self) {
-        let Ok(settings) = self.settings() else { return };
+        let Ok(settings) = self.settings() else {
+            return;
+        };
         let mut phases = self.0.phases.clone();
         tokio::select! {
             () = removal::sweeps(&settings.database) => {}
@@ -233,7 +267,12 @@ impl Leases {
 
     /// Drops all there is. To be called when the daemon has begun to end, which ends the leases.
     pub async fn close(&self) {
-        let opening = self.0.stock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let opening = self
+            .0
+            .stock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(opening) = opening
             && let Ok(stock) = opening.stock.await
         {
@@ -267,9 +306,20 @@ impl Leases {
             inner.metrics.clone(),
             inner.phases.clone(),
         ));
-        let panicked = |_| Err(Failure::new(Reason::Internal, "a mistake in schemad; see the daemon's log"));
-        let stock = opening.map(move |opened| opened.unwrap_or_else(panicked)).boxed().shared();
-        Ok(Opening { stock, since: Instant::now() })
+        let panicked = |_| {
+            Err(Failure::new(
+                Reason::Internal,
+                "a mistake in schemad; see the daemon's log",
+            ))
+        };
+        let stock = opening
+            .map(move |opened| opened.unwrap_or_else(panicked))
+            .boxed()
+            .shared();
+        Ok(Opening {
+            stock,
+            since: Instant::now(),
+        })
     }
 }
 
@@ -284,7 +334,8 @@ struct Running {
 }
 
 impl Running {
-    /// Waits for its end, has the database dropped, and says why. It does not depend on whether a client reads.
+    /// Waits for its end, has the database dropped, and says why. It does not depend on whether a
+    /// client reads.
     async fn run(mut self, ttl: Duration, principal: String) {
         let (begun, mut phases) = (Instant::now(), self.inner.phases.clone());
         self.inner.metrics.lease(true);
@@ -295,7 +346,9 @@ impl Running {
             _ = phases.wait_for(|phase| *phase > Phase::Serving) => Some(shutting_down()),
         };
         let name = self.database.name();
-        let why_shown = why.as_ref().map_or("RETURNED", |failure| failure.reason.as_str());
+        let why_shown = why
+            .as_ref()
+            .map_or("RETURNED", |failure| failure.reason.as_str());
         tracing::info!(event = "lease.ended", database = %name, principal, why = why_shown,
             seconds = begun.elapsed().as_secs_f64(), "the lease of {name} has ended");
         let removed: Removed = self.database.remove();
@@ -308,30 +361,42 @@ impl Running {
     }
 }
 
-/// True for what another stock might not meet: the template is not there any more, or a connection has ended.
+/// True for what another stock might not meet: the template is not there any more, or a connection
+/// has ended.
 fn is_gone(error: &Error) -> bool {
     match error {
         Error::Database(db::Error::Lost(_)) => true,
-        Error::Database(error) => error.sql().is_some_and(|sql| sql.is(&SqlState::INVALID_CATALOG_NAME)),
+        Error::Database(error) => error
+            .sql()
+            .is_some_and(|sql| sql.is(&SqlState::INVALID_CATALOG_NAME)),
         _ => false,
     }
 }
 
 fn leases_off() -> Failure {
-    let message = "this daemon gives no leases: start it with SCHEMAD_LEASE_DATABASE_URL, a server on which to make databases for \
-         tests (docs/lease.md)";
+    let message = "this daemon gives no leases: start it with SCHEMAD_LEASE_DATABASE_URL, a server \
+         on which to make databases for tests (docs/lease.md)";
     Failure::new(Reason::LeasesOff, message)
 }
 
 fn expired(ttl: Duration) -> Failure {
     let ttl = humantime::format_duration(ttl);
-    Failure::new(Reason::LeaseExpired, format!("the lease has lasted its {ttl}; its database is dropped"))
+    Failure::new(
+        Reason::LeaseExpired,
+        format!("the lease has lasted its {ttl}; its database is dropped"),
+    )
 }
 
 fn lost() -> Failure {
-    Failure::new(Reason::DatabaseUnavailable, "the connection to the server of the leased databases was lost")
+    Failure::new(
+        Reason::DatabaseUnavailable,
+        "the connection to the server of the leased databases was lost",
+    )
 }
 
 fn shutting_down() -> Failure {
-    Failure::new(Reason::ShuttingDown, "this daemon is shutting down, and its leased databases are dropped")
+    Failure::new(
+        Reason::ShuttingDown,
+        "this daemon is shutting down, and its leased databases are dropped",
+    )
 }

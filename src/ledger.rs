@@ -1,5 +1,6 @@
-//! What schemad remembers, in the schema `schemad` of the database it manages. The only module whose SQL names the ledger's
-//! tables or Diesel's. The Diesel table decides *what* is applied; the ledger tells *how* it came to be.
+//! What schemad remembers, in the schema `schemad` of the database it manages. The only module
+//! whose SQL names the ledger's tables or Diesel's. The Diesel table decides *what* is applied; the
+//! ledger tells *how* it came to be.
 
 pub mod claims;
 pub mod control;

@@ -9,7 +9,8 @@
 //! - [`grpc`], [`health`], [`admin`]: what others talk to
 //! - [`doctor`]: looks at a database before the daemon does
 //! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
-//! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done beside operations
+//! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done
+//! -   beside operations
 //! - [`lease`]: migrated databases of one's own, for tests
 //! - [`operation`]: one Apply or Rollback, from request to result
 //! - [`rehearse`]: each migration up, down and up in a scratch database, compared
@@ -22,8 +23,8 @@
 //! - [`signature`]: which downs of the ledger are trusted
 //! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
 //! - `blocking`: keeps long work off the threads that answer
-//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`tally`], [`pace`], [`pem`], [`follow`],
-//!   [`systemd`]: shared by all of them
+//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`tally`],
+//! -   [`pace`], [`pem`], [`follow`], [`systemd`]: shared by all of them
 //! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
 
 pub mod access;

@@ -22,7 +22,8 @@ use crate::{
     planner::{Assessment, State},
 };
 
-/// Lines of this process's log that were dropped because nobody read them. A process has one log, however many daemons it runs.
+/// Lines of this process's log that were dropped because nobody read them. A process has one log,
+/// however many daemons it runs.
 pub static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Every metric of a daemon. They are read from memory: scraping asks the database nothing.
@@ -96,7 +97,9 @@ impl Metrics {
         let metrics = Self {
             operations: Family::default(),
             // 1 ms to 70 min
-            steps: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 12))),
+            steps: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 4.0, 12))
+            }),
             database_up: Gauge::default(),
             ready: Gauge::default(),
             applied: Gauge::default(),
@@ -114,22 +117,66 @@ impl Metrics {
             certificates: Family::default(),
             registry: Registry::default(),
         };
-        registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
-        registry.register("operations", "Operations by kind and result", metrics.operations.clone());
-        registry.register("step_duration_seconds", "Time from a step's start to its commit", metrics.steps.clone());
-        registry.register("database_up", "1 when the last probe was answered", metrics.database_up.clone());
-        registry.register("ready", "1 when operations can be accepted", metrics.ready.clone());
-        registry.register("migrations_applied", "Migrations in the Diesel table", metrics.applied.clone());
-        registry.register("migrations_pending", "Embedded migrations that are not applied", metrics.pending.clone());
-        registry.register("problems", "Blocking problems of the schema", metrics.problems.clone());
+        registry.register(
+            "build",
+            "The running version",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "operations",
+            "Operations by kind and result",
+            metrics.operations.clone(),
+        );
+        registry.register(
+            "step_duration_seconds",
+            "Time from a step's start to its commit",
+            metrics.steps.clone(),
+        );
+        registry.register(
+            "database_up",
+            "1 when the last probe was answered",
+            metrics.database_up.clone(),
+        );
+        registry.register(
+            "ready",
+            "1 when operations can be accepted",
+            metrics.ready.clone(),
+        );
+        registry.register(
+            "migrations_applied",
+            "Migrations in the Diesel table",
+            metrics.applied.clone(),
+        );
+        registry.register(
+            "migrations_pending",
+            "Embedded migrations that are not applied",
+            metrics.pending.clone(),
+        );
+        registry.register(
+            "problems",
+            "Blocking problems of the schema",
+            metrics.problems.clone(),
+        );
         registry.register(
             "in_doubt",
             "1 while a statement's end is not known, and a person has to settle it",
             metrics.in_doubt.clone(),
         );
-        registry.register("pool_connections", "Connections of the reading pool", metrics.pool.clone());
-        registry.register("probe_seconds", "How long the last probe took", metrics.probe_seconds.clone());
-        registry.register("connections", "Connections of the main listener", metrics.connections.clone());
+        registry.register(
+            "pool_connections",
+            "Connections of the reading pool",
+            metrics.pool.clone(),
+        );
+        registry.register(
+            "probe_seconds",
+            "How long the last probe took",
+            metrics.probe_seconds.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections of the main listener",
+            metrics.connections.clone(),
+        );
         registry.register(
             "connections_refused",
             "Connections of the main listener that were refused, or closed to make room",
@@ -142,7 +189,8 @@ impl Metrics {
         );
         registry.register(
             "refusals_not_kept",
-            "Refusals that are not in the ledger: too many within a second, or the database was not there",
+            "Refusals that are not in the ledger: too many within a second, or the database was \
+             not there",
             metrics.refusals_not_kept.clone(),
         );
         let leases = "Databases that are leased, ready to be leased, or waiting to be dropped";
@@ -157,37 +205,55 @@ impl Metrics {
             "When the first certificate of this setting's file expires, in Unix time",
             metrics.certificates.clone(),
         );
-        Self { registry, ..metrics }
+        Self {
+            registry,
+            ..metrics
+        }
     }
 
     /// An operation ended, or was refused.
     pub fn operation(&self, kind: &'static str, result: &'static str) {
-        self.operations.get_or_create(&OperationLabels { kind, result }).inc();
+        self.operations
+            .get_or_create(&OperationLabels { kind, result })
+            .inc();
     }
 
     /// A refusal is not in the ledger, for this cause.
     pub fn refusal_not_kept(&self, cause: &'static str) {
-        self.refusals_not_kept.get_or_create(&CauseLabels { cause }).inc();
+        self.refusals_not_kept
+            .get_or_create(&CauseLabels { cause })
+            .inc();
     }
 
     /// A step was committed.
     pub fn step(&self, direction: Direction, took: Duration) {
-        self.steps.get_or_create(&StepLabels { direction: direction.as_str() }).observe(took.as_secs_f64());
+        self.steps
+            .get_or_create(&StepLabels {
+                direction: direction.as_str(),
+            })
+            .observe(took.as_secs_f64());
     }
 
     /// A lease has begun, or ended.
     pub fn lease(&self, begun: bool) {
-        self.leases.get_or_create(&LeaseLabels { state: "leased" }).inc_by(if begun { 1 } else { -1 });
+        self.leases
+            .get_or_create(&LeaseLabels { state: "leased" })
+            .inc_by(if begun { 1 } else { -1 });
     }
 
     /// So many more databases are ready to be leased.
     pub fn leases_ready(&self, more: i64) {
-        self.leases.get_or_create(&LeaseLabels { state: "ready" }).inc_by(more);
+        self.leases
+            .get_or_create(&LeaseLabels { state: "ready" })
+            .inc_by(more);
     }
 
     /// One more leased database waits to be dropped, until the value is dropped.
     pub fn lease_dropping(&self) -> LeaseDropping {
-        let gauge = self.leases.get_or_create(&LeaseLabels { state: "dropping" }).clone();
+        let gauge = self
+            .leases
+            .get_or_create(&LeaseLabels { state: "dropping" })
+            .clone();
         gauge.inc();
         LeaseDropping(gauge)
     }
@@ -203,22 +269,30 @@ impl Metrics {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.applied.set(count(assessment.applied));
         self.pending.set(count(assessment.pending.len()));
-        self.problems.set(count(assessment.problems.iter().filter(|p| p.blocking).count()));
-        self.in_doubt.set((assessment.state == State::InDoubt).into());
+        self.problems.set(count(
+            assessment.problems.iter().filter(|p| p.blocking).count(),
+        ));
+        self.in_doubt
+            .set((assessment.state == State::InDoubt).into());
     }
 
     /// How the main listener is: connections open and refused, and whether it lets in anybody.
     pub fn listener(&self, (open, refused): (usize, u64), insecure: bool) {
-        self.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
-        self.connections_refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
+        self.connections
+            .set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.connections_refused
+            .set(i64::try_from(refused).unwrap_or(i64::MAX));
         self.insecure.set(insecure.into());
     }
 
     /// When the first certificate of a setting's file expires.
     pub fn certificate(&self, setting: &'static str, ends: SystemTime) {
-        let seconds =
-            ends.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |it| i64::try_from(it.as_secs()).unwrap_or(i64::MAX));
-        self.certificates.get_or_create(&CertificateLabels { setting }).set(seconds);
+        let seconds = ends
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |it| i64::try_from(it.as_secs()).unwrap_or(i64::MAX));
+        self.certificates
+            .get_or_create(&CertificateLabels { setting })
+            .set(seconds);
     }
 
     /// The text that a scraper gets.
@@ -227,9 +301,15 @@ impl Metrics {
     /// Never in practice: formatting into a string.
     pub fn text(&self, ready: bool, (open, idle): (u32, u32)) -> Result<String, std::fmt::Error> {
         self.ready.set(ready.into());
-        self.log_lines_dropped.inner().store(LOG_LINES_DROPPED.load(Relaxed), Relaxed);
-        self.pool.get_or_create(&PoolLabels { state: "open" }).set(open.into());
-        self.pool.get_or_create(&PoolLabels { state: "idle" }).set(idle.into());
+        self.log_lines_dropped
+            .inner()
+            .store(LOG_LINES_DROPPED.load(Relaxed), Relaxed);
+        self.pool
+            .get_or_create(&PoolLabels { state: "open" })
+            .set(open.into());
+        self.pool
+            .get_or_create(&PoolLabels { state: "idle" })
+            .set(idle.into());
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

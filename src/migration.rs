@@ -1,5 +1,5 @@
-//! What a migration is: versions, checksums, scripts, modes. A leaf: it imports nothing of schemad but the folder's
-//! rules, and everything else speaks in these types.
+//! What a migration is: versions, checksums, scripts, modes. A leaf: it imports nothing of schemad
+//! but the folder's rules, and everything else speaks in these types.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -11,8 +11,8 @@ mod record;
 
 pub use record::{Journal, Recorded, Row, RunningPart, TriedPart};
 
-/// A migration's version: what stands before the first `_` of its folder's name, without `-`. 1 to 50 characters,
-/// none of them a control character. Versions order as text, as in Diesel.
+/// A migration's version: what stands before the first `_` of its folder's name, without `-`. 1 to
+/// 50 characters, none of them a control character. Versions order as text, as in Diesel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(Arc<str>);
 
@@ -33,7 +33,8 @@ impl FromStr for Version {
 }
 
 impl Version {
-    /// A version that a database already holds, whatever it is: it is shown and compared, never made.
+    /// A version that a database already holds, whatever it is: it is shown and compared, never
+    /// made.
     pub fn stored(text: String) -> Self {
         Self(text.into())
     }
@@ -52,8 +53,8 @@ impl fmt::Display for Version {
 
 /// SHA-256 of a text with its line endings normalised, printed as `sha256:<64 hex digits>`.
 ///
-/// The digest covers the domain `schemad.script.1`, the text's length in bytes (big-endian u64) and the text, so that no
-/// two inputs run into each other and a later algorithm gets another tag.
+/// The digest covers the domain `schemad.script.1`, the text's length in bytes (big-endian u64) and
+/// the text, so that no two inputs run into each other and a later algorithm gets another tag.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Checksum([u8; 32]);
 
@@ -65,7 +66,9 @@ pub struct InvalidChecksum;
 impl Checksum {
     /// The checksum of one script.
     pub fn of_script(sql: &str) -> Self {
-        blocking::in_place(sql.len(), || Self::of_parts("schemad.script.1", [normalised(sql).as_str()]))
+        blocking::in_place(sql.len(), || {
+            Self::of_parts("schemad.script.1", [normalised(sql).as_str()])
+        })
     }
 
     /// The checksum of a list of texts, each prefixed with its length.
@@ -120,7 +123,8 @@ impl FromStr for Checksum {
 pub enum Mode {
     /// In one transaction with its ledger rows.
     Transactional,
-    /// Statement by statement: `run_in_transaction = false` in metadata.toml, or BEGIN and COMMIT in the script itself.
+    /// Statement by statement: `run_in_transaction = false` in metadata.toml, or BEGIN and COMMIT
+    /// in the script itself.
     NonTransactional,
 }
 
@@ -135,7 +139,9 @@ impl Mode {
 
     /// The mode that the ledger's word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Transactional, Self::NonTransactional].into_iter().find(|m| m.as_str() == word)
+        [Self::Transactional, Self::NonTransactional]
+            .into_iter()
+            .find(|m| m.as_str() == word)
     }
 }
 
@@ -164,7 +170,9 @@ impl Direction {
 
     /// The direction that the ledger's word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Up, Self::Down].into_iter().find(|d| d.as_str() == word)
+        [Self::Up, Self::Down]
+            .into_iter()
+            .find(|d| d.as_str() == word)
     }
 }
 
@@ -183,7 +191,11 @@ impl Script {
     /// A script from its text.
     pub fn new(sql: impl Into<Arc<str>>, mode: Mode) -> Self {
         let sql = sql.into();
-        Self { checksum: Checksum::of_script(&sql), sql, mode }
+        Self {
+            checksum: Checksum::of_script(&sql),
+            sql,
+            mode,
+        }
     }
 }
 
@@ -215,18 +227,31 @@ mod tests {
 
     #[test]
     fn lengths_keep_parts_apart() {
-        assert_ne!(Checksum::of_parts("d", ["ab", "c"]), Checksum::of_parts("d", ["a", "bc"]));
+        assert_ne!(
+            Checksum::of_parts("d", ["ab", "c"]),
+            Checksum::of_parts("d", ["a", "bc"])
+        );
     }
 
     #[test]
     fn a_checksum_reads_back_what_it_prints() {
         let checksum = Checksum::of_script("SELECT 1");
         assert_eq!(checksum.to_string().parse(), Ok(checksum));
-        for bad in ["", "sha256:", "sha256:zz", &checksum.to_string()[1..], &"é".repeat(32)] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:zz",
+            &checksum.to_string()[1..],
+            &"é".repeat(32),
+        ] {
             assert_eq!(bad.parse::<Checksum>(), Err(InvalidChecksum));
         }
         for bad in ["é".repeat(32), "+a".repeat(32)] {
-            assert_eq!(format!("sha256:{bad}").parse::<Checksum>(), Err(InvalidChecksum), "{bad}");
+            assert_eq!(
+                format!("sha256:{bad}").parse::<Checksum>(),
+                Err(InvalidChecksum),
+                "{bad}"
+            );
         }
     }
 

@@ -1,5 +1,5 @@
-//! Knows how the database is, so that health can answer from memory: one connection of its own that probes and reads the
-//! schema's state, and a preflight that proves that operations could run.
+//! Knows how the database is, so that health can answer from memory: one connection of its own that
+//! probes and reads the schema's state, and a preflight that proves that operations could run.
 
 use std::{
     sync::Arc,
@@ -24,20 +24,22 @@ use crate::{
     retention::prune,
 };
 
-/// Between two looks while nothing changes: one statement each. With `ANSWER_WITHIN` it keeps the promise that what others change,
-/// and a stalled database, show within 2 s.
+/// Between two looks while nothing changes: one statement each. With `ANSWER_WITHIN` it keeps the
+/// promise that what others change, and a stalled database, show within 2 s.
 const EVERY: Duration = Duration::from_millis(900);
 
 /// Between two looks while an operation runs.
 const EVERY_RUNNING: Duration = Duration::from_millis(500);
 
-/// The same state is read anew after so long, for what no row tells: rights, row security, settings of the server.
+/// The same state is read anew after so long, for what no row tells: rights, row security, settings
+/// of the server.
 const READ_AGAIN: Duration = Duration::from_secs(60);
 
 /// A whole read is seven round trips, so this allows 150 ms each.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(1050);
 
-/// How long a migration may keep the ledger or the Diesel table locked before its readers are said to be failing.
+/// How long a migration may keep the ledger or the Diesel table locked before its readers are said
+/// to be failing.
 const LOCKED_FOR: Duration = Duration::from_secs(10);
 
 /// The pause after a failed connect or preflight: doubled from the first to the second.
@@ -74,7 +76,9 @@ impl View {
 
     /// A statement's end is not known, as far as is known.
     pub fn in_doubt(&self) -> bool {
-        self.seen.as_ref().is_some_and(|seen| seen.assessment.state == planner::State::InDoubt)
+        self.seen
+            .as_ref()
+            .is_some_and(|seen| seen.assessment.state == planner::State::InDoubt)
     }
 }
 
@@ -86,7 +90,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Begins to watch. `reading` is probed, and `is_direct` when no pooler can be on the way to it; `preflight` proves that operations could run; `retention` says what is deleted.
+    /// Begins to watch. `reading` is probed, and `is_direct` when no pooler can be on the way to
+    /// it; `preflight` proves that operations could run; `retention` says what is deleted.
     pub fn start(
         reading: DatabaseUrl,
         is_direct: bool,
@@ -96,11 +101,28 @@ impl Monitor {
         metrics: Arc<Metrics>,
         refresh: Arc<Refresh>,
     ) -> Self {
-        let not_yet = || Err(Failure::new(Reason::DatabaseUnavailable, "the database has not answered yet"));
-        let (sender, views) = watch::channel(Arc::new(View { database: not_yet(), preflight: not_yet(), seen: None }));
+        let not_yet = || {
+            Err(Failure::new(
+                Reason::DatabaseUnavailable,
+                "the database has not answered yet",
+            ))
+        };
+        let (sender, views) = watch::channel(Arc::new(View {
+            database: not_yet(),
+            preflight: not_yet(),
+            seen: None,
+        }));
         let sender = Arc::new(sender);
         let whose = Whose::of(&reading, Some(preflight.logins.migrating()));
-        let probe = Probe { url: reading, is_direct, whose, catalog, metrics, views: sender.clone(), refresh };
+        let probe = Probe {
+            url: reading,
+            is_direct,
+            whose,
+            catalog,
+            metrics,
+            views: sender.clone(),
+            refresh,
+        };
         let (side_sender, side) = watch::channel(None);
         let tasks = [
             tokio::spawn(probe.run()),
@@ -110,7 +132,8 @@ impl Monitor {
         Self { views, side, tasks }
     }
 
-    /// The session beside the one that migrates, for what has to be said and seen while that one is busy.
+    /// The session beside the one that migrates, for what has to be said and seen while that one is
+    /// busy.
     pub fn side(&self) -> Side {
         self.side.clone()
     }
@@ -179,7 +202,9 @@ impl Probe {
         loop {
             let asked = Instant::now();
             let asked_until_now = self.refresh.asked();
-            let answer = tokio::time::timeout(ANSWER_WITHIN, self.look(&mut reader, &mut known, is_wanted)).await;
+            let answer =
+                tokio::time::timeout(ANSWER_WITHIN, self.look(&mut reader, &mut known, is_wanted))
+                    .await;
             match answer {
                 Ok(Ok(snapshot)) => {
                     failing_since = None;
@@ -188,7 +213,8 @@ impl Probe {
                     }
                     self.refresh.answer(asked_until_now);
                 }
-                // The server answers, only not this. A migration that holds a lock is no reason for alarm.
+                // The server answers, only not this. A migration that holds a lock is no reason for
+                // alarm.
                 Ok(Err(error @ Error::Sql(_))) if !reader.is_closed() => {
                     let since = *failing_since.get_or_insert(asked);
                     if since.elapsed() > LOCKED_FOR || self.views.borrow().seen.is_none() {
@@ -207,9 +233,18 @@ impl Probe {
             }
             self.metrics.probe(true, asked.elapsed());
             if std::mem::take(&mut first) {
-                tracing::info!(event = "database.connected", database = self.url.target(), "connected to the database");
+                tracing::info!(
+                    event = "database.connected",
+                    database = self.url.target(),
+                    "connected to the database"
+                );
             }
-            let is_running = self.views.borrow().seen.as_ref().is_some_and(|seen| seen.snapshot.running.is_some());
+            let is_running = self
+                .views
+                .borrow()
+                .seen
+                .as_ref()
+                .is_some_and(|seen| seen.snapshot.running.is_some());
             let pause = if is_running { EVERY_RUNNING } else { EVERY };
             is_wanted = tokio::select! {
                 () = tokio::time::sleep(pause) => false,
@@ -227,11 +262,13 @@ impl Probe {
     ) -> Result<Option<Snapshot>, Error> {
         let seen = self.views.borrow().seen.clone();
         let fingerprint = match &seen {
-            Some(seen) if seen.snapshot.running.is_none() => match read::fingerprint(reader, &seen.snapshot).await {
-                Ok(fingerprint) => fingerprint,
-                Err(Error::Sql(_)) if !reader.is_broken() => None,
-                Err(error) => return Err(error),
-            },
+            Some(seen) if seen.snapshot.running.is_none() => {
+                match read::fingerprint(reader, &seen.snapshot).await {
+                    Ok(fingerprint) => fingerprint,
+                    Err(Error::Sql(_)) if !reader.is_broken() => None,
+                    Err(error) => return Err(error),
+                }
+            }
             _ => None,
         };
         let is_the_same = known.as_ref().is_some_and(|known| {
@@ -243,7 +280,10 @@ impl Probe {
         *known = None;
         let snapshot = read::snapshot(reader).await?;
         // Taken before the snapshot: what changes in between shows at the next look.
-        *known = fingerprint.map(|fingerprint| Known { fingerprint, read_at: Instant::now() });
+        *known = fingerprint.map(|fingerprint| Known {
+            fingerprint,
+            read_at: Instant::now(),
+        });
         Ok(Some(snapshot))
     }
 
@@ -251,7 +291,10 @@ impl Probe {
         let assessment = assess(&self.catalog, &snapshot.rows);
         self.metrics.schema(&assessment);
         let was_in_doubt = self.views.borrow().in_doubt();
-        let seen = Arc::new(Seen { snapshot, assessment });
+        let seen = Arc::new(Seen {
+            snapshot,
+            assessment,
+        });
         self.views.send_modify(|view| {
             let view = Arc::make_mut(view);
             (view.database, view.seen) = (Ok(()), Some(seen));
@@ -259,15 +302,19 @@ impl Probe {
         match (was_in_doubt, self.views.borrow().in_doubt()) {
             (false, true) => tracing::warn!(
                 event = "schema.in_doubt",
-                "a statement's end is not known; `schemad status` names it, and `schemad resolve` settles it"
+                "a statement's end is not known; `schemad status` names it, and `schemad resolve` \
+                 settles it"
             ),
-            (true, false) => tracing::warn!(event = "schema.settled", "the schema is no longer in doubt"),
+            (true, false) => {
+                tracing::warn!(event = "schema.settled", "the schema is no longer in doubt")
+            }
             _ => {}
         }
     }
 
     fn unreadable(&self, failure: Failure) {
-        self.views.send_modify(|view| Arc::make_mut(view).database = Err(failure));
+        self.views
+            .send_modify(|view| Arc::make_mut(view).database = Err(failure));
     }
 
     fn lost(&self, error: &Error) {
@@ -276,8 +323,17 @@ impl Probe {
         let was_there = self.views.borrow().database.is_ok();
         if was_there {
             tracing::warn!(event = "database.lost", cause = %error, "lost the database: {error}");
-        } else if self.views.borrow().database.as_ref().err().map(|f| &f.message) != Some(&failure.message) {
-            tracing::warn!(event = "database.unreachable", cause = %error, "the database is not there yet: {error}");
+        } else if self
+            .views
+            .borrow()
+            .database
+            .as_ref()
+            .err()
+            .map(|f| &f.message)
+            != Some(&failure.message)
+        {
+            tracing::warn!(event = "database.unreachable", cause = %error, "the database is not \
+                there yet: {error}");
         }
         self.views.send_modify(|view| {
             let view = Arc::make_mut(view);

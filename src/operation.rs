@@ -1,5 +1,6 @@
-//! An operation is one Apply, Rollback, Resolve or SignLedger. It belongs to the daemon: `submit` spawns it and hands out its log, and whoever
-//! follows the log can go away and come back without changing anything.
+//! An operation is one Apply, Rollback, Resolve or SignLedger. It belongs to the daemon: `submit`
+//! spawns it and hands out its log, and whoever follows the log can go away and come back without
+//! changing anything.
 
 mod accept;
 mod attach;

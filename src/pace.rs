@@ -17,7 +17,10 @@ pub struct Pace {
 impl Pace {
     /// That many.
     pub const fn new(a_second: u32) -> Self {
-        Self { a_second, state: Mutex::new((None, 0)) }
+        Self {
+            a_second,
+            state: Mutex::new((None, 0)),
+        }
     }
 
     /// Whether this one is among them.
@@ -27,7 +30,10 @@ impl Pace {
 
     fn allows_at(&self, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0.is_none_or(|since| now.duration_since(since) >= SECOND) {
+        if state
+            .0
+            .is_none_or(|since| now.duration_since(since) >= SECOND)
+        {
             *state = (Some(now), 0);
         }
         state.1 = state.1.saturating_add(1);
@@ -43,6 +49,9 @@ mod tests {
     fn so_many_pass_in_each_second() {
         let (pace, now) = (Pace::new(3), Instant::now());
         let passed = |now| (0..10).filter(|_| pace.allows_at(now)).count();
-        assert_eq!([passed(now), passed(now + SECOND / 2), passed(now + SECOND)], [3, 0, 3]);
+        assert_eq!(
+            [passed(now), passed(now + SECOND / 2), passed(now + SECOND)],
+            [3, 0, 3]
+        );
     }
 }

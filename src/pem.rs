@@ -1,4 +1,5 @@
-//! What is wrong with a PEM file, in words that quote none of it: the library's own show the line, and the line may be a key.
+//! What is wrong with a PEM file, in words that quote none of it: the library's own show the line,
+//! and the line may be a key.
 
 use rustls::pki_types::pem::Error;
 
@@ -6,8 +7,12 @@ use rustls::pki_types::pem::Error;
 pub fn problem(error: &Error, what: &str) -> String {
     match error {
         Error::NoItemsFound => format!("holds no {what} in PEM that is not encrypted"),
-        Error::MissingSectionEnd { .. } => "is not whole: the END line is missing, or the line breaks are lost".into(),
-        Error::IllegalSectionStart { .. } => "is no PEM: a BEGIN line is not a line of its own".into(),
+        Error::MissingSectionEnd { .. } => {
+            "is not whole: the END line is missing, or the line breaks are lost".into()
+        }
+        Error::IllegalSectionStart { .. } => {
+            "is no PEM: a BEGIN line is not a line of its own".into()
+        }
         Error::Base64Decode(_) => "is no PEM: what is between BEGIN and END is not base64".into(),
         Error::Io(error) => error.to_string(),
         _ => "is no PEM".into(),
@@ -24,7 +29,10 @@ mod tests {
     fn no_byte_of_the_file_is_told() {
         for (text, told) in [
             ("", "holds no private key in PEM that is not encrypted"),
-            ("-----BEGIN PRIVATE KEY-----MARK", "is no PEM: a BEGIN line is not a line of its own"),
+            (
+                "-----BEGIN PRIVATE KEY-----MARK",
+                "is no PEM: a BEGIN line is not a line of its own",
+            ),
             (
                 "-----BEGIN PRIVATE KEY-----MARK-----END PRIVATE KEY-----",
                 "is not whole: the END line is missing, or the line breaks are lost",

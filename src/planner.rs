@@ -1,5 +1,6 @@
-//! Decides, and touches nothing: from the embedded set, what the database says is applied, and a request, to the steps to
-//! run or the reason not to. The same comparison gives the schema's state, so status and plan cannot disagree.
+//! Decides, and touches nothing: from the embedded set, what the database says is applied, and a
+//! request, to the steps to run or the reason not to. The same comparison gives the schema's state,
+//! so status and plan cannot disagree.
 
 mod apply;
 mod journal;
@@ -74,8 +75,8 @@ impl StepScript {
     }
 }
 
-/// The applied rows in the order of application: the ledger's where it has one; what is only in the Diesel table came
-/// after the ledger last looked, in the order of its run_on.
+/// The applied rows in the order of application: the ledger's where it has one; what is only in the
+/// Diesel table came after the ledger last looked, in the order of its run_on.
 fn in_order_of_application(rows: &[Row]) -> Vec<&Row> {
     let mut applied: Vec<&Row> = rows.iter().filter(|row| row.is_applied()).collect();
     applied.sort_by_key(|row| match &row.recorded {

@@ -1,5 +1,5 @@
-//! Proves that operations could run, on a session of its own; and does on it what has to be done beside operations: ends
-//! those of silent and dead daemons, and says who watches what.
+//! Proves that operations could run, on a session of its own; and does on it what has to be done
+//! beside operations: ends those of silent and dead daemons, and says who watches what.
 
 use std::{
     collections::BTreeMap,
@@ -32,19 +32,23 @@ use crate::{
 /// Opening a session, proving that it is direct and making the ledger.
 const PREFLIGHT_WITHIN: Duration = Duration::from_secs(15);
 
-/// Between two looks while nothing is open: one statement each, and a right that is taken away shows within 2 s.
+/// Between two looks while nothing is open: one statement each, and a right that is taken away
+/// shows within 2 s.
 const EVERY: Duration = Duration::from_millis(1900);
 
-/// The same while an operation is pending or running, when others may have to be taken over or closed.
+/// The same while an operation is pending or running, when others may have to be taken over or
+/// closed.
 const EVERY_BUSY: Duration = Duration::from_millis(500);
 
-/// One of so many looks takes in what stands on Diesel's table, which each step's guard looks at anyway.
+/// One of so many looks takes in what stands on Diesel's table, which each step's guard looks at
+/// anyway.
 const CLOSELY_EVERY: u32 = 4;
 
 /// Whoever locks the ledger's tables keeps this session from them for no longer.
 const SIDE_SETTINGS: &str = "SET lock_timeout='1s'";
 
-/// How often the watchers are said while they do not change; other daemons believe it three times as long.
+/// How often the watchers are said while they do not change; other daemons believe it three times
+/// as long.
 const SAY_WATCHERS: Duration = Duration::from_secs(5);
 
 /// What is proved and kept up.
@@ -72,7 +76,9 @@ impl Upkeep {
         let watched = plan.watchers.count();
         let due = match &self.said {
             None => !watched.is_empty(),
-            Some((at, said)) => *said != watched || !watched.is_empty() && at.elapsed() >= SAY_WATCHERS,
+            Some((at, said)) => {
+                *said != watched || !watched.is_empty() && at.elapsed() >= SAY_WATCHERS
+            }
         };
         if due {
             match upkeep::say_watchers(session.ledger(), plan.watchers.daemon(), &watched).await {
@@ -91,12 +97,13 @@ struct TakeOver {
 }
 
 impl TakeOver {
-    /// Ends those that there are, and returns what dead daemons left. Without the right to end one (another role's) it says so,
-    /// once, and goes on trying.
+    /// Ends those that there are, and returns what dead daemons left. Without the right to end one
+    /// (another role's) it says so, once, and goes on trying.
     async fn look(&mut self, session: &Session) -> Result<control::Left, Failure> {
         let client = session.ledger();
         let silent = control::silent(client, control::DEAD_AFTER).await?;
-        self.told.retain(|(backend, _)| silent.iter().any(|silent| silent.backend == *backend));
+        self.told
+            .retain(|(backend, _)| silent.iter().any(|silent| silent.backend == *backend));
         for silent in &silent {
             if !silent.is_visible {
                 self.tell(silent, Some(&unseen()));
@@ -118,31 +125,46 @@ impl TakeOver {
             return;
         }
         self.told.push(state);
-        let control::Silent { operation, daemon, backend, .. } = silent;
-        let (operation, pid) = (operation.map(|id| id.to_string()).unwrap_or_default(), backend.pid);
+        let control::Silent {
+            operation,
+            daemon,
+            backend,
+            ..
+        } = silent;
+        let (operation, pid) = (
+            operation.map(|id| id.to_string()).unwrap_or_default(),
+            backend.pid,
+        );
         match refused {
             None => tracing::warn!(
                 event = "operation.taken_over",
                 operation,
                 daemon,
                 pid,
-                "a daemon that holds the operation lock has been silent for {:?}; its session was ended",
+                "a daemon that holds the operation lock has been silent for {:?}; its session was \
+                 ended",
                 control::DEAD_AFTER
             ),
-            Some(error) => tracing::warn!(event = "operation.not_taken_over", operation, daemon, pid, cause = %error,
-                "a daemon that holds the operation lock is silent, and its session cannot be ended from here: GRANT \
-                 pg_read_all_stats and pg_signal_backend, or end it by hand"),
+            Some(error) => {
+                tracing::warn!(event = "operation.not_taken_over", operation, daemon, pid, cause = %error,
+                "a daemon that holds the operation lock is silent, and its session cannot be ended \
+                 from here: GRANT pg_read_all_stats and pg_signal_backend, or end it by hand")
+            }
         }
     }
 }
 
 /// Whether the session is at work cannot be seen, so it is not ended.
 fn unseen() -> SqlError {
-    SqlError { message: "this role does not see what the session does".into(), ..SqlError::default() }
+    SqlError {
+        message: "this role does not see what the session does".into(),
+        ..SqlError::default()
+    }
 }
 
-/// Proves that operations could run, and goes on proving it on a session of its own: the migration address may be another
-/// one, rights are given and taken, and a server becomes read-only while it is watched.
+/// Proves that operations could run, and goes on proving it on a session of its own: the migration
+/// address may be another one, rights are given and taken, and a server becomes read-only while it
+/// is watched.
 pub async fn preflights(
     plan: Preflight,
     views: Arc<watch::Sender<Arc<View>>>,
@@ -157,10 +179,13 @@ pub async fn preflights(
                 Ok(()) => {}
                 // Nothing that passes by itself.
                 Err(failure) if failure.reason == Reason::DatabasesDiffer => {
-                    tracing::error!(event = "database.two", reason = %failure.reason, "operations are refused: {}", failure.message);
+                    tracing::error!(event = "database.two", reason = %failure.reason, "operations \
+                        are refused: {}", failure.message);
                 }
-                Err(failure) => tracing::warn!(event = "operation.impossible", reason = %failure.reason,
-                    "operations cannot run: {}", failure.message),
+                Err(failure) => {
+                    tracing::warn!(event = "operation.impossible", reason = %failure.reason,
+                    "operations cannot run: {}", failure.message)
+                }
             }
             told = message;
         }
@@ -186,7 +211,11 @@ pub async fn preflights(
                     let look = async {
                         proved = proved || plan.one_database.prove(session.client()).await?;
                         // An idle daemon stays below two statements a second.
-                        let kind = if looks.is_multiple_of(CLOSELY_EVERY) { Look::Closely } else { Look::Shortly };
+                        let kind = if looks.is_multiple_of(CLOSELY_EVERY) {
+                            Look::Closely
+                        } else {
+                            Look::Shortly
+                        };
                         let standing = stands(&plan, &session, kind).await?;
                         upkeep.tick(&plan, &session).await;
                         let left = match standing.is_busy {
@@ -214,11 +243,17 @@ pub async fn preflights(
     }
 }
 
-/// Looks at the ledger again, in one statement, and upgrades it where another session had the lock before.
-async fn stands(plan: &Preflight, session: &Session, look: Look) -> Result<install::Standing, Failure> {
+/// Looks at the ledger again, in one statement, and upgrades it where another session had the lock
+/// before.
+async fn stands(
+    plan: &Preflight,
+    session: &Session,
+    look: Look,
+) -> Result<install::Standing, Failure> {
     let standing = match install::standing(session, look).await {
         Ok(standing) => standing,
-        // The statement reads the ledger whatever there is of it. Look step by step for what is wrong, and say that.
+        // The statement reads the ledger whatever there is of it. Look step by step for what is
+        // wrong, and say that.
         Err(failure) => return Err(install::check(session).await.err().unwrap_or(failure)),
     };
     match standing.state {
@@ -226,7 +261,8 @@ async fn stands(plan: &Preflight, session: &Session, look: Look) -> Result<insta
         install::State::ToBeCreated => return Err(not_made()),
         install::State::ToBeUpgraded if standing.is_busy => {}
         install::State::ToBeUpgraded => {
-            if let Attempt::Won(locked) = LockedSession::try_lock(plan.logins.open().await?).await? {
+            if let Attempt::Won(locked) = LockedSession::try_lock(plan.logins.open().await?).await?
+            {
                 install::ensure(&locked).await?;
                 locked.release().await?;
             }
@@ -238,24 +274,36 @@ async fn stands(plan: &Preflight, session: &Session, look: Look) -> Result<insta
 fn not_made() -> Failure {
     Failure::new(
         Reason::LedgerNotReady,
-        "there is no ledger yet, and another session holds the operation lock, which it takes to make one; looking again",
+        "there is no ledger yet, and another session holds the operation lock, which it takes to \
+         make one; looking again",
     )
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::Timeout(limit).into()))
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(Error::Timeout(limit).into()))
 }
 
-/// A session that is proved direct, on a database whose ledger is in order or was just made; and whether it is proved that it is the one
-/// that is read.
-/// `is_direct`: the look before found no pooler; what this one found.
+/// A session that is proved direct, on a database whose ledger is in order or was just made; and
+/// whether it is proved that it is the one that is read. `is_direct`: the look before found no
+/// pooler; what this one found.
 async fn preflight(
-    Preflight { logins, one_database, role, .. }: &Preflight,
+    Preflight {
+        logins,
+        one_database,
+        role,
+        ..
+    }: &Preflight,
     is_direct: &mut bool,
 ) -> Result<(Session, bool), Failure> {
     let session = logins.open().await?;
-    // It takes dozens of statements. A daemon that looks again every second because of something else proves it again only when nothing else
-    // is left, and before anything takes a lock of the session, which a pooler would give to others.
+    // It takes dozens of statements. A daemon that looks again every second because of something
+    // else proves it again only when nothing else is left, and before anything takes a lock of the
+    // session, which a pooler would give to others.
     let proved_before = std::mem::take(is_direct);
     if !proved_before {
         logins.prove_direct(&session).await?;
@@ -274,7 +322,8 @@ async fn preflight(
     }
     let session = match LockedSession::try_lock(session).await? {
         Attempt::Held(_) if state == install::State::ToBeCreated => return Err(not_made()),
-        // The ledger is there. The next operation, or the next look, upgrades it and closes what dead daemons left.
+        // The ledger is there. The next operation, or the next look, upgrades it and closes what
+        // dead daemons left.
         Attempt::Held(session) => session,
         Attempt::Won(locked) => {
             install::ensure(&locked).await?;
@@ -283,12 +332,17 @@ async fn preflight(
         }
     };
     spares_ledger(&session, role.as_deref()).await?;
-    session.ledger().batch_execute(SIDE_SETTINGS).await.map_err(Error::from)?;
+    session
+        .ledger()
+        .batch_execute(SIDE_SETTINGS)
+        .await
+        .map_err(Error::from)?;
     proved = proved || one_database.prove(session.client()).await?;
     Ok((session, proved))
 }
 
-/// Refuses to run migrations that would create what they do not qualify in the ledger's schema, which goes when somebody leaves schemad.
+/// Refuses to run migrations that would create what they do not qualify in the ledger's schema,
+/// which goes when somebody leaves schemad.
 ///
 /// # Errors
 /// What to do about it, or the database's failure.
@@ -296,8 +350,9 @@ pub async fn spares_ledger(session: &Session, role: Option<&str>) -> Result<(), 
     match session.first_schema(role).await?.as_deref() {
         Some("schemad") => Err(Failure::new(
             Reason::SearchPathUnsafe,
-            "the search_path of migrations begins with the schema schemad, which is the ledger's, so what they do not qualify would be created \
-             there: log in as (or run migrations as) a role that is not called schemad, or name a search_path in the URL \
+            "the search_path of migrations begins with the schema schemad, which is the ledger's, \
+             so what they do not qualify would be created there: log in as (or run migrations as) \
+             a role that is not called schemad, or name a search_path in the URL \
              (options=-csearch_path%3Dpublic)",
         )),
         _ => Ok(()),

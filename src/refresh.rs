@@ -1,5 +1,6 @@
-//! Between who changes the schema and who knows it: an operation's result is told only after the monitor has seen what the
-//! operation committed, so `schemad apply && schemad wait current` never meets an old answer.
+//! Between who changes the schema and who knows it: an operation's result is told only after the
+//! monitor has seen what the operation committed, so `schemad apply && schemad wait current` never
+//! meets an old answer.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

@@ -1,16 +1,19 @@
-//! Rehearsal: each migration up, down, compared, up and compared in a scratch database, so that a down that does not undo its up is
-//! known before anybody needs it. It proves structure, not data.
+//! Rehearsal: each migration up, down, compared, up and compared in a scratch database, so that a
+//! down that does not undo its up is known before anybody needs it. It proves structure, not data.
 //!
-//! The invariant: **before each migration the working database is in the clean state**, which is what the ups before it make of an
-//! empty database, each run once. Up, down and up leave it so when the schema after the down is what it was before, the schema after
-//! the second up is that after the first, and the contents are, too (`contents`): no file of a table has a block, so no data were
-//! ever written that could differ; or all that there is reads the same. Then the next migration is rehearsed in the database as it
-//! is.
+//! The invariant: **before each migration the working database is in the clean state**, which is
+//! what the ups before it make of an empty database, each run once. Up, down and up leave it so
+//! when the schema after the down is what it was before, the schema after the second up is that
+//! after the first, and the contents are, too (`contents`): no file of a table has a block, so no
+//! data were ever written that could differ; or all that there is reads the same. Then the next
+//! migration is rehearsed in the database as it is.
 //!
-//! Where both scripts only define things and write rows, a down that spoils it costs no more: its transaction stays open until its schema was looked
-//! at, the up runs in it again, and all of it is rolled back (`Rehearsal::again_undone`). Else the database is given up, and `clean`
-//! makes another: a copy of an earlier clean state with the ups since run again. Scripts that do more may do something else in the
-//! transaction of another (a DO block that asks for now(), a handler that hides it), and are not tried there (`together`).
+//! Where both scripts only define things and write rows, a down that spoils it costs no more: its
+//! transaction stays open until its schema was looked at, the up runs in it again, and all of it is
+//! rolled back (`Rehearsal::again_undone`). Else the database is given up, and `clean` makes
+//! another: a copy of an earlier clean state with the ups since run again. Scripts that do more may
+//! do something else in the transaction of another (a DO block that asks for now(), a handler that
+//! hides it), and are not tried there (`together`).
 
 mod clean;
 mod contents;
@@ -96,13 +99,14 @@ pub enum Event {
     Ended(Box<Rehearsed>),
 }
 
-/// Rehearses `selected` of the catalog, each on the state that all migrations before it make. Databases that are still there are
-/// dropped with `scratch`, which is the caller's to close.
+/// Rehearses `selected` of the catalog, each on the state that all migrations before it make.
+/// Databases that are still there are dropped with `scratch`, which is the caller's to close.
 ///
 /// Dropped before it returns, it leaves databases, which go with `scratch` as well.
 ///
 /// # Errors
-/// CANCELLED, why no scratch database can be made, or the server's loss: then there are no more verdicts.
+/// CANCELLED, why no scratch database can be made, or the server's loss: then there are no more
+/// verdicts.
 pub async fn rehearse(
     scratch: &mut Scratch,
     catalog: &Catalog,
@@ -116,8 +120,18 @@ pub async fn rehearse(
     }
     let mut clean = Clean::begin(scratch, settings.role.as_deref()).await?;
     let stage = clean.stage(orders).await?;
-    let mut rehearsal = Rehearsal { catalog, clean, stage, known: None, settings, orders };
-    let total = catalog.iter().filter(|migration| selected.contains(&migration.version)).count();
+    let mut rehearsal = Rehearsal {
+        catalog,
+        clean,
+        stage,
+        known: None,
+        settings,
+        orders,
+    };
+    let total = catalog
+        .iter()
+        .filter(|migration| selected.contains(&migration.version))
+        .count();
     let mut ordinal = 0;
     for migration in catalog.iter() {
         if let Some(halt) = orders.halted() {
@@ -135,12 +149,23 @@ pub async fn rehearse(
             continue;
         }
         ordinal += 1;
-        tell(Event::Began { ordinal, total, version, name });
+        tell(Event::Began {
+            ordinal,
+            total,
+            version,
+            name,
+        });
         let begun = Instant::now();
         let rehearsed = rehearsal.one(migration).await?;
         rehearsal.settle().await?;
         let notes = rehearsal.notes(migration);
-        tell(Event::Ended(Box::new(Rehearsed { ordinal, total, notes, took: begun.elapsed(), ..rehearsed })));
+        tell(Event::Ended(Box::new(Rehearsed {
+            ordinal,
+            total,
+            notes,
+            took: begun.elapsed(),
+            ..rehearsed
+        })));
     }
     Ok(())
 }
@@ -171,7 +196,10 @@ type Ran = Result<Duration, Failure>;
 impl<'a> Rehearsal<'a> {
     /// Applies a migration that is not rehearsed. The inner error is its own.
     async fn pass(&mut self, migration: &'a Migration) -> Result<Result<(), Failure>, Failure> {
-        match self.run(migration, Direction::Up, &migration.up, Then::Commit).await? {
+        match self
+            .run(migration, Direction::Up, &migration.up, Then::Commit)
+            .await?
+        {
             Ok(_) => {
                 self.known = None;
                 self.applied(migration).await?;
@@ -184,14 +212,18 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
-    /// Up, down, up, on the clean state; afterwards the clean state with this migration, where it can be applied.
+    /// Up, down, up, on the clean state; afterwards the clean state with this migration, where it
+    /// can be applied.
     async fn one(&mut self, migration: &'a Migration) -> Result<Rehearsed, Failure> {
         let before = match self.known.take() {
             Some(state) => state,
             None => self.stage.state().await?,
         };
         let mut found = Rehearsed::of(migration);
-        match self.run(migration, Direction::Up, &migration.up, Then::Commit).await? {
+        match self
+            .run(migration, Direction::Up, &migration.up, Then::Commit)
+            .await?
+        {
             Ok(took) => found.up_took = Some(took),
             Err(failure) => {
                 self.known = Some(before);
@@ -203,11 +235,22 @@ impl<'a> Rehearsal<'a> {
         self.applied(migration).await?;
         let Some(down) = &migration.down else {
             self.known = Some(after);
-            return Ok(Rehearsed { verdict: Verdict::Irreversible, ..found });
+            return Ok(Rehearsed {
+                verdict: Verdict::Irreversible,
+                ..found
+            });
         };
-        let is_the_same = |does: &Does| [&before, &after].iter().all(|state| does.is_the_same_in(&state.snapshot));
+        let is_the_same = |does: &Does| {
+            [&before, &after]
+                .iter()
+                .all(|state| does.is_the_same_in(&state.snapshot))
+        };
         let together = Does::of(migration, down).filter(is_the_same);
-        let then = if together.is_some() { Then::StayOpen } else { Then::Commit };
+        let then = if together.is_some() {
+            Then::StayOpen
+        } else {
+            Then::Commit
+        };
         match self.run(migration, Direction::Down, down, then).await? {
             Ok(took) => found.down_took = Some(took),
             Err(failure) => {
@@ -221,14 +264,23 @@ impl<'a> Rehearsal<'a> {
         if let Some(does) = together {
             if back.is(&before) {
                 self.stage.commit().await?;
-            } else if self.again_undone(migration, does, &after, &mut found).await? {
+            } else if self
+                .again_undone(migration, does, &after, &mut found)
+                .await?
+            {
                 return Ok(found);
-            } else if let Err(failure) = self.run(migration, Direction::Down, down, Then::Commit).await? {
+            } else if let Err(failure) = self
+                .run(migration, Direction::Down, down, Then::Commit)
+                .await?
+            {
                 self.restore().await?;
                 return Ok(found.failed(Verdict::DownFails, failure));
             }
         }
-        if let Err(failure) = self.run(migration, Direction::Up, &migration.up, Then::Commit).await? {
+        if let Err(failure) = self
+            .run(migration, Direction::Up, &migration.up, Then::Commit)
+            .await?
+        {
             self.restore().await?;
             return Ok(found.failed(Verdict::UpFailsAfterDown, failure));
         }
@@ -241,8 +293,9 @@ impl<'a> Rehearsal<'a> {
         Ok(found)
     }
 
-    /// The up again in the transaction of a down that has spoilt the clean state, which is then undone: far faster than making the
-    /// clean state again. False: it failed, perhaps because it ran in that transaction; then nothing has happened.
+    /// The up again in the transaction of a down that has spoilt the clean state, which is then
+    /// undone: far faster than making the clean state again. False: it failed, perhaps because it
+    /// ran in that transaction; then nothing has happened.
     async fn again_undone(
         &mut self,
         migration: &Migration,
@@ -251,7 +304,10 @@ impl<'a> Rehearsal<'a> {
         found: &mut Rehearsed,
     ) -> Result<bool, Failure> {
         let mut is_told = true;
-        match self.run(migration, Direction::Up, &migration.up, Then::StayOpen).await? {
+        match self
+            .run(migration, Direction::Up, &migration.up, Then::StayOpen)
+            .await?
+        {
             Ok(_) => {
                 let again = self.stage.state().await?;
                 self.stage.roll_back().await?;
@@ -272,17 +328,28 @@ impl<'a> Rehearsal<'a> {
 
     /// What nobody looked into.
     fn notes(&self, migration: &Migration) -> Vec<String> {
-        let scripts = [(Direction::Up, Some(&migration.up)), (Direction::Down, migration.down.as_ref())];
-        let looks = |script: &&Script| self.settings.outside == Outside::Refused && sql::is_dynamic(&script.sql);
+        let scripts = [
+            (Direction::Up, Some(&migration.up)),
+            (Direction::Down, migration.down.as_ref()),
+        ];
+        let looks = |script: &&Script| {
+            self.settings.outside == Outside::Refused && sql::is_dynamic(&script.sql)
+        };
         let dynamic = scripts.iter().filter_map(|(direction, script)| {
             script.filter(looks)?;
             Some(format!(
-                "{} puts SQL together at run time (EXECUTE): whether that reaches outside its database was not looked into",
+                "{} puts SQL together at run time (EXECUTE): whether that reaches outside its \
+                 database was not looked into",
                 direction.file(&migration.name)
             ))
         });
-        let not_compared = self.known.iter().flat_map(|state| &state.snapshot.not_compared);
-        dynamic.chain(not_compared.map(|what| format!("not compared: {what}"))).collect()
+        let not_compared = self
+            .known
+            .iter()
+            .flat_map(|state| &state.snapshot.not_compared);
+        dynamic
+            .chain(not_compared.map(|what| format!("not compared: {what}")))
+            .collect()
     }
 
     /// Runs a script as an operation would. The outer error ends the rehearsal.
@@ -305,15 +372,22 @@ impl<'a> Rehearsal<'a> {
         }
         let is_one = script.mode == Mode::Transactional;
         if !is_one && self.settings.outside == Outside::Allowed && sql::drops_roles(&script.sql) {
-            self.clean.drop_copies(&self.stage).await?; // it cannot be run again when they were in its way
+            // It cannot be run again when they were in its way.
+            self.clean.drop_copies(&self.stage).await?;
         }
-        let mut ran = self.stage.run(migration, direction, script, then, self.orders).await;
+        let mut ran = self
+            .stage
+            .run(migration, direction, script, then, self.orders)
+            .await;
         if let Err(Stop::Failed(failure)) = &ran
             && is_one
             && then == Then::Commit
             && self.clean.makes_way(&self.stage, failure).await?
         {
-            ran = self.stage.run(migration, direction, script, then, self.orders).await;
+            ran = self
+                .stage
+                .run(migration, direction, script, then, self.orders)
+                .await;
         }
         match ran {
             Ok(took) => Ok(Ok(took)),
@@ -327,7 +401,8 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
-    /// A transaction that failed has left nothing but how far sequences have counted. What was not one transaction may have.
+    /// A transaction that failed has left nothing but how far sequences have counted. What was not
+    /// one transaction may have.
     async fn after_failure(&mut self, script: &Script, failure: &Failure) -> Result<(), Failure> {
         let is_undone = match (script.mode, &self.known) {
             _ if NOT_RUN.contains(&failure.reason) => true,
@@ -340,7 +415,8 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
-    /// The clean state is one migration further. Where that cannot be made again by running it again, it is kept.
+    /// The clean state is one migration further. Where that cannot be made again by running it
+    /// again, it is kept.
     async fn applied(&mut self, migration: &'a Migration) -> Result<(), Failure> {
         self.clean.passed(migration);
         match sql::first_reach(&migration.up.sql).is_none() {
@@ -364,9 +440,25 @@ impl<'a> Rehearsal<'a> {
     }
 }
 
-fn reaches_outside(migration: &Migration, direction: Direction, script: &Script, reach: &sql::Reach) -> Failure {
-    let problem = format!("this statement reaches {}, and the server is not thrown away afterwards", reach.what);
-    let cure = "Rehearse it without the daemon: `schemad rehearse --dir FOLDER` has a server of its own";
+fn reaches_outside(
+    migration: &Migration,
+    direction: Direction,
+    script: &Script,
+    reach: &sql::Reach,
+) -> Failure {
+    let problem = format!(
+        "this statement reaches {}, and the server is not thrown away afterwards",
+        reach.what
+    );
+    let cure =
+        "Rehearse it without the daemon: `schemad rehearse --dir FOLDER` has a server of its own";
     let (file, place) = (direction.file(&migration.name), (&*script.sql, reach.place));
-    fitness::not_run(Reason::ReachesOutside, &file, &migration.version, place, &problem, cure)
+    fitness::not_run(
+        Reason::ReachesOutside,
+        &file,
+        &migration.version,
+        place,
+        &problem,
+        cure,
+    )
 }

@@ -1,5 +1,6 @@
-//! Deletes what the ledger keeps no longer (and scratch databases that were left behind), a little at a time and on a session of its own: how long that takes, or that it
-//! fails, is no business of readiness.
+//! Deletes what the ledger keeps no longer (and scratch databases that were left behind), a little
+//! at a time and on a session of its own: how long that takes, or that it fails, is no business of
+//! readiness.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,18 +33,25 @@ pub async fn prune(logins: Logins, keep: Retention, mut views: watch::Receiver<A
         if views.wait_for(|view| view.ready().is_ok()).await.is_err() {
             return; // the daemon ended
         }
-        let failed = pass(&logins, keep).await.err().map(|failure| failure.message);
+        let failed = pass(&logins, keep)
+            .await
+            .err()
+            .map(|failure| failure.message);
         if let Some(message) = &failed
             && told != failed
         {
-            tracing::warn!(event = "retention.failed", "old operations and refusals could not be deleted: {message}");
+            tracing::warn!(
+                event = "retention.failed",
+                "old operations and refusals could not be deleted: {message}"
+            );
         }
         told = failed;
         tokio::time::sleep(EVERY).await;
     }
 }
 
-/// Deletes all there is to delete, and drops the scratch databases that a killed daemon or client left.
+/// Deletes all there is to delete, and drops the scratch databases that a killed daemon or client
+/// left.
 async fn pass(logins: &Logins, keep: Retention) -> Result<(), Failure> {
     let session = logins.open().await?;
     scratch::sweep(session.client()).await?;

@@ -1,6 +1,6 @@
-//! Runs the steps of an operation: those that are one transaction as one message each, several in flight (`window`), the
-//! others part by part with a journal (`journaled`). The guards in the ledger let a step begin only when the one before it is
-//! applied and the lock is still ours.
+//! Runs the steps of an operation: those that are one transaction as one message each, several in
+//! flight (`window`), the others part by part with a journal (`journaled`). The guards in the
+//! ledger let a step begin only when the one before it is applied and the lock is still ours.
 
 mod answer;
 mod evidence;
@@ -47,8 +47,8 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// How long an attempt may wait for its locks, all in all, of which `left` is left. A script that sets its own lock_timeout does
-    /// not wait longer. Without a lock_wait one attempt is all.
+    /// How long an attempt may wait for its locks, all in all, of which `left` is left. A script
+    /// that sets its own lock_timeout does not wait longer. Without a lock_wait one attempt is all.
     fn patience(&self, left: Duration) -> Option<Duration> {
         match self.lock_wait {
             Duration::ZERO => Some(self.lock_timeout).filter(|timeout| !timeout.is_zero()),
@@ -61,7 +61,8 @@ impl Step<'_> {
 pub trait Observer {
     /// Step `index` begins.
     fn started(&self, index: usize);
-    /// The statements from the first to the last of these (from 1) of step `index`, which is not one transaction, begin: one, or a block.
+    /// The statements from the first to the last of these (from 1) of step `index`, which is not
+    /// one transaction, begin: one, or a block.
     fn statement_started(&self, index: usize, statements: (usize, usize));
     /// They are committed.
     fn statement(&self, index: usize, statements: (usize, usize), took: Duration);
@@ -73,7 +74,8 @@ pub trait Observer {
     fn retrying(&self, index: usize, attempt: u32, error: &SqlError, delay: Duration);
 }
 
-/// The steps before `done` are committed, the rest are not (after [`Broken::Lost`] that is not known).
+/// The steps before `done` are committed, the rest are not (after [`Broken::Lost`] that is not
+/// known).
 #[derive(Debug)]
 pub struct Stopped {
     /// How many are committed.
@@ -82,7 +84,8 @@ pub struct Stopped {
     pub parts: usize,
     /// Why the next is not.
     pub broken: Broken,
-    /// The session is gone. That it is says less than `broken`, which came before: the server itself ends a session after some errors.
+    /// The session is gone. That it is says less than `broken`, which came before: the server
+    /// itself ends a session after some errors.
     pub session_lost: bool,
 }
 
@@ -104,7 +107,8 @@ pub enum Broken {
     Halted(Halt),
     /// It was told to end while a statement ran that may have committed a part of its work before.
     HaltedInDoubt(Halt),
-    /// The server refused BEGIN, or a guard found the ledger or Diesel's table changed by others: nothing of the script stays.
+    /// The server refused BEGIN, or a guard found the ledger or Diesel's table changed by others:
+    /// nothing of the script stays.
     Guard(SqlError),
     /// The session is gone.
     Lost(Error),
@@ -146,12 +150,15 @@ pub struct Undone {
     pub stays: bool,
 }
 
-/// Runs `steps` in order. A [`Halt`] ends it at a commit boundary: the running statement is cancelled and its step undone.
+/// Runs `steps` in order. A [`Halt`] ends it at a commit boundary: the running statement is
+/// cancelled and its step undone.
 ///
-/// Dropping the future leaves up to a window of steps running on the server until the session is dropped too.
+/// Dropping the future leaves up to a window of steps running on the server until the session is
+/// dropped too.
 ///
 /// # Errors
-/// [`Stopped`] says how many are committed and why the next is not. The session is clean again unless it is lost.
+/// [`Stopped`] says how many are committed and why the next is not. The session is clean again
+/// unless it is lost.
 pub async fn run(
     session: &mut LockedSession,
     steps: &[Step<'_>],
@@ -167,7 +174,10 @@ pub async fn run(
         if let Some(journaled) = &step.journaled {
             progress.begin(done, journaled);
         }
-        let ran = match (step.earlier.filter(|_| cleared != Some(done)), &step.journaled) {
+        let ran = match (
+            step.earlier.filter(|_| cleared != Some(done)),
+            &step.journaled,
+        ) {
             (Some(earlier), _) => {
                 observer.started(done);
                 let ran = left::clear_away(session, step, earlier, done, &orders, observer).await;
@@ -177,7 +187,17 @@ pub async fn run(
             (None, Some(journaled)) => {
                 attempts.begin(done);
                 let (before, left) = (progress.done(), attempts.left(step.lock_wait));
-                let ran = journaled::run(session, done, step, journaled, left, &mut progress, &orders, observer).await;
+                let ran = journaled::run(
+                    session,
+                    done,
+                    step,
+                    journaled,
+                    left,
+                    &mut progress,
+                    &orders,
+                    observer,
+                )
+                .await;
                 if progress.done() != before {
                     attempts = Attempts::default(); // another part has its own patience
                 }
@@ -185,7 +205,10 @@ pub async fn run(
                 ran
             }
             (None, None) => {
-                let end = steps.iter().skip(done + 1).position(|s| s.journaled.is_some() || s.earlier.is_some());
+                let end = steps
+                    .iter()
+                    .skip(done + 1)
+                    .position(|s| s.journaled.is_some() || s.earlier.is_some());
                 let plain = &steps[..end.map_or(steps.len(), |n| done + 1 + n)];
                 window::run(session, plain, &mut done, &mut attempts, &orders, observer).await
             }
@@ -194,14 +217,41 @@ pub async fn run(
         let session_lost = is_lost(session, &broken).await;
         let parts = progress.done_of(done);
         let conflict = match broken {
-            broken if session_lost => return Err(Stopped { done, parts, broken, session_lost }),
-            // What ran outside a transaction and could not be recorded must not run again.
-            Broken::Sql(ScriptError { undone: Some(Undone { stays: true, .. }), .. }) => {
-                return Err(Stopped { done, parts, broken, session_lost });
+            broken if session_lost => {
+                return Err(Stopped {
+                    done,
+                    parts,
+                    broken,
+                    session_lost,
+                });
             }
-            // The script's locks, or a table of the ledger that a guard needs: the step was undone either way.
-            Broken::Sql(ScriptError { error, .. }) | Broken::Guard(error) if error.is_lock_conflict() => error,
-            broken => return Err(Stopped { done, parts, broken, session_lost }),
+            // What ran outside a transaction and could not be recorded must not run again.
+            Broken::Sql(ScriptError {
+                undone: Some(Undone { stays: true, .. }),
+                ..
+            }) => {
+                return Err(Stopped {
+                    done,
+                    parts,
+                    broken,
+                    session_lost,
+                });
+            }
+            // The script's locks, or a table of the ledger that a guard needs: the step was undone
+            // either way.
+            Broken::Sql(ScriptError { error, .. }) | Broken::Guard(error)
+                if error.is_lock_conflict() =>
+            {
+                error
+            }
+            broken => {
+                return Err(Stopped {
+                    done,
+                    parts,
+                    broken,
+                    session_lost,
+                });
+            }
         };
         match attempts.next(done, steps[done].lock_wait) {
             Ok(delay) => {
@@ -214,14 +264,27 @@ pub async fn run(
                     Err(error) => {
                         let broken = answer::of_our_own(error);
                         let session_lost = matches!(broken, Broken::Lost(_));
-                        return Err(Stopped { done, parts, broken, session_lost });
+                        return Err(Stopped {
+                            done,
+                            parts,
+                            broken,
+                            session_lost,
+                        });
                     }
                     Ok(()) => {}
                 }
             }
             Err(waited) => {
-                let broken = Broken::Locks { error: conflict, waited };
-                return Err(Stopped { done, parts, broken, session_lost });
+                let broken = Broken::Locks {
+                    error: conflict,
+                    waited,
+                };
+                return Err(Stopped {
+                    done,
+                    parts,
+                    broken,
+                    session_lost,
+                });
             }
         }
     }
@@ -233,7 +296,8 @@ async fn is_lost(session: &LockedSession, broken: &Broken) -> bool {
     matches!(broken, Broken::Lost(_)) || session.clean().await.is_err()
 }
 
-/// Runs one step that is a transaction, once, and leaves that open: nothing of it is committed before the caller does.
+/// Runs one step that is a transaction, once, and leaves that open: nothing of it is committed
+/// before the caller does.
 ///
 /// # Errors
 /// Why it failed. The session is clean again unless it is lost.
@@ -244,15 +308,23 @@ pub async fn run_open(
     observer: &impl Observer,
 ) -> Result<(), Stopped> {
     let begun = Instant::now();
-    let Err(broken) = window::open(session, step, orders, observer).await else { return Ok(()) };
+    let Err(broken) = window::open(session, step, orders, observer).await else {
+        return Ok(());
+    };
     let session_lost = is_lost(session, &broken).await;
     let broken = match broken {
-        Broken::Sql(failed) if failed.error.is_lock_conflict() => {
-            Broken::Locks { error: failed.error, waited: begun.elapsed() }
-        }
+        Broken::Sql(failed) if failed.error.is_lock_conflict() => Broken::Locks {
+            error: failed.error,
+            waited: begun.elapsed(),
+        },
         broken => broken,
     };
-    Err(Stopped { done: 0, parts: 0, broken, session_lost })
+    Err(Stopped {
+        done: 0,
+        parts: 0,
+        broken,
+        session_lost,
+    })
 }
 
 /// The tries of one step.
@@ -267,20 +339,35 @@ impl Attempts {
     /// Step `step` begins, now unless it has begun before.
     fn begin(&mut self, step: usize) {
         if self.step != step || self.since.is_none() {
-            *self = Self { step, count: 0, since: Some(Instant::now()) };
+            *self = Self {
+                step,
+                count: 0,
+                since: Some(Instant::now()),
+            };
         }
     }
 
-    /// The pause before the next try, or how long was tried when that would take it past `lock_wait`.
+    /// The pause before the next try, or how long was tried when that would take it past
+    /// `lock_wait`.
     fn next(&mut self, step: usize, lock_wait: Duration) -> Result<Duration, Duration> {
         self.begin(step);
         self.count += 1;
         let waited = self.since.map_or(Duration::ZERO, |since| since.elapsed());
-        let ceiling = RETRY_DELAY.0.saturating_mul(1 << (self.count - 1).min(5)).min(RETRY_DELAY.1);
-        // Between half and all of it, so that two who deadlocked do not meet again. The clock's digits are random enough.
-        let digits = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.subsec_nanos() / 100 % 1000);
+        let ceiling = RETRY_DELAY
+            .0
+            .saturating_mul(1 << (self.count - 1).min(5))
+            .min(RETRY_DELAY.1);
+        // Between half and all of it, so that two who deadlocked do not meet again. The clock's
+        // digits are random enough.
+        let digits = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |t| t.subsec_nanos() / 100 % 1000);
         let delay = ceiling.mul_f64(0.5 + f64::from(digits) / 2000.0);
-        if waited + delay < lock_wait { Ok(delay) } else { Err(waited) }
+        if waited + delay < lock_wait {
+            Ok(delay)
+        } else {
+            Err(waited)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! The schema of a database as values: read from pg_catalog in one state ([`read`]), in a form that is equal exactly when the
-//! schema is ([`Snapshot::fingerprint`]), compared ([`diff`]). Nothing in it depends on oids, on the search_path, or on the order
-//! in which things were made, except where that order is part of them: columns, labels, arguments. docs/schema.md says what is
-//! compared.
+//! The schema of a database as values: read from pg_catalog in one state ([`read`]), in a form that
+//! is equal exactly when the schema is ([`Snapshot::fingerprint`]), compared ([`diff`]). Nothing in
+//! it depends on oids, on the search_path, or on the order in which things were made, except where
+//! that order is part of them: columns, labels, arguments. docs/schema.md says what is compared.
 
 mod ask;
 mod cells;
@@ -36,7 +36,9 @@ pub use fingerprint::Fingerprint;
 pub use foreign::{ForeignDataWrapper, ForeignServer, Publication, Rights};
 pub use name::{Relation, identifier};
 pub use object::{Key, Kind};
-pub use operator::{AccessMethod, Cast, Language, Operator, OperatorClass, OperatorFamily, Transform};
+pub use operator::{
+    AccessMethod, Cast, Language, Operator, OperatorClass, OperatorFamily, Transform,
+};
 pub use place::{DefaultPrivileges, Extension, Schema};
 pub use read::{Except, SETTINGS, read, read_within};
 pub use render::{Styles, for_people, in_one_line};

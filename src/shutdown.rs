@@ -1,5 +1,5 @@
-//! How a daemon ends: first it accepts nothing new and lets what runs go on, then what runs is told to stop at the next
-//! commit boundary, then the streams end.
+//! How a daemon ends: first it accepts nothing new and lets what runs go on, then what runs is told
+//! to stop at the next commit boundary, then the streams end.
 
 use tokio::{signal::unix::Signal, sync::watch};
 
@@ -25,7 +25,9 @@ pub struct Shutdown {
 impl Shutdown {
     /// A daemon that serves.
     pub fn new() -> Self {
-        Self { phase: watch::Sender::new(Phase::Serving) }
+        Self {
+            phase: watch::Sender::new(Phase::Serving),
+        }
     }
 
     /// Advances to `phase`.
@@ -58,14 +60,18 @@ pub enum Hangup {
     GoesOn,
 }
 
-/// The signals that come from now on, until the returned future is awaited and then. It ends with SIGTERM or SIGINT, and perhaps SIGHUP;
-/// a second one ends the process at once with the status of a signal.
+/// The signals that come from now on, until the returned future is awaited and then. It ends with
+/// SIGTERM or SIGINT, and perhaps SIGHUP; a second one ends the process at once with the status of
+/// a signal.
 ///
 /// # Errors
 /// The operating system's; not in practice.
 pub fn signalled(hangup: Hangup) -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (term, int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     Ok(heard(term, int, signal(SignalKind::hangup())?, hangup))
 }
 
@@ -78,7 +84,8 @@ async fn heard(mut term: Signal, mut int: Signal, mut hup: Signal, hangup: Hangu
                 Hangup::Ends => break "SIGHUP",
                 Hangup::GoesOn => tracing::info!(
                     event = "daemon.hangup",
-                    "SIGHUP: the files of TLS and the access file are looked at every second anyway; other settings need a new start"
+                    "SIGHUP: the files of TLS and the access file are looked at every second \
+                     anyway; other settings need a new start"
                 ),
             },
         }

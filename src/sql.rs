@@ -1,5 +1,5 @@
-//! A look at SQL without a server: where the statements are, what line a character is on, what a statement may do to the
-//! transaction it runs in, and what a file's leading comments ask for.
+//! A look at SQL without a server: where the statements are, what line a character is on, what a
+//! statement may do to the transaction it runs in, and what a file's leading comments ask for.
 
 use std::ops::Range;
 
@@ -27,7 +27,8 @@ pub use session::{Loss, loses_session};
 pub use settings::{Settings, may_define, settings};
 pub use split::{Statement, semicolon_after, split, statements, unterminated};
 pub use units::{
-    Hazard, Unit, UnitSettings, Work, has_own_transactions, hazard, lone_begin, mentions, transaction_modes, units,
+    Hazard, Unit, UnitSettings, Work, has_own_transactions, hazard, lone_begin, mentions,
+    transaction_modes, units,
 };
 
 /// Line and column, both from 1, columns in characters.
@@ -48,8 +49,14 @@ fn count_lines(sql: &str, nth: usize) -> Place {
     let mut place = Place { line: 1, column: 1 };
     for c in sql.chars().take(nth.saturating_sub(1)) {
         place = match c {
-            '\n' => Place { line: place.line + 1, column: 1 },
-            _ => Place { column: place.column + 1, ..place },
+            '\n' => Place {
+                line: place.line + 1,
+                column: 1,
+            },
+            _ => Place {
+                column: place.column + 1,
+                ..place
+            },
         };
     }
     place
@@ -63,31 +70,51 @@ pub fn nth_character(sql: &str, at: usize) -> usize {
 /// Bytes of a line that an excerpt holds: a failure's metadata is cut behind a few more.
 const EXCERPT: usize = 200;
 
-/// The line at `place`, or the part of a very long one around it, and the column in that. A line of a statement that holds a password is
-/// not shown.
+/// The line at `place`, or the part of a very long one around it, and the column in that. A line of
+/// a statement that holds a password is not shown.
 pub fn excerpt(sql: &str, place: Place) -> (String, usize) {
     in_place(sql.len(), || cut_out(sql, place))
 }
 
 fn cut_out(sql: &str, place: Place) -> (String, usize) {
-    let start: usize = sql.split_inclusive('\n').take(place.line - 1).map(str::len).sum();
+    let start: usize = sql
+        .split_inclusive('\n')
+        .take(place.line - 1)
+        .map(str::len)
+        .sum();
     let end = sql[start..].find('\n').map_or(sql.len(), |at| start + at);
     if secret::is_on_line(sql, start, end) {
         return (NOT_SHOWN.to_owned(), 1);
     }
-    let line = sql.split('\n').nth(place.line - 1).unwrap_or_default().trim_end_matches('\r');
-    let line: Vec<char> = line.replace('\r', " ").chars().collect(); // as old files of the Mac end their lines
+    let line = sql
+        .split('\n')
+        .nth(place.line - 1)
+        .unwrap_or_default()
+        .trim_end_matches('\r');
+    // As old files of the Mac end their lines.
+    let line: Vec<char> = line.replace('\r', " ").chars().collect();
     let part = around(&line, place.column - 1, EXCERPT, char::len_utf8);
-    (line[part.clone()].iter().collect(), place.column - part.start)
+    (
+        line[part.clone()].iter().collect(),
+        place.column - part.start,
+    )
 }
 
-/// The part of a line around its character `at` that takes no more than `room`, by what each character takes.
-pub fn around(line: &[char], at: usize, room: usize, takes: impl Fn(char) -> usize) -> Range<usize> {
+/// The part of a line around its character `at` that takes no more than `room`, by what each
+/// character takes.
+pub fn around(
+    line: &[char],
+    at: usize,
+    room: usize,
+    takes: impl Fn(char) -> usize,
+) -> Range<usize> {
     let at = at.min(line.len());
     // Takes as many as have room, and tells how many those are and what is left.
     let fit = |characters: &mut dyn Iterator<Item = &char>, room: usize| {
         let mut left = room;
-        let fitting = characters.map_while(|c| left.checked_sub(takes(*c)).inspect(|rest| left = *rest)).count();
+        let fitting = characters
+            .map_while(|c| left.checked_sub(takes(*c)).inspect(|rest| left = *rest))
+            .count();
         (fitting, left)
     };
     let (_, unused) = fit(&mut line[at..].iter(), room / 2);
@@ -101,10 +128,14 @@ pub fn count(sql: &str) -> usize {
     in_place(sql.len(), || statements(sql).count())
 }
 
-/// Which statement (from 0) the `nth` character (from 1) belongs to; what stands between two belongs to the first.
+/// Which statement (from 0) the `nth` character (from 1) belongs to; what stands between two
+/// belongs to the first.
 pub fn statement_of(sql: &str, nth: usize) -> usize {
     in_place(sql.len(), || {
-        let byte = sql.char_indices().nth(nth.saturating_sub(1)).map_or(sql.len(), |(byte, _)| byte);
+        let byte = sql
+            .char_indices()
+            .nth(nth.saturating_sub(1))
+            .map_or(sql.len(), |(byte, _)| byte);
         statement_before(sql, byte)
     })
 }
@@ -112,15 +143,24 @@ pub fn statement_of(sql: &str, nth: usize) -> usize {
 /// Which statement (from 0) stands at `place`; what stands between two belongs to the first.
 pub fn statement_at(sql: &str, place: Place) -> usize {
     in_place(sql.len(), || {
-        let line: usize = sql.split_inclusive('\n').take(place.line.saturating_sub(1)).map(str::len).sum();
-        let column = sql[line..].char_indices().nth(place.column.saturating_sub(1));
+        let line: usize = sql
+            .split_inclusive('\n')
+            .take(place.line.saturating_sub(1))
+            .map(str::len)
+            .sum();
+        let column = sql[line..]
+            .char_indices()
+            .nth(place.column.saturating_sub(1));
         statement_before(sql, column.map_or(sql.len(), |(at, _)| line + at))
     })
 }
 
 /// Which statement (from 0) is the last that begins before or at byte `at`.
 fn statement_before(sql: &str, at: usize) -> usize {
-    statements(sql).take_while(|statement| statement.start <= at).count().saturating_sub(1)
+    statements(sql)
+        .take_while(|statement| statement.start <= at)
+        .count()
+        .saturating_sub(1)
 }
 
 /// Where the `index`th statement (from 0) begins.
@@ -143,7 +183,10 @@ mod tests {
         assert_eq!(at("a\rb\rc", 1, 5), ("a b c".into(), 5));
         let long = format!("{}X{}", "a".repeat(1000), "b".repeat(1000));
         let (part, column) = at(&long, 1, 1001);
-        assert_eq!((part.chars().count(), part.chars().nth(column - 1)), (200, Some('X')));
+        assert_eq!(
+            (part.chars().count(), part.chars().nth(column - 1)),
+            (200, Some('X'))
+        );
         let (part, column) = at(&long, 1, 2001);
         assert_eq!((part.chars().count(), column), (200, 200));
     }
@@ -152,10 +195,20 @@ mod tests {
     fn places_count_characters() {
         assert_eq!(place("a\né b", 5), Place { line: 2, column: 3 });
         assert_eq!(place("a", 1), Place { line: 1, column: 1 });
-        assert_eq!(start_of("SELECT 1; -- x\n  SELECT 2", 1), Some(Place { line: 2, column: 3 }));
+        assert_eq!(
+            start_of("SELECT 1; -- x\n  SELECT 2", 1),
+            Some(Place { line: 2, column: 3 })
+        );
         assert_eq!(count("SELECT 1;; SELECT 2;"), 2);
-        let at = |line, column| statement_at("SELECT 1; SELECT é;\n SELECT 2", Place { line, column });
-        assert_eq!([at(1, 1), at(1, 11), at(2, 1), at(2, 2), at(9, 9)], [0, 1, 1, 2, 2]);
-        assert_eq!([1, 9, 10, 11].map(|nth| statement_of("SELECT é; SELECT 2", nth)), [0, 0, 0, 1]);
+        let at =
+            |line, column| statement_at("SELECT 1; SELECT é;\n SELECT 2", Place { line, column });
+        assert_eq!(
+            [at(1, 1), at(1, 11), at(2, 1), at(2, 2), at(9, 9)],
+            [0, 1, 1, 2, 2]
+        );
+        assert_eq!(
+            [1, 9, 10, 11].map(|nth| statement_of("SELECT é; SELECT 2", nth)),
+            [0, 0, 0, 1]
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! What systemd wants to hear from a service of Type=notify; silence anywhere else. A manager that does not read must not hold up the
-//! daemon, so a thread of its own sends what there is to say.
+//! What systemd wants to hear from a service of Type=notify; silence anywhere else. A manager that
+//! does not read must not hold up the daemon, so a thread of its own sends what there is to say.
 
 use std::{
     sync::{
@@ -26,13 +26,16 @@ pub fn ready() {
 /// It is on its way out.
 pub fn stopping() {
     if let Some(heard) = tell(NotifyState::Stopping) {
-        let _ = heard.recv_timeout(HEARD_WITHIN); // the process may end before the thread has had its turn
+        // The process may end before the thread has had its turn.
+        let _ = heard.recv_timeout(HEARD_WITHIN);
     }
 }
 
 /// Goes on telling that the runtime turns, twice in each WatchdogSec; for ever pending without one.
 pub async fn watchdog() {
-    let Some(every) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let Some(every) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
     loop {
         tell(NotifyState::Watchdog);
         tokio::time::sleep(every / 2).await;
@@ -42,13 +45,16 @@ pub async fn watchdog() {
 /// A message, and who is to know that it was sent.
 type Message = (NotifyState<'static>, Sender<()>);
 
-/// Hands a message over. Returns what says that it was sent; `None`: nobody is to be told, or the manager reads nothing.
+/// Hands a message over. Returns what says that it was sent; `None`: nobody is to be told, or the
+/// manager reads nothing.
 fn tell(state: NotifyState<'static>) -> Option<Receiver<()>> {
     static MANAGER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
     std::env::var_os("NOTIFY_SOCKET")?;
     let manager = MANAGER.get_or_init(|| {
         let (sender, messages) = sync_channel(WAITING);
-        let started = thread::Builder::new().name("systemd".into()).spawn(move || send(&messages));
+        let started = thread::Builder::new()
+            .name("systemd".into())
+            .spawn(move || send(&messages));
         started.ok().map(|_| sender)
     });
     let (sent, heard) = channel();

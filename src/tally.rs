@@ -24,13 +24,19 @@ impl Counter {
         let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = tally.of.get(&client).copied().unwrap_or_default();
         let stranger = usize::from(client.is_stranger());
-        if own >= room.each || tally.all >= room.all || tally.strangers + stranger > room.of_strangers() {
+        if own >= room.each
+            || tally.all >= room.all
+            || tally.strangers + stranger > room.of_strangers()
+        {
             return None;
         }
         tally.all += 1;
         tally.strangers += stranger;
         tally.of.insert(client.clone(), own + 1);
-        Some(Counted { tally: self.0.clone(), client })
+        Some(Counted {
+            tally: self.0.clone(),
+            client,
+        })
     }
 }
 
@@ -62,7 +68,8 @@ mod tests {
     #[test]
     fn each_and_all_have_limits_and_what_ends_makes_room() {
         let counter = Counter::default();
-        let enter = |name: &str| counter.enter(Client::Principal(name.into()), Room { each: 2, all: 3 });
+        let enter =
+            |name: &str| counter.enter(Client::Principal(name.into()), Room { each: 2, all: 3 });
         let (one, two) = (enter("a"), enter("a"));
         assert!(two.is_some() && enter("a").is_none());
         let three = enter("b");
@@ -76,12 +83,17 @@ mod tests {
         let counter = Counter::default();
         let room = Room { each: 10, all: 10 };
         let address = Some([127, 0, 0, 1].into());
-        let mut strangers: Vec<_> = (0..8).map(|_| counter.enter(Client::Stranger(address), room).unwrap()).collect();
+        let mut strangers: Vec<_> = (0..8)
+            .map(|_| counter.enter(Client::Stranger(address), room).unwrap())
+            .collect();
         assert!(counter.enter(Client::Stranger(None), room).is_none());
         let _known = counter.enter(Client::Principal("a".into()), room).unwrap();
         let _open = counter.enter(Client::Address(address), room).unwrap();
         strangers.pop();
         assert!(counter.enter(Client::Stranger(None), room).is_some());
-        assert_eq!([1, 2, 5, 10_000].map(|all| Room { each: 1, all }.of_strangers()), [1, 1, 4, 8_000]);
+        assert_eq!(
+            [1, 2, 5, 10_000].map(|all| Room { each: 1, all }.of_strangers()),
+            [1, 1, 4, 8_000]
+        );
     }
 }

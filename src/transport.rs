@@ -1,5 +1,5 @@
-//! What lies between a socket and a request: TLS with files that are read again when they change, and limits that keep one
-//! client from taking what the others need.
+//! What lies between a socket and a request: TLS with files that are read again when they change,
+//! and limits that keep one client from taking what the others need.
 
 mod connection;
 mod http1;
@@ -29,14 +29,15 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Handshakes that wait to be served. Each holds a seat, so there are no more of them than connections.
+/// Handshakes that wait to be served. Each holds a seat, so there are no more of them than
+/// connections.
 const READY: usize = 64;
 
 /// After an error that is the machine's (no file descriptors left) and passes by itself.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// The connections of a listener, as soon as each is ready to be served: those beyond the limits are closed, and a handshake
-/// that takes too long ends without holding up another.
+/// The connections of a listener, as soon as each is ready to be served: those beyond the limits
+/// are closed, and a handshake that takes too long ends without holding up another.
 pub fn incoming(
     listener: TcpListener,
     tls: Option<ServerTls>,
@@ -52,18 +53,25 @@ pub fn incoming(
             };
             match accepted {
                 Ok((stream, address)) => {
-                    let Some(seat) = connections.seat(address.ip()) else { continue };
+                    let Some(seat) = connections.seat(address.ip()) else {
+                        continue;
+                    };
                     let (tls, ready) = (tls.clone(), ready.clone());
-                    tokio::spawn(async move { begin(stream, address.ip(), tls, seat, http1, ready).await });
+                    tokio::spawn(async move {
+                        begin(stream, address.ip(), tls, seat, http1, ready).await
+                    });
                 }
                 Err(error) => {
-                    tracing::warn!(event = "connection.not_accepted", cause = %error, "a connection could not be accepted");
+                    tracing::warn!(event = "connection.not_accepted", cause = %error, "a \
+                        connection could not be accepted");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             }
         }
     });
-    stream::unfold(sockets, async |mut sockets| sockets.recv().await.map(|socket| (Ok(socket), sockets)))
+    stream::unfold(sockets, async |mut sockets| {
+        sockets.recv().await.map(|socket| (Ok(socket), sockets))
+    })
 }
 
 /// From an accepted socket to one that is served.
@@ -80,20 +88,29 @@ async fn begin(
         begun = tokio::time::timeout(seat.within(), handshake(stream, tls, http1)) => match begun {
             Ok(Ok(Some((io, certificate, first)))) => Socket::new(io, seat, certificate, first),
             Ok(Ok(None)) => return, // refused in words
-            Ok(Err(error)) => return tracing::debug!(%address, cause = %error, "a TLS handshake failed"),
-            Err(_) => return tracing::debug!(%address, "a TLS handshake or HTTP/2's first bytes took too long"),
+            Ok(Err(error)) => return tracing::debug!(%address, cause = %error, "a TLS handshake \
+                failed"),
+            Err(_) => return tracing::debug!(%address, "a TLS handshake or HTTP/2's first bytes \
+                took too long"),
         },
         () = seat.closed() => return,
     };
     let _ = ready.send(socket).await; // the server ended first
 }
 
-/// What a connection is served from: its bytes, the client's certificate, and the bytes that were read already.
+/// What a connection is served from: its bytes, the client's certificate, and the bytes that were
+/// read already.
 type Begun = (Box<dyn Io>, Option<Arc<Verified>>, Vec<u8>);
 
 /// The beginning of a connection. `None`: it speaks another protocol, and was told so.
-async fn handshake(mut stream: TcpStream, tls: Option<ServerTls>, http1: Http1) -> io::Result<Option<Begun>> {
-    let Some(tls) = tls else { return http1.pass(Box::new(stream), None).await };
+async fn handshake(
+    mut stream: TcpStream,
+    tls: Option<ServerTls>,
+    http1: Http1,
+) -> io::Result<Option<Begun>> {
+    let Some(tls) = tls else {
+        return http1.pass(Box::new(stream), None).await;
+    };
     if http1.refuses_plaintext(&mut stream).await? {
         return Ok(None);
     }

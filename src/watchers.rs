@@ -1,5 +1,5 @@
-//! Who depends on which version: the clients that watch `schemad.schema.applied.<version>`. A rollback below a version in use
-//! is refused unless it is forced.
+//! Who depends on which version: the clients that watch `schemad.schema.applied.<version>`. A
+//! rollback below a version in use is refused unless it is forced.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,9 +33,13 @@ struct Watches {
 }
 
 impl Watchers {
-    /// No watches yet. Two daemons may have one host name and process id (containers do), so a random part tells them apart.
+    /// No watches yet. Two daemons may have one host name and process id (containers do), so a
+    /// random part tells them apart.
     pub fn new(daemon: &str) -> Self {
-        Self { watched: Arc::default(), daemon: format!("{daemon} {}", uuid::Uuid::new_v4()).into() }
+        Self {
+            watched: Arc::default(),
+            daemon: format!("{daemon} {}", uuid::Uuid::new_v4()).into(),
+        }
     }
 
     /// The daemon, unlike any other.
@@ -43,7 +47,8 @@ impl Watchers {
         &self.daemon
     }
 
-    /// A client watches this version until the guard is dropped. `None`: it is one more different version than there is `room` for.
+    /// A client watches this version until the guard is dropped. `None`: it is one more different
+    /// version than there is `room` for.
     pub fn enter(&self, client: Client, version: Version, room: Room) -> Option<Guard> {
         let mut watched = self.watched();
         if !watched.has_room(&client, &version, room) {
@@ -52,18 +57,34 @@ impl Watchers {
         let watches = watched.versions.entry(version.clone()).or_default();
         watches.all += 1;
         watches.strangers += usize::from(client.is_stranger());
-        *watched.of.entry(client.clone()).or_default().entry(version.clone()).or_default() += 1;
-        Some(Guard { watchers: self.clone(), client, version })
+        *watched
+            .of
+            .entry(client.clone())
+            .or_default()
+            .entry(version.clone())
+            .or_default() += 1;
+        Some(Guard {
+            watchers: self.clone(),
+            client,
+            version,
+        })
     }
 
     /// How many clients watch which version.
     pub fn count(&self) -> BTreeMap<Version, usize> {
-        self.watched().versions.iter().map(|(version, watches)| (version.clone(), watches.all)).collect()
+        self.watched()
+            .versions
+            .iter()
+            .map(|(version, watches)| (version.clone(), watches.all))
+            .collect()
     }
 
     /// How many of those who watch this version are strangers.
     pub fn strangers(&self, version: &Version) -> usize {
-        self.watched().versions.get(version).map_or(0, |watches| watches.strangers)
+        self.watched()
+            .versions
+            .get(version)
+            .map_or(0, |watches| watches.strangers)
     }
 
     fn watched(&self) -> MutexGuard<'_, Watched> {
@@ -81,8 +102,14 @@ impl Watched {
         if watches.is_none() && self.versions.len() >= room.all {
             return false;
         }
-        let strangers = || self.versions.values().filter(|watches| watches.strangers > 0).count();
-        let new_to_strangers = client.is_stranger() && watches.is_none_or(|watches| watches.strangers == 0);
+        let strangers = || {
+            self.versions
+                .values()
+                .filter(|watches| watches.strangers > 0)
+                .count()
+        };
+        let new_to_strangers =
+            client.is_stranger() && watches.is_none_or(|watches| watches.strangers == 0);
         !new_to_strangers || strangers() < room.of_strangers()
     }
 
@@ -94,7 +121,9 @@ impl Watched {
                 self.versions.remove(version);
             }
         }
-        let Some(own) = self.of.get_mut(client) else { return };
+        let Some(own) = self.of.get_mut(client) else {
+            return;
+        };
         if let Some(count) = own.get_mut(version) {
             *count -= 1;
             if *count == 0 {
@@ -152,9 +181,15 @@ mod tests {
         let own: Vec<_> = (0..3).map(|n| enter(stranger(1), n).unwrap()).collect();
         assert!(enter(stranger(1), 3).is_none() && enter(stranger(1), 2).is_some());
         let fourth = enter(stranger(2), 3).unwrap();
-        assert!(enter(stranger(2), 4).is_none(), "strangers have four of five");
+        assert!(
+            enter(stranger(2), 4).is_none(),
+            "strangers have four of five"
+        );
         let fifth = enter(known(), 4).unwrap();
-        assert!(enter(stranger(2), 4).is_none(), "nor one that another watches");
+        assert!(
+            enter(stranger(2), 4).is_none(),
+            "nor one that another watches"
+        );
         assert!(enter(known(), 5).is_none() && enter(known(), 0).is_some());
         drop(fourth);
         assert!(enter(stranger(2), 4).is_some());

@@ -1,5 +1,5 @@
-//! The rules a migrations folder has to follow, checked where it is still files. Diesel passes over several mistakes in silence, and what it
-//! embeds no longer shows them.
+//! The rules a migrations folder has to follow, checked where it is still files. Diesel passes over
+//! several mistakes in silence, and what it embeds no longer shows them.
 
 use std::{
     collections::BTreeMap,
@@ -27,14 +27,18 @@ impl fmt::Display for Finding {
 
 /// Everything wrong with the folder `dir`; empty when it can be embedded.
 ///
-/// As in diesel_cli, files and names that begin with a dot are passed over, and every other entry is a migration.
+/// As in diesel_cli, files and names that begin with a dot are passed over, and every other entry
+/// is a migration.
 pub fn check(dir: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     match migration_folders(dir) {
         Err(error) => findings.push(finding(dir, format!("cannot be read: {error}"))),
         Ok(folders) => {
             if folders.is_empty() {
-                findings.push(finding(dir, "holds no migration; a daemon without any would call every schema current"));
+                findings.push(finding(
+                    dir,
+                    "holds no migration; a daemon without any would call every schema current",
+                ));
             }
             check_versions(&folders, &mut findings);
             for folder in &folders {
@@ -45,25 +49,39 @@ pub fn check(dir: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Warnings about a folder that can be embedded: SQL files that nothing reads, versions that are no numbers, and numbers that do not run in
-/// their order. Empty where the folder cannot be read, which [`check`] finds.
+/// Warnings about a folder that can be embedded: SQL files that nothing reads, versions that are no
+/// numbers, and numbers that do not run in their order. Empty where the folder cannot be read,
+/// which [`check`] finds.
 pub fn remarks(dir: &Path) -> Vec<Finding> {
-    let Ok(folders) = migration_folders(dir) else { return Vec::new() };
-    let beside = "is passed over: a migration is a folder with up.sql and, to roll it back, down.sql in it";
-    let mut remarks: Vec<Finding> = sql_files(dir).iter().map(|file| finding(file, beside)).collect();
+    let Ok(folders) = migration_folders(dir) else {
+        return Vec::new();
+    };
+    let beside =
+        "is passed over: a migration is a folder with up.sql and, to roll it back, down.sql in it";
+    let mut remarks: Vec<Finding> = sql_files(dir)
+        .iter()
+        .map(|file| finding(file, beside))
+        .collect();
     for file in folders.iter().flat_map(|folder| sql_files(folder)) {
         if !file.ends_with("up.sql") && !file.ends_with("down.sql") {
-            remarks.push(finding(&file, "is passed over: of a migration, up.sql and down.sql are read"));
+            remarks.push(finding(
+                &file,
+                "is passed over: of a migration, up.sql and down.sql are read",
+            ));
         }
     }
-    let mut versions: Vec<(String, &str)> =
-        folders.iter().filter_map(|folder| folder.file_name()?.to_str()).map(|name| (version_of(name), name)).collect();
+    let mut versions: Vec<(String, &str)> = folders
+        .iter()
+        .filter_map(|folder| folder.file_name()?.to_str())
+        .map(|name| (version_of(name), name))
+        .collect();
     let is_number = |version: &str| version.bytes().all(|byte| byte.is_ascii_digit());
     for (version, name) in &versions {
         if !is_number(version) {
             let problem = format!(
-                "its version, what stands before the first `_`, is {version:?} and no number: begin the name with a timestamp (or a number) and \
-                 `_`, for migrations run in the order of their versions"
+                "its version, what stands before the first `_`, is {version:?} and no number: \
+                 begin the name with a timestamp (or a number) and `_`, for migrations run in the \
+                 order of their versions"
             );
             remarks.push(finding(&dir.join(name), problem));
         }
@@ -74,10 +92,16 @@ pub fn remarks(dir: &Path) -> Vec<Finding> {
         let digits = version.trim_start_matches('0');
         (digits.len(), digits.to_owned())
     };
-    if let Some([(_, first), (_, second)]) = versions.array_windows().find(|[a, b]| as_number(&a.0) > as_number(&b.0)) {
+    if let Some([(_, first), (_, second)]) = versions
+        .array_windows()
+        .find(|[a, b]| as_number(&a.0) > as_number(&b.0))
+    {
         remarks.push(finding(
             &dir.join(first),
-            format!("runs before {second}: versions are compared as text. Give all of them the same number of digits"),
+            format!(
+                "runs before {second}: versions are compared as text. Give all of them the \
+                same number of digits"
+            ),
         ));
     }
     remarks
@@ -85,15 +109,21 @@ pub fn remarks(dir: &Path) -> Vec<Finding> {
 
 /// The `.sql` files right in `dir`, sorted.
 fn sql_files(dir: &Path) -> Vec<PathBuf> {
-    let is_sql = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sql"));
+    let is_sql = |path: &Path| {
+        path.extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("sql"))
+    };
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> =
-        entries.map(|entry| entry.path()).filter(|path| is_sql(path) && path.is_file()).collect();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| is_sql(path) && path.is_file())
+        .collect();
     files.sort();
     files
 }
 
-/// The version diesel_cli reads from a folder's name: what stands before the first `_`, without any `-`.
+/// The version diesel_cli reads from a folder's name: what stands before the first `_`, without any
+/// `-`.
 pub fn version_of(name: &str) -> String {
     name.split('_').next().unwrap_or_default().replace('-', "")
 }
@@ -113,7 +143,8 @@ pub fn version_problem(version: &str) -> Option<String> {
         Some("the version is empty".into())
     } else if length > MAX_VERSION_CHARS {
         Some(format!(
-            "version {version} has {length} characters, but Diesel's table holds {MAX_VERSION_CHARS}: put `_` after the timestamp"
+            "version {version} has {length} characters, but Diesel's table holds \
+             {MAX_VERSION_CHARS}: put `_` after the timestamp"
         ))
     } else if version.chars().any(char::is_control) {
         Some("the name holds a control character".into())
@@ -125,7 +156,10 @@ pub fn version_problem(version: &str) -> Option<String> {
 /// What keeps a script from being sent to PostgreSQL at all, if anything.
 pub fn script_problem(sql: &str) -> Option<&'static str> {
     if sql.starts_with('\u{feff}') {
-        Some("begins with a byte order mark, which PostgreSQL refuses: save it as UTF-8 without one")
+        Some(
+            "begins with a byte order mark, which PostgreSQL refuses: save it as UTF-8 without \
+             one",
+        )
     } else if is_utf16(sql.as_bytes()) {
         Some(UTF16)
     } else if sql.contains('\0') {
@@ -135,8 +169,8 @@ pub fn script_problem(sql: &str) -> Option<&'static str> {
     }
 }
 
-/// True when `sql` holds no statement: white space, comments and semicolons only, as PostgreSQL's scan.l has them: a carriage
-/// return ends a comment, and white space is ASCII.
+/// True when `sql` holds no statement: white space, comments and semicolons only, as PostgreSQL's
+/// scan.l has them: a carriage return ends a comment, and white space is ASCII.
 pub fn is_blank(sql: &str) -> bool {
     let mut rest = sql;
     loop {
@@ -170,7 +204,10 @@ fn after_block_comment(sql: &str) -> &str {
 }
 
 fn finding(path: &Path, problem: impl Into<String>) -> Finding {
-    Finding { path: path.to_path_buf(), problem: problem.into() }
+    Finding {
+        path: path.to_path_buf(),
+        problem: problem.into(),
+    }
 }
 
 fn migration_folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -206,11 +243,13 @@ fn check_versions(folders: &[PathBuf], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Why migrations cannot have one version, and what to do about it. `last` is the one that comes last in the source.
+/// Why migrations cannot have one version, and what to do about it. `last` is the one that comes
+/// last in the source.
 pub fn same_version(version: &str, names: &[&str], last: &str) -> String {
     format!(
-        "{} have the same version, {version}. Embedded, Diesel runs {last} and never the others, and diesel_cli runs any one of them: give all \
-         but the one that has been applied another timestamp",
+        "{} have the same version, {version}. Embedded, Diesel runs {last} and never the others, \
+         and diesel_cli runs any one of them: give all but the one that has been applied another \
+         timestamp",
         names.join(" and ")
     )
 }
@@ -225,12 +264,19 @@ fn check_folder(folder: &Path, findings: &mut Vec<Finding>) {
     }
     let down = folder.join("down.sql");
     match read(&down) {
-        Ok(sql) => findings.extend(sql.as_deref().and_then(script_problem).map(|p| finding(&down, p))),
+        Ok(sql) => findings.extend(
+            sql.as_deref()
+                .and_then(script_problem)
+                .map(|p| finding(&down, p)),
+        ),
         Err(problem) => findings.push(finding(&down, problem)),
     }
     let metadata = folder.join("metadata.toml");
     match read(&metadata) {
-        Ok(text) => findings.extend(text.and_then(|t| metadata_problem(&t)).map(|p| finding(&metadata, p))),
+        Ok(text) => findings.extend(
+            text.and_then(|t| metadata_problem(&t))
+                .map(|p| finding(&metadata, p)),
+        ),
         Err(problem) => findings.push(finding(&metadata, problem)),
     }
 }
@@ -238,14 +284,19 @@ fn check_folder(folder: &Path, findings: &mut Vec<Finding>) {
 /// The finding of a folder without up.sql: Python's cache and a name in capitals are told apart.
 fn no_up(folder: &Path) -> String {
     if folder.file_name().is_some_and(|name| name == "__pycache__") {
-        return "is Python's, and Diesel takes every folder for a migration: delete it, and keep scripts elsewhere"
+        return "is Python's, and Diesel takes every folder for a migration: delete it, and keep \
+            scripts elsewhere"
             .into();
     }
-    let in_capitals = sql_files(folder)
-        .into_iter()
-        .find(|file| file.file_name().is_some_and(|name| name.eq_ignore_ascii_case("up.sql")));
+    let in_capitals = sql_files(folder).into_iter().find(|file| {
+        file.file_name()
+            .is_some_and(|name| name.eq_ignore_ascii_case("up.sql"))
+    });
     match in_capitals.as_deref().and_then(Path::file_name) {
-        Some(name) => format!("has no up.sql, but {}: the name is written in small letters", name.display()),
+        Some(name) => format!(
+            "has no up.sql, but {}: the name is written in small letters",
+            name.display()
+        ),
         None => "has no up.sql".into(),
     }
 }
@@ -264,17 +315,21 @@ pub fn metadata_problem(text: &str) -> Option<String> {
     match table.get("run_in_transaction") {
         Some(toml::Value::Boolean(_)) => None,
         Some(_) => Some(
-            "run_in_transaction is not true or false, and Diesel would silently run the migration in a transaction"
+            "run_in_transaction is not true or false, and Diesel would silently run the migration \
+             in a transaction"
                 .into(),
         ),
-        None => {
-            Some("does not set run_in_transaction, which Diesel takes for false: set it, or delete the file".into())
-        }
+        None => Some(
+            "does not set run_in_transaction, which Diesel takes for false: set it, or delete \
+                the file"
+                .into(),
+        ),
     }
 }
 
-const UTF16: &str = "is UTF-16, as PowerShell and some editors write it: save it as UTF-8, for example with iconv -f utf-16 -t utf-8 (without \
-                     a byte order mark: utf-16le or utf-16be)";
+const UTF16: &str = "is UTF-16, as PowerShell and some editors write it: save it as UTF-8, for \
+                     example with iconv -f utf-16 -t utf-8 (without a byte order mark: utf-16le or \
+                     utf-16be)";
 
 /// It begins as UTF-16 does, or about every second byte is NUL.
 fn is_utf16(bytes: &[u8]) -> bool {
@@ -288,15 +343,18 @@ fn not_utf8(bytes: &[u8], valid: usize) -> String {
         return UTF16.into();
     }
     let line = bytes[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
-    format!("is not UTF-8 (byte {valid}, line {line}): save it as UTF-8, for example with iconv -f latin1 -t utf-8")
+    format!(
+        "is not UTF-8 (byte {valid}, line {line}): save it as UTF-8, for example with iconv -f \
+         latin1 -t utf-8"
+    )
 }
 
 /// The file's text, `None` when there is no such file.
 fn read(path: &Path) -> Result<Option<String>, String> {
     match fs::read(path) {
-        Ok(bytes) => {
-            String::from_utf8(bytes).map(Some).map_err(|e| not_utf8(e.as_bytes(), e.utf8_error().valid_up_to()))
-        }
+        Ok(bytes) => String::from_utf8(bytes)
+            .map(Some)
+            .map_err(|e| not_utf8(e.as_bytes(), e.utf8_error().valid_up_to())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("cannot be read: {error}")),
     }

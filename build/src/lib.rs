@@ -1,5 +1,5 @@
-//! For the `build.rs` of a binary that carries migrations: what Diesel would pass over in silence fails the build, and a migration that is
-//! new or was changed is in the next binary.
+//! For the `build.rs` of a binary that carries migrations: what Diesel would pass over in silence
+//! fails the build, and a migration that is new or was changed is in the next binary.
 //!
 //! ```no_run
 //! // build.rs
@@ -14,10 +14,12 @@ use std::{env, fmt::Write as _, path::Path, process::ExitCode};
 
 pub mod folder;
 
-/// Checks the folder `dir` of Diesel migrations (relative to the package, or absolute), and tells cargo to build anew whenever anything in
-/// it changes: `embed_migrations!` does not, so without this a binary lacks what was added since its last build.
+/// Checks the folder `dir` of Diesel migrations (relative to the package, or absolute), and tells
+/// cargo to build anew whenever anything in it changes: `embed_migrations!` does not, so without
+/// this a binary lacks what was added since its last build.
 ///
-/// Prints what is wrong, each with its file, and returns what `main` has to return: a failure where anything is.
+/// Prints what is wrong, each with its file, and returns what `main` has to return: a failure where
+/// anything is.
 pub fn check(dir: impl AsRef<Path>) -> ExitCode {
     match embeddable(dir.as_ref()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,7 +40,9 @@ pub fn embeddable(dir: &Path) -> Result<(), String> {
     println!("cargo:rerun-if-changed={}", dir.display());
     let findings = folder::check(&dir);
     if findings.is_empty() {
-        folder::remarks(&dir).iter().for_each(|remark| println!("cargo:warning={remark}"));
+        folder::remarks(&dir)
+            .iter()
+            .for_each(|remark| println!("cargo:warning={remark}"));
         return Ok(());
     }
     let mut report = format!("the migrations in {} cannot be embedded:\n", dir.display());

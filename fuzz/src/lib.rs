@@ -1,8 +1,10 @@
-//! What the fuzz targets do: one function over bytes each, and one table of them. `fuzz_targets/` hands them to libFuzzer, and
-//! `tests/it/fuzz.rs` includes this file and replays `corpus/` through the same functions, so nothing of it is in the library.
+//! What the fuzz targets do: one function over bytes each, and one table of them. `fuzz_targets/`
+//! hands them to libFuzzer, and `tests/it/fuzz.rs` includes this file and replays `corpus/` through
+//! the same functions, so nothing of it is in the library.
 //!
-//! A target panics when a law is broken. To add one: a function and its row in [`TARGETS`], a file in `fuzz_targets/` with its
-//! `[[bin]]`, and examples in `corpus/<name>/`; a test compares the four.
+//! A target panics when a law is broken. To add one: a function and its row in [`TARGETS`], a file
+//! in `fuzz_targets/` with its `[[bin]]`, and examples in `corpus/<name>/`; a test compares the
+//! four.
 
 mod access;
 mod request;
@@ -29,6 +31,9 @@ pub const TARGETS: &[Target] = &[
 
 /// Runs the target of this name.
 pub fn run(name: &str, data: &[u8]) {
-    let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target of that name");
+    let (_, target) = TARGETS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .expect("a target of that name");
     target(data);
 }

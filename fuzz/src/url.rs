@@ -1,5 +1,5 @@
-//! Database URLs and DSNs. The law: a secret that stands where a password belongs is in nothing that can be shown, however
-//! carelessly it was written there.
+//! Database URLs and DSNs. The law: a secret that stands where a password belongs is in nothing
+//! that can be shown, however carelessly it was written there.
 
 use std::fmt::Write as _;
 
@@ -7,21 +7,34 @@ use schemad::db::DatabaseUrl;
 
 const SECRET: &str = "s3cr3t0marker";
 
-/// The first byte chooses the form; the rest, cut at line breaks, is user, what stands before and after the secret in the
-/// password, host, database and options. With another first byte the rest is the whole text.
+/// The first byte chooses the form; the rest, cut at line breaks, is user, what stands before and
+/// after the secret in the password, host, database and options. With another first byte the rest
+/// is the whole text.
 pub fn database_url(data: &[u8]) {
-    let Some((&form, rest)) = data.split_first() else { return };
-    let Ok(rest) = std::str::from_utf8(rest) else { return };
+    let Some((&form, rest)) = data.split_first() else {
+        return;
+    };
+    let Ok(rest) = std::str::from_utf8(rest) else {
+        return;
+    };
     let mut parts = rest.splitn(6, '\n');
     let mut next = || parts.next().unwrap_or_default();
     let [user, before, after, host, database, options] = std::array::from_fn(|_| next());
-    let scheme = if form & 8 == 0 { "postgres" } else { "postgresql" };
+    let scheme = if form & 8 == 0 {
+        "postgres"
+    } else {
+        "postgresql"
+    };
     // What is not the secret may hold it by accident, and then nothing follows.
-    if [user, host, database, options].iter().any(|part| part.contains(SECRET)) {
+    if [user, host, database, options]
+        .iter()
+        .any(|part| part.contains(SECRET))
+    {
         return;
     }
     let text = match form % 8 {
-        // As people do who do not know that it has to be encoded. A user with these signs is a password itself.
+        // As people do who do not know that it has to be encoded. A user with these signs is a
+        // password itself.
         0 if !user.contains([':', '@', '/', '?', '#']) => {
             format!("{scheme}://{user}:{before}{SECRET}{after}@{host}/{database}?{options}")
         }
@@ -54,7 +67,11 @@ pub fn database_url(data: &[u8]) {
         }
         // Without quotes: a word that holds no = is no option of its own.
         4 if !after.contains('=') && !before.contains('=') => {
-            format!("host={} password={before}{SECRET}{after} dbname={}", quoted(host), quoted(database))
+            format!(
+                "host={} password={before}{SECRET}{after} dbname={}",
+                quoted(host),
+                quoted(database)
+            )
         }
         5 => {
             let password = quoted(&format!("{before}{SECRET}{after}"));
@@ -64,7 +81,11 @@ pub fn database_url(data: &[u8]) {
         _ => rest.into(),
     };
     match text.parse::<DatabaseUrl>() {
-        Ok(url) => shown(&format!("{url:?} {} {}", url.target(), url.role()), &text, form),
+        Ok(url) => shown(
+            &format!("{url:?} {} {}", url.target(), url.role()),
+            &text,
+            form,
+        ),
         Err(error) => shown(&format!("{error} {error:?}"), &text, form),
     }
 }

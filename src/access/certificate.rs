@@ -1,5 +1,5 @@
-//! Whom a client certificate names. That the client CA signed it and that its bearer holds the key, the TLS handshake has
-//! proved; its time is looked at again, because a connection outlives it.
+//! Whom a client certificate names. That the client CA signed it and that its bearer holds the key,
+//! the TLS handshake has proved; its time is looked at again, because a connection outlives it.
 
 use std::time::SystemTime;
 
@@ -38,14 +38,18 @@ impl Pattern {
             Some(parent) => (parent, Self::UriUnder(format!("{parent}/"))),
             None => (text, Self::Uri(text.into())),
         };
-        let host =
-            fixed.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && rest.starts_with(in_a_name));
+        let host = fixed
+            .split_once("://")
+            .is_some_and(|(scheme, rest)| !scheme.is_empty() && rest.starts_with(in_a_name));
         (host && !fixed.contains('*')).then_some(pattern)
     }
 
     /// A DNS name. `None`: it has a `*`, or is none.
     pub(super) fn dns(text: &str) -> Option<Self> {
-        let fine = !text.is_empty() && text.chars().all(|c| in_a_name(c) || c == '-' || c == '.' || c == '_');
+        let fine = !text.is_empty()
+            && text
+                .chars()
+                .all(|c| in_a_name(c) || c == '-' || c == '.' || c == '_');
         fine.then(|| Self::Dns(text.to_ascii_lowercase()))
     }
 
@@ -67,8 +71,11 @@ fn in_a_name(c: char) -> bool {
 
 /// A path that could climb out again, or that a reader could take for another, is under nothing.
 fn is_under(uri: &str, parent: &str) -> bool {
-    let plain = |segment: &str| !matches!(segment, "" | "." | "..") && !segment.contains(['?', '#', '%', '\\']);
-    uri.strip_prefix(parent).is_some_and(|rest| rest.split('/').all(plain))
+    let plain = |segment: &str| {
+        !matches!(segment, "" | "." | "..") && !segment.contains(['?', '#', '%', '\\'])
+    };
+    uri.strip_prefix(parent)
+        .is_some_and(|rest| rest.split('/').all(plain))
 }
 
 /// What a certificate says its bearer is called.
@@ -80,8 +87,13 @@ struct Names {
 }
 
 /// Whose certificate it is: the first rule that matches says so.
-pub(super) fn authenticate(rules: &[Rule], der: &[u8], now: SystemTime) -> Result<Principal, Refusal> {
-    let certificate = Certificate::from_der(der).map_err(|_| Refusal::invalid("a certificate that cannot be read"))?;
+pub(super) fn authenticate(
+    rules: &[Rule],
+    der: &[u8],
+    now: SystemTime,
+) -> Result<Principal, Refusal> {
+    let certificate = Certificate::from_der(der)
+        .map_err(|_| Refusal::invalid("a certificate that cannot be read"))?;
     let names = Names::of(&certificate)?;
     let (name, role) = rules
         .iter()
@@ -100,10 +112,17 @@ pub(super) fn authenticate(rules: &[Rule], der: &[u8], now: SystemTime) -> Resul
 
 impl Names {
     fn of(certificate: &Certificate) -> Result<Self, Refusal> {
-        let mut names = Self { cn: common_name(certificate), ..Self::default() };
+        let mut names = Self {
+            cn: common_name(certificate),
+            ..Self::default()
+        };
         let alternative = certificate.tbs_certificate.get::<SubjectAltName>();
-        let alternative = alternative.map_err(|_| Refusal::invalid("a certificate whose SAN cannot be read"))?;
-        for name in alternative.into_iter().flat_map(|(_, SubjectAltName(names))| names) {
+        let alternative =
+            alternative.map_err(|_| Refusal::invalid("a certificate whose SAN cannot be read"))?;
+        for name in alternative
+            .into_iter()
+            .flat_map(|(_, SubjectAltName(names))| names)
+        {
             match name {
                 GeneralName::UniformResourceIdentifier(uri) => names.uris.push(uri.to_string()),
                 GeneralName::DnsName(dns) => names.dns.push(dns.as_str().to_ascii_lowercase()),
@@ -116,9 +135,22 @@ impl Names {
 
 /// The CN, where there is exactly one: of several nobody knows which is meant.
 fn common_name(certificate: &Certificate) -> Option<String> {
-    let subject = certificate.tbs_certificate.subject.0.iter().flat_map(|part| part.0.iter());
+    let subject = certificate
+        .tbs_certificate
+        .subject
+        .0
+        .iter()
+        .flat_map(|part| part.0.iter());
     let mut found = subject.filter(|attribute| attribute.oid == COMMON_NAME);
-    let (only, None) = (found.next()?, found.next()) else { return None };
-    let text = matches!(x509_cert::der::Tagged::tag(&only.value), Tag::Utf8String | Tag::PrintableString);
-    std::str::from_utf8(only.value.value()).ok().filter(|_| text).map(str::to_owned)
+    let (only, None) = (found.next()?, found.next()) else {
+        return None;
+    };
+    let text = matches!(
+        x509_cert::der::Tagged::tag(&only.value),
+        Tag::Utf8String | Tag::PrintableString
+    );
+    std::str::from_utf8(only.value.value())
+        .ok()
+        .filter(|_| text)
+        .map(str::to_owned)
 }

@@ -1,5 +1,5 @@
-//! What can be wrong with the access file. It is shown to whoever starts or runs the daemon: it names the file and the line,
-//! says what to do, and quotes nothing that could be a secret.
+//! What can be wrong with the access file. It is shown to whoever starts or runs the daemon: it
+//! names the file and the line, says what to do, and quotes nothing that could be a secret.
 
 use std::{io, path::PathBuf};
 
@@ -26,8 +26,8 @@ pub enum Error {
     },
     /// It lets nobody in.
     #[error(
-        "the access file {} has no entry, so nobody could call: add a [[token]] (`schemad token new` makes one), \
-         a [[certificate]] or an [[oidc]]",
+        "the access file {} has no entry, so nobody could call: add a [[token]] (`schemad token \
+         new` makes one), a [[certificate]] or an [[oidc]]",
         path.display()
     )]
     Empty {
@@ -36,8 +36,9 @@ pub enum Error {
     },
     /// It has rules for certificates, and nobody is asked for one.
     #[error(
-        "the access file {} has a [[certificate]], and no client is asked for a certificate, so it lets nobody in: name the \
-         authorities with --tls-client-ca (and not --tls-client-certificates off), or take it out",
+        "the access file {} has a [[certificate]], and no client is asked for a certificate, so it \
+         lets nobody in: name the authorities with --tls-client-ca (and not \
+         --tls-client-certificates off), or take it out",
         path.display()
     )]
     UselessCertificates {
@@ -66,29 +67,53 @@ pub(super) struct Problem {
 impl Problem {
     /// At this byte.
     pub(super) fn new(at: usize, text: impl Into<String>) -> Self {
-        Self { at, text: text.into() }
+        Self {
+            at,
+            text: text.into(),
+        }
     }
 
     /// In the file that holds `text`.
     pub(super) fn located(self, path: PathBuf, text: &str) -> Error {
         let before = text.as_bytes().get(..self.at).unwrap_or(text.as_bytes());
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        Error::Invalid { path, line, problem: self.text }
+        Error::Invalid {
+            path,
+            line,
+            problem: self.text,
+        }
     }
 }
 
-/// The parser's problem, without what it quotes: somebody may have put a token where it does not belong.
+/// The parser's problem, without what it quotes: somebody may have put a token where it does not
+/// belong.
 impl From<toml::de::Error> for Problem {
     fn from(error: toml::de::Error) -> Self {
-        Self::new(error.span().map_or(0, |span| span.start), without_quotes(error.message()))
+        Self::new(
+            error.span().map_or(0, |span| span.start),
+            without_quotes(error.message()),
+        )
     }
 }
 
-/// Leaves out text in double quotes, which is a value, and words that are longer than any setting's name.
+/// Leaves out text in double quotes, which is a value, and words that are longer than any setting's
+/// name.
 fn without_quotes(message: &str) -> String {
     let unquoted: Vec<&str> = message.split('"').step_by(2).collect();
-    let shown = |word: &str| if word.len() > LONGEST_WORD { "…".to_owned() } else { word.to_owned() };
-    unquoted.join("…").replace('\n', " ").split(' ').map(shown).collect::<Vec<_>>().join(" ")
+    let shown = |word: &str| {
+        if word.len() > LONGEST_WORD {
+            "…".to_owned()
+        } else {
+            word.to_owned()
+        }
+    };
+    unquoted
+        .join("…")
+        .replace('\n', " ")
+        .split(' ')
+        .map(shown)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Of the parser's own messages; every token and JWT is longer.
@@ -100,7 +125,11 @@ mod tests {
 
     #[test]
     fn a_message_loses_values_and_long_words() {
-        let message = "invalid type: string \"hunter2\", expected a map; unknown field `schemad_0123456789abcdefghij`";
-        assert_eq!(without_quotes(message), "invalid type: string …, expected a map; unknown field …");
+        let message = "invalid type: string \"hunter2\", expected a map; unknown field \
+            `schemad_0123456789abcdefghij`";
+        assert_eq!(
+            without_quotes(message),
+            "invalid type: string …, expected a map; unknown field …"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The access file: TOML, checked as a whole, so that a daemon never runs on half of one. docs/access.md is its reference.
+//! The access file: TOML, checked as a whole, so that a daemon never runs on half of one.
+//! docs/access.md is its reference.
 
 mod certificate;
 mod oidc;
@@ -50,7 +51,9 @@ struct RawToken {
 
 /// Reads and checks the text of the file at `path`.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Rules, Error> {
-    let rules = toml::from_str::<File>(text).map_err(Problem::from).and_then(Rules::of);
+    let rules = toml::from_str::<File>(text)
+        .map_err(Problem::from)
+        .and_then(Rules::of);
     rules.map_err(|problem| problem.located(path.into(), text))
 }
 
@@ -77,25 +80,41 @@ impl RawToken {
     fn check(self, before: &[Token]) -> Result<Token, Problem> {
         let name = name(&self.name)?;
         if before.iter().any(|token| token.name == name) {
-            return Err(problem(&self.name, format!("there are two tokens of the name {name}; names are unique")));
+            return Err(problem(
+                &self.name,
+                format!("there are two tokens of the name {name}; names are unique"),
+            ));
         }
         let digest = self.sha256.get_ref().parse().map_err(|()| {
-            let what = "sha256 is not 64 hex digits: it is the SHA-256 of the token, never the token itself";
+            let what = "sha256 is not 64 hex digits: it is the SHA-256 of the token, never the \
+                token itself";
             problem(&self.sha256, what)
         })?;
         if let Some(other) = before.iter().find(|token| token.digest == digest) {
             return Err(problem(
                 &self.sha256,
-                format!("{name} and {} are the same token; make one for each", other.name),
+                format!(
+                    "{name} and {} are the same token; make one for each",
+                    other.name
+                ),
             ));
         }
-        let period = Period { not_before: time(self.not_before.as_ref())?, expires: time(self.expires.as_ref())? };
-        if let (Some(begin), Some(end), Some(word)) = (period.not_before, period.expires, &self.expires)
+        let period = Period {
+            not_before: time(self.not_before.as_ref())?,
+            expires: time(self.expires.as_ref())?,
+        };
+        if let (Some(begin), Some(end), Some(word)) =
+            (period.not_before, period.expires, &self.expires)
             && end <= begin
         {
             return Err(problem(word, "expires is not after not_before"));
         }
-        Ok(Token { name, role: role(&self.role)?, digest, period })
+        Ok(Token {
+            name,
+            role: role(&self.role)?,
+            digest,
+            period,
+        })
     }
 }
 
@@ -105,23 +124,31 @@ fn problem<T>(word: &Spanned<T>, text: impl Into<String>) -> Problem {
 }
 
 fn role(word: &Word) -> Result<Role, Problem> {
-    word.get_ref().parse().map_err(|()| problem(word, "role is viewer, deployer or admin"))
+    word.get_ref()
+        .parse()
+        .map_err(|()| problem(word, "role is viewer, deployer or admin"))
 }
 
 fn name(word: &Word) -> Result<String, Problem> {
     match word.get_ref() {
         name if printable(name) => Ok(name.clone()),
-        _ => Err(problem(word, "a name has 1 to 200 characters, and all of them can be seen")),
+        _ => Err(problem(
+            word,
+            "a name has 1 to 200 characters, and all of them can be seen",
+        )),
     }
 }
 
 fn time(word: Option<&Word>) -> Result<Option<SystemTime>, Problem> {
     let parse = |word: &Word| humantime::parse_rfc3339(word.get_ref());
-    word.map(|word| parse(word).map_err(|_| problem(word, "a time is written \"2027-01-01T00:00:00Z\""))).transpose()
+    word.map(|word| {
+        parse(word).map_err(|_| problem(word, "a time is written \"2027-01-01T00:00:00Z\""))
+    })
+    .transpose()
 }
 
-/// Whether a text can be a principal's name: the ledger keeps it, and terminals and logs show it. Characters that turn the
-/// direction of writing or cannot be seen would make it look like another.
+/// Whether a text can be a principal's name: the ledger keeps it, and terminals and logs show it.
+/// Characters that turn the direction of writing or cannot be seen would make it look like another.
 pub(super) fn printable(text: &str) -> bool {
     let invisible = |c: char| {
         c.is_control()
@@ -131,5 +158,8 @@ pub(super) fn printable(text: &str) -> bool {
                 | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
                 | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
     };
-    !text.is_empty() && text.trim() == text && text.chars().count() <= 200 && !text.chars().any(invisible)
+    !text.is_empty()
+        && text.trim() == text
+        && text.chars().count() <= 200
+        && !text.chars().any(invisible)
 }

@@ -1,5 +1,6 @@
-//! OpenID Connect: a JWT that an issuer signed says who its bearer is, so a CI job needs no secret that somebody keeps. A
-//! token chooses its issuer, and nothing else: algorithms, keys, audience and rules are the access file's.
+//! OpenID Connect: a JWT that an issuer signed says who its bearer is, so a CI job needs no secret
+//! that somebody keeps. A token chooses its issuer, and nothing else: algorithms, keys, audience
+//! and rules are the access file's.
 
 mod fetch;
 mod key_set;
@@ -15,8 +16,8 @@ use std::{
 };
 
 use jsonwebtoken::{
-    Algorithm, DecodingKey, Header, Validation, dangerous::insecure_decode_claims, decode, decode_header,
-    errors::ErrorKind,
+    Algorithm, DecodingKey, Header, Validation, dangerous::insecure_decode_claims, decode,
+    decode_header, errors::ErrorKind,
 };
 use serde::Deserialize;
 
@@ -75,8 +76,15 @@ pub(super) fn looks_like_one(credential: &str) -> bool {
 /// Whose JWT it is. Waits only when it names a key that is not known.
 ///
 /// Dropping the future has no effect on anybody else.
-pub(super) async fn authenticate(issuers: &[Issuer], jwt: &str, now: SystemTime) -> Result<Principal, Refusal> {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+pub(super) async fn authenticate(
+    issuers: &[Issuer],
+    jwt: &str,
+    now: SystemTime,
+) -> Result<Principal, Refusal> {
+    let now = now
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
     let issuer = route(issuers, jwt)?;
     let fingerprint = fingerprint(jwt);
     let keys = issuer.keys.current();
@@ -88,10 +96,12 @@ pub(super) async fn authenticate(issuers: &[Issuer], jwt: &str, now: SystemTime)
         Err(Not::Refused(refusal)) => return Err(refusal),
         Ok(principal) => return Ok(principal),
     }
-    issuer.verify(jwt, fingerprint, &issuer.keys.current(), now).map_err(|not| match not {
-        Not::KeyUnknown => issuer.refusal("names a key that is not in the issuer's key set"),
-        Not::Refused(refusal) => refusal,
-    })
+    issuer
+        .verify(jwt, fingerprint, &issuer.keys.current(), now)
+        .map_err(|not| match not {
+            Not::KeyUnknown => issuer.refusal("names a key that is not in the issuer's key set"),
+            Not::Refused(refusal) => refusal,
+        })
 }
 
 /// The issuer that it says it has. Nothing is believed yet.
@@ -100,8 +110,8 @@ fn route<'a>(issuers: &'a [Issuer], jwt: &str) -> Result<&'a Issuer, Refusal> {
     struct Unverified {
         iss: String,
     }
-    let said =
-        insecure_decode_claims::<Unverified>(jwt).map_err(|_| Refusal::invalid("a JWT without a readable iss"))?;
+    let said = insecure_decode_claims::<Unverified>(jwt)
+        .map_err(|_| Refusal::invalid("a JWT without a readable iss"))?;
     issuers
         .iter()
         .find(|issuer| issuer.settings.issuer == said.iss)
@@ -111,26 +121,42 @@ fn route<'a>(issuers: &'a [Issuer], jwt: &str) -> Result<&'a Issuer, Refusal> {
 impl Issuer {
     /// With these keys.
     pub(super) fn new(settings: Settings, keys: Arc<KeyStore>) -> Self {
-        Self { settings, keys, verified: Verified::default() }
+        Self {
+            settings,
+            keys,
+            verified: Verified::default(),
+        }
     }
 
-    fn verify(&self, jwt: &str, fingerprint: Fingerprint, keys: &Arc<KeySet>, now: Seconds) -> Result<Principal, Not> {
+    fn verify(
+        &self,
+        jwt: &str,
+        fingerprint: Fingerprint,
+        keys: &Arc<KeySet>,
+        now: Seconds,
+    ) -> Result<Principal, Not> {
         let header = self.header(jwt)?;
-        let key = keys.find(header.kid.as_deref(), header.alg).map_err(|no_key| match no_key {
-            NoKey::Unknown => Not::KeyUnknown,
-            NoKey::OtherAlgorithm => self.refusal("names a key that is not for its algorithm").into(),
-        })?;
+        let key = keys
+            .find(header.kid.as_deref(), header.alg)
+            .map_err(|no_key| match no_key {
+                NoKey::Unknown => Not::KeyUnknown,
+                NoKey::OtherAlgorithm => self
+                    .refusal("names a key that is not for its algorithm")
+                    .into(),
+            })?;
         let claims = self.claims(jwt, key, header.alg)?;
         let principal = self.principal(&claims)?;
         let until = self.in_time(&claims, &principal, now)?;
-        self.verified.put(fingerprint, keys, principal.clone(), until, now);
+        self.verified
+            .put(fingerprint, keys, principal.clone(), until, now);
         Ok(principal)
     }
 
     /// What does not fit is refused before any cryptography.
     fn header(&self, jwt: &str) -> Result<Header, Refusal> {
-        let header = decode_header(jwt)
-            .map_err(|_| self.refusal("has no readable header, or an algorithm that is not known"))?;
+        let header = decode_header(jwt).map_err(|_| {
+            self.refusal("has no readable header, or an algorithm that is not known")
+        })?;
         if !self.settings.algorithms.contains(&header.alg) {
             return Err(self.refusal("has an algorithm that is not accepted from this issuer"));
         }
@@ -141,34 +167,56 @@ impl Issuer {
         Ok(header)
     }
 
-    /// The claims, once the signature, the issuer and the audience are right. Time comes last, by [`Issuer::in_time`]: only of
-    /// a token that is right otherwise is it said that it has expired.
-    fn claims(&self, jwt: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, Refusal> {
+    /// The claims, once the signature, the issuer and the audience are right. Time comes last, by
+    /// [`Issuer::in_time`]: only of a token that is right otherwise is it said that it has expired.
+    fn claims(
+        &self,
+        jwt: &str,
+        key: &DecodingKey,
+        algorithm: Algorithm,
+    ) -> Result<Claims, Refusal> {
         let mut validation = Validation::new(algorithm);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         validation.set_issuer(&[&self.settings.issuer]);
         validation.set_audience(&self.settings.audience);
         validation.validate_exp = false;
         let decoded = decode::<Claims>(jwt, key, &validation);
-        decoded.map(|token| token.claims).map_err(|error| self.refusal(cause(error.kind())))
+        decoded
+            .map(|token| token.claims)
+            .map_err(|error| self.refusal(cause(error.kind())))
     }
 
     /// Whom the first rule that matches makes of it.
     fn principal(&self, claims: &Claims) -> Result<Principal, Refusal> {
         let rule = self.settings.rules.iter().find(|rule| rule.matches(claims));
-        let rule = rule.ok_or_else(|| self.refusal("is genuine, and no [[oidc.rule]] matches its claims"))?;
-        let name = claims.get(&rule.name).and_then(serde_json::Value::as_str).filter(|name| printable(name));
-        let name = name.ok_or_else(|| self.refusal("is genuine, and the claim that names the principal is no name"))?;
-        Ok(Principal { name: format!("oidc:{name}"), role: rule.role })
+        let rule = rule
+            .ok_or_else(|| self.refusal("is genuine, and no [[oidc.rule]] matches its claims"))?;
+        let name = claims
+            .get(&rule.name)
+            .and_then(serde_json::Value::as_str)
+            .filter(|name| printable(name));
+        let name = name.ok_or_else(|| {
+            self.refusal("is genuine, and the claim that names the principal is no name")
+        })?;
+        Ok(Principal {
+            name: format!("oidc:{name}"),
+            role: rule.role,
+        })
     }
 
     /// Until when it is valid, if it is now.
-    fn in_time(&self, claims: &Claims, principal: &Principal, now: Seconds) -> Result<Seconds, Refusal> {
+    fn in_time(
+        &self,
+        claims: &Claims,
+        principal: &Principal,
+        now: Seconds,
+    ) -> Result<Seconds, Refusal> {
         let time = |name: &str| match claims.get(name) {
             None => Ok(None),
-            Some(claim) => {
-                claim.as_f64().map(Some).ok_or_else(|| self.refusal(format!("has an {name} that is no time")))
-            }
+            Some(claim) => claim
+                .as_f64()
+                .map(Some)
+                .ok_or_else(|| self.refusal(format!("has an {name} that is no time"))),
         };
         let leeway = self.settings.leeway.as_secs_f64();
         let until = time("exp")?.ok_or_else(|| self.refusal("has no exp"))? + leeway;

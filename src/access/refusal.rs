@@ -1,6 +1,6 @@
-//! Why somebody was not let in, told twice: precisely to the operator's log, and to the caller in one wording for every cause
-//! of a kind, so that nobody learns by trying. A cause is a constant of this program or a word from the access file; nothing
-//! of the credential is ever in it.
+//! Why somebody was not let in, told twice: precisely to the operator's log, and to the caller in
+//! one wording for every cause of a kind, so that nobody learns by trying. A cause is a constant of
+//! this program or a word from the access file; nothing of the credential is ever in it.
 
 use std::fmt;
 
@@ -33,13 +33,15 @@ impl Refusal {
         match self {
             Self::Missing => Failure::new(
                 Reason::CredentialMissing,
-                "this call needs a credential: a bearer token in the metadata `authorization`, or a client certificate",
+                "this call needs a credential: a bearer token in the metadata `authorization`, or \
+                 a client certificate",
             ),
             Self::Invalid(cause) => {
                 tracing::debug!(event = "access.invalid", cause, "a credential was refused");
                 Failure::new(
                     Reason::CredentialInvalid,
-                    "the credential is not one that this daemon accepts; its log says why at level debug",
+                    "the credential is not one that this daemon accepts; its log says why at level \
+                     debug",
                 )
             }
             Self::Expired(credential) => {
@@ -50,7 +52,8 @@ impl Refusal {
                 );
                 Failure::new(
                     Reason::CredentialExpired,
-                    "the credential has expired or is not valid yet; get a new one, or compare the clocks",
+                    "the credential has expired or is not valid yet; get a new one, or compare the \
+                     clocks",
                 )
             }
         }

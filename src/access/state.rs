@@ -22,7 +22,10 @@ pub(super) struct State {
 impl State {
     /// Reads the file, and key files.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.into(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
+            path: path.into(),
+            source,
+        })?;
         match Self::of(path, text, None)? {
             state if state.is_empty() => Err(Error::Empty { path: path.into() }),
             state => Ok(state),
@@ -34,29 +37,57 @@ impl State {
         self.tokens.is_empty() && self.certificates.is_empty() && self.issuers.is_empty()
     }
 
-    /// The same if the file is not as `before` has it. Keys that that has of the same source are taken over, so that no token is refused
-    /// while they are fetched again.
+    /// The same if the file is not as `before` has it. Keys that that has of the same source are
+    /// taken over, so that no token is refused while they are fetched again.
     pub(super) fn open_again(path: &Path, before: &Self) -> Result<Option<Self>, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.into(), source })?;
-        if text == before.text { Ok(None) } else { Self::of(path, text, Some(before)).map(Some) }
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
+            path: path.into(),
+            source,
+        })?;
+        if text == before.text {
+            Ok(None)
+        } else {
+            Self::of(path, text, Some(before)).map(Some)
+        }
     }
 
     fn of(path: &Path, text: String, before: Option<&Self>) -> Result<Self, Error> {
-        let Rules { tokens, certificates, issuers } = file::parse(path, &text)?;
+        let Rules {
+            tokens,
+            certificates,
+            issuers,
+        } = file::parse(path, &text)?;
         oidc::install_provider();
-        let issuers = issuers.into_iter().map(|settings| issuer(path, settings, before)).collect::<Result<_, _>>()?;
-        Ok(Self { text, tokens, certificates, issuers })
+        let issuers = issuers
+            .into_iter()
+            .map(|settings| issuer(path, settings, before))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            text,
+            tokens,
+            certificates,
+            issuers,
+        })
     }
 }
 
 fn issuer(path: &Path, settings: oidc::Settings, before: Option<&State>) -> Result<Issuer, Error> {
     let (name, source) = (&settings.issuer, &settings.source);
-    let known = before.and_then(|state| state.issuers.iter().find(|issuer| issuer.keys.is_of(name, source)));
+    let known = before.and_then(|state| {
+        state
+            .issuers
+            .iter()
+            .find(|issuer| issuer.keys.is_of(name, source))
+    });
     let keys = match known {
         Some(issuer) => issuer.keys.clone(),
         None => {
             let opened = KeyStore::open(name, source.clone());
-            let keys = opened.map_err(|problem| Error::Keys { path: path.into(), issuer: name.clone(), problem })?;
+            let keys = opened.map_err(|problem| Error::Keys {
+                path: path.into(),
+                issuer: name.clone(),
+                problem,
+            })?;
             Arc::new(keys)
         }
     };

@@ -46,16 +46,25 @@ impl Case {
 
 async fn bearer_of(access: &Access, credential: &str) -> Result<Principal, Refusal> {
     let authorization = format!("Bearer {credential}");
-    let presented = Presented { authorization: Some(&authorization), certificate: None };
+    let presented = Presented {
+        authorization: Some(&authorization),
+        certificate: None,
+    };
     access.authenticate_at(&presented, SystemTime::now()).await
 }
 
 fn token_entry(name: &str, role: &str, secret: &Secret) -> String {
-    format!("[[token]]\nname = {name:?}\nrole = {role:?}\nsha256 = \"{}\"\n", secret.digest())
+    format!(
+        "[[token]]\nname = {name:?}\nrole = {role:?}\nsha256 = \"{}\"\n",
+        secret.digest()
+    )
 }
 
 fn principal(name: &str, role: Role) -> Principal {
-    Principal { name: name.into(), role }
+    Principal {
+        name: name.into(),
+        role,
+    }
 }
 
 /// What was logged while it lives, on this thread.
@@ -64,13 +73,19 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
-        // With a single subscriber, tracing asks only the thread that meets an event first whether anybody wants it, and
-        // that may be another test's: there is always a second one.
-        static SECOND: LazyLock<tracing::Dispatch> = LazyLock::new(|| tracing_subscriber::registry().into());
+        // With a single subscriber, tracing asks only the thread that meets an event first whether
+        // anybody wants it, and that may be another test's: there is always a second one.
+        static SECOND: LazyLock<tracing::Dispatch> =
+            LazyLock::new(|| tracing_subscriber::registry().into());
         LazyLock::force(&SECOND);
         let log = Self::default();
-        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone());
-        (log, tracing::subscriber::set_default(subscriber.with_ansi(false).finish()))
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(log.clone());
+        (
+            log,
+            tracing::subscriber::set_default(subscriber.with_ansi(false).finish()),
+        )
     }
 
     fn text(&self) -> String {
@@ -99,19 +114,39 @@ impl MakeWriter<'_> for Log {
 #[tokio::test]
 async fn an_authorization_decides_alone() {
     let secret = Secret::generate().unwrap();
-    let text =
-        token_entry("ci", "deployer", &secret) + "[[certificate]]\ndns = \"app.example.org\"\nrole = \"viewer\"\n";
+    let text = token_entry("ci", "deployer", &secret)
+        + "[[certificate]]\ndns = \"app.example.org\"\nrole = \"viewer\"\n";
     let case = Case::new(&text);
-    let der = certificate::of(|params| params.subject_alt_names = vec![certificate::dns("app.example.org")]);
+    let der = certificate::of(|params| {
+        params.subject_alt_names = vec![certificate::dns("app.example.org")]
+    });
     let ask = async |authorization: Option<&str>, der: Option<&[u8]>| {
-        case.access.authenticate(&Presented { authorization, certificate: der }).await.map_err(|failure| failure.reason)
+        case.access
+            .authenticate(&Presented {
+                authorization,
+                certificate: der,
+            })
+            .await
+            .map_err(|failure| failure.reason)
     };
     let good = format!("Bearer {}", secret.reveal());
     assert_eq!(ask(None, None).await, Err(Reason::CredentialMissing));
-    assert_eq!(ask(None, Some(&der)).await, Ok(principal("cert:app.example.org", Role::Viewer)));
-    assert_eq!(ask(Some(&good), Some(&der)).await, Ok(principal("token:ci", Role::Deployer)));
-    assert_eq!(ask(Some("Bearer wrong"), Some(&der)).await, Err(Reason::CredentialInvalid));
-    assert_eq!(ask(Some(""), Some(&der)).await, Err(Reason::CredentialInvalid));
+    assert_eq!(
+        ask(None, Some(&der)).await,
+        Ok(principal("cert:app.example.org", Role::Viewer))
+    );
+    assert_eq!(
+        ask(Some(&good), Some(&der)).await,
+        Ok(principal("token:ci", Role::Deployer))
+    );
+    assert_eq!(
+        ask(Some("Bearer wrong"), Some(&der)).await,
+        Err(Reason::CredentialInvalid)
+    );
+    assert_eq!(
+        ask(Some(""), Some(&der)).await,
+        Err(Reason::CredentialInvalid)
+    );
 }
 
 #[tokio::test]
@@ -119,17 +154,36 @@ async fn the_scheme_is_bearer_in_any_case_and_nothing_else() {
     let secret = Secret::generate().unwrap();
     let case = Case::new(&token_entry("ci", "admin", &secret));
     let ask = async |authorization: String| {
-        let presented = Presented { authorization: Some(&authorization), certificate: None };
-        case.access.authenticate(&presented).await.map_err(|failure| failure.reason)
+        let presented = Presented {
+            authorization: Some(&authorization),
+            certificate: None,
+        };
+        case.access
+            .authenticate(&presented)
+            .await
+            .map_err(|failure| failure.reason)
     };
     for scheme in ["Bearer ", "bearer ", "BEARER  "] {
-        assert_eq!(ask(format!("{scheme}{}", secret.reveal())).await, Ok(principal("token:ci", Role::Admin)));
+        assert_eq!(
+            ask(format!("{scheme}{}", secret.reveal())).await,
+            Ok(principal("token:ci", Role::Admin))
+        );
     }
     for scheme in ["", "Basic ", "Bearer", "Bearer\t", "Bearer Bearer "] {
-        assert_eq!(ask(format!("{scheme}{}", secret.reveal())).await, Err(Reason::CredentialInvalid), "{scheme:?}");
+        assert_eq!(
+            ask(format!("{scheme}{}", secret.reveal())).await,
+            Err(Reason::CredentialInvalid),
+            "{scheme:?}"
+        );
     }
-    assert_eq!(ask(format!("Bearer {}", "a".repeat(9000))).await, Err(Reason::CredentialInvalid));
-    assert_eq!(ask(format!("Bearer {}{}", " ".repeat(9000), secret.reveal())).await, Err(Reason::CredentialInvalid));
+    assert_eq!(
+        ask(format!("Bearer {}", "a".repeat(9000))).await,
+        Err(Reason::CredentialInvalid)
+    );
+    assert_eq!(
+        ask(format!("Bearer {}{}", " ".repeat(9000), secret.reveal())).await,
+        Err(Reason::CredentialInvalid)
+    );
 }
 
 #[tokio::test]
@@ -139,17 +193,35 @@ async fn every_refusal_of_a_kind_reads_alike_and_only_the_log_knows_why() {
     let case = Case::new(&token_entry("ci", "viewer", &secret));
     let unknown = Secret::generate().unwrap();
     let mut messages = Vec::new();
-    for credential in [unknown.reveal(), "garbage-hunter2", "schemad_hunter2", "a.hunter2.c", &"hunter2".repeat(2000)] {
+    for credential in [
+        unknown.reveal(),
+        "garbage-hunter2",
+        "schemad_hunter2",
+        "a.hunter2.c",
+        &"hunter2".repeat(2000),
+    ] {
         let authorization = format!("Bearer {credential}");
-        let presented = Presented { authorization: Some(&authorization), certificate: Some(b"hunter2") };
+        let presented = Presented {
+            authorization: Some(&authorization),
+            certificate: Some(b"hunter2"),
+        };
         let failure = case.access.authenticate(&presented).await.unwrap_err();
         assert!(!format!("{presented:?} {failure:?} {failure}").contains("hunter2"));
         messages.push(failure);
     }
-    assert!(messages.windows(2).all(|pair| pair[0] == pair[1]), "{messages:?}");
+    assert!(
+        messages.windows(2).all(|pair| pair[0] == pair[1]),
+        "{messages:?}"
+    );
     let log = log.text();
-    assert!(log.contains("SHA-256 is not in the access file") && log.contains("longer than 8 KiB"), "{log}");
-    assert!(!log.contains("hunter2") && !log.contains(unknown.reveal()), "{log}");
+    assert!(
+        log.contains("SHA-256 is not in the access file") && log.contains("longer than 8 KiB"),
+        "{log}"
+    );
+    assert!(
+        !log.contains("hunter2") && !log.contains(unknown.reveal()),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -162,9 +234,18 @@ async fn a_changed_file_is_taken_over_and_a_removed_token_is_nobody() {
     assert!(!log.text().contains("reloaded"));
     case.rewrite(&token_entry("second", "admin", &second));
     look(&case.access, &mut told).await;
-    assert!(matches!(case.bearer(first.reveal()).await, Err(Refusal::Invalid(_))));
-    assert_eq!(case.bearer(second.reveal()).await, Ok(principal("token:second", Role::Admin)));
-    assert_eq!(log.text().matches("the access file was reloaded").count(), 1);
+    assert!(matches!(
+        case.bearer(first.reveal()).await,
+        Err(Refusal::Invalid(_))
+    ));
+    assert_eq!(
+        case.bearer(second.reveal()).await,
+        Ok(principal("token:second", Role::Admin))
+    );
+    assert_eq!(
+        log.text().matches("the access file was reloaded").count(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -179,7 +260,12 @@ async fn a_broken_file_changes_nothing_and_is_complained_about_once() {
         look(&case.access, &mut told).await;
         assert!(case.bearer(secret.reveal()).await.is_ok());
     }
-    assert_eq!(log.text().matches("what was there before stays").count(), 1, "{}", log.text());
+    assert_eq!(
+        log.text().matches("what was there before stays").count(),
+        1,
+        "{}",
+        log.text()
+    );
     fs::remove_file(case.folder.path().join("access.toml")).unwrap();
     look(&case.access, &mut told).await;
     assert!(case.bearer(secret.reveal()).await.is_ok());
@@ -188,7 +274,11 @@ async fn a_broken_file_changes_nothing_and_is_complained_about_once() {
     look(&case.access, &mut told).await;
     case.rewrite("broken");
     look(&case.access, &mut told).await;
-    assert_eq!(log.text().matches("what was there before stays").count(), 3, "a new break is told again");
+    assert_eq!(
+        log.text().matches("what was there before stays").count(),
+        3,
+        "a new break is told again"
+    );
     assert!(!log.text().contains("hunter2"));
 }
 
@@ -209,9 +299,17 @@ async fn whoever_takes_out_the_last_credential_has_taken_it_out() {
     look(&case.access, &mut told).await;
     assert!(case.bearer(secret.reveal()).await.is_ok());
     look(&case.access, &mut told).await;
-    assert!(matches!(case.bearer(secret.reveal()).await, Err(Refusal::Invalid(_))));
+    assert!(matches!(
+        case.bearer(secret.reveal()).await,
+        Err(Refusal::Invalid(_))
+    ));
     look(&case.access, &mut told).await;
-    assert_eq!(log.text().matches("has no entry").count(), 1, "{}", log.text());
+    assert_eq!(
+        log.text().matches("has no entry").count(),
+        1,
+        "{}",
+        log.text()
+    );
     case.rewrite(&good);
     look(&case.access, &mut told).await;
     assert!(case.bearer(secret.reveal()).await.is_ok());
@@ -229,5 +327,8 @@ async fn a_daemon_follows_its_file() {
     keeping.abort();
     let access = case.access.clone(); // as a server calls it, from any thread
     let asked = tokio::spawn(async move { access.authenticate(&Presented::default()).await });
-    assert_eq!(asked.await.unwrap().unwrap_err().reason, Reason::CredentialMissing);
+    assert_eq!(
+        asked.await.unwrap().unwrap_err().reason,
+        Reason::CredentialMissing
+    );
 }

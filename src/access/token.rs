@@ -1,5 +1,5 @@
-//! Bearer tokens: 256 random bits of which the access file knows only the SHA-256. So much chance needs no slow hash; what is
-//! compared is compared in constant time, over all entries.
+//! Bearer tokens: 256 random bits of which the access file knows only the SHA-256. So much chance
+//! needs no slow hash; what is compared is compared in constant time, over all entries.
 
 use std::{fmt, str::FromStr, time::SystemTime};
 
@@ -23,7 +23,9 @@ impl Secret {
     /// When the operating system has no random numbers.
     pub fn generate() -> Result<Self, &'static str> {
         let mut bytes = [0; 32];
-        SystemRandom::new().fill(&mut bytes).map_err(|_| "the operating system gives no random numbers")?;
+        SystemRandom::new()
+            .fill(&mut bytes)
+            .map_err(|_| "the operating system gives no random numbers")?;
         Ok(Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))))
     }
 
@@ -111,9 +113,15 @@ pub(super) fn looks_like_one(credential: &str) -> bool {
 }
 
 /// Whose token it is.
-pub(super) fn authenticate(tokens: &[Token], presented: &str, now: SystemTime) -> Result<Principal, Refusal> {
+pub(super) fn authenticate(
+    tokens: &[Token],
+    presented: &str,
+    now: SystemTime,
+) -> Result<Principal, Refusal> {
     if !well_formed(presented) {
-        return Err(Refusal::invalid("a token that `schemad token new` did not make"));
+        return Err(Refusal::invalid(
+            "a token that `schemad token new` did not make",
+        ));
     }
     let token = find(tokens, TokenDigest::of(presented))
         .ok_or_else(|| Refusal::invalid("a token whose SHA-256 is not in the access file"))?;
@@ -121,12 +129,17 @@ pub(super) fn authenticate(tokens: &[Token], presented: &str, now: SystemTime) -
     if !token.period.contains(now) {
         return Err(Refusal::expired(name));
     }
-    Ok(Principal { name, role: token.role })
+    Ok(Principal {
+        name,
+        role: token.role,
+    })
 }
 
 /// Words that a person chose have another form and are refused, whatever the access file holds.
 fn well_formed(token: &str) -> bool {
-    let random = token.strip_prefix(PREFIX).and_then(|encoded| URL_SAFE_NO_PAD.decode(encoded).ok());
+    let random = token
+        .strip_prefix(PREFIX)
+        .and_then(|encoded| URL_SAFE_NO_PAD.decode(encoded).ok());
     random.is_some_and(|bytes| bytes.len() == 32)
 }
 
@@ -136,7 +149,9 @@ fn find(tokens: &[Token], presented: TokenDigest) -> Option<&Token> {
     for (index, token) in (0u64..).zip(tokens) {
         found.conditional_assign(&index, token.digest.0.ct_eq(&presented.0));
     }
-    usize::try_from(found).ok().and_then(|index| tokens.get(index))
+    usize::try_from(found)
+        .ok()
+        .and_then(|index| tokens.get(index))
 }
 
 #[cfg(test)]
@@ -146,22 +161,42 @@ mod tests {
     use super::*;
 
     fn token(name: &str, secret: &Secret, period: Period) -> Token {
-        Token { name: name.into(), role: Role::Deployer, digest: secret.digest(), period }
+        Token {
+            name: name.into(),
+            role: Role::Deployer,
+            digest: secret.digest(),
+            period,
+        }
     }
 
     #[test]
     fn each_token_is_its_own_principal_and_others_are_nobody() {
         let secrets: Vec<Secret> = (0..3).map(|_| Secret::generate().unwrap()).collect();
-        let tokens: Vec<Token> =
-            secrets.iter().zip(["a", "b", "c"]).map(|(s, name)| token(name, s, Period::default())).collect();
+        let tokens: Vec<Token> = secrets
+            .iter()
+            .zip(["a", "b", "c"])
+            .map(|(s, name)| token(name, s, Period::default()))
+            .collect();
         let now = SystemTime::now();
         for (secret, name) in secrets.iter().zip(["token:a", "token:b", "token:c"]) {
             let principal = authenticate(&tokens, secret.reveal(), now).unwrap();
-            assert_eq!(principal, Principal { name: name.into(), role: Role::Deployer });
+            assert_eq!(
+                principal,
+                Principal {
+                    name: name.into(),
+                    role: Role::Deployer
+                }
+            );
         }
         let other = Secret::generate().unwrap();
-        assert!(matches!(authenticate(&tokens, other.reveal(), now), Err(Refusal::Invalid(_))));
-        assert!(matches!(authenticate(&[], other.reveal(), now), Err(Refusal::Invalid(_))));
+        assert!(matches!(
+            authenticate(&tokens, other.reveal(), now),
+            Err(Refusal::Invalid(_))
+        ));
+        assert!(matches!(
+            authenticate(&[], other.reveal(), now),
+            Err(Refusal::Invalid(_))
+        ));
     }
 
     #[test]
@@ -169,11 +204,31 @@ mod tests {
         let now = SystemTime::now();
         let hour = Duration::from_secs(3600);
         let secret = Secret::generate().unwrap();
-        let over = token("over", &secret, Period { not_before: None, expires: Some(now) });
-        assert_eq!(authenticate(&[over], secret.reveal(), now), Err(Refusal::Expired("token:over".into())));
-        let early = token("early", &secret, Period { not_before: Some(now + hour), expires: None });
+        let over = token(
+            "over",
+            &secret,
+            Period {
+                not_before: None,
+                expires: Some(now),
+            },
+        );
+        assert_eq!(
+            authenticate(&[over], secret.reveal(), now),
+            Err(Refusal::Expired("token:over".into()))
+        );
+        let early = token(
+            "early",
+            &secret,
+            Period {
+                not_before: Some(now + hour),
+                expires: None,
+            },
+        );
         let early = [early];
-        assert_eq!(authenticate(&early, secret.reveal(), now), Err(Refusal::Expired("token:early".into())));
+        assert_eq!(
+            authenticate(&early, secret.reveal(), now),
+            Err(Refusal::Expired("token:early".into()))
+        );
         assert!(authenticate(&early, secret.reveal(), now + hour).is_ok());
     }
 
@@ -182,7 +237,13 @@ mod tests {
         for chosen in ["hunter2", "schemad_hunter2", "schemad_", "schemad_AAAA"] {
             let secret = Secret(chosen.into());
             let tokens = [token("weak", &secret, Period::default())];
-            assert!(matches!(authenticate(&tokens, chosen, SystemTime::now()), Err(Refusal::Invalid(_))), "{chosen}");
+            assert!(
+                matches!(
+                    authenticate(&tokens, chosen, SystemTime::now()),
+                    Err(Refusal::Invalid(_))
+                ),
+                "{chosen}"
+            );
         }
     }
 
@@ -192,7 +253,13 @@ mod tests {
         let digest = secret.digest();
         assert!(digest.to_string().parse() == Ok(digest));
         assert!(digest.to_string().to_uppercase().parse() == Ok(digest));
-        for wrong in ["", "abc", &"g".repeat(64), &"a".repeat(63), &"+1".repeat(32)] {
+        for wrong in [
+            "",
+            "abc",
+            &"g".repeat(64),
+            &"a".repeat(63),
+            &"+1".repeat(32),
+        ] {
             assert!(wrong.parse::<TokenDigest>().is_err(), "{wrong}");
         }
         assert_eq!(format!("{secret:?} {digest:?}"), "Secret TokenDigest");

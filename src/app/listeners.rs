@@ -26,14 +26,16 @@ use crate::{
     transport::{Connections, Http1, Limits, ServerTls, incoming},
 };
 
-/// Notices a dead client. Half of the 60 s after which common load balancers forget an idle connection.
+/// Notices a dead client. Half of the 60 s after which common load balancers forget an idle
+/// connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What a client may send before it is read, of a request and of all: HTTP/2's own default, for requests are small.
+/// What a client may send before it is read, of a request and of all: HTTP/2's own default, for
+/// requests are small.
 const WINDOW: u32 = 65_535;
 
-/// HTTP/2 itself allows headers to be this many times larger than the limit, so that a request over it is refused with a status;
-/// larger ones are cut off.
+/// HTTP/2 itself allows headers to be this many times larger than the limit, so that a request over
+/// it is refused with a status; larger ones are cut off.
 const HEADER_HEADROOM: usize = 4;
 
 /// What is served.
@@ -85,9 +87,18 @@ impl Parts {
             tls: self.tls,
             insecure: self.insecure,
         };
-        let history = grpc::operations::Operations { reads: reads.clone(), operations: operations.clone() };
+        let history = grpc::operations::Operations {
+            reads: reads.clone(),
+            operations: operations.clone(),
+        };
         let schemas = Schemas::new(reads.clone(), database);
-        let migrations = Migrations { catalog, reads, operations, rehearsals, insecure: self.insecure };
+        let migrations = Migrations {
+            catalog,
+            reads,
+            operations,
+            rehearsals,
+            insecure: self.insecure,
+        };
         let migrations = pb::migration_service_server::MigrationServiceServer::new(migrations);
         let history = pb::operation_service_server::OperationServiceServer::new(history);
         let schemas = pb::schema_service_server::SchemaServiceServer::new(schemas);
@@ -104,9 +115,13 @@ impl Parts {
         let main = gated(routes.into_axum_router(), main_gate);
         let admin = admin
             .router()
-            // A route, not tonic's Routes: those answer 200 to every path, and a mistyped probe would always pass.
+            // A route, not tonic's Routes: those answer 200 to every path, and a mistyped probe
+            // would always pass.
             .route_service("/grpc.health.v1.Health/{method}", health);
-        Ok((Routes::from(main.layer(middleware::from_fn(own_words))), Routes::from(gated(admin, admin_gate))))
+        Ok((
+            Routes::from(main.layer(middleware::from_fn(own_words))),
+            Routes::from(gated(admin, admin_gate)),
+        ))
     }
 }
 
@@ -124,15 +139,22 @@ fn with_reflection(routes: Routes) -> io::Result<Routes> {
     };
     // grpcurl asks for v1 and falls back to v1alpha.
     let v1 = builder().build_v1().map_err(io::Error::other)?;
-    Ok(routes.add_service(v1).add_service(builder().build_v1alpha().map_err(io::Error::other)?))
+    Ok(routes
+        .add_service(v1)
+        .add_service(builder().build_v1alpha().map_err(io::Error::other)?))
 }
 
-/// The descriptors of the messages in an error's details. Without them grpcurl and buf print them as base64. tonic-types has the files without the folder under
-/// which everybody imports them.
+/// The descriptors of the messages in an error's details. Without them grpcurl and buf print them
+/// as base64. tonic-types has the files without the folder under which everybody imports them.
 fn error_details() -> Result<FileDescriptorSet, prost::DecodeError> {
     let mut files = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
     for file in &mut files.file {
-        for name in file.name.iter_mut().chain(&mut file.dependency).filter(|name| !name.contains('/')) {
+        for name in file
+            .name
+            .iter_mut()
+            .chain(&mut file.dependency)
+            .filter(|name| !name.contains('/'))
+        {
             *name = format!("google/rpc/{name}");
         }
     }
@@ -149,10 +171,17 @@ pub(super) async fn main(
     admin_port: u16,
     phases: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let headers = u32::try_from(limits.header_bytes.saturating_mul(HEADER_HEADROOM)).unwrap_or(u32::MAX);
-    let server = server(&limits).http2_max_header_list_size(headers).layer(Deadlines).add_routes(routes);
+    let headers =
+        u32::try_from(limits.header_bytes.saturating_mul(HEADER_HEADROOM)).unwrap_or(u32::MAX);
+    let server = server(&limits)
+        .http2_max_header_list_size(headers)
+        .layer(Deadlines)
+        .add_routes(routes);
     let sockets = incoming(listener, tls, connections, Http1::IsServedOn(admin_port));
-    server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
+    server
+        .serve_with_incoming_shutdown(sockets, ended(phases))
+        .await
+        .map_err(io::Error::other)
 }
 
 /// Serves probes, gRPC and HTTP alike, until the daemon ends.
@@ -163,12 +192,19 @@ pub(super) async fn admin(
     limits: Limits,
     phases: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let server = server(&limits).accept_http1(true).layer(Deadlines).add_routes(routes);
+    let server = server(&limits)
+        .accept_http1(true)
+        .layer(Deadlines)
+        .add_routes(routes);
     let sockets = incoming(listener, None, connections, Http1::IsServed);
-    server.serve_with_incoming_shutdown(sockets, ended(phases)).await.map_err(io::Error::other)
+    server
+        .serve_with_incoming_shutdown(sockets, ended(phases))
+        .await
+        .map_err(io::Error::other)
 }
 
-/// As many streams are advertised as are allowed: a client that multiplexes opens no more, and waits where another would be refused.
+/// As many streams are advertised as are allowed: a client that multiplexes opens no more, and
+/// waits where another would be refused.
 fn server(limits: &Limits) -> Server {
     Server::builder()
         .max_concurrent_streams(u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX))
@@ -179,5 +215,6 @@ fn server(limits: &Limits) -> Server {
 }
 
 async fn ended(mut phases: watch::Receiver<Phase>) {
-    let _ = phases.wait_for(|phase| *phase == Phase::Ended).await; // its sender gone means ended too
+    // Its sender gone means ended too.
+    let _ = phases.wait_for(|phase| *phase == Phase::Ended).await;
 }

@@ -1,4 +1,5 @@
-//! The rules of a migrations folder, which a build checks as well: the crate `schemad-build` has them.
+//! The rules of a migrations folder, which a build checks as well: the crate `schemad-build` has
+//! them.
 
 pub use schemad_build::folder::*;
 
@@ -16,7 +17,10 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         let root = format!("{}/", dir.path().display());
-        check(dir.path()).iter().map(|f| f.to_string().replace(&root, "")).collect()
+        check(dir.path())
+            .iter()
+            .map(|f| f.to_string().replace(&root, ""))
+            .collect()
     }
 
     #[test]
@@ -30,7 +34,10 @@ mod tests {
             ("00000000000000_diesel_initial_setup/up.sql", "SELECT 1;"),
             ("00000000000000_diesel_initial_setup/down.sql", ""),
             ("2025-07-14-add_x/up.sql", "SELECT 1;"),
-            ("2025-07-14-add_x/metadata.toml", "run_in_transaction = false\nnote = 'x'\n"),
+            (
+                "2025-07-14-add_x/metadata.toml",
+                "run_in_transaction = false\nnote = 'x'\n",
+            ),
             ("1/up.sql", "SELECT 1"),
             ("20200101 with spaces_é/up.sql", "SELECT 1 -- trailing"),
             ("20200102_notes/up.sql", "SELECT 1"),
@@ -41,7 +48,14 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_diesel_cli_reads_them() {
-        for name in ["2025-07-14-add_x", "00000000000000_diesel_initial_setup", "1", "a-b-c", "_x", "--_y"] {
+        for name in [
+            "2025-07-14-add_x",
+            "00000000000000_diesel_initial_setup",
+            "1",
+            "a-b-c",
+            "_x",
+            "--_y",
+        ] {
             let diesel = migrations_version(name);
             assert_eq!(version_of(name), diesel, "{name}");
         }
@@ -90,7 +104,8 @@ mod tests {
         fs::write(dir.path().join("1_x/up.sql"), b"SELECT '\xff'").unwrap();
         assert_eq!(
             check(dir.path())[0].problem,
-            "is not UTF-8 (byte 8, line 1): save it as UTF-8, for example with iconv -f latin1 -t utf-8"
+            "is not UTF-8 (byte 8, line 1): save it as UTF-8, for example with iconv -f latin1 -t \
+             utf-8"
         );
     }
 
@@ -112,11 +127,18 @@ mod tests {
             fs::write(dir.path().join(path), "SELECT 1").unwrap();
         }
         let root = format!("{}/", dir.path().display());
-        let told: Vec<String> = remarks(dir.path()).iter().map(|f| f.to_string().replace(&root, "")).collect();
+        let told: Vec<String> = remarks(dir.path())
+            .iter()
+            .map(|f| f.to_string().replace(&root, ""))
+            .collect();
         insta::assert_snapshot!(told.join("\n"));
         // As most folders are.
         let plain = tempfile::tempdir().unwrap();
-        for name in ["00000000000000_diesel_initial_setup", "2025-07-14-101500_a", "20250714101501_b"] {
+        for name in [
+            "00000000000000_diesel_initial_setup",
+            "2025-07-14-101500_a",
+            "20250714101501_b",
+        ] {
             fs::create_dir_all(plain.path().join(name)).unwrap();
             fs::write(plain.path().join(name).join("up.sql"), "SELECT 1").unwrap();
         }
@@ -125,34 +147,66 @@ mod tests {
 
     #[test]
     fn utf_16_is_told_from_other_bytes() {
-        let utf16: Vec<u8> = "CREATE TABLE \u{e9} ();".encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let plain: Vec<u8> = "CREATE TABLE t ();".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let utf16: Vec<u8> = "CREATE TABLE \u{e9} ();"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let plain: Vec<u8> = "CREATE TABLE t ();"
+            .encode_utf16()
+            .flat_map(u16::to_be_bytes)
+            .collect();
         for bytes in [utf16.clone(), [b"\xff\xfe".to_vec(), utf16].concat(), plain] {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir(dir.path().join("1_x")).unwrap();
             fs::write(dir.path().join("1_x/up.sql"), &bytes).unwrap();
-            assert!(check(dir.path())[0].problem.starts_with("is UTF-16"), "{bytes:?}");
+            assert!(
+                check(dir.path())[0].problem.starts_with("is UTF-16"),
+                "{bytes:?}"
+            );
         }
     }
 
     #[test]
     fn an_empty_folder_is_a_mistake() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(check(dir.path())[0].problem.starts_with("holds no migration"));
+        assert!(
+            check(dir.path())[0]
+                .problem
+                .starts_with("holds no migration")
+        );
     }
 
     #[test]
     fn a_missing_folder_is_named() {
         let findings = check(Path::new("/no/such/folder"));
-        assert!(findings[0].to_string().starts_with("/no/such/folder: cannot be read"), "{findings:?}");
+        assert!(
+            findings[0]
+                .to_string()
+                .starts_with("/no/such/folder: cannot be read"),
+            "{findings:?}"
+        );
     }
 
     #[test]
     fn blankness_sees_through_comments() {
-        for blank in ["", " \n;", "-- x", "-- x\n ; ", "/* a /* b */ c */", "/* open"] {
+        for blank in [
+            "",
+            " \n;",
+            "-- x",
+            "-- x\n ; ",
+            "/* a /* b */ c */",
+            "/* open",
+        ] {
             assert!(is_blank(blank), "{blank:?}");
         }
-        for full in ["SELECT 1", "-- x\nSELECT 1", "/* a */ SELECT 1", "/**/x", "-- x\rSELECT 1", "\u{a0}"] {
+        for full in [
+            "SELECT 1",
+            "-- x\nSELECT 1",
+            "/* a */ SELECT 1",
+            "/**/x",
+            "-- x\rSELECT 1",
+            "\u{a0}",
+        ] {
             assert!(!is_blank(full), "{full:?}");
         }
     }

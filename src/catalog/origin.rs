@@ -1,5 +1,6 @@
-//! The folder that a set was read from. It is read once, so a change there is for the next start, and has to be told: whoever adds a
-//! migration to the folder of a daemon that runs is answered "nothing to do".
+//! The folder that a set was read from. It is read once, so a change there is for the next start,
+//! and has to be told: whoever adds a migration to the folder of a daemon that runs is answered
+//! "nothing to do".
 
 use std::{
     collections::BTreeMap,
@@ -25,8 +26,9 @@ type Stamps = Option<BTreeMap<PathBuf, (SystemTime, u64)>>;
 pub struct Origin {
     dir: PathBuf,
     read: BTreeMap<Version, Entry>,
-    /// The last comparison: the stamps that it was made for, and its result. `None` before the first, because files may change between the
-    /// reading of the set and the first look at their stamps.
+    /// The last comparison: the stamps that it was made for, and its result. `None` before the
+    /// first, because files may change between the reading of the set and the first look at their
+    /// stamps.
     last: Mutex<Option<(Stamps, Option<String>)>>,
 }
 
@@ -40,14 +42,22 @@ struct Entry {
 impl Origin {
     /// Remembers `catalog`, which was just read from `dir`.
     pub fn new(dir: &Path, catalog: &Catalog) -> Self {
-        Self { dir: dir.to_path_buf(), read: contents(catalog), last: Mutex::new(None) }
+        Self {
+            dir: dir.to_path_buf(),
+            read: contents(catalog),
+            last: Mutex::new(None),
+        }
     }
 
-    /// Compares the folder with the set. Returns a sentence with the migrations that are new, changed or gone and what to do, `None` where
-    /// nothing is different. Files are read only when their stamps have changed, on a thread that may block.
+    /// Compares the folder with the set. Returns a sentence with the migrations that are new,
+    /// changed or gone and what to do, `None` where nothing is different. Files are read only when
+    /// their stamps have changed, on a thread that may block.
     pub async fn change(self: &Arc<Self>) -> Option<String> {
         let origin = self.clone();
-        tokio::task::spawn_blocking(move || origin.look()).await.ok().flatten()
+        tokio::task::spawn_blocking(move || origin.look())
+            .await
+            .ok()
+            .flatten()
     }
 
     fn look(&self) -> Option<String> {
@@ -63,12 +73,14 @@ impl Origin {
 
     fn difference(&self) -> Option<String> {
         let found = FileBasedMigrations::from_path(&self.dir).map_err(|error| error.to_string());
-        let loaded = found.and_then(|found| Catalog::load(&found).map_err(|error| error.to_string()));
+        let loaded =
+            found.and_then(|found| Catalog::load(&found).map_err(|error| error.to_string()));
         let what = match loaded {
             Err(error) => format!("which cannot be used as they are ({error})"),
             Ok(catalog) => {
                 let now = contents(&catalog);
-                let without = |these: &BTreeMap<Version, Entry>, those: &BTreeMap<Version, Entry>| {
+                let without = |these: &BTreeMap<Version, Entry>,
+                               those: &BTreeMap<Version, Entry>| {
                     these
                         .iter()
                         .filter(|(version, _)| !those.contains_key(*version))
@@ -76,11 +88,16 @@ impl Origin {
                         .collect()
                 };
                 let changed = now.iter().filter(|(version, entry)| {
-                    self.read.get(*version).is_some_and(|read| read.scripts != entry.scripts)
+                    self.read
+                        .get(*version)
+                        .is_some_and(|read| read.scripts != entry.scripts)
                 });
                 let kinds: [(&str, Vec<String>); 3] = [
                     ("new", without(&now, &self.read)),
-                    ("changed", changed.map(|(_, entry)| entry.name.clone()).collect()),
+                    (
+                        "changed",
+                        changed.map(|(_, entry)| entry.name.clone()).collect(),
+                    ),
                     ("gone", without(&self.read, &now)),
                 ];
                 let told: Vec<String> = kinds
@@ -95,8 +112,8 @@ impl Origin {
             }
         };
         Some(format!(
-            "the migrations in {} are others than when this daemon read them, {what}. It goes on with those that it read; start it again to \
-             have it use the folder as it is now",
+            "the migrations in {} are others than when this daemon read them, {what}. It goes on \
+             with those that it read; start it again to have it use the folder as it is now",
             self.dir.display()
         ))
     }
@@ -104,12 +121,27 @@ impl Origin {
 
 fn named(kind: &str, names: &[String]) -> String {
     let more = names.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{kind}: {}{more}", names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", "))
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    format!(
+        "{kind}: {}{more}",
+        names
+            .iter()
+            .take(NAMED)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ")
+    )
 }
 
 fn contents(catalog: &Catalog) -> BTreeMap<Version, Entry> {
-    let of = |m: &crate::migration::Migration| Entry { name: m.name.clone(), scripts: super::digest([m]) };
+    let of = |m: &crate::migration::Migration| Entry {
+        name: m.name.clone(),
+        scripts: super::digest([m]),
+    };
     catalog.iter().map(|m| (m.version.clone(), of(m))).collect()
 }
 
@@ -120,7 +152,13 @@ fn stamps(dir: &Path) -> Stamps {
         for file in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
             // Through symbolic links: a ConfigMap's files are such.
             if let Ok(metadata) = fs::metadata(file.path()) {
-                found.insert(file.path(), (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len()));
+                found.insert(
+                    file.path(),
+                    (
+                        metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                        metadata.len(),
+                    ),
+                );
             }
         }
     }

@@ -1,9 +1,12 @@
-//! The SQL of any Diesel migration, found by letting it run against a connection that only writes down. Diesel has no
-//! public way to an embedded migration's text (diesel_migrations 2.3).
+//! The SQL of any Diesel migration, found by letting it run against a connection that only writes
+//! down. Diesel has no public way to an embedded migration's text (diesel_migrations 2.3).
 
 use diesel::{
     ConnectionResult, QueryResult,
-    connection::{AnsiTransactionManager, CacheSize, Connection, ConnectionSealed, Instrumentation, SimpleConnection},
+    connection::{
+        AnsiTransactionManager, CacheSize, Connection, ConnectionSealed, Instrumentation,
+        SimpleConnection,
+    },
     migration::Migration,
     pg::Pg,
     query_builder::{QueryFragment, QueryId},
@@ -22,9 +25,22 @@ pub(super) fn down(migration: &dyn Migration<Pg>) -> diesel::migration::Result<O
     let mut recorder = Recorder::default();
     match migration.revert(&mut recorder) {
         Ok(()) => Ok(Some(recorder.text())),
-        Err(error) if matches!(error.downcast_ref(), Some(MigrationError::NoMigrationRevertFile)) => Ok(None),
+        Err(error)
+            if matches!(
+                error.downcast_ref(),
+                Some(MigrationError::NoMigrationRevertFile)
+            ) =>
+        {
+            Ok(None)
+        }
         // A file of 0 bytes, for FileBasedMigrations; the error's type is not public.
-        Err(error) if error.to_string().ends_with("Attempted to run an empty migration.") => Ok(None),
+        Err(error)
+            if error
+                .to_string()
+                .ends_with("Attempted to run an empty migration.") =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -37,7 +53,8 @@ struct Recorder {
 }
 
 impl Recorder {
-    /// What was sent, in one text; a line break keeps a trailing comment from swallowing what follows.
+    /// What was sent, in one text; a line break keeps a trailing comment from swallowing what
+    /// follows.
     fn text(self) -> String {
         self.scripts.join("\n;\n")
     }
@@ -60,9 +77,14 @@ impl Connection for Recorder {
         Ok(Self::default())
     }
 
-    fn execute_returning_count<T: QueryFragment<Pg> + QueryId>(&mut self, _: &T) -> QueryResult<usize> {
+    fn execute_returning_count<T: QueryFragment<Pg> + QueryId>(
+        &mut self,
+        _: &T,
+    ) -> QueryResult<usize> {
         Err(diesel::result::Error::QueryBuilderError(
-            "schemad embeds SQL: a migration may use only batch_execute, not Diesel's query builder".into(),
+            "schemad embeds SQL: a migration may use only batch_execute, not Diesel's query \
+             builder"
+                .into(),
         ))
     }
 

@@ -18,8 +18,13 @@ use crate::{db::error::chain, grpc::pb::migration_service_client::MigrationServi
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The error that a plaintext client gets from a server that speaks TLS.
-const CUT_OFF: [&str; 5] =
-    ["connection closed", "frame with invalid size", "broken pipe", "onnection reset", "operation was canceled"];
+const CUT_OFF: [&str; 5] = [
+    "connection closed",
+    "frame with invalid size",
+    "broken pipe",
+    "onnection reset",
+    "operation was canceled",
+];
 
 /// Where the daemon is.
 #[derive(Clone, Debug, Args)]
@@ -54,34 +59,50 @@ pub(super) struct Read {
 impl Address {
     /// In plaintext, without a credential.
     pub(super) fn plain(address: String) -> Self {
-        Self { address, security: Security::default() }
+        Self {
+            address,
+            security: Security::default(),
+        }
     }
 
     /// A channel that connects on first use.
     pub(super) fn channel(&self) -> Result<Way, Exit> {
         self.check_origin(self.security.foreign_token())?;
-        let credential = self.security.credential(self.encrypted() || self.is_here())?;
-        Ok(InterceptedService::new(self.endpoint()?.connect_lazy(), credential))
+        let credential = self
+            .security
+            .credential(self.encrypted() || self.is_here())?;
+        Ok(InterceptedService::new(
+            self.endpoint()?.connect_lazy(),
+            credential,
+        ))
     }
 
-    /// Refuses to show a credential that is `foreign` to `.env` to a daemon that only that file chose.
+    /// Refuses to show a credential that is `foreign` to `.env` to a daemon that only that file
+    /// chose.
     fn check_origin(&self, foreign: Option<&str>) -> Result<(), Exit> {
         // A command's own address, such as that of `dev`, is not the variable's.
         let is_the_files = env_file::decides("SCHEMAD_ADDRESS")
             && std::env::var("SCHEMAD_ADDRESS").is_ok_and(|address| address == self.address);
         let chosen_by = match is_the_files {
             true => Some("SCHEMAD_ADDRESS"),
-            // Whoever is believed to be the daemon gets the credential. On the way to this machine itself nobody stands.
+            // Whoever is believed to be the daemon gets the credential. On the way to this machine
+            // itself nobody stands.
             false if self.is_here() => None,
-            false => ["SCHEMAD_TLS_CA", "SCHEMAD_TLS_SERVER_NAME"].into_iter().find(|name| env_file::decides(name)),
+            false => ["SCHEMAD_TLS_CA", "SCHEMAD_TLS_SERVER_NAME"]
+                .into_iter()
+                .find(|name| env_file::decides(name)),
         };
         let (Some(setting), Some(credential)) = (chosen_by, foreign) else {
             return Ok(());
         };
-        let flag = setting.trim_start_matches("SCHEMAD_").to_lowercase().replace('_', "-");
+        let flag = setting
+            .trim_start_matches("SCHEMAD_")
+            .to_lowercase()
+            .replace('_', "-");
         Err(Exit::usage(format!(
-            "{setting} stands in .env, which may have come with a checkout, and {credential} neither stands there nor lies in a file \
-             beside it: it is not shown to {}. Give --{flag}, or set {setting} in the environment",
+            "{setting} stands in .env, which may have come with a checkout, and {credential} \
+             neither stands there nor lies in a file beside it: it is not shown to {}. Give \
+             --{flag}, or set {setting} in the environment",
             self.address,
         )))
     }
@@ -98,7 +119,9 @@ impl Address {
             .keep_alive_timeout(alive)
             .keep_alive_while_idle(true);
         match self.encrypted() {
-            true => endpoint.tls_config(self.security.tls()?).map_err(|e| Exit::usage(format!("TLS: {}", chain(&e)))),
+            true => endpoint
+                .tls_config(self.security.tls()?)
+                .map_err(|e| Exit::usage(format!("TLS: {}", chain(&e)))),
             false => Ok(endpoint),
         }
     }
@@ -106,17 +129,28 @@ impl Address {
     /// What is called.
     fn uri(&self) -> Result<Uri, Exit> {
         let address = &self.address;
-        let bare = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://")).unwrap_or(address);
+        let bare = address
+            .strip_prefix("https://")
+            .or_else(|| address.strip_prefix("http://"))
+            .unwrap_or(address);
         // Not repeated: a database's has a password.
         if bare.contains("://") || bare.contains(['@', '=', ' ', '\n']) {
             return Err(Exit::usage(
-                "--address is not host:port; it is no database's URL or DSN, names no user and holds no password",
+                "--address is not host:port; it is no database's URL or DSN, names no user and \
+                 holds no password",
             ));
         }
         let scheme = if self.encrypted() { "https" } else { "http" };
         // ":50051" is this machine, as in Go.
-        let host = if bare.starts_with(':') { "127.0.0.1" } else { "" };
-        let uri = format!("{scheme}://{host}{bare}").parse::<Uri>().ok().filter(|uri| uri.host().is_some());
+        let host = if bare.starts_with(':') {
+            "127.0.0.1"
+        } else {
+            ""
+        };
+        let uri = format!("{scheme}://{host}{bare}")
+            .parse::<Uri>()
+            .ok()
+            .filter(|uri| uri.host().is_some());
         uri.ok_or_else(|| Exit::usage(format!("--address {:?} is not host:port", self.address)))
     }
 
@@ -127,7 +161,11 @@ impl Address {
     /// A loopback address: what goes there leaves no machine.
     fn is_here(&self) -> bool {
         let is_here = |host: &str| {
-            host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+            host == "localhost"
+                || host
+                    .trim_matches(['[', ']'])
+                    .parse()
+                    .is_ok_and(|ip: IpAddr| ip.is_loopback())
         };
         self.uri().is_ok_and(|uri| uri.host().is_some_and(is_here))
     }
@@ -136,21 +174,27 @@ impl Address {
     pub(super) fn hint(&self, cause: &str) -> Option<&'static str> {
         Some(match cause {
             _ if cause.contains("CaUsedAsEndEntity") => {
-                "; the daemon shows an authority's certificate: give it one that such an authority has signed, or make the \
-                 self-signed one with basicConstraints=CA:FALSE"
+                "; the daemon shows an authority's certificate: give it one that such an authority \
+                 has signed, or make the self-signed one with basicConstraints=CA:FALSE"
             }
-            _ if cause.contains("UnknownIssuer") => "; name the authority that signed it with --tls-ca",
+            _ if cause.contains("UnknownIssuer") => {
+                "; name the authority that signed it with --tls-ca"
+            }
             _ if cause.contains("NotValidForName") => {
-                "; the certificate is for another name: use that as the address, or --tls-server-name"
+                "; the certificate is for another name: use that as the address, or \
+                 --tls-server-name"
             }
             _ if cause.contains("InvalidContentType") || cause.contains("corrupt message") => {
                 "; it does not speak TLS: use http:// or no scheme"
             }
-            _ if cause.contains("CertificateRequired") => "; it wants a certificate: --client-cert and --client-key",
+            _ if cause.contains("CertificateRequired") => {
+                "; it wants a certificate: --client-cert and --client-key"
+            }
             _ if self.encrypted() && cause.contains("connection closed") => {
                 "; perhaps it wants a certificate (--client-cert, --client-key), or another one"
             }
-            // It depends on who is first: the server with its refusal, or the client with what it writes next.
+            // It depends on who is first: the server with its refusal, or the client with what it
+            // writes next.
             _ if !self.encrypted() && CUT_OFF.iter().any(|words| cause.contains(words)) => {
                 "; if it speaks TLS, use https://"
             }
@@ -179,7 +223,10 @@ impl Address {
 impl Read {
     /// A read with the usual patience.
     pub(super) fn new(common: Common) -> Self {
-        Self { common, timeout: Duration::from_secs(15) }
+        Self {
+            common,
+            timeout: Duration::from_secs(15),
+        }
     }
 
     /// A read that may take so long.
@@ -204,11 +251,16 @@ impl Read {
         let address = &self.common.address;
         match tokio::time::timeout(self.timeout, call(client(address.channel()?))).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) if self.common.output == Output::Json && exit::reason(&status).is_some() => {
+            Ok(Err(status))
+                if self.common.output == Output::Json && exit::reason(&status).is_some() =>
+            {
                 Err(exit::json_error(&status))
             }
             Ok(Err(status)) => Err(address.explain(&status)),
-            Err(_) => Err(Exit::unavailable(format!("no answer from {} within {:?}", address.address, self.timeout))),
+            Err(_) => Err(Exit::unavailable(format!(
+                "no answer from {} within {:?}",
+                address.address, self.timeout
+            ))),
         }
     }
 }
@@ -232,9 +284,15 @@ mod tests {
         ] {
             assert!(is_here(here), "{here}");
         }
-        for there in
-            ["schemad.internal", "http://schemad.internal", "10.0.0.1", "h:1", "localhost.evil:1", "", "127.0.0.1.evil"]
-        {
+        for there in [
+            "schemad.internal",
+            "http://schemad.internal",
+            "10.0.0.1",
+            "h:1",
+            "localhost.evil:1",
+            "",
+            "127.0.0.1.evil",
+        ] {
             assert!(!is_here(there), "{there}");
         }
     }

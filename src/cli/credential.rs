@@ -1,5 +1,5 @@
-//! What a client shows and what it wants to be shown: TLS, a certificate, a bearer token. A token goes only where nobody can
-//! read it on the way.
+//! What a client shows and what it wants to be shown: TLS, a certificate, a bearer token. A token
+//! goes only where nobody can read it on the way.
 
 use std::{fmt, path::Path, path::PathBuf};
 
@@ -16,7 +16,8 @@ use super::{env_file, exit::Exit, file_name::FileName, open_file};
 /// A channel that shows the credential with each call.
 pub(super) type Way = InterceptedService<Channel, Credential>;
 
-/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+/// Said at each option: a heading for the next ones would hold for those of the commands, too,
+/// which come after these.
 const HEADING: &str = "TLS and credential";
 
 /// How to speak to the daemon, and as whom.
@@ -37,8 +38,9 @@ pub(super) struct Security {
     /// Its key (PEM).
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "client_cert", global = true, value_parser = FileName)]
     client_key: Option<PathBuf>,
-    /// A file with the bearer token to show, of `schemad token new` or a CI job's identity. The token itself can stand in
-    /// SCHEMAD_TOKEN; it is no flag, for other users see a process's arguments.
+    /// A file with the bearer token to show, of `schemad token new` or a CI job's identity. The
+    /// token itself can stand in SCHEMAD_TOKEN; it is no flag, for other users see a process's
+    /// arguments.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_TOKEN_FILE", value_name = "FILE", global = true, value_parser = FileName)]
     token_file: Option<PathBuf>,
 }
@@ -52,16 +54,27 @@ impl Security {
         identity: Option<(PathBuf, PathBuf)>,
     ) -> Self {
         let (client_cert, client_key) = identity.unzip();
-        Self { tls, tls_ca, tls_server_name, client_cert, client_key, token_file: None }
+        Self {
+            tls,
+            tls_ca,
+            tls_server_name,
+            client_cert,
+            client_key,
+            token_file: None,
+        }
     }
 
     pub(super) fn wants_tls(&self) -> bool {
-        self.tls || self.tls_ca.is_some() || self.tls_server_name.is_some() || self.client_cert.is_some()
+        self.tls
+            || self.tls_ca.is_some()
+            || self.tls_server_name.is_some()
+            || self.client_cert.is_some()
     }
 
     pub(super) fn tls(&self) -> Result<ClientTlsConfig, Exit> {
         let mut config = match &self.tls_ca {
-            Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--tls-ca", file)?)),
+            Some(file) => ClientTlsConfig::new()
+                .ca_certificate(Certificate::from_pem(read("--tls-ca", file)?)),
             None => ClientTlsConfig::new().with_native_roots(),
         };
         if let Some(name) = &self.tls_server_name {
@@ -69,13 +82,17 @@ impl Security {
         }
         if let Some((certificate, key)) = self.client_cert.as_ref().zip(self.client_key.as_ref()) {
             open_file::warn_if_readable(key);
-            let identity = Identity::from_pem(read("--client-cert", certificate)?, read("--client-key", key)?);
+            let identity = Identity::from_pem(
+                read("--client-cert", certificate)?,
+                read("--client-key", key)?,
+            );
             config = config.identity(identity);
         }
         Ok(config)
     }
 
-    /// The token's name in a message, where there is one that neither stands in `.env` nor lies in a file beside it.
+    /// The token's name in a message, where there is one that neither stands in `.env` nor lies in
+    /// a file beside it.
     pub(super) fn foreign_token(&self) -> Option<&'static str> {
         let is_own = match self.token()? {
             Token::File(file) => is_of_env_file("SCHEMAD_TOKEN_FILE", file),
@@ -86,17 +103,30 @@ impl Security {
 
     /// The same of the certificate that is shown.
     pub(super) fn foreign_certificate(&self) -> Option<&'static str> {
-        let files = [("SCHEMAD_CLIENT_CERT", &self.client_cert), ("SCHEMAD_CLIENT_KEY", &self.client_key)];
-        let is_foreign =
-            |(name, file): (&str, &Option<PathBuf>)| file.as_ref().is_some_and(|file| !is_of_env_file(name, file));
-        files.into_iter().any(is_foreign).then_some("the client's certificate")
+        let files = [
+            ("SCHEMAD_CLIENT_CERT", &self.client_cert),
+            ("SCHEMAD_CLIENT_KEY", &self.client_key),
+        ];
+        let is_foreign = |(name, file): (&str, &Option<PathBuf>)| {
+            file.as_ref()
+                .is_some_and(|file| !is_of_env_file(name, file))
+        };
+        files
+            .into_iter()
+            .any(is_foreign)
+            .then_some("the client's certificate")
     }
 
-    /// Where the token is. A flag beats the environment, which beats `.env`, whichever form each has.
+    /// Where the token is. A flag beats the environment, which beats `.env`, whichever form each
+    /// has.
     fn token(&self) -> Option<Token<'_>> {
-        let variable = std::env::var("SCHEMAD_TOKEN").ok().filter(|token| !token.is_empty());
+        let variable = std::env::var("SCHEMAD_TOKEN")
+            .ok()
+            .filter(|token| !token.is_empty());
         match (&self.token_file, variable) {
-            (Some(_), Some(token)) if env_file::decides("SCHEMAD_TOKEN_FILE") && !env_file::sets("SCHEMAD_TOKEN") => {
+            (Some(_), Some(token))
+                if env_file::decides("SCHEMAD_TOKEN_FILE") && !env_file::sets("SCHEMAD_TOKEN") =>
+            {
                 Some(Token::Variable(token))
             }
             (Some(file), _) => Some(Token::File(file)),
@@ -117,18 +147,22 @@ impl Security {
         let word = token.split_whitespace().next().unwrap_or_default();
         if word.eq_ignore_ascii_case("bearer") {
             return Err(Exit::usage(
-                "the token (SCHEMAD_TOKEN or --token-file) begins with the word `Bearer`, which schemad writes itself: give only what \
-                 stands behind it",
+                "the token (SCHEMAD_TOKEN or --token-file) begins with the word `Bearer`, which \
+                 schemad writes itself: give only what stands behind it",
             ));
         }
         if !private {
             return Err(Exit::usage(
-                "a token is set, and it would be sent in plaintext: use https:// (or --tls), or a loopback address",
+                "a token is set, and it would be sent in plaintext: use https:// (or --tls), or a \
+                 loopback address",
             ));
         }
-        let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
-            .parse()
-            .map_err(|_| Exit::usage("the token (SCHEMAD_TOKEN or --token-file) holds characters that no token has"))?;
+        let mut value: MetadataValue<Ascii> =
+            format!("Bearer {}", token.trim()).parse().map_err(|_| {
+                Exit::usage(
+                    "the token (SCHEMAD_TOKEN or --token-file) holds characters that no token has",
+                )
+            })?;
         value.set_sensitive(true);
         Ok(Credential(Some(value)))
     }
@@ -155,14 +189,20 @@ pub(super) struct Credential(Option<MetadataValue<Ascii>>);
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Credential(…)" } else { "Credential(none)" })
+        f.write_str(if self.0.is_some() {
+            "Credential(…)"
+        } else {
+            "Credential(none)"
+        })
     }
 }
 
 impl Interceptor for Credential {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
         }
         Ok(request)
     }

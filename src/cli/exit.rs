@@ -27,7 +27,11 @@ pub(super) struct Exit {
 }
 
 impl Exit {
-    pub(super) const DONE: Self = Self { code: 0, message: None, rendered: false };
+    pub(super) const DONE: Self = Self {
+        code: 0,
+        message: None,
+        rendered: false,
+    };
     const FAILED: u8 = 1;
     const USAGE: u8 = 2;
     const REFUSED: u8 = 3;
@@ -67,7 +71,11 @@ impl Exit {
 
     /// Any other code; what there was to say has been said.
     pub(super) fn with_code(code: u8, message: Option<String>) -> Self {
-        Self { code, message, rendered: false }
+        Self {
+            code,
+            message,
+            rendered: false,
+        }
     }
 
     /// A status as a result.
@@ -77,7 +85,9 @@ impl Exit {
         let code = match status.code() {
             Code::Ok => 0,
             Code::InvalidArgument | Code::Unimplemented => Self::USAGE,
-            Code::FailedPrecondition if is(Reason::MigrationFailed) || is(Reason::LockTimeout) => Self::FAILED,
+            Code::FailedPrecondition if is(Reason::MigrationFailed) || is(Reason::LockTimeout) => {
+                Self::FAILED
+            }
             Code::FailedPrecondition | Code::NotFound => Self::REFUSED,
             Code::Aborted if is(Reason::Interrupted) => Self::UNAVAILABLE,
             Code::Aborted | Code::ResourceExhausted => Self::BUSY,
@@ -88,24 +98,42 @@ impl Exit {
         };
         let message = match status.code() {
             Code::Unimplemented if reason.is_none() => {
-                "whoever answers there is no schemad, or it is the admin listener or another release's"
+                "whoever answers there is no schemad, or it is the admin listener or another \
+                 release's"
             }
             _ => status.message(),
         };
         let ways = ways(status);
         let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         match snippet::of(status) {
-            Some(rendered) => Self { code, message: Some(rendered + &ways), rendered: true },
-            None => Self::with_code(code, Some(format!("{reason}: {}{ways}", ways::without_methods(message)))),
+            Some(rendered) => Self {
+                code,
+                message: Some(rendered + &ways),
+                rendered: true,
+            },
+            None => Self::with_code(
+                code,
+                Some(format!(
+                    "{reason}: {}{ways}",
+                    ways::without_methods(message)
+                )),
+            ),
         }
     }
 
     /// How an operation ended that was only watched.
     pub(super) fn from_failure(failure: Option<&pb::Failure>) -> Self {
-        let Some(failure) = failure else { return Self::DONE };
+        let Some(failure) = failure else {
+            return Self::DONE;
+        };
         let reason = Reason::parse(&failure.reason);
         let metadata = failure.metadata.clone().into_iter().collect();
-        let failure = Failure { reason, message: failure.message.clone(), metadata, field: None };
+        let failure = Failure {
+            reason,
+            message: failure.message.clone(),
+            metadata,
+            field: None,
+        };
         Self::from_status(&from_failure(&failure))
     }
 
@@ -121,12 +149,18 @@ impl Exit {
 
     /// The same with another sentence at its end.
     pub(super) fn adding(self, sentence: &str) -> Self {
-        Self { message: self.message.map(|message| message + sentence), ..self }
+        Self {
+            message: self.message.map(|message| message + sentence),
+            ..self
+        }
     }
 
     /// The same code; what there was to say has been said.
     pub(super) fn silently(self) -> Self {
-        Self { message: None, ..self }
+        Self {
+            message: None,
+            ..self
+        }
     }
 
     /// The same message with another code.
@@ -154,20 +188,32 @@ impl Exit {
 
 /// The commands that answer the failure of this status, each on a line of its own.
 fn ways(status: &Status) -> String {
-    let Some(info) = status.get_details_error_info().filter(|info| info.domain == DOMAIN) else { return String::new() };
+    let Some(info) = status
+        .get_details_error_info()
+        .filter(|info| info.domain == DOMAIN)
+    else {
+        return String::new();
+    };
     let ways = ways::of_failure(Reason::parse(&info.reason), &info.metadata);
-    ways.iter().map(|way| format!("\n  {}", output::line(way))).collect()
+    ways.iter()
+        .map(|way| format!("\n  {}", output::line(way)))
+        .collect()
 }
 
 /// ErrorInfo.reason, when schemad itself answered.
 pub(super) fn reason(status: &Status) -> Option<String> {
-    status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
+    status
+        .get_details_error_info()
+        .filter(|info| info.domain == DOMAIN)
+        .map(|info| info.reason)
 }
 
 /// The status as one JSON object on stderr.
 pub(super) fn json_error(status: &Status) -> Exit {
     let info = status.get_details_error_info();
-    let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
+    let (reason, metadata) = info
+        .map(|info| (info.reason, info.metadata))
+        .unwrap_or_default();
     let error = serde_json::json!({
         "code": status.code() as i32,
         "message": status.message(),
@@ -180,7 +226,12 @@ pub(super) fn json_error(status: &Status) -> Exit {
 
 /// The operation whose result this status is.
 pub(super) fn operation(status: &Status) -> Option<String> {
-    status.get_details_error_info().filter(|info| info.domain == DOMAIN)?.metadata.get("operation").cloned()
+    status
+        .get_details_error_info()
+        .filter(|info| info.domain == DOMAIN)?
+        .metadata
+        .get("operation")
+        .cloned()
 }
 
 #[cfg(test)]
@@ -199,16 +250,24 @@ mod tests {
     #[test]
     fn every_reason_is_documented_with_its_codes() {
         let mut text = String::from(
-            "# Errors\n\nEvery error has a google.rpc.ErrorInfo with domain `schemad`, one of these reasons, and data in its \
-             metadata. A status\nthat is the result of an operation carries `operation` there; any other says nothing about \
-             an operation that was accepted.\n\nReflection serves `google/rpc/error_details.proto`, by which a client resolves the details' types (`buf curl` prints them in base64 all the same).\n\n\
-             A deadline (`grpc-timeout`) ends every call, streams too: `DEADLINE_EXCEEDED`. It ends \
-             no operation, which goes on in the daemon; a call\nwhose deadline has passed when it arrives begins none.\n\n| reason | gRPC code | exit code | meaning |\n| --- | --- | --- | --- |\n",
+            "# Errors\n\nEvery error has a google.rpc.ErrorInfo with domain `schemad`, one of \
+             these reasons, and data in its metadata. A status\nthat is the result of an operation \
+             carries `operation` there; any other says nothing about an operation that was \
+             accepted.\n\nReflection serves `google/rpc/error_details.proto`, by which a client \
+             resolves the details' types (`buf curl` prints them in base64 all the same).\n\nA \
+             deadline (`grpc-timeout`) ends every call, streams too: `DEADLINE_EXCEEDED`. It ends \
+             no operation, which goes on in the daemon; a call\nwhose deadline has passed when it \
+             arrives begins none.\n\n| reason | gRPC code | exit code | meaning |\n| --- | --- | \
+             --- | --- |\n",
         );
         for reason in Reason::ALL {
             let status = from_failure(&Failure::new(*reason, "m"));
             let exit = Exit::from_status(&status).code;
-            text += &format!("| {reason} | {:?} | {exit} | {} |\n", status.code(), reason.doc());
+            text += &format!(
+                "| {reason} | {:?} | {exit} | {} |\n",
+                status.code(),
+                reason.doc()
+            );
         }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md");
         if std::env::var_os("UPDATE_DOCS").is_some() {

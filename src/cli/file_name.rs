@@ -11,26 +11,40 @@ pub(super) struct FileName;
 impl TypedValueParser for FileName {
     type Value = PathBuf;
 
-    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<PathBuf, Error> {
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<PathBuf, Error> {
         let text = value.to_string_lossy();
         if is_content(&text) {
             let flag = arg.and_then(Arg::get_long).unwrap_or_default();
-            let told = format!("--{flag} is not the name of a file but looks like what belongs into it\n");
+            let told =
+                format!("--{flag} is not the name of a file but looks like what belongs into it\n");
             return Err(Error::raw(ErrorKind::ValueValidation, told).with_cmd(command));
         }
         Ok(value.into())
     }
 }
 
-/// True for what nobody calls a file: a PEM, a URL or what is left of one, a token, a key in hex, a JWT.
+/// True for what nobody calls a file: a PEM, a URL or what is left of one, a token, a key in hex, a
+/// JWT.
 pub(super) fn is_content(text: &str) -> bool {
     let is_path = text.starts_with(['/', '.']);
-    let is_userinfo = || text.split_once('@').is_some_and(|(before, _)| before.contains(':'));
+    let is_userinfo = || {
+        text.split_once('@')
+            .is_some_and(|(before, _)| before.contains(':'))
+    };
     let is_hex = || text.len() >= 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
     text.contains('\n')
         || text.contains("://")
         || text.contains("-----BEGIN")
-        || !is_path && (text.starts_with("schemad_") || text.starts_with("eyJ") || is_userinfo() || is_hex())
+        || !is_path
+            && (text.starts_with("schemad_")
+                || text.starts_with("eyJ")
+                || is_userinfo()
+                || is_hex())
 }
 
 #[cfg(test)]
@@ -49,9 +63,14 @@ mod tests {
         ] {
             assert!(is_content(content), "{content}");
         }
-        for name in
-            ["tls.key", "/run/credentials/schemad@a:b.service/token", "./schemad_token", "a@b", "C:key", "deadbeef"]
-        {
+        for name in [
+            "tls.key",
+            "/run/credentials/schemad@a:b.service/token",
+            "./schemad_token",
+            "a@b",
+            "C:key",
+            "deadbeef",
+        ] {
             assert!(!is_content(name), "{name}");
         }
     }

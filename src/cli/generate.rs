@@ -39,7 +39,10 @@ impl Man {
                 Some(command) => one(command),
                 None => {
                     let names: Vec<&str> = commands(&root).map(Command::get_name).collect();
-                    return Exit::usage(format!("there is no command {name}; there are {}", names.join(", ")));
+                    return Exit::usage(format!(
+                        "there is no command {name}; there are {}",
+                        names.join(", ")
+                    ));
                 }
             },
         };
@@ -51,12 +54,15 @@ impl Man {
 }
 
 fn commands(root: &Command) -> impl Iterator<Item = &Command> {
-    root.get_subcommands().filter(|command| command.get_name() != "help")
+    root.get_subcommands()
+        .filter(|command| command.get_name() != "help")
 }
 
 /// All of them, each before its own.
 fn commands_below(command: &Command) -> Vec<&Command> {
-    commands(command).flat_map(|sub| std::iter::once(sub).chain(commands_below(sub))).collect()
+    commands(command)
+        .flat_map(|sub| std::iter::once(sub).chain(commands_below(sub)))
+        .collect()
 }
 
 /// The page of one command, with the options of those below it.
@@ -71,14 +77,21 @@ fn one(command: &Command) -> std::io::Result<Vec<u8>> {
 fn sections(command: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     for sub in commands_below(command) {
         let man = clap_mangen::Man::new(sub.clone());
-        writeln!(page, ".SH {}", sub.get_bin_name().unwrap_or_else(|| sub.get_name()).to_uppercase())?;
+        writeln!(
+            page,
+            ".SH {}",
+            sub.get_bin_name()
+                .unwrap_or_else(|| sub.get_name())
+                .to_uppercase()
+        )?;
         man.render_description_section(page)?;
         man.render_options_section(page)?;
     }
     Ok(())
 }
 
-/// The page of all: the commands with their options. clap_mangen's own list of them would name pages that nobody has installed.
+/// The page of all: the commands with their options. clap_mangen's own list of them would name
+/// pages that nobody has installed.
 fn whole(root: &Command) -> std::io::Result<Vec<u8>> {
     let mut page = Vec::new();
     let man = clap_mangen::Man::new(root.clone());
@@ -87,9 +100,15 @@ fn whole(root: &Command) -> std::io::Result<Vec<u8>> {
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    writeln!(page, ".SH COMMANDS\nEach has its own page: \\fBschemad man \\fICOMMAND\\fR prints it.")?;
+    writeln!(
+        page,
+        ".SH COMMANDS\nEach has its own page: \\fBschemad man \\fICOMMAND\\fR prints it."
+    )?;
     for command in commands(root) {
-        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let about = command
+            .get_about()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         writeln!(
             page,
             ".TP\n\\fBschemad {}\\fR\n{}",

@@ -1,10 +1,13 @@
-//! `schemad health`: grpc_health_probe's flags and exit codes, because that is what people have scripted against.
+//! `schemad health`: grpc_health_probe's flags and exit codes, because that is what people have
+//! scripted against.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use super::{
     client::Address, credential::Security, env_file, exit::Exit, file_name::FileName, output::say,
@@ -38,12 +41,13 @@ pub(super) struct Health {
     /// The daemon, as host:port.
     #[arg(long = "addr", alias = "address", env = "SCHEMAD_ADDRESS", default_value = super::settings::DEFAULT_LISTEN)]
     addr: String,
-    /// Ask the daemon that has the same environment where it speaks no TLS and wants no credential: at its admin listener. That is
-    /// where SCHEMAD_ADMIN_LISTEN says, else SCHEMAD_ADDRESS, else 127.0.0.1:50052. For a container's own health check.
+    /// Ask the daemon that has the same environment where it speaks no TLS and wants no credential:
+    /// at its admin listener. That is where SCHEMAD_ADMIN_LISTEN says, else SCHEMAD_ADDRESS, else
+    /// 127.0.0.1:50052. For a container's own health check.
     #[arg(long)]
     admin: bool,
-    /// What to ask for: nothing (the process), schemad.v1.MigrationService, schemad.database, schemad.schema.current or
-    /// schemad.schema.applied.VERSION.
+    /// What to ask for: nothing (the process), schemad.v1.MigrationService, schemad.database,
+    /// schemad.schema.current or schemad.schema.applied.VERSION.
     #[arg(long, default_value = "", env = "SCHEMAD_SERVICE")]
     service: String,
     /// How long connecting may take.
@@ -74,7 +78,9 @@ pub(super) fn with_double_dashes(args: impl Iterator<Item = OsString>) -> Vec<Os
     let mut args: Vec<OsString> = args.collect();
     if args.get(1).is_some_and(|arg| arg == "health") {
         for arg in args.iter_mut().skip(2) {
-            let go = arg.to_str().filter(|text| GO_FLAGS.contains(&text.split('=').next().unwrap_or_default()));
+            let go = arg
+                .to_str()
+                .filter(|text| GO_FLAGS.contains(&text.split('=').next().unwrap_or_default()));
             if let Some(text) = go {
                 *arg = format!("-{text}").into();
             }
@@ -90,7 +96,9 @@ impl Health {
             self.tls,
             self.tls_ca_cert.clone(),
             self.tls_server_name.clone(),
-            self.tls_client_cert.clone().zip(self.tls_client_key.clone()),
+            self.tls_client_cert
+                .clone()
+                .zip(self.tls_client_key.clone()),
         );
         if self.admin && env_file::is_flag("SCHEMAD_ADDRESS") {
             return Exit::usage("--admin says where to ask, and so does --addr: give one").with(1);
@@ -98,8 +106,13 @@ impl Health {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let address = match variable("SCHEMAD_ADMIN_LISTEN") {
             Some(listen) if self.admin => Address::plain(reachable(&listen)),
-            None if self.admin && variable("SCHEMAD_ADDRESS").is_none() => Address::plain(DEFAULT_ADMIN_LISTEN.into()),
-            _ => Address { address: self.addr.clone(), security },
+            None if self.admin && variable("SCHEMAD_ADDRESS").is_none() => {
+                Address::plain(DEFAULT_ADMIN_LISTEN.into())
+            }
+            _ => Address {
+                address: self.addr.clone(),
+                security,
+            },
         };
         let shown = address.address.clone();
         let endpoint = match address.endpoint() {
@@ -111,37 +124,61 @@ impl Health {
             Ok(Err(error)) => {
                 let cause = chain(&error);
                 let hint = address.hint(&cause).unwrap_or_default();
-                return unhealthy(NO_CONNECTION, format!("failed to connect to {shown}: {cause}{hint}"));
+                return unhealthy(
+                    NO_CONNECTION,
+                    format!("failed to connect to {shown}: {cause}{hint}"),
+                );
             }
             Err(_) => {
-                let message = format!("timeout: failed to connect to {shown} within {:?}", self.connect_timeout);
+                let message = format!(
+                    "timeout: failed to connect to {shown} within {:?}",
+                    self.connect_timeout
+                );
                 return unhealthy(NO_CONNECTION, message);
             }
         };
-        let request = HealthCheckRequest { service: self.service.clone() };
-        let status = match tokio::time::timeout(self.rpc_timeout, HealthClient::new(channel).check(request)).await {
-            Ok(Ok(response)) => response.into_inner().status(),
-            Ok(Err(status)) if status.code() == Code::Unimplemented => {
-                let message = "this server does not implement the grpc health protocol (grpc.health.v1.Health)";
-                return unhealthy(RPC_FAILED, message.into());
-            }
-            Ok(Err(status)) => {
-                let cause = std::error::Error::source(&status).map(chain);
-                let hint = cause.as_deref().and_then(|cause| address.hint(cause)).unwrap_or_default();
-                let words = cause.as_deref().unwrap_or(status.message());
-                return unhealthy(RPC_FAILED, format!("health rpc failed: {:?}: {words}{hint}", status.code()));
-            }
-            Err(_) => {
-                let message = format!("timeout: health rpc did not complete within {:?}", self.rpc_timeout);
-                return unhealthy(RPC_FAILED, message);
-            }
+        let request = HealthCheckRequest {
+            service: self.service.clone(),
         };
+        let status =
+            match tokio::time::timeout(self.rpc_timeout, HealthClient::new(channel).check(request))
+                .await
+            {
+                Ok(Ok(response)) => response.into_inner().status(),
+                Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                    let message = "this server does not implement the grpc health protocol \
+                    (grpc.health.v1.Health)";
+                    return unhealthy(RPC_FAILED, message.into());
+                }
+                Ok(Err(status)) => {
+                    let cause = std::error::Error::source(&status).map(chain);
+                    let hint = cause
+                        .as_deref()
+                        .and_then(|cause| address.hint(cause))
+                        .unwrap_or_default();
+                    let words = cause.as_deref().unwrap_or(status.message());
+                    return unhealthy(
+                        RPC_FAILED,
+                        format!("health rpc failed: {:?}: {words}{hint}", status.code()),
+                    );
+                }
+                Err(_) => {
+                    let message = format!(
+                        "timeout: health rpc did not complete within {:?}",
+                        self.rpc_timeout
+                    );
+                    return unhealthy(RPC_FAILED, message);
+                }
+            };
         let word = status.as_str_name();
         if status == ServingStatus::Serving {
             say(&format!("status: {word}"));
             Exit::DONE
         } else {
-            unhealthy(UNHEALTHY, format!("service unhealthy (responded with {word:?})"))
+            unhealthy(
+                UNHEALTHY,
+                format!("service unhealthy (responded with {word:?})"),
+            )
         }
     }
 }
@@ -175,9 +212,28 @@ mod tests {
     fn single_dashes_are_understood_for_health_only() {
         let convert = |args: &[&str]| with_double_dashes(args.iter().map(OsString::from));
         assert_eq!(
-            convert(&["schemad", "health", "-addr=a:1", "-service", "-x", "--addr", "b"]),
-            ["schemad", "health", "--addr=a:1", "--service", "-x", "--addr", "b"]
+            convert(&[
+                "schemad",
+                "health",
+                "-addr=a:1",
+                "-service",
+                "-x",
+                "--addr",
+                "b"
+            ]),
+            [
+                "schemad",
+                "health",
+                "--addr=a:1",
+                "--service",
+                "-x",
+                "--addr",
+                "b"
+            ]
         );
-        assert_eq!(convert(&["schemad", "status", "-addr"]), ["schemad", "status", "-addr"]);
+        assert_eq!(
+            convert(&["schemad", "status", "-addr"]),
+            ["schemad", "status", "-addr"]
+        );
     }
 }

@@ -14,7 +14,9 @@ use super::{
     operate::{self, Live, show},
     output::{self, Output, fitted_table, line, progress, say, tell_done},
 };
-use crate::grpc::pb::{self, operation_event::Event, operation_service_client::OperationServiceClient};
+use crate::grpc::pb::{
+    self, operation_event::Event, operation_service_client::OperationServiceClient,
+};
 
 /// Between tries after a lost connection.
 const RETRY: Duration = Duration::from_millis(300);
@@ -70,11 +72,20 @@ impl History {
     /// As many pages as needed: one table, or one JSON object a page.
     async fn print(self) -> Result<(), Exit> {
         let mut request = pb::ListOperationsRequest {
-            kind: self.kind.map_or(pb::OperationKind::Unspecified, kind).into(),
-            state: self.state.map_or(pb::OperationState::Unspecified, state).into(),
+            kind: self
+                .kind
+                .map_or(pb::OperationKind::Unspecified, kind)
+                .into(),
+            state: self
+                .state
+                .map_or(pb::OperationState::Unspecified, state)
+                .into(),
             principal: self.principal.unwrap_or_default(),
             version: self.version.unwrap_or_default(),
-            create_time_from: self.since.and_then(|since| SystemTime::now().checked_sub(since)).map(Into::into),
+            create_time_from: self
+                .since
+                .and_then(|since| SystemTime::now().checked_sub(since))
+                .map(Into::into),
             ..Default::default()
         };
         let (mut rows, mut left) = (Vec::new(), self.limit);
@@ -83,7 +94,9 @@ impl History {
             let call = request.clone();
             let page = self
                 .read
-                .call_on(OperationServiceClient::new, async |mut client| client.list_operations(call).await)
+                .call_on(OperationServiceClient::new, async |mut client| {
+                    client.list_operations(call).await
+                })
                 .await?;
             if self.read.common.output == Output::Json {
                 output::json(&page, "schemad.v1.ListOperationsResponse")?;
@@ -99,8 +112,22 @@ impl History {
             if output::is_narrow(HISTORY_WIDTH) {
                 shorten_ids(&mut rows);
             }
-            let header = ["OPERATION", "WHAT", "STATE", "STEPS", "BEGUN", "TOOK", "BY", "REASON"];
-            say(&fitted_table(&header, rows, &["BY", "TOOK", "STEPS"], "REASON"));
+            let header = [
+                "OPERATION",
+                "WHAT",
+                "STATE",
+                "STEPS",
+                "BEGUN",
+                "TOOK",
+                "BY",
+                "REASON",
+            ];
+            say(&fitted_table(
+                &header,
+                rows,
+                &["BY", "TOOK", "STEPS"],
+                "REASON",
+            ));
         }
         Ok(())
     }
@@ -109,7 +136,8 @@ impl History {
 /// A terminal with less has no room for whole ids and the rest beside them.
 const HISTORY_WIDTH: usize = 120;
 
-/// Ids as short as `watch` and `cancel` take them, in the first column: so long that no two are the same.
+/// Ids as short as `watch` and `cancel` take them, in the first column: so long that no two are the
+/// same.
 fn shorten_ids(rows: &mut [Vec<String>]) {
     const SHORTEST: usize = 13; // with the time in milliseconds
     let ids: Vec<String> = rows.iter().map(|row| row[0].clone()).collect();
@@ -124,16 +152,25 @@ fn shorten_ids(rows: &mut [Vec<String>]) {
 
 fn row(operation: &pb::Operation) -> Vec<String> {
     let word = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
-    let end = operation.end_time.and_then(|time| SystemTime::try_from(time).ok());
-    let begin = operation.create_time.and_then(|time| SystemTime::try_from(time).ok());
-    let took = begin.zip(end).and_then(|(begin, end)| end.duration_since(begin).ok());
+    let end = operation
+        .end_time
+        .and_then(|time| SystemTime::try_from(time).ok());
+    let begin = operation
+        .create_time
+        .and_then(|time| SystemTime::try_from(time).ok());
+    let took = begin
+        .zip(end)
+        .and_then(|(begin, end)| end.duration_since(begin).ok());
     vec![
         operation.id.clone(),
         word(operation.kind().as_str_name(), "OPERATION_KIND_"),
         word(operation.state().as_str_name(), "OPERATION_STATE_"),
         format!("{}/{}", operation.steps_done, operation.steps_total),
         output::time(operation.create_time.as_ref()),
-        output::duration(took.and_then(|took| prost_types::Duration::try_from(took).ok()).as_ref()),
+        output::duration(
+            took.and_then(|took| prost_types::Duration::try_from(took).ok())
+                .as_ref(),
+        ),
         operation.principal.clone(),
         why(operation),
     ]
@@ -198,32 +235,51 @@ impl Which {
             return Ok(id.clone());
         }
         // A variable that is empty must not be the only operation there is.
-        if let Some(begins) = self.operation.as_ref().filter(|begins| begins.len() < SHORTEST_BEGINNING) {
+        if let Some(begins) = self
+            .operation
+            .as_ref()
+            .filter(|begins| begins.len() < SHORTEST_BEGINNING)
+        {
             return Err(Exit::usage(format!(
-                "{begins:?} is too little of an operation's id: give at least {SHORTEST_BEGINNING} characters, or --running"
+                "{begins:?} is too little of an operation's id: give at least {SHORTEST_BEGINNING} \
+                 characters, or --running"
             )));
         }
-        let request = pb::ListOperationsRequest { page_size: LOOKED_THROUGH, ..Default::default() };
+        let request = pb::ListOperationsRequest {
+            page_size: LOOKED_THROUGH,
+            ..Default::default()
+        };
         let read = Read::new(common.clone());
-        let page =
-            read.call_on(OperationServiceClient::new, async |mut client| client.list_operations(request).await).await?;
+        let page = read
+            .call_on(OperationServiceClient::new, async |mut client| {
+                client.list_operations(request).await
+            })
+            .await?;
         let is_it = |operation: &&pb::Operation| match &self.operation {
             Some(begins) => operation.id.starts_with(&begins.to_ascii_lowercase()),
-            None => matches!(operation.state(), pb::OperationState::Running | pb::OperationState::Pending),
+            None => matches!(
+                operation.state(),
+                pb::OperationState::Running | pb::OperationState::Pending
+            ),
         };
         let mut found: Vec<&pb::Operation> = page.operations.iter().filter(is_it).collect();
         if self.running {
             // Under way before those that wait, and of those the oldest.
             found.sort_by_key(|operation| operation.state() != pb::OperationState::Running);
-            let first =
-                found.iter().find(|operation| operation.state() == pb::OperationState::Running).or(found.last());
-            return first.map(|operation| operation.id.clone()).ok_or_else(|| Exit::usage("no operation is running"));
+            let first = found
+                .iter()
+                .find(|operation| operation.state() == pb::OperationState::Running)
+                .or(found.last());
+            return first
+                .map(|operation| operation.id.clone())
+                .ok_or_else(|| Exit::usage("no operation is running"));
         }
         let begins = self.operation.as_deref().unwrap_or_default();
         match found[..] {
             [one] => Ok(one.id.clone()),
             [] => Err(Exit::usage(format!(
-                "no operation's id begins with {begins:?} (`schemad history` lists them; the last {LOOKED_THROUGH} were looked at)"
+                "no operation's id begins with {begins:?} (`schemad history` lists them; the last \
+                 {LOOKED_THROUGH} were looked at)"
             ))),
             [..] => Err(Exit::usage(format!(
                 "the ids of {} operations begin with {begins:?}: give more of it",
@@ -254,7 +310,12 @@ impl Watch {
             Ok(id) => id,
             Err(exit) => return exit,
         };
-        let following = Following { operation, after: self.after, reconnect: self.reconnect, common: self.common };
+        let following = Following {
+            operation,
+            after: self.after,
+            reconnect: self.reconnect,
+            common: self.common,
+        };
         following.say_what_was_asked().await;
         following.run().await
     }
@@ -271,14 +332,31 @@ struct Following {
 impl Following {
     /// Of an operation without steps: what was resolved or signed, and why. Its events do not say.
     async fn say_what_was_asked(&self) {
-        let request = pb::GetOperationRequest { id: self.operation.clone() };
+        let request = pb::GetOperationRequest {
+            id: self.operation.clone(),
+        };
         let read = Read::new(self.common.clone());
-        let found =
-            read.call_on(OperationServiceClient::new, async |mut client| client.get_operation(request).await).await;
-        let Ok(pb::GetOperationResponse { operation: Some(operation) }) = found else { return };
-        let is_without_steps = matches!(operation.kind(), pb::OperationKind::Resolve | pb::OperationKind::Sign);
+        let found = read
+            .call_on(OperationServiceClient::new, async |mut client| {
+                client.get_operation(request).await
+            })
+            .await;
+        let Ok(pb::GetOperationResponse {
+            operation: Some(operation),
+        }) = found
+        else {
+            return;
+        };
+        let is_without_steps = matches!(
+            operation.kind(),
+            pb::OperationKind::Resolve | pb::OperationKind::Sign
+        );
         if is_without_steps && operation.reason.is_empty() && self.common.output == Output::Table {
-            let word = operation.kind().as_str_name().trim_start_matches("OPERATION_KIND_").to_lowercase();
+            let word = operation
+                .kind()
+                .as_str_name()
+                .trim_start_matches("OPERATION_KIND_")
+                .to_lowercase();
             progress(&format!(
                 "{}, asked for by {}: {}",
                 word.replace('_', " "),
@@ -305,7 +383,10 @@ impl Following {
     async fn to_the_end(&self, live: &mut Live) -> Exit {
         let (mut after, mut ended, mut lost_since) = (self.after, None, None::<Instant>);
         loop {
-            let status = match self.once(&mut after, &mut ended, &mut lost_since, live).await {
+            let status = match self
+                .once(&mut after, &mut ended, &mut lost_since, live)
+                .await
+            {
                 Ok(()) => match ended {
                     Some(exit) => return exit,
                     None => match self.recorded_end().await {
@@ -328,18 +409,35 @@ impl Following {
         }
     }
 
-    /// How it ended, as it is recorded, for whoever has seen all of its events. `None`: it has not ended.
+    /// How it ended, as it is recorded, for whoever has seen all of its events. `None`: it has not
+    /// ended.
     async fn recorded_end(&self) -> Result<Option<Exit>, Status> {
-        let channel = self.common.address.channel().map_err(|_| Status::unavailable("the daemon cannot be reached"))?;
-        let request = pb::GetOperationRequest { id: self.operation.clone() };
-        let response = OperationServiceClient::new(channel).get_operation(request).await?.into_inner();
-        let Some(operation) = response.operation else { return Ok(None) };
+        let channel = self
+            .common
+            .address
+            .channel()
+            .map_err(|_| Status::unavailable("the daemon cannot be reached"))?;
+        let request = pb::GetOperationRequest {
+            id: self.operation.clone(),
+        };
+        let response = OperationServiceClient::new(channel)
+            .get_operation(request)
+            .await?
+            .into_inner();
+        let Some(operation) = response.operation else {
+            return Ok(None);
+        };
         Ok(match operation.state() {
-            pb::OperationState::Unspecified | pb::OperationState::Pending | pb::OperationState::Running => None,
+            pb::OperationState::Unspecified
+            | pb::OperationState::Pending
+            | pb::OperationState::Running => None,
             pb::OperationState::Succeeded => Some(Exit::DONE),
             _ => {
-                let failure =
-                    pb::Failure { reason: operation.reason, message: operation.message, ..Default::default() };
+                let failure = pb::Failure {
+                    reason: operation.reason,
+                    message: operation.message,
+                    ..Default::default()
+                };
                 Some(Exit::from_failure(Some(&failure)))
             }
         })
@@ -352,18 +450,29 @@ impl Following {
         lost_since: &mut Option<Instant>,
         live: &mut Live,
     ) -> Result<(), Cut> {
-        let mut client = OperationServiceClient::new(self.common.address.channel().map_err(Cut::Exit)?);
-        let request = pb::WatchOperationRequest { id: self.operation.clone(), after_sequence: *after };
-        let mut events = client.watch_operation(request).await.map_err(Cut::Status)?.into_inner();
+        let mut client =
+            OperationServiceClient::new(self.common.address.channel().map_err(Cut::Exit)?);
+        let request = pb::WatchOperationRequest {
+            id: self.operation.clone(),
+            after_sequence: *after,
+        };
+        let mut events = client
+            .watch_operation(request)
+            .await
+            .map_err(Cut::Status)?
+            .into_inner();
         while let Some(response) = events.message().await.map_err(Cut::Status)? {
-            let Some(event) = &response.event else { continue };
+            let Some(event) = &response.event else {
+                continue;
+            };
             *lost_since = None;
             *after = event.sequence.max(*after);
             if let Some(Event::Finished(finished)) = &event.event {
                 *ended = Some(Exit::from_failure(finished.failure.as_ref()));
             }
             match self.common.output {
-                Output::Json => output::json(&response, "schemad.v1.WatchOperationResponse").map_err(Cut::Exit)?,
+                Output::Json => output::json(&response, "schemad.v1.WatchOperationResponse")
+                    .map_err(Cut::Exit)?,
                 Output::Table => {
                     live.event(event);
                     live.above(|| show::event(event));
@@ -403,28 +512,42 @@ impl Cancel {
         let request = pb::CancelOperationRequest { id };
         // It answers when the operation has ended.
         let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
-        let answer =
-            read.call_on(OperationServiceClient::new, async |mut client| client.cancel_operation(request).await).await;
+        let answer = read
+            .call_on(OperationServiceClient::new, async |mut client| {
+                client.cancel_operation(request).await
+            })
+            .await;
         let response = match answer {
             Ok(response) => response,
             Err(exit) => return exit,
         };
         if self.common.output == Output::Json {
-            let exit = output::json(&response, "schemad.v1.CancelOperationResponse").err().unwrap_or(Exit::DONE);
+            let exit = output::json(&response, "schemad.v1.CancelOperationResponse")
+                .err()
+                .unwrap_or(Exit::DONE);
             if output::is_printed() {
                 return exit;
             }
         }
         let operation = response.operation.unwrap_or_default();
-        let reached = format!("{} of {} steps are done and stay", operation.steps_done, operation.steps_total);
+        let reached = format!(
+            "{} of {} steps are done and stay",
+            operation.steps_done, operation.steps_total
+        );
         match operation.state() {
             pb::OperationState::Cancelled => tell_done(&format!("Cancelled; {reached}.")),
             pb::OperationState::Pending | pb::OperationState::Running => {
                 progress("It was told to end and has not yet; `schemad watch` follows it.");
             }
             other => {
-                let word = other.as_str_name().trim_start_matches("OPERATION_STATE_").to_lowercase();
-                tell_done(&format!("It ended by itself before that: {}; {reached}.", line(&word)));
+                let word = other
+                    .as_str_name()
+                    .trim_start_matches("OPERATION_STATE_")
+                    .to_lowercase();
+                tell_done(&format!(
+                    "It ended by itself before that: {}; {reached}.",
+                    line(&word)
+                ));
             }
         }
         Exit::DONE

@@ -17,8 +17,9 @@ use crate::grpc::pb::{self, lease_response::Event, lease_service_client::LeaseSe
 
 const A_DAY: Duration = Duration::from_secs(86_400);
 
-/// Lease a migrated database for a test: with a command, it runs with DATABASE_URL set; without one, the URL is printed and
-/// the database is there until Ctrl-C, or until stdin ends where that is a pipe. It is dropped afterwards.
+/// Lease a migrated database for a test: with a command, it runs with DATABASE_URL set; without
+/// one, the URL is printed and the database is there until Ctrl-C, or until stdin ends where that
+/// is a pipe. It is dropped afterwards.
 #[derive(Debug, Args)]
 pub(super) struct Lease {
     #[command(flatten)]
@@ -26,8 +27,8 @@ pub(super) struct Lease {
     /// How long it may last at most [default: as the daemon says].
     #[arg(long, env = "SCHEMAD_TTL", value_parser = humantime::parse_duration, value_name = "DURATION")]
     ttl: Option<Duration>,
-    /// How long to wait for it: for room where as many databases are leased as may be, and for all migrations where it is the
-    /// daemon's first lease.
+    /// How long to wait for it: for room where as many databases are leased as may be, and for all
+    /// migrations where it is the daemon's first lease.
     #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     timeout: Duration,
     /// The command and its arguments, behind --. schemad exits as it does.
@@ -50,7 +51,12 @@ impl Lease {
         let asked = tokio::time::timeout(self.timeout, begin(client, self.ttl, queue_timeout));
         let (stream, database) = asked
             .await
-            .map_err(|_| Exit::unavailable(format!("no lease from {} within {:?}", address.address, self.timeout)))?
+            .map_err(|_| {
+                Exit::unavailable(format!(
+                    "no lease from {} within {:?}",
+                    address.address, self.timeout
+                ))
+            })?
             .map_err(|status| address.explain(&status))?;
         let ended = ended(stream, address);
         if let Some((program, arguments)) = self.command.split_first() {
@@ -68,12 +74,17 @@ impl Lease {
 
     fn show(&self, database: &pb::LeasedDatabase) -> Result<(), Exit> {
         if self.common.output == Output::Json {
-            let response = pb::LeaseResponse { event: Some(Event::Database(database.clone())) };
+            let response = pb::LeaseResponse {
+                event: Some(Event::Database(database.clone())),
+            };
             return output::json(&response, "schemad.v1.LeaseResponse");
         }
         say(&line(&database.url));
         let until = output::time(database.expire_time.as_ref());
-        progress(&styled(DIM, &format!("leased until {until}, Ctrl-C, or the end of a piped stdin")));
+        progress(&styled(
+            DIM,
+            &format!("leased until {until}, Ctrl-C, or the end of a piped stdin"),
+        ));
         Ok(())
     }
 }
@@ -86,7 +97,10 @@ async fn begin(
 ) -> Result<(Streaming<pb::LeaseResponse>, pb::LeasedDatabase), Status> {
     // A day is the longest that the daemon takes.
     let queue_timeout = super::operate::wire(queue_timeout.min(A_DAY));
-    let request = pb::LeaseRequest { ttl: ttl.map(super::operate::wire), queue_timeout: Some(queue_timeout) };
+    let request = pb::LeaseRequest {
+        ttl: ttl.map(super::operate::wire),
+        queue_timeout: Some(queue_timeout),
+    };
     let mut stream = client.lease(request).await?.into_inner();
     match stream.message().await?.and_then(|response| response.event) {
         Some(Event::Database(database)) => Ok((stream, database)),
@@ -99,7 +113,9 @@ async fn ended(mut stream: Streaming<pb::LeaseResponse>, address: &Address) -> E
     loop {
         match stream.message().await {
             Ok(Some(_)) => {}
-            Ok(None) => return Exit::unavailable("something between here and the daemon ended the lease"),
+            Ok(None) => {
+                return Exit::unavailable("something between here and the daemon ended the lease");
+            }
             Err(status) => return address.explain(&status),
         }
     }

@@ -21,7 +21,8 @@ pub(super) struct Ledger {
 
 #[derive(Debug, Subcommand)]
 enum Act {
-    /// Vouch for the down scripts that the ledger keeps, as they are, with the daemon's signing key. What was said is kept.
+    /// Vouch for the down scripts that the ledger keeps, as they are, with the daemon's signing
+    /// key. What was said is kept.
     Sign(Sign),
 }
 
@@ -31,8 +32,8 @@ struct Sign {
     /// The down of this migration, whatever signature it has; may be repeated.
     #[arg(long, value_name = "VERSION", value_parser = operate::version)]
     version: Vec<String>,
-    /// The downs of all applied migrations that the daemon carries just so, or that one of its keys signed before. Others have
-    /// to be read, and named.
+    /// The downs of all applied migrations that the daemon carries just so, or that one of its keys
+    /// signed before. Others have to be read, and named.
     #[arg(long)]
     all: bool,
     /// Why, for those who look later.
@@ -52,10 +53,17 @@ impl Ledger {
 
 impl Sign {
     async fn run(self) -> Exit {
-        let request =
-            pb::SignLedgerRequest { versions: self.version, all: self.all, reason: self.reason, ..Default::default() };
+        let request = pb::SignLedgerRequest {
+            versions: self.version,
+            all: self.all,
+            reason: self.reason,
+            ..Default::default()
+        };
         let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
-        let response = match read.call(async |mut client| client.sign_ledger(request).await).await {
+        let response = match read
+            .call(async |mut client| client.sign_ledger(request).await)
+            .await
+        {
             Err(exit) => return exit,
             Ok(response) => response,
         };
@@ -75,10 +83,20 @@ impl Sign {
 }
 
 fn show(response: &pb::SignLedgerResponse) {
-    let id = response.operation.as_ref().map(|operation| operation.id.as_str()).unwrap_or_default();
-    tell_done(&format!("Signed {} down(s) (operation {id}).", response.signed.len()));
+    let id = response
+        .operation
+        .as_ref()
+        .map(|operation| operation.id.as_str())
+        .unwrap_or_default();
+    tell_done(&format!(
+        "Signed {} down(s) (operation {id}).",
+        response.signed.len()
+    ));
     if !response.refused.is_empty() {
-        let rows = response.refused.iter().map(|refused| vec![refused.version.clone(), refused.message.clone()]);
+        let rows = response
+            .refused
+            .iter()
+            .map(|refused| vec![refused.version.clone(), refused.message.clone()]);
         progress(&table(&["NOT SIGNED", "WHY"], rows));
     }
 }

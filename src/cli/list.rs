@@ -24,8 +24,14 @@ impl List {
     async fn print(self) -> Result<(), Exit> {
         let (mut page_token, mut rows) = (String::new(), Vec::new());
         loop {
-            let request = pb::ListMigrationsRequest { page_size: 1000, page_token };
-            let page = self.read.call(async |mut client| client.list_migrations(request).await).await?;
+            let request = pb::ListMigrationsRequest {
+                page_size: 1000,
+                page_token,
+            };
+            let page = self
+                .read
+                .call(async |mut client| client.list_migrations(request).await)
+                .await?;
             if self.read.common.output == Output::Json {
                 output::json(&page, "schemad.v1.ListMigrationsResponse")?;
             }
@@ -36,8 +42,21 @@ impl List {
             }
         }
         if self.read.common.output == Output::Table {
-            let header = ["VERSION", "NAME", "STATE", "APPLIED", "TOOK", "REVERSIBLE", "RUNS"];
-            say(&fitted_table(&header, rows, &["TOOK", "REVERSIBLE", "RUNS", "APPLIED"], "NAME"));
+            let header = [
+                "VERSION",
+                "NAME",
+                "STATE",
+                "APPLIED",
+                "TOOK",
+                "REVERSIBLE",
+                "RUNS",
+            ];
+            say(&fitted_table(
+                &header,
+                rows,
+                &["TOOK", "REVERSIBLE", "RUNS", "APPLIED"],
+                "NAME",
+            ));
         }
         Ok(())
     }
@@ -51,7 +70,11 @@ fn row(migration: &pb::Migration) -> Vec<String> {
         output::time(migration.apply_time.as_ref()),
         output::duration(migration.apply_duration.as_ref()),
         reversible(migration),
-        runs(migration.up_mode(), migration.up_mode_reason(), migration.up_parts),
+        runs(
+            migration.up_mode(),
+            migration.up_mode_reason(),
+            migration.up_parts,
+        ),
     ]
 }
 
@@ -73,7 +96,12 @@ pub(super) fn runs(mode: pb::MigrationMode, reason: pb::ModeReason, parts: i32) 
 
 /// One word, and what is odd about it.
 pub(super) fn state(migration: &pb::Migration) -> String {
-    let word = migration.state().as_str_name().trim_start_matches("MIGRATION_STATE_").to_lowercase().replace('_', " ");
+    let word = migration
+        .state()
+        .as_str_name()
+        .trim_start_matches("MIGRATION_STATE_")
+        .to_lowercase()
+        .replace('_', " ");
     match (migration.edited, migration.embedded) {
         (true, _) => format!("{word}, edited since"),
         (_, true) if migration.reversible_from.len() > 1 && downs_differ(migration) => {
@@ -88,17 +116,27 @@ pub(super) fn state(migration: &pb::Migration) -> String {
 pub(super) fn source(source: pb::ScriptSource) -> String {
     match source {
         pb::ScriptSource::Binary => "daemon".into(),
-        other => other.as_str_name().trim_start_matches("SCRIPT_SOURCE_").to_lowercase(),
+        other => other
+            .as_str_name()
+            .trim_start_matches("SCRIPT_SOURCE_")
+            .to_lowercase(),
     }
 }
 
 fn downs_differ(migration: &pb::Migration) -> bool {
-    let (ledger, own) = (&migration.recorded_down_checksum, &migration.embedded_down_checksum);
+    let (ledger, own) = (
+        &migration.recorded_down_checksum,
+        &migration.embedded_down_checksum,
+    );
     !ledger.is_empty() && !own.is_empty() && ledger != own
 }
 
 /// From where it can be rolled back.
 pub(super) fn reversible(migration: &pb::Migration) -> String {
     let sources: Vec<String> = migration.reversible_from().map(source).collect();
-    if sources.is_empty() { "no".into() } else { sources.join(", ") }
+    if sources.is_empty() {
+        "no".into()
+    } else {
+        sources.join(", ")
+    }
 }

@@ -1,9 +1,10 @@
-//! The queue between a daemon and its stderr. Whoever logs puts a line into the queue, and a thread of its own writes it. A reader
-//! that has stopped reading (a full pipe, a terminal stopped with Ctrl-S, a stuck journal) holds up that thread and nothing else.
-//! Lines that find no room are dropped and counted; the log says how many as soon as there is room again.
+//! The queue between a daemon and its stderr. Whoever logs puts a line into the queue, and a thread
+//! of its own writes it. A reader that has stopped reading (a full pipe, a terminal stopped with
+//! Ctrl-S, a stuck journal) holds up that thread and nothing else. Lines that find no room are
+//! dropped and counted; the log says how many as soon as there is room again.
 //!
-//! tracing-appender's non-blocking writer does most of this, but it bounds lines and not bytes, and its loss can be read by the
-//! program only.
+//! tracing-appender's non-blocking writer does most of this, but it bounds lines and not bytes, and
+//! its loss can be read by the program only.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +18,8 @@ use std::{
 
 use crate::metrics::LOG_LINES_DROPPED;
 
-/// Bytes that wait to be written: some 15,000 lines, which is more than a daemon logs while a slow terminal catches up.
+/// Bytes that wait to be written: some 15,000 lines, which is more than a daemon logs while a slow
+/// terminal catches up.
 const ROOM: usize = 4 << 20;
 
 /// How long the process waits at its end for the reader of its last lines.
@@ -28,15 +30,20 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// Starts the queue of this process. From now on its stderr is written by a thread of its own, panics included.
+/// Starts the queue of this process. From now on its stderr is written by a thread of its own,
+/// panics included.
 pub(super) fn start() {
     // A stderr that was closed has nobody who could be told.
-    let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return };
+    let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else {
+        return;
+    };
     if QUEUE.set(LogQueue::default()).is_err() {
         return;
     }
     let Some(queue) = QUEUE.get() else { return };
-    let writer = thread::Builder::new().name("log".into()).spawn(move || queue.write_to(File::from(stderr)));
+    let writer = thread::Builder::new()
+        .name("log".into())
+        .spawn(move || queue.write_to(File::from(stderr)));
     if writer.is_err() {
         queue.lock().has_ended = true;
         return;
@@ -48,14 +55,18 @@ pub(super) fn start() {
             _ => String::new(),
         };
         if tracing::dispatcher::has_been_set() {
-            tracing::error!(event = "daemon.panicked", "a mistake in schemad: {panic}{trace}");
+            tracing::error!(
+                event = "daemon.panicked",
+                "a mistake in schemad: {panic}{trace}"
+            );
         } else {
             queue.push(format!("a mistake in schemad: {panic}{trace}\n").into_bytes());
         }
     }));
 }
 
-/// The queue, where this process has one. The commands that are no daemon write to stderr themselves.
+/// The queue, where this process has one. The commands that are no daemon write to stderr
+/// themselves.
 pub(super) fn of_this_process() -> Option<&'static LogQueue> {
     QUEUE.get().filter(|queue| !queue.lock().has_ended)
 }
@@ -104,7 +115,10 @@ impl LogQueue {
     /// Returns when everything is written, or after `within`.
     fn flush(&self, within: Duration) {
         let is_busy = |waiting: &mut Waiting| waiting.bytes > 0;
-        drop(self.written.wait_timeout_while(self.lock(), within, is_busy));
+        drop(
+            self.written
+                .wait_timeout_while(self.lock(), within, is_busy),
+        );
     }
 
     /// Writes the lines as they come; never returns.
@@ -118,7 +132,8 @@ impl LogQueue {
                 tracing::error!(
                     event = "log.lines_dropped",
                     count = dropped,
-                    "{dropped} lines of the log were dropped before this one: nobody read them in time"
+                    "{dropped} lines of the log were dropped before this one: nobody read them in \
+                     time"
                 );
             }
         }
@@ -129,17 +144,27 @@ impl LogQueue {
         loop {
             match waiting.lines.pop_front() {
                 Some(line) => return line,
-                None => waiting = self.came.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    waiting = self
+                        .came
+                        .wait(waiting)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
             }
         }
     }
 
-    /// A line of this length is written. Returns how many were dropped, once there is room to say so.
+    /// A line of this length is written. Returns how many were dropped, once there is room to say
+    /// so.
     fn wrote(&self, length: usize) -> u64 {
         let mut waiting = self.lock();
         waiting.bytes = waiting.bytes.saturating_sub(length);
         let has_room = waiting.bytes < ROOM / 2;
-        let dropped = if has_room { std::mem::take(&mut waiting.dropped) } else { 0 };
+        let dropped = if has_room {
+            std::mem::take(&mut waiting.dropped)
+        } else {
+            0
+        };
         drop(waiting);
         self.written.notify_all();
         dropped
@@ -162,7 +187,8 @@ impl Write for &LogQueue {
     }
 }
 
-/// Writes all of it, waiting for the reader if need be. What cannot be written, because the reader is gone, is lost.
+/// Writes all of it, waiting for the reader if need be. What cannot be written, because the reader
+/// is gone, is lost.
 fn write_patiently(to: &mut impl Write, mut line: &[u8]) {
     while !line.is_empty() {
         match to.write(line) {

@@ -1,4 +1,5 @@
-//! Files that are open to everybody on the machine although they hold a secret, or decide over the schema.
+//! Files that are open to everybody on the machine although they hold a secret, or decide over the
+//! schema.
 
 use std::{
     collections::BTreeSet,
@@ -36,9 +37,14 @@ impl Open {
         let file = file.display();
         match self {
             Self::Readable => {
-                format!("anybody on this machine may read {file}, which holds a secret: chmod o-r {file}")
+                format!(
+                    "anybody on this machine may read {file}, which holds a secret: chmod o-r \
+                     {file}"
+                )
             }
-            Self::Writable => format!("anybody on this machine may write to {file}: chmod o-w {file}"),
+            Self::Writable => {
+                format!("anybody on this machine may write to {file}: chmod o-w {file}")
+            }
         }
     }
 }
@@ -46,7 +52,12 @@ impl Open {
 /// Warns the person at the terminal, once, of a file with a secret that everybody may read.
 pub(super) fn warn_if_readable(file: &Path) {
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    let is_new = || WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned());
+    let is_new = || {
+        WARNED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(file.to_owned())
+    };
     if Open::Readable.is(file) && is_new() {
         output::warn(&Open::Readable.warning(file));
     }

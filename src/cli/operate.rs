@@ -1,4 +1,5 @@
-//! `schemad apply` and `schemad rollback`: one request, repeated under the same id until its result is known.
+//! `schemad apply` and `schemad rollback`: one request, repeated under the same id until its result
+//! is known.
 
 mod follow;
 mod live;
@@ -18,12 +19,14 @@ use crate::{
     grpc::pb::{self, migration_service_client::MigrationServiceClient},
 };
 
-/// Options of both. What to do is said in arguments only: a variable that somebody left behind must not choose a target.
+/// Options of both. What to do is said in arguments only: a variable that somebody left behind must
+/// not choose a target.
 #[derive(Clone, Debug, Args)]
 struct Operate {
     #[command(flatten)]
     common: Common,
-    /// UUID of the request: the same id is the same operation, so a pipeline that is started again does not ask twice.
+    /// UUID of the request: the same id is the same operation, so a pipeline that is started again
+    /// does not ask twice.
     #[arg(long, env = "SCHEMAD_REQUEST_ID", value_name = "UUID")]
     request_id: Option<Uuid>,
     /// Only say what would happen, and end as the real call would.
@@ -55,7 +58,8 @@ pub(super) struct Apply {
     /// At most so many.
     #[arg(long, value_name = "N")]
     steps: Option<i32>,
-    /// Also those that are older than one already applied, or of a set that has nothing of what is applied.
+    /// Also those that are older than one already applied, or of a set that has nothing of what is
+    /// applied.
     #[arg(long)]
     allow_out_of_order: bool,
     /// Refuse unless the daemon carries exactly this set (as `schemad status` shows it).
@@ -99,9 +103,13 @@ enum DownFrom {
 
 impl Apply {
     pub(super) async fn run(self) -> Exit {
-        let Self { to, steps, operate, .. } = self;
+        let Self {
+            to, steps, operate, ..
+        } = self;
         let request = pb::ApplyRequest {
-            target: to.map(pb::apply_request::Target::To).or(steps.map(pb::apply_request::Target::Steps)),
+            target: to
+                .map(pb::apply_request::Target::To)
+                .or(steps.map(pb::apply_request::Target::Steps)),
             allow_out_of_order: self.allow_out_of_order,
             expected_set_digest: self.expected_set_digest.unwrap_or_default(),
             request_id: operate.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
@@ -118,9 +126,19 @@ impl Apply {
 impl Rollback {
     pub(super) async fn run(self) -> Exit {
         use pb::rollback_request::Target;
-        let Self { to, steps, all, down_from, force, operate } = self;
+        let Self {
+            to,
+            steps,
+            all,
+            down_from,
+            force,
+            operate,
+        } = self;
         let request = pb::RollbackRequest {
-            target: to.map(Target::To).or(steps.map(Target::Steps)).or(all.then_some(Target::All(true))),
+            target: to
+                .map(Target::To)
+                .or(steps.map(Target::Steps))
+                .or(all.then_some(Target::All(true))),
             down_from: match down_from {
                 None => pb::ScriptSource::Unspecified,
                 Some(DownFrom::Ledger) => pb::ScriptSource::Ledger,
@@ -141,7 +159,10 @@ impl Rollback {
 
 /// The daemon refuses what is too long; here it need only fit the message.
 pub(super) fn wire(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration::try_from(duration).unwrap_or(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 })
+    prost_types::Duration::try_from(duration).unwrap_or(prost_types::Duration {
+        seconds: 315_576_000_000,
+        nanos: 0,
+    })
 }
 
 /// The request, to be sent as often as needed.
@@ -175,8 +196,12 @@ impl Call {
 
     async fn send(&self, client: &mut MigrationServiceClient<Way>) -> Result<Events, Status> {
         Ok(match self {
-            Self::Apply(request) => Events::Apply(client.apply(request.clone()).await?.into_inner()),
-            Self::Rollback(request) => Events::Rollback(client.rollback(request.clone()).await?.into_inner()),
+            Self::Apply(request) => {
+                Events::Apply(client.apply(request.clone()).await?.into_inner())
+            }
+            Self::Rollback(request) => {
+                Events::Rollback(client.rollback(request.clone()).await?.into_inner())
+            }
         })
     }
 }

@@ -1,5 +1,5 @@
-//! What people and programs read: tables and colours for the one, proto3 JSON for the other. Colours go away when NO_COLOR
-//! is set or nobody is looking (anstream decides).
+//! What people and programs read: tables and colours for the one, proto3 JSON for the other.
+//! Colours go away when NO_COLOR is set or nobody is looking (anstream decides).
 
 use std::{
     io::{self, Write as _},
@@ -34,8 +34,8 @@ pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(super) const DIM: Style = Style::new().dimmed();
 pub(super) const BOLD: Style = Style::new().bold();
 
-/// Why stdout could not be written, once it could not. A full disk, a quota, a device that is gone: whoever reads what was written has
-/// a part of an answer, or none.
+/// Why stdout could not be written, once it could not. A full disk, a quota, a device that is gone:
+/// whoever reads what was written has a part of an answer, or none.
 static NOT_PRINTED: OnceLock<io::Error> = OnceLock::new();
 
 /// True until something could not be written to stdout.
@@ -75,7 +75,8 @@ pub(super) fn say_bytes(bytes: &[u8]) {
     }
 }
 
-/// What was done, as a line on stdout; on stderr where stdout cannot be written, for it has been done.
+/// What was done, as a line on stdout; on stderr where stdout cannot be written, for it has been
+/// done.
 pub(super) fn tell_done(line: &str) {
     if is_printed() {
         say(line);
@@ -85,13 +86,17 @@ pub(super) fn tell_done(line: &str) {
     }
 }
 
-/// How to exit after everything that was to be printed: as `exit` says, but not as a success when stdout could not be written. `code`
-/// is what says so.
+/// How to exit after everything that was to be printed: as `exit` says, but not as a success when
+/// stdout could not be written. `code` is what says so.
 pub(super) fn checked(exit: Exit, code: u8) -> Exit {
-    let Some(error) = NOT_PRINTED.get() else { return exit };
+    let Some(error) = NOT_PRINTED.get() else {
+        return exit;
+    };
     let code = if exit.code() == 0 { code } else { exit.code() };
     let code = exit.report_as(code);
-    complain(&format!("stdout could not be written ({error}), so the answer is not complete there"));
+    complain(&format!(
+        "stdout could not be written ({error}), so the answer is not complete there"
+    ));
     Exit::with_code(code, None)
 }
 
@@ -102,7 +107,8 @@ pub(super) fn progress(line: &str) {
         let _ = writeln!(anstream::stderr(), "{line}");
         return;
     };
-    let mut text = anstream::AutoStream::new(Vec::new(), anstream::AutoStream::choice(&std::io::stderr()));
+    let mut text =
+        anstream::AutoStream::new(Vec::new(), anstream::AutoStream::choice(&std::io::stderr()));
     let _ = writeln!(text, "{line}"); // writing to memory cannot fail
     queue.push(text.into_inner());
 }
@@ -115,18 +121,24 @@ pub(super) fn warn(message: &str) {
 /// An error on stderr.
 pub(super) fn complain(message: &str) {
     let (sign, message) = ("error:", plain(message));
-    let text = width().map_or_else(|| message.clone(), |width| wrapped(&message, width - sign.len() - 1));
+    let text = width().map_or_else(
+        || message.clone(),
+        |width| wrapped(&message, width - sign.len() - 1),
+    );
     progress(&format!("{BAD}{sign}{BAD:#} {text}"));
 }
 
-/// How wide the terminal is that shows stderr; none where it is no terminal, and lines are as long as they are.
+/// How wide the terminal is that shows stderr; none where it is no terminal, and lines are as long
+/// as they are.
 pub(super) fn width() -> Option<usize> {
     // Narrower than this nothing is readable anyway.
     const NARROWEST: usize = 40;
-    terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0).max(NARROWEST))
+    terminal_size::terminal_size_of(std::io::stderr())
+        .map(|(width, _)| usize::from(width.0).max(NARROWEST))
 }
 
-/// `text` with a line's end before every word that would go beyond `width`; a terminal would break the word.
+/// `text` with a line's end before every word that would go beyond `width`; a terminal would break
+/// the word.
 pub(super) fn wrapped(text: &str, width: usize) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {
@@ -159,12 +171,16 @@ pub(super) fn shortened(text: &str, most: usize) -> String {
     text.chars().take_while(fits).chain(['…']).collect()
 }
 
-/// `text` as short as it has to be for what stands around it, of so many columns, on a terminal's line.
+/// `text` as short as it has to be for what stands around it, of so many columns, on a terminal's
+/// line.
 pub(super) fn fitted(text: &str, around: usize) -> String {
     const SHORTEST: usize = 8;
     // In a C locale the sign for what is left out is three.
     let around = around + if escape::is_ascii() { 2 } else { 0 };
-    width().map_or_else(|| text.to_owned(), |width| shortened(text, width.saturating_sub(around).max(SHORTEST)))
+    width().map_or_else(
+        || text.to_owned(),
+        |width| shortened(text, width.saturating_sub(around).max(SHORTEST)),
+    )
 }
 
 /// Text in a style.
@@ -174,7 +190,8 @@ pub(super) fn styled(style: Style, text: &str) -> String {
 
 /// A message as proto3 JSON on one line of stdout.
 pub(super) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
-    let json = to_json(message, name).map_err(|e| Exit::unknown(format!("the answer cannot be shown: {e}")))?;
+    let json = to_json(message, name)
+        .map_err(|e| Exit::unknown(format!("the answer cannot be shown: {e}")))?;
     say_json(&json);
     Ok(())
 }
@@ -191,7 +208,10 @@ fn to_json(message: &impl Message, name: &str) -> Result<String, Box<dyn std::er
     let descriptor = pool.get_message_by_name(name).ok_or("unknown message")?;
     let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
     let mut serializer = serde_json::Serializer::new(Vec::new());
-    dynamic.serialize_with_options(&mut serializer, &SerializeOptions::new().skip_default_fields(false))?;
+    dynamic.serialize_with_options(
+        &mut serializer,
+        &SerializeOptions::new().skip_default_fields(false),
+    )?;
     Ok(String::from_utf8(serializer.into_inner())?)
 }
 
@@ -206,11 +226,14 @@ pub(super) fn indented(text: &str, at: usize) -> String {
 }
 
 fn hung(text: &str, at: usize, width: Option<usize>) -> String {
-    let Some(width) = width else { return text.to_owned() };
+    let Some(width) = width else {
+        return text.to_owned();
+    };
     wrapped(text, width.saturating_sub(at)).replace('\n', &format!("\n{}", " ".repeat(at)))
 }
 
-/// How wide the terminal is that shows stdout; none where it is no terminal, and every cell is whole.
+/// How wide the terminal is that shows stdout; none where it is no terminal, and every cell is
+/// whole.
 fn stdout_width() -> Option<usize> {
     terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0))
 }
@@ -220,17 +243,36 @@ pub(super) fn is_narrow(columns: usize) -> bool {
     stdout_width().is_some_and(|width| width < columns)
 }
 
-/// A table as narrow as the terminal: the columns with these headers are left out while it is too wide, in that order, and then the cells of
-/// the column with the header `cut` are cut. Where stdout is no terminal, nothing is.
-pub(super) fn fitted_table(header: &[&str], rows: Vec<Vec<String>>, optional: &[&str], cut: &str) -> String {
-    stdout_width()
-        .map_or_else(|| table(header, rows.clone()), |width| narrowed(header, rows.clone(), optional, cut, width))
+/// A table as narrow as the terminal: the columns with these headers are left out while it is too
+/// wide, in that order, and then the cells of the column with the header `cut` are cut. Where
+/// stdout is no terminal, nothing is.
+pub(super) fn fitted_table(
+    header: &[&str],
+    rows: Vec<Vec<String>>,
+    optional: &[&str],
+    cut: &str,
+) -> String {
+    stdout_width().map_or_else(
+        || table(header, rows.clone()),
+        |width| narrowed(header, rows.clone(), optional, cut, width),
+    )
 }
 
-fn narrowed(header: &[&str], mut rows: Vec<Vec<String>>, optional: &[&str], cut: &str, width: usize) -> String {
+fn narrowed(
+    header: &[&str],
+    mut rows: Vec<Vec<String>>,
+    optional: &[&str],
+    cut: &str,
+    width: usize,
+) -> String {
     const SHORTEST: usize = 8;
     let mut header = header.to_vec();
-    let widest = |text: &str| text.lines().map(|line| line.width()).max().unwrap_or_default();
+    let widest = |text: &str| {
+        text.lines()
+            .map(|line| line.width())
+            .max()
+            .unwrap_or_default()
+    };
     for name in optional {
         if widest(&table(&header, rows.clone())) <= width {
             break;
@@ -243,11 +285,16 @@ fn narrowed(header: &[&str], mut rows: Vec<Vec<String>>, optional: &[&str], cut:
     let over = widest(&table(&header, rows.clone())).saturating_sub(width);
     if let (true, Some(at)) = (over > 0, header.iter().position(|header| *header == cut)) {
         // The column's own width is that of its longest cell.
-        let longest = rows.iter().map(|row| line(&row[at]).width()).max().unwrap_or_default();
+        let longest = rows
+            .iter()
+            .map(|row| line(&row[at]).width())
+            .max()
+            .unwrap_or_default();
         // In a C locale the sign for what is left out is three.
         let sign = if escape::is_ascii() { 2 } else { 0 };
         let most = longest.saturating_sub(over + sign).max(SHORTEST);
-        rows.iter_mut().for_each(|row| row[at] = shortened(&line(&row[at]), most));
+        rows.iter_mut()
+            .for_each(|row| row[at] = shortened(&line(&row[at]), most));
     }
     table(&header, rows)
 }
@@ -255,7 +302,9 @@ fn narrowed(header: &[&str], mut rows: Vec<Vec<String>>, optional: &[&str], cut:
 /// A table without lines, as wide as it needs to be.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     for row in rows {
         table.add_row(row.iter().map(|cell| line(cell)));
@@ -263,19 +312,30 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A time as "2026-01-31 12:00:00Z".
 pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
-    let Some(timestamp) = timestamp else { return String::new() };
-    let whole = prost_types::Timestamp { seconds: timestamp.seconds, nanos: 0 };
+    let Some(timestamp) = timestamp else {
+        return String::new();
+    };
+    let whole = prost_types::Timestamp {
+        seconds: timestamp.seconds,
+        nanos: 0,
+    };
     whole.to_string().replace('T', " ")
 }
 
 /// A duration as people say it.
 pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
-    let Some(Ok(duration)) = duration.cloned().map(std::time::Duration::try_from) else { return String::new() };
+    let Some(Ok(duration)) = duration.cloned().map(std::time::Duration::try_from) else {
+        return String::new();
+    };
     match duration.as_micros() {
         0..1_000 => format!("{} µs", duration.as_micros()),
         1_000..1_000_000 => format!("{:.1} ms", duration.as_secs_f64() * 1e3),
@@ -291,9 +351,20 @@ mod tests {
     fn no_word_is_broken_at_the_edge() {
         assert_eq!(wrapped("aaa bbb cccccc d\ne", 7), "aaa bbb\ncccccc\nd\ne");
         assert_eq!(wrapped("", 7), "");
-        assert_eq!([shortened("größer", 6), shortened("größer", 4), shortened("x", 0)], ["größer", "grö…", "…"]);
         assert_eq!(
-            [shortened("日本語", 6), shortened("日本語", 5), shortened("日本語", 4)],
+            [
+                shortened("größer", 6),
+                shortened("größer", 4),
+                shortened("x", 0)
+            ],
+            ["größer", "grö…", "…"]
+        );
+        assert_eq!(
+            [
+                shortened("日本語", 6),
+                shortened("日本語", 5),
+                shortened("日本語", 4)
+            ],
             ["日本語", "日本…", "日…"]
         );
         assert_eq!(wrapped("日本 語", 6), "日本\n語");
@@ -302,19 +373,37 @@ mod tests {
     #[test]
     fn json_is_proto3_json() {
         let status = pb::GetStatusResponse {
-            status: Some(pb::SchemaStatus { state: pb::SchemaState::Current.into(), ..Default::default() }),
+            status: Some(pb::SchemaStatus {
+                state: pb::SchemaState::Current.into(),
+                ..Default::default()
+            }),
         };
         let json = to_json(&status, "schemad.v1.GetStatusResponse").unwrap();
-        assert!(json.contains(r#""state":"SCHEMA_STATE_CURRENT""#) && json.contains(r#""pendingCount":0"#), "{json}");
+        assert!(
+            json.contains(r#""state":"SCHEMA_STATE_CURRENT""#)
+                && json.contains(r#""pendingCount":0"#),
+            "{json}"
+        );
     }
 
     #[test]
     fn a_table_is_narrowed_to_the_terminal() {
         let rows = || {
             let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
-            vec![row(["1", "a_long_name_of_a_migration", "12 ms"]), row(["2", "short", "1 s"])]
+            vec![
+                row(["1", "a_long_name_of_a_migration", "12 ms"]),
+                row(["2", "short", "1 s"]),
+            ]
         };
-        let of = |width| narrowed(&["VERSION", "NAME", "TOOK"], rows(), &["TOOK"], "NAME", width);
+        let of = |width| {
+            narrowed(
+                &["VERSION", "NAME", "TOOK"],
+                rows(),
+                &["TOOK"],
+                "NAME",
+                width,
+            )
+        };
         assert_eq!(of(80), table(&["VERSION", "NAME", "TOOK"], rows()));
         assert_eq!(of(40).lines().next(), Some("VERSION  NAME"));
         assert_eq!(of(20).lines().nth(1), Some("1        a_long_nam…"));
@@ -324,6 +413,9 @@ mod tests {
     #[test]
     fn durations_read_well() {
         let of = |seconds, nanos| duration(Some(&prost_types::Duration { seconds, nanos }));
-        assert_eq!([of(0, 42_000), of(0, 1_500_000), of(61, 0)], ["42 µs", "1.5 ms", "61.0 s"]);
+        assert_eq!(
+            [of(0, 42_000), of(0, 1_500_000), of(61, 0)],
+            ["42 µs", "1.5 ms", "61.0 s"]
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! `schemad rehearse`: each migration up, down and up again in a scratch database: on a server of its own, on another that is
-//! given, or beside the daemon's.
+//! `schemad rehearse`: each migration up, down and up again in a scratch database: on a server of
+//! its own, on another that is given, or beside the daemon's.
 
 mod local;
 mod remote;
@@ -13,8 +13,8 @@ use diesel::{migration::MigrationSource, pg::Pg};
 use super::{client::Common, exit::Exit, output::Output};
 use crate::rehearse::Selection;
 
-/// Run each migration up, down and up again in a scratch database, compare the schema after each, and say whether its down undoes
-/// it. It proves structure, not data.
+/// Run each migration up, down and up again in a scratch database, compare the schema after each,
+/// and say whether its down undoes it. It proves structure, not data.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("selection").args(["pending", "last", "all"]))]
 pub(super) struct Rehearse {
@@ -33,7 +33,8 @@ pub(super) struct Rehearse {
     remote: Remote,
 }
 
-/// Options of asking a daemon. Without --address none is asked: no variable may turn a local rehearsal into another.
+/// Options of asking a daemon. Without --address none is asked: no variable may turn a local
+/// rehearsal into another.
 #[derive(Debug, Args)]
 struct Remote {
     #[command(flatten)]
@@ -50,7 +51,8 @@ impl Rehearse {
         let common = self.remote.common;
         let ended = match asks_daemon {
             true if self.local.is_given() => Err(Exit::usage(
-                "--address asks a daemon, which has its own migrations and server: leave --dir and the other local flags out",
+                "--address asks a daemon, which has its own migrations and server: leave --dir and \
+                 the other local flags out",
             )),
             true => remote::run(&common, selection).await,
             false => self.local.run(source, selection, common.output).await,

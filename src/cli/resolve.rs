@@ -12,7 +12,8 @@ use super::{
 };
 use crate::grpc::pb;
 
-/// Settle what only a person can know about a migration. Runs no SQL of any migration; what was said is kept.
+/// Settle what only a person can know about a migration. Runs no SQL of any migration; what was
+/// said is kept.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("outcome").required(true)
     .args(["applied", "not_applied", "retry", "start_over", "accept", "restore_diesel_table", "nothing_applied"]))]
@@ -21,7 +22,8 @@ pub(super) struct Resolve {
     #[arg(value_parser = operate::version, required_unless_present_any = ["restore_diesel_table", "nothing_applied"],
         conflicts_with_all = ["restore_diesel_table", "nothing_applied"])]
     version: Option<String>,
-    /// The statement in doubt took effect: the script goes on after it. Or the script is through, as Diesel's table says.
+    /// The statement in doubt took effect: the script goes on after it. Or the script is through,
+    /// as Diesel's table says.
     #[arg(long)]
     applied: bool,
     /// The statement in doubt did not take effect: the script goes on with it.
@@ -30,16 +32,19 @@ pub(super) struct Resolve {
     /// Nobody knows whether it took effect, and doing it again does no harm.
     #[arg(long)]
     retry: bool,
-    /// What ran of a half done script was undone by hand: an up begins anew, a down is as if it had never begun.
+    /// What ran of a half done script was undone by hand: an up begins anew, a down is as if it had
+    /// never begun.
     #[arg(long)]
     start_over: bool,
     /// The up was changed after it was applied, and what the daemon carries counts as what ran.
     #[arg(long)]
     accept: bool,
-    /// Diesel's table is gone or empty by mistake: list in it again what the ledger lists as applied.
+    /// Diesel's table is gone or empty by mistake: list in it again what the ledger lists as
+    /// applied.
     #[arg(long)]
     restore_diesel_table: bool,
-    /// Diesel's table is gone or empty because nothing is applied any more: the ledger forgets what it listed.
+    /// Diesel's table is gone or empty because nothing is applied any more: the ledger forgets what
+    /// it listed.
     #[arg(long)]
     nothing_applied: bool,
     /// Why, for those who look later.
@@ -67,7 +72,10 @@ impl Resolve {
             ..Default::default()
         };
         let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
-        match read.call(async |mut client| client.resolve(request).await).await {
+        match read
+            .call(async |mut client| client.resolve(request).await)
+            .await
+        {
             Err(exit) => exit,
             Ok(response) => {
                 if self.common.output == Output::Json {
@@ -78,8 +86,14 @@ impl Resolve {
                         return Exit::DONE;
                     }
                 }
-                let id = response.operation.map(|operation| operation.id).unwrap_or_default();
-                let subject = self.version.as_deref().map_or_else(|| "Diesel's table".into(), output::line);
+                let id = response
+                    .operation
+                    .map(|operation| operation.id)
+                    .unwrap_or_default();
+                let subject = self
+                    .version
+                    .as_deref()
+                    .map_or_else(|| "Diesel's table".into(), output::line);
                 tell_done(&format!("Resolved {subject} (operation {id})."));
                 Exit::DONE
             }

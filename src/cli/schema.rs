@@ -23,13 +23,16 @@ const TRIES: u32 = 3;
 pub(super) struct Schema {
     #[command(flatten)]
     address: Address,
-    /// Only what lies in this schema; `*` stands for any characters, `?` for one, `\*` for itself. Can be given several times.
+    /// Only what lies in this schema; `*` stands for any characters, `?` for one, `\*` for itself.
+    /// Can be given several times.
     #[arg(long, value_name = "SCHEMA")]
     schema: Vec<String>,
-    /// Only what has such a name, with all its details; `*` stands for any characters, `?` for one, `\*` for itself.
+    /// Only what has such a name, with all its details; `*` stands for any characters, `?` for one,
+    /// `\*` for itself.
     #[arg(long, value_name = "PATTERN")]
     name: Option<String>,
-    /// How to answer: tables for people, the responses in proto3 JSON, or an ER diagram for Mermaid.
+    /// How to answer: tables for people, the responses in proto3 JSON, or an ER diagram for
+    /// Mermaid.
     #[arg(long, env = "SCHEMAD_OUTPUT", value_enum, default_value_t)]
     output: Output,
     /// How long to wait for each page of the answer.
@@ -52,7 +55,11 @@ impl Schema {
 
     /// All pages: for people at once, or one JSON object a page.
     async fn print(self) -> Result<(), Exit> {
-        let kinds = if self.output == Output::Mermaid { vec![Kind::Table.into()] } else { Vec::new() };
+        let kinds = if self.output == Output::Mermaid {
+            vec![Kind::Table.into()]
+        } else {
+            Vec::new()
+        };
         let mut request = pb::DescribeSchemaRequest {
             schemas: self.schema,
             name_pattern: self.name.clone().unwrap_or_default(),
@@ -60,18 +67,29 @@ impl Schema {
             page_size: 1000,
             page_token: String::new(),
         };
-        let read = Read::with_timeout(Common { address: self.address, output: output::Output::Table }, self.timeout);
+        let read = Read::with_timeout(
+            Common {
+                address: self.address,
+                output: output::Output::Table,
+            },
+            self.timeout,
+        );
         let (mut pages, mut tries) = (Vec::<pb::DescribeSchemaResponse>::new(), 0);
         loop {
             let call = request.clone();
-            let describe = async |mut client: SchemaServiceClient<_>| client.describe_schema(call).await;
+            let describe =
+                async |mut client: SchemaServiceClient<_>| client.describe_schema(call).await;
             let most = |way| SchemaServiceClient::new(way);
             let page = read.call_on(most, describe).await?;
-            if pages.last().is_some_and(|before| before.fingerprint != page.fingerprint) {
+            if pages
+                .last()
+                .is_some_and(|before| before.fingerprint != page.fingerprint)
+            {
                 tries += 1;
                 if tries == TRIES {
                     return Err(Exit::unavailable(
-                        "the schema went on changing between two pages; try again when no migration runs",
+                        "the schema went on changing between two pages; try again when no \
+                         migration runs",
                     ));
                 }
                 pages.clear();
@@ -89,8 +107,10 @@ impl Schema {
                 output::json(page, "schemad.v1.DescribeSchemaResponse")?;
             }
         }
-        let (fingerprint, not_compared) =
-            pages.last().map(|page| (page.fingerprint.clone(), page.not_compared.clone())).unwrap_or_default();
+        let (fingerprint, not_compared) = pages
+            .last()
+            .map(|page| (page.fingerprint.clone(), page.not_compared.clone()))
+            .unwrap_or_default();
         let objects: Vec<_> = pages.into_iter().flat_map(|page| page.objects).collect();
         match self.output {
             Output::Json => {}
@@ -119,19 +139,32 @@ fn qualified(object: &pb::SchemaObject) -> String {
 
 /// "1.2 MiB", or a dash where it is not known.
 fn bytes(bytes: Option<i64>) -> String {
-    let Some(bytes) = bytes else { return "–".into() };
-    let (mut value, mut units) = (bytes as f64, ["bytes", "KiB", "MiB", "GiB", "TiB"].iter().peekable());
+    let Some(bytes) = bytes else {
+        return "–".into();
+    };
+    let (mut value, mut units) = (
+        bytes as f64,
+        ["bytes", "KiB", "MiB", "GiB", "TiB"].iter().peekable(),
+    );
     while value >= 1024.0 && units.len() > 1 {
         value /= 1024.0;
         units.next();
     }
     let unit = units.next().copied().unwrap_or_default();
-    if unit == "bytes" || value >= 10.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+    if unit == "bytes" || value >= 10.0 {
+        format!("{value:.0} {unit}")
+    } else {
+        format!("{value:.1} {unit}")
+    }
 }
 
 /// An estimate, or a dash where nobody has made one.
 fn rows(estimate: i64) -> String {
-    if estimate < 0 { "–".into() } else { format!("~{estimate}") }
+    if estimate < 0 {
+        "–".into()
+    } else {
+        format!("~{estimate}")
+    }
 }
 
 #[cfg(test)]
@@ -153,14 +186,16 @@ mod tests {
             default: default.into(),
             ..Default::default()
         };
-        let constraint =
-            |name: &str, kind: pb::SchemaConstraintKind, definition: &str, columns: &[&str]| pb::SchemaConstraint {
-                name: name.into(),
-                kind: kind.into(),
-                definition: definition.into(),
-                columns: columns.iter().map(ToString::to_string).collect(),
-                ..Default::default()
-            };
+        let constraint = |name: &str,
+                          kind: pb::SchemaConstraintKind,
+                          definition: &str,
+                          columns: &[&str]| pb::SchemaConstraint {
+            name: name.into(),
+            kind: kind.into(),
+            definition: definition.into(),
+            columns: columns.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
         let foreign = pb::SchemaConstraint {
             references: "public.\"user\"".into(),
             referenced_columns: vec!["id".into()],
@@ -178,22 +213,41 @@ mod tests {
             owner: "app".into(),
             comment: "Who writes".into(),
             columns: vec![
-                column("id", "integer", true, "nextval('public.user_id_seq'::regclass)"),
+                column(
+                    "id",
+                    "integer",
+                    true,
+                    "nextval('public.user_id_seq'::regclass)",
+                ),
                 column("e-mail", "character varying(80)", true, ""),
                 column("mood", "app.mood", false, "'ok'::app.mood"),
             ],
             constraints: vec![
-                constraint("user_pkey", pb::SchemaConstraintKind::PrimaryKey, "PRIMARY KEY (id)", &["id"]),
-                constraint("user_mail", pb::SchemaConstraintKind::Unique, "UNIQUE (\"e-mail\")", &["e-mail"]),
+                constraint(
+                    "user_pkey",
+                    pb::SchemaConstraintKind::PrimaryKey,
+                    "PRIMARY KEY (id)",
+                    &["id"],
+                ),
+                constraint(
+                    "user_mail",
+                    pb::SchemaConstraintKind::Unique,
+                    "UNIQUE (\"e-mail\")",
+                    &["e-mail"],
+                ),
             ],
             indexes: vec![pb::SchemaIndex {
                 name: "user_pkey".into(),
-                definition: "CREATE UNIQUE INDEX user_pkey ON public.\"user\" USING btree (id)".into(),
+                definition: "CREATE UNIQUE INDEX user_pkey ON public.\"user\" USING btree (id)"
+                    .into(),
                 unique: true,
                 constraint: "user_pkey".into(),
                 ..Default::default()
             }],
-            referenced_by: vec![pb::SchemaConstraint { table: "app.notes".into(), ..foreign.clone() }],
+            referenced_by: vec![pb::SchemaConstraint {
+                table: "app.notes".into(),
+                ..foreign.clone()
+            }],
             row_estimate: 1234,
             total_bytes: Some(98_304),
             ..Default::default()
@@ -224,7 +278,8 @@ mod tests {
             }],
             rules: vec![pb::SchemaRule {
                 name: "quiet".into(),
-                definition: "CREATE RULE quiet AS\n    ON DELETE TO app.notes DO INSTEAD NOTHING;".into(),
+                definition: "CREATE RULE quiet AS\n    ON DELETE TO app.notes DO INSTEAD NOTHING;"
+                    .into(),
                 enabled: "origin".into(),
                 ..Default::default()
             }],
@@ -241,7 +296,9 @@ mod tests {
             triggers: vec![pb::SchemaTrigger {
                 name: "touched".into(),
                 definition:
-                    "CREATE TRIGGER touched BEFORE UPDATE ON app.notes FOR EACH ROW EXECUTE FUNCTION app.touch()".into(),
+                    "CREATE TRIGGER touched BEFORE UPDATE ON app.notes FOR EACH ROW EXECUTE \
+                     FUNCTION app.touch()"
+                        .into(),
                 enabled: "disabled".into(),
                 ..Default::default()
             }],
@@ -258,14 +315,20 @@ mod tests {
             labels: vec!["sad".into(), "ok".into()],
             ..Default::default()
         };
-        let odd =
-            pb::SchemaObject { name: "odd\nmood".into(), labels: vec!["so, so".into(), "it's".into()], ..mood.clone() };
+        let odd = pb::SchemaObject {
+            name: "odd\nmood".into(),
+            labels: vec!["so, so".into(), "it's".into()],
+            ..mood.clone()
+        };
         let pair = pb::SchemaObject {
             kind: Kind::CompositeType.into(),
             schema: "app".into(),
             name: "pair".into(),
             owner: "app".into(),
-            columns: vec![column("a", "integer", false, ""), column("B", "text", false, "")],
+            columns: vec![
+                column("a", "integer", false, ""),
+                column("B", "text", false, ""),
+            ],
             ..Default::default()
         };
         let function = pb::SchemaObject {

@@ -37,15 +37,21 @@ impl Serve {
     async fn serve(self, source: &dyn MigrationSource<Pg>) -> Result<(), Exit> {
         self.settings.check()?;
         let databases = self.databases.read(EnvFile::Counts)?.ok_or_else(|| {
-            Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows the forms), or try `schemad dev`")
+            Exit::usage(
+                "no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows \
+                the forms), or try `schemad dev`",
+            )
         })?;
         telemetry::init(self.settings.log_level, self.settings.log_format);
         let mut url_files = self.databases.files(EnvFile::Counts);
         url_files.extend(self.settings.lease_files(EnvFile::Counts));
         self.settings.warn_of_open_files(&url_files);
         env_file::log_warnings();
-        let settings = self.settings.daemon(databases, self.apply_on_start, None, EnvFile::Counts)?;
-        let daemon = Daemon::around(self.folder.catalog(source, Destination::Named)?, settings).map_err(Exit::usage)?;
+        let settings =
+            self.settings
+                .daemon(databases, self.apply_on_start, None, EnvFile::Counts)?;
+        let daemon = Daemon::around(self.folder.catalog(source, Destination::Named)?, settings)
+            .map_err(Exit::usage)?;
         let (main, admin) = listeners(&self.settings).await?;
         serve_until_signalled(daemon, main, admin, Hangup::GoesOn).await
     }
@@ -58,14 +64,18 @@ pub(super) async fn listeners(settings: &Settings) -> Result<(TcpListener, TcpLi
             .await
             .map_err(|error| Exit::usage(format!("{flag} {address}: {error}{}", elsewhere(&error))))
     };
-    Ok((bind("--listen", settings.listen).await?, bind("--admin-listen", settings.admin_listen).await?))
+    Ok((
+        bind("--listen", settings.listen).await?,
+        bind("--admin-listen", settings.admin_listen).await?,
+    ))
 }
 
 /// What to do when somebody has the port.
 fn elsewhere(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            ". Another daemon perhaps; --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 take any free ports"
+            ". Another daemon perhaps; --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 take any \
+             free ports"
         }
         _ => "",
     }
@@ -84,5 +94,8 @@ pub(super) async fn serve_until_signalled(
         let signal = signalled.await;
         tracing::info!(event = "daemon.stopping", signal, "stopping");
     };
-    daemon.serve(main, admin, signal).await.map_err(Exit::unavailable)
+    daemon
+        .serve(main, admin, signal)
+        .await
+        .map_err(Exit::unavailable)
 }

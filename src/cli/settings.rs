@@ -1,4 +1,5 @@
-//! The daemon's settings: flags, environment, files. Checked here once; an error names the setting and never its secret.
+//! The daemon's settings: flags, environment, files. Checked here once; an error names the setting
+//! and never its secret.
 
 mod leases;
 mod limits;
@@ -35,7 +36,8 @@ pub(super) const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:50052";
 /// Settings of `serve` and `dev`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Settings {
-    /// Where to serve gRPC; a port alone is one of 127.0.0.1. Another than a loopback address needs TLS and an access file.
+    /// Where to serve gRPC; a port alone is one of 127.0.0.1. Another than a loopback address needs
+    /// TLS and an access file.
     #[arg(long, env = "SCHEMAD_LISTEN", default_value = DEFAULT_LISTEN, value_name = "ADDRESS:PORT", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// Where to serve health and metrics, in plaintext, on any address.
@@ -56,12 +58,12 @@ pub(super) struct Settings {
     /// What a running operation gets to end by itself after SIGTERM.
     #[arg(long, env = "SCHEMAD_SHUTDOWN_GRACE", default_value = "25s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     shutdown_grace: Duration,
-    /// Runs the migrations: the role that owns the schema, of which the one that logs in is a member. It needs no rights on the
-    /// ledger.
+    /// Runs the migrations: the role that owns the schema, of which the one that logs in is a
+    /// member. It needs no rights on the ledger.
     #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
     role: Option<String>,
-    /// Apply only migrations whose rehearsal, with exactly these scripts, ended with RESTORES or ORDER_ONLY (`schemad rehearse
-    /// --address`).
+    /// Apply only migrations whose rehearsal, with exactly these scripts, ended with RESTORES or
+    /// ORDER_ONLY (`schemad rehearse --address`).
     #[arg(long, env = "SCHEMAD_REQUIRE_REHEARSED")]
     require_rehearsed: bool,
     #[command(flatten)]
@@ -76,10 +78,22 @@ pub(super) struct Settings {
     #[arg(long, env = "SCHEMAD_NO_REFLECTION")]
     no_reflection: bool,
     /// The least important events to log.
-    #[arg(long, env = "SCHEMAD_LOG_LEVEL", value_name = "LEVEL", value_enum, default_value_t)]
+    #[arg(
+        long,
+        env = "SCHEMAD_LOG_LEVEL",
+        value_name = "LEVEL",
+        value_enum,
+        default_value_t
+    )]
     pub log_level: Level,
     /// How to log, on stderr.
-    #[arg(long, env = "SCHEMAD_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(
+        long,
+        env = "SCHEMAD_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
     pub log_format: Format,
     #[command(flatten)]
     trust: trust::Trust,
@@ -92,7 +106,8 @@ pub(super) struct Settings {
 /// Where the database is.
 #[derive(Clone, Args)]
 pub(super) struct Databases {
-    /// The database [env: DATABASE_URL]. Prefer the environment: other users see a process's arguments.
+    /// The database [env: DATABASE_URL]. Prefer the environment: other users see a process's
+    /// arguments.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// A file that holds it [env: DATABASE_URL_FILE].
@@ -116,18 +131,33 @@ impl std::fmt::Debug for Databases {
 
 impl Databases {
     /// DATABASE_URL and MIGRATION_DATABASE_URL, from wherever they come. `None`: no DATABASE_URL.
-    pub(super) fn read(&self, env_file: EnvFile) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, Exit> {
+    pub(super) fn read(
+        &self,
+        env_file: EnvFile,
+    ) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, Exit> {
         let [database, migrating] = self.sources(env_file);
-        let database = database.read()?.map(|text| url(DATABASE_URL, &text)).transpose()?;
-        let migrating = migrating.read()?.map(|text| url(MIGRATION_DATABASE_URL, &text)).transpose()?;
+        let database = database
+            .read()?
+            .map(|text| url(DATABASE_URL, &text))
+            .transpose()?;
+        let migrating = migrating
+            .read()?
+            .map(|text| url(MIGRATION_DATABASE_URL, &text))
+            .transpose()?;
         Ok(database.map(|database| (database, migrating)))
     }
 
     /// The files that hold secrets: those with the URLs, and the keys that the URLs name.
     pub(super) fn files(&self, env_file: EnvFile) -> Vec<PathBuf> {
         let sources = self.sources(env_file);
-        let keys = sources.iter().filter_map(|source| source.read().ok()??.parse::<DatabaseUrl>().ok()?.key_file());
-        sources.iter().filter_map(UrlSource::file).chain(keys).collect()
+        let keys = sources
+            .iter()
+            .filter_map(|source| source.read().ok()??.parse::<DatabaseUrl>().ok()?.key_file());
+        sources
+            .iter()
+            .filter_map(UrlSource::file)
+            .chain(keys)
+            .collect()
     }
 
     fn sources(&self, env_file: EnvFile) -> [UrlSource<'_>; 2] {
@@ -149,15 +179,25 @@ impl Databases {
 }
 
 impl Settings {
-    /// Logs which files anybody on this machine could change although they decide over the schema, and which anybody could read although
-    /// they hold a secret: keys, and `url_files`.
+    /// Logs which files anybody on this machine could change although they decide over the schema,
+    /// and which anybody could read although they hold a secret: keys, and `url_files`.
     pub(super) fn warn_of_open_files(&self, url_files: &[PathBuf]) {
-        for file in self.trust.files().chain(self.signing.files()).chain(url_files) {
+        for file in self
+            .trust
+            .files()
+            .chain(self.signing.files())
+            .chain(url_files)
+        {
             if Open::Writable.is(file) {
                 tracing::warn!(event = "file.open_to_all", file = %file.display(), "{}", Open::Writable.warning(file));
             }
         }
-        for file in self.trust.secret_files().chain(self.signing.files()).chain(url_files) {
+        for file in self
+            .trust
+            .secret_files()
+            .chain(self.signing.files())
+            .chain(url_files)
+        {
             if Open::Readable.is(file) {
                 tracing::warn!(event = "file.readable_by_all", file = %file.display(), "{}", Open::Readable.warning(file));
             }
@@ -191,7 +231,10 @@ impl Settings {
             },
             shutdown_grace: self.shutdown_grace,
             apply_on_start,
-            retention: Retention { operations: self.keep_operations, refusals: self.keep_refusals },
+            retention: Retention {
+                operations: self.keep_operations,
+                refusals: self.keep_refusals,
+            },
             reflection: !self.no_reflection,
             tls: self.trust.tls(),
             access: self.trust.access(),
@@ -219,8 +262,8 @@ pub(super) enum EnvFile {
     Ignored,
 }
 
-/// The places that a URL may come from: two flags, else the two variables `name` and `name`_FILE. clap's own `env` would let a variable
-/// of the one stand against a flag of the other.
+/// The places that a URL may come from: two flags, else the two variables `name` and `name`_FILE.
+/// clap's own `env` would let a variable of the one stand against a flag of the other.
 pub(super) struct UrlSource<'a> {
     /// The variable.
     pub name: &'static str,
@@ -248,13 +291,22 @@ impl UrlSource<'_> {
             if of_env_file && self.env_file == EnvFile::Ignored {
                 break;
             }
-            match (variable(self.name, of_env_file), variable(&file_name, of_env_file)) {
+            match (
+                variable(self.name, of_env_file),
+                variable(&file_name, of_env_file),
+            ) {
                 (None, None) => {}
                 (Some(_), Some(_)) => {
-                    return Err(Exit::usage(format!("{} and {file_name} are both set; set one", self.name)));
+                    return Err(Exit::usage(format!(
+                        "{} and {file_name} are both set; set one",
+                        self.name
+                    )));
                 }
                 (value, file) => {
-                    return Ok((value.map(|value| value.to_string_lossy().into_owned()), file.map(PathBuf::from)));
+                    return Ok((
+                        value.map(|value| value.to_string_lossy().into_owned()),
+                        file.map(PathBuf::from),
+                    ));
                 }
             }
         }
@@ -270,7 +322,8 @@ impl UrlSource<'_> {
     pub(super) fn read(&self) -> Result<Option<String>, Exit> {
         let (value, file) = self.given()?;
         let file_name = format!("{}_FILE", self.name);
-        let is_of_env_file = self.value.is_none() && self.file.is_none() && env_file::sets(self.name);
+        let is_of_env_file =
+            self.value.is_none() && self.file.is_none() && env_file::sets(self.name);
         match (value, file) {
             (Some(value), _) => {
                 if is_of_env_file {
@@ -283,9 +336,10 @@ impl UrlSource<'_> {
                     env_file::check_beside(&file_name, &file).map_err(Exit::usage)?;
                 }
                 match std::fs::read_to_string(&file) {
-                    Ok(text) if text.trim().is_empty() => {
-                        Err(Exit::usage(format!("{file_name}: {} is empty", file.display())))
-                    }
+                    Ok(text) if text.trim().is_empty() => Err(Exit::usage(format!(
+                        "{file_name}: {} is empty",
+                        file.display()
+                    ))),
                     Ok(text) => Ok(Some(text)),
                     Err(error) => {
                         // Not a file's name but what belongs into the file, with its password.
@@ -293,7 +347,11 @@ impl UrlSource<'_> {
                         let is_content = is_content(&file)
                             || file.contains('=')
                             || file.contains('@') && !file.starts_with(['/', '.']);
-                        let shown = if is_content { "not the name of a file" } else { &file };
+                        let shown = if is_content {
+                            "not the name of a file"
+                        } else {
+                            &file
+                        };
                         Err(Exit::usage(format!("{file_name}: {shown}: {error}")))
                     }
                 }
@@ -303,27 +361,40 @@ impl UrlSource<'_> {
     }
 }
 
-/// A URL that stands in `.env` shows no certificate and no key of this machine but those beside it to the host that it names.
+/// A URL that stands in `.env` shows no certificate and no key of this machine but those beside it
+/// to the host that it names.
 fn check_files_of(name: &str, text: &str) -> Result<(), Exit> {
-    let Ok(parsed) = text.parse::<DatabaseUrl>() else { return Ok(()) }; // refused by whoever reads it next
-    match parsed.client_files().into_iter().find(|file| !env_file::is_beside(file)) {
+    let Ok(parsed) = text.parse::<DatabaseUrl>() else {
+        return Ok(());
+    }; // refused by whoever reads it next
+    match parsed
+        .client_files()
+        .into_iter()
+        .find(|file| !env_file::is_beside(file))
+    {
         None => Ok(()),
         Some(_) => Err(Exit::usage(format!(
-            "{name} stands in .env, and its sslcert or sslkey is a file that does not lie beside .env. It may have come with a checkout: \
-             set {name} in the environment"
+            "{name} stands in .env, and its sslcert or sslkey is a file that does not lie beside \
+             .env. It may have come with a checkout: set {name} in the environment"
         ))),
     }
 }
 
-/// An address to listen on: `ADDRESS:PORT`, a name that this machine resolves, or a port alone, which is one of 127.0.0.1.
+/// An address to listen on: `ADDRESS:PORT`, a name that this machine resolves, or a port alone,
+/// which is one of 127.0.0.1.
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    let problem = || "is not ADDRESS:PORT, NAME:PORT or :PORT, with a port from 0 to 65535".to_owned();
+    let problem =
+        || "is not ADDRESS:PORT, NAME:PORT or :PORT, with a port from 0 to 65535".to_owned();
     // A port alone, with its colon or without.
     let is_port = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let (host, port) = if is_port { ("", text) } else { text.rsplit_once(':').ok_or_else(problem)? };
+    let (host, port) = if is_port {
+        ("", text)
+    } else {
+        text.rsplit_once(':').ok_or_else(problem)?
+    };
     let port: u16 = port.parse().map_err(|_| problem())?;
     if host.contains(['/', '@', ':', '=', ' ']) {
         return Err(problem());
@@ -334,11 +405,17 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|error| format!("this machine does not know {host}: {error}"))?
         .collect();
     // As the default is one: a name such as localhost is often of both families.
-    found.iter().find(|address| address.is_ipv4()).or(found.first()).copied().ok_or_else(problem)
+    found
+        .iter()
+        .find(|address| address.is_ipv4())
+        .or(found.first())
+        .copied()
+        .ok_or_else(problem)
 }
 
 pub(super) fn url<T: FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Result<T, Exit> {
-    text.parse().map_err(|error| Exit::usage(format!("{name}: {error}")))
+    text.parse()
+        .map_err(|error| Exit::usage(format!("{name}: {error}")))
 }
 
 fn kept_for(text: &str) -> Result<Duration, String> {
@@ -373,7 +450,16 @@ mod tests {
         ] {
             assert_eq!(shown(text).as_deref(), Ok(expected));
         }
-        for bad in ["", "70000", "localhost", "h:x", ":70000", "postgres://u:p@h/d:1", "::1:5", "a b:1"] {
+        for bad in [
+            "",
+            "70000",
+            "localhost",
+            "h:x",
+            ":70000",
+            "postgres://u:p@h/d:1",
+            "::1:5",
+            "a b:1",
+        ] {
             assert!(listen_address(bad).is_err(), "{bad}");
         }
     }

@@ -14,7 +14,8 @@ use crate::grpc::pb;
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// The migration: its folder's name, or its version, which is what stands before the first _ there, without any -.
+    /// The migration: its folder's name, or its version, which is what stands before the first _
+    /// there, without any -.
     #[arg(value_parser = version)]
     version: String,
     #[command(flatten)]
@@ -27,12 +28,19 @@ impl Show {
     }
 
     async fn print(self) -> Result<(), Exit> {
-        let request = pb::GetMigrationRequest { version: self.version.clone() };
-        let response = self.read.call(async |mut client| client.get_migration(request).await).await?;
+        let request = pb::GetMigrationRequest {
+            version: self.version.clone(),
+        };
+        let response = self
+            .read
+            .call(async |mut client| client.get_migration(request).await)
+            .await?;
         if self.read.common.output == Output::Json {
             return output::json(&response, "schemad.v1.GetMigrationResponse");
         }
-        let migration = response.migration.ok_or_else(|| Exit::unknown("the daemon sent an empty migration"))?;
+        let migration = response
+            .migration
+            .ok_or_else(|| Exit::unknown("the daemon sent an empty migration"))?;
         say_data(&show(&migration));
         Ok(())
     }
@@ -48,8 +56,22 @@ fn show(migration: &pb::Migration) -> String {
         ("Operation", migration.operation.clone()),
         ("By", migration.principal.clone()),
         ("Reversible", list::reversible(migration)),
-        ("Up runs", list::runs(migration.up_mode(), migration.up_mode_reason(), migration.up_parts)),
-        ("Down runs", list::runs(migration.down_mode(), migration.down_mode_reason(), migration.down_parts)),
+        (
+            "Up runs",
+            list::runs(
+                migration.up_mode(),
+                migration.up_mode_reason(),
+                migration.up_parts,
+            ),
+        ),
+        (
+            "Down runs",
+            list::runs(
+                migration.down_mode(),
+                migration.down_mode_reason(),
+                migration.down_parts,
+            ),
+        ),
         // As the daemon carries them, and as they were when it was applied.
         ("Up is", migration.embedded_up_checksum.clone()),
         ("Down is", migration.embedded_down_checksum.clone()),
@@ -66,13 +88,29 @@ fn show(migration: &pb::Migration) -> String {
         _ => format!("{file} as the daemon carries it"),
     };
     for (label, sql) in [
-        (of_daemon(&migration.recorded_up_sql, "up.sql"), &migration.up_sql),
-        ("up.sql as it was applied".to_owned(), &migration.recorded_up_sql),
-        (of_daemon(&migration.recorded_down_sql, "down.sql"), &migration.down_sql),
-        ("down.sql as it was when the up was applied, in the ledger".to_owned(), &migration.recorded_down_sql),
+        (
+            of_daemon(&migration.recorded_up_sql, "up.sql"),
+            &migration.up_sql,
+        ),
+        (
+            "up.sql as it was applied".to_owned(),
+            &migration.recorded_up_sql,
+        ),
+        (
+            of_daemon(&migration.recorded_down_sql, "down.sql"),
+            &migration.down_sql,
+        ),
+        (
+            "down.sql as it was when the up was applied, in the ledger".to_owned(),
+            &migration.recorded_down_sql,
+        ),
     ] {
         if !sql.is_empty() {
-            lines.push(format!("\n{}\n{}", styled(BOLD, &label), plain(sql.trim_end())));
+            lines.push(format!(
+                "\n{}\n{}",
+                styled(BOLD, &label),
+                plain(sql.trim_end())
+            ));
         }
     }
     if migration.truncated {

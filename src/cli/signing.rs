@@ -17,8 +17,9 @@ const LONGEST: u64 = 4096;
 /// The setting.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Signing {
-    /// Sign the down scripts that the ledger keeps with the key in this file, and run none from there that is not signed. Several:
-    /// the first signs, all verify. `openssl rand -hex 32` makes a key.
+    /// Sign the down scripts that the ledger keeps with the key in this file, and run none from
+    /// there that is not signed. Several: the first signs, all verify. `openssl rand -hex 32` makes
+    /// a key.
     #[arg(long, env = "SCHEMAD_SIGNING_KEY_FILE", value_name = "FILE", value_delimiter = ',', value_parser = FileName)]
     signing_key_file: Vec<PathBuf>,
 }
@@ -38,7 +39,11 @@ impl Signing {
             Exit::usage(format!("--signing-key-file {}: {error}", file.display()))
         };
         let read = |file: &PathBuf| read(file).map_err(|error| complain(file, &error));
-        let files: Vec<Vec<u8>> = self.signing_key_file.iter().map(read).collect::<Result<_, _>>()?;
+        let files: Vec<Vec<u8>> = self
+            .signing_key_file
+            .iter()
+            .map(read)
+            .collect::<Result<_, _>>()?;
         Keys::read(&files).map_err(|(n, error)| match self.signing_key_file.get(n) {
             Some(file) => complain(file, &error),
             None => Exit::usage(error),
@@ -48,9 +53,13 @@ impl Signing {
 
 fn read(file: &Path) -> Result<Vec<u8>, std::io::Error> {
     let mut bytes = Vec::new();
-    File::open(file)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    File::open(file)?
+        .take(LONGEST + 1)
+        .read_to_end(&mut bytes)?;
     match bytes.len() as u64 > LONGEST {
-        true => Err(std::io::Error::other(format!("it is longer than {LONGEST} bytes, which is no key"))),
+        true => Err(std::io::Error::other(format!(
+            "it is longer than {LONGEST} bytes, which is no key"
+        ))),
         false => Ok(bytes),
     }
 }
@@ -82,11 +91,15 @@ mod tests {
         };
         let (a, b, long) = (file("a", 32), file("b", 40), file("long", 5000));
         assert!(keys(&[]).unwrap().is_none());
-        for args in
-            [&["--signing-key-file", &format!("{a},{b}")][..], &["--signing-key-file", &a, "--signing-key-file", &b]]
-        {
+        for args in [
+            &["--signing-key-file", &format!("{a},{b}")][..],
+            &["--signing-key-file", &a, "--signing-key-file", &b],
+        ] {
             assert_eq!(keys(args).unwrap().unwrap().count(), 2);
         }
-        assert!(format!("{:?}", keys(&["--signing-key-file", &long]).unwrap_err()).contains("which is no key"));
+        assert!(
+            format!("{:?}", keys(&["--signing-key-file", &long]).unwrap_err())
+                .contains("which is no key")
+        );
     }
 }

@@ -32,7 +32,9 @@ impl Status {
         let status = fetch(&self.read).await?;
         match self.read.common.output {
             Output::Json => {
-                let response = pb::GetStatusResponse { status: Some(status) };
+                let response = pb::GetStatusResponse {
+                    status: Some(status),
+                };
                 output::json(&response, "schemad.v1.GetStatusResponse")
             }
             Output::Table => {
@@ -45,27 +47,46 @@ impl Status {
 
 /// Asks for the status.
 pub(super) async fn fetch(read: &Read) -> Result<pb::SchemaStatus, Exit> {
-    let response = read.call(async |mut client| client.get_status(pb::GetStatusRequest {}).await).await?;
-    response.status.ok_or_else(|| Exit::unknown("the daemon sent an empty status"))
+    let response = read
+        .call(async |mut client| client.get_status(pb::GetStatusRequest {}).await)
+        .await?;
+    response
+        .status
+        .ok_or_else(|| Exit::unknown("the daemon sent an empty status"))
 }
 
 /// The status for people.
 pub(super) fn show(status: &pb::SchemaStatus) -> String {
     let database = status.database.clone().unwrap_or_default();
     let ledger = status.ledger.clone().unwrap_or_default();
-    let read_only = if database.read_only { ", read-only" } else { "" };
-    let ledger =
-        if ledger.installed { format!("version {}, {}", ledger.version, ledger.id) } else { "not made yet".into() };
+    let read_only = if database.read_only {
+        ", read-only"
+    } else {
+        ""
+    };
+    let ledger = if ledger.installed {
+        format!("version {}, {}", ledger.version, ledger.id)
+    } else {
+        "not made yet".into()
+    };
     let mut lines = vec![
         format!("Schema    {}", state(status)),
         format!("Current   {}", or_dash(&status.current_version)),
-        format!("Database  {} on PostgreSQL {}{read_only}", line(&database.name), database.server_version),
+        format!(
+            "Database  {} on PostgreSQL {}{read_only}",
+            line(&database.name),
+            database.server_version
+        ),
         format!("Ledger    {ledger}"),
-        format!("Set       {} migrations, {}", status.embedded_count, status.embedded_set_digest),
+        format!(
+            "Set       {} migrations, {}",
+            status.embedded_count, status.embedded_set_digest
+        ),
         format!("schemad   {}", status.binary_version),
     ];
     if status.insecure {
-        let open = "INSECURE  started with --insecure: whoever reaches the daemon needs no credential, or can be read on the way";
+        let open = "INSECURE  started with --insecure: whoever reaches the daemon needs no \
+            credential, or can be read on the way";
         lines.push(styled(BAD, open));
     }
     if let Some(operation) = &status.running_operation {
@@ -82,19 +103,35 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
         lines.extend(waits(waiting));
     }
     if let Some(operation) = &status.last_operation {
-        lines.push(format!("Last      {}", output::hanging(&ended(operation), LABEL)));
-        let is_failure = operation.state() != pb::OperationState::Succeeded && !operation.message.is_empty();
+        lines.push(format!(
+            "Last      {}",
+            output::hanging(&ended(operation), LABEL)
+        ));
+        let is_failure =
+            operation.state() != pb::OperationState::Succeeded && !operation.message.is_empty();
         lines.extend(is_failure.then(|| {
-            format!("          {}", output::hanging(&ways::without_methods(&line(&operation.message)), LABEL))
+            format!(
+                "          {}",
+                output::hanging(&ways::without_methods(&line(&operation.message)), LABEL)
+            )
         }));
     }
     if !status.pending.is_empty() {
         lines.push(format!("\n{}", styled(BOLD, "Pending")));
-        let rows = status.pending.iter().take(SHOWN).map(|m| vec![m.version.clone(), m.name.clone()]);
+        let rows = status
+            .pending
+            .iter()
+            .take(SHOWN)
+            .map(|m| vec![m.version.clone(), m.name.clone()]);
         lines.push(table(&["VERSION", "NAME"], rows));
-        let more = usize::try_from(status.pending_count).unwrap_or(0).saturating_sub(SHOWN);
+        let more = usize::try_from(status.pending_count)
+            .unwrap_or(0)
+            .saturating_sub(SHOWN);
         if more > 0 {
-            lines.push(styled(DIM, &format!("and {more} more; `schemad list` shows all")));
+            lines.push(styled(
+                DIM,
+                &format!("and {more} more; `schemad list` shows all"),
+            ));
         }
     }
     if !status.problems.is_empty() {
@@ -104,31 +141,52 @@ pub(super) fn show(status: &pb::SchemaStatus) -> String {
     lines.join("\n")
 }
 
-/// Each problem with what answers it. What several migrations have is shown of the first, with the versions of the others.
+/// Each problem with what answers it. What several migrations have is shown of the first, with the
+/// versions of the others.
 fn problems(problems: &[pb::Problem]) -> Vec<String> {
     let mut lines = Vec::new();
     for (at, problem) in problems.iter().enumerate() {
-        let is_alike = |other: &&pb::Problem| other.reason == problem.reason && !other.version.is_empty();
+        let is_alike =
+            |other: &&pb::Problem| other.reason == problem.reason && !other.version.is_empty();
         if problems[..at].iter().any(|earlier| is_alike(&earlier)) {
             continue;
         }
         let style = if problem.blocking { BAD } else { WARN };
         lines.push(styled(style, &problem.reason));
-        lines.push(format!("  {}", output::hanging(&ways::without_methods(&line(&problem.message)), 2)));
-        let others: Vec<_> = problems[at + 1..].iter().filter(is_alike).map(|other| line(&other.version)).collect();
+        lines.push(format!(
+            "  {}",
+            output::hanging(&ways::without_methods(&line(&problem.message)), 2)
+        ));
+        let others: Vec<_> = problems[at + 1..]
+            .iter()
+            .filter(is_alike)
+            .map(|other| line(&other.version))
+            .collect();
         if !others.is_empty() {
             let more = if others.len() > SHOWN { ", …" } else { "" };
-            let named = others.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            let named = others
+                .iter()
+                .take(SHOWN)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(", ");
             let text = format!("The same is true of {} more: {named}{more}", others.len());
             lines.push(format!("  {}", output::hanging(&text, 2)));
         }
-        lines.extend(ways::of_problem(problem).iter().map(|way| format!("    {way}")));
+        lines.extend(
+            ways::of_problem(problem)
+                .iter()
+                .map(|way| format!("    {way}")),
+        );
     }
     lines
 }
 
 fn state(status: &pb::SchemaStatus) -> String {
-    let word = status.state().as_str_name().trim_start_matches("SCHEMA_STATE_");
+    let word = status
+        .state()
+        .as_str_name()
+        .trim_start_matches("SCHEMA_STATE_");
     let (style, note) = match status.state() {
         pb::SchemaState::Current => (
             GOOD,
@@ -143,35 +201,69 @@ fn state(status: &pb::SchemaStatus) -> String {
                 0 => String::new(),
                 n => format!("; {n} of the applied are not in this daemon's set"),
             };
-            (WARN, format!("{} applied, {} pending{foreign}", status.applied_count, status.pending_count))
+            (
+                WARN,
+                format!(
+                    "{} applied, {} pending{foreign}",
+                    status.applied_count, status.pending_count
+                ),
+            )
         }
-        pb::SchemaState::Ahead => {
-            (WARN, format!("{} applied that this daemon does not carry: its set is an older one", status.unknown_count))
-        }
+        pb::SchemaState::Ahead => (
+            WARN,
+            format!(
+                "{} applied that this daemon does not carry: its set is an older one",
+                status.unknown_count
+            ),
+        ),
         _ => (BAD, "apply would be refused; see the problems".into()),
     };
-    format!("{}  {}", styled(style, word), output::hanging(&note, LABEL + word.len() + 2))
+    format!(
+        "{}  {}",
+        styled(style, word),
+        output::hanging(&note, LABEL + word.len() + 2)
+    )
 }
 
 /// What the running operation waits for, and behind whom.
 fn waits(waiting: &pb::Waiting) -> Vec<String> {
-    let relation = if waiting.relation.is_empty() { String::new() } else { format!(" on {}", line(&waiting.relation)) };
+    let relation = if waiting.relation.is_empty() {
+        String::new()
+    } else {
+        format!(" on {}", line(&waiting.relation))
+    };
     let (version, mode) = (line(&waiting.version), line(&waiting.mode));
     let waited = output::duration(waiting.waited.as_ref());
     // Without a version all steps are through, and the end is being recorded.
-    let during =
-        if version.is_empty() { "to record the operation's end".into() } else { format!("migration {version}") };
+    let during = if version.is_empty() {
+        "to record the operation's end".into()
+    } else {
+        format!("migration {version}")
+    };
     let what = format!("Waiting   {waited} for {mode}{relation}, {during}");
     let behind = |blocker| format!("          behind {}", line(&blocker_text(blocker)));
-    std::iter::once(what).chain(waiting.blockers.iter().map(behind)).collect()
+    std::iter::once(what)
+        .chain(waiting.blockers.iter().map(behind))
+        .collect()
 }
 
 /// How an operation ended, and when.
 fn ended(operation: &pb::Operation) -> String {
     let state = operation.state();
-    let word = state.as_str_name().trim_start_matches("OPERATION_STATE_").to_lowercase();
-    let style = if state == pb::OperationState::Succeeded { GOOD } else { BAD };
-    let why = if operation.reason.is_empty() { String::new() } else { format!(": {}", line(&operation.reason)) };
+    let word = state
+        .as_str_name()
+        .trim_start_matches("OPERATION_STATE_")
+        .to_lowercase();
+    let style = if state == pb::OperationState::Succeeded {
+        GOOD
+    } else {
+        BAD
+    };
+    let why = if operation.reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", line(&operation.reason))
+    };
     format!(
         "{} {}, {} {}, {} of {} steps done{why}",
         kind(operation),
@@ -184,11 +276,19 @@ fn ended(operation: &pb::Operation) -> String {
 }
 
 fn kind(operation: &pb::Operation) -> String {
-    operation.kind().as_str_name().trim_start_matches("OPERATION_KIND_").to_lowercase()
+    operation
+        .kind()
+        .as_str_name()
+        .trim_start_matches("OPERATION_KIND_")
+        .to_lowercase()
 }
 
 fn or_dash(text: &str) -> String {
-    if text.is_empty() { "–".into() } else { line(text) }
+    if text.is_empty() {
+        "–".into()
+    } else {
+        line(text)
+    }
 }
 
 #[cfg(test)]
@@ -205,7 +305,10 @@ mod tests {
             embedded_set_digest: "sha256:ab".into(),
             binary_version: "0.1.0".into(),
             pending: (0..22)
-                .map(|n| pb::MigrationRef { version: format!("{n}"), name: format!("{n}_x\u{1b}") })
+                .map(|n| pb::MigrationRef {
+                    version: format!("{n}"),
+                    name: format!("{n}_x\u{1b}"),
+                })
                 .collect(),
             problems: vec![pb::Problem {
                 reason: "EDITED".into(),
@@ -226,13 +329,19 @@ mod tests {
                 version: "20260102".into(),
                 mode: "AccessExclusiveLock".into(),
                 relation: "public.t\u{1b}".into(),
-                waited: Some(prost_types::Duration { seconds: 12, nanos: 0 }),
+                waited: Some(prost_types::Duration {
+                    seconds: 12,
+                    nanos: 0,
+                }),
                 blockers: vec![pb::Blocker {
                     pid: 4711,
                     user: "alice\u{1b}".into(),
                     application_name: "psql".into(),
                     state: "idle in transaction".into(),
-                    age: Some(prost_types::Duration { seconds: 93, nanos: 0 }),
+                    age: Some(prost_types::Duration {
+                        seconds: 93,
+                        nanos: 0,
+                    }),
                     ..Default::default()
                 }],
             }),
@@ -243,17 +352,25 @@ mod tests {
                 steps_total: 2,
                 reason: "LOCK_TIMEOUT".into(),
                 message: "0001_a/down.sql could not get its locks".into(),
-                end_time: Some(prost_types::Timestamp { seconds: 1_769_817_600, nanos: 0 }),
+                end_time: Some(prost_types::Timestamp {
+                    seconds: 1_769_817_600,
+                    nanos: 0,
+                }),
                 ..Default::default()
             }),
-            database: Some(pb::Database { name: "app".into(), server_version: "15.18".into(), ..Default::default() }),
+            database: Some(pb::Database {
+                name: "app".into(),
+                server_version: "15.18".into(),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
 
     #[test]
     fn a_status_reads_well() {
-        let shown = anstream::adapter::strip_str(&show(&status(pb::SchemaState::Diverged))).to_string();
+        let shown =
+            anstream::adapter::strip_str(&show(&status(pb::SchemaState::Diverged))).to_string();
         insta::assert_snapshot!(shown);
     }
 }

@@ -1,4 +1,5 @@
-//! `schemad token new`: a bearer token, shown once, and what the access file has to know of it (docs/access.md).
+//! `schemad token new`: a bearer token, shown once, and what the access file has to know of it
+//! (docs/access.md).
 
 use std::{
     fs::{self, OpenOptions},
@@ -57,7 +58,8 @@ struct Made {
 }
 
 fn role(word: &str) -> Result<Role, String> {
-    word.parse().map_err(|()| "a role is viewer, deployer or admin".into())
+    word.parse()
+        .map_err(|()| "a role is viewer, deployer or admin".into())
 }
 
 fn valid_for(text: &str) -> Result<Duration, String> {
@@ -82,7 +84,8 @@ impl New {
         if !output::is_printed() {
             if let Some(file) = &self.append {
                 progress(&format!(
-                    "The token was made and nobody has it: its entry, of the name {}, is in {}. Take it out, and make another.",
+                    "The token was made and nobody has it: its entry, of the name {}, is in {}. \
+                     Take it out, and make another.",
                     output::line(&self.name),
                     file.display()
                 ));
@@ -90,8 +93,15 @@ impl New {
             return Ok(());
         }
         match &self.append {
-            Some(file) => progress(&styled(DIM, &format!("Its entry is in {}.", file.display()))),
-            None => progress(&format!("{}\n\n{}", styled(DIM, "For the access file:"), made.entry)),
+            Some(file) => progress(&styled(
+                DIM,
+                &format!("Its entry is in {}.", file.display()),
+            )),
+            None => progress(&format!(
+                "{}\n\n{}",
+                styled(DIM, "For the access file:"),
+                made.entry
+            )),
         }
         Ok(())
     }
@@ -99,20 +109,33 @@ impl New {
     /// The entry is in its file before the token is shown: nobody gets one that will never work.
     fn prepare(&self) -> Result<Made, Exit> {
         let secret = Secret::generate().map_err(Exit::unavailable)?;
-        let expires = self.expires.map(|valid| time(SystemTime::now(), valid)).transpose()?;
+        let expires = self
+            .expires
+            .map(|valid| time(SystemTime::now(), valid))
+            .transpose()?;
         let entry = self.entry(&secret, expires.as_deref());
         match &self.append {
             Some(file) => append(file, &entry)?,
             None => check(&entry)?,
         }
-        Ok(Made { secret, expires, entry })
+        Ok(Made {
+            secret,
+            expires,
+            entry,
+        })
     }
 
     fn entry(&self, secret: &Secret, expires: Option<&str>) -> String {
         // JSON's quoting is also TOML's.
         let name = serde_json::Value::from(self.name.as_str());
-        let expires = expires.map(|time| format!("expires = \"{time}\"\n")).unwrap_or_default();
-        format!("[[token]]\nname = {name}\nrole = \"{}\"\nsha256 = \"{}\"\n{expires}", self.role, secret.digest())
+        let expires = expires
+            .map(|time| format!("expires = \"{time}\"\n"))
+            .unwrap_or_default();
+        format!(
+            "[[token]]\nname = {name}\nrole = \"{}\"\nsha256 = \"{}\"\n{expires}",
+            self.role,
+            secret.digest()
+        )
     }
 
     fn show(&self, made: &Made) {
@@ -160,9 +183,17 @@ fn append(path: &Path, entry: &str) -> Result<(), Exit> {
     };
     let added = format!("{gap}{entry}");
     Access::check(path, &format!("{before}{added}")).map_err(Exit::usage)?;
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path);
     // One write: a daemon that reads meanwhile sees the entry or does not.
-    file.and_then(|mut file| file.write_all(added.as_bytes()).and_then(|()| file.sync_all())).map_err(failed)
+    file.and_then(|mut file| {
+        file.write_all(added.as_bytes())
+            .and_then(|()| file.sync_all())
+    })
+    .map_err(failed)
 }
 
 #[cfg(test)]
@@ -173,7 +204,13 @@ mod tests {
 
     fn new(name: &str, append: Option<PathBuf>) -> New {
         let expires = Some(Duration::from_secs(3600));
-        New { name: name.into(), role: Role::Deployer, expires, append, output: Output::Table }
+        New {
+            name: name.into(),
+            role: Role::Deployer,
+            expires,
+            append,
+            output: Output::Table,
+        }
     }
 
     #[test]
@@ -181,11 +218,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.toml");
         new("ci \"quoted\"", Some(path.clone())).prepare().unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         fs::write(&path, fs::read_to_string(&path).unwrap().trim_end()).unwrap();
         new("other", Some(path.clone())).prepare().unwrap();
         Access::open(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap().matches("[[token]]").count(), 2);
+        assert_eq!(
+            fs::read_to_string(&path)
+                .unwrap()
+                .matches("[[token]]")
+                .count(),
+            2
+        );
     }
 
     #[test]
@@ -204,7 +250,10 @@ mod tests {
     #[test]
     fn no_token_ends_beyond_what_can_be_written() {
         let day = Duration::from_secs(86400);
-        assert_eq!(time(SystemTime::UNIX_EPOCH, day).unwrap(), "1970-01-02T00:00:00Z");
+        assert_eq!(
+            time(SystemTime::UNIX_EPOCH, day).unwrap(),
+            "1970-01-02T00:00:00Z"
+        );
         assert!(time(SystemTime::now(), Duration::MAX).is_err());
         assert!(time(SystemTime::now(), 4_000_000 * day).is_err());
     }

@@ -1,9 +1,12 @@
-//! `schemad wait`: for init containers and scripts. It follows the health service's Watch, so it costs the database nothing.
+//! `schemad wait`: for init containers and scripts. It follows the health service's Watch, so it
+//! costs the database nothing.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use super::{
     client::Address,
@@ -19,7 +22,9 @@ use crate::{
 
 /// A migration's version, or the name of its folder.
 fn version(text: &str) -> Result<Version, InvalidVersion> {
-    operate::version(text).unwrap_or_else(|never| match never {}).parse()
+    operate::version(text)
+        .unwrap_or_else(|never| match never {})
+        .parse()
 }
 
 /// Between tries while nobody answers.
@@ -66,14 +71,21 @@ impl Condition {
 impl Wait {
     pub(super) async fn run(self) -> Exit {
         let service = self.condition.service();
-        match tokio::time::timeout(self.timeout, until_serving(&self.address, &service, progress)).await {
+        match tokio::time::timeout(
+            self.timeout,
+            until_serving(&self.address, &service, progress),
+        )
+        .await
+        {
             Ok(Ok(())) => Exit::DONE,
             Ok(Err(exit)) => exit,
             Err(_) => Exit::unavailable(format!(
                 "{service} of {} was not SERVING within {:?}{}",
                 self.address.address,
                 self.timeout,
-                self.why().await.map_or(String::new(), |why| format!(": {why}"))
+                self.why()
+                    .await
+                    .map_or(String::new(), |why| format!(": {why}"))
             )),
         }
     }
@@ -83,9 +95,16 @@ impl Wait {
         let mut client = self.address.client().ok()?;
         let asked = client.get_status(pb::GetStatusRequest {});
         match tokio::time::timeout(RETRY * 4, asked).await.ok()? {
-            Err(status) => exit::reason(&status).map(|reason| format!("{reason}: {}", status.message())),
+            Err(status) => {
+                exit::reason(&status).map(|reason| format!("{reason}: {}", status.message()))
+            }
             Ok(answer) => {
-                let problem = answer.into_inner().status?.problems.into_iter().find(|problem| problem.blocking)?;
+                let problem = answer
+                    .into_inner()
+                    .status?
+                    .problems
+                    .into_iter()
+                    .find(|problem| problem.blocking)?;
                 Some(format!("{}: {}", problem.reason, problem.message))
             }
         }
@@ -118,24 +137,50 @@ async fn until_serving(address: &Address, service: &str, tell: impl Fn(&str)) ->
 }
 
 /// One Watch, to SERVING or to its end.
-async fn watch(address: &Address, service: &str, tell: &impl Fn(&str)) -> Result<Result<(), String>, Exit> {
+async fn watch(
+    address: &Address,
+    service: &str,
+    tell: &impl Fn(&str),
+) -> Result<Result<(), String>, Exit> {
     let mut client = HealthClient::new(address.channel()?);
-    let request = HealthCheckRequest { service: service.to_owned() };
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
     let mut statuses = match client.watch(request).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return Ok(Err(format!("waiting for {}: {}", address.address, status.message()))),
+        Err(status) => {
+            return Ok(Err(format!(
+                "waiting for {}: {}",
+                address.address,
+                status.message()
+            )));
+        }
     };
     loop {
         match statuses.message().await {
             Ok(Some(response)) => match response.status() {
                 ServingStatus::Serving => return Ok(Ok(())),
                 ServingStatus::ServiceUnknown => {
-                    return Err(Exit::usage(format!("{} does not know {service}", address.address)));
+                    return Err(Exit::usage(format!(
+                        "{} does not know {service}",
+                        address.address
+                    )));
                 }
                 _ => tell(&format!("{service} is not SERVING yet")),
             },
-            Ok(None) => return Ok(Err(format!("{} ended the stream; waiting for it to come back", address.address))),
-            Err(status) => return Ok(Err(format!("waiting for {}: {}", address.address, status.message()))),
+            Ok(None) => {
+                return Ok(Err(format!(
+                    "{} ended the stream; waiting for it to come back",
+                    address.address
+                )));
+            }
+            Err(status) => {
+                return Ok(Err(format!(
+                    "waiting for {}: {}",
+                    address.address,
+                    status.message()
+                )));
+            }
         }
     }
 }

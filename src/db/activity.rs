@@ -1,5 +1,6 @@
-//! What another session is doing, seen from the server's statistics: what it waits for, who is in its way, and how far an
-//! index build is. A role that may not see the others' sessions gets fewer words, never an error.
+//! What another session is doing, seen from the server's statistics: what it waits for, who is in
+//! its way, and how far an index build is. A role that may not see the others' sessions gets fewer
+//! words, never an error.
 
 use std::time::Duration;
 
@@ -41,9 +42,16 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Whether both are waits for the same lock behind the same sessions, whose state and age change all the time.
+    /// Whether both are waits for the same lock behind the same sessions, whose state and age
+    /// change all the time.
     pub fn is_for_the_same(&self, other: &Self) -> bool {
-        let pids = |waiting: &Self| waiting.blockers.iter().map(|blocker| blocker.pid).collect::<Vec<_>>();
+        let pids = |waiting: &Self| {
+            waiting
+                .blockers
+                .iter()
+                .map(|blocker| blocker.pid)
+                .collect::<Vec<_>>()
+        };
         (&self.kind, &self.mode, &self.relation) == (&other.kind, &other.mode, &other.relation)
             && pids(self) == pids(other)
     }
@@ -56,7 +64,11 @@ impl Waiting {
 
 /// The sessions in the way, as one text; empty where nobody is known.
 pub fn blocked_by(blockers: &[Blocker]) -> String {
-    blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    blockers
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// A session that is in the way.
@@ -108,7 +120,10 @@ impl std::fmt::Display for Blocker {
             (mode, _) => mode.clone(),
         };
         let application = self.application.clone().filter(|name| !name.is_empty());
-        let words: Vec<String> = [self.user.clone(), application, state, holds].into_iter().flatten().collect();
+        let words: Vec<String> = [self.user.clone(), application, state, holds]
+            .into_iter()
+            .flatten()
+            .collect();
         match words.is_empty() {
             true => write!(f, "pid {}", self.pid),
             false => write!(f, "pid {} ({})", self.pid, words.join(", ")),
@@ -122,34 +137,39 @@ impl std::fmt::Display for Blocker {
 /// The database's, or its loss.
 pub async fn own(client: &Client) -> Result<Backend, Error> {
     // A login whose settings name another role may not see when it began itself.
-    let query = "SELECT a.pid, coalesce((extract(epoch FROM a.backend_start) * 1000000)::bigint, 0) FROM pg_catalog.pg_stat_activity a \
-                 WHERE a.pid = pg_catalog.pg_backend_pid()";
+    let query = "SELECT a.pid, coalesce((extract(epoch FROM a.backend_start) * 1000000)::bigint, \
+                 0) FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
     let rows = client.query_typed(query, &[]).await?;
-    let row = rows.first().ok_or_else(|| Error::Lost("the server does not list this session".into()))?;
-    Ok(Backend { pid: row.get(0), started: row.get(1) })
+    let row = rows
+        .first()
+        .ok_or_else(|| Error::Lost("the server does not list this session".into()))?;
+    Ok(Backend {
+        pid: row.get(0),
+        started: row.get(1),
+    })
 }
 
-const LOOK: &str = "SELECT (extract(epoch FROM a.query_start) * 1000000)::bigint, a.wait_event_type = 'Lock', p.phase, \
-    p.relid::regclass::text, nullif(p.index_relid, 0)::regclass::text, \
-    CASE WHEN p.phase LIKE 'waiting%' THEN p.lockers_done WHEN p.tuples_total > 0 THEN p.tuples_done ELSE p.blocks_done END, \
-    CASE WHEN p.phase LIKE 'waiting%' THEN p.lockers_total WHEN p.tuples_total > 0 THEN p.tuples_total \
-        ELSE p.blocks_total END \
-    FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_stat_progress_create_index p USING (pid) WHERE a.pid = $1";
+const LOOK: &str = "SELECT (extract(epoch FROM a.query_start) * 1000000)::bigint, \
+    a.wait_event_type = 'Lock', p.phase, p.relid::regclass::text, nullif(p.index_relid, \
+    0)::regclass::text, CASE WHEN p.phase LIKE 'waiting%' THEN p.lockers_done WHEN p.tuples_total \
+    > 0 THEN p.tuples_done ELSE p.blocks_done END, CASE WHEN p.phase LIKE 'waiting%' THEN \
+    p.lockers_total WHEN p.tuples_total > 0 THEN p.tuples_total ELSE p.blocks_total END FROM \
+    pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_stat_progress_create_index p USING (pid) \
+    WHERE a.pid = $1";
 
-/// The wait, and each blocker with what it holds of the same thing: a relation, a transaction or a session's virtual one.
-const BLOCKERS: &str = "SELECT w.locktype, w.mode, w.relation::regclass::text, b.pid, a.usename::text, a.application_name, \
-    a.state, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.state_change))::float8, \
-    h.relation::regclass::text, h.mode \
-    FROM pg_catalog.pg_locks w \
-    CROSS JOIN LATERAL unnest(pg_catalog.pg_blocking_pids(w.pid)) b (pid) \
-    LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid \
-    LEFT JOIN LATERAL (SELECT l.relation, l.mode FROM pg_catalog.pg_locks l WHERE l.pid = b.pid AND l.granted \
-        AND l.locktype = w.locktype AND l.database IS NOT DISTINCT FROM w.database \
-        AND l.relation IS NOT DISTINCT FROM w.relation AND l.page IS NOT DISTINCT FROM w.page \
-        AND l.tuple IS NOT DISTINCT FROM w.tuple AND l.transactionid IS NOT DISTINCT FROM w.transactionid \
-        AND l.virtualxid IS NOT DISTINCT FROM w.virtualxid AND l.classid IS NOT DISTINCT FROM w.classid \
-        AND l.objid IS NOT DISTINCT FROM w.objid LIMIT 1) h ON true \
-    WHERE w.pid = $1 AND NOT w.granted ORDER BY b.pid LIMIT 20";
+/// The wait, and each blocker with what it holds of the same thing: a relation, a transaction or a
+/// session's virtual one.
+const BLOCKERS: &str = "SELECT w.locktype, w.mode, w.relation::regclass::text, b.pid, \
+    a.usename::text, a.application_name, a.state, extract(epoch FROM clock_timestamp() - \
+    coalesce(a.xact_start, a.state_change))::float8, h.relation::regclass::text, h.mode FROM \
+    pg_catalog.pg_locks w CROSS JOIN LATERAL unnest(pg_catalog.pg_blocking_pids(w.pid)) b (pid) \
+    LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid LEFT JOIN LATERAL (SELECT l.relation, \
+    l.mode FROM pg_catalog.pg_locks l WHERE l.pid = b.pid AND l.granted AND l.locktype = \
+    w.locktype AND l.database IS NOT DISTINCT FROM w.database AND l.relation IS NOT DISTINCT FROM \
+    w.relation AND l.page IS NOT DISTINCT FROM w.page AND l.tuple IS NOT DISTINCT FROM w.tuple AND \
+    l.transactionid IS NOT DISTINCT FROM w.transactionid AND l.virtualxid IS NOT DISTINCT FROM \
+    w.virtualxid AND l.classid IS NOT DISTINCT FROM w.classid AND l.objid IS NOT DISTINCT FROM \
+    w.objid LIMIT 1) h ON true WHERE w.pid = $1 AND NOT w.granted ORDER BY b.pid LIMIT 20";
 
 /// Looks at the session with this process id. `None`: it is gone.
 ///
@@ -157,7 +177,9 @@ const BLOCKERS: &str = "SELECT w.locktype, w.mode, w.relation::regclass::text, b
 /// The database's, or its loss.
 pub async fn look(client: &Client, pid: i32) -> Result<Option<Activity>, Error> {
     let rows = client.query_typed(LOOK, &[(&pid, Type::INT4)]).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
     let waits: Option<bool> = row.get(1);
     let building = row.get::<_, Option<String>>(2).map(|phase| Building {
         phase,
@@ -170,7 +192,11 @@ pub async fn look(client: &Client, pid: i32) -> Result<Option<Activity>, Error> 
         Some(true) => waiting(&client.query_typed(BLOCKERS, &[(&pid, Type::INT4)]).await?),
         _ => None,
     };
-    Ok(Some(Activity { query_start: row.get(0), waiting, building }))
+    Ok(Some(Activity {
+        query_start: row.get(0),
+        waiting,
+        building,
+    }))
 }
 
 fn waiting(rows: &[Row]) -> Option<Waiting> {
@@ -180,13 +206,20 @@ fn waiting(rows: &[Row]) -> Option<Waiting> {
         user: row.get(4),
         application: row.get(5),
         state: row.get(6),
-        age: row.get::<_, Option<f64>>(7).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        age: row
+            .get::<_, Option<f64>>(7)
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         relation: row.get(8),
         mode: row.get(9),
     };
     let mut blockers: Vec<Blocker> = rows.iter().map(blocker).collect();
     blockers.dedup_by_key(|blocker| blocker.pid);
-    Some(Waiting { kind: first.get(0), mode: first.get(1), relation: first.get(2), blockers })
+    Some(Waiting {
+        kind: first.get(0),
+        mode: first.get(1),
+        relation: first.get(2),
+        blockers,
+    })
 }
 
 /// Cancels what a session runs, if it is still the same session. False: it is gone.
@@ -202,20 +235,38 @@ pub async fn cancel(client: &Client, backend: Backend) -> Result<bool, Error> {
 /// # Errors
 /// The database's (another role's session may not be touched), or its loss.
 pub async fn terminate(client: &Client, backend: Backend) -> Result<bool, Error> {
-    signal(client, "pg_terminate_backend", "a.state LIKE 'idle%'", backend).await
+    signal(
+        client,
+        "pg_terminate_backend",
+        "a.state LIKE 'idle%'",
+        backend,
+    )
+    .await
 }
 
-/// Only a session of this database that is schemad's and holds its operation lock: the ledger's rows may be copies of another
-/// database's, or written by others. Another role's session does not show when it began; its lock proves that it is the same one.
-async fn signal(client: &Client, how: &'static str, only_if: &'static str, backend: Backend) -> Result<bool, Error> {
+/// Only a session of this database that is schemad's and holds its operation lock: the ledger's
+/// rows may be copies of another database's, or written by others. Another role's session does not
+/// show when it began; its lock proves that it is the same one.
+async fn signal(
+    client: &Client,
+    how: &'static str,
+    only_if: &'static str,
+    backend: Backend,
+) -> Result<bool, Error> {
     let query = format!(
-        "SELECT pg_catalog.{how}(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1 \
-         AND a.datname = pg_catalog.current_database() AND a.application_name = 'schemad' AND {only_if} \
-         AND (a.backend_start IS NULL OR (extract(epoch FROM a.backend_start) * 1000000)::bigint = $2) \
-         AND EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.pid = a.pid AND {}) LIMIT 1",
+        "SELECT pg_catalog.{how}(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1 AND \
+         a.datname = pg_catalog.current_database() AND a.application_name = 'schemad' AND \
+         {only_if} AND (a.backend_start IS NULL OR (extract(epoch FROM a.backend_start) * \
+         1000000)::bigint = $2) AND EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.pid = a.pid \
+         AND {}) LIMIT 1",
         operation_lock!()
     );
-    let rows = client.query_typed(&query, &[(&backend.pid, Type::INT4), (&backend.started, Type::INT8)]).await?;
+    let rows = client
+        .query_typed(
+            &query,
+            &[(&backend.pid, Type::INT4), (&backend.started, Type::INT8)],
+        )
+        .await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
@@ -225,13 +276,27 @@ mod tests {
 
     #[test]
     fn a_blocker_says_what_is_known_of_it() {
-        let mut blocker = Blocker { pid: 7, ..Blocker::default() };
+        let mut blocker = Blocker {
+            pid: 7,
+            ..Blocker::default()
+        };
         assert_eq!(blocker.to_string(), "pid 7");
         blocker.user = Some("alice".into());
         blocker.application = Some(String::new());
-        (blocker.state, blocker.age) = (Some("idle in transaction".into()), Some(Duration::from_secs(93)));
-        (blocker.mode, blocker.relation) = (Some("AccessShareLock".into()), Some("public.t".into()));
-        assert_eq!(blocker.to_string(), "pid 7 (alice, idle in transaction for 93s, AccessShareLock on public.t)");
-        assert!(Blocker::default().to_string().contains("prepared transaction"));
+        (blocker.state, blocker.age) = (
+            Some("idle in transaction".into()),
+            Some(Duration::from_secs(93)),
+        );
+        (blocker.mode, blocker.relation) =
+            (Some("AccessShareLock".into()), Some("public.t".into()));
+        assert_eq!(
+            blocker.to_string(),
+            "pid 7 (alice, idle in transaction for 93s, AccessShareLock on public.t)"
+        );
+        assert!(
+            Blocker::default()
+                .to_string()
+                .contains("prepared transaction")
+        );
     }
 }

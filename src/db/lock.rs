@@ -1,5 +1,6 @@
-//! The one lock of a database. Every operation holds it as a session advisory lock, however many daemons there are; it is
-//! polled, never waited for, because a waiter's open transaction would deadlock with CREATE INDEX CONCURRENTLY.
+//! The one lock of a database. Every operation holds it as a session advisory lock, however many
+//! daemons there are; it is polled, never waited for, because a waiter's open transaction would
+//! deadlock with CREATE INDEX CONCURRENTLY.
 
 use std::time::Duration;
 
@@ -17,13 +18,15 @@ pub const KEY: i64 = 32_478_922_351_141_220;
 /// True for the row `k` of pg_locks with which a session holds the lock of this database.
 macro_rules! operation_lock {
     () => {
-        "k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 AND k.classid = 7562088 AND k.objid = 1701667172 \
-         AND k.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
+        "k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 AND k.classid = 7562088 AND \
+         k.objid = 1701667172 AND k.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE \
+         d.datname = pg_catalog.current_database())"
     };
 }
 pub(crate) use operation_lock;
 
-/// A session that holds the lock. It is given back with the session: closing the connection releases it.
+/// A session that holds the lock. It is given back with the session: closing the connection
+/// releases it.
 pub struct LockedSession {
     session: Session,
 }
@@ -42,9 +45,16 @@ impl LockedSession {
     /// # Errors
     /// The database's, or its loss.
     pub async fn try_lock(session: Session) -> Result<Attempt, Error> {
-        let row = session.client().query_typed("SELECT pg_try_advisory_lock($1)", &[(&KEY, Type::INT8)]).await?;
+        let row = session
+            .client()
+            .query_typed("SELECT pg_try_advisory_lock($1)", &[(&KEY, Type::INT8)])
+            .await?;
         let won = row.first().is_some_and(|r| r.get::<_, bool>(0));
-        Ok(if won { Attempt::Won(Self { session }) } else { Attempt::Held(session) })
+        Ok(if won {
+            Attempt::Won(Self { session })
+        } else {
+            Attempt::Held(session)
+        })
     }
 
     /// Gives the lock back and keeps the session.
@@ -75,7 +85,9 @@ pub async fn holder(client: &Client) -> Result<Option<Blocker>, Error> {
         user: row.get(1),
         application: row.get(2),
         state: row.get(3),
-        age: row.get::<_, Option<f64>>(4).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        age: row
+            .get::<_, Option<f64>>(4)
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         ..Blocker::default()
     }))
 }

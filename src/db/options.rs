@@ -1,5 +1,6 @@
-//! The options of a database URL or DSN that tokio-postgres does not know, or knows less of than libpq: taken out before it
-//! sees the text. The names and their meaning are libpq's (PostgreSQL's manual, "Parameter Key Words").
+//! The options of a database URL or DSN that tokio-postgres does not know, or knows less of than
+//! libpq: taken out before it sees the text. The names and their meaning are libpq's (PostgreSQL's
+//! manual, "Parameter Key Words").
 
 use std::collections::BTreeMap;
 
@@ -41,14 +42,23 @@ const IGNORED: [&str; 15] = [
 const REFUSED: [(&str, &str); 11] = [
     ("service", "name host, user and database in the URL"),
     ("servicefile", "name host, user and database in the URL"),
-    ("passfile", "put the password into the URL, and the URL into a file for DATABASE_URL_FILE"),
-    ("sslpassword", "give a key that is not encrypted, readable by schemad only"),
+    (
+        "passfile",
+        "put the password into the URL, and the URL into a file for DATABASE_URL_FILE",
+    ),
+    (
+        "sslpassword",
+        "give a key that is not encrypted, readable by schemad only",
+    ),
     ("sslcrl", "revocation lists are not looked at"),
     ("sslcrldir", "revocation lists are not looked at"),
     ("require_auth", "the server chooses"),
     ("replication", "schemad does not replicate"),
     ("schema", "write options=-csearch_path%3D and the schema"),
-    ("currentSchema", "write options=-csearch_path%3D and the schema"),
+    (
+        "currentSchema",
+        "write options=-csearch_path%3D and the schema",
+    ),
     ("ssl", "write sslmode=require, or verify-full"),
 ];
 
@@ -63,13 +73,16 @@ pub(super) fn foreign_form(text: &str) -> Option<String> {
     let scheme = text.split_once("://")?.0;
     match scheme.split_once('+') {
         _ if ["postgres", "postgresql"].contains(&scheme) => None,
-        Some((before @ ("postgres" | "postgresql"), _)) => {
-            Some(format!("its scheme names a Python driver behind a +: write {before}://"))
-        }
-        _ if scheme.starts_with("jdbc:") => {
-            Some("it begins with jdbc: as Java has it; write postgres://user:password@host:5432/database".into())
-        }
-        // In a DSN a value may hold "://"; a scheme that is none of PostgreSQL's may be a piece of a password.
+        Some((before @ ("postgres" | "postgresql"), _)) => Some(format!(
+            "its scheme names a Python driver behind a +: write {before}://"
+        )),
+        _ if scheme.starts_with("jdbc:") => Some(
+            "it begins with jdbc: as Java has it; write \
+                postgres://user:password@host:5432/database"
+                .into(),
+        ),
+        // In a DSN a value may hold "://"; a scheme that is none of PostgreSQL's may be a piece of
+        // a password.
         _ if text.contains('=') && !text.contains('?') => None,
         _ => Some("its scheme is not postgres://".into()),
     }
@@ -102,7 +115,10 @@ pub(super) fn take(text: &str) -> Result<(String, Options), InvalidUrl> {
         let mut kept = String::new();
         for (name, value) in pairs(text)? {
             if keep(name, &value, &mut options)? {
-                kept += &format!("{name}='{}' ", value.replace('\\', "\\\\").replace('\'', "\\'"));
+                kept += &format!(
+                    "{name}='{}' ",
+                    value.replace('\\', "\\\\").replace('\'', "\\'")
+                );
             }
         }
         kept
@@ -110,38 +126,64 @@ pub(super) fn take(text: &str) -> Result<(String, Options), InvalidUrl> {
     Ok((rest, options))
 }
 
-/// The URL with the hosts and ports of its query, which go before those in front, as for libpq; tokio-postgres would take both.
-/// One port is for every host.
+/// The URL with the hosts and ports of its query, which go before those in front, as for libpq;
+/// tokio-postgres would take both. One port is for every host.
 fn with_hosts(base: &str, hosts: Option<&str>, ports: Option<&str>) -> String {
     let authority = base.find("://").map_or(0, |at| at + 3);
-    let end = base[authority..].find('/').map_or(base.len(), |at| authority + at);
+    let end = base[authority..]
+        .find('/')
+        .map_or(base.len(), |at| authority + at);
     let (user, in_front) = match base[authority..end].rsplit_once('@') {
         Some((user, in_front)) => (format!("{user}@"), in_front),
         None => (String::new(), &base[authority..end]),
     };
     let in_front: Vec<(&str, &str)> = in_front
         .split(',')
-        .map(|host| host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).unwrap_or((host, "")))
+        .map(|host| {
+            host.rsplit_once(':')
+                .filter(|(_, port)| !port.contains(']'))
+                .unwrap_or((host, ""))
+        })
         .collect();
     let hosts: Vec<String> = match hosts {
-        Some(hosts) => decoded(hosts).split(',').map(|host| host.replace('%', "%25").replace('/', "%2F")).collect(),
-        None => in_front.iter().map(|(host, _)| (*host).to_owned()).collect(),
+        Some(hosts) => decoded(hosts)
+            .split(',')
+            .map(|host| host.replace('%', "%25").replace('/', "%2F"))
+            .collect(),
+        None => in_front
+            .iter()
+            .map(|(host, _)| (*host).to_owned())
+            .collect(),
     };
     let ports: Vec<String> = match ports {
         Some(ports) => decoded(ports).split(',').map(str::to_owned).collect(),
-        None => in_front.iter().map(|(_, port)| (*port).to_owned()).collect(),
+        None => in_front
+            .iter()
+            .map(|(_, port)| (*port).to_owned())
+            .collect(),
     };
     let addresses = hosts.iter().enumerate().map(|(n, host)| {
-        let port = ports.get(n).or(ports.first()).filter(|port| !port.is_empty());
+        let port = ports
+            .get(n)
+            .or(ports.first())
+            .filter(|port| !port.is_empty());
         port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
     });
-    format!("{}{user}{}{}", &base[..authority], addresses.collect::<Vec<_>>().join(","), &base[end..])
+    format!(
+        "{}{user}{}{}",
+        &base[..authority],
+        addresses.collect::<Vec<_>>().join(","),
+        &base[end..]
+    )
 }
 
 /// True for an option that tokio-postgres shall see.
 fn keep(name: &str, value: &str, options: &mut Options) -> Result<bool, InvalidUrl> {
     if let Some((name, instead)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
-        return Err(InvalidUrl::Option { name, problem: format!("is not supported: {instead}") });
+        return Err(InvalidUrl::Option {
+            name,
+            problem: format!("is not supported: {instead}"),
+        });
     }
     match OURS.iter().find(|ours| **ours == name) {
         Some(ours) => {
@@ -153,13 +195,19 @@ fn keep(name: &str, value: &str, options: &mut Options) -> Result<bool, InvalidU
 }
 
 fn decoded(value: &str) -> String {
-    percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(value)
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
-/// The pairs of a key=value DSN: values bare, or in single quotes; a backslash takes the next character as it is.
+/// The pairs of a key=value DSN: values bare, or in single quotes; a backslash takes the next
+/// character as it is.
 fn pairs(text: &str) -> Result<Vec<(&str, String)>, InvalidUrl> {
-    let malformed =
-        || InvalidUrl::Syntax("a DSN is key=value pairs with spaces between; quote a value that holds one".into());
+    let malformed = || {
+        InvalidUrl::Syntax(
+            "a DSN is key=value pairs with spaces between; quote a value that holds one".into(),
+        )
+    };
     let mut pairs = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
@@ -170,7 +218,9 @@ fn pairs(text: &str) -> Result<Vec<(&str, String)>, InvalidUrl> {
         }
         let mut value = String::new();
         let after = after.trim_start();
-        let (quoted, body) = after.strip_prefix('\'').map_or((false, after), |body| (true, body));
+        let (quoted, body) = after
+            .strip_prefix('\'')
+            .map_or((false, after), |body| (true, body));
         let mut chars = body.char_indices();
         let end = loop {
             match chars.next() {
@@ -206,14 +256,23 @@ mod tests {
         ] {
             let (kept, options) = take(text).unwrap();
             assert_eq!(kept, rest);
-            assert_eq!((options["sslmode"].as_str(), options["sslrootcert"].as_str()), ("verify-full", "/ca.pem"));
+            assert_eq!(
+                (options["sslmode"].as_str(), options["sslrootcert"].as_str()),
+                ("verify-full", "/ca.pem")
+            );
         }
-        assert_eq!(take("postgres://h/d").unwrap(), ("postgres://h/d".into(), Options::new()));
+        assert_eq!(
+            take("postgres://h/d").unwrap(),
+            ("postgres://h/d".into(), Options::new())
+        );
     }
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
-        for (text, name) in [("postgres://h/d?service=x", "service"), ("host=h sslcrl=x", "sslcrl")] {
+        for (text, name) in [
+            ("postgres://h/d?service=x", "service"),
+            ("host=h sslcrl=x", "sslcrl"),
+        ] {
             assert!(take(text).unwrap_err().to_string().contains(name));
         }
         for text in ["host", "host=h 'x", "host='h", "a b=c"] {

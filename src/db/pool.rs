@@ -1,5 +1,5 @@
-//! The connections that read: diesel-async on a bb8 pool. diesel-async's own manager knows nothing of how long a connection
-//! has been idle or whether the server closed it, so this one keeps both.
+//! The connections that read: diesel-async on a bb8 pool. diesel-async's own manager knows nothing
+//! of how long a connection has been idle or whether the server closed it, so this one keeps both.
 
 use std::{
     future::poll_fn,
@@ -17,7 +17,8 @@ use tokio_postgres::AsyncMessage;
 
 use super::{DatabaseUrl, Error, SqlError, connect::Connected, error::sqlstate_of};
 
-/// Connections are closed after this long without use; bb8 opens new ones up to the size that is kept.
+/// Connections are closed after this long without use; bb8 opens new ones up to the size that is
+/// kept.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 
 /// How the pool behaves.
@@ -33,13 +34,15 @@ pub struct PoolSettings {
     pub ping_after: Duration,
 }
 
-/// Whose ledger a connection reads: code of its owner could run with the reader's rights. It may belong to a superuser, to the reader's
-/// role, to one that this is a member of, and where another login runs migrations, to that or to one that that is a member of.
+/// Whose ledger a connection reads: code of its owner could run with the reader's rights. It may
+/// belong to a superuser, to the reader's role, to one that this is a member of, and where another
+/// login runs migrations, to that or to one that that is a member of.
 #[derive(Clone, Debug, Default)]
 pub struct Whose(Option<Arc<str>>);
 
 impl Whose {
-    /// For a connection of the login at `reading`, where operations run as the login at `migrating`.
+    /// For a connection of the login at `reading`, where operations run as the login at
+    /// `migrating`.
     pub fn of(reading: &DatabaseUrl, migrating: Option<&DatabaseUrl>) -> Self {
         Self(
             migrating
@@ -69,7 +72,8 @@ pub struct Reader {
     driver: JoinHandle<()>,
 }
 
-/// The SQLSTATE with which a block of schemad's own tells its result, which it has no other way to return.
+/// The SQLSTATE with which a block of schemad's own tells its result, which it has no other way to
+/// return.
 pub const TOLD: &str = "SCH0F";
 
 impl Drop for Reader {
@@ -84,8 +88,16 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Connect`] with the server's own words.
-    pub async fn connect(url: &DatabaseUrl, application_name: &str, whose: Whose) -> Result<Self, Error> {
-        let Connected { client, mut connection, .. } = url.connect(application_name).await?;
+    pub async fn connect(
+        url: &DatabaseUrl,
+        application_name: &str,
+        whose: Whose,
+    ) -> Result<Self, Error> {
+        let Connected {
+            client,
+            mut connection,
+            ..
+        } = url.connect(application_name).await?;
         let closed = Arc::new(AtomicBool::new(false));
         let told = Arc::<Mutex<Option<String>>>::default();
         let (flag, tells) = (closed.clone(), told.clone());
@@ -94,27 +106,47 @@ impl Reader {
                 if let AsyncMessage::Notice(notice) = message
                     && notice.code().code() == TOLD
                 {
-                    *tells.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
+                    *tells.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(notice.message().to_owned());
                 }
             }
             flag.store(true, Ordering::Release);
         });
-        // diesel-async prepares what it sets up. A transaction keeps that on one server connection, whatever pooler is between.
+        // diesel-async prepares what it sets up. A transaction keeps that on one server connection,
+        // whatever pooler is between.
         client.batch_execute("BEGIN").await?;
-        let failed = |cause: String| Error::Connect { target: url.target().into(), cause };
-        let mut conn = AsyncPgConnection::try_from(client).await.map_err(|e| failed(e.to_string()))?;
-        conn.batch_execute("COMMIT").await.map_err(|e| failed(e.to_string()))?;
-        Ok(Self { conn, closed, dirty: false, keeps_settings: false, whose, told, last_used: Instant::now(), driver })
+        let failed = |cause: String| Error::Connect {
+            target: url.target().into(),
+            cause,
+        };
+        let mut conn = AsyncPgConnection::try_from(client)
+            .await
+            .map_err(|e| failed(e.to_string()))?;
+        conn.batch_execute("COMMIT")
+            .await
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(Self {
+            conn,
+            closed,
+            dirty: false,
+            keeps_settings: false,
+            whose,
+            told,
+            last_used: Instant::now(),
+            driver,
+        })
     }
 
-    /// Makes the settings of a reading transaction the session's own, so that a single statement needs no transaction. Only on a
-    /// direct connection: through a transaction pooler they would reach others.
+    /// Makes the settings of a reading transaction the session's own, so that a single statement
+    /// needs no transaction. Only on a direct connection: through a transaction pooler they would
+    /// reach others.
     ///
     /// # Errors
     /// The database's, or its loss.
     pub async fn keep_settings(&mut self) -> Result<(), Error> {
-        let settings = "SET search_path=pg_catalog,pg_temp;SET quote_all_identifiers=off;SET lock_timeout='500ms';SET statement_timeout='10s';\
-                        SET default_transaction_read_only=on";
+        let settings = "SET search_path=pg_catalog,pg_temp;SET quote_all_identifiers=off;SET \
+                        lock_timeout='500ms';SET statement_timeout='10s';SET \
+                        default_transaction_read_only=on";
         let kept = self.conn.batch_execute(settings).await;
         kept.map_err(|error| self.error(error))?;
         self.keeps_settings = true;
@@ -126,7 +158,8 @@ impl Reader {
         self.keeps_settings
     }
 
-    /// Runs a block, in a reading transaction where the settings are not the session's own, and returns what it told.
+    /// Runs a block, in a reading transaction where the settings are not the session's own, and
+    /// returns what it told.
     ///
     /// # Errors
     /// The database's, or its loss.
@@ -146,7 +179,10 @@ impl Reader {
     }
 
     fn take_told(&self) -> Option<String> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Whose ledger it reads.
@@ -154,9 +190,10 @@ impl Reader {
         &self.whose
     }
 
-    /// Begins a transaction that sees one state and cannot write. A lock held by a migration ends a read after 500 ms. Nothing that
-    /// others create can resolve in it: its search_path is `pg_catalog, pg_temp`. All is set for the transaction alone, because the
-    /// connection may go through a transaction pooler.
+    /// Begins a transaction that sees one state and cannot write. A lock held by a migration ends a
+    /// read after 500 ms. Nothing that others create can resolve in it: its search_path is
+    /// `pg_catalog, pg_temp`. All is set for the transaction alone, because the connection may go
+    /// through a transaction pooler.
     ///
     /// Dropped before [`Self::end`], the connection is not used again.
     ///
@@ -164,10 +201,15 @@ impl Reader {
     /// [`Error::Lost`]: the connection does not work any more.
     pub async fn begin(&mut self) -> Result<(), Error> {
         self.dirty = true;
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL search_path=pg_catalog,pg_temp;SET LOCAL quote_all_identifiers=off;\
-                     SET LOCAL lock_timeout='500ms';SET LOCAL statement_timeout='10s'";
-        // On a connection that works this cannot be refused; what comes back here is why the server has closed it.
-        self.conn.batch_execute(begin).await.map_err(|e| Error::Lost(e.to_string()))
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL \
+                     search_path=pg_catalog,pg_temp;SET LOCAL quote_all_identifiers=off;SET LOCAL \
+                     lock_timeout='500ms';SET LOCAL statement_timeout='10s'";
+        // On a connection that works this cannot be refused; what comes back here is why the server
+        // has closed it.
+        self.conn
+            .batch_execute(begin)
+            .await
+            .map_err(|e| Error::Lost(e.to_string()))
     }
 
     /// Ends the transaction and passes the result on.
@@ -186,9 +228,10 @@ impl Reader {
     pub fn error(&self, error: diesel::result::Error) -> Error {
         match error {
             _ if self.is_closed() => Error::Lost(error.to_string()),
-            diesel::result::Error::DatabaseError(diesel::result::DatabaseErrorKind::ClosedConnection, info) => {
-                Error::Lost(info.message().into())
-            }
+            diesel::result::Error::DatabaseError(
+                diesel::result::DatabaseErrorKind::ClosedConnection,
+                info,
+            ) => Error::Lost(info.message().into()),
             diesel::result::Error::DatabaseError(_, info) => SqlError {
                 sqlstate: sqlstate_of(info.message()).into(),
                 message: info.message().into(),
@@ -206,7 +249,8 @@ impl Reader {
         &mut self.conn
     }
 
-    /// True for a connection that answers no more: the server ended it, or a transaction on it did not end.
+    /// True for a connection that answers no more: the server ended it, or a transaction on it did
+    /// not end.
     pub fn is_broken(&self) -> bool {
         self.is_closed() || self.dirty
     }
@@ -226,7 +270,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool that connects in the background; nothing is awaited and no database needs to be there yet.
+    /// A pool that connects in the background; nothing is awaited and no database needs to be there
+    /// yet.
     pub fn new(url: DatabaseUrl, whose: Whose, settings: &PoolSettings) -> Self {
         let last_failure = LastFailure::default();
         let pool = bb8::Pool::builder()
@@ -236,22 +281,35 @@ impl Pool {
             .connection_timeout(settings.timeout)
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .error_sink(Box::new(last_failure.clone()))
-            .build_unchecked(Manager { url, whose, ping_after: settings.ping_after });
-        Self { pool, timeout: settings.timeout, last_failure }
+            .build_unchecked(Manager {
+                url,
+                whose,
+                ping_after: settings.ping_after,
+            });
+        Self {
+            pool,
+            timeout: settings.timeout,
+            last_failure,
+        }
     }
 
     /// A connection, waiting for at most the pool's timeout.
     ///
     /// # Errors
-    /// [`Error::PoolExhausted`], or the error that kept the pool from connecting (bb8 itself says only "timed out").
+    /// [`Error::PoolExhausted`], or the error that kept the pool from connecting (bb8 itself says
+    /// only "timed out").
     pub async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, Error> {
         let asked = Instant::now();
         self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => error,
-            bb8::RunError::TimedOut => self
-                .last_failure
-                .since(asked)
-                .unwrap_or_else(|| Error::PoolExhausted { size: self.max_size(), waited: self.timeout }),
+            bb8::RunError::TimedOut => {
+                self.last_failure
+                    .since(asked)
+                    .unwrap_or_else(|| Error::PoolExhausted {
+                        size: self.max_size(),
+                        waited: self.timeout,
+                    })
+            }
         })
     }
 
@@ -288,7 +346,11 @@ impl bb8::ManageConnection for Manager {
             return Err(Error::Lost("the server closed it while it was idle".into()));
         }
         if reader.last_used.elapsed() >= self.ping_after {
-            reader.conn.batch_execute("SELECT 1").await.map_err(|e| Error::Lost(e.to_string()))?;
+            reader
+                .conn
+                .batch_execute("SELECT 1")
+                .await
+                .map_err(|e| Error::Lost(e.to_string()))?;
         }
         Ok(())
     }
@@ -307,7 +369,9 @@ struct LastFailure(Arc<Mutex<Option<(Instant, Error)>>>);
 impl LastFailure {
     fn since(&self, start: Instant) -> Option<Error> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(at, _)| *at >= start).map(|(_, error)| error.clone())
+        last.as_ref()
+            .filter(|(at, _)| *at >= start)
+            .map(|(_, error)| error.clone())
     }
 }
 

@@ -1,6 +1,6 @@
-//! The migration session: one direct connection, opened for one operation and closed after it, so that nothing of one
-//! operation reaches the next. Only unnamed and simple queries run on it, because DEALLOCATE ALL ends every step, unless it was told
-//! to keep its statements.
+//! The migration session: one direct connection, opened for one operation and closed after it, so
+//! that nothing of one operation reaches the next. Only unnamed and simple queries run on it,
+//! because DEALLOCATE ALL ends every step, unless it was told to keep its statements.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,9 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, SimpleQueryMessage, SimpleQueryRow, types::Type};
+use tokio_postgres::{
+    AsyncMessage, CancelToken, Client, SimpleQueryMessage, SimpleQueryRow, types::Type,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
@@ -20,10 +22,11 @@ use super::{
 };
 use crate::sql;
 
-/// Ends whatever a script left in the session, but for prepared statements. The order matters: the session's user before its role,
-/// and the settings after both. Advisory locks are the business of the step's second guard.
-const RESET: &str =
-    "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DISCARD TEMP;DISCARD SEQUENCES";
+/// Ends whatever a script left in the session, but for prepared statements. The order matters: the
+/// session's user before its role, and the settings after both. Advisory locks are the business of
+/// the step's second guard.
+const RESET: &str = "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DISCARD \
+    TEMP;DISCARD SEQUENCES";
 
 /// Ends all prepared statements.
 const DEALLOCATE: &str = "DEALLOCATE ALL";
@@ -33,7 +36,8 @@ const DEALLOCATE_OF_SCRIPTS: &str = "DO 'DECLARE s pg_catalog.text; BEGIN \
     FOR s IN SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql LOOP \
     EXECUTE pg_catalog.format(''DEALLOCATE %I'', s); END LOOP; END' LANGUAGE plpgsql";
 
-/// How many notices wait to be read: what a few noisy steps may say while the one before them is still awaited.
+/// How many notices wait to be read: what a few noisy steps may say while the one before them is
+/// still awaited.
 const NOTICE_BUFFER: usize = 1000;
 
 /// Notices reported for one step; a flood of them is nobody's help.
@@ -45,32 +49,40 @@ const NOTICE_BYTES: usize = 8 * 1024;
 /// The SQLSTATE with which the first guard announces a step; the message is the step's id.
 const STEP_BEGINS: &str = "SCH00";
 
-/// The search_path of every statement that schemad itself sends. Functions, operators and types that others create cannot
-/// resolve here: nobody but a superuser creates anything in pg_catalog, and pg_temp is searched for tables and types only, last.
-/// The path that the URL, the role or the database sets is in force only around a migration's text ([`CONFIGURED_PATH`]).
+/// The search_path of every statement that schemad itself sends. Functions, operators and types
+/// that others create cannot resolve here: nobody but a superuser creates anything in pg_catalog,
+/// and pg_temp is searched for tables and types only, last. The path that the URL, the role or the
+/// database sets is in force only around a migration's text ([`CONFIGURED_PATH`]).
 pub const OWN_PATH: &str = "SET search_path=pg_catalog,pg_temp";
 
 /// Puts the search_path into force that the URL, the role, the database or the server sets.
 pub const CONFIGURED_PATH: &str = "RESET search_path";
 
-/// How long a statement of schemad's own waits for a lock: nobody waits for a locked ledger without end, and no operation keeps the
-/// operation lock meanwhile. A step has a lock_timeout of its own, which the first guard sets, and what needs none sets none.
+/// How long a statement of schemad's own waits for a lock: nobody waits for a locked ledger without
+/// end, and no operation keeps the operation lock meanwhile. A step has a lock_timeout of its own,
+/// which the first guard sets, and what needs none sets none.
 pub const OWN_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The session's own settings, each said explicitly because a role, a database or the server may have set it otherwise.
-/// UTC is what Diesel's connections use, and strings are read as `sql/split.rs` reads them. A connection that is gone is noticed by the server within 2 s (14 and later).
-/// The first is [`OWN_PATH`].
+/// The session's own settings, each said explicitly because a role, a database or the server may
+/// have set it otherwise. UTC is what Diesel's connections use, and strings are read as
+/// `sql/split.rs` reads them. A connection that is gone is noticed by the server within 2 s (14 and
+/// later). The first is [`OWN_PATH`].
 pub fn settings(server_major: u32) -> &'static str {
     macro_rules! since_13 {
         () => {
-            "SET search_path=pg_catalog,pg_temp;SET standard_conforming_strings=on;SET default_transaction_isolation='read committed';SET application_name='schemad';SET TimeZone='UTC';SET quote_all_identifiers=off;SET statement_timeout=0;SET lock_timeout='5s';\
-             SET idle_in_transaction_session_timeout=0;SET tcp_keepalives_idle=30;SET tcp_keepalives_interval=10;\
-             SET tcp_keepalives_count=3"
+            "SET search_path=pg_catalog,pg_temp;SET standard_conforming_strings=on;SET \
+             default_transaction_isolation='read committed';SET application_name='schemad';SET \
+             TimeZone='UTC';SET quote_all_identifiers=off;SET statement_timeout=0;SET \
+             lock_timeout='5s';SET idle_in_transaction_session_timeout=0;SET \
+             tcp_keepalives_idle=30;SET tcp_keepalives_interval=10;SET tcp_keepalives_count=3"
         };
     }
     macro_rules! since_14 {
         () => {
-            concat!(since_13!(), ";SET idle_session_timeout=0;SET client_connection_check_interval='2s'")
+            concat!(
+                since_13!(),
+                ";SET idle_session_timeout=0;SET client_connection_check_interval='2s'"
+            )
         };
     }
     match server_major {
@@ -84,9 +96,9 @@ fn reset(deallocate: &str, server_major: u32, pins: &str) -> String {
     format!("{RESET};{deallocate};{}{pins}", settings(server_major))
 }
 
-/// Does what schemad itself has to do although a cancel that was meant for a statement before comes late: a cancel names a
-/// session, not a statement. The work must be such that it can be done again. (A macro, because a closure that borrows what it
-/// awaits is not known to be Send.)
+/// Does what schemad itself has to do although a cancel that was meant for a statement before comes
+/// late: a cancel names a session, not a statement. The work must be such that it can be done
+/// again. (A macro, because a closure that borrows what it awaits is not known to be Send.)
 macro_rules! insist {
     ($work:expr) => {{
         let mut tries = 5;
@@ -94,7 +106,8 @@ macro_rules! insist {
             tries -= 1;
             match $work.await.map_err($crate::db::Error::from) {
                 Err($crate::db::Error::Sql(error))
-                    if tries > 0 && error.is(&::tokio_postgres::error::SqlState::QUERY_CANCELED) => {}
+                    if tries > 0
+                        && error.is(&::tokio_postgres::error::SqlState::QUERY_CANCELED) => {}
                 done => break done,
             }
         }
@@ -120,8 +133,8 @@ pub struct Notice {
     pub hint: String,
 }
 
-/// A session for changing the schema. Dropping it closes the connection, also when an answer is still awaited, which ends its
-/// transaction and its locks.
+/// A session for changing the schema. Dropping it closes the connection, also when an answer is
+/// still awaited, which ends its transaction and its locks.
 pub struct Session {
     client: Client,
     tls: MakeRustlsConnect,
@@ -146,8 +159,8 @@ pub struct Canceller {
 }
 
 impl Canceller {
-    /// Asks the server, on a connection of its own, to cancel what runs. That nothing may run then is no mistake, and a server
-    /// that is gone shows in the answer that is awaited.
+    /// Asks the server, on a connection of its own, to cancel what runs. That nothing may run then
+    /// is no mistake, and a server that is gone shows in the answer that is awaited.
     pub async fn cancel(&self) {
         let _ = self.token.cancel_query(self.tls.clone()).await;
     }
@@ -165,8 +178,15 @@ impl Session {
     /// # Errors
     /// [`Error::Connect`], [`Error::ServerTooOld`], or what the server says to the settings.
     pub async fn open(url: &DatabaseUrl) -> Result<Self, Error> {
-        let Connected { client, connection, tls } = url.connect("schemad").await?;
-        let version = connection.parameter("server_version").unwrap_or_default().to_owned();
+        let Connected {
+            client,
+            connection,
+            tls,
+        } = url.connect("schemad").await?;
+        let version = connection
+            .parameter("server_version")
+            .unwrap_or_default()
+            .to_owned();
         let server_major = major(&version);
         if server_major < 13 {
             return Err(Error::ServerTooOld(version));
@@ -229,43 +249,68 @@ impl Session {
 
     /// Cancels what runs here, from beside it.
     pub fn canceller(&self) -> Canceller {
-        Canceller { token: self.client.cancel_token(), tls: self.tls.clone() }
+        Canceller {
+            token: self.client.cancel_token(),
+            tls: self.tls.clone(),
+        }
     }
 
-    /// Proves that the session may take `role`, and is itself again afterwards; says so in `schemad.role`, as [`Session::pin`] does.
+    /// Proves that the session may take `role`, and is itself again afterwards; says so in
+    /// `schemad.role`, as [`Session::pin`] does.
     ///
     /// # Errors
     /// [`Error::Role`] with the server's words, or the session's loss.
     pub async fn may_become(&self, role: &str) -> Result<(), Error> {
-        let taken =
-            self.client.query_typed("SELECT pg_catalog.set_config('role', $1, false)", &[(&role, Type::TEXT)]).await;
+        let taken = self
+            .client
+            .query_typed(
+                "SELECT pg_catalog.set_config('role', $1, false)",
+                &[(&role, Type::TEXT)],
+            )
+            .await;
         match taken.map_err(Error::from) {
             Ok(_) => {}
             Err(Error::Sql(error)) => {
-                let found = "SELECT format('GRANT %I TO %I', rolname, session_user) FROM pg_roles WHERE rolname = $1";
-                let rows = self.client.query_typed(found, &[(&role, Type::TEXT)]).await?;
+                let found = "SELECT format('GRANT %I TO %I', rolname, session_user) FROM pg_roles \
+                    WHERE rolname = $1";
+                let rows = self
+                    .client
+                    .query_typed(found, &[(&role, Type::TEXT)])
+                    .await?;
                 let grant = rows.first().map(|row| row.get(0));
-                return Err(Error::Role { role: role.into(), cause: error.message.clone(), grant });
+                return Err(Error::Role {
+                    role: role.into(),
+                    cause: error.message.clone(),
+                    grant,
+                });
             }
             Err(lost) => return Err(lost),
         }
-        // Its name is for those who look whose code could run here (`ledger/install.rs`), until the session is reset.
+        // Its name is for those who look whose code could run here (`ledger/install.rs`), until the
+        // session is reset.
         let says = format!("SET schemad.role={}", sql::literal(role));
-        self.client.batch_execute(&format!("RESET ROLE;{says}")).await?;
+        self.client
+            .batch_execute(&format!("RESET ROLE;{says}"))
+            .await?;
         match &self.keeper {
             Some(keeper) => Ok(keeper.session.client.batch_execute(&says).await?),
             None => Ok(()),
         }
     }
 
-    /// Returns the only row of `query`, asked while the configured search_path is in force. This is for what depends on that path:
-    /// which table an unqualified name means, and where one is created. The query has to be immune against the path: it qualifies
-    /// every function and type, and uses no operator. One message, and so one transaction: an error leaves the session's own path.
+    /// Returns the only row of `query`, asked while the configured search_path is in force. This is
+    /// for what depends on that path: which table an unqualified name means, and where one is
+    /// created. The query has to be immune against the path: it qualifies every function and type,
+    /// and uses no operator. One message, and so one transaction: an error leaves the session's own
+    /// path.
     ///
     /// # Errors
     /// The database's, or its loss.
     pub async fn in_configured_path(&self, query: &'static str) -> Result<SimpleQueryRow, Error> {
-        let answer = self.client.simple_query(&format!("{CONFIGURED_PATH};{query};{OWN_PATH}")).await?;
+        let answer = self
+            .client
+            .simple_query(&format!("{CONFIGURED_PATH};{query};{OWN_PATH}"))
+            .await?;
         let row = answer.into_iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -273,8 +318,9 @@ impl Session {
         row.ok_or_else(|| Error::Lost("the server returned no row".into()))
     }
 
-    /// Returns the schema in which a script creates what it does not qualify: the first one that there is on the configured search_path,
-    /// for `role` where migrations run as one. `None` where there is none.
+    /// Returns the schema in which a script creates what it does not qualify: the first one that
+    /// there is on the configured search_path, for `role` where migrations run as one. `None` where
+    /// there is none.
     ///
     /// # Errors
     /// The database's, or its loss.
@@ -283,7 +329,9 @@ impl Session {
             Some(role) => (format!("SET ROLE {};", sql::ident(role)), ";RESET ROLE"),
             None => (String::new(), ""),
         };
-        let query = format!("{become_it}{CONFIGURED_PATH};SELECT pg_catalog.current_schema();{OWN_PATH}{back}");
+        let query = format!(
+            "{become_it}{CONFIGURED_PATH};SELECT pg_catalog.current_schema();{OWN_PATH}{back}"
+        );
         let answer = self.client.simple_query(&query).await?;
         Ok(answer.into_iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
@@ -291,20 +339,24 @@ impl Session {
         }))
     }
 
-    /// From now on the statements that were prepared through the connection outlive scripts, which does not hold for those that
-    /// a script ends itself.
+    /// From now on the statements that were prepared through the connection outlive scripts, which
+    /// does not hold for those that a script ends itself.
     pub fn keep_statements(&mut self) {
         self.deallocate = DEALLOCATE_OF_SCRIPTS;
         self.reset = reset(self.deallocate, self.server_major, &self.pins);
     }
 
-    /// Says for the guards, now and again after every reset, as whom steps run and where Diesel's table is. They refuse a step whose
-    /// row in the ledger says something else: others may be able to write the ledger, and what runs as whom is the daemon's to say.
+    /// Says for the guards, now and again after every reset, as whom steps run and where Diesel's
+    /// table is. They refuse a step whose row in the ledger says something else: others may be able
+    /// to write the ledger, and what runs as whom is the daemon's to say.
     ///
     /// # Errors
     /// The database's, or its loss.
     pub async fn pin(&mut self, role: Option<&str>, diesel_table: &str) -> Result<(), Error> {
-        let (role, table) = (sql::literal(role.unwrap_or_default()), sql::literal(diesel_table));
+        let (role, table) = (
+            sql::literal(role.unwrap_or_default()),
+            sql::literal(diesel_table),
+        );
         self.pinned_table = Some(diesel_table.to_owned());
         self.pins = format!(";SET schemad.role={role};SET schemad.diesel_table={table}");
         self.reset = reset(self.deallocate, self.server_major, &self.pins);
@@ -316,13 +368,16 @@ impl Session {
         self.pinned_table.is_some()
     }
 
-    /// Where Diesel's table is, as [`Session::pin`] said, for who may lock it: where another login keeps the ledger, this one has no right
-    /// on it.
+    /// Where Diesel's table is, as [`Session::pin`] said, for who may lock it: where another login
+    /// keeps the ledger, this one has no right on it.
     pub fn table_to_lock(&self) -> Option<&str> {
-        self.pinned_table.as_deref().filter(|_| self.keeper.is_none())
+        self.pinned_table
+            .as_deref()
+            .filter(|_| self.keeper.is_none())
     }
 
-    /// What ends whatever a script left in the session, and makes the settings again. It can run in a transaction.
+    /// What ends whatever a script left in the session, and makes the settings again. It can run in
+    /// a transaction.
     pub fn reset_sql(&self) -> &str {
         &self.reset
     }
@@ -332,9 +387,13 @@ impl Session {
         self.server_major
     }
 
-    /// Lets a cancel arrive that is under way and has nothing to cancel any more, so that it does not meet what comes next.
+    /// Lets a cancel arrive that is under way and has nothing to cancel any more, so that it does
+    /// not meet what comes next.
     pub async fn await_cancel(&self) {
-        let _ = self.client.batch_execute("SELECT pg_catalog.pg_sleep(0.2)").await;
+        let _ = self
+            .client
+            .batch_execute("SELECT pg_catalog.pg_sleep(0.2)")
+            .await;
     }
 
     /// The next notice. Dropping the future loses none.
@@ -351,14 +410,21 @@ impl Session {
         std::iter::from_fn(|| self.notices.try_recv().ok()).collect()
     }
 
-    /// That more was said while `step` ran than is passed on, if it was. To be asked when the step's answer is through.
+    /// That more was said while `step` ran than is passed on, if it was. To be asked when the
+    /// step's answer is through.
     pub fn take_left_out(&mut self, step: i64) -> Option<Notice> {
         let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
         let count = left_out.remove(&Some(step))?;
         let message = format!(
-            "{count} more messages are left out: of what a step, or a part of one, says, the first {NOTICES_PER_STEP} are passed on"
+            "{count} more messages are left out: of what a step, or a part of one, says, the first \
+             {NOTICES_PER_STEP} are passed on"
         );
-        Some(Notice { step: Some(step), severity: "NOTICE".into(), message, ..Notice::default() })
+        Some(Notice {
+            step: Some(step),
+            severity: "NOTICE".into(),
+            message,
+            ..Notice::default()
+        })
     }
 
     /// Ends the transaction and whatever else a failed step left, and makes the settings again.
@@ -379,12 +445,15 @@ impl Session {
     }
 }
 
-/// Carries the connection until it ends; its end shows in the client's next call. Steps are sent ahead, so which one a notice
-/// belongs to only the order on the wire tells: the first guard announces each step with an INFO of its own SQLSTATE.
+/// Carries the connection until it ends; its end shows in the client's next call. Steps are sent
+/// ahead, so which one a notice belongs to only the order on the wire tells: the first guard
+/// announces each step with an INFO of its own SQLSTATE.
 async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>, left_out: LeftOut) {
     let (mut step, mut room) = (None, NOTICES_PER_STEP);
     while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-        let AsyncMessage::Notice(notice) = message else { continue };
+        let AsyncMessage::Notice(notice) = message else {
+            continue;
+        };
         if notice.code().code() == STEP_BEGINS {
             (step, room) = (notice.message().parse().ok(), NOTICES_PER_STEP);
             continue;
@@ -399,7 +468,11 @@ async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>, left_o
         };
         // A full channel drops it. Who watches a migration never slows it.
         if room == 0 || notices.try_send(notice()).is_err() {
-            *left_out.lock().unwrap_or_else(PoisonError::into_inner).entry(step).or_default() += 1;
+            *left_out
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(step)
+                .or_default() += 1;
         }
         room = room.saturating_sub(1);
     }
@@ -407,7 +480,9 @@ async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>, left_o
 
 /// "15.18 (Debian 15.18-0+deb12u1)" is 15; "18beta1" is 18.
 fn major(version: &str) -> u32 {
-    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    let digits = version
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(version.len());
     version[..digits].parse().unwrap_or(0)
 }
 
@@ -418,7 +493,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_late_cancel_does_not_keep_from_what_has_to_be_done() {
-        let cancelled = || Error::from(SqlError { sqlstate: "57014".into(), ..SqlError::default() });
+        let cancelled = || {
+            Error::from(SqlError {
+                sqlstate: "57014".into(),
+                ..SqlError::default()
+            })
+        };
         for (cancels, done) in [(0, true), (4, true), (5, false)] {
             let mut left = cancels;
             let mut work = async || {
@@ -431,7 +511,12 @@ mod tests {
 
     #[test]
     fn server_versions_are_read() {
-        for (text, expected) in [("15.18 (Debian 15.18-0+deb12u1)", 15), ("18beta1", 18), ("9.6.24", 9), ("", 0)] {
+        for (text, expected) in [
+            ("15.18 (Debian 15.18-0+deb12u1)", 15),
+            ("18beta1", 18),
+            ("9.6.24", 9),
+            ("", 0),
+        ] {
             assert_eq!(major(text), expected);
         }
     }
@@ -445,14 +530,22 @@ mod tests {
     fn statements_of_schemads_own_wait_for_locks_as_long_as_is_said() {
         let seconds = OWN_LOCK_TIMEOUT.as_secs();
         assert!(
-            [13, 14, 17].iter().all(|major| settings(*major).contains(&format!(";SET lock_timeout='{seconds}s';")))
+            [13, 14, 17]
+                .iter()
+                .all(|major| settings(*major).contains(&format!(
+                    ";SET \
+                lock_timeout='{seconds}s';"
+                )))
         );
     }
 
     #[test]
     fn settings_that_a_server_does_not_know_are_left_out() {
         assert!(!settings(13).contains("idle_session_timeout"));
-        assert!(settings(14).contains("idle_session_timeout") && !settings(16).contains("transaction_timeout=0;SET"));
+        assert!(
+            settings(14).contains("idle_session_timeout")
+                && !settings(16).contains("transaction_timeout=0;SET")
+        );
         assert!(settings(17).ends_with("SET transaction_timeout=0"));
     }
 }

@@ -1,5 +1,5 @@
-//! TLS to the database, as libpq's sslmode means it. Files are read at every connect, so a renewed certificate needs no
-//! restart.
+//! TLS to the database, as libpq's sslmode means it. Files are read at every connect, so a renewed
+//! certificate needs no restart.
 
 use std::{
     fs,
@@ -8,7 +8,8 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -89,13 +90,25 @@ enum Roots {
 impl Tls {
     /// The client's certificate and key.
     pub fn identity_files(&self) -> Option<[&Path; 2]> {
-        self.identity.as_ref().map(|(certificate, key)| [certificate.as_path(), key.as_path()])
+        self.identity
+            .as_ref()
+            .map(|(certificate, key)| [certificate.as_path(), key.as_path()])
     }
 
     /// Reads the options of a URL.
     pub fn of(options: &Options) -> Result<Self, InvalidUrl> {
-        let get = |name: &str| options.get(name).map(String::as_str).filter(|value| !value.is_empty());
-        let invalid = |name, problem: &str| Err(InvalidUrl::Option { name, problem: problem.into() });
+        let get = |name: &str| {
+            options
+                .get(name)
+                .map(String::as_str)
+                .filter(|value| !value.is_empty())
+        };
+        let invalid = |name, problem: &str| {
+            Err(InvalidUrl::Option {
+                name,
+                problem: problem.into(),
+            })
+        };
         let roots = match get("sslrootcert") {
             Some("system") => Some(Roots::System),
             Some(file) => Some(Roots::File(file.into())),
@@ -103,9 +116,14 @@ impl Tls {
         };
         let mode = match (get("sslmode"), &roots) {
             // As libpq: whoever names the system's authorities wants the name checked too.
-            (None | Some("verify-full"), Some(Roots::System)) | (Some("verify-full"), _) => Mode::VerifyFull,
+            (None | Some("verify-full"), Some(Roots::System)) | (Some("verify-full"), _) => {
+                Mode::VerifyFull
+            }
             (Some(_), Some(Roots::System)) => {
-                return invalid("sslmode", "is weaker than sslrootcert=system allows: use verify-full");
+                return invalid(
+                    "sslmode",
+                    "is weaker than sslrootcert=system allows: use verify-full",
+                );
             }
             // As libpq: with a root certificate, require verifies.
             (Some("verify-ca"), _) | (Some("require"), Some(Roots::File(_))) => Mode::VerifyCa,
@@ -113,7 +131,10 @@ impl Tls {
             (None | Some("allow" | "prefer"), _) => Mode::Prefer,
             (Some("require"), None) => Mode::Require,
             (Some(_), _) => {
-                return invalid("sslmode", "is one of disable, allow, prefer, require, verify-ca, verify-full");
+                return invalid(
+                    "sslmode",
+                    "is one of disable, allow, prefer, require, verify-ca, verify-full",
+                );
             }
         };
         let identity = match (get("sslcert"), get("sslkey")) {
@@ -131,10 +152,19 @@ impl Tls {
             return invalid("ssl_max_protocol_version", "can only be TLSv1.3");
         }
         if get("gssencmode") == Some("require") {
-            return invalid("gssencmode", "cannot be require: schemad does not speak GSSAPI");
+            return invalid(
+                "gssencmode",
+                "cannot be require: schemad does not speak GSSAPI",
+            );
         }
         let sni = get("sslsni") != Some("0");
-        Ok(Self { mode, roots: roots.unwrap_or_else(default_roots), identity, only_13, sni })
+        Ok(Self {
+            mode,
+            roots: roots.unwrap_or_else(default_roots),
+            identity,
+            only_13,
+            sni,
+        })
     }
 
     /// What connects, with the files as they are now.
@@ -144,21 +174,38 @@ impl Tls {
     pub fn connector(&self) -> Result<MakeRustlsConnect, String> {
         let provider = Arc::new(ring::default_provider());
         let verifier = Verifier::new(self, provider.clone())?;
-        let versions = if self.only_13 { &[&TLS13][..] } else { &[&TLS13, &TLS12][..] };
+        let versions = if self.only_13 {
+            &[&TLS13][..]
+        } else {
+            &[&TLS13, &TLS12][..]
+        };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .map_err(|e| e.to_string())?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match self.identity.as_ref().filter(|_| self.mode != Mode::Disable) {
+        let mut config = match self
+            .identity
+            .as_ref()
+            .filter(|_| self.mode != Mode::Disable)
+        {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
                 let chain = certificates(cert)?;
-                let parsed = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|e| format!("sslkey {} {}", key.display(), pem::problem(&e, "private key")))?;
-                builder
-                    .with_client_auth_cert(chain, parsed)
-                    .map_err(|e| format!("sslcert {} with sslkey {}: {e}", cert.display(), key.display()))?
+                let parsed = PrivateKeyDer::from_pem_file(key).map_err(|e| {
+                    format!(
+                        "sslkey {} {}",
+                        key.display(),
+                        pem::problem(&e, "private key")
+                    )
+                })?;
+                builder.with_client_auth_cert(chain, parsed).map_err(|e| {
+                    format!(
+                        "sslcert {} with sslkey {}: {e}",
+                        cert.display(),
+                        key.display()
+                    )
+                })?
             }
         };
         config.enable_sni = self.sni;
@@ -175,7 +222,11 @@ impl Tls {
         };
         let (added, _) = store.add_parsable_certificates(roots.iter().cloned());
         match added {
-            0 => Err("the operating system's certificates cannot be found; name a file with sslrootcert".into()),
+            0 => Err(
+                "the operating system's certificates cannot be found; name a file with \
+                 sslrootcert"
+                    .into(),
+            ),
             _ => Ok((store, roots)),
         }
     }
@@ -184,14 +235,18 @@ impl Tls {
 /// libpq's own file, where there is one; else what the operating system trusts.
 fn default_roots() -> Roots {
     let file = std::env::home_dir().map(|home| home.join(".postgresql/root.crt"));
-    file.filter(|file| file.exists()).map_or(Roots::System, Roots::File)
+    file.filter(|file| file.exists())
+        .map_or(Roots::System, Roots::File)
 }
 
 fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     match found.map_err(|e| format!("{} {}", file.display(), pem::problem(&e, "certificate")))? {
-        none if none.is_empty() => Err(format!("{} holds no certificate in PEM form", file.display())),
+        none if none.is_empty() => Err(format!(
+            "{} holds no certificate in PEM form",
+            file.display()
+        )),
         found => Ok(found),
     }
 }
@@ -217,13 +272,21 @@ impl Verifier {
             Mode::Disable | Mode::Prefer | Mode::Require => None,
             Mode::VerifyCa | Mode::VerifyFull => {
                 let (store, roots) = tls.root_store()?;
-                let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
-                    .build()
-                    .map_err(|e| e.to_string())?;
-                Some(Authorities { webpki, roots, check_name: tls.mode == Mode::VerifyFull })
+                let webpki =
+                    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
+                        .build()
+                        .map_err(|e| e.to_string())?;
+                Some(Authorities {
+                    webpki,
+                    roots,
+                    check_name: tls.mode == Mode::VerifyFull,
+                })
             }
         };
-        Ok(Self { provider, authorities })
+        Ok(Self {
+            provider,
+            authorities,
+        })
     }
 }
 
@@ -236,7 +299,9 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
+        let Some(authorities) = &self.authorities else {
+            return Ok(ServerCertVerified::assertion());
+        };
         // A self-signed certificate that is itself in sslrootcert: libpq takes it, webpki does not.
         if authorities.roots.iter().any(|root| root == end_entity) {
             if authorities.check_name {
@@ -244,8 +309,13 @@ impl ServerCertVerifier for Verifier {
             }
             return Ok(ServerCertVerified::assertion());
         }
-        let verified =
-            authorities.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verified = authorities.webpki.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
         match verified {
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -260,7 +330,12 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -269,10 +344,17 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -1,4 +1,5 @@
-//! Where a database is. The password goes in and never comes out: `Debug` and `Display` show the target only.
+//! Where a database is. The password goes in and never comes out: `Debug` and `Display` show the
+//! target only.
 
 use std::{
     fmt,
@@ -32,7 +33,9 @@ pub struct DatabaseUrl {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
     /// It cannot be parsed.
-    #[error("not a PostgreSQL URL (postgres://user:password@host:5432/database) or key=value DSN: {0}")]
+    #[error(
+        "not a PostgreSQL URL (postgres://user:password@host:5432/database) or key=value DSN: {0}"
+    )]
     Syntax(String),
     /// An option asks for what there is not.
     #[error("its option {name} {problem}")]
@@ -60,12 +63,19 @@ impl FromStr for DatabaseUrl {
         let mut config: Config = rest.parse().map_err(|e| syntax_error(&e))?;
         if config.get_user().is_none() {
             // As libpq, and said here because GRANTs name it.
-            let own = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+            let own = nix::unistd::User::from_uid(nix::unistd::geteuid())
+                .ok()
+                .flatten();
             config.user(own.map_or_else(|| "postgres".into(), |user| user.name));
         }
         let mut tls = Tls::of(&options)?;
         // As libpq: a unix socket has no name to prove, and no files are looked at.
-        if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) && config.get_hostaddrs().is_empty() {
+        if config
+            .get_hosts()
+            .iter()
+            .all(|host| matches!(host, Host::Unix(_)))
+            && config.get_hostaddrs().is_empty()
+        {
             tls.mode = Mode::Disable;
         }
         config.ssl_mode(match tls.mode {
@@ -73,25 +83,43 @@ impl FromStr for DatabaseUrl {
             Mode::Prefer => SslMode::Prefer,
             Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
         });
-        config.target_session_attrs(match options.get("target_session_attrs").map(String::as_str) {
-            None | Some("" | "any" | "prefer-standby") => TargetSessionAttrs::Any,
-            Some("read-write" | "primary") => TargetSessionAttrs::ReadWrite,
-            Some("read-only" | "standby") => TargetSessionAttrs::ReadOnly,
-            Some(_) => {
-                let problem = "is one of any, read-write, read-only, primary, standby, prefer-standby".into();
-                return Err(InvalidUrl::Option { name: "target_session_attrs", problem });
-            }
-        });
+        config.target_session_attrs(
+            match options.get("target_session_attrs").map(String::as_str) {
+                None | Some("" | "any" | "prefer-standby") => TargetSessionAttrs::Any,
+                Some("read-write" | "primary") => TargetSessionAttrs::ReadWrite,
+                Some("read-only" | "standby") => TargetSessionAttrs::ReadOnly,
+                Some(_) => {
+                    let problem =
+                        "is one of any, read-write, read-only, primary, standby, prefer-standby"
+                            .into();
+                    return Err(InvalidUrl::Option {
+                        name: "target_session_attrs",
+                        problem,
+                    });
+                }
+            },
+        );
         // What stands between two @ is a piece of the password, and a target is shown.
-        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
-            return Err(InvalidUrl::Syntax("a host has no @; write %40 for an @ in the password".into()));
+        if config
+            .get_hosts()
+            .iter()
+            .any(|host| matches!(host, Host::Tcp(name) if name.contains('@')))
+        {
+            return Err(InvalidUrl::Syntax(
+                "a host has no @; write %40 for an @ in the password".into(),
+            ));
         }
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(InvalidUrl::NoHost);
         }
         let several = config.get_hosts().len().max(config.get_hostaddrs().len()) > 1;
         let prefers_primary = several && !options.contains_key("target_session_attrs");
-        Ok(Self { target: target(&config), config, tls, prefers_primary })
+        Ok(Self {
+            target: target(&config),
+            config,
+            tls,
+            prefers_primary,
+        })
     }
 }
 
@@ -106,7 +134,11 @@ impl DatabaseUrl {
     pub fn with_database(&self, name: &str) -> Self {
         let mut config = self.config.clone();
         config.dbname(name);
-        Self { target: target(&config), config, ..self.clone() }
+        Self {
+            target: target(&config),
+            config,
+            ..self.clone()
+        }
     }
 
     /// How the server has to prove who it is.
@@ -114,7 +146,8 @@ impl DatabaseUrl {
         self.tls.mode
     }
 
-    /// The files whose content is shown to the server: the client's certificate, and its key as far as a signature shows it.
+    /// The files whose content is shown to the server: the client's certificate, and its key as far
+    /// as a signature shows it.
     pub fn client_files(&self) -> Vec<&Path> {
         self.tls.identity_files().into_iter().flatten().collect()
     }
@@ -160,12 +193,16 @@ fn target(config: &Config) -> String {
     format!("{user}@{}/{database}", hosts.join(","))
 }
 
-/// Refuses what could be read in two ways. A password that is not percent-encoded ends where its reader thinks, and what follows is
-/// then taken for host, database or options, which are shown.
+/// Refuses what could be read in two ways. A password that is not percent-encoded ends where its
+/// reader thinks, and what follows is then taken for host, database or options, which are shown.
 fn check_signs(text: &str) -> Result<(), InvalidUrl> {
-    let Some((_, rest)) = text.split_once("://") else { return Ok(()) };
+    let Some((_, rest)) = text.split_once("://") else {
+        return Ok(());
+    };
     let problem = match rest.split_once('@') {
-        Some((_, after)) if after.contains('@') => "there are two @; write %40 for an @ that is meant as one",
+        Some((_, after)) if after.contains('@') => {
+            "there are two @; write %40 for an @ that is meant as one"
+        }
         Some((before, _)) if before.contains(['/', '?', '#']) => {
             "there is a /, ? or # before the @; write %2F, %3F or %23 for one in the password"
         }
@@ -174,7 +211,8 @@ fn check_signs(text: &str) -> Result<(), InvalidUrl> {
     Err(InvalidUrl::Syntax(problem.into()))
 }
 
-/// tokio-postgres repeats unknown keys, and in a DSN with an unquoted password a piece of it would be such a key.
+/// tokio-postgres repeats unknown keys, and in a DSN with an unquoted password a piece of it would
+/// be such a key.
 fn syntax_error(error: &tokio_postgres::Error) -> InvalidUrl {
     const OTHER_OPTIONS: [&str; 12] = [
         "user",
@@ -194,8 +232,12 @@ fn syntax_error(error: &tokio_postgres::Error) -> InvalidUrl {
     let names = |option: &&&str| text.contains(&format!("`{option}`"));
     InvalidUrl::Syntax(match OTHER_OPTIONS.iter().find(names) {
         Some(option) => format!("the value of {option} is invalid"),
-        None if text.contains("unknown option") => "it sets an option that schemad does not know".into(),
-        None => "it cannot be parsed; are special characters in the password percent-encoded?".into(),
+        None if text.contains("unknown option") => {
+            "it sets an option that schemad does not know".into()
+        }
+        None => {
+            "it cannot be parsed; are special characters in the password percent-encoded?".into()
+        }
     })
 }
 
@@ -243,15 +285,25 @@ mod tests {
             "postgres://u@h/d?gssencmode=require",
             "postgres://u@h/d?target_session_attrs=some",
         ] {
-            assert!(matches!(bad.parse::<DatabaseUrl>(), Err(InvalidUrl::Option { .. })), "{bad}");
+            assert!(
+                matches!(bad.parse::<DatabaseUrl>(), Err(InvalidUrl::Option { .. })),
+                "{bad}"
+            );
         }
-        assert_eq!("user=u dbname=d".parse::<DatabaseUrl>().unwrap_err(), InvalidUrl::NoHost);
+        assert_eq!(
+            "user=u dbname=d".parse::<DatabaseUrl>().unwrap_err(),
+            InvalidUrl::NoHost
+        );
     }
 
     #[test]
     fn the_forms_that_providers_hand_out_mean_what_they_say() {
         for (text, target, mode) in [
-            ("postgresql://postgres:pw@localhost:5433/app", "postgres@localhost:5433/app", Mode::Prefer),
+            (
+                "postgresql://postgres:pw@localhost:5433/app",
+                "postgres@localhost:5433/app",
+                Mode::Prefer,
+            ),
             (
                 "postgresql://postgres.abcdef:p%40w@aws-0-eu-central-1.pooler.supabase.com:5432/postgres",
                 "postgres.abcdef@aws-0-eu-central-1.pooler.supabase.com:5432/postgres",
@@ -267,11 +319,31 @@ mod tests {
                 "postgres@roundhouse.proxy.rlwy.net:12345/railway",
                 Mode::Prefer,
             ),
-            ("host=a port=6432 user=u dbname=d sslmode=verify-ca", "u@a:6432/d", Mode::VerifyCa),
-            ("postgres://u@h/d?sslmode=verify-full&sslrootcert=system", "u@h:5432/d", Mode::VerifyFull),
-            ("postgres://u@h/d?sslrootcert=system", "u@h:5432/d", Mode::VerifyFull),
-            ("postgres://u@h/d?sslmode=require&sslrootcert=/ca.pem", "u@h:5432/d", Mode::VerifyCa),
-            ("postgres://u@h/d?sslmode=disable", "u@h:5432/d", Mode::Disable),
+            (
+                "host=a port=6432 user=u dbname=d sslmode=verify-ca",
+                "u@a:6432/d",
+                Mode::VerifyCa,
+            ),
+            (
+                "postgres://u@h/d?sslmode=verify-full&sslrootcert=system",
+                "u@h:5432/d",
+                Mode::VerifyFull,
+            ),
+            (
+                "postgres://u@h/d?sslrootcert=system",
+                "u@h:5432/d",
+                Mode::VerifyFull,
+            ),
+            (
+                "postgres://u@h/d?sslmode=require&sslrootcert=/ca.pem",
+                "u@h:5432/d",
+                Mode::VerifyCa,
+            ),
+            (
+                "postgres://u@h/d?sslmode=disable",
+                "u@h:5432/d",
+                Mode::Disable,
+            ),
         ] {
             let url: DatabaseUrl = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!((url.target(), url.tls.mode), (target, mode), "{text}");
@@ -290,32 +362,50 @@ mod tests {
             ("postgres://app:s3cret@h/d?ssl=true", "sslmode=require"),
         ] {
             let error = text.parse::<DatabaseUrl>().unwrap_err().to_string();
-            assert!(error.contains(word) && !error.contains("s3cret"), "{text}: {error}");
+            assert!(
+                error.contains(word) && !error.contains("s3cret"),
+                "{text}: {error}"
+            );
         }
     }
 
     #[test]
     fn host_and_port_may_stand_in_the_query() {
         for (text, target) in [
-            ("postgresql://%2Ftmp%2Fh3/t9?user=postgres&port=5599", "postgres@/tmp/h3:5599/t9"),
-            ("postgresql://u@/t9?host=%2Ftmp%2Fh3&port=5599", "u@/tmp/h3:5599/t9"),
+            (
+                "postgresql://%2Ftmp%2Fh3/t9?user=postgres&port=5599",
+                "postgres@/tmp/h3:5599/t9",
+            ),
+            (
+                "postgresql://u@/t9?host=%2Ftmp%2Fh3&port=5599",
+                "u@/tmp/h3:5599/t9",
+            ),
             ("postgresql://u@a,b/d?port=1,2", "u@a:1,b:2/d"),
             ("postgresql://u@a,b/d?port=7", "u@a:7,b:7/d"),
             ("postgresql://u@a:1/d?port=2", "u@a:2/d"),
             ("postgresql://u:p%40w@a:1/d?host=b", "u@b:1/d"),
             ("postgresql:///d?host=a&user=u", "u@a:5432/d"),
             ("postgresql://u@[::1]/d?port=2", "u@::1:2/d"),
-            ("postgres://u@h/d?pgbouncer=true&connection_limit=1&pool_timeout=3", "u@h:5432/d"),
+            (
+                "postgres://u@h/d?pgbouncer=true&connection_limit=1&pool_timeout=3",
+                "u@h:5432/d",
+            ),
         ] {
             let url: DatabaseUrl = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!(url.target(), target, "{text}");
-            assert!(url.config.get_ports().len() <= url.config.get_hosts().len(), "{text}");
+            assert!(
+                url.config.get_ports().len() <= url.config.get_hosts().len(),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn another_database_of_the_server_is_reached_the_same_way() {
-        let url: DatabaseUrl = "postgres://u:s3cret@h:7/d?sslmode=require&options=-csearch_path%3Da".parse().unwrap();
+        let url: DatabaseUrl =
+            "postgres://u:s3cret@h:7/d?sslmode=require&options=-csearch_path%3Da"
+                .parse()
+                .unwrap();
         let other = url.with_database("x");
         assert_eq!((other.target(), other.tls.mode), ("u@h:7/x", Mode::Require));
         assert_eq!(
@@ -327,14 +417,19 @@ mod tests {
     #[test]
     fn who_names_no_user_is_the_systems() {
         let url: DatabaseUrl = "postgres://h/d".parse().unwrap();
-        assert!(url.role() != "\"\"" && !url.target().starts_with('@'), "{url:?}");
+        assert!(
+            url.role() != "\"\"" && !url.target().starts_with('@'),
+            "{url:?}"
+        );
     }
 
     #[test]
     fn unix_sockets_and_several_hosts_are_understood() {
         let socket: DatabaseUrl = "postgres://postgres@%2Frun%2Fpg:5433/app".parse().unwrap();
         assert_eq!(socket.target(), "postgres@/run/pg:5433/app");
-        let several: DatabaseUrl = "postgres://u@a:1,b:2/d?target_session_attrs=read-write".parse().unwrap();
+        let several: DatabaseUrl = "postgres://u@a:1,b:2/d?target_session_attrs=read-write"
+            .parse()
+            .unwrap();
         assert_eq!(several.target(), "u@a:1,b:2/d");
     }
 }

@@ -12,7 +12,11 @@ use crate::{
 const SKEW: Duration = Duration::from_secs(5);
 
 /// Who answers, and what lies in between.
-pub(super) async fn connection(name: &'static str, asking: &Asking<'_>, url: &DatabaseUrl) -> Result<Check, Error> {
+pub(super) async fn connection(
+    name: &'static str,
+    asking: &Asking<'_>,
+    url: &DatabaseUrl,
+) -> Result<Check, Error> {
     let row = asking
         .one(
             "SELECT coalesce(s.ssl, false), s.version, s.cipher, inet_server_addr() IS NULL, \
@@ -24,7 +28,11 @@ pub(super) async fn connection(name: &'static str, asking: &Asking<'_>, url: &Da
     let way = match (ssl, socket) {
         (true, _) => {
             let (version, cipher): (Option<String>, Option<String>) = (row.get(1), row.get(2));
-            format!("{} {}", version.unwrap_or_default(), cipher.unwrap_or_default())
+            format!(
+                "{} {}",
+                version.unwrap_or_default(),
+                cipher.unwrap_or_default()
+            )
         }
         (false, true) => "a unix socket".into(),
         (false, false) => "no TLS".into(),
@@ -32,19 +40,21 @@ pub(super) async fn connection(name: &'static str, asking: &Asking<'_>, url: &Da
     let mode = url.tls();
     let found = match socket {
         true => format!("{} through {way}", url.target()),
-        false => format!("{} with {way}; sslmode={}: {}", url.target(), mode.as_str(), mode.meaning()),
+        false => format!(
+            "{} with {way}; sslmode={}: {}",
+            url.target(),
+            mode.as_str(),
+            mode.meaning()
+        ),
     };
     Ok(match (socket || local, ssl, mode.verifies()) {
         (true, ..) | (_, true, true) => Check::ok(name, found),
-        (_, false, _) if mode == TlsMode::Disable => {
-            Check::warn(name, found).todo("passwords and data can be read on the way: sslmode=verify-full")
-        }
-        (_, false, _) => {
-            Check::warn(name, found).todo("the server has TLS off: turn it on, and set sslmode=verify-full")
-        }
-        (_, true, false) => {
-            Check::warn(name, found).todo("whoever answers there is believed: sslmode=verify-full and sslrootcert")
-        }
+        (_, false, _) if mode == TlsMode::Disable => Check::warn(name, found)
+            .todo("passwords and data can be read on the way: sslmode=verify-full"),
+        (_, false, _) => Check::warn(name, found)
+            .todo("the server has TLS off: turn it on, and set sslmode=verify-full"),
+        (_, true, false) => Check::warn(name, found)
+            .todo("whoever answers there is believed: sslmode=verify-full and sslrootcert"),
     })
 }
 
@@ -52,14 +62,20 @@ pub(super) async fn connection(name: &'static str, asking: &Asking<'_>, url: &Da
 pub(super) async fn server(asking: &Asking<'_>) -> Result<Check, Error> {
     let row = asking
         .one(
-            "SELECT current_setting('server_version'), pg_is_in_recovery(), \
-             (SELECT reset_val = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only')",
+            "SELECT current_setting('server_version'), pg_is_in_recovery(), (SELECT reset_val = \
+             'on' FROM pg_settings WHERE name = 'default_transaction_read_only')",
         )
         .await?;
     let version: String = row.get(0);
-    let found = format!("PostgreSQL {}", version.split(' ').next().unwrap_or_default());
+    let found = format!(
+        "PostgreSQL {}",
+        version.split(' ').next().unwrap_or_default()
+    );
     Ok(match (row.get(1), row.get(2)) {
-        (true, _) => read_only(format!("{found}, a standby"), "point MIGRATION_DATABASE_URL at the primary"),
+        (true, _) => read_only(
+            format!("{found}, a standby"),
+            "point MIGRATION_DATABASE_URL at the primary",
+        ),
         (_, true) => read_only(
             format!("{found}, read-only by default"),
             "take default_transaction_read_only from the role, the database or the server",
@@ -69,15 +85,26 @@ pub(super) async fn server(asking: &Asking<'_>) -> Result<Check, Error> {
 }
 
 fn read_only(found: String, todo: &str) -> Check {
-    Check::new("server", Status::Fail, format!("{}: {found}", Reason::ReadOnlyServer)).todo(todo)
+    Check::new(
+        "server",
+        Status::Fail,
+        format!("{}: {found}", Reason::ReadOnlyServer),
+    )
+    .todo(todo)
 }
 
 /// Whether a session is one.
-pub(super) async fn pooler(name: &'static str, session: &Session, url: &DatabaseUrl, setting: &str) -> Check {
+pub(super) async fn pooler(
+    name: &'static str,
+    session: &Session,
+    url: &DatabaseUrl,
+    setting: &str,
+) -> Check {
     match pooler::prove_direct(session, url).await {
         Ok(()) => Check::ok(name, "none, or one in session mode"),
-        Err(error @ Error::Pooler(_)) => Check::fail(name, error)
-            .todo(format!("set {setting} to a direct or session-pooled address (docs/servers.md)")),
+        Err(error @ Error::Pooler(_)) => Check::fail(name, error).todo(format!(
+            "set {setting} to a direct or session-pooled address (docs/servers.md)"
+        )),
         Err(error) => Check::fail(name, Failure::from(error)),
     }
 }
@@ -85,13 +112,19 @@ pub(super) async fn pooler(name: &'static str, session: &Session, url: &Database
 /// Whether both sides know the same time, as far as the way allows to say.
 pub(super) async fn clock(asking: &Asking<'_>) -> Result<Check, Error> {
     let before = SystemTime::now();
-    let row = asking.one("SELECT extract(epoch FROM clock_timestamp())::float8").await?;
+    let row = asking
+        .one("SELECT extract(epoch FROM clock_timestamp())::float8")
+        .await?;
     let took = before.elapsed().unwrap_or_default();
-    let here = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + took / 2;
+    let here = before
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        + took / 2;
     let ahead = row.get::<_, f64>(0) - here.as_secs_f64();
     let found = format!("the server's is {ahead:+.1} s from this machine's");
     Ok(match ahead.abs() > (SKEW + took).as_secs_f64() {
         false => Check::ok("clock", found),
-        true => Check::warn("clock", found).todo("let both follow NTP: times in the log and in the ledger disagree"),
+        true => Check::warn("clock", found)
+            .todo("let both follow NTP: times in the log and in the ledger disagree"),
     })
 }

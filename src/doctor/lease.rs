@@ -15,22 +15,37 @@ pub(super) async fn examine(report: &mut Report, plan: &Plan, catalog: &Catalog,
     report.unreachable = unreachable; // the daemon works without leases
     let Some(session) = session else { return };
     let asking = Asking(&session);
-    let pooler = connection::pooler("lease pooler", &session, &settings.database, "SCHEMAD_LEASE_DATABASE_URL");
+    let pooler = connection::pooler(
+        "lease pooler",
+        &session,
+        &settings.database,
+        "SCHEMAD_LEASE_DATABASE_URL",
+    );
     report.checks.push(pooler.await);
     report.add("lease role", role(&asking, settings).await);
     report.add("lease server", server(&asking, &Asking(main)).await);
-    report.add("lease extensions", extensions::extensions("lease extensions", &asking, catalog, &[], None).await);
+    report.add(
+        "lease extensions",
+        extensions::extensions("lease extensions", &asking, catalog, &[], None).await,
+    );
 }
 
 /// Whether it may make databases, and drop them under those who use them.
 async fn role(asking: &Asking<'_>, settings: &Settings) -> Result<Check, Error> {
     const NAME: &str = "lease role";
     let row = asking
-        .one("SELECT quote_ident(rolname), rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user")
+        .one(
+            "SELECT quote_ident(rolname), rolsuper, rolcreatedb FROM pg_roles WHERE rolname = \
+            current_user",
+        )
         .await?;
     let (role, superuser, makes): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
     if !superuser && !makes {
-        let check = Check::new(NAME, Status::Fail, format!("MISSING_RIGHT: {role} may not make databases"));
+        let check = Check::new(
+            NAME,
+            Status::Fail,
+            format!("MISSING_RIGHT: {role} may not make databases"),
+        );
         return Ok(check.todo(format!("ALTER ROLE {role} CREATEDB")));
     }
     if let Err(failure) = lease::may_throw_out(&settings.database, &settings.client.role()).await {
@@ -38,19 +53,31 @@ async fn role(asking: &Asking<'_>, settings: &Settings) -> Result<Check, Error> 
     }
     let clients = settings.client.role();
     Ok(match superuser {
-        true => Check::warn(NAME, format!("{role} is a superuser; clients are told to be {clients}"))
-            .todo("make leases as a role with CREATEDB: docs/lease.md"),
-        false => Check::ok(NAME, format!("{role} may make databases; clients are told to be {clients}")),
+        true => Check::warn(
+            NAME,
+            format!("{role} is a superuser; clients are told to be {clients}"),
+        )
+        .todo("make leases as a role with CREATEDB: docs/lease.md"),
+        false => Check::ok(
+            NAME,
+            format!("{role} may make databases; clients are told to be {clients}"),
+        ),
     })
 }
 
 /// Whoever has a lease has its role on the whole server.
 async fn server(asking: &Asking<'_>, main: &Asking<'_>) -> Result<Check, Error> {
     const WHICH: &str = "SELECT system_identifier FROM pg_control_system()";
-    let (leases, database): (i64, i64) = (asking.one(WHICH).await?.get(0), main.one(WHICH).await?.get(0));
+    let (leases, database): (i64, i64) = (
+        asking.one(WHICH).await?.get(0),
+        main.one(WHICH).await?.get(0),
+    );
     Ok(match leases == database {
         false => Check::ok("lease server", "another than the database's"),
-        true => Check::warn("lease server", "the database's own, where whoever has a lease can connect, too")
-            .todo("lease on another server: docs/lease.md"),
+        true => Check::warn(
+            "lease server",
+            "the database's own, where whoever has a lease can connect, too",
+        )
+        .todo("lease on another server: docs/lease.md"),
     })
 }

@@ -22,7 +22,10 @@ pub(super) async fn reading(report: &mut Report, plan: &Plan) -> Option<Snapshot
         Ok(snapshot) => {
             let table = snapshot.diesel_table.as_deref().unwrap_or("not made yet");
             let applied = snapshot.rows.iter().filter(|row| row.is_applied()).count();
-            report.checks.push(Check::ok("reading", format!("{applied} applied migrations; Diesel's table: {table}")));
+            report.checks.push(Check::ok(
+                "reading",
+                format!("{applied} applied migrations; Diesel's table: {table}"),
+            ));
             Some(snapshot)
         }
         Err(error) => {
@@ -34,44 +37,77 @@ pub(super) async fn reading(report: &mut Report, plan: &Plan) -> Option<Snapshot
 
 /// Whether DATABASE_URL and MIGRATION_DATABASE_URL lead to one database.
 pub(super) async fn databases(asking: &Asking<'_>, url: &DatabaseUrl) -> Result<Check, Error> {
-    let reading = ledger::read::identity(&mut Reader::connect(url, "schemad doctor", Whose::default()).await?).await?;
-    let migrating = asking.only_reading(async || one_database::identity(asking.0.client()).await).await?;
+    let reading = ledger::read::identity(
+        &mut Reader::connect(url, "schemad doctor", Whose::default()).await?,
+    )
+    .await?;
+    let migrating = asking
+        .only_reading(async || one_database::identity(asking.0.client()).await)
+        .await?;
     Ok(match one_database::compare(&reading, &migrating) {
-        Err(failure) => {
-            Check::fail("databases", failure).todo("point DATABASE_URL and MIGRATION_DATABASE_URL at one database")
-        }
+        Err(failure) => Check::fail("databases", failure)
+            .todo("point DATABASE_URL and MIGRATION_DATABASE_URL at one database"),
         Ok(()) => Check::ok("databases", "both addresses lead to one database"),
     })
 }
 
 /// Its version, and whether this release may upgrade it. That it is too new is among the rights.
-pub(super) async fn version(asking: &Asking<'_>, snapshot: Option<&Snapshot>) -> Result<Check, Error> {
-    let Some(snapshot) = snapshot else { return Ok(Check::new("ledger", Status::Fail, "it cannot be read")) };
-    let Some(found) = &snapshot.ledger else {
-        return Ok(Check::ok("ledger", "none yet; the daemon makes it when it starts"));
+pub(super) async fn version(
+    asking: &Asking<'_>,
+    snapshot: Option<&Snapshot>,
+) -> Result<Check, Error> {
+    let Some(snapshot) = snapshot else {
+        return Ok(Check::new("ledger", Status::Fail, "it cannot be read"));
     };
-    let told = format!("version {}, this release's is {}; {}", found.version, install::VERSION, found.id);
+    let Some(found) = &snapshot.ledger else {
+        return Ok(Check::ok(
+            "ledger",
+            "none yet; the daemon makes it when it starts",
+        ));
+    };
+    let told = format!(
+        "version {}, this release's is {}; {}",
+        found.version,
+        install::VERSION,
+        found.id
+    );
     if found.compatible_with > install::VERSION {
         return Ok(Check::new("ledger", Status::Fail, told).todo("use a newer release"));
     }
     let upgrade = found.version < install::VERSION;
-    let may = !upgrade || asking.only_reading(async || public::may_upgrade(asking.0.client()).await).await?;
+    let may = !upgrade
+        || asking
+            .only_reading(async || public::may_upgrade(asking.0.client()).await)
+            .await?;
     Ok(match (upgrade, may) {
         (false, _) => Check::ok("ledger", told),
-        (true, true) => Check::ok("ledger", format!("{told}; the daemon upgrades it when it starts")),
+        (true, true) => Check::ok(
+            "ledger",
+            format!(
+                "{told}; the daemon upgrades it when it \
+            starts"
+            ),
+        ),
         (true, false) => Check::new(
             "ledger",
             Status::Fail,
             format!("{told}; the role does not own all of it, so it cannot upgrade it"),
         )
-        .todo("start this release once as the role that made the ledger, or make the role a member of that one"),
+        .todo(
+            "start this release once as the role that made the ledger, or make the role a member \
+            of that one",
+        ),
     })
 }
 
 /// Everybody has nothing to look for in it, and nobody else may put code into it.
 pub(super) async fn public(asking: &Asking<'_>) -> Result<Check, Error> {
-    let mut todo = asking.only_reading(async || public::revokes(asking.0.client()).await).await?;
-    let intruders = asking.only_reading(async || public::intruders(asking.0.client()).await).await?;
+    let mut todo = asking
+        .only_reading(async || public::revokes(asking.0.client()).await)
+        .await?;
+    let intruders = asking
+        .only_reading(async || public::intruders(asking.0.client()).await)
+        .await?;
     let mut found = Vec::new();
     if !todo.is_empty() {
         found.push("PUBLIC has rights on the ledger that nobody needs".to_owned());
@@ -87,34 +123,54 @@ pub(super) async fn public(asking: &Asking<'_>) -> Result<Check, Error> {
     todo.extend(intruders.into_iter().map(|(_, revoke)| revoke));
     Ok(match found.is_empty() {
         true => Check::ok("public", "PUBLIC has no right on the ledger"),
-        false => Check { todo, ..Check::warn("public", found.join("; ")) },
+        false => Check {
+            todo,
+            ..Check::warn("public", found.join("; "))
+        },
     })
 }
 
 /// Whether downs are signed, and which a rollback would refuse.
-pub(super) async fn signing(plan: &Plan, catalog: &Catalog, snapshot: Option<&Snapshot>) -> Result<Check, Error> {
+pub(super) async fn signing(
+    plan: &Plan,
+    catalog: &Catalog,
+    snapshot: Option<&Snapshot>,
+) -> Result<Check, Error> {
     let Some(keys) = &plan.signing else {
-        return Ok(Check::warn("signing", "no key: whoever can write the ledger chooses what a rollback runs")
-            .todo("make one with `openssl rand -hex 32` and give it with --signing-key-file (docs/security.md)"));
+        return Ok(Check::warn(
+            "signing",
+            "no key: whoever can write the ledger chooses what a \
+            rollback runs",
+        )
+        .todo(
+            "make one with `openssl rand -hex 32` and give it with --signing-key-file \
+                (docs/security.md)",
+        ));
     };
     let found = format!("{} key(s)", keys.count());
-    let Some((snapshot, ledger)) = snapshot.and_then(|snapshot| Some((snapshot, snapshot.ledger.as_ref()?))) else {
+    let Some((snapshot, ledger)) =
+        snapshot.and_then(|snapshot| Some((snapshot, snapshot.ledger.as_ref()?)))
+    else {
         return Ok(Check::ok("signing", found));
     };
     let wanted = operation::signed_texts(catalog, &snapshot.rows);
     let texts = match wanted.is_empty() {
         true => Vec::new(),
         false => {
-            let mut reader = Reader::connect(&plan.database, "schemad doctor", Whose::default()).await?;
+            let mut reader =
+                Reader::connect(&plan.database, "schemad doctor", Whose::default()).await?;
             ledger::read::scripts(&mut reader, wanted).await?
         }
     };
-    let refused = operation::unverified(keys.signer(&ledger.id), catalog, &snapshot.rows, texts).len();
+    let refused =
+        operation::unverified(keys.signer(&ledger.id), catalog, &snapshot.rows, texts).len();
     Ok(match refused {
         0 => Check::ok("signing", found),
         n => Check::warn(
             "signing",
-            format!("{found}; {n} down(s) in the ledger do not verify, so a rollback would be refused"),
+            format!(
+                "{found}; {n} down(s) in the ledger do not verify, so a rollback would be refused"
+            ),
         )
         .todo("`schemad status` lists them; look at them, then `schemad ledger sign`"),
     })

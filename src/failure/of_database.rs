@@ -4,12 +4,13 @@ use super::{Failure, Reason};
 use crate::db::{Error, SqlError, error::POOL_TOO_SMALL};
 
 /// What to do about a damaged ledger.
-pub const LEDGER_REPAIR: &str = "the ledger (schema schemad) is damaged. Restore the schema schemad from a backup; or rename it away \
-    (ALTER SCHEMA schemad RENAME TO schemad_damaged), and the daemon makes a new ledger that adopts what Diesel's table lists";
+pub const LEDGER_REPAIR: &str = "the ledger (schema schemad) is damaged. Restore the schema \
+    schemad from a backup; or rename it away (ALTER SCHEMA schemad RENAME TO schemad_damaged), and \
+    the daemon makes a new ledger that adopts what Diesel's table lists";
 
-/// Something of the ledger is missing or was changed that its own version has: a table, a column, a function, or (SCH01 of the
-/// first guard) the rows of the step that runs; or a constraint of its tables refuses what schemad writes, because somebody added it, or set
-/// a sequence back.
+/// Something of the ledger is missing or was changed that its own version has: a table, a column, a
+/// function, or (SCH01 of the first guard) the rows of the step that runs; or a constraint of its
+/// tables refuses what schemad writes, because somebody added it, or set a sequence back.
 pub fn is_damage(error: &SqlError) -> bool {
     let texts = [Some(error.message.as_str()), error.context.as_deref()];
     let names_the_ledger = || texts.iter().flatten().any(|text| text.contains("schemad."));
@@ -25,7 +26,9 @@ pub fn is_damage(error: &SqlError) -> bool {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let reason = match &error {
-            Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_) => Reason::DatabaseUnavailable,
+            Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_) => {
+                Reason::DatabaseUnavailable
+            }
             Error::PoolExhausted { .. } => Reason::PoolExhausted,
             Error::Pooler(_) => Reason::TransactionPooler,
             Error::MissingRight { .. } | Error::Role { .. } => Reason::MissingRight,
@@ -36,11 +39,14 @@ impl From<Error> for Failure {
             Error::Sql(sql) if sql.sqlstate == "SCH08" => Reason::DieselTableUnsafe,
             Error::Sql(sql) if is_damage(sql) => Reason::LedgerDamaged,
             Error::ServerTooOld(_) => Reason::ServerTooOld,
-            Error::Sql(sql) if sql.sqlstate == "42501" || sql.message.starts_with("permission denied") => {
+            Error::Sql(sql)
+                if sql.sqlstate == "42501" || sql.message.starts_with("permission denied") =>
+            {
                 Reason::MissingRight
             }
             Error::Sql(sql) if sql.sqlstate == "25006" => Reason::ReadOnlyServer,
-            // Connection, rollback, resources, locks, operator, system: they pass. Empty: from diesel, which drops it.
+            // Connection, rollback, resources, locks, operator, system: they pass. Empty: from
+            // diesel, which drops it.
             Error::Sql(sql) => match sql.sqlstate.get(..2).unwrap_or_default() {
                 "" | "08" | "40" | "53" | "55" | "57" | "58" => Reason::DatabaseUnavailable,
                 _ => Reason::Internal,
@@ -48,14 +54,19 @@ impl From<Error> for Failure {
         };
         let mut message = error.to_string();
         // A pooler says so at the first statement, when the connection is long made.
-        let is_pooler = error.sql().is_some_and(|sql| sql.message.contains("query_wait_timeout"));
+        let is_pooler = error
+            .sql()
+            .is_some_and(|sql| sql.message.contains("query_wait_timeout"));
         let meaning = match reason {
             Reason::LedgerDamaged => LEDGER_REPAIR,
             Reason::ReadOnlyServer => {
-                "the server is a standby or read-only; point MIGRATION_DATABASE_URL at the primary"
+                "the server is a standby or read-only; point MIGRATION_DATABASE_URL at the \
+                 primary"
             }
             _ if is_pooler => POOL_TOO_SMALL,
-            _ if error.is_lock_timeout() => "another session has locked a table that this needs; pg_locks says who",
+            _ if error.is_lock_timeout() => {
+                "another session has locked a table that this needs; pg_locks says who"
+            }
             _ => "",
         };
         if !meaning.is_empty() {
@@ -64,8 +75,12 @@ impl From<Error> for Failure {
         let failure = Self::new(reason, message);
         match &error {
             Error::Sql(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
-            Error::Role { grant: Some(grant), .. } => failure.with("grant", grant),
-            Error::MissingRight { role, right } => failure.with("grant", format!("GRANT {right} TO {role}")),
+            Error::Role {
+                grant: Some(grant), ..
+            } => failure.with("grant", grant),
+            Error::MissingRight { role, right } => {
+                failure.with("grant", format!("GRANT {right} TO {role}"))
+            }
             _ => failure,
         }
     }
@@ -85,12 +100,29 @@ mod tests {
                 Reason::ReadOnlyServer,
                 "at the primary",
             ),
-            ("08P01", "query_wait_timeout", Reason::DatabaseUnavailable, "SCHEMAD_POOL_SIZE"),
-            ("55P03", "canceling statement due to lock timeout", Reason::DatabaseUnavailable, "pg_locks says who"),
+            (
+                "08P01",
+                "query_wait_timeout",
+                Reason::DatabaseUnavailable,
+                "SCHEMAD_POOL_SIZE",
+            ),
+            (
+                "55P03",
+                "canceling statement due to lock timeout",
+                Reason::DatabaseUnavailable,
+                "pg_locks says who",
+            ),
         ] {
-            let sql = SqlError { sqlstate: sqlstate.into(), message: message.into(), ..SqlError::default() };
+            let sql = SqlError {
+                sqlstate: sqlstate.into(),
+                message: message.into(),
+                ..SqlError::default()
+            };
             let failure = Failure::from(Error::from(sql));
-            assert!(failure.reason == reason && failure.message.contains(word), "{failure}");
+            assert!(
+                failure.reason == reason && failure.message.contains(word),
+                "{failure}"
+            );
         }
     }
 }

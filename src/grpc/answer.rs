@@ -1,6 +1,6 @@
-//! An answer in small pieces. HTTP/2 takes a piece from it only when the client has room for some of it, so an answer lasts as long
-//! as it is not read, and what it occupies is given back only then. A whole message would be taken at once and kept in memory,
-//! read or not.
+//! An answer in small pieces. HTTP/2 takes a piece from it only when the client has room for some
+//! of it, so an answer lasts as long as it is not read, and what it occupies is given back only
+//! then. A whole message would be taken at once and kept in memory, read or not.
 
 use std::{
     pin::Pin,
@@ -14,12 +14,19 @@ use axum::{
 };
 use http_body::{Frame, SizeHint};
 
-/// What a client that never reads makes the daemon keep; larger pieces gain nothing that is worth it (most answers are smaller).
+/// What a client that never reads makes the daemon keep; larger pieces gain nothing that is worth
+/// it (most answers are smaller).
 const PIECE: usize = 4 << 10;
 
 /// Keeps `held` as long as the answer lasts.
 pub(super) fn hold<T: Send + Unpin + 'static>(response: Response, held: T) -> Response {
-    response.map(|body| Body::new(Answer { body, rest: Bytes::new(), _held: held }))
+    response.map(|body| {
+        Body::new(Answer {
+            body,
+            rest: Bytes::new(),
+            _held: held,
+        })
+    })
 }
 
 struct Answer<T> {
@@ -33,7 +40,10 @@ impl<T: Unpin> HttpBody for Answer<T> {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if self.rest.is_empty() {
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,

@@ -1,5 +1,6 @@
-//! A request's message, which has to arrive in time, be no larger than allowed, and take no more memory than it is worth: what a
-//! request says has some hundred bytes, and only so many may say more at once.
+//! A request's message, which has to arrive in time, be no larger than allowed, and take no more
+//! memory than it is worth: what a request says has some hundred bytes, and only so many may say
+//! more at once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,7 +47,11 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     pub fn new(most: usize, within: Duration) -> Self {
-        Self { most, within, large: Arc::new(Semaphore::new(LARGE_ONES)) }
+        Self {
+            most,
+            within,
+            large: Arc::new(Semaphore::new(LARGE_ONES)),
+        }
     }
 
     /// The request with its whole message.
@@ -55,27 +60,46 @@ impl Arrivals {
     /// As [`Arrivals::message`].
     pub async fn arrived(&self, from: Sender<'_>, request: Request) -> Result<Request, Failure> {
         let (parts, body) = request.into_parts();
-        Ok(Request::from_parts(parts, Body::from(self.message(from, body).await?)))
+        Ok(Request::from_parts(
+            parts,
+            Body::from(self.message(from, body).await?),
+        ))
     }
 
     /// The whole message, behind the bytes that say its length.
     ///
     /// # Errors
-    /// MESSAGE_TOO_LARGE, REQUEST_TOO_SLOW, MALFORMED_MESSAGE when it breaks off, TOO_MANY_REQUESTS when too many large ones arrive.
+    /// MESSAGE_TOO_LARGE, REQUEST_TOO_SLOW, MALFORMED_MESSAGE when it breaks off, TOO_MANY_REQUESTS
+    /// when too many large ones arrive.
     pub async fn message(&self, from: Sender<'_>, body: Body) -> Result<Bytes, Failure> {
-        tokio::time::timeout(self.within, self.whole(from, body)).await.unwrap_or_else(|_| {
-            let message = format!("the request's message did not arrive within {:?}", self.within);
-            Err(Failure::new(Reason::RequestTooSlow, message))
-        })
+        tokio::time::timeout(self.within, self.whole(from, body))
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!(
+                    "the request's message did not arrive within {:?}",
+                    self.within
+                );
+                Err(Failure::new(Reason::RequestTooSlow, message))
+            })
     }
 
     async fn whole(&self, from: Sender<'_>, mut body: Body) -> Result<Bytes, Failure> {
-        let most = if from.is_known { self.most } else { SMALL.min(self.most) };
+        let most = if from.is_known {
+            self.most
+        } else {
+            SMALL.min(self.most)
+        };
         let (mut message, mut large) = (BytesMut::new(), None::<SemaphorePermit<'_>>);
         while let Some(frame) = body.frame().await {
-            let frame = frame
-                .map_err(|error| Failure::new(Reason::MalformedMessage, format!("the request broke off: {error}")))?;
-            let Ok(data) = frame.into_data() else { continue };
+            let frame = frame.map_err(|error| {
+                Failure::new(
+                    Reason::MalformedMessage,
+                    format!("the request broke off: {error}"),
+                )
+            })?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
             let length = message.len() + data.len();
             if length > most + FRAME {
                 let text = format!("the request is larger than {most} bytes; no valid one is");
@@ -86,8 +110,10 @@ impl Arrivals {
                     peer.connection.expect(most + WINDOW);
                 }
                 large = Some(self.large.try_acquire().map_err(|_| {
-                    let text =
-                        format!("{LARGE_ONES} requests of more than {SMALL} bytes are arriving; ask again later");
+                    let text = format!(
+                        "{LARGE_ONES} requests of more than {SMALL} bytes are arriving; \
+                            ask again later"
+                    );
                     Failure::new(Reason::TooManyRequests, text)
                 })?);
             }

@@ -30,8 +30,17 @@ const MAX_REFUSED: usize = 1_000;
 const MAX_SQL: usize = 1 << 20;
 
 /// The answer of GetStatus.
-pub fn status(catalog: &Catalog, snapshot: &Snapshot, assessment: &Assessment, insecure: bool) -> pb::SchemaStatus {
-    let name = |version: &Version| catalog.get(version).map_or_else(String::new, |m| m.name.clone());
+pub fn status(
+    catalog: &Catalog,
+    snapshot: &Snapshot,
+    assessment: &Assessment,
+    insecure: bool,
+) -> pb::SchemaStatus {
+    let name = |version: &Version| {
+        catalog
+            .get(version)
+            .map_or_else(String::new, |m| m.name.clone())
+    };
     pb::SchemaStatus {
         insecure,
         state: match assessment.state {
@@ -43,7 +52,11 @@ pub fn status(catalog: &Catalog, snapshot: &Snapshot, assessment: &Assessment, i
             planner::State::InDoubt => pb::SchemaState::InDoubt,
         }
         .into(),
-        current_version: assessment.current.as_ref().map(ToString::to_string).unwrap_or_default(),
+        current_version: assessment
+            .current
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         applied_count: count(assessment.applied),
         pending_count: count(assessment.pending.len()),
         unknown_count: count(assessment.unknown.len()),
@@ -52,18 +65,31 @@ pub fn status(catalog: &Catalog, snapshot: &Snapshot, assessment: &Assessment, i
             .pending
             .iter()
             .take(MAX_PENDING)
-            .map(|version| pb::MigrationRef { version: version.to_string(), name: name(version) })
+            .map(|version| pb::MigrationRef {
+                version: version.to_string(),
+                name: name(version),
+            })
             .collect(),
-        problems: assessment.problems.iter().take(MAX_PROBLEMS).map(problem).collect(),
+        problems: assessment
+            .problems
+            .iter()
+            .take(MAX_PROBLEMS)
+            .map(problem)
+            .collect(),
         running_operation: snapshot.running.as_ref().map(operation),
         binary_version: env!("CARGO_PKG_VERSION").into(),
         embedded_set_digest: catalog.digest().to_string(),
-        ledger: Some(snapshot.ledger.as_ref().map_or_else(pb::Ledger::default, |ledger| pb::Ledger {
-            installed: true,
-            id: ledger.id.clone(),
-            version: ledger.version,
-            compatible_with: ledger.compatible_with,
-        })),
+        ledger: Some(
+            snapshot
+                .ledger
+                .as_ref()
+                .map_or_else(pb::Ledger::default, |ledger| pb::Ledger {
+                    installed: true,
+                    id: ledger.id.clone(),
+                    version: ledger.version,
+                    compatible_with: ledger.compatible_with,
+                }),
+        ),
         database: Some(pb::Database {
             name: snapshot.server.database.clone(),
             server_version: snapshot.server.version.clone(),
@@ -82,13 +108,19 @@ fn problem(problem: &planner::Problem) -> pb::Problem {
         version: problem.version.clone(),
         message: problem.message.clone(),
         blocking: problem.blocking,
-        outcomes: problem.outcomes.iter().map(|outcome| self::outcome(*outcome).into()).collect(),
+        outcomes: problem
+            .outcomes
+            .iter()
+            .map(|outcome| self::outcome(*outcome).into())
+            .collect(),
     }
 }
 
 /// The outcome of a message; `None` for UNSPECIFIED.
 pub fn outcome_of(outcome: pb::ResolveOutcome) -> Option<Outcome> {
-    Outcome::ALL.into_iter().find(|known| self::outcome(*known) == outcome)
+    Outcome::ALL
+        .into_iter()
+        .find(|known| self::outcome(*known) == outcome)
 }
 
 fn outcome(outcome: Outcome) -> pb::ResolveOutcome {
@@ -108,7 +140,9 @@ pub fn operation(row: &OperationRow) -> pb::Operation {
     pb::Operation {
         id: row.id.to_string(),
         kind: kind(&row.kind).into(),
-        state: State::parse(&row.state).map_or(pb::OperationState::Unspecified, state).into(),
+        state: State::parse(&row.state)
+            .map_or(pb::OperationState::Unspecified, state)
+            .into(),
         principal: row.principal.clone(),
         daemon: row.daemon.clone(),
         create_time: Some(row.created_at.into()),
@@ -129,15 +163,25 @@ pub fn signed(row: &OperationRow, signed: Signed) -> pb::SignLedgerResponse {
     pb::SignLedgerResponse {
         operation: Some(operation(row)),
         signed: signed.signed.into_iter().take(MAX_SIGNED).collect(),
-        refused: signed.refused.into_iter().take(MAX_REFUSED).map(refused).collect(),
+        refused: signed
+            .refused
+            .into_iter()
+            .take(MAX_REFUSED)
+            .map(refused)
+            .collect(),
     }
 }
 
 /// One migration, as far as the binary and the database know it; without SQL.
-pub fn migration(version: &Version, embedded: Option<&Migration>, row: Option<&Row>) -> pb::Migration {
+pub fn migration(
+    version: &Version,
+    embedded: Option<&Migration>,
+    row: Option<&Row>,
+) -> pb::Migration {
     let recorded = row.and_then(|row| row.recorded.as_ref());
     let applied = row.is_some_and(Row::is_applied);
-    let checksum = |script: Option<&Script>| script.map(|s| s.checksum.to_string()).unwrap_or_default();
+    let checksum =
+        |script: Option<&Script>| script.map(|s| s.checksum.to_string()).unwrap_or_default();
     let state = match (applied, recorded) {
         _ if row.is_some_and(|row| row.journal.is_some()) => pb::MigrationState::HalfDone,
         (true, Some(Recorded { adopted: false, .. })) => pb::MigrationState::Applied,
@@ -145,8 +189,10 @@ pub fn migration(version: &Version, embedded: Option<&Migration>, row: Option<&R
         (false, Some(_)) => pb::MigrationState::RevertedElsewhere,
         (false, None) => pb::MigrationState::Pending,
     };
-    let (up_how, down_how) =
-        (embedded.map(|m| How::counted(&m.up)), embedded.and_then(|m| m.down.as_ref()).map(How::counted));
+    let (up_how, down_how) = (
+        embedded.map(|m| How::counted(&m.up)),
+        embedded.and_then(|m| m.down.as_ref()).map(How::counted),
+    );
     let (ledger_up, ledger_down) = recorded.map_or((None, None), |r| (r.up, r.down));
     let embedded_up = embedded.map(|m| &m.up);
     let embedded_down = embedded.and_then(|m| m.down.as_ref());
@@ -162,22 +208,52 @@ pub fn migration(version: &Version, embedded: Option<&Migration>, row: Option<&R
             .unwrap_or_else(|| version.to_string()),
         state: state.into(),
         embedded: embedded.is_some(),
-        edited: applied && ledger_up.zip(embedded_up).is_some_and(|((sum, _), up)| sum != up.checksum),
-        up_mode: mode(embedded_up.map(|s| s.mode).or(ledger_up.map(|(_, mode)| mode))).into(),
-        down_mode: mode(embedded_down.map(|s| s.mode).or(ledger_down.map(|(_, mode)| mode))).into(),
+        edited: applied
+            && ledger_up
+                .zip(embedded_up)
+                .is_some_and(|((sum, _), up)| sum != up.checksum),
+        up_mode: mode(
+            embedded_up
+                .map(|s| s.mode)
+                .or(ledger_up.map(|(_, mode)| mode)),
+        )
+        .into(),
+        down_mode: mode(
+            embedded_down
+                .map(|s| s.mode)
+                .or(ledger_down.map(|(_, mode)| mode)),
+        )
+        .into(),
         up_mode_reason: mode_reason(up_how).into(),
         down_mode_reason: mode_reason(down_how).into(),
         up_parts: up_how.map_or(0, |how| count(how.parts)),
         down_parts: down_how.map_or(0, |how| count(how.parts)),
         embedded_up_checksum: checksum(embedded_up),
         embedded_down_checksum: checksum(embedded_down),
-        recorded_up_checksum: ledger_up.map(|(sum, _)| sum.to_string()).unwrap_or_default(),
-        recorded_down_checksum: ledger_down.map(|(sum, _)| sum.to_string()).unwrap_or_default(),
-        reversible_from: sources.into_iter().filter(|(has, _)| *has).map(|(_, source)| source.into()).collect(),
-        apply_time: recorded.map(|r| r.applied_at).or(row.and_then(|r| r.run_on)).map(Into::into),
+        recorded_up_checksum: ledger_up
+            .map(|(sum, _)| sum.to_string())
+            .unwrap_or_default(),
+        recorded_down_checksum: ledger_down
+            .map(|(sum, _)| sum.to_string())
+            .unwrap_or_default(),
+        reversible_from: sources
+            .into_iter()
+            .filter(|(has, _)| *has)
+            .map(|(_, source)| source.into())
+            .collect(),
+        apply_time: recorded
+            .map(|r| r.applied_at)
+            .or(row.and_then(|r| r.run_on))
+            .map(Into::into),
         apply_duration: recorded.and_then(|r| r.duration).map(duration),
-        operation: recorded.and_then(|r| r.operation.clone()).map(|(id, _)| id).unwrap_or_default(),
-        principal: recorded.and_then(|r| r.operation.clone()).map(|(_, who)| who).unwrap_or_default(),
+        operation: recorded
+            .and_then(|r| r.operation.clone())
+            .map(|(id, _)| id)
+            .unwrap_or_default(),
+        principal: recorded
+            .and_then(|r| r.operation.clone())
+            .map(|(_, who)| who)
+            .unwrap_or_default(),
         ..pb::Migration::default()
     }
 }
@@ -196,7 +272,9 @@ fn planned_step(step: &PlannedStep) -> pb::PlannedStep {
         mode: match step.how {
             None => pb::MigrationMode::Unspecified,
             Some(How { in_parts: None, .. }) => pb::MigrationMode::Transactional,
-            Some(How { in_parts: Some(_), .. }) => pb::MigrationMode::NonTransactional,
+            Some(How {
+                in_parts: Some(_), ..
+            }) => pb::MigrationMode::NonTransactional,
         }
         .into(),
         mode_reason: mode_reason(step.how).into(),
@@ -217,7 +295,10 @@ pub fn sql(text: &str) -> (String, bool) {
     if text.len() <= MAX_SQL {
         return (text.into(), false);
     }
-    let end = (0..=MAX_SQL).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let end = (0..=MAX_SQL)
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0);
     (text[..end].into(), true)
 }
 
@@ -225,9 +306,15 @@ pub fn sql(text: &str) -> (String, bool) {
 pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
     use pb::operation_event::Event as Pb;
     let event = match &entry.event {
-        Event::Accepted { kind: word, request_id, repeated } => {
-            Pb::Accepted(pb::Accepted { kind: kind(word).into(), request_id: request_id.clone(), repeated: *repeated })
-        }
+        Event::Accepted {
+            kind: word,
+            request_id,
+            repeated,
+        } => Pb::Accepted(pb::Accepted {
+            kind: kind(word).into(),
+            request_id: request_id.clone(),
+            repeated: *repeated,
+        }),
         Event::Queued(holder) => Pb::Queued(pb::Queued {
             running: holder.operation.as_ref().map(self::operation),
             holder: holder.session.as_ref().map(blocker),
@@ -236,56 +323,94 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             steps: steps.iter().take(MAX_PLANNED).map(planned_step).collect(),
             warnings: warnings.clone(),
         }),
-        Event::StepStarted(StepName { ordinal, total, version, name, direction: way }) => {
-            Pb::StepStarted(pb::StepStarted {
-                ordinal: count(*ordinal),
-                total: count(*total),
-                version: version.clone(),
-                name: name.clone(),
-                direction: direction(*way).into(),
-            })
-        }
-        Event::Notice { version, severity, message, detail, hint } => {
+        Event::StepStarted(StepName {
+            ordinal,
+            total,
+            version,
+            name,
+            direction: way,
+        }) => Pb::StepStarted(pb::StepStarted {
+            ordinal: count(*ordinal),
+            total: count(*total),
+            version: version.clone(),
+            name: name.clone(),
+            direction: direction(*way).into(),
+        }),
+        Event::Notice {
+            version,
+            severity,
+            message,
+            detail,
+            hint,
+        } => {
             let [version, severity, message, detail, hint] =
                 [version, severity, message, detail, hint].map(String::clone);
-            Pb::Notice(pb::Notice { version, severity, message, detail, hint })
+            Pb::Notice(pb::Notice {
+                version,
+                severity,
+                message,
+                detail,
+                hint,
+            })
         }
-        Event::Retrying { version, attempt, sqlstate, message, delay } => Pb::Retrying(pb::Retrying {
+        Event::Retrying {
+            version,
+            attempt,
+            sqlstate,
+            message,
+            delay,
+        } => Pb::Retrying(pb::Retrying {
             version: version.clone(),
             attempt: i32::try_from(*attempt).unwrap_or(i32::MAX),
             sqlstate: sqlstate.clone(),
             message: message.clone(),
             delay: Some(duration(*delay)),
         }),
-        Event::StatementStarted { version, first, last, statements, summary } => {
-            Pb::StatementStarted(pb::StatementStarted {
-                version: version.clone(),
-                statement: count(*first),
-                last_statement: count(*last),
-                statements: count(*statements),
-                summary: summary.clone(),
-            })
-        }
-        Event::StatementDone { version, first, last, statements, summary, took } => {
-            Pb::StatementDone(pb::StatementDone {
-                version: version.clone(),
-                first_statement: count(*first),
-                statement: count(*last),
-                statements: count(*statements),
-                summary: summary.clone(),
-                duration: Some(duration(*took)),
-            })
-        }
-        Event::StepDone(StepName { ordinal, total, version, name, direction: way }, took) => {
-            Pb::StepDone(pb::StepDone {
-                ordinal: count(*ordinal),
-                total: count(*total),
-                version: version.clone(),
-                name: name.clone(),
-                direction: direction(*way).into(),
-                duration: Some(duration(*took)),
-            })
-        }
+        Event::StatementStarted {
+            version,
+            first,
+            last,
+            statements,
+            summary,
+        } => Pb::StatementStarted(pb::StatementStarted {
+            version: version.clone(),
+            statement: count(*first),
+            last_statement: count(*last),
+            statements: count(*statements),
+            summary: summary.clone(),
+        }),
+        Event::StatementDone {
+            version,
+            first,
+            last,
+            statements,
+            summary,
+            took,
+        } => Pb::StatementDone(pb::StatementDone {
+            version: version.clone(),
+            first_statement: count(*first),
+            statement: count(*last),
+            statements: count(*statements),
+            summary: summary.clone(),
+            duration: Some(duration(*took)),
+        }),
+        Event::StepDone(
+            StepName {
+                ordinal,
+                total,
+                version,
+                name,
+                direction: way,
+            },
+            took,
+        ) => Pb::StepDone(pb::StepDone {
+            ordinal: count(*ordinal),
+            total: count(*total),
+            version: version.clone(),
+            name: name.clone(),
+            direction: direction(*way).into(),
+            duration: Some(duration(*took)),
+        }),
         Event::Finished(ended, finished, failure) => Pb::Finished(pb::Finished {
             state: state(*ended).into(),
             nothing_to_do: finished.nothing_to_do,
@@ -295,7 +420,11 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             warnings: finished.warnings.clone(),
             failure: failure.as_ref().map(self::failure),
         }),
-        Event::Waiting { version, waiting, waited } => Pb::Waiting(self::waiting(version, waiting, *waited)),
+        Event::Waiting {
+            version,
+            waiting,
+            waited,
+        } => Pb::Waiting(self::waiting(version, waiting, *waited)),
         Event::Progress { version, building } => Pb::Progress(pb::Progress {
             version: version.clone(),
             relation: building.relation.clone().unwrap_or_default(),
@@ -303,9 +432,15 @@ pub fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
             phase: building.phase.clone(),
             done: building.done,
             total: building.total,
-            percent: if building.total > 0 { 100.0 * building.done as f64 / building.total as f64 } else { 0.0 },
+            percent: if building.total > 0 {
+                100.0 * building.done as f64 / building.total as f64
+            } else {
+                0.0
+            },
         }),
-        Event::Dropped(events) => Pb::Dropped(pb::Dropped { events: i64::try_from(*events).unwrap_or(i64::MAX) }),
+        Event::Dropped(events) => Pb::Dropped(pb::Dropped {
+            events: i64::try_from(*events).unwrap_or(i64::MAX),
+        }),
     };
     message(operation, entry.sequence, entry.time, event)
 }

@@ -1,8 +1,10 @@
-//! A caller's deadline (`grpc-timeout`). It ends the call and everything that the call occupies, streams included, with
-//! DEADLINE_EXCEEDED. It does not end an operation, which belongs to the daemon and not to the call.
+//! A caller's deadline (`grpc-timeout`). It ends the call and everything that the call occupies,
+//! streams included, with DEADLINE_EXCEEDED. It does not end an operation, which belongs to the
+//! daemon and not to the call.
 //!
-//! tonic has a deadline of its own, which ends only what has not begun to answer and says CANCELLED. This one stands directly inside
-//! it and its time begins earlier, so it always comes first.
+//! tonic has a deadline of its own, which ends only what has not begun to answer and says
+//! CANCELLED. This one stands directly inside it and its time begins earlier, so it always comes
+//! first.
 
 use std::{
     pin::Pin,
@@ -76,7 +78,9 @@ where
                 return Ok(expired(limit).into_http()); // nothing has begun
             }
             match timeout_at(deadline, answer).await {
-                Ok(Ok(response)) => Ok(response.map(|body| until(deadline, limit, Body::new(body)))),
+                Ok(Ok(response)) => {
+                    Ok(response.map(|body| until(deadline, limit, Body::new(body))))
+                }
                 Ok(Err(error)) => Err(error),
                 Err(_) => Ok(expired(limit).into_http()),
             }
@@ -84,7 +88,8 @@ where
     }
 }
 
-/// What the caller set, read as tonic reads it: at most eight digits and a unit. What is malformed is no deadline.
+/// What the caller set, read as tonic reads it: at most eight digits and a unit. What is malformed
+/// is no deadline.
 fn time_limit(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(HEADER)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -105,8 +110,8 @@ fn time_limit(headers: &HeaderMap) -> Option<Duration> {
 
 fn expired(limit: Duration) -> Status {
     let message = format!(
-        "the {limit:?} that the caller gave this call are over (grpc-timeout); an operation that it began goes on, and \
-         WatchOperation follows it"
+        "the {limit:?} that the caller gave this call are over (grpc-timeout); an operation that \
+         it began goes on, and WatchOperation follows it"
     );
     from_failure(&Failure::new(Reason::DeadlineExceeded, message))
 }
@@ -116,10 +121,14 @@ fn until(deadline: Instant, limit: Duration, body: Body) -> Body {
     if body.is_end_stream() {
         return body; // the answer is in the headers
     }
-    let shared = Arc::new(Shared { body: Mutex::new(Some(body)), waker: AtomicWaker::new() });
+    let shared = Arc::new(Shared {
+        body: Mutex::new(Some(body)),
+        waker: AtomicWaker::new(),
+    });
     let (over, ended) = oneshot::channel();
     let watched = shared.clone();
-    // A task of its own, because HTTP/2 does not ask for the next frame while its client has no room for it.
+    // A task of its own, because HTTP/2 does not ask for the next frame while its client has no
+    // room for it.
     tokio::spawn(async move {
         if timeout_at(deadline, ended).await.is_err() {
             let body = watched.lock().take();
@@ -127,7 +136,12 @@ fn until(deadline: Instant, limit: Duration, body: Body) -> Body {
             watched.waker.wake();
         }
     });
-    Body::new(Limited { shared, limit, has_ended: false, _over: over })
+    Body::new(Limited {
+        shared,
+        limit,
+        has_ended: false,
+        _over: over,
+    })
 }
 
 struct Shared {
@@ -154,15 +168,24 @@ impl HttpBody for Limited {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if self.has_ended {
             return Poll::Ready(None);
         }
         self.shared.waker.register(cx.waker());
-        let polled = self.shared.lock().as_mut().map(|body| Pin::new(body).poll_frame(cx));
+        let polled = self
+            .shared
+            .lock()
+            .as_mut()
+            .map(|body| Pin::new(body).poll_frame(cx));
         if let Some(polled) = polled {
             let frame = ready!(polled);
-            self.has_ended = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+            self.has_ended = frame
+                .as_ref()
+                .is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
             return Poll::Ready(frame);
         }
         self.has_ended = true;
@@ -174,11 +197,19 @@ impl HttpBody for Limited {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.shared.lock().as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+        self.shared
+            .lock()
+            .as_ref()
+            .map_or_else(SizeHint::default, HttpBody::size_hint)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.has_ended || self.shared.lock().as_ref().is_some_and(HttpBody::is_end_stream)
+        self.has_ended
+            || self
+                .shared
+                .lock()
+                .as_ref()
+                .is_some_and(HttpBody::is_end_stream)
     }
 }
 
@@ -204,7 +235,17 @@ mod tests {
         ] {
             assert_eq!(read(text), Some(limit), "{text}");
         }
-        for malformed in ["", "1", "S", "123456789S", "-1S", "+1S", "1.5S", "1s", "1 S"] {
+        for malformed in [
+            "",
+            "1",
+            "S",
+            "123456789S",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "1s",
+            "1 S",
+        ] {
             assert_eq!(read(malformed), None, "{malformed:?}");
         }
         assert_eq!(time_limit(&HeaderMap::new()), None);

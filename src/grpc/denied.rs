@@ -1,5 +1,5 @@
-//! A call of somebody who is known and may not make it. It is kept as what it asked for: the kind of operation and the caller's id,
-//! as the operation itself would have said them.
+//! A call of somebody who is known and may not make it. It is kept as what it asked for: the kind
+//! of operation and the caller's id, as the operation itself would have said them.
 
 use axum::body::Bytes;
 use prost::Message;
@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::{arrival::FRAME, pb};
 
-/// The kind of operation that a method asks for. `None`: it only reads, so no role is too small for it.
+/// The kind of operation that a method asks for. `None`: it only reads, so no role is too small for
+/// it.
 pub(super) fn kind(path: &str) -> Option<&'static str> {
     Some(match name(path) {
         "Apply" => "apply",
@@ -54,17 +55,31 @@ mod tests {
     #[test]
     fn whatever_a_role_can_be_too_small_for_has_a_kind() {
         for method in METHODS {
-            assert_eq!(kind(method.path).is_some(), method.role > Some(Role::Viewer), "{}", method.path);
+            assert_eq!(
+                kind(method.path).is_some(),
+                method.role > Some(Role::Viewer),
+                "{}",
+                method.path
+            );
         }
     }
 
     #[test]
     fn an_id_is_read_from_what_is_a_message_and_from_nothing_else() {
         let id = Uuid::from_u128(7);
-        let message = pb::RollbackRequest { request_id: id.to_string(), ..Default::default() }.encode_to_vec();
-        let frame = |compressed: u8| Bytes::from([&[compressed, 0, 0, 0, 0][..], &message].concat());
+        let message = pb::RollbackRequest {
+            request_id: id.to_string(),
+            ..Default::default()
+        }
+        .encode_to_vec();
+        let frame =
+            |compressed: u8| Bytes::from([&[compressed, 0, 0, 0, 0][..], &message].concat());
         assert_eq!(request_id("/s/Rollback", &frame(0)), id);
-        for (path, body) in [("/s/Rollback", frame(1)), ("/s/CancelOperation", frame(0)), ("/s/Apply", Bytes::new())] {
+        for (path, body) in [
+            ("/s/Rollback", frame(1)),
+            ("/s/CancelOperation", frame(0)),
+            ("/s/Apply", Bytes::new()),
+        ] {
             assert_eq!(request_id(path, &body), Uuid::nil(), "{path}");
         }
     }

@@ -7,18 +7,23 @@ use std::collections::HashMap;
 
 use publications::Publications;
 
-use parts::{Cut, column, constraint, domain, index, policy, range, rule, sequence, statistics, table, trigger};
+use parts::{
+    Cut, column, constraint, domain, index, policy, range, rule, sequence, statistics, table,
+    trigger,
+};
 
 use super::{
     pb::{self, SchemaObjectKind as Kind},
     request::{Filter, Place},
 };
 use crate::schema::{
-    Acl, BaseType, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy, Range, Relation,
-    Routine, Rule, Sequence, Size, Snapshot, Statistics, Table, Trigger, View, ViewKind,
+    Acl, BaseType, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy,
+    Range, Relation, Routine, Rule, Sequence, Size, Snapshot, Statistics, Table, Trigger, View,
+    ViewKind,
 };
 
-/// How long texts and lists may be: whole, texts up to a megabyte; or so short that an object fits into a message.
+/// How long texts and lists may be: whole, texts up to a megabyte; or so short that an object fits
+/// into a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Texts {
     /// Texts of 1 MiB.
@@ -33,7 +38,11 @@ impl Texts {
             Self::Whole => (1 << 20, usize::MAX),
             Self::Cut => (256, 2 << 20),
         };
-        Cut { limit, room, did: false }
+        Cut {
+            limit,
+            room,
+            did: false,
+        }
     }
 }
 
@@ -137,18 +146,28 @@ impl<'a> Listing<'a> {
             .chain(snapshot.routines.iter().map(Object::Routine));
         let wanted = all.filter_map(|object| {
             let (kind, (schema, name, arguments)) = (object.kind(), object.names());
-            filter
-                .wants(kind, schema, name)
-                .then(|| ((kind.into(), schema.into(), name.into(), arguments.into()), object))
+            filter.wants(kind, schema, name).then(|| {
+                (
+                    (kind.into(), schema.into(), name.into(), arguments.into()),
+                    object,
+                )
+            })
         });
         let mut objects: Vec<(Place, Object<'a>)> = wanted.collect();
         objects.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let foreign = snapshot.constraints.iter().filter(|constraint| constraint.kind == ConstraintKind::ForeignKey);
+        let foreign = snapshot
+            .constraints
+            .iter()
+            .filter(|constraint| constraint.kind == ConstraintKind::ForeignKey);
         Self {
             objects,
             constraints: by(&snapshot.constraints, |constraint| &constraint.table),
             referencing: by(foreign, |constraint| {
-                constraint.references.as_deref().and_then(Relation::parse).unwrap_or_default()
+                constraint
+                    .references
+                    .as_deref()
+                    .and_then(Relation::parse)
+                    .unwrap_or_default()
             }),
             indexes: by(&snapshot.indexes, |index| &index.table),
             triggers: by(&snapshot.triggers, |trigger| &trigger.table),
@@ -162,12 +181,19 @@ impl<'a> Listing<'a> {
 
     /// What comes after a place.
     pub fn after(&self, place: Option<&Place>) -> std::slice::Iter<'_, (Place, Object<'a>)> {
-        let begin = place.map_or(0, |place| self.objects.partition_point(|(at, _)| at <= place));
+        let begin = place.map_or(0, |place| {
+            self.objects.partition_point(|(at, _)| at <= place)
+        });
         self.objects[begin..].iter()
     }
 
     /// One object with all that is its own.
-    pub fn message(&self, object: &Object<'a>, sizes: &HashMap<Relation, Size>, texts: Texts) -> pb::SchemaObject {
+    pub fn message(
+        &self,
+        object: &Object<'a>,
+        sizes: &HashMap<Relation, Size>,
+        texts: Texts,
+    ) -> pb::SchemaObject {
         let mut cut = texts.cut();
         let (schema, name, arguments) = object.names();
         let mut message = pb::SchemaObject {
@@ -177,12 +203,14 @@ impl<'a> Listing<'a> {
             arguments: arguments.into(),
             ..own(object, &mut cut)
         };
-        if let Object::Table(Table { relation, .. }) | Object::View(View { relation, .. }) = object {
+        if let Object::Table(Table { relation, .. }) | Object::View(View { relation, .. }) = object
+        {
             self.add_parts(relation, &mut message, &mut cut);
         }
         if let Object::Table(table) = object {
             let children = self.children.get(&table.relation).into_iter().flatten();
-            message.children = cut.list(&children.map(|child| child.to_string()).collect::<Vec<_>>());
+            message.children =
+                cut.list(&children.map(|child| child.to_string()).collect::<Vec<_>>());
             message.publications = cut.list(&self.publications.of(table));
         }
         if let Some(relation) = object.relation() {
@@ -194,7 +222,10 @@ impl<'a> Listing<'a> {
     }
 
     fn add_parts(&self, relation: &Relation, message: &mut pb::SchemaObject, cut: &mut Cut) {
-        fn all<'m, T>(map: &'m HashMap<&Relation, Vec<&'m T>>, of: &Relation) -> impl Iterator<Item = &'m T> {
+        fn all<'m, T>(
+            map: &'m HashMap<&Relation, Vec<&'m T>>,
+            of: &Relation,
+        ) -> impl Iterator<Item = &'m T> {
             map.get(of).into_iter().flatten().copied()
         }
         message.constraints = cut.each(all(&self.constraints, relation), constraint);
@@ -203,7 +234,12 @@ impl<'a> Listing<'a> {
         message.policies = cut.each(all(&self.policies, relation), policy);
         message.rules = cut.each(all(&self.rules, relation), rule);
         message.statistics = cut.each(all(&self.statistics, relation), statistics);
-        let referencing = self.referencing.get(relation).into_iter().flatten().copied();
+        let referencing = self
+            .referencing
+            .get(relation)
+            .into_iter()
+            .flatten()
+            .copied();
         message.referenced_by = cut.each(referencing, |one, cut| pb::SchemaConstraint {
             table: one.table.to_string(),
             ..constraint(one, cut)
@@ -225,7 +261,11 @@ fn by<'a, K: std::hash::Hash + Eq, T>(
 fn children(tables: &[Table]) -> HashMap<Relation, Vec<&Relation>> {
     let mut map: HashMap<Relation, Vec<&Relation>> = HashMap::new();
     for table in tables {
-        for parent in table.parents.iter().filter_map(|parent| Relation::parse(parent)) {
+        for parent in table
+            .parents
+            .iter()
+            .filter_map(|parent| Relation::parse(parent))
+        {
             map.entry(parent).or_default().push(&table.relation);
         }
     }
@@ -246,19 +286,28 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
             comment: cut.maybe(of.comment.as_ref()),
             ..pb::SchemaObject::default()
         },
-        Object::Table(of) => table(of, with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())), cut),
+        Object::Table(of) => table(
+            of,
+            with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())),
+            cut,
+        ),
         Object::View(of) => pb::SchemaObject {
             columns: cut.each(of.columns.iter(), column),
             definition: cut.text(&of.definition),
             options: cut.list(&of.options.0),
-            flags: of.unpopulated.then(|| "not populated".into()).into_iter().collect(),
+            flags: of
+                .unpopulated
+                .then(|| "not populated".into())
+                .into_iter()
+                .collect(),
             access_method: of.access_method.clone().unwrap_or_default(),
             tablespace: of.tablespace.clone().unwrap_or_default(),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Sequence(of) => {
-            pb::SchemaObject { definition: sequence(of), ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())) }
-        }
+        Object::Sequence(of) => pb::SchemaObject {
+            definition: sequence(of),
+            ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
+        },
         Object::Enum(of) => pb::SchemaObject {
             labels: cut.list(&of.labels),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
@@ -271,11 +320,15 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
             columns: cut.each(of.columns.iter(), column),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Range(of) => {
-            pb::SchemaObject { definition: range(of), ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())) }
-        }
+        Object::Range(of) => pb::SchemaObject {
+            definition: range(of),
+            ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
+        },
         Object::Base(of) => pb::SchemaObject {
-            definition: of.definition.as_ref().map_or_else(|| "only announced".into(), |text| cut.text(text)),
+            definition: of
+                .definition
+                .as_ref()
+                .map_or_else(|| "only announced".into(), |text| cut.text(text)),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
         Object::Routine(of) => pb::SchemaObject {
@@ -296,8 +349,13 @@ mod tests {
     #[test]
     fn whatever_an_object_has_fits_into_a_message() {
         let name = |n: usize| format!("{n:063}");
-        let relation = |n: usize| Relation { schema: name(0), name: name(n) };
-        let rights: Vec<String> = (0..100).map(|n| format!("{}=arwdDxt/{}", name(n), name(n))).collect();
+        let relation = |n: usize| Relation {
+            schema: name(0),
+            name: name(n),
+        };
+        let rights: Vec<String> = (0..100)
+            .map(|n| format!("{}=arwdDxt/{}", name(n), name(n)))
+            .collect();
         let columns = (0..1600).map(|n| Column {
             name: name(n),
             default: Some("x".repeat(1000)),
@@ -310,15 +368,28 @@ mod tests {
             acl: Acl(Some(rights.clone())),
             ..Table::default()
         };
-        let partition = |n| Table { relation: relation(n), parents: vec![relation(0).to_string()], ..Table::default() };
-        let tables = std::iter::once(parent).chain((1..40_000).map(partition)).collect();
-        let snapshot = Snapshot { tables, ..Snapshot::default() };
+        let partition = |n| Table {
+            relation: relation(n),
+            parents: vec![relation(0).to_string()],
+            ..Table::default()
+        };
+        let tables = std::iter::once(parent)
+            .chain((1..40_000).map(partition))
+            .collect();
+        let snapshot = Snapshot {
+            tables,
+            ..Snapshot::default()
+        };
         let filter = request::schema(pb::DescribeSchemaRequest::default()).unwrap();
         let listing = Listing::new(&snapshot, &filter);
         let (_, object) = listing.after(None).next().unwrap();
         let whole = listing.message(object, &HashMap::new(), Texts::Whole);
         let cut = listing.message(object, &HashMap::new(), Texts::Cut);
         assert_eq!((whole.truncated, whole.children.len()), (false, 39_999));
-        assert!(cut.truncated && !cut.columns.is_empty() && cut.encoded_len() < 3 << 20, "{}", cut.encoded_len());
+        assert!(
+            cut.truncated && !cut.columns.is_empty() && cut.encoded_len() < 3 << 20,
+            "{}",
+            cut.encoded_len()
+        );
     }
 }

@@ -42,16 +42,22 @@ fn responses(lease: Lease, set_digest: String) -> Responses<pb::LeaseResponse> {
         expire_time: Some(lease.expires.into()),
     });
     let says = |event| Ok(pb::LeaseResponse { event: Some(event) });
-    Box::pin(stream::unfold(Some((lease, Some(first))), move |state| async move {
-        let (mut lease, first) = state?;
-        if let Some(first) = first {
-            return Some((says(first), Some((lease, None))));
-        }
-        match tokio::time::timeout(HEARTBEAT, lease.ended()).await {
-            Ok(why) => Some((Err(status::from_failure(&why)), None)),
-            Err(_) => Some((says(Event::Heartbeat(pb::Heartbeat {})), Some((lease, None)))),
-        }
-    }))
+    Box::pin(stream::unfold(
+        Some((lease, Some(first))),
+        move |state| async move {
+            let (mut lease, first) = state?;
+            if let Some(first) = first {
+                return Some((says(first), Some((lease, None))));
+            }
+            match tokio::time::timeout(HEARTBEAT, lease.ended()).await {
+                Ok(why) => Some((Err(status::from_failure(&why)), None)),
+                Err(_) => Some((
+                    says(Event::Heartbeat(pb::Heartbeat {})),
+                    Some((lease, None)),
+                )),
+            }
+        },
+    ))
 }
 
 #[tonic::async_trait]
@@ -61,7 +67,10 @@ impl pb::lease_service_server::LeaseService for LeaseService {
     async fn lease(&self, request: Request<pb::LeaseRequest>) -> Answer<Self::LeaseStream> {
         let (principal, message) = gate::caller(request)?;
         let asked = request::lease(&message).map_err(|e| malformed(&e))?;
-        let lease = self.take(asked, &principal.name).await.map_err(|failure| refused(&principal.name, &failure))?;
+        let lease = self
+            .take(asked, &principal.name)
+            .await
+            .map_err(|failure| refused(&principal.name, &failure))?;
         Ok(Response::new(responses(lease, self.leases.set_digest())))
     }
 }
@@ -70,7 +79,8 @@ impl pb::lease_service_server::LeaseService for LeaseService {
 fn refused(principal: &str, failure: &Failure) -> Status {
     static TOLD: Pace = Pace::new(20);
     if TOLD.allows() {
-        tracing::info!(event = "lease.refused", reason = %failure.reason, principal, "no lease: {}", failure.message);
+        tracing::info!(event = "lease.refused", reason = %failure.reason, principal, "no lease: \
+            {}", failure.message);
     }
     status::from_failure(failure)
 }

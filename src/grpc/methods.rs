@@ -1,5 +1,5 @@
-//! What each method needs of its caller: one table. A method that is not in it is refused to everybody, and a test walks the
-//! descriptors so that none is forgotten.
+//! What each method needs of its caller: one table. A method that is not in it is refused to
+//! everybody, and a test walks the descriptors so that none is forgotten.
 
 use crate::access::Role;
 
@@ -35,26 +35,90 @@ const fn row(path: &'static str, role: Option<Role>, counts: Counts) -> Method {
 
 /// Every method that is served.
 pub const METHODS: &[Method] = &[
-    row("/schemad.v1.MigrationService/GetStatus", Some(Role::Viewer), Counts::Request),
-    row("/schemad.v1.MigrationService/ListMigrations", Some(Role::Viewer), Counts::Request),
-    row("/schemad.v1.MigrationService/GetMigration", Some(Role::Viewer), Counts::Request),
-    row("/schemad.v1.MigrationService/Apply", Some(Role::Deployer), Counts::Operation),
-    row("/schemad.v1.MigrationService/Rollback", Some(Role::Admin), Counts::Operation),
-    row("/schemad.v1.MigrationService/Rehearse", Some(Role::Deployer), Counts::Operation),
-    row("/schemad.v1.MigrationService/Resolve", Some(Role::Admin), Counts::Operation),
-    row("/schemad.v1.MigrationService/SignLedger", Some(Role::Admin), Counts::Operation),
-    row("/schemad.v1.OperationService/GetOperation", Some(Role::Viewer), Counts::Request),
-    row("/schemad.v1.OperationService/ListOperations", Some(Role::Viewer), Counts::Request),
-    row("/schemad.v1.OperationService/WatchOperation", Some(Role::Viewer), Counts::Watcher),
+    row(
+        "/schemad.v1.MigrationService/GetStatus",
+        Some(Role::Viewer),
+        Counts::Request,
+    ),
+    row(
+        "/schemad.v1.MigrationService/ListMigrations",
+        Some(Role::Viewer),
+        Counts::Request,
+    ),
+    row(
+        "/schemad.v1.MigrationService/GetMigration",
+        Some(Role::Viewer),
+        Counts::Request,
+    ),
+    row(
+        "/schemad.v1.MigrationService/Apply",
+        Some(Role::Deployer),
+        Counts::Operation,
+    ),
+    row(
+        "/schemad.v1.MigrationService/Rollback",
+        Some(Role::Admin),
+        Counts::Operation,
+    ),
+    row(
+        "/schemad.v1.MigrationService/Rehearse",
+        Some(Role::Deployer),
+        Counts::Operation,
+    ),
+    row(
+        "/schemad.v1.MigrationService/Resolve",
+        Some(Role::Admin),
+        Counts::Operation,
+    ),
+    row(
+        "/schemad.v1.MigrationService/SignLedger",
+        Some(Role::Admin),
+        Counts::Operation,
+    ),
+    row(
+        "/schemad.v1.OperationService/GetOperation",
+        Some(Role::Viewer),
+        Counts::Request,
+    ),
+    row(
+        "/schemad.v1.OperationService/ListOperations",
+        Some(Role::Viewer),
+        Counts::Request,
+    ),
+    row(
+        "/schemad.v1.OperationService/WatchOperation",
+        Some(Role::Viewer),
+        Counts::Watcher,
+    ),
     // A deployer its own, an admin any.
-    row("/schemad.v1.OperationService/CancelOperation", Some(Role::Deployer), Counts::Request),
-    row("/schemad.v1.SchemaService/DescribeSchema", Some(Role::Viewer), Counts::Request),
+    row(
+        "/schemad.v1.OperationService/CancelOperation",
+        Some(Role::Deployer),
+        Counts::Request,
+    ),
+    row(
+        "/schemad.v1.SchemaService/DescribeSchema",
+        Some(Role::Viewer),
+        Counts::Request,
+    ),
     // Whoever tests in CI. It gives rights on another server, and load.
-    row("/schemad.v1.LeaseService/Lease", Some(Role::Deployer), Counts::Operation),
+    row(
+        "/schemad.v1.LeaseService/Lease",
+        Some(Role::Deployer),
+        Counts::Operation,
+    ),
     row("/grpc.health.v1.Health/Check", None, Counts::Not),
     row("/grpc.health.v1.Health/Watch", None, Counts::Watcher),
-    row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, Counts::Reflection),
-    row("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None, Counts::Reflection),
+    row(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        None,
+        Counts::Reflection,
+    ),
+    row(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        None,
+        Counts::Reflection,
+    ),
 ];
 
 /// The row of a path.
@@ -79,9 +143,13 @@ mod tests {
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ];
         let mut paths = Vec::new();
-        for file in sets.iter().flat_map(|set| FileDescriptorSet::decode(*set).unwrap().file) {
+        for file in sets
+            .iter()
+            .flat_map(|set| FileDescriptorSet::decode(*set).unwrap().file)
+        {
             for service in &file.service {
-                let path = |method: &str| format!("/{}.{}/{method}", file.package(), service.name());
+                let path =
+                    |method: &str| format!("/{}.{}/{method}", file.package(), service.name());
                 paths.extend(service.method.iter().map(|method| path(method.name())));
             }
         }

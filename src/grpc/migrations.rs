@@ -52,14 +52,17 @@ pub(super) fn malformed(failure: &Failure) -> Status {
     // Its message is cut; the failure's quotes what was said, which may be a megabyte.
     let status = status::from_failure(failure);
     if TOLD.allows() {
-        tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: {}", status.message());
+        tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: \
+            {}", status.message());
     }
     status
 }
 
 impl Migrations {
     async fn snapshot(&self) -> Result<Snapshot, Failure> {
-        self.reads.read(|reader| Box::pin(ledger::read::snapshot(reader))).await
+        self.reads
+            .read(|reader| Box::pin(ledger::read::snapshot(reader)))
+            .await
     }
 
     async fn start(
@@ -70,11 +73,22 @@ impl Migrations {
     ) -> Result<Events, Status> {
         let checked = checked.map_err(|e| malformed(&e))?;
         if !validate_only {
-            let ends = if detach { Ends::Accepted } else { Ends::AsTheOperation };
+            let ends = if detach {
+                Ends::Accepted
+            } else {
+                Ends::AsTheOperation
+            };
             return Ok(super::stream::follow(self.operations.submit(checked), ends));
         }
-        let planned = self.validate(&checked).await.map_err(|e| status::from_failure(&e))?;
-        let entry = operation::Entry { sequence: 1, time: SystemTime::now(), event: planned };
+        let planned = self
+            .validate(&checked)
+            .await
+            .map_err(|e| status::from_failure(&e))?;
+        let entry = operation::Entry {
+            sequence: 1,
+            time: SystemTime::now(),
+            event: planned,
+        };
         Ok(Box::pin(stream::iter([Ok(convert::event(None, &entry))])))
     }
 
@@ -97,10 +111,14 @@ impl Migrations {
         }
         let recorded = row.and_then(|row| row.recorded.as_ref());
         let (up, down) = match embedded {
-            Some(migration) => {
-                (Some(migration.up.sql.to_string()), migration.down.as_ref().map(|down| down.sql.to_string()))
+            Some(migration) => (
+                Some(migration.up.sql.to_string()),
+                migration.down.as_ref().map(|down| down.sql.to_string()),
+            ),
+            None => {
+                self.stored(recorded.and_then(|r| r.up), recorded.and_then(|r| r.down))
+                    .await?
             }
-            None => self.stored(recorded.and_then(|r| r.up), recorded.and_then(|r| r.down)).await?,
         };
         // The ledger's, where they are others: a rollback may run what stands there.
         let others = |recorded: Option<(Checksum, Mode)>, own: Option<&Script>| {
@@ -109,7 +127,8 @@ impl Migrations {
         let (recorded_up, recorded_down) = match embedded {
             Some(own) => {
                 let down = others(recorded.and_then(|r| r.down), own.down.as_ref());
-                self.stored(others(recorded.and_then(|r| r.up), Some(&own.up)), down).await?
+                self.stored(others(recorded.and_then(|r| r.up), Some(&own.up)), down)
+                    .await?
             }
             None => (None, None),
         };
@@ -133,7 +152,11 @@ impl Migrations {
         up: Option<(Checksum, Mode)>,
         down: Option<(Checksum, Mode)>,
     ) -> Result<(Option<String>, Option<String>), Failure> {
-        let wanted: Vec<_> = [up, down].into_iter().flatten().map(|(checksum, _)| checksum).collect();
+        let wanted: Vec<_> = [up, down]
+            .into_iter()
+            .flatten()
+            .map(|(checksum, _)| checksum)
+            .collect();
         if wanted.is_empty() {
             return Ok((None, None));
         }
@@ -144,29 +167,44 @@ impl Migrations {
     }
 
     async fn texts(&self, wanted: Vec<Checksum>) -> Result<Vec<Option<String>>, Failure> {
-        self.reads.read(|reader| Box::pin(ledger::read::scripts(reader, wanted.clone()))).await
+        self.reads
+            .read(|reader| Box::pin(ledger::read::scripts(reader, wanted.clone())))
+            .await
     }
 
     async fn list(&self, size: i32, token: &str) -> Result<pb::ListMigrationsResponse, Failure> {
         let (after, size) = request::page(size, token)?;
         let snapshot = self.snapshot().await?;
-        let mut known = self
-            .known(&snapshot)
-            .into_iter()
-            .filter(|(version, _)| after.as_deref().is_none_or(|after| version.as_str() > after));
+        let mut known = self.known(&snapshot).into_iter().filter(|(version, _)| {
+            after
+                .as_deref()
+                .is_none_or(|after| version.as_str() > after)
+        });
         let page: Vec<_> = known.by_ref().take(size).collect();
         let next_page_token = match (known.next(), page.last()) {
             (Some(_), Some((last, _))) => request::page_token(last),
             _ => String::new(),
         };
-        let migrations =
-            page.into_iter().map(|(version, (embedded, row))| convert::migration(version, embedded, row)).collect();
-        Ok(pb::ListMigrationsResponse { migrations, next_page_token })
+        let migrations = page
+            .into_iter()
+            .map(|(version, (embedded, row))| convert::migration(version, embedded, row))
+            .collect();
+        Ok(pb::ListMigrationsResponse {
+            migrations,
+            next_page_token,
+        })
     }
 
     /// Every version that anybody knows, in order.
-    fn known<'a>(&'a self, snapshot: &'a Snapshot) -> BTreeMap<&'a Version, (Option<&'a Migration>, Option<&'a Row>)> {
-        let mut known: BTreeMap<_, _> = self.catalog.iter().map(|m| (&m.version, (Some(m), None))).collect();
+    fn known<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+    ) -> BTreeMap<&'a Version, (Option<&'a Migration>, Option<&'a Row>)> {
+        let mut known: BTreeMap<_, _> = self
+            .catalog
+            .iter()
+            .map(|m| (&m.version, (Some(m), None)))
+            .collect();
         for row in &snapshot.rows {
             match known.entry(&row.version) {
                 Entry::Occupied(mut entry) => entry.get_mut().1 = Some(row),
@@ -181,11 +219,18 @@ impl Migrations {
     async fn status(&self) -> Result<pb::SchemaStatus, Failure> {
         let snapshot = self.snapshot().await?;
         let compared = 256 * (self.catalog.len() + snapshot.rows.len());
-        let mut assessment = blocking::in_place(compared, || planner::assess(&self.catalog, &snapshot.rows));
+        let mut assessment =
+            blocking::in_place(compared, || planner::assess(&self.catalog, &snapshot.rows));
         let wanted = self.operations.signed_texts(&snapshot);
-        let texts = if wanted.is_empty() { Vec::new() } else { self.texts(wanted).await? };
+        let texts = if wanted.is_empty() {
+            Vec::new()
+        } else {
+            self.texts(wanted).await?
+        };
         let bytes = texts.iter().flatten().map(String::len).sum();
-        assessment.problems.extend(blocking::in_place(bytes, || self.operations.unverified(&snapshot, texts)));
+        assessment.problems.extend(blocking::in_place(bytes, || {
+            self.operations.unverified(&snapshot, texts)
+        }));
         if let Err(impossible) = &self.reads.views.borrow().preflight {
             let (version, message) = (String::new(), impossible.message.clone());
             let problem = planner::Problem {
@@ -197,7 +242,8 @@ impl Migrations {
             };
             assessment.problems.insert(0, problem);
         }
-        self.say_what_the_encoding_lacks(&snapshot, &mut assessment).await?;
+        self.say_what_the_encoding_lacks(&snapshot, &mut assessment)
+            .await?;
         if let Some(message) = self.catalog.change().await {
             let (reason, version) = ("FOLDER_CHANGED", String::new());
             assessment.problems.push(planner::Problem {
@@ -216,7 +262,8 @@ impl Migrations {
         })
     }
 
-    /// Where the database is not UTF-8: the pending migrations that it cannot take for their characters.
+    /// Where the database is not UTF-8: the pending migrations that it cannot take for their
+    /// characters.
     async fn say_what_the_encoding_lacks(
         &self,
         snapshot: &Snapshot,
@@ -227,8 +274,11 @@ impl Migrations {
             return Ok(());
         }
         let unfit = self.reads.read(|reader| {
-            let (catalog, pending, encoding) = (self.catalog.clone(), pending.clone(), encoding.clone());
-            Box::pin(async move { operation::unfit_pending(&catalog, &pending, reader, &encoding).await })
+            let (catalog, pending, encoding) =
+                (self.catalog.clone(), pending.clone(), encoding.clone());
+            Box::pin(async move {
+                operation::unfit_pending(&catalog, &pending, reader, &encoding).await
+            })
         });
         let unfit = unfit.await?;
         assessment.refuse(unfit);
@@ -243,13 +293,24 @@ impl Migrations {
         if snapshot.ledger.is_none() {
             return Ok((None, None));
         }
-        let last = self.reads.read(|reader| Box::pin(ledger::last_operation::read(reader))).await?;
+        let last = self
+            .reads
+            .read(|reader| Box::pin(ledger::last_operation::read(reader)))
+            .await?;
         let activity = match snapshot.running.as_ref().map(|running| running.id) {
-            Some(id) => self.reads.read(|reader| Box::pin(ledger::step_activity::of(reader, id))).await?,
+            Some(id) => {
+                self.reads
+                    .read(|reader| Box::pin(ledger::step_activity::of(reader, id)))
+                    .await?
+            }
             None => None,
         };
         let waiting = activity.and_then(|activity| {
-            Some(convert::waiting(&activity.version, activity.waiting.as_ref()?, activity.waited))
+            Some(convert::waiting(
+                &activity.version,
+                activity.waiting.as_ref()?,
+                activity.waited,
+            ))
         });
         Ok((last.as_ref().map(convert::operation), waiting))
     }
@@ -257,31 +318,58 @@ impl Migrations {
 
 impl Migrations {
     /// Runs what has no steps to its end.
-    async fn settle(&self, checked: Result<operation::Request, Failure>) -> Result<ledger::OperationRow, Failure> {
+    async fn settle(
+        &self,
+        checked: Result<operation::Request, Failure>,
+    ) -> Result<ledger::OperationRow, Failure> {
         let checked = checked.inspect_err(|e| {
             malformed(e);
         })?;
         let follower = self.operations.submit(checked);
         let log = follower.log();
         follower.result().await?;
-        let id = log.operation().ok_or_else(|| Failure::new(Reason::Internal, "an operation without an id"))?;
-        let found = self.reads.read(|reader| Box::pin(ledger::history::get(reader, id))).await?;
+        let id = log
+            .operation()
+            .ok_or_else(|| Failure::new(Reason::Internal, "an operation without an id"))?;
+        let found = self
+            .reads
+            .read(|reader| Box::pin(ledger::history::get(reader, id)))
+            .await?;
         found.ok_or_else(|| ledger::control::unknown(id))
     }
 
     /// Begins a rehearsal of what is pending now, or of what was named.
-    async fn rehearsal(&self, principal: &str, selection: Selection) -> Result<super::rehearsal::Events, Failure> {
+    async fn rehearsal(
+        &self,
+        principal: &str,
+        selection: Selection,
+    ) -> Result<super::rehearsal::Events, Failure> {
         self.reads.views.borrow().ready()?;
         let snapshot = self.snapshot().await?;
-        let pending = planner::assess(&self.catalog, &snapshot.rows).pending.into_iter().collect();
+        let pending = planner::assess(&self.catalog, &snapshot.rows)
+            .pending
+            .into_iter()
+            .collect();
         let selected = selection.of(&self.catalog, &pending);
         let begun = self.rehearsals.begin(selected, principal)?;
-        Ok(super::rehearsal::follow(begun, Tally::new(&self.catalog, pending)))
+        Ok(super::rehearsal::follow(
+            begun,
+            Tally::new(&self.catalog, pending),
+        ))
     }
 
-    async fn sign(&self, principal: &str, message: &pb::SignLedgerRequest) -> Result<pb::SignLedgerResponse, Failure> {
-        let row = self.settle(request::sign_ledger(principal, message)).await?;
-        let signed = self.reads.read(|reader| Box::pin(ledger::signatures::of(reader, row.id))).await?;
+    async fn sign(
+        &self,
+        principal: &str,
+        message: &pb::SignLedgerRequest,
+    ) -> Result<pb::SignLedgerResponse, Failure> {
+        let row = self
+            .settle(request::sign_ledger(principal, message))
+            .await?;
+        let signed = self
+            .reads
+            .read(|reader| Box::pin(ledger::signatures::of(reader, row.id)))
+            .await?;
         Ok(convert::signed(&row, signed))
     }
 }
@@ -290,19 +378,39 @@ impl Migrations {
 impl pb::migration_service_server::MigrationService for Migrations {
     async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Answer<pb::GetStatusResponse> {
         let status = self.status().await.map_err(|e| status::from_failure(&e))?;
-        Ok(Response::new(pb::GetStatusResponse { status: Some(status) }))
+        Ok(Response::new(pb::GetStatusResponse {
+            status: Some(status),
+        }))
     }
 
-    async fn list_migrations(&self, request: Request<pb::ListMigrationsRequest>) -> Answer<pb::ListMigrationsResponse> {
-        let pb::ListMigrationsRequest { page_size, page_token } = request.into_inner();
-        Ok(Response::new(self.list(page_size, &page_token).await.map_err(|e| status::from_failure(&e))?))
+    async fn list_migrations(
+        &self,
+        request: Request<pb::ListMigrationsRequest>,
+    ) -> Answer<pb::ListMigrationsResponse> {
+        let pb::ListMigrationsRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
+        Ok(Response::new(
+            self.list(page_size, &page_token)
+                .await
+                .map_err(|e| status::from_failure(&e))?,
+        ))
     }
 
-    async fn get_migration(&self, request: Request<pb::GetMigrationRequest>) -> Answer<pb::GetMigrationResponse> {
-        let version =
-            request::version("version", &request.into_inner().version).map_err(|e| status::from_failure(&e))?;
-        let migration = self.migration(&version).await.map_err(|e| status::from_failure(&e))?;
-        Ok(Response::new(pb::GetMigrationResponse { migration: Some(migration) }))
+    async fn get_migration(
+        &self,
+        request: Request<pb::GetMigrationRequest>,
+    ) -> Answer<pb::GetMigrationResponse> {
+        let version = request::version("version", &request.into_inner().version)
+            .map_err(|e| status::from_failure(&e))?;
+        let migration = self
+            .migration(&version)
+            .await
+            .map_err(|e| status::from_failure(&e))?;
+        Ok(Response::new(pb::GetMigrationResponse {
+            migration: Some(migration),
+        }))
     }
 
     type ApplyStream = Responses<pb::ApplyResponse>;
@@ -310,39 +418,76 @@ impl pb::migration_service_server::MigrationService for Migrations {
     async fn apply(&self, request: Request<pb::ApplyRequest>) -> Answer<Self::ApplyStream> {
         let (principal, message) = gate::caller(request)?;
         let (validate_only, detach) = (message.validate_only, message.detach);
-        let events = self.start(request::apply(&principal.name, message), validate_only, detach).await?;
-        Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::ApplyResponse { event: Some(event) })))))
+        let events = self
+            .start(
+                request::apply(&principal.name, message),
+                validate_only,
+                detach,
+            )
+            .await?;
+        Ok(Response::new(Box::pin(events.map(|event| {
+            event.map(|event| pb::ApplyResponse { event: Some(event) })
+        }))))
     }
 
     type RollbackStream = Responses<pb::RollbackResponse>;
 
-    async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Answer<Self::RollbackStream> {
+    async fn rollback(
+        &self,
+        request: Request<pb::RollbackRequest>,
+    ) -> Answer<Self::RollbackStream> {
         let (principal, message) = gate::caller(request)?;
         let (validate_only, detach) = (message.validate_only, message.detach);
-        let events = self.start(request::rollback(&principal.name, message), validate_only, detach).await?;
-        Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::RollbackResponse { event: Some(event) })))))
+        let events = self
+            .start(
+                request::rollback(&principal.name, message),
+                validate_only,
+                detach,
+            )
+            .await?;
+        Ok(Response::new(Box::pin(events.map(|event| {
+            event.map(|event| pb::RollbackResponse { event: Some(event) })
+        }))))
     }
 
     type RehearseStream = Responses<pb::RehearseResponse>;
 
-    async fn rehearse(&self, request: Request<pb::RehearseRequest>) -> Answer<Self::RehearseStream> {
+    async fn rehearse(
+        &self,
+        request: Request<pb::RehearseRequest>,
+    ) -> Answer<Self::RehearseStream> {
         let (principal, message) = gate::caller(request)?;
         let selection = request::rehearse(&message).map_err(|e| malformed(&e))?;
-        let events =
-            self.rehearsal(&principal.name, selection).await.map_err(|failure| status::from_failure(&failure))?;
-        Ok(Response::new(Box::pin(events.map(|event| event.map(|event| pb::RehearseResponse { event: Some(event) })))))
+        let events = self
+            .rehearsal(&principal.name, selection)
+            .await
+            .map_err(|failure| status::from_failure(&failure))?;
+        Ok(Response::new(Box::pin(events.map(|event| {
+            event.map(|event| pb::RehearseResponse { event: Some(event) })
+        }))))
     }
 
     async fn resolve(&self, request: Request<pb::ResolveRequest>) -> Answer<pb::ResolveResponse> {
         let (principal, message) = gate::caller(request)?;
         let checked = request::resolve(&principal.name, &message);
-        let row = self.settle(checked).await.map_err(|e| status::from_failure(&e))?;
-        Ok(Response::new(pb::ResolveResponse { operation: Some(convert::operation(&row)) }))
+        let row = self
+            .settle(checked)
+            .await
+            .map_err(|e| status::from_failure(&e))?;
+        Ok(Response::new(pb::ResolveResponse {
+            operation: Some(convert::operation(&row)),
+        }))
     }
 
-    async fn sign_ledger(&self, request: Request<pb::SignLedgerRequest>) -> Answer<pb::SignLedgerResponse> {
+    async fn sign_ledger(
+        &self,
+        request: Request<pb::SignLedgerRequest>,
+    ) -> Answer<pb::SignLedgerResponse> {
         let (principal, message) = gate::caller(request)?;
-        let response = self.sign(&principal.name, &message).await.map_err(|e| status::from_failure(&e))?;
+        let response = self
+            .sign(&principal.name, &message)
+            .await
+            .map_err(|e| status::from_failure(&e))?;
         Ok(Response::new(response))
     }
 }

@@ -1,4 +1,5 @@
-//! Reading for an answer: with a connection of the pool, and at once in the negative when the database is known to be away.
+//! Reading for an answer: with a connection of the pool, and at once in the negative when the
+//! database is known to be away.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -29,8 +30,8 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Reads with a connection of the pool, and with the next one when the server had closed that; nothing of a ledger that is somebody
-    /// else's.
+    /// Reads with a connection of the pool, and with the next one when the server had closed that;
+    /// nothing of a ledger that is somebody else's.
     ///
     /// # Errors
     /// The read's own, or why it could not be made.
@@ -39,7 +40,10 @@ impl Reads {
         read: impl Fn(&mut Reader) -> Reading<'_, T, E>,
     ) -> Result<T, Failure> {
         if let Err(away) = &self.views.borrow().database
-            && matches!(away.reason, Reason::DatabaseUnavailable | Reason::LedgerForeign)
+            && matches!(
+                away.reason,
+                Reason::DatabaseUnavailable | Reason::LedgerForeign
+            )
         {
             return Err(away.clone());
         }
@@ -48,23 +52,31 @@ impl Reads {
             loop {
                 let mut reader = self.pool.get().await?;
                 match read(&mut reader).await {
-                    // Each broken connection leaves the pool, so this ends at the latest with a new one.
+                    // Each broken connection leaves the pool, so this ends at the latest with a new
+                    // one.
                     Err(_) if reader.is_broken() && closed <= self.pool.max_size() => closed += 1,
                     answer => return answer.map_err(|error| locked(error.into())),
                 }
             }
         };
         let late = |_| Err(Error::Timeout(READ_WITHIN).into());
-        tokio::time::timeout(READ_WITHIN, reading).await.unwrap_or_else(late)
+        tokio::time::timeout(READ_WITHIN, reading)
+            .await
+            .unwrap_or_else(late)
     }
 }
 
-/// A read waits half a second for a lock. Only what locks a whole table of the ledger, or Diesel's, is in its way.
+/// A read waits half a second for a lock. Only what locks a whole table of the ledger, or Diesel's,
+/// is in its way.
 fn locked(failure: Failure) -> Failure {
     if !failure.is_lock_timeout() {
         return failure;
     }
-    let message = "another session has locked a table of the ledger (schema schemad) or Diesel's against reading: pg_locks says who. End \
-        that, or ask again later";
-    Failure { reason: Reason::LedgerLocked, message: message.into(), ..failure }
+    let message = "another session has locked a table of the ledger (schema schemad) or Diesel's \
+        against reading: pg_locks says who. End that, or ask again later";
+    Failure {
+        reason: Reason::LedgerLocked,
+        message: message.into(),
+        ..failure
+    }
 }

@@ -1,4 +1,5 @@
-//! A rehearsal as messages: for the stream of Rehearse, and for the command line, which shows a local one the same way.
+//! A rehearsal as messages: for the stream of Rehearse, and for the command line, which shows a
+//! local one the same way.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -27,7 +28,8 @@ use crate::{
 const MOST: usize = 1 << 20;
 
 /// What no rehearsal proves.
-pub const CAVEAT: &str = "A rehearsal proves structure, not data: rows that a down deletes or changes are not looked at, and nor are roles and their settings.";
+pub const CAVEAT: &str = "A rehearsal proves structure, not data: rows that a down deletes or \
+    changes are not looked at, and nor are roles and their settings.";
 
 /// What Rehearse returns, before it is wrapped into its own response type.
 pub type Events = Pin<Box<dyn Stream<Item = Result<pb::RehearsalEvent, Status>> + Send>>;
@@ -42,35 +44,48 @@ enum Stage {
     End,
 }
 
-/// Follows a rehearsal to its end: its events, the summary, and its result as the final status. Dropping the stream ends it.
+/// Follows a rehearsal to its end: its events, the summary, and its result as the final status.
+/// Dropping the stream ends it.
 pub fn follow(begun: Begun, tally: Tally) -> Events {
-    Box::pin(stream::unfold(Stage::Events(begun, tally, Instant::now()), async |stage| {
-        let (mut begun, mut tally, since) = match stage {
-            Stage::Events(begun, tally, since) => (begun, tally, since),
-            Stage::Result(result) => return Some((Err(status::from_failure(&result.err()?)), Stage::End)),
-            Stage::End => return None,
-        };
-        let event = match tokio::time::timeout(HEARTBEAT, begun.events.recv()).await {
-            Err(_) => Wire::Heartbeat(pb::Heartbeat {}),
-            Ok(Some(event)) => tally.event(&event),
-            Ok(None) => {
-                let gone =
-                    || Failure::new(Reason::Internal, "a mistake in schemad ended the rehearsal; see the daemon's log");
-                return match begun.result.await.unwrap_or_else(|_| Err(gone())) {
-                    Ok(()) => {
-                        let summary = timed(Wire::Summary(tally.summary(since.elapsed())));
-                        Some((Ok(summary), Stage::Result(tally.result())))
-                    }
-                    Err(failure) => Some((Err(status::from_failure(&failure)), Stage::End)),
-                };
-            }
-        };
-        Some((Ok(timed(event)), Stage::Events(begun, tally, since)))
-    }))
+    Box::pin(stream::unfold(
+        Stage::Events(begun, tally, Instant::now()),
+        async |stage| {
+            let (mut begun, mut tally, since) = match stage {
+                Stage::Events(begun, tally, since) => (begun, tally, since),
+                Stage::Result(result) => {
+                    return Some((Err(status::from_failure(&result.err()?)), Stage::End));
+                }
+                Stage::End => return None,
+            };
+            let event = match tokio::time::timeout(HEARTBEAT, begun.events.recv()).await {
+                Err(_) => Wire::Heartbeat(pb::Heartbeat {}),
+                Ok(Some(event)) => tally.event(&event),
+                Ok(None) => {
+                    let gone = || {
+                        Failure::new(
+                            Reason::Internal,
+                            "a mistake in schemad ended the rehearsal; see the daemon's log",
+                        )
+                    };
+                    return match begun.result.await.unwrap_or_else(|_| Err(gone())) {
+                        Ok(()) => {
+                            let summary = timed(Wire::Summary(tally.summary(since.elapsed())));
+                            Some((Ok(summary), Stage::Result(tally.result())))
+                        }
+                        Err(failure) => Some((Err(status::from_failure(&failure)), Stage::End)),
+                    };
+                }
+            };
+            Some((Ok(timed(event)), Stage::Events(begun, tally, since)))
+        },
+    ))
 }
 
 fn timed(event: Wire) -> pb::RehearsalEvent {
-    pb::RehearsalEvent { time: Some(SystemTime::now().into()), event: Some(event) }
+    pb::RehearsalEvent {
+        time: Some(SystemTime::now().into()),
+        event: Some(event),
+    }
 }
 
 /// Counts what is told, for the summary.
@@ -84,13 +99,23 @@ pub struct Tally {
 impl Tally {
     /// Of a set of which these are pending.
     pub fn new(catalog: &Catalog, pending: BTreeSet<Version>) -> Self {
-        Self { set_digest: catalog.digest().to_string(), pending, verdicts: BTreeMap::new(), bad: Vec::new() }
+        Self {
+            set_digest: catalog.digest().to_string(),
+            pending,
+            verdicts: BTreeMap::new(),
+            bad: Vec::new(),
+        }
     }
 
     /// An event as it is sent.
     pub fn event(&mut self, event: &Event) -> Wire {
         match event {
-            Event::Began { ordinal, total, version, name } => Wire::Began(pb::RehearsalBegan {
+            Event::Began {
+                ordinal,
+                total,
+                version,
+                name,
+            } => Wire::Began(pb::RehearsalBegan {
                 version: version.to_string(),
                 name: name.clone(),
                 ordinal: number(*ordinal),
@@ -115,7 +140,11 @@ impl Tally {
     pub fn summary(&self, took: Duration) -> pb::RehearsalSummary {
         pb::RehearsalSummary {
             total: self.verdicts.values().sum(),
-            verdicts: self.verdicts.iter().map(|(verdict, count)| ((*verdict).into(), *count)).collect(),
+            verdicts: self
+                .verdicts
+                .iter()
+                .map(|(verdict, count)| ((*verdict).into(), *count))
+                .collect(),
             bad: self.bad.clone(),
             set_digest: self.set_digest.clone(),
             duration: prost_types::Duration::try_from(took).ok(),
@@ -129,11 +158,21 @@ impl Tally {
             return Ok(());
         }
         const NAMED: usize = 10;
-        let named = self.bad.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-        let more = if self.bad.len() > NAMED { format!(" and {} more", self.bad.len() - NAMED) } else { String::new() };
+        let named = self
+            .bad
+            .iter()
+            .take(NAMED)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = if self.bad.len() > NAMED {
+            format!(" and {} more", self.bad.len() - NAMED)
+        } else {
+            String::new()
+        };
         let message = format!(
-            "{} of {} rehearsed migrations are pending, and their downs do not bring back what was before (or there is none, or the up \
-             fails): {named}{more}",
+            "{} of {} rehearsed migrations are pending, and their downs do not bring back what was \
+             before (or there is none, or the up fails): {named}{more}",
             self.bad.len(),
             self.verdicts.values().sum::<i32>(),
         );
@@ -143,7 +182,10 @@ impl Tally {
 
 fn migration(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
     // A difference is some hundred bytes, or a routine's whole body.
-    blocking::in_place(512 * (of.differences.len() + of.up_differences.len()), || message(of, pending))
+    blocking::in_place(
+        512 * (of.differences.len() + of.up_differences.len()),
+        || message(of, pending),
+    )
 }
 
 fn message(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
@@ -168,7 +210,10 @@ fn message(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
         failure: of.failure.as_ref().map(failure),
         notes: of.notes.clone(),
         up_checksum: of.up.0.to_string(),
-        down_checksum: of.down.map(|(checksum, _)| checksum.to_string()).unwrap_or_default(),
+        down_checksum: of
+            .down
+            .map(|(checksum, _)| checksum.to_string())
+            .unwrap_or_default(),
         up_duration: of.up_took.and_then(|took| took.try_into().ok()),
         down_duration: of.down_took.and_then(|took| took.try_into().ok()),
         duration: of.took.try_into().ok(),
@@ -177,12 +222,18 @@ fn message(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
 
 /// A difference, its values as JSON.
 pub(crate) fn difference(of: &Difference) -> pb::SchemaDifference {
-    // Longer ones are a routine's body or a view's query, of which the summary says that it differs.
+    // Longer ones are a routine's body or a view's query, of which the summary says that it
+    // differs.
     const LONGEST: usize = 64 << 10;
     let fields = serde_json::to_value(of).unwrap_or_default();
     let word = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
-    let json =
-        |name: &str| fields.get(name).map(ToString::to_string).filter(|text| text.len() <= LONGEST).unwrap_or_default();
+    let json = |name: &str| {
+        fields
+            .get(name)
+            .map(ToString::to_string)
+            .filter(|text| text.len() <= LONGEST)
+            .unwrap_or_default()
+    };
     pb::SchemaDifference {
         kind: word("kind"),
         name: of.name.clone(),
@@ -214,7 +265,11 @@ pub fn difference_of(message: &pb::SchemaDifference) -> Option<Difference> {
 
 fn failure(of: &Failure) -> pb::Failure {
     let metadata: HashMap<_, _> = of.metadata.clone().into_iter().collect();
-    pb::Failure { reason: of.reason.as_str().into(), message: of.message.clone(), metadata }
+    pb::Failure {
+        reason: of.reason.as_str().into(),
+        message: of.message.clone(),
+        metadata,
+    }
 }
 
 fn number(of: usize) -> i32 {
@@ -229,8 +284,17 @@ mod tests {
     #[test]
     fn differences_come_back_from_their_messages() {
         let table = |name: &str, columns: &[&str]| Table {
-            relation: Relation { schema: "public".into(), name: name.into() },
-            columns: columns.iter().map(|name| Column { name: (*name).into(), ..Column::default() }).collect(),
+            relation: Relation {
+                schema: "public".into(),
+                name: name.into(),
+            },
+            columns: columns
+                .iter()
+                .map(|name| Column {
+                    name: (*name).into(),
+                    ..Column::default()
+                })
+                .collect(),
             ..Table::default()
         };
         let mood = |labels: &[&str]| Enum {
@@ -239,13 +303,22 @@ mod tests {
             labels: labels.iter().map(ToString::to_string).collect(),
             ..Enum::default()
         };
-        let snapshot =
-            |tables: Vec<Table>, labels: &[&str]| Snapshot { enums: vec![mood(labels)], tables, ..Snapshot::default() };
+        let snapshot = |tables: Vec<Table>, labels: &[&str]| Snapshot {
+            enums: vec![mood(labels)],
+            tables,
+            ..Snapshot::default()
+        };
         let before = snapshot(vec![table("a", &["x", "y"]), table("b", &[])], &["sad"]);
-        let after = snapshot(vec![table("a", &["y", "x"]), table("c", &[])], &["sad", "ok"]);
+        let after = snapshot(
+            vec![table("a", &["y", "x"]), table("c", &[])],
+            &["sad", "ok"],
+        );
         let differences = diff(&before, &after);
         assert_eq!(differences.len(), 4);
-        let back: Vec<_> = differences.iter().map(|one| difference_of(&difference(one)).unwrap()).collect();
+        let back: Vec<_> = differences
+            .iter()
+            .map(|one| difference_of(&difference(one)).unwrap())
+            .collect();
         assert_eq!(back, differences);
     }
 }

@@ -28,7 +28,8 @@ use crate::{
     tally::Counter,
 };
 
-/// Sessions beside the pool's that read the schema: one is slow because the schema is large, and two are no load.
+/// Sessions beside the pool's that read the schema: one is slow because the schema is large, and
+/// two are no load.
 const SESSIONS: usize = 2;
 
 /// Callers that wait for one of them, and of one caller: nobody's many keep another waiting.
@@ -52,11 +53,13 @@ struct Known {
 /// The service.
 pub struct Schemas {
     reads: Reads,
-    /// pg_catalog is read on a session of its own: diesel's connections hide the client that streams.
+    /// pg_catalog is read on a session of its own: diesel's connections hide the client that
+    /// streams.
     url: DatabaseUrl,
     sessions: Arc<Semaphore>,
     waiting: Counter,
-    /// The last that did not fit on one page: whoever turns pages sees one schema, and it is read once.
+    /// The last that did not fit on one page: whoever turns pages sees one schema, and it is read
+    /// once.
     kept: Arc<Mutex<Option<Arc<Known>>>>,
 }
 
@@ -73,26 +76,44 @@ impl Schemas {
     }
 
     async fn describe(&self, filter: &Filter) -> Result<pb::DescribeSchemaResponse, Failure> {
-        let ledger = self.reads.read(|reader| Box::pin(ledger::read::snapshot(reader))).await?;
+        let ledger = self
+            .reads
+            .read(|reader| Box::pin(ledger::read::snapshot(reader)))
+            .await?;
         let reading = async {
             let Ok(_session) = self.sessions.acquire().await else {
-                return Err(Failure::new(Reason::Internal, "nobody closes this semaphore"));
+                return Err(Failure::new(
+                    Reason::Internal,
+                    "nobody closes this semaphore",
+                ));
             };
-            self.page(filter, &Except::ours(ledger.diesel_table.as_deref())).await
+            self.page(filter, &Except::ours(ledger.diesel_table.as_deref()))
+                .await
         };
         let late = |_| Err(Error::Timeout(READ_WITHIN).into());
-        tokio::time::timeout(READ_WITHIN, reading).await.unwrap_or_else(late)
+        tokio::time::timeout(READ_WITHIN, reading)
+            .await
+            .unwrap_or_else(late)
     }
 
-    async fn page(&self, filter: &Filter, except: &Except) -> Result<pb::DescribeSchemaResponse, Failure> {
-        let Connected { client, connection, .. } = self.url.connect("schemad reader").await?;
+    async fn page(
+        &self,
+        filter: &Filter,
+        except: &Except,
+    ) -> Result<pb::DescribeSchemaResponse, Failure> {
+        let Connected {
+            client, connection, ..
+        } = self.url.connect("schemad reader").await?;
         let driver = AbortOnDrop(tokio::spawn(connection));
         let known = self.known(&client, filter, except).await?;
         let bytes = known.snapshot.bytes();
         let listing = blocking::in_place(bytes, || Listing::new(&known.snapshot, filter));
         let mut left = listing.after(filter.after.as_ref()).peekable();
-        let relations: Vec<_> =
-            left.clone().take(filter.size).filter_map(|(_, object)| object.relation().cloned()).collect();
+        let relations: Vec<_> = left
+            .clone()
+            .take(filter.size)
+            .filter_map(|(_, object)| object.relation().cloned())
+            .collect();
         let sizes = schema::sizes(&client, &relations).await?;
         drop((client, driver));
         let (objects, last) = blocking::in_place(bytes, || {
@@ -105,7 +126,11 @@ impl Schemas {
                 if bytes > MAX_PAGE && !objects.is_empty() {
                     break;
                 }
-                objects.push(if bytes > MAX_PAGE { listing.message(object, &sizes, Texts::Cut) } else { message });
+                objects.push(if bytes > MAX_PAGE {
+                    listing.message(object, &sizes, Texts::Cut)
+                } else {
+                    message
+                });
                 last = Some((*place).clone());
                 left.next();
             }
@@ -127,25 +152,47 @@ impl Schemas {
     }
 
     /// The schema that the page before was of, while it is kept; else as it is now.
-    async fn known(&self, client: &Client, filter: &Filter, except: &Except) -> Result<Arc<Known>, Failure> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(kept) = kept.filter(|kept| filter.seen.as_ref() == Some(&kept.fingerprint.to_string())) {
+    async fn known(
+        &self,
+        client: &Client,
+        filter: &Filter,
+        except: &Except,
+    ) -> Result<Arc<Known>, Failure> {
+        let kept = self
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(kept) =
+            kept.filter(|kept| filter.seen.as_ref() == Some(&kept.fingerprint.to_string()))
+        {
             return Ok(kept);
         }
-        let snapshot = schema::read(client, except).await.map_err(|error| match error {
+        let snapshot =
+            schema::read(client, except).await.map_err(|error| {
+                match error {
             Error::Sql(error) if error.is(&SqlState::LOCK_NOT_AVAILABLE) => Failure::new(
                 Reason::DatabaseUnavailable,
-                "somebody holds a lock on a table that the server opens to write what is made of it (views, indexes, checks, \
-                 generated columns, rules, policies, triggers); try again later, when no migration runs",
+                "somebody holds a lock on a table that the server opens to write what is made of \
+                 it (views, indexes, checks, generated columns, rules, policies, triggers); try \
+                 again later, when no migration runs",
             )
             .with("sqlstate", error.sqlstate),
             error => error.into(),
-        })?;
-        Ok(Arc::new(Known { fingerprint: snapshot.fingerprint(), snapshot }))
+        }
+            })?;
+        Ok(Arc::new(Known {
+            fingerprint: snapshot.fingerprint(),
+            snapshot,
+        }))
     }
 
     fn keep(&self, known: &Arc<Known>) {
-        let before = self.kept.lock().unwrap_or_else(PoisonError::into_inner).replace(known.clone());
+        let before = self
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(known.clone());
         if before.is_some_and(|before| Arc::ptr_eq(&before, known)) {
             return;
         }
@@ -169,14 +216,27 @@ impl<T> Drop for AbortOnDrop<T> {
 
 #[tonic::async_trait]
 impl pb::schema_service_server::SchemaService for Schemas {
-    async fn describe_schema(&self, request: Request<pb::DescribeSchemaRequest>) -> Answer<pb::DescribeSchemaResponse> {
-        let caller = request.extensions().get().cloned().unwrap_or(Caller::Address(None));
+    async fn describe_schema(
+        &self,
+        request: Request<pb::DescribeSchemaRequest>,
+    ) -> Answer<pb::DescribeSchemaResponse> {
+        let caller = request
+            .extensions()
+            .get()
+            .cloned()
+            .unwrap_or(Caller::Address(None));
         let Room { each, all } = WAITING;
         let _waiting = self.waiting.enter(caller, WAITING).ok_or_else(|| {
-            let message = format!("{each} schemas of one caller, or {all} of all, are being read; ask again later");
+            let message = format!(
+                "{each} schemas of one caller, or {all} of all, are being read; ask again later"
+            );
             status::from_failure(&Failure::new(Reason::TooManyRequests, message))
         })?;
         let filter = request::schema(request.into_inner()).map_err(|e| status::from_failure(&e))?;
-        Ok(Response::new(self.describe(&filter).await.map_err(|e| status::from_failure(&e))?))
+        Ok(Response::new(
+            self.describe(&filter)
+                .await
+                .map_err(|e| status::from_failure(&e))?,
+        ))
     }
 }

@@ -31,7 +31,8 @@ pub fn code(kind: Kind) -> Code {
     }
 }
 
-/// A failure as a status: its reason and data in ErrorInfo, a BadRequest for a field, a PreconditionFailure for a refusal.
+/// A failure as a status: its reason and data in ErrorInfo, a BadRequest for a field, a
+/// PreconditionFailure for a refusal.
 pub fn from_failure(failure: &Failure) -> Status {
     let message = cut(&failure.message, MESSAGE_MAX);
     let mut details = ErrorDetails::new();
@@ -53,8 +54,19 @@ pub fn from_failure(failure: &Failure) -> Status {
         details.add_bad_request_violation(field, cut(&message, VALUE_MAX));
     }
     if matches!(failure.reason.kind(), Kind::Refused | Kind::Failed) {
-        let subject = cut(failure.metadata.get("version").map(String::as_str).unwrap_or_default(), 60);
-        details.add_precondition_failure_violation(failure.reason.as_str(), subject, cut(&message, VALUE_MAX));
+        let subject = cut(
+            failure
+                .metadata
+                .get("version")
+                .map(String::as_str)
+                .unwrap_or_default(),
+            60,
+        );
+        details.add_precondition_failure_violation(
+            failure.reason.as_str(),
+            subject,
+            cut(&message, VALUE_MAX),
+        );
     }
     Status::with_error_details(code(failure.reason.kind()), message, details)
 }
@@ -64,7 +76,10 @@ fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.into();
     }
-    let end = (0..=max.saturating_sub(3)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let end = (0..=max.saturating_sub(3))
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0);
     format!("{}…", &text[..end])
 }
 
@@ -76,15 +91,33 @@ mod tests {
     #[test]
     fn a_status_fits_into_the_trailers_of_any_client() {
         let long = "ü".repeat(100_000);
-        let mut failure = Failure::new(Reason::MigrationFailed, long.clone()).with("operation", "0190-id");
-        for key in ["detail", "hint", "context", "database_message", "version", "file"] {
+        let mut failure =
+            Failure::new(Reason::MigrationFailed, long.clone()).with("operation", "0190-id");
+        for key in [
+            "detail",
+            "hint",
+            "context",
+            "database_message",
+            "version",
+            "file",
+        ] {
             failure = failure.with(key, &long);
         }
         let status = from_failure(&failure);
         let base64 = status.details().len().div_ceil(3) * 4;
-        let percent_encoded: usize = status.message().bytes().map(|b| if b.is_ascii() { 1 } else { 3 }).sum();
-        assert!(base64 + percent_encoded < 8 * 1024, "{base64} + {percent_encoded}");
-        assert_eq!(status.get_details_error_info().unwrap().metadata["operation"], "0190-id");
+        let percent_encoded: usize = status
+            .message()
+            .bytes()
+            .map(|b| if b.is_ascii() { 1 } else { 3 })
+            .sum();
+        assert!(
+            base64 + percent_encoded < 8 * 1024,
+            "{base64} + {percent_encoded}"
+        );
+        assert_eq!(
+            status.get_details_error_info().unwrap().metadata["operation"],
+            "0190-id"
+        );
     }
 
     #[test]
@@ -93,6 +126,9 @@ mod tests {
             assert_ne!(code(reason.kind()), Code::Ok);
         }
         let status = from_failure(&Failure::invalid(Reason::InvalidSteps, "steps", "no"));
-        assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "steps");
+        assert_eq!(
+            status.get_details_bad_request().unwrap().field_violations[0].field,
+            "steps"
+        );
     }
 }

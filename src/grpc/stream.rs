@@ -1,4 +1,5 @@
-//! An operation's log as a response stream: its events, heartbeats between them, and its result as the final status.
+//! An operation's log as a response stream: its events, heartbeats between them, and its result as
+//! the final status.
 
 use std::{
     pin::Pin,
@@ -11,7 +12,8 @@ use tonic::Status;
 use super::{convert, pb, status};
 use crate::operation::{Event, Follower, Next};
 
-/// Proxies cut a stream that is silent for longer; Envoy's default for a route is 15 s to the first byte.
+/// Proxies cut a stream that is silent for longer; Envoy's default for a route is 15 s to the first
+/// byte.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// What the streaming methods return, before it is wrapped into their own response types.
@@ -35,15 +37,25 @@ pub fn follow(follower: Follower, ends: Ends) -> Events {
         match tokio::time::timeout(HEARTBEAT, follower.next()).await {
             Ok(Next::Event(operation, entry)) => {
                 let last = ends == Ends::Accepted && matches!(entry.event, Event::Accepted { .. });
-                Some((Ok(convert::event(operation, &entry)), (!last).then_some((follower, ends))))
+                Some((
+                    Ok(convert::event(operation, &entry)),
+                    (!last).then_some((follower, ends)),
+                ))
             }
             Ok(Next::End(Ok(()))) => None,
             // An operation's own failure names it; any other is of the following.
-            Ok(Next::End(Err(failure))) if ends == Ends::Well && failure.metadata.contains_key("operation") => None,
+            Ok(Next::End(Err(failure)))
+                if ends == Ends::Well && failure.metadata.contains_key("operation") =>
+            {
+                None
+            }
             Ok(Next::End(Err(failure))) => Some((Err(status::from_failure(&failure)), None)),
             Err(_) => {
                 let beat = pb::operation_event::Event::Heartbeat(pb::Heartbeat {});
-                Some((Ok(convert::message(None, 0, SystemTime::now(), beat)), Some((follower, ends))))
+                Some((
+                    Ok(convert::message(None, 0, SystemTime::now(), beat)),
+                    Some((follower, ends)),
+                ))
             }
         }
     }))

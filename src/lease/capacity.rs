@@ -1,6 +1,7 @@
-//! How many databases leases may have. Two numbers, because a database lives longer than its lease: DROP DATABASE waits for a
-//! checkpoint. What is leased has limits that refuse; all databases together, leased or still being dropped, have a larger one,
-//! for which the next lease waits. So a fast suite of tests runs at the pace at which the server drops, and nobody is refused.
+//! How many databases leases may have. Two numbers, because a database lives longer than its lease:
+//! DROP DATABASE waits for a checkpoint. What is leased has limits that refuse; all databases
+//! together, leased or still being dropped, have a larger one, for which the next lease waits. So a
+//! fast suite of tests runs at the pace at which the server drops, and nobody is refused.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +16,12 @@ use crate::{
     tally::{Counted, Counter},
 };
 
-/// How long a caller at a limit waits that does not say: the end of its last lease may arrive after the request that follows.
+/// How long a caller at a limit waits that does not say: the end of its last lease may arrive after
+/// the request that follows.
 const AT_A_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a caller waits for databases to be dropped that does not say. Long, because they are certain to be.
+/// How long a caller waits for databases to be dropped that does not say. Long, because they are
+/// certain to be.
 const DROPPED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Keeps the room of one database, from before it is made until it is dropped.
@@ -55,7 +58,10 @@ impl Capacity {
     pub fn new(per_principal: usize, most: usize) -> Self {
         let databases = most.saturating_mul(2).min(Semaphore::MAX_PERMITS);
         Self {
-            limits: Room { each: per_principal, all: most },
+            limits: Room {
+                each: per_principal,
+                all: most,
+            },
             leased: Counter::default(),
             ended: Arc::default(),
             slots: Arc::new(Semaphore::new(databases)),
@@ -63,13 +69,20 @@ impl Capacity {
         }
     }
 
-    /// Waits for room for one more lease, at most `wait` where the caller says how long. Dropping the future gives up.
+    /// Waits for room for one more lease, at most `wait` where the caller says how long. Dropping
+    /// the future gives up.
     ///
     /// # Errors
     /// TOO_MANY_LEASES.
-    pub async fn enter(&self, principal: &str, wait: Option<Duration>) -> Result<(Leased, Slot), Failure> {
+    pub async fn enter(
+        &self,
+        principal: &str,
+        wait: Option<Duration>,
+    ) -> Result<(Leased, Slot), Failure> {
         let begun = Instant::now();
-        let leased = self.lease(principal, begun + wait.unwrap_or(AT_A_LIMIT)).await?;
+        let leased = self
+            .lease(principal, begun + wait.unwrap_or(AT_A_LIMIT))
+            .await?;
         let slot = self.slots.clone().acquire_owned();
         match tokio::time::timeout_at(begun + wait.unwrap_or(DROPPED_WITHIN), slot).await {
             Ok(Ok(slot)) => Ok((leased, Arc::new(slot))),
@@ -77,9 +90,10 @@ impl Capacity {
             Ok(Err(_)) | Err(_) => Err(Failure::new(
                 Reason::TooManyLeases,
                 format!(
-                    "there are {} databases of leases, many of them of leases that have ended and still being dropped, and there is \
-                     no room for more. The server drops them slowly, or something keeps it from it (lease.not_removed in the \
-                     daemon's log says what); ask again later",
+                    "there are {} databases of leases, many of them of leases that have ended and \
+                     still being dropped, and there is no room for more. The server drops them \
+                     slowly, or something keeps it from it (lease.not_removed in the daemon's log \
+                     says what); ask again later",
                     self.databases
                 ),
             )),
@@ -91,14 +105,20 @@ impl Capacity {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable(); // before the look, so that no end is missed between the two
-            if let Some(counted) = self.leased.enter(Client::Principal(principal.to_owned()), self.limits) {
-                return Ok(Leased { _counted: counted, _tell: Tell(self.ended.clone()) });
+            if let Some(counted) = self
+                .leased
+                .enter(Client::Principal(principal.to_owned()), self.limits)
+            {
+                return Ok(Leased {
+                    _counted: counted,
+                    _tell: Tell(self.ended.clone()),
+                });
             }
             if tokio::time::timeout_at(deadline, ended).await.is_err() {
                 let Room { each, all } = self.limits;
                 let message = format!(
-                    "{principal} may have {each} databases leased at once, and all together {all}, and one of the two is reached; \
-                     end some, or ask again later"
+                    "{principal} may have {each} databases leased at once, and all together {all}, \
+                     and one of the two is reached; end some, or ask again later"
                 );
                 return Err(Failure::new(Reason::TooManyLeases, message));
             }

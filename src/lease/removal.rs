@@ -1,5 +1,5 @@
-//! Drops what is no longer leased. A drop waits for a checkpoint, and those that wait at once share one, so they are sent together.
-//! And looks for what killed daemons left.
+//! Drops what is no longer leased. A drop waits for a checkpoint, and those that wait at once share
+//! one, so they are sent together. And looks for what killed daemons left.
 
 use std::{any::Any, collections::HashSet, sync::Arc, time::Duration};
 
@@ -14,15 +14,18 @@ use crate::{
     scratch::{Name, drop_database, orphans, sweep},
 };
 
-/// At once. DROP DATABASE first makes the server forget that the database's files have to be synced, and then waits for a checkpoint; so
-/// those that have not been sent yet make the checkpoint longer, by some 300 files each, and their removal slower.
+/// At once. DROP DATABASE first makes the server forget that the database's files have to be
+/// synced, and then waits for a checkpoint; so those that have not been sent yet make the
+/// checkpoint longer, by some 300 files each, and their removal slower.
 const AT_ONCE: usize = 32;
 
-/// Between tries, and between two looks at what was left behind; whoever is connected to such a database has one round to finish.
+/// Between tries, and between two looks at what was left behind; whoever is connected to such a
+/// database has one round to finish.
 const ROUND: Duration = Duration::from_secs(10);
 
-/// How long the removal of one database may take. A checkpoint on a slow disk takes minutes, and a removal that is given up has
-/// waited for it in vain; a lock is waited for no longer than the session's lock_timeout.
+/// How long the removal of one database may take. A checkpoint on a slow disk takes minutes, and a
+/// removal that is given up has waited for it in vain; a lock is waited for no longer than the
+/// session's lock_timeout.
 const WITHIN: Duration = Duration::from_secs(300);
 
 /// A database that is to be dropped.
@@ -40,7 +43,13 @@ impl Removal {
     pub fn new(name: Name, held: impl Send + 'static) -> (Self, Removed) {
         let (gone, removed) = oneshot::channel::<()>();
         // Dropping the sender says it, too.
-        (Self { name, _held: Box::new((held, gone)) }, removed)
+        (
+            Self {
+                name,
+                _held: Box::new((held, gone)),
+            },
+            removed,
+        )
     }
 }
 
@@ -74,7 +83,9 @@ async fn remove(sessions: Arc<Sessions>, removal: Removal) -> Option<Removal> {
     let dropped = async {
         let session = sessions.get().await?;
         let dropped = drop_database(session.client(), &removal.name);
-        let dropped = tokio::time::timeout(WITHIN, dropped).await.unwrap_or(Err(Error::Timeout(WITHIN)));
+        let dropped = tokio::time::timeout(WITHIN, dropped)
+            .await
+            .unwrap_or(Err(Error::Timeout(WITHIN)));
         if matches!(dropped, Ok(()) | Err(Error::Sql(_))) {
             session.give_back();
         }
@@ -86,13 +97,16 @@ async fn remove(sessions: Arc<Sessions>, removal: Removal) -> Option<Removal> {
     Some(removal)
 }
 
-/// Drops what killed daemons left, again and again: at once what nobody uses, and a round later what somebody does.
+/// Drops what killed daemons left, again and again: at once what nobody uses, and a round later
+/// what somebody does.
 pub(super) async fn sweeps(url: &DatabaseUrl) {
     let mut before = HashSet::new();
     loop {
         match look(url, &before).await {
             Ok(left) => before = left,
-            Err(error) => tracing::debug!(cause = %error, "what others left could not be looked for"),
+            Err(error) => {
+                tracing::debug!(cause = %error, "what others left could not be looked for")
+            }
         }
         tokio::time::sleep(ROUND).await;
     }

@@ -1,4 +1,5 @@
-//! A few sessions on which databases are made or dropped, several at once: tests that begin together need not wait for each other.
+//! A few sessions on which databases are made or dropped, several at once: tests that begin
+//! together need not wait for each other.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -26,12 +27,20 @@ pub(super) struct Held<'a> {
 impl Sessions {
     /// At most so many in use.
     pub fn new(url: DatabaseUrl, most: usize) -> Self {
-        Self { url, permits: Semaphore::new(most), idle: Mutex::default() }
+        Self {
+            url,
+            permits: Semaphore::new(most),
+            idle: Mutex::default(),
+        }
     }
 
     /// One that nobody uses, or a new one; waits while all are in use.
     pub async fn get(&self) -> Result<Held<'_>, Error> {
-        let permit = self.permits.acquire().await.map_err(|_| Error::Lost("nobody closes this semaphore".into()))?;
+        let permit = self
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| Error::Lost("nobody closes this semaphore".into()))?;
         let idle = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.retain(|session| !session.client().is_closed());
@@ -41,7 +50,11 @@ impl Sessions {
             Some(session) => session,
             None => Session::open(&self.url).await?,
         };
-        Ok(Held { session, sessions: self, _permit: permit })
+        Ok(Held {
+            session,
+            sessions: self,
+            _permit: permit,
+        })
     }
 }
 
@@ -51,7 +64,11 @@ impl Held<'_> {
     }
 
     pub fn give_back(self) {
-        let mut idle = self.sessions.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self
+            .sessions
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if idle.len() < KEPT {
             idle.push(self.session);
         }

@@ -1,5 +1,6 @@
-//! What there is on the server: the template, copies that are ready, and the sessions that make and drop them. A stock belongs to
-//! one maker of scratch databases, so it ends with that one's session; the next lease opens another.
+//! What there is on the server: the template, copies that are ready, and the sessions that make and
+//! drop them. A stock belongs to one maker of scratch databases, so it ends with that one's
+//! session; the next lease opens another.
 
 use std::{
     collections::VecDeque,
@@ -103,7 +104,8 @@ impl Database {
     }
 
     fn send_to_be_dropped(&mut self) -> Removed {
-        let (removal, removed) = Removal::new(self.was, (self.slot.take(), self.metrics.lease_dropping()));
+        let (removal, removed) =
+            Removal::new(self.was, (self.slot.take(), self.metrics.lease_dropping()));
         let _ = self.removals.send(removal); // the remover is gone only when the runtime is
         removed
     }
@@ -161,14 +163,23 @@ impl Stock {
     }
 
     pub async fn until_not_open(&self) {
-        let _ = self.state.subscribe().wait_for(|state| *state != State::Open).await; // its sender is self
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| *state != State::Open)
+            .await; // its sender is self
     }
 
     pub async fn until_lost(&self) {
-        let _ = self.state.subscribe().wait_for(|state| *state == State::Lost).await;
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| *state == State::Lost)
+            .await;
     }
 
-    /// A ready copy, or a new one, with its room. Dropping the future has what is made meanwhile dropped, too.
+    /// A ready copy, or a new one, with its room. Dropping the future has what is made meanwhile
+    /// dropped, too.
     pub async fn take(self: &Arc<Self>, slot: &Slot) -> Result<Database, Error> {
         let ready = lock(&self.ready).pop_front();
         if let Some(mut database) = ready {
@@ -202,7 +213,15 @@ impl Stock {
                 removals: removals.clone(),
                 metrics: self.metrics.clone(),
             };
-            match copy(session.client(), &name, &self.template, &self.url, &self.client_role).await {
+            match copy(
+                session.client(),
+                &name,
+                &self.template,
+                &self.url,
+                &self.client_role,
+            )
+            .await
+            {
                 Ok(()) => {
                     session.give_back();
                     return Ok(database);
@@ -237,13 +256,16 @@ impl Stock {
 
     /// Drops everything, as the daemon ends. As long as the server needs.
     pub async fn close(self: &Arc<Self>) {
-        self.state.send_modify(|state| *state = State::Retired.max(*state));
+        self.state
+            .send_modify(|state| *state = State::Retired.max(*state));
         self.wind_up().await;
     }
 
     /// Ends what makes, drops the template and what is ready, and waits for what is leased.
     async fn wind_up(&self) {
-        let Some(Tasks { filler, remover }) = lock(&self.tasks).take() else { return };
+        let Some(Tasks { filler, remover }) = lock(&self.tasks).take() else {
+            return;
+        };
         let _ = filler.await;
         if let Some(removals) = lock(&self.removals).take() {
             let _ = removals.send(Removal::new(self.template, ()).0);
@@ -274,15 +296,21 @@ impl Database {
 /// MISSING_RIGHT with the GRANT that is enough, or the database's.
 pub async fn may_throw_out(url: &DatabaseUrl, client_role: &str) -> Result<(), Failure> {
     let session = Session::open(url).await?;
-    let query = "SELECT pg_catalog.pg_has_role(r::oid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') \
-        FROM (SELECT pg_catalog.to_regrole($1) AS r) clients";
-    let rows = session.client().query_typed(query, &[(&client_role, Type::TEXT)]).await.map_err(db::Error::from)?;
+    let query = "SELECT pg_catalog.pg_has_role(r::oid, 'USAGE') OR \
+        pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') FROM (SELECT \
+        pg_catalog.to_regrole($1) AS r) clients";
+    let rows = session
+        .client()
+        .query_typed(query, &[(&client_role, Type::TEXT)])
+        .await
+        .map_err(db::Error::from)?;
     // There may be no such role yet: the migrations may make it.
     match rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) {
         Some(false) => {
             let (role, grant) = (url.role(), format!("GRANT {client_role} TO {}", url.role()));
             let message = format!(
-                "the role {role} could not drop a leased database under its clients, who are {client_role}: {grant};"
+                "the role {role} could not drop a leased database under its clients, who are \
+                 {client_role}: {grant};"
             );
             Err(Failure::new(Reason::MissingRight, message).with("grant", grant))
         }
@@ -296,7 +324,9 @@ fn count(n: usize) -> i64 {
 
 /// Keeps the pool full while the stock is open.
 async fn fill(stock: Weak<Stock>) {
-    let Some(stock) = stock.upgrade().filter(|stock| stock.pool > 0) else { return };
+    let Some(stock) = stock.upgrade().filter(|stock| stock.pool > 0) else {
+        return;
+    };
     let mut told = false;
     while stock.state() == State::Open {
         if lock(&stock.ready).len() >= stock.pool {
@@ -333,7 +363,9 @@ async fn look(stock: Weak<Stock>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(stock) = stock.upgrade() else { return };
-        let Some(is_alive) = lock(&stock.scratch).as_ref().map(Scratch::is_alive) else { return };
+        let Some(is_alive) = lock(&stock.scratch).as_ref().map(Scratch::is_alive) else {
+            return;
+        };
         if !is_alive {
             tracing::warn!(event = "lease.lost", reason = %Reason::DatabaseUnavailable,
                 "lost the server of the leased databases; they are dropped when it is back");

@@ -1,5 +1,6 @@
-//! The template of all leases: an empty database into which the product's own runner applies the whole set, and which nobody can
-//! connect to afterwards, so that it stays what it is and can be copied at any time.
+//! The template of all leases: an empty database into which the product's own runner applies the
+//! whole set, and which nobody can connect to afterwards, so that it stays what it is and can be
+//! copied at any time.
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
@@ -39,7 +40,9 @@ pub(super) async fn make(
     let made = async {
         apply(scratch.url(&name), catalog, phases).await?;
         let session = Session::open(url).await?;
-        close(session.client(), &name, 0).await.map_err(Failure::from)
+        close(session.client(), &name, 0)
+            .await
+            .map_err(Failure::from)
     };
     if let Err(failure) = made.await {
         if let Err(error) = scratch.remove(&name).await {
@@ -53,10 +56,19 @@ pub(super) async fn make(
 }
 
 /// Applies the whole set as an operation like any other.
-async fn apply(url: DatabaseUrl, catalog: &Arc<Catalog>, phases: watch::Receiver<Phase>) -> Result<(), Failure> {
+async fn apply(
+    url: DatabaseUrl,
+    catalog: &Arc<Catalog>,
+    phases: watch::Receiver<Phase>,
+) -> Result<(), Failure> {
     let (refresh, daemon) = (Arc::new(Refresh::default()), PRINCIPAL.to_owned());
     // Reads are for those who look on from elsewhere, and here is nobody.
-    let no_reads = PoolSettings { size: 0, overflow: 1, timeout: LOCK_TIMEOUT, ping_after: LOCK_TIMEOUT };
+    let no_reads = PoolSettings {
+        size: 0,
+        overflow: 1,
+        timeout: LOCK_TIMEOUT,
+        ping_after: LOCK_TIMEOUT,
+    };
     let operations = Operations::new(Parts {
         catalog: catalog.clone(),
         pool: Pool::new(url.clone(), Whose::default(), &no_reads),

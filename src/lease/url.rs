@@ -15,7 +15,10 @@ pub enum NotForClients {
     #[error(transparent)]
     Invalid(#[from] InvalidUrl),
     /// It is a DSN.
-    #[error("is a key=value DSN, and clients are told a URL (postgres://user:password@host:5432/database)")]
+    #[error(
+        "is a key=value DSN, and clients are told a URL \
+         (postgres://user:password@host:5432/database)"
+    )]
     Dsn,
 }
 
@@ -41,18 +44,29 @@ impl fmt::Debug for ClientUrl {
 impl ClientUrl {
     /// The role that clients are, as SQL names it.
     pub fn role(&self) -> String {
-        self.0.parse::<DatabaseUrl>().map_or_else(|_| String::new(), |url| url.role()) // it was parsed before
+        self.0
+            .parse::<DatabaseUrl>()
+            .map_or_else(|_| String::new(), |url| url.role()) // it was parsed before
     }
 
-    /// The URL with another database, whose name needs no encoding; with all its other options. It begins with `postgresql://`, which
-    /// every driver takes; SQLAlchemy does not take `postgres://`.
+    /// The URL with another database, whose name needs no encoding; with all its other options. It
+    /// begins with `postgresql://`, which every driver takes; SQLAlchemy does not take
+    /// `postgres://`.
     pub(super) fn with_database(&self, name: &str) -> String {
         let (head, query) = self.0.split_once('?').unwrap_or((&self.0, ""));
         let authority = head.find("://").map_or(0, |at| at + 3);
-        let end = head[authority..].find('/').map_or(head.len(), |at| authority + at);
-        let options: Vec<&str> =
-            query.split('&').filter(|option| !option.is_empty() && !option.starts_with("dbname=")).collect();
-        let query = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
+        let end = head[authority..]
+            .find('/')
+            .map_or(head.len(), |at| authority + at);
+        let options: Vec<&str> = query
+            .split('&')
+            .filter(|option| !option.is_empty() && !option.starts_with("dbname="))
+            .collect();
+        let query = if options.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", options.join("&"))
+        };
         format!("postgresql://{}/{name}{query}", &head[authority..end])
     }
 }
@@ -66,10 +80,22 @@ mod tests {
         for (text, expected) in [
             ("postgres://u:s3cret@h:7/d", "postgresql://u:s3cret@h:7/x"),
             ("postgresql://u@h", "postgresql://u@h/x"),
-            ("postgres://u:a%2Fb%3F@h/d?sslmode=require", "postgresql://u:a%2Fb%3F@h/x?sslmode=require"),
-            ("postgres://u@a:1,b:2/?options=-csearch_path%3Da", "postgresql://u@a:1,b:2/x?options=-csearch_path%3Da"),
-            ("postgres://u@%2Frun%2Fpg:5433/d?dbname=y", "postgresql://u@%2Frun%2Fpg:5433/x"),
-            ("postgres:///d?host=h&dbname=y&user=u", "postgresql:///x?host=h&user=u"),
+            (
+                "postgres://u:a%2Fb%3F@h/d?sslmode=require",
+                "postgresql://u:a%2Fb%3F@h/x?sslmode=require",
+            ),
+            (
+                "postgres://u@a:1,b:2/?options=-csearch_path%3Da",
+                "postgresql://u@a:1,b:2/x?options=-csearch_path%3Da",
+            ),
+            (
+                "postgres://u@%2Frun%2Fpg:5433/d?dbname=y",
+                "postgresql://u@%2Frun%2Fpg:5433/x",
+            ),
+            (
+                "postgres:///d?host=h&dbname=y&user=u",
+                "postgresql:///x?host=h&user=u",
+            ),
         ] {
             let url: ClientUrl = text.parse().unwrap();
             assert_eq!(url.with_database("x"), expected);
@@ -83,6 +109,10 @@ mod tests {
     fn what_is_no_url_is_refused_without_repeating_it() {
         let of = |text: &str| text.parse::<ClientUrl>().unwrap_err();
         assert_eq!(of("host=h user=u password=s3cret"), NotForClients::Dsn);
-        assert!(!of("postgres://u:s3cret@h:port/d").to_string().contains("s3cret"));
+        assert!(
+            !of("postgres://u:s3cret@h:port/d")
+                .to_string()
+                .contains("s3cret")
+        );
     }
 }

@@ -16,15 +16,17 @@ use crate::db::{
     session::Session,
 };
 
-/// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its session says.
+/// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its
+/// session says.
 const QUEUE_SLACK: Duration = Duration::from_secs(60);
 
-/// True for a pending operation `o` whose daemon can still be waiting: its session is there, and its time is not over. Another
-/// role's session does not show when it began.
+/// True for a pending operation `o` whose daemon can still be waiting: its session is there, and
+/// its time is not over. Another role's session does not show when it began.
 macro_rules! pending_alive {
     () => {
-        "(o.queue_until > clock_timestamp() AND EXISTS (SELECT FROM pg_stat_activity a \
-          WHERE a.pid = o.backend_pid AND a.datname = current_database() AND (a.backend_start IS NULL OR a.backend_start = o.backend_start)))"
+        "(o.queue_until > clock_timestamp() AND EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid \
+          = o.backend_pid AND a.datname = current_database() AND (a.backend_start IS NULL OR \
+          a.backend_start = o.backend_start)))"
     };
 }
 
@@ -36,8 +38,8 @@ const EXISTING: &str = concat!(
     operation_lock!(),
     ") ELSE ",
     pending_alive!(),
-    " END, o.state <> 'pending' OR EXISTS (SELECT FROM schemad.events e WHERE e.operation = o.id AND e.kind = 'accepted') \
-     FROM schemad.operations o"
+    " END, o.state <> 'pending' OR EXISTS (SELECT FROM schemad.events e WHERE e.operation = o.id \
+     AND e.kind = 'accepted') FROM schemad.operations o"
 );
 
 /// An operation to be claimed.
@@ -65,7 +67,8 @@ pub enum Claim {
     Ours {
         /// Its id.
         id: Uuid,
-        /// When it was claimed, by the server's clock: the time of its acceptance, whoever tells it.
+        /// When it was claimed, by the server's clock: the time of its acceptance, whoever tells
+        /// it.
         created_at: SystemTime,
     },
     /// The request_id is taken.
@@ -84,7 +87,8 @@ pub struct Existing {
     pub is_accepted: bool,
     /// How it ended.
     pub result: Option<Ending>,
-    /// False for one that can only have been left by a dead daemon: open, but nobody holds the lock or waits for it.
+    /// False for one that can only have been left by a dead daemon: open, but nobody holds the lock
+    /// or waits for it.
     pub is_alive: bool,
 }
 
@@ -108,12 +112,12 @@ async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim
         let wait = new.queue_timeout.saturating_add(QUEUE_SLACK).as_secs_f64();
         let inserted = client
             .query_typed(
-                "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, \
-                     backend_pid, backend_start, queue_until, reason) \
-                 SELECT $1, $2, $3, $4, $5, 'pending', $6, coalesce($9, a.pid), \
-                     CASE WHEN $9 IS NULL THEN a.backend_start ELSE $10 END, \
-                     clock_timestamp() + make_interval(secs => $7), $8 FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() \
-                 ON CONFLICT (principal, request_id) DO NOTHING RETURNING created_at",
+                "INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, \
+                     state, daemon, backend_pid, backend_start, queue_until, reason) SELECT $1, \
+                     $2, $3, $4, $5, 'pending', $6, coalesce($9, a.pid), CASE WHEN $9 IS NULL THEN \
+                     a.backend_start ELSE $10 END, clock_timestamp() + make_interval(secs => $7), \
+                     $8 FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() ON CONFLICT \
+                     (principal, request_id) DO NOTHING RETURNING created_at",
                 &[
                     (&id, Type::UUID),
                     (&new.kind, Type::TEXT),
@@ -129,10 +133,18 @@ async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim
             )
             .await?;
         if let Some(row) = inserted.first() {
-            return Ok(Claim::Ours { id, created_at: row.get(0) });
+            return Ok(Claim::Ours {
+                id,
+                created_at: row.get(0),
+            });
         }
         let found = format!("{EXISTING} WHERE o.principal = $1 AND o.request_id = $2");
-        let rows = client.query_typed(&found, &[(&new.principal, Type::TEXT), (&new.request_id, Type::UUID)]).await?;
+        let rows = client
+            .query_typed(
+                &found,
+                &[(&new.principal, Type::TEXT), (&new.request_id, Type::UUID)],
+            )
+            .await?;
         if let Some(row) = rows.first() {
             return Ok(Claim::Existing(existing(row)));
         } // else it was refused and taken back meanwhile
@@ -144,7 +156,9 @@ async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim
 /// # Errors
 /// The database's, or its loss.
 pub async fn find(client: &Client, id: Uuid) -> Result<Option<Existing>, Error> {
-    let rows = client.query_typed(&format!("{EXISTING} WHERE o.id = $1"), &[(&id, Type::UUID)]).await?;
+    let rows = client
+        .query_typed(&format!("{EXISTING} WHERE o.id = $1"), &[(&id, Type::UUID)])
+        .await?;
     Ok(rows.first().map(existing))
 }
 
@@ -170,86 +184,104 @@ pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn of_the_lock(client: &Client, session: Option<i32>) -> Result<Option<OperationRow>, Error> {
+pub async fn of_the_lock(
+    client: &Client,
+    session: Option<i32>,
+) -> Result<Option<OperationRow>, Error> {
     // Whoever holds the lock may be making the ledger just now.
-    let ledger = client.query_typed("SELECT to_regclass('schemad.operations') IS NOT NULL", &[]).await?;
+    let ledger = client
+        .query_typed("SELECT to_regclass('schemad.operations') IS NOT NULL", &[])
+        .await?;
     if !ledger.first().is_some_and(|row| row.get(0)) {
         return Ok(None);
     }
     let query = concat!(
         "SELECT ",
         operation_columns!(),
-        " FROM schemad.operations o WHERE o.state = 'running' OR o.state = 'pending' AND o.backend_pid = $1 \
-         ORDER BY o.state DESC, o.started_at DESC LIMIT 1"
+        " FROM schemad.operations o WHERE o.state = 'running' OR o.state = 'pending' AND \
+         o.backend_pid = $1 ORDER BY o.state DESC, o.started_at DESC LIMIT 1"
     );
-    Ok(client.query_typed(query, &[(&session, Type::INT4)]).await?.first().map(OperationRow::from))
+    Ok(client
+        .query_typed(query, &[(&session, Type::INT4)])
+        .await?
+        .first()
+        .map(OperationRow::from))
 }
 
-/// Closes the operations `o` for which `$dead` is true. Committed steps stay and say what each reached; when those are all, it
-/// has succeeded and only its end was not recorded. The state is compared again because others may close it, too.
+/// Closes the operations `o` for which `$dead` is true. Committed steps stay and say what each
+/// reached; when those are all, it has succeeded and only its end was not recorded. The state is
+/// compared again because others may close it, too.
 macro_rules! close {
     ($($dead:expr),+) => {
         concat!(
-            "WITH dead AS ( \
-                SELECT o.id, o.state, o.daemon, count(s.id) FILTER (WHERE s.state = 'applied') AS done, o.steps_total, \
-                    o.state = 'running' AND count(s.id) FILTER (WHERE s.state = 'applied') = o.steps_total AS all_done \
-                FROM schemad.operations o LEFT JOIN schemad.steps s ON s.operation = o.id WHERE ",
+            "WITH dead AS ( SELECT o.id, o.state, o.daemon, count(s.id) FILTER (WHERE s.state = \
+                'applied') AS done, o.steps_total, o.state = 'running' AND count(s.id) FILTER \
+                (WHERE s.state = 'applied') = o.steps_total AS all_done FROM schemad.operations o \
+                LEFT JOIN schemad.steps s ON s.operation = o.id WHERE ",
             $($dead),+,
-            " GROUP BY o.id), \
-            closed AS ( \
-                UPDATE schemad.operations o SET finished_at = clock_timestamp(), \
-                    state = CASE WHEN d.all_done THEN 'succeeded' ELSE 'interrupted' END, \
-                    result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
-                        d.all_done AND d.done = 0 AND o.kind NOT IN ('resolve', 'sign'), \
-                        'steps_done', d.done, 'steps_total', d.steps_total, 'warnings', '[]'::jsonb, 'current', \
-                        (SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1)), \
-                    'failure', CASE WHEN NOT d.all_done THEN jsonb_build_object('reason', 'INTERRUPTED', 'message', \
-                        format('the daemon %s, or its database session, went away; %s of %s steps are done and stay, the rest was \
-not run. Ask again', d.daemon, d.done, d.steps_total), \
-                        'metadata', jsonb_build_object('operation', o.id::text)) END) \
-                FROM dead d WHERE o.id = d.id AND o.state = d.state RETURNING o.id, o.state), \
-            noted AS (INSERT INTO schemad.events (operation, sequence, kind) \
-                SELECT c.id, 1 + coalesce(max(e.sequence), 0), c.state \
-                FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id, c.state) \
+            " GROUP BY o.id), closed AS ( UPDATE schemad.operations o SET finished_at = \
+            clock_timestamp(), state = CASE WHEN d.all_done THEN 'succeeded' ELSE 'interrupted' \
+            END, result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
+            d.all_done AND d.done = 0 AND o.kind NOT IN ('resolve', 'sign'), 'steps_done', d.done, \
+            'steps_total', d.steps_total, 'warnings', '[]'::jsonb, 'current', (SELECT m.version \
+            FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1)), 'failure', \
+            CASE WHEN NOT d.all_done THEN jsonb_build_object('reason', 'INTERRUPTED', 'message', \
+            format('the daemon %s, or its database session, went away; %s of %s steps are done and \
+            stay, the rest was not run. Ask again', d.daemon, d.done, d.steps_total), 'metadata', \
+            jsonb_build_object('operation', o.id::text)) END) FROM dead d WHERE o.id = d.id AND \
+            o.state = d.state RETURNING o.id, o.state), noted AS (INSERT INTO schemad.events \
+            (operation, sequence, kind) SELECT c.id, 1 + coalesce(max(e.sequence), 0), c.state \
+            FROM closed c LEFT JOIN schemad.events e ON e.operation = c.id GROUP BY c.id, c.state) \
             SELECT id::text, state FROM closed"
         )
     };
 }
 
-/// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not. Pending ones are closed when
-/// their session is gone or their time is over.
+/// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not.
+/// Pending ones are closed when their session is gone or their time is over.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
-    let close = close!("o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ", pending_alive!(), ")");
-    say_closed(&locked.ledger().query_typed(close, &[(&own, Type::UUID)]).await?);
+    let close = close!(
+        "o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ",
+        pending_alive!(),
+        ")"
+    );
+    say_closed(
+        &locked
+            .ledger()
+            .query_typed(close, &[(&own, Type::UUID)])
+            .await?,
+    );
     Ok(())
 }
 
-/// Closes the operations that were open in the database which this one is a copy of, and returns how many those are. Their
-/// committed steps stay and say what the copy found.
+/// Closes the operations that were open in the database which this one is a copy of, and returns
+/// how many those are. Their committed steps stay and say what the copy found.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn close_copied(client: &Client) -> Result<usize, Error> {
-    let close = "UPDATE schemad.operations o SET finished_at = clock_timestamp(), state = 'interrupted', \
-        result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', false, 'steps_done', d.done, \
-            'steps_total', o.steps_total, 'warnings', '[]'::jsonb, 'current', NULL), \
-            'failure', jsonb_build_object('reason', 'INTERRUPTED', 'message', format('the operation ran in the database that this one \
-is a copy of; %s of %s steps were done when it was copied, and the rest was not run here. Ask again', d.done, o.steps_total), \
-            'metadata', jsonb_build_object('operation', o.id::text))) \
-        FROM (SELECT p.id, (SELECT count(*) FROM schemad.steps s WHERE s.operation = p.id AND s.state = 'applied') AS done \
-            FROM schemad.operations p WHERE p.state IN ('pending', 'running') \
-            AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.backend_pid AND a.datname = current_database() \
-                AND a.backend_start = p.backend_start)) d \
-        WHERE o.id = d.id AND o.state IN ('pending', 'running') RETURNING o.id::text, o.state";
+    let close = "UPDATE schemad.operations o SET finished_at = clock_timestamp(), state = \
+        'interrupted', result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
+        false, 'steps_done', d.done, 'steps_total', o.steps_total, 'warnings', '[]'::jsonb, \
+        'current', NULL), 'failure', jsonb_build_object('reason', 'INTERRUPTED', 'message', \
+        format('the operation ran in the database that this one is a copy of; %s of %s steps were \
+        done when it was copied, and the rest was not run here. Ask again', d.done, \
+        o.steps_total), 'metadata', jsonb_build_object('operation', o.id::text))) FROM (SELECT \
+        p.id, (SELECT count(*) FROM schemad.steps s WHERE s.operation = p.id AND s.state = \
+        'applied') AS done FROM schemad.operations p WHERE p.state IN ('pending', 'running') AND \
+        NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.backend_pid AND a.datname = \
+        current_database() AND a.backend_start = p.backend_start)) d WHERE o.id = d.id AND o.state \
+        IN ('pending', 'running') RETURNING o.id::text, o.state";
     let rows = client.query_typed(close, &[]).await?;
     say_closed(&rows);
     Ok(rows.len())
 }
 
-/// Closes the queued operations of dead daemons. Needs no lock: without their session they can never win it.
+/// Closes the queued operations of dead daemons. Needs no lock: without their session they can
+/// never win it.
 ///
 /// # Errors
 /// The database's, or its loss.
@@ -276,7 +308,9 @@ fn existing(row: &tokio_postgres::Row) -> Existing {
         request_hash: row.get(1),
         // A word of a newer daemon's is one for another end.
         state: State::parse(row.get(2)).unwrap_or(State::Failed),
-        result: row.get::<_, Option<&str>>(3).and_then(|json| serde_json::from_str(json).ok()),
+        result: row
+            .get::<_, Option<&str>>(3)
+            .and_then(|json| serde_json::from_str(json).ok()),
         is_alive: row.get(4),
         is_accepted: row.get(5),
     }

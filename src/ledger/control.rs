@@ -1,5 +1,5 @@
-//! What daemons tell each other about operations through the ledger: that one is to be cancelled, that its daemon lives, and
-//! which daemon is dead although its session is not.
+//! What daemons tell each other about operations through the ledger: that one is to be cancelled,
+//! that its daemon lives, and which daemon is dead although its session is not.
 
 use std::time::Duration;
 
@@ -26,39 +26,56 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// After so long without a word its session is ended, so that another daemon can go on.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 
-/// A running operation's session stands still for no longer: between two steps it waits for its next try at a lock, for 3 s at most.
+/// A running operation's session stands still for no longer: between two steps it waits for its
+/// next try at a lock, for 3 s at most.
 const STANDS_STILL: Duration = Duration::from_secs(10);
 
-/// True, and the statement's commit waits for no standby. What daemons tell each other is worth nothing after a failover, and must
-/// not be late because of replication.
+/// True, and the statement's commit waits for no standby. What daemons tell each other is worth
+/// nothing after a failover, and must not be late because of replication.
 macro_rules! without_standbys {
     () => {
         "pg_catalog.set_config('synchronous_commit', 'local', true) = 'local'"
     };
 }
 
-/// Asks for an operation's end. Returns it, and the session that runs it. `None`: there is no such operation.
+/// Asks for an operation's end. Returns it, and the session that runs it. `None`: there is no such
+/// operation.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn request_cancel(client: &Client, id: Uuid, by: &str) -> Result<Option<(OperationRow, Backend)>, Error> {
+pub async fn request_cancel(
+    client: &Client,
+    id: Uuid,
+    by: &str,
+) -> Result<Option<(OperationRow, Backend)>, Error> {
     held!(ask_to_end(client, id, by), or ask_to_end(client, id, &text::plain(by)))
 }
 
-async fn ask_to_end(client: &Client, id: Uuid, by: &str) -> Result<Option<(OperationRow, Backend)>, Error> {
+async fn ask_to_end(
+    client: &Client,
+    id: Uuid,
+    by: &str,
+) -> Result<Option<(OperationRow, Backend)>, Error> {
     let query = concat!(
-        "WITH asked AS (UPDATE schemad.operations o SET cancel_requested_by = coalesce(o.cancel_requested_by, $2) \
-             WHERE o.id = $1 AND o.state IN ('pending', 'running') AND ",
+        "WITH asked AS (UPDATE schemad.operations o SET cancel_requested_by = \
+             coalesce(o.cancel_requested_by, $2) WHERE o.id = $1 AND o.state IN ('pending', \
+             'running') AND ",
         without_standbys!(),
         ") SELECT ",
         operation_columns!(),
-        ", o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) AS backend_start \
-         FROM schemad.operations o WHERE o.id = $1"
+        ", o.backend_pid, coalesce((extract(epoch FROM o.backend_start) * 1000000)::bigint, 0) AS \
+         backend_start FROM schemad.operations o WHERE o.id = $1"
     );
-    let rows = client.query_typed(query, &[(&id, Type::UUID), (&by, Type::TEXT)]).await?;
-    let backend =
-        |row: &tokio_postgres::Row| Backend { pid: row.get("backend_pid"), started: row.get("backend_start") };
-    Ok(rows.first().map(|row| (OperationRow::from(row), backend(row))))
+    let rows = client
+        .query_typed(query, &[(&id, Type::UUID), (&by, Type::TEXT)])
+        .await?;
+    let backend = |row: &tokio_postgres::Row| Backend {
+        pid: row.get("backend_pid"),
+        started: row.get("backend_start"),
+    };
+    Ok(rows
+        .first()
+        .map(|row| (OperationRow::from(row), backend(row))))
 }
 
 /// Who asked to cancel an operation, if anybody did.
@@ -77,7 +94,8 @@ pub async fn cancel_requested_by(client: &Client, id: Uuid) -> Result<Option<Str
 /// The database's, or its loss.
 pub async fn beat(client: &Client, id: Uuid) -> Result<(), Error> {
     let update = concat!(
-        "UPDATE schemad.operations SET heartbeat_at = clock_timestamp() WHERE id = $1 AND state = 'running' AND ",
+        "UPDATE schemad.operations SET heartbeat_at = clock_timestamp() WHERE id = $1 AND state = \
+         'running' AND ",
         without_standbys!()
     );
     client.query_typed(update, &[(&id, Type::UUID)]).await?;
@@ -97,37 +115,45 @@ pub struct Silent {
     pub is_visible: bool,
 }
 
-/// The session of this database that holds the operation lock, if its daemon seems to be dead: it has not said for so long that it
-/// lives, and its session stands still. A session that is at work is none of them, however long its daemon has been silent: it may
-/// have found no connection to say so, and the server itself ends the session of a client that is gone (PostgreSQL 14 and later).
-/// Neither is one that waits for a standby: ended, it would leave behind what a failover can lose. The server's clock decides.
+/// The session of this database that holds the operation lock, if its daemon seems to be dead: it
+/// has not said for so long that it lives, and its session stands still. A session that is at work
+/// is none of them, however long its daemon has been silent: it may have found no connection to say
+/// so, and the server itself ends the session of a client that is gone (PostgreSQL 14 and later).
+/// Neither is one that waits for a standby: ended, it would leave behind what a failover can lose.
+/// The server's clock decides.
 ///
-/// Whose state this role does not see is among them with `is_visible` false; nobody may be ended unseen.
+/// Whose state this role does not see is among them with `is_visible` false; nobody may be ended
+/// unseen.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, Error> {
     let query = concat!(
-        "SELECT o.id, coalesce(o.daemon, ''), a.pid, coalesce((extract(epoch FROM a.backend_start) * 1000000)::bigint, 0), \
-            a.state IS NOT NULL \
-            FROM pg_catalog.pg_locks k JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid AND a.datname = current_database() \
-            LEFT JOIN schemad.operations o ON o.state IN ('pending', 'running') AND o.backend_pid = a.pid \
-                AND (a.backend_start IS NULL OR a.backend_start = o.backend_start) \
-            WHERE a.application_name = 'schemad' AND a.wait_event IS DISTINCT FROM 'SyncRep' \
-            AND CASE WHEN a.state IS NULL THEN o.state = 'running' AND o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
-                WHEN a.state NOT LIKE 'idle%' THEN false \
-                WHEN o.state = 'running' THEN o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) \
-                    AND a.state_change < clock_timestamp() - make_interval(secs => $2) \
-                ELSE a.state_change < clock_timestamp() - make_interval(secs => $1) END AND ",
+        "SELECT o.id, coalesce(o.daemon, ''), a.pid, coalesce((extract(epoch FROM a.backend_start) \
+            * 1000000)::bigint, 0), a.state IS NOT NULL FROM pg_catalog.pg_locks k JOIN \
+            pg_catalog.pg_stat_activity a ON a.pid = k.pid AND a.datname = current_database() LEFT \
+            JOIN schemad.operations o ON o.state IN ('pending', 'running') AND o.backend_pid = \
+            a.pid AND (a.backend_start IS NULL OR a.backend_start = o.backend_start) WHERE \
+            a.application_name = 'schemad' AND a.wait_event IS DISTINCT FROM 'SyncRep' AND CASE \
+            WHEN a.state IS NULL THEN o.state = 'running' AND o.heartbeat_at < clock_timestamp() - \
+            make_interval(secs => $1) WHEN a.state NOT LIKE 'idle%' THEN false WHEN o.state = \
+            'running' THEN o.heartbeat_at < clock_timestamp() - make_interval(secs => $1) AND \
+            a.state_change < clock_timestamp() - make_interval(secs => $2) ELSE a.state_change < \
+            clock_timestamp() - make_interval(secs => $1) END AND ",
         operation_lock!()
     );
-    let times: [(&(dyn ToSql + Sync), Type); 2] =
-        [(&so_long.as_secs_f64(), Type::FLOAT8), (&STANDS_STILL.as_secs_f64(), Type::FLOAT8)];
+    let times: [(&(dyn ToSql + Sync), Type); 2] = [
+        (&so_long.as_secs_f64(), Type::FLOAT8),
+        (&STANDS_STILL.as_secs_f64(), Type::FLOAT8),
+    ];
     let rows = client.query_typed(query, &times).await?;
     let silent = |row: &tokio_postgres::Row| Silent {
         operation: row.get(0),
         daemon: row.get(1),
-        backend: Backend { pid: row.get(2), started: row.get(3) },
+        backend: Backend {
+            pid: row.get(2),
+            started: row.get(3),
+        },
         is_visible: row.get(4),
     };
     Ok(rows.iter().map(silent).collect())
@@ -138,7 +164,8 @@ pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, E
 pub struct Left {
     /// One that waits and never will win.
     pub queued: bool,
-    /// One that is 'running' although nobody holds the lock: its session is gone, or its daemon has been silent for a while.
+    /// One that is 'running' although nobody holds the lock: its session is gone, or its daemon has
+    /// been silent for a while.
     pub running: bool,
 }
 
@@ -150,21 +177,33 @@ pub async fn left(client: &Client) -> Result<Left, Error> {
     let query = concat!(
         "SELECT EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'pending' AND NOT ",
         pending_alive!(),
-        "), EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'running' \
-            AND (coalesce(o.heartbeat_at, o.started_at) < clock_timestamp() - 2 * make_interval(secs => $1) \
-                OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = o.backend_pid \
-                    AND a.datname = current_database() AND (a.backend_start IS NULL OR a.backend_start = o.backend_start))) \
-            AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE ",
+        "), EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'running' AND \
+            (coalesce(o.heartbeat_at, o.started_at) < clock_timestamp() - 2 * make_interval(secs \
+            => $1) OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = \
+            o.backend_pid AND a.datname = current_database() AND (a.backend_start IS NULL OR \
+            a.backend_start = o.backend_start))) AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks k \
+            WHERE ",
         operation_lock!(),
         "))"
     );
-    let rows = client.query_typed(query, &[(&HEARTBEAT.as_secs_f64(), Type::FLOAT8)]).await?;
-    Ok(rows.first().map(|row| Left { queued: row.get(0), running: row.get(1) }).unwrap_or_default())
+    let rows = client
+        .query_typed(query, &[(&HEARTBEAT.as_secs_f64(), Type::FLOAT8)])
+        .await?;
+    Ok(rows
+        .first()
+        .map(|row| Left {
+            queued: row.get(0),
+            running: row.get(1),
+        })
+        .unwrap_or_default())
 }
 
 /// Why an operation cannot be cancelled: it has ended.
 pub fn ended(operation: &OperationRow) -> Option<Failure> {
-    let open = matches!(State::parse(&operation.state), Some(State::Pending | State::Running));
+    let open = matches!(
+        State::parse(&operation.state),
+        Some(State::Pending | State::Running)
+    );
     (!open).then(|| {
         Failure::new(
             Reason::OperationEnded,
@@ -180,5 +219,8 @@ pub fn ended(operation: &OperationRow) -> Option<Failure> {
 
 /// Nobody knows this operation.
 pub fn unknown(id: Uuid) -> Failure {
-    Failure::new(Reason::UnknownOperation, format!("operation {id} is unknown to this database"))
+    Failure::new(
+        Reason::UnknownOperation,
+        format!("operation {id} is unknown to this database"),
+    )
 }

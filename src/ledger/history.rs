@@ -1,5 +1,5 @@
-//! Reading operations: one, a page of them, and what changed in one since it was looked at last. Works on a ledger of every
-//! version and on a standby.
+//! Reading operations: one, a page of them, and what changed in one since it was looked at last.
+//! Works on a ledger of every version and on a standby.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,12 +19,12 @@ use crate::{
 /// An operation's columns. to_jsonb, because a ledger of version 1 does not have them all.
 macro_rules! operation_columns {
     () => {
-        "o.id::text AS id, o.kind, o.state, o.principal, o.daemon, o.request_id::text AS request_id, \
-         (extract(epoch FROM o.created_at) * 1000000)::bigint AS created_at, \
-         (extract(epoch FROM o.started_at) * 1000000)::bigint AS started_at, \
-         (extract(epoch FROM o.finished_at) * 1000000)::bigint AS finished_at, o.steps_total, \
-         (SELECT count(*)::integer FROM schemad.steps s WHERE s.operation = o.id AND s.state = 'applied') AS steps_done, \
-         o.result->'failure'->>'reason' AS reason, \
+        "o.id::text AS id, o.kind, o.state, o.principal, o.daemon, o.request_id::text AS \
+         request_id, (extract(epoch FROM o.created_at) * 1000000)::bigint AS created_at, \
+         (extract(epoch FROM o.started_at) * 1000000)::bigint AS started_at, (extract(epoch FROM \
+         o.finished_at) * 1000000)::bigint AS finished_at, o.steps_total, (SELECT \
+         count(*)::integer FROM schemad.steps s WHERE s.operation = o.id AND s.state = 'applied') \
+         AS steps_done, o.result->'failure'->>'reason' AS reason, \
          coalesce(o.result->'failure'->>'message', to_jsonb(o)->>'reason') AS message, \
          to_jsonb(o)->>'cancel_requested_by' IS NOT NULL AS cancel_requested"
     };
@@ -54,19 +54,25 @@ pub struct Filter {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn list(reader: &mut Reader, filter: &Filter, limit: usize) -> Result<Vec<OperationRow>, Error> {
-    // A parameter that is null asks for nothing. The range is said twice so that the index on the time is of use.
+pub async fn list(
+    reader: &mut Reader,
+    filter: &Filter,
+    limit: usize,
+) -> Result<Vec<OperationRow>, Error> {
+    // A parameter that is null asks for nothing. The range is said twice so that the index on the
+    // time is of use.
     let query = concat!(
         "SELECT ",
         operation_columns!(),
-        " FROM schemad.operations o WHERE ($1::text IS NULL OR o.kind = $1) AND ($2::text IS NULL OR o.state = $2) \
-         AND ($3::text IS NULL OR o.principal = $3) \
-         AND ($4::text IS NULL OR EXISTS (SELECT FROM schemad.steps v WHERE v.operation = o.id AND v.version = $4)) \
-         AND o.created_at >= coalesce('epoch'::timestamptz + $5 * interval '1 microsecond', '-infinity') \
-         AND o.created_at < coalesce('epoch'::timestamptz + $6 * interval '1 microsecond', 'infinity') \
-         AND (o.created_at, o.id) < (coalesce('epoch'::timestamptz + $7 * interval '1 microsecond', 'infinity'), \
-             coalesce($8::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)) \
-         ORDER BY o.created_at DESC, o.id DESC LIMIT $9"
+        " FROM schemad.operations o WHERE ($1::text IS NULL OR o.kind = $1) AND ($2::text IS NULL \
+         OR o.state = $2) AND ($3::text IS NULL OR o.principal = $3) AND ($4::text IS NULL OR \
+         EXISTS (SELECT FROM schemad.steps v WHERE v.operation = o.id AND v.version = $4)) AND \
+         o.created_at >= coalesce('epoch'::timestamptz + $5 * interval '1 microsecond', \
+         '-infinity') AND o.created_at < coalesce('epoch'::timestamptz + $6 * interval '1 \
+         microsecond', 'infinity') AND (o.created_at, o.id) < (coalesce('epoch'::timestamptz + $7 \
+         * interval '1 microsecond', 'infinity'), coalesce($8::uuid, \
+         'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)) ORDER BY o.created_at DESC, o.id DESC \
+         LIMIT $9"
     );
     if !exists(reader).await? {
         return Ok(Vec::new());
@@ -93,13 +99,23 @@ pub async fn list(reader: &mut Reader, filter: &Filter, limit: usize) -> Result<
 /// # Errors
 /// The database's, or its loss.
 pub async fn get(reader: &mut Reader, id: Uuid) -> Result<Option<OperationRow>, Error> {
-    let query = concat!("SELECT ", operation_columns!(), " FROM schemad.operations o WHERE o.id = $1::uuid");
+    let query = concat!(
+        "SELECT ",
+        operation_columns!(),
+        " FROM schemad.operations o WHERE o.id = $1::uuid"
+    );
     if !exists(reader).await? {
         return Ok(None);
     }
     reader.begin().await?;
-    let result = sql_query(query).bind::<Text, _>(id.to_string()).load::<RawOperation>(reader.conn()).await;
-    Ok(reader.end(result.map(|mut rows| rows.pop())).await?.map(OperationRow::from))
+    let result = sql_query(query)
+        .bind::<Text, _>(id.to_string())
+        .load::<RawOperation>(reader.conn())
+        .await;
+    Ok(reader
+        .end(result.map(|mut rows| rows.pop()))
+        .await?
+        .map(OperationRow::from))
 }
 
 /// A database without a ledger has no operations.
@@ -111,7 +127,10 @@ async fn exists(reader: &mut Reader) -> Result<bool, Error> {
     }
     reader.begin().await?;
     let query = "SELECT pg_catalog.to_regclass('schemad.operations') IS NOT NULL AS there";
-    let result = sql_query(query).get_result::<Exists>(reader.conn()).await.map(|row| row.there);
+    let result = sql_query(query)
+        .get_result::<Exists>(reader.conn())
+        .await
+        .map(|row| row.there);
     reader.end(result).await
 }
 
@@ -143,7 +162,8 @@ pub struct StepChange {
     pub done: Option<(SystemTime, Duration)>,
 }
 
-/// What changed in an operation since its first `seen` steps were done. `None`: there is no such operation (any more).
+/// What changed in an operation since its first `seen` steps were done. `None`: there is no such
+/// operation (any more).
 ///
 /// # Errors
 /// The database's, or its loss.
@@ -156,17 +176,22 @@ pub async fn changes(reader: &mut Reader, id: Uuid, seen: usize) -> Result<Optio
         let query = concat!(
             "SELECT ",
             operation_columns!(),
-            ", o.result::text AS result, (SELECT e.data::text FROM schemad.events e \
-             WHERE e.operation = o.id AND e.kind = 'started' LIMIT 1) AS planned FROM schemad.operations o WHERE o.id = $1::uuid"
+            ", o.result::text AS result, (SELECT e.data::text FROM schemad.events e WHERE \
+             e.operation = o.id AND e.kind = 'started' LIMIT 1) AS planned FROM schemad.operations \
+             o WHERE o.id = $1::uuid"
         );
-        let Some(raw) = sql_query(query).bind::<Text, _>(id.to_string()).load::<RawEnding>(reader.conn()).await?.pop()
+        let Some(raw) = sql_query(query)
+            .bind::<Text, _>(id.to_string())
+            .load::<RawEnding>(reader.conn())
+            .await?
+            .pop()
         else {
             return Ok(None);
         };
-        let steps = "SELECT s.ordinal, s.version, s.name, s.direction, s.state = 'applied' AS done, \
-            (extract(epoch FROM s.finished_at) * 1000000)::bigint AS finished_at, \
-            (extract(epoch FROM s.finished_at - s.started_at) * 1000000)::bigint AS took \
-            FROM schemad.steps s WHERE s.operation = $1::uuid AND s.ordinal > $2 ORDER BY s.ordinal";
+        let steps = "SELECT s.ordinal, s.version, s.name, s.direction, s.state = 'applied' AS \
+            done, (extract(epoch FROM s.finished_at) * 1000000)::bigint AS finished_at, \
+            (extract(epoch FROM s.finished_at - s.started_at) * 1000000)::bigint AS took FROM \
+            schemad.steps s WHERE s.operation = $1::uuid AND s.ordinal > $2 ORDER BY s.ordinal";
         let steps = sql_query(steps)
             .bind::<Text, _>(id.to_string())
             .bind::<Integer, _>(i32::try_from(seen).unwrap_or(i32::MAX))
@@ -177,8 +202,15 @@ pub async fn changes(reader: &mut Reader, id: Uuid, seen: usize) -> Result<Optio
     let found = result.await;
     let found = reader.end(found).await?;
     Ok(found.map(|(raw, steps)| Changes {
-        planned: raw.planned.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
-        ending: raw.result.as_deref().and_then(|json| serde_json::from_str(json).ok()),
+        planned: raw
+            .planned
+            .as_deref()
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default(),
+        ending: raw
+            .result
+            .as_deref()
+            .and_then(|json| serde_json::from_str(json).ok()),
         operation: raw.operation.into(),
         steps: steps.into_iter().filter_map(RawStep::read).collect(),
     }))
@@ -214,13 +246,22 @@ struct RawStep {
 
 impl RawStep {
     fn read(self) -> Option<StepChange> {
-        let took = Duration::from_micros(self.took.and_then(|took| u64::try_from(took).ok()).unwrap_or_default());
+        let took = Duration::from_micros(
+            self.took
+                .and_then(|took| u64::try_from(took).ok())
+                .unwrap_or_default(),
+        );
         Some(StepChange {
             ordinal: usize::try_from(self.ordinal).ok()?,
             version: self.version,
             name: self.name,
             direction: Direction::parse(&self.direction)?,
-            done: self.done.then(|| (self.finished_at.map_or(SystemTime::UNIX_EPOCH, micros), took)),
+            done: self.done.then(|| {
+                (
+                    self.finished_at.map_or(SystemTime::UNIX_EPOCH, micros),
+                    took,
+                )
+            }),
         })
     }
 }

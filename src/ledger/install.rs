@@ -1,5 +1,6 @@
-//! The ledger's own migrations. It has two numbers: its version, and the oldest version a daemon must know to use it. Every
-//! change is additive, so the previous release goes on working beside the next one.
+//! The ledger's own migrations. It has two numbers: its version, and the oldest version a daemon
+//! must know to use it. Every change is additive, so the previous release goes on working beside
+//! the next one.
 
 use std::collections::HashSet;
 
@@ -20,8 +21,8 @@ use crate::{
     sql,
 };
 
-/// What this daemon makes of a ledger: its version, the oldest compatible one, and the SQL that leads there from the one
-/// before.
+/// What this daemon makes of a ledger: its version, the oldest compatible one, and the SQL that
+/// leads there from the one before.
 const MIGRATIONS: [(i32, i32, &str); 6] = [
     (1, 1, include_str!("0001.sql")),
     (2, 1, include_str!("0002.sql")),
@@ -34,8 +35,9 @@ const MIGRATIONS: [(i32, i32, &str); 6] = [
 /// The ledger version of this daemon.
 pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
-/// The ledger's tables, each with the version that brought it. One that is missing from a ledger of that version, or there in one of an
-/// earlier version, was changed by hand; and so for the functions, with the types of their arguments.
+/// The ledger's tables, each with the version that brought it. One that is missing from a ledger of
+/// that version, or there in one of an earlier version, was changed by hand; and so for the
+/// functions, with the types of their arguments.
 const TABLES: [(i32, &str); 10] = [
     (1, "ledger"),
     (1, "scripts"),
@@ -50,26 +52,50 @@ const TABLES: [(i32, &str); 10] = [
 ];
 /// The columns of the ledger's tables, each row with the version that brought them.
 const COLUMNS: [(i32, &str, &str); 13] = [
-    (1, "ledger", "only_row id version compatible_with diesel_schema diesel_table created_at"),
+    (
+        1,
+        "ledger",
+        "only_row id version compatible_with diesel_schema diesel_table created_at",
+    ),
     (1, "scripts", "checksum sql"),
     (
         1,
         "operations",
-        "id kind principal request_id request_hash state daemon backend_pid backend_start queue_until created_at started_at finished_at steps_total result",
+        "id kind principal request_id request_hash state daemon backend_pid backend_start \
+         queue_until created_at started_at finished_at steps_total result",
     ),
     (
         1,
         "steps",
-        "id operation ordinal version name direction script mode up_script down_script up_mode down_mode lock_timeout_ms statement_timeout_ms role state xid planned_as planned_in_session_of started_at finished_at",
+        "id operation ordinal version name direction script mode up_script down_script up_mode \
+         down_mode lock_timeout_ms statement_timeout_ms role state xid planned_as \
+         planned_in_session_of started_at finished_at",
     ),
-    (1, "statements", "step ordinal checksum settles_by state indexes_before started_at finished_at"),
-    (1, "migrations", "version name position up_script down_script up_mode down_mode applied_at step adopted mac"),
+    (
+        1,
+        "statements",
+        "step ordinal checksum settles_by state indexes_before started_at finished_at",
+    ),
+    (
+        1,
+        "migrations",
+        "version name position up_script down_script up_mode down_mode applied_at step adopted \
+         mac",
+    ),
     (1, "events", "operation sequence at kind data"),
-    (2, "refusals", "id at daemon principal kind request_id reason message"),
+    (
+        2,
+        "refusals",
+        "id at daemon principal kind request_id reason message",
+    ),
     (2, "watchers", "daemon version clients seen_at"),
     (2, "operations", "cancel_requested_by heartbeat_at reason"),
     (3, "steps", "down_mac"),
-    (4, "rehearsals", "version up_script up_mode down_script down_mode verdict principal daemon rehearsed_at"),
+    (
+        4,
+        "rehearsals",
+        "version up_script up_mode down_script down_mode verdict principal daemon rehearsed_at",
+    ),
     (5, "ledger", "system_identifier database_oid"),
 ];
 const FUNCTIONS: [(i32, &str); 16] = [
@@ -126,37 +152,46 @@ pub struct Standing {
 /// Looks whether there is a ledger and whether this daemon can use it.
 ///
 /// # Errors
-/// READ_ONLY_SERVER, MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, LEDGER_DAMAGED, DIESEL_TABLE_UNSAFE, ROW_SECURITY, or the
-/// database's.
+/// READ_ONLY_SERVER, MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, LEDGER_DAMAGED,
+/// DIESEL_TABLE_UNSAFE, ROW_SECURITY, or the database's.
 pub async fn check(session: &Session) -> Result<State, Failure> {
     let keeping = session.ledger_session();
     let place = Place::of(&one(keeping.client(), PLACE).await?);
-    place.server_may_be_used().map_err(|failure| of_the_keeper(session, failure))?;
+    place
+        .server_may_be_used()
+        .map_err(|failure| of_the_keeper(session, failure))?;
     place.is_trusted()?;
     if !place.has_ledger {
-        Absent::find(keeping, &place).await?.may_be_created(&place)?;
+        Absent::find(keeping, &place)
+            .await?
+            .may_be_created(&place)?;
         return Ok(State::ToBeCreated);
     }
     may_be_read(keeping, &place).await?;
     Ok(standing(session, Look::Closely).await?.state)
 }
 
-/// The same for a ledger that was usable a moment ago, in one statement. Where the ledger is gone, or has become unreadable, this
-/// is the server's own error; `check` finds its words.
+/// The same for a ledger that was usable a moment ago, in one statement. Where the ledger is gone,
+/// or has become unreadable, this is the server's own error; `check` finds its words.
 ///
 /// # Errors
 /// As `check`.
 pub async fn standing(session: &Session, look: Look) -> Result<Standing, Failure> {
     let keeping = session.ledger_session();
     let (place, contents) = whole(keeping.client()).await?;
-    place.server_may_be_used().map_err(|failure| of_the_keeper(session, failure))?;
+    place
+        .server_may_be_used()
+        .map_err(|failure| of_the_keeper(session, failure))?;
     place.is_trusted()?;
     may_be_read(keeping, &place).await?;
     let state = judge(keeping, &place, &contents, look).await?;
     if state == State::Usable && session.keeper().is_some() {
         guards_may_be_used(session.client()).await?;
     }
-    Ok(Standing { state, is_busy: contents.is_busy })
+    Ok(Standing {
+        state,
+        is_busy: contents.is_busy,
+    })
 }
 
 /// Where another login keeps the ledger, its address is the one that has to be the primary.
@@ -164,26 +199,40 @@ fn of_the_keeper(session: &Session, failure: Failure) -> Failure {
     if session.keeper().is_none() || failure.reason != Reason::ReadOnlyServer {
         return failure;
     }
-    let message = "DATABASE_URL leads to a standby or a read-only server, and its login keeps the ledger, because that of \
-        MIGRATION_DATABASE_URL may not write it: point both at the primary";
-    Failure { message: message.into(), ..failure }
+    let message = "DATABASE_URL leads to a standby or a read-only server, and its login keeps the \
+        ledger, because that of MIGRATION_DATABASE_URL may not write it: point both at the \
+        primary";
+    Failure {
+        message: message.into(),
+        ..failure
+    }
 }
 
-/// The login that runs migrations, where another keeps the ledger: it may call this release's guards, and that is all it needs.
+/// The login that runs migrations, where another keeps the ledger: it may call this release's
+/// guards, and that is all it needs.
 async fn guards_may_be_used(client: &Client) -> Result<(), Failure> {
     let query = "SELECT quote_ident(current_user), has_schema_privilege(s.oid, 'USAGE'), \
-        coalesce(bool_and(has_function_privilege(p.oid, 'EXECUTE')), true) FROM pg_namespace s LEFT JOIN pg_proc p ON p.pronamespace = s.oid \
-        AND p.proname IN ('begin_step_v3', 'finish_step_v4', 'can_be_finished_v1', 'note_statement_v3') \
-        WHERE s.nspname = 'schemad' GROUP BY s.oid";
+        coalesce(bool_and(has_function_privilege(p.oid, 'EXECUTE')), true) FROM pg_namespace s \
+        LEFT JOIN pg_proc p ON p.pronamespace = s.oid AND p.proname IN ('begin_step_v3', \
+        'finish_step_v4', 'can_be_finished_v1', 'note_statement_v3') WHERE s.nspname = 'schemad' \
+        GROUP BY s.oid";
     let row = one(client, query).await?;
     let (may_use, may_execute): (bool, bool) = (row.get(1), row.get(2));
-    let needs = [(may_use, "USAGE ON SCHEMA schemad"), (may_execute, "EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad")];
-    let lacks: Vec<String> = needs.iter().filter(|(has, _)| !has).map(|(_, right)| (*right).into()).collect();
+    let needs = [
+        (may_use, "USAGE ON SCHEMA schemad"),
+        (may_execute, "EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad"),
+    ];
+    let lacks: Vec<String> = needs
+        .iter()
+        .filter(|(has, _)| !has)
+        .map(|(_, right)| (*right).into())
+        .collect();
     must_have(row.get(0), &lacks)
 }
 
-/// The ledger's tables can be read, and their rows seen. All missing rights are named at once: while the ledger cannot say where
-/// Diesel's table is, those on the one that the search_path finds.
+/// The ledger's tables can be read, and their rows seen. All missing rights are named at once:
+/// while the ledger cannot say where Diesel's table is, those on the one that the search_path
+/// finds.
 async fn may_be_read(session: &Session, place: &Place) -> Result<(), Failure> {
     if !place.may_use_schema || place.lacks_tables {
         let mut lacks = place.lacks();
@@ -197,7 +246,12 @@ async fn may_be_read(session: &Session, place: &Place) -> Result<(), Failure> {
     }
 }
 
-async fn judge(session: &Session, place: &Place, contents: &Contents, look: Look) -> Result<State, Failure> {
+async fn judge(
+    session: &Session,
+    place: &Place,
+    contents: &Contents,
+    look: Look,
+) -> Result<State, Failure> {
     let Some(version) = contents.version else {
         return Err(damaged("the only row of schemad.ledger is missing"));
     };
@@ -208,8 +262,8 @@ async fn judge(session: &Session, place: &Place, contents: &Contents, look: Look
         return Err(Failure::new(
             Reason::LedgerTooNew,
             format!(
-                "the ledger has version {version} and needs a schemad that knows version {compatible_with}; this one knows \
-                 {VERSION}. Use a newer release"
+                "the ledger has version {version} and needs a schemad that knows version \
+                 {compatible_with}; this one knows {VERSION}. Use a newer release"
             ),
         )
         .with("ledger_version", version)
@@ -220,17 +274,25 @@ async fn judge(session: &Session, place: &Place, contents: &Contents, look: Look
     if version >= DIESEL_TABLE_IS_LOOKED_AT && look == Look::Closely {
         contents.diesel_is_plain(session.client()).await?;
     }
-    Ok(if version < VERSION { State::ToBeUpgraded } else { State::Usable })
+    Ok(if version < VERSION {
+        State::ToBeUpgraded
+    } else {
+        State::Usable
+    })
 }
 
 /// Both in one statement, and so in one state: another daemon may upgrade the ledger just now.
 async fn whole(client: &Client) -> Result<(Place, Contents), Failure> {
-    let row =
-        one(client, &format!("SELECT * FROM ({PLACE_AND_TABLES}) place CROSS JOIN ({CONTENTS}) contents")).await?;
+    let row = one(
+        client,
+        &format!("SELECT * FROM ({PLACE_AND_TABLES}) place CROSS JOIN ({CONTENTS}) contents"),
+    )
+    .await?;
     Ok((Place::of(&row), Contents::of(&row)))
 }
 
-/// Creates or upgrades the ledger, and the Diesel table with Diesel's own DDL. Does nothing where both are there.
+/// Creates or upgrades the ledger, and the Diesel table with Diesel's own DDL. Does nothing where
+/// both are there.
 ///
 /// # Errors
 /// As `check`, or the database's. Nothing is changed then.
@@ -252,33 +314,51 @@ pub async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
     if installed == 0 {
         create(session, &place).await?;
     }
-    for (version, compatible_with, sql) in MIGRATIONS.iter().filter(|(v, ..)| *v > installed.max(MIGRATIONS[0].0)) {
-        let update = format!("UPDATE schemad.ledger SET version = {version}, compatible_with = {compatible_with}");
-        // Behind a long reader (a dump of the whole database) it tries again later, rather than keep others waiting behind it.
-        execute(client, &format!("BEGIN;SET LOCAL lock_timeout='3s';{sql};{update};COMMIT")).await?;
-        tracing::info!(event = "ledger.upgraded", database = %place.database, version, "upgraded the ledger");
+    for (version, compatible_with, sql) in MIGRATIONS
+        .iter()
+        .filter(|(v, ..)| *v > installed.max(MIGRATIONS[0].0))
+    {
+        let update = format!(
+            "UPDATE schemad.ledger SET version = {version}, compatible_with = {compatible_with}"
+        );
+        // Behind a long reader (a dump of the whole database) it tries again later, rather than
+        // keep others waiting behind it.
+        execute(
+            client,
+            &format!("BEGIN;SET LOCAL lock_timeout='3s';{sql};{update};COMMIT"),
+        )
+        .await?;
+        tracing::info!(event = "ledger.upgraded", database = %place.database, version, "upgraded \
+            the ledger");
     }
     recognise_copy(client).await?;
     restore_diesel_table(client).await
 }
 
-/// A ledger that says it is of another database came here with a dump or a clone. What it lists as running ran there: it is closed,
-/// and nobody acts on it.
+/// A ledger that says it is of another database came here with a dump or a clone. What it lists as
+/// running ran there: it is closed, and nobody acts on it.
 async fn recognise_copy(client: &Client) -> Result<(), Failure> {
-    let query = "WITH now AS (SELECT c.system_identifier, d.oid FROM pg_control_system() c, pg_database d \
-            WHERE d.datname = current_database()), \
-        before AS (SELECT l.system_identifier::text || '/' || l.database_oid::text AS database FROM schemad.ledger l), \
-        changed AS (UPDATE schemad.ledger l SET system_identifier = now.system_identifier, database_oid = now.oid FROM now \
-            WHERE (l.system_identifier, l.database_oid) IS DISTINCT FROM (now.system_identifier, now.oid) RETURNING true) \
-        SELECT before.database FROM before, changed";
-    let rows = client.query_typed(query, &[]).await.map_err(db::Error::from)?;
-    let Some(other) = rows.first().and_then(|row| row.get::<_, Option<String>>(0)) else { return Ok(()) };
+    let query = "WITH now AS (SELECT c.system_identifier, d.oid FROM pg_control_system() c, \
+            pg_database d WHERE d.datname = current_database()), before AS (SELECT \
+            l.system_identifier::text || '/' || l.database_oid::text AS database FROM \
+            schemad.ledger l), changed AS (UPDATE schemad.ledger l SET system_identifier = \
+            now.system_identifier, database_oid = now.oid FROM now WHERE (l.system_identifier, \
+            l.database_oid) IS DISTINCT FROM (now.system_identifier, now.oid) RETURNING true) \
+            SELECT before.database FROM before, changed";
+    let rows = client
+        .query_typed(query, &[])
+        .await
+        .map_err(db::Error::from)?;
+    let Some(other) = rows.first().and_then(|row| row.get::<_, Option<String>>(0)) else {
+        return Ok(());
+    };
     let closed = claims::close_copied(client).await?;
     tracing::warn!(
         event = "ledger.copied",
         other,
         closed,
-        "this database is a copy: its ledger was made in another one. Operations that ran there are closed here"
+        "this database is a copy: its ledger was made in another one. Operations that ran there \
+         are closed here"
     );
     Ok(())
 }
@@ -288,42 +368,55 @@ async fn create(session: &Session, place: &Place) -> Result<(), Failure> {
     absent.may_be_created(place)?;
     let mut message = String::from("BEGIN;");
     if !place.has_schema {
-        message += "CREATE SCHEMA schemad;COMMENT ON SCHEMA schemad IS 'schemad''s ledger: which migrations ran, when and by whom';";
+        message += "CREATE SCHEMA schemad;COMMENT ON SCHEMA schemad IS 'schemad''s ledger: which \
+            migrations ran, when and by whom';";
     }
-    // Both names were quoted by the server. Without a schema the server says why a table cannot be created.
-    let schema = absent.current_schema.as_deref().map(|schema| format!("{schema}.")).unwrap_or_default();
-    let table = absent.diesel.clone().unwrap_or_else(|| format!("{schema}__diesel_schema_migrations"));
+    // Both names were quoted by the server. Without a schema the server says why a table cannot be
+    // created.
+    let schema = absent
+        .current_schema
+        .as_deref()
+        .map(|schema| format!("{schema}."))
+        .unwrap_or_default();
+    let table = absent
+        .diesel
+        .clone()
+        .unwrap_or_else(|| format!("{schema}__diesel_schema_migrations"));
     if absent.diesel.is_none() {
         message += &diesel_table(&table);
     }
     let (version, compatible_with, sql) = MIGRATIONS[0];
     message += &format!(
         "{sql};INSERT INTO schemad.ledger (version, compatible_with, diesel_schema, diesel_table) \
-         SELECT {version}, {compatible_with}, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.oid = {}::regclass;COMMIT",
+         SELECT {version}, {compatible_with}, n.nspname, c.relname FROM pg_class c JOIN \
+         pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {}::regclass;COMMIT",
         sql::literal(&table)
     );
     execute(session.client(), &message).await?;
-    tracing::info!(event = "ledger.created", database = %place.database, version, "created the ledger");
+    tracing::info!(event = "ledger.created", database = %place.database, version, "created the \
+        ledger");
     Ok(())
 }
 
-/// Creates Diesel's table where the ledger says it is, when it is gone and the ledger lists nothing as applied. Else it is gone by
-/// mistake, and the planner refuses.
+/// Creates Diesel's table where the ledger says it is, when it is gone and the ledger lists nothing
+/// as applied. Else it is gone by mistake, and the planner refuses.
 async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
     let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l \
         WHERE NOT EXISTS (SELECT FROM schemad.migrations) \
             AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                 WHERE n.nspname = l.diesel_schema AND c.relname = l.diesel_table)";
-    let rows = client.query_typed(query, &[]).await.map_err(db::Error::from)?;
+    let rows = client
+        .query_typed(query, &[])
+        .await
+        .map_err(db::Error::from)?;
     if let Some(row) = rows.first() {
         execute(client, &diesel_table(row.get(0))).await?;
     }
     Ok(())
 }
 
-/// Creates the table that the server calls `name` where there is none; else makes sure, with the table locked, that writing it runs
-/// no code of others. For a transaction.
+/// Creates the table that the server calls `name` where there is none; else makes sure, with the
+/// table locked, that writing it runs no code of others. For a transaction.
 pub(super) async fn prepare_diesel_table(client: &Client, name: &str) -> Result<(), db::Error> {
     let there = "SELECT to_regclass($1)::oid";
     let look = async || {
@@ -333,9 +426,13 @@ pub(super) async fn prepare_diesel_table(client: &Client, name: &str) -> Result<
     if look().await?.is_none() {
         client.batch_execute(&diesel_table(name)).await?;
     }
-    client.batch_execute(&format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE")).await?;
+    client
+        .batch_execute(&format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE"))
+        .await?;
     // What the name leads to now is what is locked.
-    let Some(oid) = look().await? else { return Err(db::Error::unsafe_table(name, "it is gone again")) };
+    let Some(oid) = look().await? else {
+        return Err(db::Error::unsafe_table(name, "it is gone again"));
+    };
     match diesel_problem(client, oid).await? {
         Some(problem) => Err(db::Error::unsafe_table(name, &problem)),
         None => Ok(()),
@@ -350,9 +447,10 @@ fn diesel_table(name: &str) -> String {
     )
 }
 
-/// True for the owner of something of the ledger that could do as the daemon anyway: a superuser, the daemon's own role, a role that this
-/// one is a member of; but not the one that migrations run as, and a superuser is a member of all. His code runs with what he owns: a
-/// function's, a trigger's, a default's.
+/// True for the owner of something of the ledger that could do as the daemon anyway: a superuser,
+/// the daemon's own role, a role that this one is a member of; but not the one that migrations run
+/// as, and a superuser is a member of all. His code runs with what he owns: a function's, a
+/// trigger's, a default's.
 macro_rules! ledger_owner {
     // Or one whom the login $1 trusts, which runs migrations where another reads.
     ($owner:literal, $login:literal) => {
@@ -381,93 +479,102 @@ macro_rules! ledger_owner {
 
 pub(super) use ledger_owner;
 
-/// What stands on a table `c` of the ledger that is not the ledger's and could run code, and what removes it: an array of both, or NULL.
-/// Whoever has a right on the table may add a trigger or a reference; its owner, who is trusted, may have added the rest before he
-/// was. What is PostgreSQL's own is in no row of pg_depend, so whatever depends on more than relations calls something of others.
+/// What stands on a table `c` of the ledger that is not the ledger's and could run code, and what
+/// removes it: an array of both, or NULL. Whoever has a right on the table may add a trigger or a
+/// reference; its owner, who is trusted, may have added the rest before he was. What is
+/// PostgreSQL's own is in no row of pg_depend, so whatever depends on more than relations calls
+/// something of others.
 macro_rules! table_problem {
     () => {
-        "coalesce(\
-            CASE WHEN c.relkind <> 'r' THEN ARRAY[format('schemad.%I is not an ordinary table', c.relname), ''] END, \
-            (SELECT ARRAY[format('the table schemad.%I has the trigger %I', c.relname, t.tgname), \
-                    format('DROP TRIGGER %I ON schemad.%I', t.tgname, c.relname)] \
-                FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal LIMIT 1), \
-            (SELECT ARRAY[format('the table %s refers to schemad.%I', t.tgconstrrelid::regclass, c.relname), \
-                    format('ALTER TABLE %s DROP CONSTRAINT %I', t.tgconstrrelid::regclass, \
-                        (SELECT k.conname FROM pg_constraint k WHERE k.oid = t.tgconstraint))] \
-                FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgisinternal \
-                AND (SELECT r.relnamespace <> c.relnamespace OR r.relowner <> c.relowner FROM pg_class r WHERE r.oid = t.tgconstrrelid) LIMIT 1), \
-            (SELECT ARRAY[format('the table schemad.%I has the rule %I', c.relname, r.rulename), \
-                    format('DROP RULE %I ON schemad.%I', r.rulename, c.relname)] \
-                FROM pg_rewrite r WHERE r.ev_class = c.oid LIMIT 1), \
-            (SELECT ARRAY[format('the table %s inherits from schemad.%I', i.inhrelid::regclass, c.relname), \
-                    format('ALTER TABLE %s NO INHERIT schemad.%I', i.inhrelid::regclass, c.relname)] \
-                FROM pg_inherits i WHERE i.inhparent = c.oid LIMIT 1), \
-            (SELECT ARRAY[format('the table schemad.%I has the statistics %I.%I', c.relname, n.nspname, e.stxname), \
-                    format('DROP STATISTICS %I.%I', n.nspname, e.stxname)] \
-                FROM pg_statistic_ext e JOIN pg_namespace n ON n.oid = e.stxnamespace WHERE e.stxrelid = c.oid LIMIT 1), \
-            (SELECT ARRAY[format('the index %s of schemad.%I calls what is not PostgreSQL''s own', i.indexrelid::regclass, c.relname), \
-                    format('DROP INDEX %s', i.indexrelid::regclass)] \
-                FROM pg_index i WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) \
-                AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid \
-                    AND d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass)) LIMIT 1), \
-            (SELECT ARRAY[format('the table schemad.%I has the constraint %I, which calls what is not PostgreSQL''s own', c.relname, k.conname), \
-                    format('ALTER TABLE schemad.%I DROP CONSTRAINT %I', c.relname, k.conname)] \
-                FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' \
-                AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid \
-                    AND d.refclassid <> 'pg_class'::regclass) LIMIT 1), \
-            (SELECT ARRAY[format('the table schemad.%I has a default or a type at its column %I that is not PostgreSQL''s own', c.relname, a.attname), \
-                    format('ALTER TABLE schemad.%1$I ALTER COLUMN %2$I DROP DEFAULT, or ALTER TABLE schemad.%1$I DROP COLUMN %2$I', c.relname, a.attname)] \
-                FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-                AND (a.attgenerated <> '' OR a.atttypid >= 16384 OR a.atthasdef AND EXISTS (SELECT FROM pg_attrdef f \
-                    JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid <> 'pg_class'::regclass \
-                    WHERE f.adrelid = c.oid AND f.adnum = a.attnum)) LIMIT 1))"
+        "coalesce(CASE WHEN c.relkind <> 'r' THEN ARRAY[format('schemad.%I is not an ordinary \
+            table', c.relname), ''] END, (SELECT ARRAY[format('the table schemad.%I has the \
+            trigger %I', c.relname, t.tgname), format('DROP TRIGGER %I ON schemad.%I', t.tgname, \
+            c.relname)] FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal LIMIT 1), \
+            (SELECT ARRAY[format('the table %s refers to schemad.%I', t.tgconstrrelid::regclass, \
+            c.relname), format('ALTER TABLE %s DROP CONSTRAINT %I', t.tgconstrrelid::regclass, \
+            (SELECT k.conname FROM pg_constraint k WHERE k.oid = t.tgconstraint))] FROM pg_trigger \
+            t WHERE t.tgrelid = c.oid AND t.tgisinternal AND (SELECT r.relnamespace <> \
+            c.relnamespace OR r.relowner <> c.relowner FROM pg_class r WHERE r.oid = \
+            t.tgconstrrelid) LIMIT 1), (SELECT ARRAY[format('the table schemad.%I has the rule \
+            %I', c.relname, r.rulename), format('DROP RULE %I ON schemad.%I', r.rulename, \
+            c.relname)] FROM pg_rewrite r WHERE r.ev_class = c.oid LIMIT 1), (SELECT \
+            ARRAY[format('the table %s inherits from schemad.%I', i.inhrelid::regclass, \
+            c.relname), format('ALTER TABLE %s NO INHERIT schemad.%I', i.inhrelid::regclass, \
+            c.relname)] FROM pg_inherits i WHERE i.inhparent = c.oid LIMIT 1), (SELECT \
+            ARRAY[format('the table schemad.%I has the statistics %I.%I', c.relname, n.nspname, \
+            e.stxname), format('DROP STATISTICS %I.%I', n.nspname, e.stxname)] FROM \
+            pg_statistic_ext e JOIN pg_namespace n ON n.oid = e.stxnamespace WHERE e.stxrelid = \
+            c.oid LIMIT 1), (SELECT ARRAY[format('the index %s of schemad.%I calls what is not \
+            PostgreSQL''s own', i.indexrelid::regclass, c.relname), format('DROP INDEX %s', \
+            i.indexrelid::regclass)] FROM pg_index i WHERE i.indrelid = c.oid AND (i.indexprs IS \
+            NOT NULL OR i.indpred IS NOT NULL) AND EXISTS (SELECT FROM pg_depend d WHERE d.classid \
+            = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid NOT IN \
+            ('pg_class'::regclass, 'pg_constraint'::regclass)) LIMIT 1), (SELECT ARRAY[format('the \
+            table schemad.%I has the constraint %I, which calls what is not PostgreSQL''s own', \
+            c.relname, k.conname), format('ALTER TABLE schemad.%I DROP CONSTRAINT %I', c.relname, \
+            k.conname)] FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND \
+            EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_constraint'::regclass AND \
+            d.objid = k.oid AND d.refclassid <> 'pg_class'::regclass) LIMIT 1), (SELECT \
+            ARRAY[format('the table schemad.%I has a default or a type at its column %I that is \
+            not PostgreSQL''s own', c.relname, a.attname), format('ALTER TABLE schemad.%1$I ALTER \
+            COLUMN %2$I DROP DEFAULT, or ALTER TABLE schemad.%1$I DROP COLUMN %2$I', c.relname, \
+            a.attname)] FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT \
+            a.attisdropped AND (a.attgenerated <> '' OR a.atttypid >= 16384 OR a.atthasdef AND \
+            EXISTS (SELECT FROM pg_attrdef f JOIN pg_depend d ON d.classid = \
+            'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid <> 'pg_class'::regclass \
+            WHERE f.adrelid = c.oid AND f.adnum = a.attnum)) LIMIT 1))"
     };
 }
 
-/// The server, the role, and what there is of the ledger: one row, whether there is a ledger or not. Everything is looked up by its
-/// name, so that a database of any size costs the same. A name is looked up in pg_class rather than by to_regclass, because that
-/// does not see what lies in a schema that the role may not use.
+/// The server, the role, and what there is of the ledger: one row, whether there is a ledger or
+/// not. Everything is looked up by its name, so that a database of any size costs the same. A name
+/// is looked up in pg_class rather than by to_regclass, because that does not see what lies in a
+/// schema that the role may not use.
 macro_rules! place {
     ($problem:expr) => {
         concat!(
-            "SELECT quote_ident(current_user) AS role, (SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user) AS is_superuser, \
-            quote_ident(current_setting('schemad.role', true)) AS migrating_role, quote_ident(b.datname) AS database, \
-            pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS is_read_only, \
-            b.datallowconn AS accepts_sessions, s.oid IS NOT NULL AS has_schema, \
-            s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'USAGE') AS may_use_schema, \
-            s.oid IS NOT NULL AND has_schema_privilege(s.oid, 'CREATE') AS may_create_in_schema, \
-            has_database_privilege(b.oid, 'CREATE') AS may_create_schema, \
-            t.found AS tables, k.found AS columns, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS functions, f.lacking AS lacks_functions, \
-            CASE WHEN s.oid IS NOT NULL AND NOT ",
+            "SELECT quote_ident(current_user) AS role, (SELECT m.rolsuper FROM pg_roles m WHERE \
+            m.rolname = current_user) AS is_superuser, quote_ident(current_setting('schemad.role', \
+            true)) AS migrating_role, quote_ident(b.datname) AS database, pg_is_in_recovery() OR \
+            current_setting('default_transaction_read_only')::boolean AS is_read_only, \
+            b.datallowconn AS accepts_sessions, s.oid IS NOT NULL AS has_schema, s.oid IS NOT NULL \
+            AND has_schema_privilege(s.oid, 'USAGE') AS may_use_schema, s.oid IS NOT NULL AND \
+            has_schema_privilege(s.oid, 'CREATE') AS may_create_in_schema, \
+            has_database_privilege(b.oid, 'CREATE') AS may_create_schema, t.found AS tables, \
+            k.found AS columns, t.lacking AS lacks_tables, t.hidden AS hidden_table, f.found AS \
+            functions, f.lacking AS lacks_functions, CASE WHEN s.oid IS NOT NULL AND NOT ",
             ledger_owner!("s.nspowner"),
-            " THEN ARRAY['schema', 'schemad', quote_ident(pg_get_userbyid(s.nspowner))] ELSE coalesce(t.foreign_table, f.foreign_function) END AS foreign_object, \
-            t.problem AS problem \
-            FROM pg_database b LEFT JOIN pg_namespace s ON s.nspname = 'schemad' \
-            CROSS JOIN LATERAL (SELECT coalesce(array_agg(c.relname::text), '{}') AS found, \
-                coalesce(bool_or(NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
-                    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))), false) AS lacking, \
-                min(c.relname::text) FILTER (WHERE row_security_active(c.oid)) AS hidden, \
-                min(ARRAY['table', format('schemad.%I', c.relname), quote_ident(pg_get_userbyid(c.relowner))]) FILTER (WHERE NOT ",
+            " THEN ARRAY['schema', 'schemad', quote_ident(pg_get_userbyid(s.nspowner))] ELSE \
+            coalesce(t.foreign_table, f.foreign_function) END AS foreign_object, t.problem AS \
+            problem FROM pg_database b LEFT JOIN pg_namespace s ON s.nspname = 'schemad' CROSS \
+            JOIN LATERAL (SELECT coalesce(array_agg(c.relname::text), '{}') AS found, \
+            coalesce(bool_or(NOT (has_table_privilege(c.oid, 'SELECT') AND \
+            has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND \
+            has_table_privilege(c.oid, 'DELETE'))), false) AS lacking, min(c.relname::text) FILTER \
+            (WHERE row_security_active(c.oid)) AS hidden, min(ARRAY['table', format('schemad.%I', \
+            c.relname), quote_ident(pg_get_userbyid(c.relowner))]) FILTER (WHERE NOT ",
             ledger_owner!("c.relowner"),
             ") AS foreign_table, min(",
             $problem,
-            ") AS problem \
-                FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
-                    'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) t \
-            CROSS JOIN LATERAL (SELECT coalesce(array_agg(format('%s.%s', c.relname, a.attname)), '{}') AS found \
-                FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-                WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
-                    'migrations', 'events', 'refusals', 'watchers', 'rehearsals')) k \
-            CROSS JOIN LATERAL (SELECT coalesce(array_agg(format('%s(%s)', p.proname, oidvectortypes(p.proargtypes))), '{}') AS found, \
-                coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), false) AS lacking, \
-                min(ARRAY['function', p.oid::regprocedure::text, quote_ident(pg_get_userbyid(p.proowner))]) FILTER (WHERE NOT ",
+            ") AS problem FROM pg_class c WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', \
+                'scripts', 'operations', 'steps', 'statements', 'migrations', 'events', \
+                'refusals', 'watchers', 'rehearsals')) t CROSS JOIN LATERAL (SELECT \
+                coalesce(array_agg(format('%s.%s', c.relname, a.attname)), '{}') AS found FROM \
+                pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT \
+                a.attisdropped WHERE c.relnamespace = s.oid AND c.relname IN ('ledger', 'scripts', \
+                'operations', 'steps', 'statements', 'migrations', 'events', 'refusals', \
+                'watchers', 'rehearsals')) k CROSS JOIN LATERAL (SELECT \
+                coalesce(array_agg(format('%s(%s)', p.proname, oidvectortypes(p.proargtypes))), \
+                '{}') AS found, coalesce(bool_or(NOT has_function_privilege(p.oid, 'EXECUTE')), \
+                false) AS lacking, min(ARRAY['function', p.oid::regprocedure::text, \
+                quote_ident(pg_get_userbyid(p.proowner))]) FILTER (WHERE NOT ",
             ledger_owner!("p.proowner"),
-            ") AS foreign_function \
-                FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', \
-                    'finish_step_v2', 'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2', \
-                    'diesel_table_problem_v2', 'is_kept_out_v1', 'lock_diesel_table_v1', 'is_its_turn_v1', 'begin_step_v3', 'finish_step_v4', \
-                    'can_be_finished_v1', 'note_statement_v3')) f \
-            WHERE b.datname = current_database()"
+            ") AS foreign_function FROM pg_proc p WHERE p.pronamespace = s.oid AND p.proname IN \
+                ('begin_step_v1', 'finish_step_v1', 'note_statement_v1', 'finish_step_v2', \
+                'diesel_table_problem_v1', 'begin_step_v2', 'finish_step_v3', 'note_statement_v2', \
+                'diesel_table_problem_v2', 'is_kept_out_v1', 'lock_diesel_table_v1', \
+                'is_its_turn_v1', 'begin_step_v3', 'finish_step_v4', 'can_be_finished_v1', \
+                'note_statement_v3')) f WHERE b.datname = current_database()"
         )
     };
 }
@@ -478,42 +585,46 @@ const PLACE: &str = place!("NULL::text[]");
 /// With what stands on the tables, which reading them does not run.
 const PLACE_AND_TABLES: &str = place!(table_problem!());
 
-/// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the owner of the ledger, or before there is one
-/// the daemon's own role. Anybody else's table runs its owner's code when it is read or planned for: views, policies, casts, statistics.
+/// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the owner
+/// of the ledger, or before there is one the daemon's own role. Anybody else's table runs its
+/// owner's code when it is read or planned for: views, policies, casts, statistics.
 macro_rules! trusted_owner {
     () => {
-        "(o.rolsuper OR o.oid = coalesce((SELECT g.relowner FROM pg_class g JOIN pg_namespace s ON s.oid = g.relnamespace \
-              WHERE s.nspname = 'schemad' AND g.relname = 'ledger'), \
-            (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)))"
+        "(o.rolsuper OR o.oid = coalesce((SELECT g.relowner FROM pg_class g JOIN pg_namespace s ON \
+              s.oid = g.relnamespace WHERE s.nspname = 'schemad' AND g.relname = 'ledger'), \
+              (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)))"
     };
 }
 pub(super) use trusted_owner;
 
-/// What the ledger says of itself, and Diesel's table where the ledger says it is: one row, also where the ledger's own is missing.
-/// LIMIT 1 tells the planner that it is one, so that it looks names up instead of reading all of pg_class.
+/// What the ledger says of itself, and Diesel's table where the ledger says it is: one row, also
+/// where the ledger's own is missing. LIMIT 1 tells the planner that it is one, so that it looks
+/// names up instead of reading all of pg_class.
 const CONTENTS: &str = concat!(
-    "SELECT l.version, l.compatible_with, quote_ident(n.nspname) AS diesel_schema, has_schema_privilege(n.oid, 'USAGE') AS may_use_diesel_schema, \
-     quote_ident(n.nspname) || '.' || quote_ident(d.relname) AS diesel, d.oid AS diesel_oid, \
-     coalesce(has_table_privilege(d.oid, 'SELECT') AND has_table_privilege(d.oid, 'INSERT') \
-        AND has_table_privilege(d.oid, 'DELETE'), false) AS may_use_diesel, d.relkind = 'r' AS is_table, \
-     row_security_active(d.oid) AS diesel_is_hidden, quote_ident(o.rolname) AS diesel_owner, ",
+    "SELECT l.version, l.compatible_with, quote_ident(n.nspname) AS diesel_schema, \
+     has_schema_privilege(n.oid, 'USAGE') AS may_use_diesel_schema, quote_ident(n.nspname) || '.' \
+     || quote_ident(d.relname) AS diesel, d.oid AS diesel_oid, coalesce(has_table_privilege(d.oid, \
+     'SELECT') AND has_table_privilege(d.oid, 'INSERT') AND has_table_privilege(d.oid, 'DELETE'), \
+     false) AS may_use_diesel, d.relkind = 'r' AS is_table, row_security_active(d.oid) AS \
+     diesel_is_hidden, quote_ident(o.rolname) AS diesel_owner, ",
     trusted_owner!(),
     " AS owner_is_trusted, quote_ident(pg_get_userbyid(g.relowner)) AS ledger_owner, \
-     coalesce(has_schema_privilege(g.relowner, n.oid, 'USAGE'), true) AS owner_may_use_diesel_schema, \
-     coalesce(has_table_privilege(g.relowner, d.oid, 'SELECT') AND has_table_privilege(g.relowner, d.oid, 'INSERT') \
-        AND has_table_privilege(g.relowner, d.oid, 'DELETE'), true) AS owner_may_use_diesel, \
-     EXISTS (SELECT FROM schemad.operations p WHERE p.state IN ('pending', 'running')) \
-        OR EXISTS (SELECT FROM pg_locks k WHERE ",
+     coalesce(has_schema_privilege(g.relowner, n.oid, 'USAGE'), true) AS \
+     owner_may_use_diesel_schema, coalesce(has_table_privilege(g.relowner, d.oid, 'SELECT') AND \
+     has_table_privilege(g.relowner, d.oid, 'INSERT') AND has_table_privilege(g.relowner, d.oid, \
+     'DELETE'), true) AS owner_may_use_diesel, EXISTS (SELECT FROM schemad.operations p WHERE \
+     p.state IN ('pending', 'running')) OR EXISTS (SELECT FROM pg_locks k WHERE ",
     operation_lock!(),
-    ") AS is_busy \
-     FROM (SELECT 1) one LEFT JOIN (SELECT * FROM schemad.ledger LIMIT 1) l ON true \
-     JOIN pg_class g ON g.oid = 'schemad.ledger'::regclass \
-     LEFT JOIN pg_namespace n ON n.nspname = l.diesel_schema \
-     LEFT JOIN pg_class d ON d.relnamespace = n.oid AND d.relname = l.diesel_table LEFT JOIN pg_roles o ON o.oid = d.relowner"
+    ") AS is_busy FROM (SELECT 1) one LEFT JOIN (SELECT * FROM schemad.ledger LIMIT 1) l ON true \
+     JOIN pg_class g ON g.oid = 'schemad.ledger'::regclass LEFT JOIN pg_namespace n ON n.nspname = \
+     l.diesel_schema LEFT JOIN pg_class d ON d.relnamespace = n.oid AND d.relname = l.diesel_table \
+     LEFT JOIN pg_roles o ON o.oid = d.relowner"
 );
 
-/// What only the configured search_path can tell: which table is Diesel's, where it would be created, and the path itself.
-const LOOK_UP: &str = "SELECT pg_catalog.to_regclass('__diesel_schema_migrations')::pg_catalog.oid, \
+/// What only the configured search_path can tell: which table is Diesel's, where it would be
+/// created, and the path itself.
+const LOOK_UP: &str = "SELECT \
+    pg_catalog.to_regclass('__diesel_schema_migrations')::pg_catalog.oid, \
     pg_catalog.current_schema(), pg_catalog.current_setting('search_path')";
 
 /// The server, the role, and what there is of the ledger.
@@ -576,11 +687,19 @@ impl Place {
     fn is_trusted(&self) -> Result<(), Failure> {
         if let Some(foreign) = self.foreign.as_deref().and_then(Foreign::of) {
             let migrating_role = self.migrating_role.as_deref();
-            return Err(db::Error::foreign_ledger(&foreign, &self.role, self.is_superuser, migrating_role).into());
+            return Err(db::Error::foreign_ledger(
+                &foreign,
+                &self.role,
+                self.is_superuser,
+                migrating_role,
+            )
+            .into());
         }
         match self.problem.as_deref() {
             Some([problem, cure]) if !cure.is_empty() => {
-                let message = format!("{problem}, which could run code of others with the daemon's rights: {cure}");
+                let message = format!(
+                    "{problem}, which could run code of others with the daemon's rights: {cure}"
+                );
                 Err(Failure::new(Reason::LedgerDamaged, message).with("problem", problem))
             }
             Some([problem, ..]) => Err(damaged(problem)),
@@ -599,7 +718,8 @@ impl Place {
             return Err(Failure::new(
                 Reason::DatabaseUnavailable,
                 format!(
-                    "the database {0} accepts no new sessions, so no operation can begin: ALTER DATABASE {0} ALLOW_CONNECTIONS true",
+                    "the database {0} accepts no new sessions, so no operation can begin: ALTER \
+                     DATABASE {0} ALLOW_CONNECTIONS true",
                     self.database
                 ),
             ));
@@ -607,9 +727,13 @@ impl Place {
         Ok(())
     }
 
-    /// Everything is there that a ledger of this version has, and nothing of a later one that this daemon knows.
+    /// Everything is there that a ledger of this version has, and nothing of a later one that this
+    /// daemon knows.
     fn is_whole(&self, version: i32) -> Result<(), Failure> {
-        let kinds = [("table", &TABLES[..], &self.tables), ("function", &FUNCTIONS[..], &self.functions)];
+        let kinds = [
+            ("table", &TABLES[..], &self.tables),
+            ("function", &FUNCTIONS[..], &self.functions),
+        ];
         for (kind, known, found) in kinds {
             for (since, name) in known {
                 let is_there = found.iter().any(|found| found == name);
@@ -617,17 +741,23 @@ impl Place {
                     return Err(damaged(&format!("the {kind} schemad.{name} is missing")));
                 }
                 if *since > version && is_there {
-                    let problem =
-                        format!("it says version {version}, and the {kind} schemad.{name} of version {since} is there");
+                    let problem = format!(
+                        "it says version {version}, and the {kind} schemad.{name} of version \
+                         {since} is there"
+                    );
                     return Err(damaged(&problem));
                 }
             }
         }
         // A column more may be of a later version.
         for (_, table, columns) in COLUMNS.iter().filter(|(since, ..)| *since <= version) {
-            if let Some(column) = columns.split(' ').find(|column| !self.columns.contains(&format!("{table}.{column}")))
+            if let Some(column) = columns
+                .split(' ')
+                .find(|column| !self.columns.contains(&format!("{table}.{column}")))
             {
-                return Err(damaged(&format!("the column {column} of schemad.{table} is missing")));
+                return Err(damaged(&format!(
+                    "the column {column} of schemad.{table} is missing"
+                )));
             }
         }
         Ok(())
@@ -637,17 +767,33 @@ impl Place {
     fn lacks(&self) -> Vec<String> {
         let needs = [
             (!self.may_use_schema, "USAGE ON SCHEMA schemad"),
-            (self.lacks_tables, "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad"),
-            (self.lacks_functions, "EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad"),
+            (
+                self.lacks_tables,
+                "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA schemad",
+            ),
+            (
+                self.lacks_functions,
+                "EXECUTE ON ALL FUNCTIONS IN SCHEMA schemad",
+            ),
         ];
-        needs.iter().filter(|(lacks, _)| *lacks).map(|(_, right)| (*right).into()).collect()
+        needs
+            .iter()
+            .filter(|(lacks, _)| *lacks)
+            .map(|(_, right)| (*right).into())
+            .collect()
     }
 
     fn may_be_used(&self, contents: &Contents) -> Result<(), Failure> {
         let mut lacks = self.lacks();
-        match (&contents.diesel_schema, contents.may_use_diesel_schema, &contents.diesel) {
+        match (
+            &contents.diesel_schema,
+            contents.may_use_diesel_schema,
+            &contents.diesel,
+        ) {
             (Some(schema), false, _) => lacks.push(format!("USAGE ON SCHEMA {schema}")),
-            (_, _, Some(table)) if !contents.may_use_diesel => lacks.push(format!("SELECT, INSERT, DELETE ON {table}")),
+            (_, _, Some(table)) if !contents.may_use_diesel => {
+                lacks.push(format!("SELECT, INSERT, DELETE ON {table}"))
+            }
             _ => {}
         }
         self.has(&lacks)
@@ -662,14 +808,25 @@ impl Place {
 fn must_have(role: &str, lacks: &[String]) -> Result<(), Failure> {
     match lacks {
         [] => Ok(()),
-        [right] => Err(db::Error::MissingRight { role: role.into(), right: right.clone() }.into()),
+        [right] => Err(db::Error::MissingRight {
+            role: role.into(),
+            right: right.clone(),
+        }
+        .into()),
         _ => {
-            let grants: Vec<_> = lacks.iter().map(|right| format!("GRANT {right} TO {role}")).collect();
+            let grants: Vec<_> = lacks
+                .iter()
+                .map(|right| format!("GRANT {right} TO {role}"))
+                .collect();
             let message = format!("the role {role} lacks rights: {};", grants.join("; "));
-            // One key each: a value that is too long for a trailer is cut, and half a GRANT is none.
+            // One key each: a value that is too long for a trailer is cut, and half a GRANT is
+            // none.
             let keys = ["grant", "grant_2", "grant_3", "grant_4"];
             let failure = Failure::new(Reason::MissingRight, message);
-            Err(keys.iter().zip(grants).fold(failure, |failure, (key, grant)| failure.with(key, grant)))
+            Err(keys
+                .iter()
+                .zip(grants)
+                .fold(failure, |failure, (key, grant)| failure.with(key, grant)))
         }
     }
 }
@@ -702,7 +859,9 @@ impl Contents {
         let flag = |name: &str| row.get::<_, Option<bool>>(name).unwrap_or_default();
         Self {
             version: row.get("version"),
-            compatible_with: row.get::<_, Option<i32>>("compatible_with").unwrap_or_default(),
+            compatible_with: row
+                .get::<_, Option<i32>>("compatible_with")
+                .unwrap_or_default(),
             diesel_schema: row.get("diesel_schema"),
             may_use_diesel_schema: flag("may_use_diesel_schema"),
             diesel: row.get("diesel"),
@@ -719,12 +878,19 @@ impl Contents {
         }
     }
 
-    /// Diesel's table, where there is one, has an owner that could do as the daemon anyway, and is a table whose rows can be seen.
-    /// Others may be able to write the ledger, which says where it is.
+    /// Diesel's table, where there is one, has an owner that could do as the daemon anyway, and is
+    /// a table whose rows can be seen. Others may be able to write the ledger, which says where it
+    /// is.
     async fn diesel_may_be_used(&self, session: &Session) -> Result<(), Failure> {
-        let Some(table) = &self.diesel else { return Ok(()) };
+        let Some(table) = &self.diesel else {
+            return Ok(());
+        };
         if !self.owner_is_trusted {
-            return Err(db::Error::untrusted_owner(table, self.diesel_owner.as_deref().unwrap_or_default()).into());
+            return Err(db::Error::untrusted_owner(
+                table,
+                self.diesel_owner.as_deref().unwrap_or_default(),
+            )
+            .into());
         }
         if !self.is_table {
             return Err(db::Error::unsafe_table(table, "it is not an ordinary table").into());
@@ -739,18 +905,28 @@ impl Contents {
 impl Contents {
     /// The guards write Diesel's table with the rights of the ledger's owner.
     fn guards_may_use_diesel(&self) -> Result<(), Failure> {
-        match (&self.diesel_schema, self.owner_may_use_diesel_schema, &self.diesel) {
-            (Some(schema), false, _) => must_have(&self.ledger_owner, &[format!("USAGE ON SCHEMA {schema}")]),
-            (_, _, Some(table)) if !self.owner_may_use_diesel => {
-                must_have(&self.ledger_owner, &[format!("SELECT, INSERT, DELETE ON {table}")])
+        match (
+            &self.diesel_schema,
+            self.owner_may_use_diesel_schema,
+            &self.diesel,
+        ) {
+            (Some(schema), false, _) => {
+                must_have(&self.ledger_owner, &[format!("USAGE ON SCHEMA {schema}")])
             }
+            (_, _, Some(table)) if !self.owner_may_use_diesel => must_have(
+                &self.ledger_owner,
+                &[format!("SELECT, INSERT, DELETE ON {table}")],
+            ),
             _ => Ok(()),
         }
     }
 
-    /// Writing Diesel's table runs no code of others, as far as can be told without a lock on it: each step's guard looks again, with one.
+    /// Writing Diesel's table runs no code of others, as far as can be told without a lock on it:
+    /// each step's guard looks again, with one.
     async fn diesel_is_plain(&self, client: &Client) -> Result<(), Failure> {
-        let (Some(oid), Some(table)) = (self.diesel_oid, &self.diesel) else { return Ok(()) };
+        let (Some(oid), Some(table)) = (self.diesel_oid, &self.diesel) else {
+            return Ok(());
+        };
         match diesel_problem(client, oid).await? {
             Some(problem) => Err(db::Error::unsafe_table(table, &problem).into()),
             None => Ok(()),
@@ -765,12 +941,15 @@ async fn diesel_problem(client: &Client, oid: u32) -> Result<Option<String>, db:
 }
 
 async fn session_role(session: &Session) -> Result<String, Failure> {
-    Ok(one(session.client(), "SELECT quote_ident(current_user)").await?.get(0))
+    Ok(one(session.client(), "SELECT quote_ident(current_user)")
+        .await?
+        .get(0))
 }
 
 /// What there is in place of a ledger.
 struct Absent {
-    /// Something in the schema that is not schemad's, whatever kind of thing: each depends on the schema, which pg_depend has an index for.
+    /// Something in the schema that is not schemad's, whatever kind of thing: each depends on the
+    /// schema, which pg_depend has an index for.
     foreign: Option<String>,
     /// The Diesel table with its schema, quoted.
     diesel: Option<String>,
@@ -787,33 +966,43 @@ struct Absent {
 }
 
 const ABSENT: &str = concat!(
-    "SELECT (SELECT min(CASE d.classid WHEN 'pg_class'::regclass THEN (SELECT format('%I', c.relname) FROM pg_class c WHERE c.oid = d.objid) \
-            ELSE pg_describe_object(d.classid, d.objid, 0) END) \
-        FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = (SELECT s.oid FROM pg_namespace s \
-            WHERE s.nspname = 'schemad') AND d.classid <> 'pg_default_acl'::regclass), \
-    quote_ident(m.nspname) || '.' || quote_ident(d.relname), coalesce(has_table_privilege(d.oid, 'SELECT') \
-        AND has_table_privilege(d.oid, 'INSERT') AND has_table_privilege(d.oid, 'DELETE'), false), \
-    coalesce(d.relkind = 'r', false), coalesce(row_security_active(d.oid), false), \
-    quote_ident($2), coalesce(has_schema_privilege($2, 'CREATE'), false), \
-    (SELECT 'USAGE' || CASE WHEN EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = h.oid \
-            AND t.relname = '__diesel_schema_migrations') THEN '' ELSE ', CREATE' END || ' ON SCHEMA ' || quote_ident(h.nspname) \
-        FROM unnest(string_to_array($3, ',')) WITH ORDINALITY p (name, n) \
-        JOIN pg_namespace h ON h.nspname = CASE btrim(p.name, ' \"') WHEN '$user' THEN current_user ELSE btrim(p.name, ' \"') END \
-        WHERE NOT has_schema_privilege(h.oid, 'USAGE') ORDER BY p.n LIMIT 1), \
-    CASE WHEN NOT coalesce(",
+    "SELECT (SELECT min(CASE d.classid WHEN 'pg_class'::regclass THEN (SELECT format('%I', \
+            c.relname) FROM pg_class c WHERE c.oid = d.objid) ELSE pg_describe_object(d.classid, \
+            d.objid, 0) END) FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND \
+            d.refobjid = (SELECT s.oid FROM pg_namespace s WHERE s.nspname = 'schemad') AND \
+            d.classid <> 'pg_default_acl'::regclass), quote_ident(m.nspname) || '.' || \
+            quote_ident(d.relname), coalesce(has_table_privilege(d.oid, 'SELECT') AND \
+            has_table_privilege(d.oid, 'INSERT') AND has_table_privilege(d.oid, 'DELETE'), false), \
+            coalesce(d.relkind = 'r', false), coalesce(row_security_active(d.oid), false), \
+            quote_ident($2), coalesce(has_schema_privilege($2, 'CREATE'), false), (SELECT 'USAGE' \
+            || CASE WHEN EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = h.oid AND t.relname \
+            = '__diesel_schema_migrations') THEN '' ELSE ', CREATE' END || ' ON SCHEMA ' || \
+            quote_ident(h.nspname) FROM unnest(string_to_array($3, ',')) WITH ORDINALITY p (name, \
+            n) JOIN pg_namespace h ON h.nspname = CASE btrim(p.name, ' \"') WHEN '$user' THEN \
+            current_user ELSE btrim(p.name, ' \"') END WHERE NOT has_schema_privilege(h.oid, \
+            'USAGE') ORDER BY p.n LIMIT 1), CASE WHEN NOT coalesce(",
     trusted_owner!(),
-    ", false) THEN quote_ident(o.rolname) END \
-    FROM (SELECT 1) one \
-    LEFT JOIN (pg_class d JOIN pg_namespace m ON m.oid = d.relnamespace JOIN pg_roles o ON o.oid = d.relowner) ON d.oid = $1::oid"
+    ", false) THEN quote_ident(o.rolname) END FROM (SELECT 1) one LEFT JOIN (pg_class d JOIN \
+    pg_namespace m ON m.oid = d.relnamespace JOIN pg_roles o ON o.oid = d.relowner) ON d.oid = \
+    $1::oid"
 );
 
 impl Absent {
     async fn find(session: &Session, place: &Place) -> Result<Self, Failure> {
         let found = session.in_configured_path(LOOK_UP).await?;
-        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&found.get(0), Type::TEXT), (&found.get(1), Type::TEXT), (&found.get(2), Type::TEXT)];
-        let rows = session.client().query_typed(ABSENT, &parameters).await.map_err(db::Error::from)?;
-        let row = rows.first().ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&found.get(0), Type::TEXT),
+            (&found.get(1), Type::TEXT),
+            (&found.get(2), Type::TEXT),
+        ];
+        let rows = session
+            .client()
+            .query_typed(ABSENT, &parameters)
+            .await
+            .map_err(db::Error::from)?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))?;
         Ok(Self {
             foreign: if place.has_schema { row.get(0) } else { None },
             diesel: row.get(1),
@@ -832,16 +1021,17 @@ impl Absent {
             return Err(Failure::new(
                 Reason::LedgerForeign,
                 format!(
-                    "the schema schemad exists and holds {foreign}, but no ledger of schemad's: it belongs to something \
-                     else, and schemad needs that name. Give the other another (ALTER SCHEMA schemad RENAME TO ...), or drop it"
+                    "the schema schemad exists and holds {foreign}, but no ledger of schemad's: it \
+                     belongs to something else, and schemad needs that name. Give the other \
+                     another (ALTER SCHEMA schemad RENAME TO ...), or drop it"
                 ),
             ));
         }
         if let (None, None, None) = (&self.diesel, &self.current_schema, &self.hidden) {
             return Err(Failure::new(
                 Reason::MissingRight,
-                "no schema of the search_path exists, so there is no place for Diesel's table; create the schema or name \
-                 another in the URL (options=-csearch_path%3D...)",
+                "no schema of the search_path exists, so there is no place for Diesel's table; \
+                 create the schema or name another in the URL (options=-csearch_path%3D...)",
             ));
         }
         if let Some(table) = &self.diesel {
@@ -864,17 +1054,23 @@ impl Absent {
         }
         lacks.extend(self.lacks_diesel());
         let alternative = format!("CREATE SCHEMA schemad AUTHORIZATION {}", place.role);
-        place.has(&lacks).map_err(|failure| match place.has_schema || place.may_create_schema {
-            true => failure,
-            false => failure.with("alternative", alternative),
-        })
+        place.has(&lacks).map_err(
+            |failure| match place.has_schema || place.may_create_schema {
+                true => failure,
+                false => failure.with("alternative", alternative),
+            },
+        )
     }
 
     /// What is missing to use Diesel's table, or to create it.
     fn lacks_diesel(&self) -> Option<String> {
         match (&self.diesel, &self.current_schema) {
-            (Some(table), _) if !self.may_use_diesel => Some(format!("SELECT, INSERT, DELETE ON {table}")),
-            (None, Some(schema)) if !self.may_create_diesel => Some(format!("USAGE, CREATE ON SCHEMA {schema}")),
+            (Some(table), _) if !self.may_use_diesel => {
+                Some(format!("SELECT, INSERT, DELETE ON {table}"))
+            }
+            (None, Some(schema)) if !self.may_create_diesel => {
+                Some(format!("USAGE, CREATE ON SCHEMA {schema}"))
+            }
             (None, None) => self.hidden.clone(),
             _ => None,
         }
@@ -883,22 +1079,32 @@ impl Absent {
 
 /// A ledger that somebody changed by hand, or that was restored in part.
 fn damaged(problem: &str) -> Failure {
-    Failure::new(Reason::LedgerDamaged, format!("{problem}: {LEDGER_REPAIR}")).with("problem", problem)
+    Failure::new(Reason::LedgerDamaged, format!("{problem}: {LEDGER_REPAIR}"))
+        .with("problem", problem)
 }
 
 fn hidden(table: &str, role: &str) -> Failure {
-    db::Error::RowSecurity { table: table.into(), role: role.into() }.into()
+    db::Error::RowSecurity {
+        table: table.into(),
+        role: role.into(),
+    }
+    .into()
 }
 
 async fn one(client: &Client, query: &str) -> Result<Row, Failure> {
-    let mut rows = client.query_typed(query, &[]).await.map_err(db::Error::from)?;
-    rows.pop().ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))
+    let mut rows = client
+        .query_typed(query, &[])
+        .await
+        .map_err(db::Error::from)?;
+    rows.pop()
+        .ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))
 }
 
 /// Sends a message that is one transaction, and ends that transaction when it fails.
 async fn execute(client: &Client, sql: &str) -> Result<(), Failure> {
     if let Err(error) = client.batch_execute(sql).await {
-        let _ = client.batch_execute("ROLLBACK").await; // the session may be gone, and then so is the transaction
+        // The session may be gone, and then so is the transaction.
+        let _ = client.batch_execute("ROLLBACK").await;
         return Err(db::Error::from(error).into());
     }
     Ok(())
@@ -917,7 +1123,9 @@ mod tests {
             for line in sql.lines() {
                 let line = line.trim();
                 let mut words = line.split([' ', '(', ';']).filter(|word| !word.is_empty());
-                let named = line.split_once(" TABLE schemad.").and_then(|(_, rest)| rest.split([' ', '(']).next());
+                let named = line
+                    .split_once(" TABLE schemad.")
+                    .and_then(|(_, rest)| rest.split([' ', '(']).next());
                 if let Some(named) = named.filter(|_| !line.starts_with("COMMENT")) {
                     table = named.into();
                     is_in_table = line.starts_with("CREATE");
@@ -927,14 +1135,20 @@ mod tests {
                     found.push((version, table.clone(), words.next().unwrap().to_owned()));
                 }
                 if let Some((_, rest)) = line.split_once("ADD COLUMN ") {
-                    found.push((version, table.clone(), rest.split(' ').next().unwrap().to_owned()));
+                    found.push((
+                        version,
+                        table.clone(),
+                        rest.split(' ').next().unwrap().to_owned(),
+                    ));
                 }
             }
         }
         let mut known: Vec<_> = COLUMNS
             .iter()
             .flat_map(|(version, table, columns)| {
-                columns.split(' ').map(|column| (*version, (*table).to_owned(), column.to_owned()))
+                columns
+                    .split(' ')
+                    .map(|column| (*version, (*table).to_owned(), column.to_owned()))
             })
             .collect();
         found.sort();

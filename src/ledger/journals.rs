@@ -1,4 +1,5 @@
-//! The journals of scripts that are not one transaction: begun, taken over and ended with the operation that runs them.
+//! The journals of scripts that are not one transaction: begun, taken over and ended with the
+//! operation that runs them.
 
 use tokio_postgres::{
     Client,
@@ -8,7 +9,8 @@ use tokio_postgres::{
 use super::{operations::StepRow, settle::Settlement};
 use crate::db::{Error, lock::operation_lock, session::insist};
 
-/// Begins or takes over the journals of the scripts that are not one transaction, and ends those that others settled.
+/// Begins or takes over the journals of the scripts that are not one transaction, and ends those
+/// that others settled.
 pub(super) async fn write(
     client: &Client,
     steps: &[StepRow<'_>],
@@ -17,27 +19,50 @@ pub(super) async fn write(
 ) -> Result<(), Error> {
     let settled: Vec<i64> = settlement.settled_journals().collect();
     let taken_over: Vec<i64> = steps.iter().filter_map(|step| step.resume.step).collect();
-    // Those without progress are of no use to anybody, and the parts that did not run may have been mended. What an index
-    // build found before its first try is progress.
+    // Those without progress are of no use to anybody, and the parts that did not run may have been
+    // mended. What an index build found before its first try is progress.
     let clear = "DELETE FROM schemad.statements t WHERE t.step = ANY ($1) \
         OR NOT EXISTS (SELECT FROM schemad.statements q WHERE q.step = t.step \
             AND (q.state <> 'pending' OR q.indexes_before IS NOT NULL)) \
         OR t.step = ANY ($2) AND t.state = 'pending' AND t.indexes_before IS NULL";
-    client.query_typed(clear, &[(&settled, Type::INT8_ARRAY), (&taken_over, Type::INT8_ARRAY)]).await?;
-    for (step, id) in steps.iter().zip(ids).filter(|(step, _)| !step.parts.is_empty()) {
+    client
+        .query_typed(
+            clear,
+            &[
+                (&settled, Type::INT8_ARRAY),
+                (&taken_over, Type::INT8_ARRAY),
+            ],
+        )
+        .await?;
+    for (step, id) in steps
+        .iter()
+        .zip(ids)
+        .filter(|(step, _)| !step.parts.is_empty())
+    {
         if let Some(old) = step.resume.step {
             let take_over = "UPDATE schemad.statements SET step = $2 WHERE step = $1";
-            client.query_typed(take_over, &[(&old, Type::INT8), (id, Type::INT8)]).await?;
+            client
+                .query_typed(take_over, &[(&old, Type::INT8), (id, Type::INT8)])
+                .await?;
         }
-        let checksums: Vec<&str> = step.parts.iter().map(|(checksum, _)| checksum.as_str()).collect();
+        let checksums: Vec<&str> = step
+            .parts
+            .iter()
+            .map(|(checksum, _)| checksum.as_str())
+            .collect();
         let settles_by: Vec<&str> = step.parts.iter().map(|(_, by)| *by).collect();
         client
             .query_typed(
-                "INSERT INTO schemad.statements (step, ordinal, checksum, settles_by) SELECT $1, n, checksum, by \
-                 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY p (checksum, by, n) \
-                 ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, settles_by = excluded.settles_by \
-                 WHERE statements.state = 'pending' AND statements.indexes_before IS NULL",
-                &[(id, Type::INT8), (&checksums, Type::TEXT_ARRAY), (&settles_by, Type::TEXT_ARRAY)],
+                "INSERT INTO schemad.statements (step, ordinal, checksum, settles_by) SELECT $1, \
+                 n, checksum, by FROM unnest($2::text[], $3::text[]) WITH ORDINALITY p (checksum, \
+                 by, n) ON CONFLICT (step, ordinal) DO UPDATE SET checksum = excluded.checksum, \
+                 settles_by = excluded.settles_by WHERE statements.state = 'pending' AND \
+                 statements.indexes_before IS NULL",
+                &[
+                    (id, Type::INT8),
+                    (&checksums, Type::TEXT_ARRAY),
+                    (&settles_by, Type::TEXT_ARRAY),
+                ],
             )
             .await?;
     }
@@ -51,67 +76,92 @@ pub(super) async fn write(
 pub async fn diesel_table(client: &Client) -> Result<String, Error> {
     let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l";
     let rows = insist!(client.query_typed(query, &[]))?;
-    rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Lost("the ledger is empty".into()))
+    rows.first()
+        .map(|row| row.get(0))
+        .ok_or_else(|| Error::Lost("the ledger is empty".into()))
 }
 
-/// Writes the state of a statement (its step, its ordinal) that runs outside a transaction, beside the session that runs it, which has
-/// the process id `holder`. False: that session does not hold the operation lock, or the journal is not where it was.
+/// Writes the state of a statement (its step, its ordinal) that runs outside a transaction, beside
+/// the session that runs it, which has the process id `holder`. False: that session does not hold
+/// the operation lock, or the journal is not where it was.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn note(client: &Client, (step, ordinal): (i64, i32), state: &str, holder: i32) -> Result<bool, Error> {
+pub async fn note(
+    client: &Client,
+    (step, ordinal): (i64, i32),
+    state: &str,
+    holder: i32,
+) -> Result<bool, Error> {
     let change = concat!(
-        "UPDATE schemad.statements s SET state = $3, \
-            started_at = CASE $3 WHEN 'pending' THEN NULL ELSE coalesce(s.started_at, clock_timestamp()) END, \
-            finished_at = CASE $3 WHEN 'done' THEN clock_timestamp() END \
-         WHERE s.step = $1 AND s.ordinal = $2 AND s.state <> 'done' \
+        "UPDATE schemad.statements s SET state = $3, started_at = CASE $3 WHEN 'pending' THEN NULL \
+            ELSE coalesce(s.started_at, clock_timestamp()) END, finished_at = CASE $3 WHEN 'done' \
+            THEN clock_timestamp() END WHERE s.step = $1 AND s.ordinal = $2 AND s.state <> 'done' \
             AND EXISTS (SELECT FROM pg_locks k WHERE k.pid = $4 AND ",
         operation_lock!(),
         ") RETURNING true"
     );
-    let values: [(&(dyn ToSql + Sync), Type); 4] =
-        [(&step, Type::INT8), (&ordinal, Type::INT4), (&state, Type::TEXT), (&holder, Type::INT4)];
+    let values: [(&(dyn ToSql + Sync), Type); 4] = [
+        (&step, Type::INT8),
+        (&ordinal, Type::INT4),
+        (&state, Type::TEXT),
+        (&holder, Type::INT4),
+    ];
     let noted = insist!(client.query_typed(change, &values))?;
     Ok(!noted.is_empty())
 }
 
-/// A statement failed outside a transaction, and may have committed a part of its work before that: its state stays "running", because only a
-/// person can tell, with the time of its end.
+/// A statement failed outside a transaction, and may have committed a part of its work before that:
+/// its state stays "running", because only a person can tell, with the time of its end.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn note_failed(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
-    let change = "UPDATE schemad.statements SET finished_at = clock_timestamp() WHERE step = $1 AND ordinal = $2 AND state = 'running'";
+    let change = "UPDATE schemad.statements SET finished_at = clock_timestamp() WHERE step = $1 \
+        AND ordinal = $2 AND state = 'running'";
     insist!(client.query_typed(change, &[(&step, Type::INT8), (&ordinal, Type::INT4)]))?;
     Ok(())
 }
 
-/// A statement that failed left nothing, so the next try begins as the first did: which indexes there were before is forgotten.
+/// A statement that failed left nothing, so the next try begins as the first did: which indexes
+/// there were before is forgotten.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn forget_try(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
-    let change =
-        "UPDATE schemad.statements SET indexes_before = NULL WHERE step = $1 AND ordinal = $2 AND state = 'pending'";
+    let change = "UPDATE schemad.statements SET indexes_before = NULL WHERE step = $1 AND ordinal \
+        = $2 AND state = 'pending'";
     insist!(client.query_typed(change, &[(&step, Type::INT8), (&ordinal, Type::INT4)]))?;
     Ok(())
 }
 
-/// What an earlier try left is removed: its row in the journal becomes that of the part (checksum, how it settles) which stands there
-/// now, or goes.
+/// What an earlier try left is removed: its row in the journal becomes that of the part (checksum,
+/// how it settles) which stands there now, or goes.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn forget_tried(client: &Client, step: i64, done: usize, now: Option<(String, &str)>) -> Result<(), Error> {
+pub async fn forget_tried(
+    client: &Client,
+    step: i64,
+    done: usize,
+    now: Option<(String, &str)>,
+) -> Result<(), Error> {
     let ordinal = i32::try_from(done + 1).unwrap_or(i32::MAX);
-    let mut values: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&step, Type::INT8), (&ordinal, Type::INT4)];
+    let mut values: Vec<(&(dyn ToSql + Sync), Type)> =
+        vec![(&step, Type::INT8), (&ordinal, Type::INT4)];
     let change = match &now {
         Some((checksum, by)) => {
-            values.extend([(checksum as &(dyn ToSql + Sync), Type::TEXT), (by, Type::TEXT)]);
+            values.extend([
+                (checksum as &(dyn ToSql + Sync), Type::TEXT),
+                (by, Type::TEXT),
+            ]);
             "UPDATE schemad.statements SET checksum = $3, settles_by = $4, indexes_before = NULL \
              WHERE step = $1 AND ordinal = $2 AND state = 'pending'"
         }
-        None => "DELETE FROM schemad.statements WHERE step = $1 AND ordinal >= $2 AND state = 'pending'",
+        None => {
+            "DELETE FROM schemad.statements WHERE step = $1 AND ordinal >= $2 AND state = \
+             'pending'"
+        }
     };
     insist!(client.query_typed(change, &values))?;
     Ok(())

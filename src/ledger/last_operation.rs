@@ -9,8 +9,9 @@ use super::{
 };
 use crate::db::{Error, pool::Reader};
 
-/// The newest operation that has ended, which the index on the time they were created at finds without reading the others: one runs
-/// at a time, so the newest is the last. `None`: there is none yet. There has to be a ledger.
+/// The newest operation that has ended, which the index on the time they were created at finds
+/// without reading the others: one runs at a time, so the newest is the last. `None`: there is none
+/// yet. There has to be a ledger.
 ///
 /// # Errors
 /// The database's, or its loss.
@@ -18,9 +19,13 @@ pub async fn read(reader: &mut Reader) -> Result<Option<OperationRow>, Error> {
     let query = concat!(
         "SELECT ",
         operation_columns!(),
-        " FROM schemad.operations o WHERE o.state NOT IN ('pending', 'running') ORDER BY o.created_at DESC, o.id DESC LIMIT 1"
+        " FROM schemad.operations o WHERE o.state NOT IN ('pending', 'running') ORDER BY \
+         o.created_at DESC, o.id DESC LIMIT 1"
     );
     reader.begin().await?;
     let result = sql_query(query).load::<RawOperation>(reader.conn()).await;
-    Ok(reader.end(result.map(|mut rows| rows.pop())).await?.map(OperationRow::from))
+    Ok(reader
+        .end(result.map(|mut rows| rows.pop()))
+        .await?
+        .map(OperationRow::from))
 }

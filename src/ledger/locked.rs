@@ -1,5 +1,6 @@
-//! Who has locked a table of the ledger. Statements of schemad's own wait for a lock as long as the session's lock_timeout says
-//! (`db/session.rs`); afterwards this tells who was in the way, because an operation that is refused has to name them.
+//! Who has locked a table of the ledger. Statements of schemad's own wait for a lock as long as the
+//! session's lock_timeout says (`db/session.rs`); afterwards this tells who was in the way, because
+//! an operation that is refused has to name them.
 
 use std::time::Duration;
 
@@ -7,22 +8,22 @@ use tokio_postgres::Client;
 
 use crate::db::{Error, activity::Blocker};
 
-/// Other sessions of this database that hold a lock on a table of the ledger, or on Diesel's, that schemad's own statements wait for.
-/// A lock on the whole table is named before one on rows, which is named only where nobody has the other. Where
-/// Diesel's table is stands in the ledger, which may be what is locked, so every table of its name counts.
-const BLOCKERS: &str = "SELECT DISTINCT ON (l.pid) l.pid, a.usename::text, a.application_name, a.state, \
-        pg_catalog.date_part('epoch'::text, pg_catalog.clock_timestamp() - coalesce(a.xact_start, a.state_change)), \
-        l.relation::regclass::text, l.mode, l.mode IN ('RowShareLock', 'RowExclusiveLock') AS is_weak \
-    FROM pg_catalog.pg_locks l \
-    JOIN pg_catalog.pg_class c ON c.oid = l.relation \
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-    WHERE l.granted AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
-        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
-        AND (n.nspname = 'schemad'::name OR c.relname = '__diesel_schema_migrations'::name) \
-        AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
-            OR l.mode IN ('RowShareLock', 'RowExclusiveLock') AND a.application_name IS DISTINCT FROM 'schemad') \
-    ORDER BY l.pid, is_weak LIMIT 20";
+/// Other sessions of this database that hold a lock on a table of the ledger, or on Diesel's, that
+/// schemad's own statements wait for. A lock on the whole table is named before one on rows, which
+/// is named only where nobody has the other. Where Diesel's table is stands in the ledger, which
+/// may be what is locked, so every table of its name counts.
+const BLOCKERS: &str = "SELECT DISTINCT ON (l.pid) l.pid, a.usename::text, a.application_name, \
+        a.state, pg_catalog.date_part('epoch'::text, pg_catalog.clock_timestamp() - \
+        coalesce(a.xact_start, a.state_change)), l.relation::regclass::text, l.mode, l.mode IN \
+        ('RowShareLock', 'RowExclusiveLock') AS is_weak FROM pg_catalog.pg_locks l JOIN \
+        pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = \
+        c.relnamespace LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid WHERE l.granted \
+        AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() AND \
+        l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = \
+        pg_catalog.current_database()) AND (n.nspname = 'schemad'::name OR c.relname = \
+        '__diesel_schema_migrations'::name) AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', \
+        'ExclusiveLock', 'AccessExclusiveLock') OR l.mode IN ('RowShareLock', 'RowExclusiveLock') \
+        AND a.application_name IS DISTINCT FROM 'schemad') ORDER BY l.pid, is_weak LIMIT 20";
 
 /// The sessions in the way; empty where they are gone by now.
 ///
@@ -37,9 +38,15 @@ pub async fn by(client: &Client) -> Result<Vec<Blocker>, Error> {
         user: row.get(1),
         application: row.get(2),
         state: row.get(3),
-        age: row.get::<_, Option<f64>>(4).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        age: row
+            .get::<_, Option<f64>>(4)
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         relation: row.get(5),
         mode: row.get(6),
     };
-    Ok(rows.iter().filter(|row| only_weak || !is_weak(row)).map(blocker).collect())
+    Ok(rows
+        .iter()
+        .filter(|row| only_weak || !is_weak(row))
+        .map(blocker)
+        .collect())
 }

@@ -1,6 +1,6 @@
-//! DATABASE_URL and MIGRATION_DATABASE_URL have to lead to one database, told by the server and the database themselves, because a
-//! restored dump or a clone carries the same ledger. Else status, lists and health would report one database while operations change
-//! another.
+//! DATABASE_URL and MIGRATION_DATABASE_URL have to lead to one database, told by the server and the
+//! database themselves, because a restored dump or a clone carries the same ledger. Else status,
+//! lists and health would report one database while operations change another.
 
 use std::time::Duration;
 
@@ -18,17 +18,19 @@ const WITHIN: Duration = Duration::from_secs(1);
 /// Which database a session is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The system identifier that initdb gave the server, and the database's oid. A physical standby has its primary's.
+    /// The system identifier that initdb gave the server, and the database's oid. A physical
+    /// standby has its primary's.
     pub database: String,
-    /// When the server started, in microseconds since 1970. `None`: it is a standby. Two servers that take writes are not one, although
-    /// one may have been copied from the other.
+    /// When the server started, in microseconds since 1970. `None`: it is a standby. Two servers
+    /// that take writes are not one, although one may have been copied from the other.
     pub primary_since: Option<i64>,
 }
 
 /// One row: the columns of [`Identity`].
-pub(super) const IDENTITY: &str = "SELECT c.system_identifier::text || '/' || d.oid::text AS database, \
-    CASE WHEN NOT pg_is_in_recovery() THEN (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint END AS primary_since \
-    FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()";
+pub(super) const IDENTITY: &str = "SELECT c.system_identifier::text || '/' || d.oid::text AS \
+    database, CASE WHEN NOT pg_is_in_recovery() THEN (extract(epoch FROM \
+    pg_postmaster_start_time()) * 1000000)::bigint END AS primary_since FROM pg_control_system() \
+    c, pg_database d WHERE d.datname = current_database()";
 
 /// Compares what is read with where migrations run.
 #[derive(Clone)]
@@ -40,8 +42,8 @@ impl OneDatabase {
         Self(reading)
     }
 
-    /// Whether it is proved that this session's database is the one that is read. It is not while the one that is read is away, which
-    /// others report.
+    /// Whether it is proved that this session's database is the one that is read. It is not while
+    /// the one that is read is away, which others report.
     ///
     /// # Errors
     /// DATABASES_DIFFER, or the database's where migrations run.
@@ -61,8 +63,13 @@ impl OneDatabase {
 /// The database's, or its loss.
 pub async fn identity(client: &Client) -> Result<Identity, Error> {
     let rows = client.query_typed(IDENTITY, &[]).await?;
-    let row = rows.first().ok_or_else(|| Error::Lost("the server returned no row".into()))?;
-    Ok(Identity { database: row.get(0), primary_since: row.get(1) })
+    let row = rows
+        .first()
+        .ok_or_else(|| Error::Lost("the server returned no row".into()))?;
+    Ok(Identity {
+        database: row.get(0),
+        primary_since: row.get(1),
+    })
 }
 
 /// Compares the two.
@@ -71,19 +78,23 @@ pub async fn identity(client: &Client) -> Result<Identity, Error> {
 /// DATABASES_DIFFER.
 pub fn compare(reading: &Identity, migrating: &Identity) -> Result<(), Failure> {
     let both_take_writes = reading.primary_since.is_some() && migrating.primary_since.is_some();
-    if reading.database == migrating.database && !(both_take_writes && reading.primary_since != migrating.primary_since)
+    if reading.database == migrating.database
+        && !(both_take_writes && reading.primary_since != migrating.primary_since)
     {
         return Ok(());
     }
     let how = match reading.database == migrating.database {
         true => "two servers that both take writes, one copied from the other".to_owned(),
-        false => format!("{} and {} (system identifier/oid)", reading.database, migrating.database),
+        false => format!(
+            "{} and {} (system identifier/oid)",
+            reading.database, migrating.database
+        ),
     };
     Err(Failure::new(
         Reason::DatabasesDiffer,
         format!(
-            "DATABASE_URL and MIGRATION_DATABASE_URL lead to two databases: {how}. Point both at the same database; DATABASE_URL may \
-             lead to a standby of it"
+            "DATABASE_URL and MIGRATION_DATABASE_URL lead to two databases: {how}. Point both at \
+             the same database; DATABASE_URL may lead to a standby of it"
         ),
     )
     .with("database", &reading.database)
@@ -96,12 +107,24 @@ mod tests {
 
     #[test]
     fn copies_are_told_apart_and_a_standby_is_the_same_database() {
-        let of = |database: &str, primary_since| Identity { database: database.into(), primary_since };
+        let of = |database: &str, primary_since| Identity {
+            database: database.into(),
+            primary_since,
+        };
         let primary = of("7/1", Some(5));
         assert_eq!(compare(&primary, &primary), Ok(()));
         assert_eq!(compare(&of("7/1", None), &primary), Ok(()));
-        for other in [of("7/2", Some(5)), of("8/1", Some(5)), of("7/1", Some(6)), of("7/2", None)] {
-            assert_eq!(compare(&other, &primary).unwrap_err().reason, Reason::DatabasesDiffer, "{other:?}");
+        for other in [
+            of("7/2", Some(5)),
+            of("8/1", Some(5)),
+            of("7/1", Some(6)),
+            of("7/2", None),
+        ] {
+            assert_eq!(
+                compare(&other, &primary).unwrap_err().reason,
+                Reason::DatabasesDiffer,
+                "{other:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Writing an operation's begin, steps and end. Every function that writes more than one row is one transaction.
+//! Writing an operation's begin, steps and end. Every function that writes more than one row is one
+//! transaction.
 
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub struct StepRow<'a> {
     pub lock_timeout: Duration,
     /// How long one statement may run; 0 is without end.
     pub statement_timeout: Duration,
-    /// The parts of a script that is not one transaction: checksum, and how it can be told whether one took effect.
+    /// The parts of a script that is not one transaction: checksum, and how it can be told whether
+    /// one took effect.
     pub parts: &'a [(String, &'static str)],
     /// Where such a script goes on.
     pub resume: Resume,
@@ -52,8 +54,9 @@ pub struct StepRow<'a> {
     pub role: Option<&'a str>,
 }
 
-/// Writes everything an operation needs before its first step: what others changed, the scripts, the steps; and makes it
-/// the running one. Returns the steps' ids in order; `None` when another daemon has closed the operation meanwhile.
+/// Writes everything an operation needs before its first step: what others changed, the scripts,
+/// the steps; and makes it the running one. Returns the steps' ids in order; `None` when another
+/// daemon has closed the operation meanwhile.
 ///
 /// # Errors
 /// The database's, or its loss; nothing is written then.
@@ -67,8 +70,15 @@ pub async fn begin(
     let client = locked.ledger();
     client.batch_execute("BEGIN").await?;
     let written = write_begin(locked, operation, steps, settlement, planned).await;
-    // Every other statement of the session is a message of its own, so ending it here covers every way out.
-    client.batch_execute(if matches!(written, Ok(Some(_))) { "COMMIT" } else { "ROLLBACK" }).await?;
+    // Every other statement of the session is a message of its own, so ending it here covers every
+    // way out.
+    client
+        .batch_execute(if matches!(written, Ok(Some(_))) {
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        })
+        .await?;
     written
 }
 
@@ -85,16 +95,26 @@ async fn write_begin(
     {
         return Ok(None);
     }
-    let adopted = settlement.adopted.iter().filter_map(|(_, migration)| *migration);
-    // The journal's row keeps only its checksum until what it left is removed, which this operation may not come to.
+    let adopted = settlement
+        .adopted
+        .iter()
+        .filter_map(|(_, migration)| *migration);
+    // The journal's row keeps only its checksum until what it left is removed, which this operation
+    // may not come to.
     let tried = |earlier: &Earlier| Script::new(earlier.sql.as_str(), Mode::NonTransactional);
-    let tried: Vec<Script> = steps.iter().filter_map(|step| step.earlier).map(tried).collect();
+    let tried: Vec<Script> = steps
+        .iter()
+        .filter_map(|step| step.earlier)
+        .map(tried)
+        .collect();
     let scripts: Vec<&Script> = steps
         .iter()
         .flat_map(|step| std::iter::once(step.script).chain(step.down))
         .chain(&tried)
         .chain(
-            adopted.flat_map(|m| std::iter::once(&m.up).chain(&m.down)).filter(|script| settlement.holds(&script.sql)),
+            adopted
+                .flat_map(|m| std::iter::once(&m.up).chain(&m.down))
+                .filter(|script| settlement.holds(&script.sql)),
         )
         .collect();
     store_scripts(client, &scripts).await?;
@@ -110,7 +130,10 @@ async fn write_begin(
             "UPDATE schemad.operations SET state = 'running', started_at = clock_timestamp(), \
              heartbeat_at = clock_timestamp(), steps_total = $2 \
              WHERE id = $1 AND state = 'pending' RETURNING true",
-            &[(&operation, Type::UUID), (&(steps.len() as i32), Type::INT4)],
+            &[
+                (&operation, Type::UUID),
+                (&(steps.len() as i32), Type::INT4),
+            ],
         )
         .await?;
     if ours.is_empty() {
@@ -123,13 +146,24 @@ async fn write_begin(
     Ok(Some(ids))
 }
 
-/// Whether the session for migrations still holds the operation lock, asked on the one that keeps the ledger. The operation's row is
-/// locked first: another daemon that wins the lock from now on closes it after this transaction, and plans after that.
+/// Whether the session for migrations still holds the operation lock, asked on the one that keeps
+/// the ledger. The operation's row is locked first: another daemon that wins the lock from now on
+/// closes it after this transaction, and plans after that.
 async fn still_holds(client: &Client, operation: Uuid, pid: i32) -> Result<bool, Error> {
-    let row = "SELECT FROM schemad.operations o WHERE o.id = $1 AND o.state = 'pending' FOR UPDATE";
-    let holds = concat!("SELECT FROM pg_locks k WHERE k.pid = $1 AND ", operation_lock!());
-    Ok(!client.query_typed(row, &[(&operation, Type::UUID)]).await?.is_empty()
-        && !client.query_typed(holds, &[(&pid, Type::INT4)]).await?.is_empty())
+    let row = "SELECT FROM schemad.operations o WHERE o.id = $1 AND o.state = 'pending' FOR \
+        UPDATE";
+    let holds = concat!(
+        "SELECT FROM pg_locks k WHERE k.pid = $1 AND ",
+        operation_lock!()
+    );
+    Ok(!client
+        .query_typed(row, &[(&operation, Type::UUID)])
+        .await?
+        .is_empty()
+        && !client
+            .query_typed(holds, &[(&pid, Type::INT4)])
+            .await?
+            .is_empty())
 }
 
 async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error> {
@@ -137,44 +171,72 @@ async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error
     let texts: Vec<&str> = scripts.iter().map(|s| &*s.sql).collect();
     client
         .query_typed(
-            "INSERT INTO schemad.scripts (checksum, sql) SELECT DISTINCT ON (1) * FROM unnest($1::text[], $2::text[]) \
-             ON CONFLICT DO NOTHING",
+            "INSERT INTO schemad.scripts (checksum, sql) SELECT DISTINCT ON (1) * FROM \
+             unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING",
             &[(&checksums, Type::TEXT_ARRAY), (&texts, Type::TEXT_ARRAY)],
         )
         .await?;
     Ok(())
 }
 
-async fn insert_steps(locked: &LockedSession, operation: Uuid, steps: &[StepRow<'_>]) -> Result<Vec<i64>, Error> {
-    let column = |of: &dyn Fn(&StepRow<'_>) -> Option<String>| steps.iter().map(of).collect::<Vec<_>>();
+async fn insert_steps(
+    locked: &LockedSession,
+    operation: Uuid,
+    steps: &[StepRow<'_>],
+) -> Result<Vec<i64>, Error> {
+    let column =
+        |of: &dyn Fn(&StepRow<'_>) -> Option<String>| steps.iter().map(of).collect::<Vec<_>>();
     // sql::settings keeps them within PostgreSQL's own range.
     let millis = |of: &dyn Fn(&StepRow<'_>) -> Duration| {
-        steps.iter().map(|s| i32::try_from(of(s).as_millis()).unwrap_or(i32::MAX)).collect::<Vec<i32>>()
+        steps
+            .iter()
+            .map(|s| i32::try_from(of(s).as_millis()).unwrap_or(i32::MAX))
+            .collect::<Vec<i32>>()
     };
     let macs: Vec<Option<&[u8]>> = steps.iter().map(|s| s.down_mac.as_deref()).collect();
     let of = locked.keeper().map(|keeper| &keeper.of);
-    let (user, login) = (of.map(|of| of.user.as_str()), of.map(|of| of.login.as_str()));
+    let (user, login) = (
+        of.map(|of| of.user.as_str()),
+        of.map(|of| of.login.as_str()),
+    );
     let rows = locked
         .ledger()
         .query_typed(
-            "WITH new AS (INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, up_script, \
-                 up_mode, down_script, down_mode, lock_timeout_ms, statement_timeout_ms, role, down_mac, planned_as, planned_in_session_of) \
-             SELECT $1, n, version, name, direction, script, mode, CASE direction WHEN 'up' THEN script END, \
-                 CASE direction WHEN 'up' THEN mode END, down, down_mode, lock_timeout, statement_timeout, role, mac, \
-                 coalesce($13, current_user), coalesce($14, session_user) \
-             FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[], $11::text[], $12::bytea[]) \
-                 WITH ORDINALITY s (version, name, direction, script, mode, down, down_mode, lock_timeout, statement_timeout, role, mac, n) \
-             RETURNING id, ordinal) \
-             SELECT id FROM new ORDER BY ordinal",
+            "WITH new AS (INSERT INTO schemad.steps (operation, ordinal, version, name, direction, \
+                 script, mode, up_script, up_mode, down_script, down_mode, lock_timeout_ms, \
+                 statement_timeout_ms, role, down_mac, planned_as, planned_in_session_of) SELECT \
+                 $1, n, version, name, direction, script, mode, CASE direction WHEN 'up' THEN \
+                 script END, CASE direction WHEN 'up' THEN mode END, down, down_mode, \
+                 lock_timeout, statement_timeout, role, mac, coalesce($13, current_user), \
+                 coalesce($14, session_user) FROM unnest($2::text[], $3::text[], $4::text[], \
+                 $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[], \
+                 $11::text[], $12::bytea[]) WITH ORDINALITY s (version, name, direction, script, \
+                 mode, down, down_mode, lock_timeout, statement_timeout, role, mac, n) RETURNING \
+                 id, ordinal) SELECT id FROM new ORDER BY ordinal",
             &[
                 (&operation, Type::UUID),
                 (&column(&|s| Some(s.version.into())), Type::TEXT_ARRAY),
                 (&column(&|s| Some(s.name.into())), Type::TEXT_ARRAY),
-                (&column(&|s| Some(s.direction.as_str().into())), Type::TEXT_ARRAY),
-                (&column(&|s| Some(s.script.checksum.to_string())), Type::TEXT_ARRAY),
-                (&column(&|s| Some(s.script.mode.as_str().into())), Type::TEXT_ARRAY),
-                (&column(&|s| s.down.map(|d| d.checksum.to_string())), Type::TEXT_ARRAY),
-                (&column(&|s| s.down.map(|d| d.mode.as_str().into())), Type::TEXT_ARRAY),
+                (
+                    &column(&|s| Some(s.direction.as_str().into())),
+                    Type::TEXT_ARRAY,
+                ),
+                (
+                    &column(&|s| Some(s.script.checksum.to_string())),
+                    Type::TEXT_ARRAY,
+                ),
+                (
+                    &column(&|s| Some(s.script.mode.as_str().into())),
+                    Type::TEXT_ARRAY,
+                ),
+                (
+                    &column(&|s| s.down.map(|d| d.checksum.to_string())),
+                    Type::TEXT_ARRAY,
+                ),
+                (
+                    &column(&|s| s.down.map(|d| d.mode.as_str().into())),
+                    Type::TEXT_ARRAY,
+                ),
                 (&millis(&|s| s.lock_timeout), Type::INT4_ARRAY),
                 (&millis(&|s| s.statement_timeout), Type::INT4_ARRAY),
                 (&column(&|s| s.role.map(Into::into)), Type::TEXT_ARRAY),
@@ -187,21 +249,42 @@ async fn insert_steps(locked: &LockedSession, operation: Uuid, steps: &[StepRow<
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlement<'_>) -> Result<(), Error> {
+async fn write_settlement(
+    client: &Client,
+    operation: Uuid,
+    settlement: &Settlement<'_>,
+) -> Result<(), Error> {
     let adopted = &settlement.adopted;
     let column = |of: &dyn Fn(&Script) -> String, down: bool| -> Vec<Option<String>> {
         let script = |(_, migration): &(_, Option<&'_ Migration>)| {
-            migration.and_then(|m| if down { m.down.as_ref().map(of) } else { Some(of(&m.up)) })
+            migration.and_then(|m| {
+                if down {
+                    m.down.as_ref().map(of)
+                } else {
+                    Some(of(&m.up))
+                }
+            })
         };
         adopted.iter().map(script).collect()
     };
-    let versions: Vec<&str> = adopted.iter().map(|(row, _)| row.version.as_str()).collect();
+    let versions: Vec<&str> = adopted
+        .iter()
+        .map(|(row, _)| row.version.as_str())
+        .collect();
     if !adopted.is_empty() {
-        let names: Vec<&str> =
-            adopted.iter().map(|(row, migration)| migration.map_or(row.version.as_str(), |m| &m.name)).collect();
+        let names: Vec<&str> = adopted
+            .iter()
+            .map(|(row, migration)| migration.map_or(row.version.as_str(), |m| &m.name))
+            .collect();
         let names: Vec<String> = names
             .iter()
-            .map(|name| if settlement.holds(name) { (*name).to_owned() } else { text::plain(name) })
+            .map(|name| {
+                if settlement.holds(name) {
+                    (*name).to_owned()
+                } else {
+                    text::plain(name)
+                }
+            })
             .collect();
         let times: Vec<f64> = adopted.iter().map(|(row, _)| seconds(row.run_on)).collect();
         let mac = |(row, migration): &(&Row, Option<&Migration>)| {
@@ -211,13 +294,18 @@ async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlem
                 .map(|(signer, down)| signer.sign(&row.version, down))
         };
         let macs: Vec<Option<Vec<u8>>> = adopted.iter().map(mac).collect();
-        let (checksum, mode) = (|s: &Script| s.checksum.to_string(), |s: &Script| s.mode.as_str().to_owned());
+        let (checksum, mode) = (
+            |s: &Script| s.checksum.to_string(),
+            |s: &Script| s.mode.as_str().to_owned(),
+        );
         client
             .query_typed(
-                "INSERT INTO schemad.migrations (version, name, up_script, up_mode, down_script, down_mode, applied_at, adopted, mac) \
-                 SELECT version, name, up, up_mode, down, down_mode, to_timestamp(at), true, mac \
-                 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::bytea[]) \
-                     WITH ORDINALITY a (version, name, up, up_mode, down, down_mode, at, mac, n) ORDER BY n",
+                "INSERT INTO schemad.migrations (version, name, up_script, up_mode, down_script, \
+                 down_mode, applied_at, adopted, mac) SELECT version, name, up, up_mode, down, \
+                 down_mode, to_timestamp(at), true, mac FROM unnest($1::text[], $2::text[], \
+                 $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::bytea[]) WITH \
+                 ORDINALITY a (version, name, up, up_mode, down, down_mode, at, mac, n) ORDER BY \
+                 n",
                 &[
                     (&versions, Type::TEXT_ARRAY),
                     (&names, Type::TEXT_ARRAY),
@@ -230,37 +318,73 @@ async fn write_settlement(client: &Client, operation: Uuid, settlement: &Settlem
                 ],
             )
             .await?;
-        note(client, operation, "adopted", &serde_json::json!({ "versions": versions }).to_string()).await?;
+        note(
+            client,
+            operation,
+            "adopted",
+            &serde_json::json!({ "versions": versions }).to_string(),
+        )
+        .await?;
     }
-    let forgotten: Vec<&str> = settlement.forgotten.iter().map(|row| row.version.as_str()).collect();
+    let forgotten: Vec<&str> = settlement
+        .forgotten
+        .iter()
+        .map(|row| row.version.as_str())
+        .collect();
     if !forgotten.is_empty() {
         let delete = "DELETE FROM schemad.migrations WHERE version = ANY ($1)";
-        client.query_typed(delete, &[(&forgotten, Type::TEXT_ARRAY)]).await?;
-        note(client, operation, "reverted_elsewhere", &serde_json::json!({ "versions": forgotten }).to_string())
+        client
+            .query_typed(delete, &[(&forgotten, Type::TEXT_ARRAY)])
             .await?;
+        note(
+            client,
+            operation,
+            "reverted_elsewhere",
+            &serde_json::json!({ "versions": forgotten }).to_string(),
+        )
+        .await?;
     }
     Ok(())
 }
 
-async fn write_resolution(client: &Client, operation: Uuid, resolution: &Resolution) -> Result<(), Error> {
+async fn write_resolution(
+    client: &Client,
+    operation: Uuid,
+    resolution: &Resolution,
+) -> Result<(), Error> {
     let settled = match resolution {
         Resolution::Statement { step, done } => {
-            let change = "UPDATE schemad.statements SET state = CASE WHEN $2 THEN 'done' ELSE 'pending' END, \
-                finished_at = CASE WHEN $2 THEN clock_timestamp() END WHERE step = $1 AND state = 'running'";
-            client.query_typed(change, &[(step, Type::INT8), (done, Type::BOOL)]).await?;
+            let change = "UPDATE schemad.statements SET state = CASE WHEN $2 THEN 'done' ELSE \
+                'pending' END, finished_at = CASE WHEN $2 THEN clock_timestamp() END WHERE step = \
+                $1 AND state = 'running'";
+            client
+                .query_typed(change, &[(step, Type::INT8), (done, Type::BOOL)])
+                .await?;
             serde_json::json!({ "step": step, "done": done })
         }
         Resolution::StartOver { step } => {
-            client.query_typed("DELETE FROM schemad.statements WHERE step = $1", &[(step, Type::INT8)]).await?;
+            client
+                .query_typed(
+                    "DELETE FROM schemad.statements WHERE step = $1",
+                    &[(step, Type::INT8)],
+                )
+                .await?;
             serde_json::json!({ "step": step, "start_over": true })
         }
         Resolution::Accept(migration) => {
             store_scripts(client, &[&migration.up]).await?;
-            let (version, checksum) = (migration.version.as_str(), migration.up.checksum.to_string());
-            let change = "UPDATE schemad.migrations SET up_script = $2, up_mode = $3 WHERE version = $1";
+            let (version, checksum) = (
+                migration.version.as_str(),
+                migration.up.checksum.to_string(),
+            );
+            let change =
+                "UPDATE schemad.migrations SET up_script = $2, up_mode = $3 WHERE version = $1";
             let mode = migration.up.mode.as_str();
-            let values: [(&(dyn ToSql + Sync), Type); 3] =
-                [(&version, Type::TEXT), (&checksum, Type::TEXT), (&mode, Type::TEXT)];
+            let values: [(&(dyn ToSql + Sync), Type); 3] = [
+                (&version, Type::TEXT),
+                (&checksum, Type::TEXT),
+                (&mode, Type::TEXT),
+            ];
             client.query_typed(change, &values).await?;
             serde_json::json!({ "version": version, "up": checksum })
         }
@@ -268,8 +392,9 @@ async fn write_resolution(client: &Client, operation: Uuid, resolution: &Resolut
             let table = journals::diesel_table(client).await?;
             install::prepare_diesel_table(client, &table).await?;
             let restore = format!(
-                "INSERT INTO {table} (version, run_on) SELECT m.version, m.applied_at AT TIME ZONE 'UTC' FROM schemad.migrations m \
-                 ORDER BY m.position ON CONFLICT DO NOTHING RETURNING version"
+                "INSERT INTO {table} (version, run_on) SELECT m.version, m.applied_at AT TIME ZONE \
+                 'UTC' FROM schemad.migrations m ORDER BY m.position ON CONFLICT DO NOTHING \
+                 RETURNING version"
             );
             let versions = client.query_typed(&restore, &[]).await?;
             let versions: Vec<String> = versions.iter().map(|row| row.get(0)).collect();
@@ -282,11 +407,13 @@ async fn write_resolution(client: &Client, operation: Uuid, resolution: &Resolut
 }
 
 fn seconds(at: Option<std::time::SystemTime>) -> f64 {
-    at.and_then(|at| at.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64())
+    at.and_then(|at| at.duration_since(std::time::SystemTime::UNIX_EPOCH).ok())
+        .map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// Records how an operation ended. False: another daemon closed it, and it stays as that left it. But that it was interrupted, which
-/// is all that another daemon can say, gives way to what its own daemon knows.
+/// Records how an operation ended. False: another daemon closed it, and it stays as that left it.
+/// But that it was interrupted, which is all that another daemon can say, gives way to what its own
+/// daemon knows.
 ///
 /// # Errors
 /// The database's, or its loss.
@@ -296,18 +423,23 @@ pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Re
 }
 
 async fn write_end(client: &Client, id: Uuid, state: State, result: &str) -> Result<bool, Error> {
-    let update = "WITH ended AS (UPDATE schemad.operations SET state = $2, finished_at = clock_timestamp(), result = $3::text::jsonb \
-            WHERE id = $1 AND (state IN ('pending', 'running') OR state = 'interrupted' AND $2 <> 'interrupted') RETURNING id) \
-        INSERT INTO schemad.events (operation, sequence, kind) SELECT e.id, \
-            1 + (SELECT coalesce(max(x.sequence), 0) FROM schemad.events x WHERE x.operation = e.id), $2 FROM ended e \
-        RETURNING true";
-    let values: [(&(dyn ToSql + Sync), Type); 3] =
-        [(&id, Type::UUID), (&state.as_str(), Type::TEXT), (&result, Type::TEXT)];
+    let update = "WITH ended AS (UPDATE schemad.operations SET state = $2, finished_at = \
+            clock_timestamp(), result = $3::text::jsonb WHERE id = $1 AND (state IN ('pending', \
+            'running') OR state = 'interrupted' AND $2 <> 'interrupted') RETURNING id) INSERT INTO \
+            schemad.events (operation, sequence, kind) SELECT e.id, 1 + (SELECT \
+            coalesce(max(x.sequence), 0) FROM schemad.events x WHERE x.operation = e.id), $2 FROM \
+            ended e RETURNING true";
+    let values: [(&(dyn ToSql + Sync), Type); 3] = [
+        (&id, Type::UUID),
+        (&state.as_str(), Type::TEXT),
+        (&result, Type::TEXT),
+    ];
     let ended = insist!(client.query_typed(update, &values))?;
     Ok(!ended.is_empty())
 }
 
-/// Records that an operation was accepted although it has to wait: from then on a repeat is told so by every daemon.
+/// Records that an operation was accepted although it has to wait: from then on a repeat is told so
+/// by every daemon.
 ///
 /// # Errors
 /// The database's, or its loss.
@@ -320,9 +452,10 @@ pub async fn accept(client: &Client, id: Uuid) -> Result<(), Error> {
 /// # Errors
 /// The database's, or its loss.
 pub async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<(), Error> {
-    let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1); // 0 would be without end
-    let update =
-        "UPDATE schemad.steps SET lock_timeout_ms = $2 WHERE id = $1 AND state = 'pending' AND lock_timeout_ms > $2";
+    // 0 would be without end.
+    let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
+    let update = "UPDATE schemad.steps SET lock_timeout_ms = $2 WHERE id = $1 AND state = \
+        'pending' AND lock_timeout_ms > $2";
     insist!(client.query_typed(update, &[(&step, Type::INT8), (&millis, Type::INT4)]))?;
     Ok(())
 }
@@ -332,8 +465,13 @@ pub async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<
 /// # Errors
 /// The database's, or its loss.
 pub async fn current_version(client: &Client) -> Result<Option<String>, Error> {
-    let highest = "SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1";
-    Ok(client.query_typed(highest, &[]).await?.first().map(|row| row.get(0)))
+    let highest =
+        "SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1";
+    Ok(client
+        .query_typed(highest, &[])
+        .await?
+        .first()
+        .map(|row| row.get(0)))
 }
 
 /// How many steps of an operation are committed.
@@ -343,11 +481,18 @@ pub async fn current_version(client: &Client) -> Result<Option<String>, Error> {
 pub async fn steps_done(client: &Client, id: Uuid) -> Result<usize, Error> {
     let count = "SELECT count(*) FROM schemad.steps WHERE operation = $1 AND state = 'applied'";
     let rows = client.query_typed(count, &[(&id, Type::UUID)]).await?;
-    Ok(rows.first().map_or(0, |row| usize::try_from(row.get::<_, i64>(0)).unwrap_or_default()))
+    Ok(rows.first().map_or(0, |row| {
+        usize::try_from(row.get::<_, i64>(0)).unwrap_or_default()
+    }))
 }
 
 /// A change of state, in the transaction that makes it.
-pub(super) async fn note(client: &Client, operation: Uuid, kind: &str, data: &str) -> Result<(), Error> {
+pub(super) async fn note(
+    client: &Client,
+    operation: Uuid,
+    kind: &str,
+    data: &str,
+) -> Result<(), Error> {
     if data.is_ascii() {
         return insert_event(client, operation, kind, data).await;
     }
@@ -361,12 +506,22 @@ pub(super) async fn note(client: &Client, operation: Uuid, kind: &str, data: &st
     }
 }
 
-async fn insert_event(client: &Client, operation: Uuid, kind: &str, data: &str) -> Result<(), Error> {
+async fn insert_event(
+    client: &Client,
+    operation: Uuid,
+    kind: &str,
+    data: &str,
+) -> Result<(), Error> {
     client
         .query_typed(
-            "INSERT INTO schemad.events (operation, sequence, kind, data) VALUES ($1, \
-             1 + (SELECT coalesce(max(e.sequence), 0) FROM schemad.events e WHERE e.operation = $1), $2, $3::text::jsonb)",
-            &[(&operation, Type::UUID), (&kind, Type::TEXT), (&data, Type::TEXT)],
+            "INSERT INTO schemad.events (operation, sequence, kind, data) VALUES ($1, 1 + (SELECT \
+             coalesce(max(e.sequence), 0) FROM schemad.events e WHERE e.operation = $1), $2, \
+             $3::text::jsonb)",
+            &[
+                (&operation, Type::UUID),
+                (&kind, Type::TEXT),
+                (&data, Type::TEXT),
+            ],
         )
         .await?;
     Ok(())

@@ -38,9 +38,16 @@ impl State {
 
     /// The state that the ledger's word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Interrupted, Self::Cancelled]
-            .into_iter()
-            .find(|state| state.as_str() == word)
+        [
+            Self::Pending,
+            Self::Running,
+            Self::Succeeded,
+            Self::Failed,
+            Self::Interrupted,
+            Self::Cancelled,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == word)
     }
 }
 

@@ -1,4 +1,5 @@
-//! What everybody may do with the ledger: nothing, unless somebody gave it; and who may put code of his own into it.
+//! What everybody may do with the ledger: nothing, unless somebody gave it; and who may put code of
+//! his own into it.
 
 use tokio_postgres::Client;
 
@@ -11,36 +12,37 @@ use crate::db::Error;
 /// The database's, or its loss.
 pub async fn revokes(client: &Client) -> Result<Vec<String>, Error> {
     // Columns too; and a sequence is no table to has_any_column_privilege.
-    let query = "WITH s AS (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'schemad') \
-        SELECT 'REVOKE ALL ON SCHEMA schemad FROM PUBLIC' FROM s \
-            WHERE has_schema_privilege('public', s.oid, 'USAGE, CREATE') \
-        UNION ALL SELECT format('REVOKE ALL ON TABLE schemad.%I FROM PUBLIC', c.relname) FROM s JOIN pg_class c \
-            ON c.relnamespace = s.oid AND c.relkind IN ('r', 'v', 'm', 'p', 'f') \
-            WHERE has_table_privilege('public', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') \
-            OR has_any_column_privilege('public', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') \
-        UNION ALL SELECT format('REVOKE ALL ON SEQUENCE schemad.%I FROM PUBLIC', c.relname) FROM s JOIN pg_class c \
-            ON c.relnamespace = s.oid AND c.relkind = 'S' \
-            WHERE CASE c.relkind WHEN 'S' THEN has_sequence_privilege('public', c.oid, 'USAGE, SELECT, UPDATE') END \
-        UNION ALL SELECT format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure) FROM s JOIN pg_proc p \
-            ON p.pronamespace = s.oid WHERE has_function_privilege('public', p.oid, 'EXECUTE')";
+    let query = "WITH s AS (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'schemad') SELECT \
+        'REVOKE ALL ON SCHEMA schemad FROM PUBLIC' FROM s WHERE has_schema_privilege('public', \
+        s.oid, 'USAGE, CREATE') UNION ALL SELECT format('REVOKE ALL ON TABLE schemad.%I FROM \
+        PUBLIC', c.relname) FROM s JOIN pg_class c ON c.relnamespace = s.oid AND c.relkind IN \
+        ('r', 'v', 'm', 'p', 'f') WHERE has_table_privilege('public', c.oid, 'SELECT, INSERT, \
+        UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') OR has_any_column_privilege('public', \
+        c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') UNION ALL SELECT format('REVOKE ALL ON \
+        SEQUENCE schemad.%I FROM PUBLIC', c.relname) FROM s JOIN pg_class c ON c.relnamespace = \
+        s.oid AND c.relkind = 'S' WHERE CASE c.relkind WHEN 'S' THEN \
+        has_sequence_privilege('public', c.oid, 'USAGE, SELECT, UPDATE') END UNION ALL SELECT \
+        format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure) FROM s JOIN pg_proc p \
+        ON p.pronamespace = s.oid WHERE has_function_privilege('public', p.oid, 'EXECUTE')";
     let rows = client.query_typed(query, &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The roles that may create objects beside the ledger's or put triggers and references on its tables, with the REVOKE; but those that
-/// may do as the ledger's owner anyway.
+/// The roles that may create objects beside the ledger's or put triggers and references on its
+/// tables, with the REVOKE; but those that may do as the ledger's owner anyway.
 ///
 /// # Errors
 /// The database's, or its loss.
 pub async fn intruders(client: &Client) -> Result<Vec<(String, String)>, Error> {
     const QUERY: &str = concat!(
-        "SELECT DISTINCT quote_ident(r.rolname), format(g.revoke, quote_ident(r.rolname)) FROM (\
-            SELECT a.grantee, n.nspowner AS owner, 'REVOKE CREATE ON SCHEMA schemad FROM %s' AS revoke \
-            FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = 'schemad' AND a.privilege_type = 'CREATE' \
-            UNION ALL SELECT a.grantee, c.relowner, 'REVOKE TRIGGER, REFERENCES ON ALL TABLES IN SCHEMA schemad FROM %s' \
-            FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid, aclexplode(c.relacl) a \
-            WHERE n.nspname = 'schemad' AND c.relkind = 'r' AND a.privilege_type IN ('TRIGGER', 'REFERENCES')) g \
-         JOIN pg_roles r ON r.oid = g.grantee WHERE NOT pg_has_role(r.oid, g.owner, 'MEMBER') AND NOT ",
+        "SELECT DISTINCT quote_ident(r.rolname), format(g.revoke, quote_ident(r.rolname)) FROM \
+            (SELECT a.grantee, n.nspowner AS owner, 'REVOKE CREATE ON SCHEMA schemad FROM %s' AS \
+            revoke FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = 'schemad' AND \
+            a.privilege_type = 'CREATE' UNION ALL SELECT a.grantee, c.relowner, 'REVOKE TRIGGER, \
+            REFERENCES ON ALL TABLES IN SCHEMA schemad FROM %s' FROM pg_namespace n JOIN pg_class \
+            c ON c.relnamespace = n.oid, aclexplode(c.relacl) a WHERE n.nspname = 'schemad' AND \
+            c.relkind = 'r' AND a.privilege_type IN ('TRIGGER', 'REFERENCES')) g JOIN pg_roles r \
+            ON r.oid = g.grantee WHERE NOT pg_has_role(r.oid, g.owner, 'MEMBER') AND NOT ",
         ledger_owner!("r.oid"),
         " ORDER BY 1, 2"
     );
@@ -54,6 +56,11 @@ pub async fn intruders(client: &Client) -> Result<Vec<(String, String)>, Error> 
 /// The database's, or its loss.
 pub async fn may_upgrade(client: &Client) -> Result<bool, Error> {
     let query = "SELECT coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')), true) FROM pg_class c \
-        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'schemad' AND c.relkind = 'r'";
-    Ok(client.query_typed(query, &[]).await?.first().is_none_or(|row| row.get(0)))
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'schemad' AND c.relkind = \
+        'r'";
+    Ok(client
+        .query_typed(query, &[])
+        .await?
+        .first()
+        .is_none_or(|row| row.get(0)))
 }

@@ -23,7 +23,9 @@ use crate::{
         error::Foreign,
         pool::{Reader, TOLD},
     },
-    migration::{Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, TriedPart, Version},
+    migration::{
+        Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, TriedPart, Version,
+    },
 };
 
 /// Everything that planning, status and health need to know.
@@ -51,69 +53,95 @@ pub async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
     }
     reader.begin().await?;
     let found = sql_query(IDENTITY).get_result::<Found>(reader.conn()).await;
-    let Found { database, primary_since } = reader.end(found).await?;
-    Ok(Identity { database, primary_since })
+    let Found {
+        database,
+        primary_since,
+    } = reader.end(found).await?;
+    Ok(Identity {
+        database,
+        primary_since,
+    })
 }
 
-/// Returns a hash of everything that a snapshot depends on and that others change: the rows of Diesel's table and the ledger's, each by
-/// the transaction that wrote it, and the operations that are open. It is one statement, so looking costs next to nothing while
-/// nothing changes; a block, which can lock before it reads, and tells the result in a message. `None`: where there is no ledger or no Diesel's table, only a whole snapshot tells.
+/// Returns a hash of everything that a snapshot depends on and that others change: the rows of
+/// Diesel's table and the ledger's, each by the transaction that wrote it, and the operations that
+/// are open. It is one statement, so looking costs next to nothing while nothing changes; a block,
+/// which can lock before it reads, and tells the result in a message. `None`: where there is no
+/// ledger or no Diesel's table, only a whole snapshot tells.
 ///
 /// # Errors
-/// The database's, or its loss. An error that the server reports may mean that something is gone, or locked: take a snapshot.
+/// The database's, or its loss. An error that the server reports may mean that something is gone,
+/// or locked: take a snapshot.
 pub async fn fingerprint(reader: &mut Reader, before: &Snapshot) -> Result<Option<String>, Error> {
-    let (Some(_), Some(table), Some(oid)) = (&before.ledger, &before.diesel_table, before.diesel_oid) else {
+    let (Some(_), Some(table), Some(oid)) =
+        (&before.ledger, &before.diesel_table, before.diesel_oid)
+    else {
         return Ok(None);
     };
-    // The name of the table was formed by the server. It is locked before it is read, and has to be the one that was looked at: whoever
-    // owns its schema can put a view in its place, whose functions would run here.
+    // The name of the table was formed by the server. It is locked before it is read, and has to be
+    // the one that was looked at: whoever owns its schema can put a view in its place, whose
+    // functions would run here.
     let block = format!(
-        "DECLARE result text; BEGIN \
-        LOCK TABLE ONLY {table} IN ACCESS SHARE MODE; \
-        IF to_regclass({literal})::oid = {oid} THEN \
-        SELECT md5(concat_ws('|', pg_is_in_recovery(), \
-            (SELECT concat_ws(',', l.xmin, l.ctid) FROM schemad.ledger l), \
-            (SELECT string_agg(concat_ws(',', d.version, d.xmin, d.ctid), ';') FROM {table} d), \
-            (SELECT string_agg(concat_ws(',', m.version, m.xmin, m.ctid), ';') FROM schemad.migrations m), \
-            (SELECT string_agg(concat_ws(',', o.id, o.xmin, o.ctid), ';') FROM schemad.operations o \
-                WHERE o.state IN ('pending', 'running')), \
-            (SELECT string_agg(concat_ws(',', t.step, t.xmin, t.ctid), ';') FROM schemad.statements t))) INTO result; \
-        ELSE result := 'another table'; END IF; \
-        RAISE INFO '%', result USING ERRCODE = '{TOLD}'; END",
+        "DECLARE result text; BEGIN LOCK TABLE ONLY {table} IN ACCESS SHARE MODE; IF \
+        to_regclass({literal})::oid = {oid} THEN SELECT md5(concat_ws('|', pg_is_in_recovery(), \
+        (SELECT concat_ws(',', l.xmin, l.ctid) FROM schemad.ledger l), (SELECT \
+        string_agg(concat_ws(',', d.version, d.xmin, d.ctid), ';') FROM {table} d), (SELECT \
+        string_agg(concat_ws(',', m.version, m.xmin, m.ctid), ';') FROM schemad.migrations m), \
+        (SELECT string_agg(concat_ws(',', o.id, o.xmin, o.ctid), ';') FROM schemad.operations o \
+        WHERE o.state IN ('pending', 'running')), (SELECT string_agg(concat_ws(',', t.step, \
+        t.xmin, t.ctid), ';') FROM schemad.statements t))) INTO result; ELSE result := 'another \
+        table'; END IF; RAISE INFO '%', result USING ERRCODE = '{TOLD}'; END",
         literal = crate::sql::literal(table)
     );
-    reader.told_by(&format!("DO {}", crate::sql::literal(&block))).await
+    reader
+        .told_by(&format!("DO {}", crate::sql::literal(&block)))
+        .await
 }
 
 /// Which of the characters the database's encoding has no place for.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn not_in_encoding(reader: &mut Reader, characters: &BTreeSet<char>) -> Result<BTreeSet<char>, Error> {
+pub async fn not_in_encoding(
+    reader: &mut Reader,
+    characters: &BTreeSet<char>,
+) -> Result<BTreeSet<char>, Error> {
     let code = |character: &char| {
-        let bytes: String = character.to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
+        let bytes: String = character
+            .to_string()
+            .bytes()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         format!("{}/{bytes}", u32::from(*character))
     };
     let codes: Vec<String> = characters.iter().map(code).collect();
     // The server converts them one by one, from their bytes: as text they could not even be sent.
     let block = format!(
-        "DECLARE code text; unknown text := ''; BEGIN \
-        FOREACH code IN ARRAY string_to_array('{}', ',') LOOP BEGIN \
-        PERFORM convert(decode(split_part(code, '/', 2), 'hex'), 'UTF8'::name, current_setting('server_encoding')::name); \
-        EXCEPTION WHEN untranslatable_character OR character_not_in_repertoire THEN \
-        unknown := unknown || split_part(code, '/', 1) || ','; END; END LOOP; \
-        RAISE INFO '%', unknown USING ERRCODE = '{TOLD}'; END",
+        "DECLARE code text; unknown text := ''; BEGIN FOREACH code IN ARRAY string_to_array('{}', \
+        ',') LOOP BEGIN PERFORM convert(decode(split_part(code, '/', 2), 'hex'), 'UTF8'::name, \
+        current_setting('server_encoding')::name); EXCEPTION WHEN untranslatable_character OR \
+        character_not_in_repertoire THEN unknown := unknown || split_part(code, '/', 1) || ','; \
+        END; END LOOP; RAISE INFO '%', unknown USING ERRCODE = '{TOLD}'; END",
         codes.join(",")
     );
-    let told = reader.told_by(&format!("DO {}", crate::sql::literal(&block))).await?.unwrap_or_default();
-    Ok(told.split(',').filter_map(|code| char::from_u32(code.parse().ok()?)).collect())
+    let told = reader
+        .told_by(&format!("DO {}", crate::sql::literal(&block)))
+        .await?
+        .unwrap_or_default();
+    Ok(told
+        .split(',')
+        .filter_map(|code| char::from_u32(code.parse().ok()?))
+        .collect())
 }
 
 /// The texts of scripts in the ledger, in the order asked for; `None` where the ledger has none.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn scripts(reader: &mut Reader, checksums: Vec<Checksum>) -> Result<Vec<Option<String>>, Error> {
+pub async fn scripts(
+    reader: &mut Reader,
+    checksums: Vec<Checksum>,
+) -> Result<Vec<Option<String>>, Error> {
     #[derive(QueryableByName)]
     struct Sql {
         #[diesel(sql_type = Nullable<Text>)]
@@ -135,23 +163,41 @@ async fn read(
     conn: &mut AsyncPgConnection,
     other_login: Option<String>,
 ) -> diesel::QueryResult<Result<Snapshot, Error>> {
-    let place = sql_query(PLACE).bind::<Nullable<Text>, _>(other_login).get_result::<Place>(conn).await?;
+    let place = sql_query(PLACE)
+        .bind::<Nullable<Text>, _>(other_login)
+        .get_result::<Place>(conn)
+        .await?;
     if let Some(foreign) = place.foreign.as_deref().and_then(Foreign::of) {
-        return Ok(Err(Error::foreign_ledger(&foreign, &place.role, place.is_superuser, None)));
+        return Ok(Err(Error::foreign_ledger(
+            &foreign,
+            &place.role,
+            place.is_superuser,
+            None,
+        )));
     }
     if let Some(problem) = place.problem {
         return Ok(Err(Error::Damaged(problem)));
     }
     if let Some(right) = place.missing {
-        return Ok(Err(Error::MissingRight { role: place.role, right }));
+        return Ok(Err(Error::MissingRight {
+            role: place.role,
+            right,
+        }));
     }
     if let Some(table) = place.hidden {
-        return Ok(Err(Error::RowSecurity { table, role: place.role }));
+        return Ok(Err(Error::RowSecurity {
+            table,
+            role: place.role,
+        }));
     }
     let ledger = match place.has_ledger {
         true => match sql_query(LEDGER).load::<LedgerRow>(conn).await?.pop() {
             Some(ledger) => Some(ledger),
-            None => return Ok(Err(Error::Damaged("the only row of schemad.ledger is missing".into()))),
+            None => {
+                return Ok(Err(Error::Damaged(
+                    "the only row of schemad.ledger is missing".into(),
+                )));
+            }
         },
         false => None,
     };
@@ -172,17 +218,36 @@ async fn read(
         return Ok(Err(error));
     }
     // Nobody puts something else in its place from here on; what was there before is noticed.
-    if let Some(Table { oid: Some(oid), name: Some(name), .. }) = &table {
-        conn.batch_execute(&format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE")).await?;
-        if !sql_query(IS_THE_SAME).bind::<Text, _>(name).bind::<Oid, _>(oid).get_result::<Same>(conn).await?.same {
-            return Ok(Err(Error::unsafe_table(name, "its name led to another table a moment before")));
+    if let Some(Table {
+        oid: Some(oid),
+        name: Some(name),
+        ..
+    }) = &table
+    {
+        conn.batch_execute(&format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE"))
+            .await?;
+        if !sql_query(IS_THE_SAME)
+            .bind::<Text, _>(name)
+            .bind::<Oid, _>(oid)
+            .get_result::<Same>(conn)
+            .await?
+            .same
+        {
+            return Ok(Err(Error::unsafe_table(
+                name,
+                "its name led to another table a moment before",
+            )));
         }
     }
     let diesel_oid = table.as_ref().and_then(|table| table.oid);
     let diesel_table = table.and_then(|table| table.name);
     let rows = match (&diesel_table, place.has_ledger) {
         (None, false) => Vec::new(),
-        (diesel, has_ledger) => sql_query(rows_query(diesel.as_deref(), has_ledger)).load::<RawRow>(conn).await?,
+        (diesel, has_ledger) => {
+            sql_query(rows_query(diesel.as_deref(), has_ledger))
+                .load::<RawRow>(conn)
+                .await?
+        }
     };
     let running = match place.has_ledger {
         true => sql_query(RUNNING).load::<RawOperation>(conn).await?.pop(),
@@ -198,10 +263,19 @@ async fn read(
         server: Server {
             database: place.database,
             encoding: place.server_encoding,
-            version: place.server_version.split(' ').next().unwrap_or_default().into(),
+            version: place
+                .server_version
+                .split(' ')
+                .next()
+                .unwrap_or_default()
+                .into(),
             read_only: place.read_only,
         },
-        ledger: ledger.map(|l| LedgerInfo { id: l.id, version: l.version, compatible_with: l.compatible_with }),
+        ledger: ledger.map(|l| LedgerInfo {
+            id: l.id,
+            version: l.version,
+            compatible_with: l.compatible_with,
+        }),
         diesel_table,
         diesel_oid,
         rows,
@@ -216,64 +290,72 @@ async fn look_up(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Option<u32
         #[diesel(sql_type = Nullable<Oid>)]
         oid: Option<u32>,
     }
-    conn.batch_execute("SET LOCAL search_path TO DEFAULT").await?;
-    let look_up = "SELECT pg_catalog.to_regclass('__diesel_schema_migrations')::pg_catalog.oid AS oid";
+    conn.batch_execute("SET LOCAL search_path TO DEFAULT")
+        .await?;
+    let look_up =
+        "SELECT pg_catalog.to_regclass('__diesel_schema_migrations')::pg_catalog.oid AS oid";
     let found = sql_query(look_up).get_result::<Found>(conn).await?;
-    conn.batch_execute("SET LOCAL search_path=pg_catalog,pg_temp").await?;
+    conn.batch_execute("SET LOCAL search_path=pg_catalog,pg_temp")
+        .await?;
     Ok(found.oid)
 }
 
-/// pg_class rather than to_regclass for the ledger: it sees what lies in a schema that the role may not use.
+/// pg_class rather than to_regclass for the ledger: it sees what lies in a schema that the role may
+/// not use.
 const PLACE: &str = concat!(
-    "SELECT pg_catalog.current_database()::text AS database, pg_catalog.quote_ident(current_user) AS role, \
-    pg_catalog.current_setting('server_version') AS server_version, \
+    "SELECT pg_catalog.current_database()::text AS database, pg_catalog.quote_ident(current_user) \
+    AS role, pg_catalog.current_setting('server_version') AS server_version, \
     pg_catalog.current_setting('server_encoding') AS server_encoding, \
-    pg_catalog.pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_catalog.pg_settings \
-        WHERE name = 'default_transaction_read_only') AS read_only, \
-    l.oid IS NOT NULL AS has_ledger, \
-    CASE WHEN l.oid IS NOT NULL AND NOT pg_catalog.has_schema_privilege(l.relnamespace, 'USAGE') \
-            THEN 'USAGE ON SCHEMA schemad' \
-        WHEN EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.relnamespace = l.relnamespace AND t.relname IN ('ledger', 'scripts', \
-                'operations', 'steps', 'statements', 'migrations', 'events', 'refusals', 'watchers', 'rehearsals') \
-            AND NOT pg_catalog.has_table_privilege(t.oid, 'SELECT')) \
-            THEN 'SELECT ON ALL TABLES IN SCHEMA schemad' END AS missing, \
-    (SELECT min(t.oid::regclass::text) FROM pg_catalog.pg_class t WHERE t.relnamespace = l.relnamespace AND t.relname IN ('ledger', \
-        'scripts', 'operations', 'steps', 'statements', 'migrations') AND row_security_active(t.oid)) AS hidden, \
-    (SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user) AS is_superuser, \
-    coalesce((SELECT ARRAY['schema', 'schemad', quote_ident(pg_get_userbyid(n.nspowner))] FROM pg_namespace n \
-            WHERE n.oid = l.relnamespace AND NOT ",
+    pg_catalog.pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_catalog.pg_settings WHERE \
+    name = 'default_transaction_read_only') AS read_only, l.oid IS NOT NULL AS has_ledger, CASE \
+    WHEN l.oid IS NOT NULL AND NOT pg_catalog.has_schema_privilege(l.relnamespace, 'USAGE') THEN \
+    'USAGE ON SCHEMA schemad' WHEN EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.relnamespace \
+    = l.relnamespace AND t.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', \
+    'migrations', 'events', 'refusals', 'watchers', 'rehearsals') AND NOT \
+    pg_catalog.has_table_privilege(t.oid, 'SELECT')) THEN 'SELECT ON ALL TABLES IN SCHEMA schemad' \
+    END AS missing, (SELECT min(t.oid::regclass::text) FROM pg_catalog.pg_class t WHERE \
+    t.relnamespace = l.relnamespace AND t.relname IN ('ledger', 'scripts', 'operations', 'steps', \
+    'statements', 'migrations') AND row_security_active(t.oid)) AS hidden, (SELECT m.rolsuper FROM \
+    pg_roles m WHERE m.rolname = current_user) AS is_superuser, coalesce((SELECT ARRAY['schema', \
+    'schemad', quote_ident(pg_get_userbyid(n.nspowner))] FROM pg_namespace n WHERE n.oid = \
+    l.relnamespace AND NOT ",
     ledger_owner!("n.nspowner", "$1"),
-    "), (SELECT min(ARRAY['table', format('schemad.%I', t.relname), quote_ident(pg_get_userbyid(t.relowner))]) FROM pg_class t \
-            WHERE t.relnamespace = l.relnamespace AND t.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', 'migrations', \
-                'events', 'refusals', 'watchers', 'rehearsals') AND NOT ",
+    "), (SELECT min(ARRAY['table', format('schemad.%I', t.relname), \
+            quote_ident(pg_get_userbyid(t.relowner))]) FROM pg_class t WHERE t.relnamespace = \
+            l.relnamespace AND t.relname IN ('ledger', 'scripts', 'operations', 'steps', \
+            'statements', 'migrations', 'events', 'refusals', 'watchers', 'rehearsals') AND NOT ",
     ledger_owner!("t.relowner", "$1"),
-    ")) AS foreign_object, \
-    (SELECT min(format('schemad.%I is not an ordinary table', t.relname)) FROM pg_class t WHERE t.relnamespace = l.relnamespace \
-        AND t.relname IN ('ledger', 'scripts', 'operations', 'steps', 'statements', 'migrations', 'events', 'refusals', 'watchers', \
-            'rehearsals') AND t.relkind <> 'r') AS problem \
-    FROM (SELECT 1) one \
-    LEFT JOIN pg_catalog.pg_class l ON l.relname = 'ledger' AND l.relkind = 'r' AND l.relnamespace = \
-        (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'schemad')"
+    ")) AS foreign_object, (SELECT min(format('schemad.%I is not an ordinary table', t.relname)) \
+    FROM pg_class t WHERE t.relnamespace = l.relnamespace AND t.relname IN ('ledger', 'scripts', \
+    'operations', 'steps', 'statements', 'migrations', 'events', 'refusals', 'watchers', \
+    'rehearsals') AND t.relkind <> 'r') AS problem FROM (SELECT 1) one LEFT JOIN \
+    pg_catalog.pg_class l ON l.relname = 'ledger' AND l.relkind = 'r' AND l.relnamespace = (SELECT \
+    s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'schemad')"
 );
 
 /// What stands in the place of Diesel's table, and whether it may be read: columns and FROM.
 macro_rules! table_columns {
     () => {
         concat!(
-            "d.oid AS table_oid, format('%I.%I', n.nspname, d.relname) AS table_name, d.relkind = 'r' AS is_table, \
-             row_security_active(d.oid) AS is_hidden, quote_ident(o.rolname) AS owner, ",
+            "d.oid AS table_oid, format('%I.%I', n.nspname, d.relname) AS table_name, d.relkind = \
+             'r' AS is_table, row_security_active(d.oid) AS is_hidden, quote_ident(o.rolname) AS \
+             owner, ",
             trusted_owner!(),
-            " AS owner_is_trusted, CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN format('USAGE ON SCHEMA %I', n.nspname) \
-                WHEN NOT has_table_privilege(d.oid, 'SELECT') THEN format('SELECT ON %I.%I', n.nspname, d.relname) END AS missing \
-             FROM (pg_class d JOIN pg_namespace n ON n.oid = d.relnamespace JOIN pg_roles o ON o.oid = d.relowner)"
+            " AS owner_is_trusted, CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN \
+                format('USAGE ON SCHEMA %I', n.nspname) WHEN NOT has_table_privilege(d.oid, \
+                'SELECT') THEN format('SELECT ON %I.%I', n.nspname, d.relname) END AS missing FROM \
+                (pg_class d JOIN pg_namespace n ON n.oid = d.relnamespace JOIN pg_roles o ON o.oid \
+                = d.relowner)"
         )
     };
 }
 use table_columns;
 
-/// With a ledger, the Diesel table is where the ledger says, whatever the search_path passes over; it may have been dropped since.
+/// With a ledger, the Diesel table is where the ledger says, whatever the search_path passes over;
+/// it may have been dropped since.
 const LEDGER: &str = concat!(
-    "SELECT l.id::text AS id, l.version, l.compatible_with, t.* FROM (SELECT * FROM schemad.ledger LIMIT 1) l LEFT JOIN LATERAL (SELECT ",
+    "SELECT l.id::text AS id, l.version, l.compatible_with, t.* FROM (SELECT * FROM schemad.ledger \
+     LIMIT 1) l LEFT JOIN LATERAL (SELECT ",
     table_columns!(),
     " WHERE n.nspname = l.diesel_schema AND d.relname = l.diesel_table) t ON true"
 );
@@ -313,16 +395,25 @@ impl Table {
     fn may_be_read(&self, role: &str) -> Result<(), Error> {
         let name = self.name.clone().unwrap_or_default();
         if self.owner_is_trusted != Some(true) {
-            return Err(Error::untrusted_owner(&name, self.owner.as_deref().unwrap_or_default()));
+            return Err(Error::untrusted_owner(
+                &name,
+                self.owner.as_deref().unwrap_or_default(),
+            ));
         }
         if let Some(right) = &self.missing {
-            return Err(Error::MissingRight { role: role.into(), right: right.clone() });
+            return Err(Error::MissingRight {
+                role: role.into(),
+                right: right.clone(),
+            });
         }
         if self.is_table != Some(true) {
             return Err(Error::unsafe_table(&name, "it is not an ordinary table"));
         }
         match self.is_hidden {
-            Some(true) => Err(Error::RowSecurity { table: name, role: role.into() }),
+            Some(true) => Err(Error::RowSecurity {
+                table: name,
+                role: role.into(),
+            }),
             _ => Ok(()),
         }
     }
@@ -335,44 +426,51 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
         |t| format!("(SELECT version::text AS version, run_on FROM {t})"),
     );
     let (ledger, journal) = if has_ledger {
-        let ledger = "(SELECT m.*, s.operation::text AS operation, o.principal, s.finished_at - s.started_at AS took \
-          FROM schemad.migrations m LEFT JOIN schemad.steps s ON s.id = m.step \
-          LEFT JOIN schemad.operations o ON o.id = s.operation)";
-        let journal = "(SELECT s.version, jsonb_build_object('step', s.id, 'direction', s.direction, 'name', s.name, 'parts', \
-          jsonb_agg(jsonb_build_array(t.checksum, t.state, t.settles_by, t.indexes_before::int8[], t.finished_at IS NOT NULL) ORDER BY t.ordinal), \
-          'script', CASE WHEN bool_or(t.state = 'running' OR t.state = 'pending' AND t.indexes_before IS NOT NULL) \
-            THEN (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = s.script) END, \
-          'tried', (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = min(t.checksum) \
-            FILTER (WHERE t.state = 'pending' AND t.indexes_before IS NOT NULL)))::text AS journal \
-          FROM schemad.statements t JOIN schemad.steps s ON s.id = t.step GROUP BY s.id \
-          HAVING bool_or(t.state <> 'pending' OR t.indexes_before IS NOT NULL))";
+        let ledger = "(SELECT m.*, s.operation::text AS operation, o.principal, s.finished_at - \
+          s.started_at AS took FROM schemad.migrations m LEFT JOIN schemad.steps s ON s.id = \
+          m.step LEFT JOIN schemad.operations o ON o.id = s.operation)";
+        let journal = "(SELECT s.version, jsonb_build_object('step', s.id, 'direction', \
+          s.direction, 'name', s.name, 'parts', jsonb_agg(jsonb_build_array(t.checksum, t.state, \
+          t.settles_by, t.indexes_before::int8[], t.finished_at IS NOT NULL) ORDER BY t.ordinal), \
+          'script', CASE WHEN bool_or(t.state = 'running' OR t.state = 'pending' AND \
+          t.indexes_before IS NOT NULL) THEN (SELECT c.sql FROM schemad.scripts c WHERE c.checksum \
+          = s.script) END, 'tried', (SELECT c.sql FROM schemad.scripts c WHERE c.checksum = \
+          min(t.checksum) FILTER (WHERE t.state = 'pending' AND t.indexes_before IS NOT \
+          NULL)))::text AS journal FROM schemad.statements t JOIN schemad.steps s ON s.id = t.step \
+          GROUP BY s.id HAVING bool_or(t.state <> 'pending' OR t.indexes_before IS NOT NULL))";
         (ledger, journal)
     } else {
-        let ledger = "(SELECT NULL::text AS version, NULL::text AS name, NULL::bigint AS position, NULL::text AS up_script, \
-          NULL::text AS down_script, NULL::text AS up_mode, NULL::text AS down_mode, NULL::timestamptz AS applied_at, \
-          NULL::boolean AS adopted, NULL::bytea AS mac, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE false)";
-        (ledger, "(SELECT NULL::text AS version, NULL::text AS journal WHERE false)")
+        let ledger = "(SELECT NULL::text AS version, NULL::text AS name, NULL::bigint AS position, \
+          NULL::text AS up_script, NULL::text AS down_script, NULL::text AS up_mode, NULL::text AS \
+          down_mode, NULL::timestamptz AS applied_at, NULL::boolean AS adopted, NULL::bytea AS \
+          mac, NULL::text AS operation, NULL::text AS principal, NULL::interval AS took WHERE \
+          false)";
+        (
+            ledger,
+            "(SELECT NULL::text AS version, NULL::text AS journal WHERE false)",
+        )
     };
     format!(
-        "SELECT coalesce(d.version, m.version, j.version) AS version, j.journal, \
-         (extract(epoch FROM d.run_on) * 1000000)::bigint AS run_on, m.name, m.position, m.up_script, m.down_script, \
-         m.up_mode, m.down_mode, (extract(epoch FROM m.applied_at) * 1000000)::bigint AS applied_at, m.adopted, m.mac, \
-         m.operation, m.principal, (extract(epoch FROM m.took) * 1000000)::bigint AS took \
-         FROM {diesel} d FULL JOIN {ledger} m ON m.version = d.version \
-         FULL JOIN {journal} j ON j.version = coalesce(d.version, m.version) \
-         ORDER BY coalesce(d.version, m.version, j.version) COLLATE \"C\""
+        "SELECT coalesce(d.version, m.version, j.version) AS version, j.journal, (extract(epoch \
+         FROM d.run_on) * 1000000)::bigint AS run_on, m.name, m.position, m.up_script, \
+         m.down_script, m.up_mode, m.down_mode, (extract(epoch FROM m.applied_at) * \
+         1000000)::bigint AS applied_at, m.adopted, m.mac, m.operation, m.principal, \
+         (extract(epoch FROM m.took) * 1000000)::bigint AS took FROM {diesel} d FULL JOIN {ledger} \
+         m ON m.version = d.version FULL JOIN {journal} j ON j.version = coalesce(d.version, \
+         m.version) ORDER BY coalesce(d.version, m.version, j.version) COLLATE \"C\""
     )
 }
 
-/// A row 'running' whose lock nobody holds is what a dead daemon left. A standby does not see the primary's locks.
+/// A row 'running' whose lock nobody holds is what a dead daemon left. A standby does not see the
+/// primary's locks.
 const RUNNING: &str = concat!(
     "SELECT ",
     operation_columns!(),
-    " FROM schemad.operations o WHERE o.state = 'running' AND (pg_catalog.pg_is_in_recovery() OR EXISTS ( \
-        SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 1 \
-        AND k.classid = 7562088 AND k.objid = 1701667172 AND k.database = \
-            (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))) \
-    ORDER BY o.started_at DESC LIMIT 1"
+    " FROM schemad.operations o WHERE o.state = 'running' AND (pg_catalog.pg_is_in_recovery() OR \
+        EXISTS ( SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND \
+        k.objsubid = 1 AND k.classid = 7562088 AND k.objid = 1701667172 AND k.database = (SELECT \
+        d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))) \
+        ORDER BY o.started_at DESC LIMIT 1"
 );
 
 #[derive(QueryableByName)]
@@ -459,7 +557,8 @@ struct RawRow {
     journal: Option<String>,
 }
 
-/// Checksum, state, how it settles, the indexes before it, and whether it has ended, one way or the other.
+/// Checksum, state, how it settles, the indexes before it, and whether it has ended, one way or the
+/// other.
 type RawPart = (String, String, String, Option<Vec<u32>>, bool);
 
 /// A journal as the query above makes it.
@@ -477,12 +576,26 @@ struct RawJournal {
 impl RawJournal {
     fn parse(json: &str) -> Option<Journal> {
         let raw: Self = serde_json::from_str(json).ok()?;
-        let done: Vec<String> =
-            raw.parts.iter().take_while(|(_, state, ..)| state == "done").map(|(c, ..)| c.clone()).collect();
-        let (checksum, state, by, before, failed) = raw.parts.into_iter().nth(done.len()).unwrap_or_default();
-        let running =
-            (state == "running").then(|| RunningPart { checksum: checksum.clone(), in_doubt: by == "nothing", failed });
-        let tried = before.filter(|_| state == "pending").map(|before| TriedPart { checksum, before, sql: raw.tried });
+        let done: Vec<String> = raw
+            .parts
+            .iter()
+            .take_while(|(_, state, ..)| state == "done")
+            .map(|(c, ..)| c.clone())
+            .collect();
+        let (checksum, state, by, before, failed) =
+            raw.parts.into_iter().nth(done.len()).unwrap_or_default();
+        let running = (state == "running").then(|| RunningPart {
+            checksum: checksum.clone(),
+            in_doubt: by == "nothing",
+            failed,
+        });
+        let tried = before
+            .filter(|_| state == "pending")
+            .map(|before| TriedPart {
+                checksum,
+                before,
+                sql: raw.tried,
+            });
         Some(Journal {
             step: raw.step,
             direction: Direction::parse(&raw.direction)?,
@@ -509,15 +622,27 @@ impl From<RawRow> for Row {
             applied_at: micros(raw.applied_at.unwrap_or_default()),
             adopted: raw.adopted.unwrap_or_default(),
             operation: raw.operation.zip(raw.principal),
-            duration: raw.took.and_then(|t| u64::try_from(t).ok()).map(Duration::from_micros),
+            duration: raw
+                .took
+                .and_then(|t| u64::try_from(t).ok())
+                .map(Duration::from_micros),
         });
         let journal = raw.journal.as_deref().and_then(RawJournal::parse);
-        Self { version: Version::stored(raw.version), run_on: raw.run_on.map(micros), recorded, journal }
+        Self {
+            version: Version::stored(raw.version),
+            run_on: raw.run_on.map(micros),
+            recorded,
+            journal,
+        }
     }
 }
 
 /// Microseconds since 1970, as the queries above return times.
 pub(super) fn micros(since_epoch: i64) -> SystemTime {
     let distance = Duration::from_micros(since_epoch.unsigned_abs());
-    if since_epoch < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
+    if since_epoch < 0 {
+        SystemTime::UNIX_EPOCH - distance
+    } else {
+        SystemTime::UNIX_EPOCH + distance
+    }
 }

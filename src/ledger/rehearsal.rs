@@ -1,20 +1,20 @@
-//! Steps of a rehearsal, in the ledger of a scratch database: what the runner's guards ask for and no more. Each is an operation of its
-//! own, so one that failed is in nobody's way.
+//! Steps of a rehearsal, in the ledger of a scratch database: what the runner's guards ask for and
+//! no more. Each is an operation of its own, so one that failed is in nobody's way.
 
 use tokio_postgres::types::{ToSql, Type};
 
 use super::operations::StepRow;
 use crate::db::{Error, lock::LockedSession};
 
-const STEP: &str = "WITH operation AS (INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, \
-         backend_pid, queue_until, started_at, steps_total) \
-     SELECT id, 'rehearse', 'rehearsal', id, '', 'running', '', pg_backend_pid(), now(), now(), 1 FROM gen_random_uuid() id RETURNING id), \
-     step AS (INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, up_script, up_mode, \
-         lock_timeout_ms, statement_timeout_ms, role) \
-     SELECT id, 1, $1, $2, $3, $4, $5, $4, $5, $6, $7, $8 FROM operation RETURNING id), \
-     parts AS (INSERT INTO schemad.statements (step, ordinal, checksum, settles_by) \
-         SELECT step.id, n, checksum, by FROM step, unnest($9::text[], $10::text[]) WITH ORDINALITY p (checksum, by, n)) \
-     SELECT id FROM step";
+const STEP: &str = "WITH operation AS (INSERT INTO schemad.operations (id, kind, principal, \
+         request_id, request_hash, state, daemon, backend_pid, queue_until, started_at, \
+         steps_total) SELECT id, 'rehearse', 'rehearsal', id, '', 'running', '', pg_backend_pid(), \
+         now(), now(), 1 FROM gen_random_uuid() id RETURNING id), step AS (INSERT INTO \
+         schemad.steps (operation, ordinal, version, name, direction, script, mode, up_script, \
+         up_mode, lock_timeout_ms, statement_timeout_ms, role) SELECT id, 1, $1, $2, $3, $4, $5, \
+         $4, $5, $6, $7, $8 FROM operation RETURNING id), parts AS (INSERT INTO schemad.statements \
+         (step, ordinal, checksum, settles_by) SELECT step.id, n, checksum, by FROM step, \
+         unnest($9::text[], $10::text[]) WITH ORDINALITY p (checksum, by, n)) SELECT id FROM step";
 
 /// Writes the row of a step that is run next, and returns its id.
 ///
@@ -22,9 +22,14 @@ const STEP: &str = "WITH operation AS (INSERT INTO schemad.operations (id, kind,
 /// The database's, or its loss.
 pub async fn step(locked: &LockedSession, step: &StepRow<'_>) -> Result<i64, Error> {
     let millis = |of: std::time::Duration| i32::try_from(of.as_millis()).unwrap_or(i32::MAX);
-    let (lock_timeout, statement_timeout) = (millis(step.lock_timeout), millis(step.statement_timeout));
+    let (lock_timeout, statement_timeout) =
+        (millis(step.lock_timeout), millis(step.statement_timeout));
     let checksum = step.script.checksum.to_string();
-    let parts: Vec<&str> = step.parts.iter().map(|(checksum, _)| checksum.as_str()).collect();
+    let parts: Vec<&str> = step
+        .parts
+        .iter()
+        .map(|(checksum, _)| checksum.as_str())
+        .collect();
     let settles_by: Vec<&str> = step.parts.iter().map(|(_, by)| *by).collect();
     let texts: [(&(dyn ToSql + Sync), Type); 10] = [
         (&step.version, Type::TEXT),
@@ -39,6 +44,8 @@ pub async fn step(locked: &LockedSession, step: &StepRow<'_>) -> Result<i64, Err
         (&settles_by, Type::TEXT_ARRAY),
     ];
     let rows = locked.client().query_typed(STEP, &texts).await?;
-    let row = rows.first().ok_or_else(|| Error::Lost("the server sent no row".into()))?;
+    let row = rows
+        .first()
+        .ok_or_else(|| Error::Lost("the server sent no row".into()))?;
     Ok(row.try_get(0)?)
 }

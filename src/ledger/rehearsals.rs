@@ -47,7 +47,12 @@ pub struct Keeper {
 impl Keeper {
     /// In the ledger of that database.
     pub fn new(logins: Logins, principal: &str, daemon: &str) -> Self {
-        Self { logins, principal: principal.into(), daemon: daemon.into(), session: None }
+        Self {
+            logins,
+            principal: principal.into(),
+            daemon: daemon.into(),
+            session: None,
+        }
     }
 
     /// Keeps one, on another session where the one before is gone.
@@ -73,25 +78,49 @@ impl Keeper {
             Ok::<_, Failure>(session)
         };
         let late = |_| Err(Error::Timeout(WITHIN).into());
-        self.session = Some(tokio::time::timeout(WITHIN, keeping).await.unwrap_or_else(late)?);
+        self.session = Some(
+            tokio::time::timeout(WITHIN, keeping)
+                .await
+                .unwrap_or_else(late)?,
+        );
         Ok(())
     }
 
-    async fn insert(&self, session: &Session, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
+    async fn insert(
+        &self,
+        session: &Session,
+        of: Scripts<'_>,
+        verdict: &str,
+    ) -> Result<(), Failure> {
         if install::check(session).await? != install::State::Usable {
             let message = "the ledger is gone or of an older version; the next operation makes it";
             return Err(Failure::new(Reason::LedgerNotReady, message));
         }
         let (up, up_mode) = texts(Some(of.up));
         let (down, down_mode) = texts(of.down);
-        let query = "INSERT INTO schemad.rehearsals (version, up_script, up_mode, down_script, down_mode, verdict, principal, daemon) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (version, up_script, up_mode, down_script, down_mode) DO UPDATE \
-            SET verdict = excluded.verdict, principal = excluded.principal, daemon = excluded.daemon, rehearsed_at = clock_timestamp()";
+        let query = "INSERT INTO schemad.rehearsals (version, up_script, up_mode, down_script, \
+            down_mode, verdict, principal, daemon) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON \
+            CONFLICT (version, up_script, up_mode, down_script, down_mode) DO UPDATE SET verdict = \
+            excluded.verdict, principal = excluded.principal, daemon = excluded.daemon, \
+            rehearsed_at = clock_timestamp()";
         let write = async |principal: &str| {
-            let texts: [&str; 8] =
-                [of.version.as_str(), &up, up_mode, &down, down_mode, verdict, principal, &self.daemon];
+            let texts: [&str; 8] = [
+                of.version.as_str(),
+                &up,
+                up_mode,
+                &down,
+                down_mode,
+                verdict,
+                principal,
+                &self.daemon,
+            ];
             let parameters: Vec<_> = texts.iter().map(|text| (text as _, Type::TEXT)).collect();
-            session.ledger().query_typed(query, &parameters).await.map(drop).map_err(Error::from)
+            session
+                .ledger()
+                .query_typed(query, &parameters)
+                .await
+                .map(drop)
+                .map_err(Error::from)
         };
         Ok(held!(write(&self.principal), or write(&text::plain(&self.principal)))?)
     }
@@ -101,7 +130,10 @@ impl Keeper {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn verdicts(reader: &mut Reader, of: &[Scripts<'_>]) -> Result<Vec<Option<String>>, Error> {
+pub async fn verdicts(
+    reader: &mut Reader,
+    of: &[Scripts<'_>],
+) -> Result<Vec<Option<String>>, Error> {
     #[derive(QueryableByName)]
     struct Found {
         #[diesel(sql_type = Nullable<Text>)]
@@ -109,9 +141,10 @@ pub async fn verdicts(reader: &mut Reader, of: &[Scripts<'_>]) -> Result<Vec<Opt
     }
     let column = |text: &dyn Fn(&Scripts<'_>) -> String| of.iter().map(text).collect::<Vec<_>>();
     reader.begin().await?;
-    let query = "SELECT r.verdict FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) \
-        WITH ORDINALITY w (version, up_script, up_mode, down_script, down_mode, n) \
-        LEFT JOIN schemad.rehearsals r USING (version, up_script, up_mode, down_script, down_mode) ORDER BY w.n";
+    let query = "SELECT r.verdict FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
+        $5::text[]) WITH ORDINALITY w (version, up_script, up_mode, down_script, down_mode, n) \
+        LEFT JOIN schemad.rehearsals r USING (version, up_script, up_mode, down_script, down_mode) \
+        ORDER BY w.n";
     let result = sql_query(query)
         .bind::<Array<Text>, _>(column(&|of| of.version.to_string()))
         .bind::<Array<Text>, _>(column(&|of| texts(Some(of.up)).0))
@@ -125,5 +158,8 @@ pub async fn verdicts(reader: &mut Reader, of: &[Scripts<'_>]) -> Result<Vec<Opt
 }
 
 fn texts(script: Option<Identity>) -> (String, &'static str) {
-    script.map_or_else(|| (String::new(), ""), |(checksum, mode)| (checksum.to_string(), mode.as_str()))
+    script.map_or_else(
+        || (String::new(), ""),
+        |(checksum, mode)| (checksum.to_string(), mode.as_str()),
+    )
 }

@@ -1,5 +1,6 @@
-//! What others did to the Diesel table since the ledger last looked: versions that appeared are adopted, versions that went
-//! are forgotten, each with an audit row under the operation that found it.
+//! What others did to the Diesel table since the ledger last looked: versions that appeared are
+//! adopted, versions that went are forgotten, each with an audit row under the operation that found
+//! it.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,8 @@ use crate::{
 /// What the next operation settles before its first step.
 #[derive(Debug, Default)]
 pub struct Settlement<'a> {
-    /// In the Diesel table only, in the order of run_on; with the embedded migration where the binary carries it.
+    /// In the Diesel table only, in the order of run_on; with the embedded migration where the
+    /// binary carries it.
     pub adopted: Vec<(&'a Row, Option<&'a Migration>)>,
     /// In the ledger only.
     pub forgotten: Vec<&'a Row>,
@@ -24,7 +26,8 @@ pub struct Settlement<'a> {
     pub resolution: Option<Resolution>,
     /// What a person vouches for.
     pub signatures: Option<Signatures>,
-    /// Characters of what is adopted that the database cannot hold: a script with one is not kept, because its text could not be.
+    /// Characters of what is adopted that the database cannot hold: a script with one is not kept,
+    /// because its text could not be.
     pub not_held: BTreeSet<char>,
     /// Signs the downs of what is adopted, where there is a key.
     pub signer: Option<Signer<'a>>,
@@ -45,7 +48,12 @@ impl<'a> Settlement<'a> {
             .filter(|_| !is_restored)
             .filter(|row| row.is_reverted_elsewhere() && !is_contradicted(row))
             .collect();
-        Self { adopted, forgotten, resolution, ..Self::default() }
+        Self {
+            adopted,
+            forgotten,
+            resolution,
+            ..Self::default()
+        }
     }
 
     /// Whether the database can hold `text`.
@@ -53,12 +61,16 @@ impl<'a> Settlement<'a> {
         self.not_held.is_empty() || !text.contains(|c| self.not_held.contains(&c))
     }
 
-    /// The steps of which nothing is done, and which others did, one way or the other: the Diesel table says so.
+    /// The steps of which nothing is done, and which others did, one way or the other: the Diesel
+    /// table says so.
     pub fn settled_journals(&self) -> impl Iterator<Item = i64> + '_ {
         let adopted = self.adopted.iter().map(|(row, _)| (*row, Direction::Up));
         let forgotten = self.forgotten.iter().map(|row| (*row, Direction::Down));
         adopted.chain(forgotten).filter_map(|(row, settled)| {
-            row.journal.as_ref().filter(|journal| journal.direction == settled).map(|journal| journal.step)
+            row.journal
+                .as_ref()
+                .filter(|journal| journal.direction == settled)
+                .map(|journal| journal.step)
         })
     }
 

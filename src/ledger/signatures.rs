@@ -1,4 +1,5 @@
-//! The signatures of the downs that the ledger keeps, where a SignLedger writes them, and what it said about each.
+//! The signatures of the downs that the ledger keeps, where a SignLedger writes them, and what it
+//! said about each.
 
 use diesel::{
     QueryableByName, sql_query,
@@ -31,12 +32,24 @@ pub struct Signed {
 }
 
 /// In the transaction that begins the operation, which has nothing else to do.
-pub(super) async fn write(client: &Client, operation: Uuid, signatures: &Signatures) -> Result<(), Error> {
-    let (versions, macs): (Vec<&str>, Vec<&[u8]>) =
-        signatures.signed.iter().map(|(version, mac)| (version.as_str(), mac.as_slice())).unzip();
+pub(super) async fn write(
+    client: &Client,
+    operation: Uuid,
+    signatures: &Signatures,
+) -> Result<(), Error> {
+    let (versions, macs): (Vec<&str>, Vec<&[u8]>) = signatures
+        .signed
+        .iter()
+        .map(|(version, mac)| (version.as_str(), mac.as_slice()))
+        .unzip();
     let update = "UPDATE schemad.migrations m SET mac = s.mac \
         FROM unnest($1::text[], $2::bytea[]) s (version, mac) WHERE m.version = s.version";
-    client.query_typed(update, &[(&versions, Type::TEXT_ARRAY), (&macs, Type::BYTEA_ARRAY)]).await?;
+    client
+        .query_typed(
+            update,
+            &[(&versions, Type::TEXT_ARRAY), (&macs, Type::BYTEA_ARRAY)],
+        )
+        .await?;
     let data = serde_json::json!({ "signed": versions, "refused": signatures.refused });
     note(client, operation, "signed", &data.to_string()).await
 }
@@ -52,9 +65,15 @@ pub async fn of(reader: &mut Reader, operation: Uuid) -> Result<Signed, Error> {
         data: Option<String>,
     }
     reader.begin().await?;
-    let query = "SELECT e.data::text AS data FROM schemad.events e WHERE e.operation = $1::uuid AND e.kind = 'signed'";
-    let result = sql_query(query).bind::<Text, _>(operation.to_string()).load::<Data>(reader.conn()).await;
+    let query = "SELECT e.data::text AS data FROM schemad.events e WHERE e.operation = $1::uuid \
+        AND e.kind = 'signed'";
+    let result = sql_query(query)
+        .bind::<Text, _>(operation.to_string())
+        .load::<Data>(reader.conn())
+        .await;
     let rows = reader.end(result).await?;
     let data = rows.into_iter().find_map(|row| row.data);
-    Ok(data.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default())
+    Ok(data
+        .and_then(|json| serde_json::from_str(&json).ok())
+        .unwrap_or_default())
 }

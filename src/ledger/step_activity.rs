@@ -1,7 +1,9 @@
-//! What the running step of an operation is doing: which lock it waits for, how long and for whom, and how far an index build is. It is
-//! read from the server's own lists of locks and sessions, with the session that the operation's row names, so every daemon can
-//! tell it and not only the one that runs the operation. It writes nothing. Only a session of this database counts: a process
-//! id may be another's by now, or may come from the server that a copied ledger was made on.
+//! What the running step of an operation is doing: which lock it waits for, how long and for whom,
+//! and how far an index build is. It is read from the server's own lists of locks and sessions,
+//! with the session that the operation's row names, so every daemon can tell it and not only the
+//! one that runs the operation. It writes nothing. Only a session of this database counts: a
+//! process id may be another's by now, or may come from the server that a copied ledger was made
+//! on.
 
 use std::time::Duration;
 
@@ -26,54 +28,55 @@ pub struct StepActivity {
     pub version: String,
     /// The lock that it waits for.
     pub waiting: Option<Waiting>,
-    /// How long it has waited for that: since the wait began, or before PostgreSQL 14 since the statement did.
+    /// How long it has waited for that: since the wait began, or before PostgreSQL 14 since the
+    /// statement did.
     pub waited: Duration,
     /// The index that it builds.
     pub building: Option<Building>,
 }
 
-/// The session of the operation, which step is next, and the index build that it is busy with. A role that may not see the sessions
-/// of others does not see when they began; then it is the session that holds the operation lock.
+/// The session of the operation, which step is next, and the index build that it is busy with. A
+/// role that may not see the sessions of others does not see when they began; then it is the
+/// session that holds the operation lock.
 const SESSION: &str = concat!(
-    "SELECT s.pid, coalesce((SELECT t.version FROM schemad.steps t WHERE t.operation = o.id AND t.state = 'pending' \
-        ORDER BY t.ordinal LIMIT 1), '') AS version, p.phase, p.relid::regclass::text AS relation, \
-    nullif(p.index_relid, 0::oid)::regclass::text AS index, \
-    CASE WHEN p.phase LIKE 'waiting%' THEN p.lockers_done WHEN p.tuples_total > 0::bigint THEN p.tuples_done \
-        ELSE p.blocks_done END AS done, \
-    CASE WHEN p.phase LIKE 'waiting%' THEN p.lockers_total WHEN p.tuples_total > 0::bigint THEN p.tuples_total \
-        ELSE p.blocks_total END AS total \
-    FROM schemad.operations o \
-    JOIN pg_catalog.pg_stat_activity s ON s.pid = o.backend_pid AND s.datid = \
-        (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
-        AND (s.backend_start = o.backend_start OR s.backend_start IS NULL AND EXISTS \
-            (SELECT FROM pg_catalog.pg_locks k WHERE k.pid = s.pid AND ",
+    "SELECT s.pid, coalesce((SELECT t.version FROM schemad.steps t WHERE t.operation = o.id AND \
+        t.state = 'pending' ORDER BY t.ordinal LIMIT 1), '') AS version, p.phase, \
+        p.relid::regclass::text AS relation, nullif(p.index_relid, 0::oid)::regclass::text AS \
+        index, CASE WHEN p.phase LIKE 'waiting%' THEN p.lockers_done WHEN p.tuples_total > \
+        0::bigint THEN p.tuples_done ELSE p.blocks_done END AS done, CASE WHEN p.phase LIKE \
+        'waiting%' THEN p.lockers_total WHEN p.tuples_total > 0::bigint THEN p.tuples_total ELSE \
+        p.blocks_total END AS total FROM schemad.operations o JOIN pg_catalog.pg_stat_activity s \
+        ON s.pid = o.backend_pid AND s.datid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE \
+        d.datname = pg_catalog.current_database()) AND (s.backend_start = o.backend_start OR \
+        s.backend_start IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.pid = s.pid \
+        AND ",
     operation_lock!(),
     ")) \
     LEFT JOIN pg_catalog.pg_stat_progress_create_index p ON p.pid = s.pid \
     WHERE o.id = $1::uuid AND o.state = 'running'"
 );
 
-/// The wait, and each blocker with what it holds of the same thing: a relation, a transaction or a session's virtual one. The server
-/// says since 14 when the wait began; through JSON, so that 13 understands the query.
+/// The wait, and each blocker with what it holds of the same thing: a relation, a transaction or a
+/// session's virtual one. The server says since 14 when the wait began; through JSON, so that 13
+/// understands the query.
 const WAIT: &str = "SELECT w.locktype AS kind, w.mode, w.relation::regclass::text AS relation, \
     pg_catalog.date_part('epoch'::text, pg_catalog.clock_timestamp() - coalesce( \
-        (pg_catalog.to_jsonb(w) ->> 'waitstart'::text)::timestamptz, s.query_start)) AS waited, \
-    b.pid AS blocker, a.usename::text AS usename, a.application_name, a.state, \
-    pg_catalog.date_part('epoch'::text, pg_catalog.clock_timestamp() - coalesce(a.xact_start, a.state_change)) AS age, \
-    h.relation::regclass::text AS held_relation, h.mode AS held_mode \
-    FROM pg_catalog.pg_locks w \
-    JOIN pg_catalog.pg_stat_activity s ON s.pid = w.pid \
-    LEFT JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) b (pid) ON true \
-    LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid \
-    LEFT JOIN LATERAL (SELECT l.relation, l.mode FROM pg_catalog.pg_locks l WHERE l.pid = b.pid AND l.granted \
-        AND l.locktype = w.locktype AND l.database IS NOT DISTINCT FROM w.database \
-        AND l.relation IS NOT DISTINCT FROM w.relation AND l.page IS NOT DISTINCT FROM w.page \
-        AND l.tuple IS NOT DISTINCT FROM w.tuple AND l.transactionid IS NOT DISTINCT FROM w.transactionid \
-        AND l.virtualxid IS NOT DISTINCT FROM w.virtualxid AND l.classid IS NOT DISTINCT FROM w.classid \
-        AND l.objid IS NOT DISTINCT FROM w.objid LIMIT 1) h ON true \
-    WHERE w.pid = $1 AND NOT w.granted ORDER BY b.pid LIMIT 20";
+    (pg_catalog.to_jsonb(w) ->> 'waitstart'::text)::timestamptz, s.query_start)) AS waited, b.pid \
+    AS blocker, a.usename::text AS usename, a.application_name, a.state, \
+    pg_catalog.date_part('epoch'::text, pg_catalog.clock_timestamp() - coalesce(a.xact_start, \
+    a.state_change)) AS age, h.relation::regclass::text AS held_relation, h.mode AS held_mode FROM \
+    pg_catalog.pg_locks w JOIN pg_catalog.pg_stat_activity s ON s.pid = w.pid LEFT JOIN LATERAL \
+    pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) b (pid) ON true LEFT JOIN \
+    pg_catalog.pg_stat_activity a ON a.pid = b.pid LEFT JOIN LATERAL (SELECT l.relation, l.mode \
+    FROM pg_catalog.pg_locks l WHERE l.pid = b.pid AND l.granted AND l.locktype = w.locktype AND \
+    l.database IS NOT DISTINCT FROM w.database AND l.relation IS NOT DISTINCT FROM w.relation AND \
+    l.page IS NOT DISTINCT FROM w.page AND l.tuple IS NOT DISTINCT FROM w.tuple AND \
+    l.transactionid IS NOT DISTINCT FROM w.transactionid AND l.virtualxid IS NOT DISTINCT FROM \
+    w.virtualxid AND l.classid IS NOT DISTINCT FROM w.classid AND l.objid IS NOT DISTINCT FROM \
+    w.objid LIMIT 1) h ON true WHERE w.pid = $1 AND NOT w.granted ORDER BY b.pid LIMIT 20";
 
-/// What the running step of an operation is doing. `None`: it does not run, or its session is not one of this server's database.
+/// What the running step of an operation is doing. `None`: it does not run, or its session is not
+/// one of this server's database.
 ///
 /// # Errors
 /// The database's, or its loss.
@@ -83,10 +86,22 @@ pub async fn of(reader: &mut Reader, operation: Uuid) -> Result<Option<StepActiv
     reader.end(found).await
 }
 
-async fn read(conn: &mut AsyncPgConnection, operation: Uuid) -> diesel::QueryResult<Option<StepActivity>> {
-    let session = sql_query(SESSION).bind::<Text, _>(operation.to_string()).load::<RawSession>(conn).await?.pop();
-    let Some(session) = session else { return Ok(None) };
-    let wait = sql_query(WAIT).bind::<Integer, _>(session.pid).load::<RawWait>(conn).await?;
+async fn read(
+    conn: &mut AsyncPgConnection,
+    operation: Uuid,
+) -> diesel::QueryResult<Option<StepActivity>> {
+    let session = sql_query(SESSION)
+        .bind::<Text, _>(operation.to_string())
+        .load::<RawSession>(conn)
+        .await?
+        .pop();
+    let Some(session) = session else {
+        return Ok(None);
+    };
+    let wait = sql_query(WAIT)
+        .bind::<Integer, _>(session.pid)
+        .load::<RawWait>(conn)
+        .await?;
     let (waiting, waited) = waiting(wait);
     let building = session.phase.map(|phase| Building {
         phase,
@@ -95,15 +110,27 @@ async fn read(conn: &mut AsyncPgConnection, operation: Uuid) -> diesel::QueryRes
         done: session.done.unwrap_or_default(),
         total: session.total.unwrap_or_default(),
     });
-    Ok(Some(StepActivity { version: session.version, waiting, waited, building }))
+    Ok(Some(StepActivity {
+        version: session.version,
+        waiting,
+        waited,
+        building,
+    }))
 }
 
 fn waiting(rows: Vec<RawWait>) -> (Option<Waiting>, Duration) {
-    let seconds = |seconds: Option<f64>| seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let seconds = |seconds: Option<f64>| {
+        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    };
     let mut waiting: Option<(Waiting, Duration)> = None;
     for row in rows {
         let (waiting, _) = waiting.get_or_insert_with(|| {
-            let waiting = Waiting { kind: row.kind, mode: row.mode, relation: row.relation, blockers: Vec::new() };
+            let waiting = Waiting {
+                kind: row.kind,
+                mode: row.mode,
+                relation: row.relation,
+                blockers: Vec::new(),
+            };
             (waiting, seconds(row.waited).unwrap_or_default())
         });
         let Some(pid) = row.blocker else { continue };
@@ -120,7 +147,9 @@ fn waiting(rows: Vec<RawWait>) -> (Option<Waiting>, Duration) {
             });
         }
     }
-    waiting.map_or((None, Duration::ZERO), |(waiting, waited)| (Some(waiting), waited))
+    waiting.map_or((None, Duration::ZERO), |(waiting, waited)| {
+        (Some(waiting), waited)
+    })
 }
 
 #[derive(QueryableByName)]
@@ -191,11 +220,17 @@ mod tests {
     fn each_blocker_is_named_once_and_a_wait_without_one_is_still_a_wait() {
         assert_eq!(waiting(Vec::new()), (None, Duration::ZERO));
         let (wait, waited) = waiting(vec![row(None)]);
-        assert_eq!((wait.unwrap().blockers.len(), waited), (0, Duration::from_millis(1500)));
+        assert_eq!(
+            (wait.unwrap().blockers.len(), waited),
+            (0, Duration::from_millis(1500))
+        );
         let (wait, _) = waiting(vec![row(Some(3)), row(Some(3)), row(Some(7))]);
         let blockers = wait.unwrap().blockers;
         assert_eq!(
-            blockers.iter().map(|blocker| (blocker.pid, blocker.age)).collect::<Vec<_>>(),
+            blockers
+                .iter()
+                .map(|blocker| (blocker.pid, blocker.age))
+                .collect::<Vec<_>>(),
             [(3, None), (7, None)]
         );
     }

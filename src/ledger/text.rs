@@ -1,5 +1,6 @@
-//! Text that the ledger cannot hold. In a database that is not UTF-8 the server refuses a statement for one character of its parameters that
-//! the encoding does not have; the record is written all the same, with that character in other words.
+//! Text that the ledger cannot hold. In a database that is not UTF-8 the server refuses a statement
+//! for one character of its parameters that the encoding does not have; the record is written all
+//! the same, with that character in other words.
 
 use tokio_postgres::error::SqlState;
 
@@ -7,17 +8,22 @@ use crate::{ascii::in_ascii, db::Error};
 
 /// True for the refusal of a character that the database's encoding does not have.
 pub(super) fn is_not_held(error: &Error) -> bool {
-    error.sql().is_some_and(|sql| sql.is(&SqlState::UNTRANSLATABLE_CHARACTER))
+    error
+        .sql()
+        .is_some_and(|sql| sql.is(&SqlState::UNTRANSLATABLE_CHARACTER))
 }
 
-/// `text` as any database holds it, also inside a string of JSON: `U+2192` for what has no other sign.
+/// `text` as any database holds it, also inside a string of JSON: `U+2192` for what has no other
+/// sign.
 pub(super) fn plain(text: &str) -> String {
     // A quote or a backslash would end or change a string of JSON.
-    in_ascii(&text.replace(['“', '”'], "'"), |c| format!("U+{:04X}", u32::from(c)))
+    in_ascii(&text.replace(['“', '”'], "'"), |c| {
+        format!("U+{:04X}", u32::from(c))
+    })
 }
 
-/// Writes, and where the database cannot hold what is written, again in plain text. (A macro, because a closure that borrows what it awaits
-/// is not known to be Send.)
+/// Writes, and where the database cannot hold what is written, again in plain text. (A macro,
+/// because a closure that borrows what it awaits is not known to be Send.)
 macro_rules! held {
     ($write:expr, or $plain:expr) => {
         match $write.await {

@@ -77,7 +77,8 @@ pub struct Recorded {
     pub name: String,
     /// The order of application.
     pub position: i64,
-    /// Checksum and mode of the up that ran; `None` when the migration was adopted by a binary that did not carry it.
+    /// Checksum and mode of the up that ran; `None` when the migration was adopted by a binary that
+    /// did not carry it.
     pub up: Option<(Checksum, Mode)>,
     /// Checksum and mode of the down that belonged to it.
     pub down: Option<(Checksum, Mode)>,

@@ -1,5 +1,6 @@
-//! From a request to an operation: repeats are recognised, the lock is won or waited for, the plan is made under the lock,
-//! and only then is the operation accepted. Until then a refusal leaves nothing behind.
+//! From a request to an operation: repeats are recognised, the lock is won or waited for, the plan
+//! is made under the lock, and only then is the operation accepted. Until then a refusal leaves
+//! nothing behind.
 
 use std::{
     sync::Arc,
@@ -31,23 +32,32 @@ use crate::{
     tally::Counted,
 };
 
-/// How often a waiting operation tries the lock. Short enough that nobody notices, long enough that a thousand waiters
-/// are no load.
+/// How often a waiting operation tries the lock. Short enough that nobody notices, long enough that
+/// a thousand waiters are no load.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Who holds the lock but runs no operation is starting one, ending one or making the ledger; that is over in no time.
+/// Who holds the lock but runs no operation is starting one, ending one or making the ledger; that
+/// is over in no time.
 const SHORT_HOLD: Duration = Duration::from_secs(2);
 
 impl Inner {
     /// Runs a request to its end, or follows the operation that it began before.
-    pub(super) async fn operate(self: &Arc<Self>, request: &Request, log: &Arc<Log>) -> Result<(), Failure> {
+    pub(super) async fn operate(
+        self: &Arc<Self>,
+        request: &Request,
+        log: &Arc<Log>,
+    ) -> Result<(), Failure> {
         match self.claim_and_run(request, log).await {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.name_who_locks(failure).await),
         }
     }
 
-    async fn claim_and_run(self: &Arc<Self>, request: &Request, log: &Arc<Log>) -> Result<(), Failure> {
+    async fn claim_and_run(
+        self: &Arc<Self>,
+        request: &Request,
+        log: &Arc<Log>,
+    ) -> Result<(), Failure> {
         if *self.phases.borrow() > Phase::Serving {
             return Err(Failure::new(
                 Reason::ShuttingDown,
@@ -69,10 +79,13 @@ impl Inner {
             };
             match claims::claim(&session, &new).await? {
                 claims::Claim::Ours { id, created_at } => {
-                    return self.claimed(session, request, (id, created_at), deadline, log).await;
+                    return self
+                        .claimed(session, request, (id, created_at), deadline, log)
+                        .await;
                 }
                 claims::Claim::Existing(existing) => {
-                    // None: it was refused before it was accepted, which binds nothing, so the id is free again.
+                    // None: it was refused before it was accepted, which binds nothing, so the id
+                    // is free again.
                     if let Some(result) = self.attach(&session, request, existing, log).await? {
                         return result;
                     }
@@ -85,19 +98,32 @@ impl Inner {
     fn place(&self, request: &Request) -> Result<(Option<Counted>, Counted), Failure> {
         let who = Client::Principal(request.principal.clone());
         let full = |count: usize, whose: &str| {
-            let message = format!("{count} {whose} are open in this daemon; cancel one, or ask again later");
+            let message =
+                format!("{count} {whose} are open in this daemon; cancel one, or ask again later");
             Failure::new(Reason::TooManyQueued, message)
         };
         let applies = match &request.action {
             Action::Apply(_) => {
-                let each = if request.principal == ANONYMOUS { APPLIES.all } else { APPLIES.each };
+                let each = if request.principal == ANONYMOUS {
+                    APPLIES.all
+                } else {
+                    APPLIES.each
+                };
                 let entered = self.applies.enter(who.clone(), Room { each, ..APPLIES });
-                let whose = format!("applies of {}, or {} of all,", request.principal, APPLIES.all);
+                let whose = format!(
+                    "applies of {}, or {} of all,",
+                    request.principal, APPLIES.all
+                );
                 Some(entered.ok_or_else(|| full(each, &whose))?)
             }
             Action::Rollback(_) | Action::Resolve(_) | Action::Sign(_) => None,
         };
-        Ok((applies, self.open.enter(who, OPEN).ok_or_else(|| full(OPEN.all, "operations"))?))
+        Ok((
+            applies,
+            self.open
+                .enter(who, OPEN)
+                .ok_or_else(|| full(OPEN.all, "operations"))?,
+        ))
     }
 
     /// The request is ours: runs it, or takes the claim back when it cannot begin.
@@ -110,13 +136,22 @@ impl Inner {
         log: &Arc<Log>,
     ) -> Result<(), Failure> {
         let halt = watch::Sender::new(None);
-        let mut candidate = Candidate { request, id, created_at, log, halt: halt.subscribe(), accepted: false };
+        let mut candidate = Candidate {
+            request,
+            id,
+            created_at,
+            log,
+            halt: halt.subscribe(),
+            accepted: false,
+        };
         let _registered = Registered::new(self, id, halt);
         match self.begin(session, &mut candidate, deadline).await {
             Ok(begun) => self.run(begun, &candidate).await,
             Err(Stopped { failure, left }) if candidate.accepted => {
                 let failure = self.name_who_locks(failure).await;
-                Err(self.end_without_steps(&candidate, Stopped { failure, left }).await)
+                Err(self
+                    .end_without_steps(&candidate, Stopped { failure, left })
+                    .await)
             }
             Err(Stopped { failure, left }) => {
                 let failure = self.name_who_locks(failure).await;
@@ -126,12 +161,13 @@ impl Inner {
         }
     }
 
-    /// Takes back a claim that was not accepted. Best effort: one that stays behind is closed for want of a session.
+    /// Takes back a claim that was not accepted. Best effort: one that stays behind is closed for
+    /// want of a session.
     async fn take_back(&self, id: Uuid, left: Left, failure: &Failure) {
         let session = match left {
             Left::Locked(locked) => {
-                // Before the lock goes, which is released in so many words: the next operation must not find it held by a
-                // closing connection.
+                // Before the lock goes, which is released in so many words: the next operation must
+                // not find it held by a closing connection.
                 let _ = give_up(locked.ledger(), id, failure).await;
                 let _ = locked.release().await;
                 return;
@@ -144,7 +180,8 @@ impl Inner {
         }
     }
 
-    /// Wins the lock, plans and writes the operation's rows. Dropped in the middle, the lock goes with the session.
+    /// Wins the lock, plans and writes the operation's rows. Dropped in the middle, the lock goes
+    /// with the session.
     async fn begin(
         &self,
         session: Session,
@@ -155,7 +192,10 @@ impl Inner {
             && let Err(refusal) = planner::expect_set(&self.catalog, apply)
         {
             // Whoever runs now, this daemon never could.
-            return Err(Stopped { failure: refusal.into(), left: Left::Open(session) });
+            return Err(Stopped {
+                failure: refusal.into(),
+                left: Left::Open(session),
+            });
         }
         let mut locked = match LockedSession::try_lock(session).await? {
             Attempt::Won(locked) => locked,
@@ -163,7 +203,9 @@ impl Inner {
                 if !candidate.request.queue_timeout.is_zero() {
                     operations::accept(session.ledger(), candidate.id).await?;
                     candidate.accept();
-                    candidate.log.push(Event::Queued(Box::new(Holder::find(session.ledger()).await?)));
+                    candidate.log.push(Event::Queued(Box::new(
+                        Holder::find(session.ledger()).await?,
+                    )));
                 }
                 self.win(session, deadline, Some(candidate)).await?
             }
@@ -174,11 +216,15 @@ impl Inner {
                 candidate.log.push(prepared.event());
                 Ok(Begun { locked, prepared })
             }
-            Err(failure) => Err(Stopped { failure, left: Left::Locked(locked) }),
+            Err(failure) => Err(Stopped {
+                failure,
+                left: Left::Locked(locked),
+            }),
         }
     }
 
-    /// A direct session to a database whose ledger this daemon can use; creates or upgrades it first where needed.
+    /// A direct session to a database whose ledger this daemon can use; creates or upgrades it
+    /// first where needed.
     async fn usable_session(&self, deadline: Instant) -> Result<Session, Failure> {
         let session = self.open_session().await?;
         if let Some(role) = &self.role {
@@ -188,7 +234,10 @@ impl Inner {
         match install::check(&session).await? {
             install::State::Usable => Ok(session),
             install::State::ToBeCreated | install::State::ToBeUpgraded => {
-                let locked = self.win(session, deadline, None).await.map_err(|stopped| stopped.failure)?;
+                let locked = self
+                    .win(session, deadline, None)
+                    .await
+                    .map_err(|stopped| stopped.failure)?;
                 install::ensure(&locked).await?;
                 Ok(locked.release().await?)
             }
@@ -200,8 +249,8 @@ impl Inner {
         Ok(self.logins.open_direct().await?)
     }
 
-    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an operation. An accepted operation can be
-    /// cancelled meanwhile.
+    /// Polls the lock until `deadline`, or a little longer while nobody who holds it runs an
+    /// operation. An accepted operation can be cancelled meanwhile.
     pub(super) async fn win(
         &self,
         session: Session,
@@ -217,20 +266,31 @@ impl Inner {
                 Attempt::Held(session) => session,
             };
             let now = Instant::now();
-            if now >= deadline && (now >= patience || claims::running(session.ledger()).await?.is_some()) {
+            if now >= deadline
+                && (now >= patience || claims::running(session.ledger()).await?.is_some())
+            {
                 break busy(&Holder::find(session.ledger()).await?);
             }
             // This daemon knows it first, and whatever keeps it from reading the ledger.
-            if let Some(Halt::Cancelled(by)) = candidate.and_then(|candidate| candidate.halt.borrow().clone()) {
-                break cancelled(&by, "it was still waiting for another operation, so nothing was done");
+            if let Some(Halt::Cancelled(by)) =
+                candidate.and_then(|candidate| candidate.halt.borrow().clone())
+            {
+                break cancelled(
+                    &by,
+                    "it was still waiting for another operation, so nothing was done",
+                );
             }
             if let Some(candidate) = candidate.filter(|candidate| candidate.accepted) {
                 match control::cancel_requested_by(session.ledger(), candidate.id).await {
                     Ok(None) => {}
                     Ok(Some(by)) => {
-                        break cancelled(&by, "it was still waiting for another operation, so nothing was done");
+                        break cancelled(
+                            &by,
+                            "it was still waiting for another operation, so nothing was done",
+                        );
                     }
-                    // Whoever has locked the ledger is gone before the lock is won, or is named then.
+                    // Whoever has locked the ledger is gone before the lock is won, or is named
+                    // then.
                     Err(error) if error.is_lock_timeout() => {}
                     Err(lost) => return Err(lost.into()),
                 }
@@ -238,26 +298,40 @@ impl Inner {
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
                 _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
-                    break Failure::new(Reason::Interrupted, "this daemon is shutting down; nothing was done");
+                    break Failure::new(Reason::Interrupted, "this daemon is shutting down; nothing \
+                        was done");
                 }
             }
         };
-        Err(Stopped { failure, left: Left::Open(session) })
+        Err(Stopped {
+            failure,
+            left: Left::Open(session),
+        })
     }
 }
 
-/// Deletes a claim, or ends it where the ledger is locked: the row's steps could not be deleted with it, and it would be taken for what a
-/// dead daemon left.
-async fn give_up(client: &tokio_postgres::Client, id: Uuid, failure: &Failure) -> Result<(), db::Error> {
+/// Deletes a claim, or ends it where the ledger is locked: the row's steps could not be deleted
+/// with it, and it would be taken for what a dead daemon left.
+async fn give_up(
+    client: &tokio_postgres::Client,
+    id: Uuid,
+    failure: &Failure,
+) -> Result<(), db::Error> {
     if failure.reason != Reason::LedgerLocked {
         return claims::abandon(client, id).await;
     }
     let failure = Some(failure.clone().with("operation", id));
-    let ending = Ending { finished: Finished::default(), failure };
-    operations::end(client, id, State::Failed, &ending).await.map(drop)
+    let ending = Ending {
+        finished: Finished::default(),
+        failure,
+    };
+    operations::end(client, id, State::Failed, &ending)
+        .await
+        .map(drop)
 }
 
-/// Why an operation could not begin. Its end is recorded on the session that is left, because others close what has none.
+/// Why an operation could not begin. Its end is recorded on the session that is left, because
+/// others close what has none.
 pub(super) struct Stopped {
     pub failure: Failure,
     pub left: Left,
@@ -275,7 +349,10 @@ pub(super) enum Left {
 
 impl From<Failure> for Stopped {
     fn from(failure: Failure) -> Self {
-        Self { failure, left: Left::Lost }
+        Self {
+            failure,
+            left: Left::Lost,
+        }
     }
 }
 
@@ -304,7 +381,14 @@ impl Candidate<'_> {
             let kind = self.request.action.kind();
             self.log.name(self.id);
             let request_id = self.request.request_id.to_string();
-            self.log.push_at(self.created_at, Event::Accepted { kind: kind.into(), request_id, repeated: false });
+            self.log.push_at(
+                self.created_at,
+                Event::Accepted {
+                    kind: kind.into(),
+                    request_id,
+                    repeated: false,
+                },
+            );
             tracing::info!(event = "operation.accepted", operation = %self.id, kind,
                 principal = self.request.principal, "operation accepted");
         }
@@ -327,5 +411,6 @@ pub(super) fn reused(request_id: Uuid) -> Failure {
 
 /// Why an operation ended that somebody cancelled.
 pub(super) fn cancelled(by: &str, reached: &str) -> Failure {
-    Failure::new(Reason::Cancelled, format!("cancelled by {by}; {reached}")).with("cancelled_by", by)
+    Failure::new(Reason::Cancelled, format!("cancelled by {by}; {reached}"))
+        .with("cancelled_by", by)
 }

@@ -1,4 +1,5 @@
-//! A request that was seen before is the same operation: its recorded result, or the result it will have.
+//! A request that was seen before is the same operation: its recorded result, or the result it will
+//! have.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(250);
 
 impl Inner {
-    /// Follows an operation through the ledger until it has ended. `None`: it was never accepted and its row is gone.
+    /// Follows an operation through the ledger until it has ended. `None`: it was never accepted
+    /// and its row is gone.
     pub(super) async fn attach(
         &self,
         session: &Session,
@@ -44,7 +46,8 @@ impl Inner {
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
                 _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
-                    return Err(Failure::new(Reason::ShuttingDown, "this daemon is shutting down; repeat the request elsewhere"));
+                    return Err(Failure::new(Reason::ShuttingDown, "this daemon is shutting down; \
+                        repeat the request elsewhere"));
                 }
             }
             current = claims::find(session.ledger(), operation.id).await?;

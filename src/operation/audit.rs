@@ -1,5 +1,5 @@
-//! Which refusals of known callers the ledger keeps: a few a second of each, so that nobody hides what another tried behind what
-//! they try, and not so many of all that the ledger fills.
+//! Which refusals of known callers the ledger keeps: a few a second of each, so that nobody hides
+//! what another tried behind what they try, and not so many of all that the ledger fills.
 
 use std::{
     collections::HashMap,
@@ -46,8 +46,15 @@ impl Audit {
     /// Whether one more of this principal's is kept.
     fn keeps(&self, principal: &str, now: Instant) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.since.is_none_or(|since| now.duration_since(since) >= SECOND) {
-            *state = State { since: Some(now), told: state.told, ..State::default() };
+        if state
+            .since
+            .is_none_or(|since| now.duration_since(since) >= SECOND)
+        {
+            *state = State {
+                since: Some(now),
+                told: state.told,
+                ..State::default()
+            };
         }
         let own = state.of.get(principal).copied().unwrap_or_default();
         let keeps = own < EACH && state.all < ALL;
@@ -61,7 +68,9 @@ impl Audit {
     /// Whether it is time to say that something was not kept.
     fn tells(&self, now: Instant) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let tells = state.told.is_none_or(|told| now.duration_since(told) >= TELL);
+        let tells = state
+            .told
+            .is_none_or(|told| now.duration_since(told) >= TELL);
         if tells {
             state.told = Some(now);
         }
@@ -70,31 +79,57 @@ impl Audit {
 }
 
 impl Operations {
-    /// Keeps the refusal of a known caller in the ledger, as well as can be. Who is refused does not wait for that.
-    pub fn note_refusal(&self, principal: &str, kind: &'static str, request_id: Uuid, failure: &Failure) {
+    /// Keeps the refusal of a known caller in the ledger, as well as can be. Who is refused does
+    /// not wait for that.
+    pub fn note_refusal(
+        &self,
+        principal: &str,
+        kind: &'static str,
+        request_id: Uuid,
+        failure: &Failure,
+    ) {
         let (inner, principal, failure) = (self.0.clone(), principal.to_owned(), failure.clone());
-        tokio::spawn(async move { inner.keep_refusal(&principal, kind, request_id, &failure).await });
+        tokio::spawn(async move {
+            inner
+                .keep_refusal(&principal, kind, request_id, &failure)
+                .await
+        });
     }
 }
 
 impl Inner {
     /// Keeps a refusal in the ledger, as well as can be and no more than a few a second.
-    pub(super) async fn keep_refusal(&self, principal: &str, kind: &str, request_id: Uuid, failure: &Failure) {
+    pub(super) async fn keep_refusal(
+        &self,
+        principal: &str,
+        kind: &str,
+        request_id: Uuid,
+        failure: &Failure,
+    ) {
         if !self.audit.keeps(principal, Instant::now()) {
             self.metrics.refusal_not_kept("rate");
             if self.audit.tells(Instant::now()) {
                 tracing::warn!(
                     event = "refusals.not_kept",
                     principal,
-                    "more was refused than is kept in the ledger, {EACH} of one caller and {ALL} of all within a second; \
-                     schemad_refusals_not_kept counts the others"
+                    "more was refused than is kept in the ledger, {EACH} of one caller and {ALL} \
+                     of all within a second; schemad_refusals_not_kept counts the others"
                 );
             }
             return;
         }
-        let Some(session) = self.side.borrow().clone() else { return self.metrics.refusal_not_kept("database") };
-        let refused = Refused { daemon: &self.daemon, principal, kind, request_id, failure };
-        let kept = tokio::time::timeout(KEPT_WITHIN, upkeep::refused(session.ledger(), &refused)).await;
+        let Some(session) = self.side.borrow().clone() else {
+            return self.metrics.refusal_not_kept("database");
+        };
+        let refused = Refused {
+            daemon: &self.daemon,
+            principal,
+            kind,
+            request_id,
+            failure,
+        };
+        let kept =
+            tokio::time::timeout(KEPT_WITHIN, upkeep::refused(session.ledger(), &refused)).await;
         if let Err(error) = kept.unwrap_or(Err(Error::Timeout(KEPT_WITHIN))) {
             self.metrics.refusal_not_kept("database");
             tracing::debug!(cause = %error, "a refusal could not be kept");
@@ -113,7 +148,10 @@ mod tests {
         assert_eq!([kept("a", now), kept("a", now), kept("b", now)], [5, 0, 5]);
         let crowd: usize = (0..100).map(|n| kept(&n.to_string(), now)).sum();
         assert_eq!((crowd, audit.0.lock().unwrap().of.len()), (40, 10));
-        assert_eq!([kept("b", now + SECOND / 2), kept("b", now + SECOND)], [0, 5]);
+        assert_eq!(
+            [kept("b", now + SECOND / 2), kept("b", now + SECOND)],
+            [0, 5]
+        );
     }
 
     #[test]

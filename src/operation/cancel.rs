@@ -1,5 +1,5 @@
-//! Ends an operation from any daemon: the wish is written into the ledger, where the daemon that runs it sees it, and the
-//! running statement is cancelled at once.
+//! Ends an operation from any daemon: the wish is written into the ledger, where the daemon that
+//! runs it sees it, and the running statement is cancelled at once.
 
 use std::time::Duration;
 
@@ -24,14 +24,15 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) const AT_ONCE: usize = 4;
 
 impl Operations {
-    /// Cancels an operation and returns it as it ended, or as it is when it does not end in time. Anybody may cancel their own,
-    /// an admin any.
+    /// Cancels an operation and returns it as it ended, or as it is when it does not end in time.
+    /// Anybody may cancel their own, an admin any.
     ///
     /// # Errors
     /// UNKNOWN_OPERATION, OPERATION_ENDED, PERMISSION_DENIED, or the database's.
     pub async fn cancel(&self, id: Uuid, by: &Principal) -> Result<OperationRow, Failure> {
         let inner = &self.0;
-        // First what a connection of the pool is enough for: whoever may not, or comes too late, opens no session.
+        // First what a connection of the pool is enough for: whoever may not, or comes too late,
+        // opens no session.
         let known = match inner.read(id).await {
             // The ledger is locked, and that may be what the operation waits for.
             Err(locked) if locked.is_lock_timeout() => match inner.cancel_here(id, by).await {
@@ -65,7 +66,10 @@ impl Operations {
         };
         match tokio::time::timeout(ENDED_WITHIN, ended).await {
             Ok(Ok(Some(ended))) => Ok(ended),
-            Ok(Ok(None)) => Ok(OperationRow { state: ledger::State::Cancelled.as_str().into(), ..operation }),
+            Ok(Ok(None)) => Ok(OperationRow {
+                state: ledger::State::Cancelled.as_str().into(),
+                ..operation
+            }),
             Ok(Err(error)) => Err(error),
             Err(_) => Ok(operation),
         }
@@ -78,7 +82,8 @@ impl Inner {
         Ok(ledger::history::get(&mut reader, id).await?)
     }
 
-    /// Ends an operation that this daemon runs or queues, without a look into the ledger. `None`: it is not here.
+    /// Ends an operation that this daemon runs or queues, without a look into the ledger. `None`:
+    /// it is not here.
     async fn cancel_here(&self, id: Uuid, by: &Principal) -> Option<Result<OperationRow, Failure>> {
         let (owner, log) = self.own(id)?;
         if by.role < Role::Admin && owner != by.name {
@@ -92,18 +97,30 @@ impl Inner {
         // However it ends, the answer says so.
         let _ = tokio::time::timeout(ENDED_WITHIN, log.follow().result()).await;
         let row = self.read(id).await.ok().flatten();
-        Some(Ok(row.unwrap_or_else(|| log.as_row(id, &owner, &self.daemon))))
+        Some(Ok(
+            row.unwrap_or_else(|| log.as_row(id, &owner, &self.daemon))
+        ))
     }
 
     /// Writes the wish, and ends what runs. Returns the operation as it is now.
-    async fn ask_to_end(&self, known: OperationRow, id: Uuid, principal: &str) -> Result<OperationRow, Failure> {
+    async fn ask_to_end(
+        &self,
+        known: OperationRow,
+        id: Uuid,
+        principal: &str,
+    ) -> Result<OperationRow, Failure> {
         let Ok(_one_of_few) = self.cancels.acquire().await else {
-            return Err(Failure::new(Reason::Internal, "nobody closes this semaphore"));
+            return Err(Failure::new(
+                Reason::Internal,
+                "nobody closes this semaphore",
+            ));
         };
         let session = self.open_session().await?;
         let asked = match control::request_cancel(session.ledger(), id, principal).await {
             // The wish cannot be written; the daemon that runs the operation can do without.
-            Err(error) if error.is_lock_timeout() && self.halt(id, Halt::Cancelled(principal.into())) => {
+            Err(error)
+                if error.is_lock_timeout() && self.halt(id, Halt::Cancelled(principal.into())) =>
+            {
                 return Ok(known);
             }
             asked => asked?,
@@ -112,7 +129,8 @@ impl Inner {
         if let Some(ended) = control::ended(&operation) {
             return Err(ended);
         }
-        tracing::info!(event = "operation.cancel_requested", operation = %id, principal, "asked to cancel an operation");
+        tracing::info!(event = "operation.cancel_requested", operation = %id, principal, "asked to \
+            cancel an operation");
         if !self.halt(id, Halt::Cancelled(principal.into()))
             && operation.state == "running"
             && let Err(error) = activity::cancel(session.client(), backend).await
@@ -130,7 +148,9 @@ impl Inner {
 }
 
 fn denied(id: Uuid, owner: &str, by: &Principal) -> Failure {
-    let message =
-        format!("operation {id} is {owner}'s; {} has the role {} and may cancel its own only", by.name, by.role);
+    let message = format!(
+        "operation {id} is {owner}'s; {} has the role {} and may cancel its own only",
+        by.name, by.role
+    );
     Failure::new(Reason::PermissionDenied, message).with("role", Role::Admin)
 }

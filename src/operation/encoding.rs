@@ -1,5 +1,6 @@
-//! A database whose encoding is not UTF-8 has no place for some characters, in a comment or anywhere: the server refuses the whole message.
-//! So the scripts of an operation are looked through before it begins, and the character is named with its place.
+//! A database whose encoding is not UTF-8 has no place for some characters, in a comment or
+//! anywhere: the server refuses the whole message. So the scripts of an operation are looked
+//! through before it begins, and the character is named with its place.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +15,20 @@ use crate::{
     sql,
 };
 
-/// Refuses the steps when one of their scripts, or a down that the ledger would keep, has a character that the database cannot hold.
-pub(super) async fn check(steps: &[Step], reader: &mut Reader, encoding: &str, bytes: usize) -> Result<(), Failure> {
+/// Refuses the steps when one of their scripts, or a down that the ledger would keep, has a
+/// character that the database cannot hold.
+pub(super) async fn check(
+    steps: &[Step],
+    reader: &mut Reader,
+    encoding: &str,
+    bytes: usize,
+) -> Result<(), Failure> {
     let files: Vec<File<'_>> = steps.iter().flat_map(of_step).collect();
-    match unfit(&files, reader, encoding, bytes).await?.into_iter().next() {
+    match unfit(&files, reader, encoding, bytes)
+        .await?
+        .into_iter()
+        .next()
+    {
         Some(failure) => Err(failure),
         None => Ok(()),
     }
@@ -33,8 +44,11 @@ pub async fn unfit_pending(
     reader: &mut Reader,
     encoding: &str,
 ) -> Result<Vec<Failure>, Failure> {
-    let files: Vec<File<'_>> =
-        pending.iter().filter_map(|version| catalog.get(version)).flat_map(of_migration).collect();
+    let files: Vec<File<'_>> = pending
+        .iter()
+        .filter_map(|version| catalog.get(version))
+        .flat_map(of_migration)
+        .collect();
     let bytes = files.iter().map(|file| file.script.sql.len()).sum();
     unfit(&files, reader, encoding, bytes).await
 }
@@ -55,20 +69,42 @@ struct File<'a> {
 /// What runs, and of an up what the ledger keeps for its way back.
 fn of_step(step: &Step) -> impl Iterator<Item = File<'_>> {
     let (version, name) = (&step.version, step.name.name.as_str());
-    let file = move |direction, script| File { version, name, direction, script };
-    let down = step.down.iter().map(move |down| file(Direction::Down, down));
+    let file = move |direction, script| File {
+        version,
+        name,
+        direction,
+        script,
+    };
+    let down = step
+        .down
+        .iter()
+        .map(move |down| file(Direction::Down, down));
     std::iter::once(file(step.name.direction, &step.script)).chain(down)
 }
 
 fn of_migration(migration: &Migration) -> impl Iterator<Item = File<'_>> {
     let (version, name) = (&migration.version, migration.name.as_str());
-    let file = move |direction, script| File { version, name, direction, script };
-    let down = migration.down.iter().map(move |down| file(Direction::Down, down));
+    let file = move |direction, script| File {
+        version,
+        name,
+        direction,
+        script,
+    };
+    let down = migration
+        .down
+        .iter()
+        .map(move |down| file(Direction::Down, down));
     std::iter::once(file(Direction::Up, &migration.up)).chain(down)
 }
 
-/// What has a character that the database cannot hold, each with the first one's place; of one migration only the first file.
-async fn unfit(files: &[File<'_>], reader: &mut Reader, encoding: &str, bytes: usize) -> Result<Vec<Failure>, Failure> {
+/// What has a character that the database cannot hold, each with the first one's place; of one
+/// migration only the first file.
+async fn unfit(
+    files: &[File<'_>],
+    reader: &mut Reader,
+    encoding: &str,
+    bytes: usize,
+) -> Result<Vec<Failure>, Failure> {
     if holds_everything(encoding) {
         return Ok(Vec::new());
     }
@@ -77,18 +113,31 @@ async fn unfit(files: &[File<'_>], reader: &mut Reader, encoding: &str, bytes: u
         return Ok(Vec::new());
     }
     let found = blocking::in_place(bytes, || {
-        let mut found: Vec<Failure> = files.iter().filter_map(|file| first(file, &unknown, encoding)).collect();
-        found.dedup_by(|later, earlier| later.metadata.get("version") == earlier.metadata.get("version"));
+        let mut found: Vec<Failure> = files
+            .iter()
+            .filter_map(|file| first(file, &unknown, encoding))
+            .collect();
+        found.dedup_by(|later, earlier| {
+            later.metadata.get("version") == earlier.metadata.get("version")
+        });
         found
     });
     Ok(found)
 }
 
 /// The characters of the files, and of their names, that the database cannot hold.
-async fn not_held(files: &[File<'_>], reader: &mut Reader, bytes: usize) -> Result<BTreeSet<char>, Failure> {
+async fn not_held(
+    files: &[File<'_>],
+    reader: &mut Reader,
+    bytes: usize,
+) -> Result<BTreeSet<char>, Failure> {
     let texts = || files.iter().flat_map(|file| [file.name, &*file.script.sql]);
-    let characters: BTreeSet<char> =
-        blocking::in_place(bytes, || texts().flat_map(str::chars).filter(|c| !c.is_ascii()).collect());
+    let characters: BTreeSet<char> = blocking::in_place(bytes, || {
+        texts()
+            .flat_map(str::chars)
+            .filter(|c| !c.is_ascii())
+            .collect()
+    });
     if characters.is_empty() {
         return Ok(characters);
     }
@@ -107,7 +156,11 @@ pub(super) async fn not_held_of(
     if holds_everything(encoding) {
         return Ok(BTreeSet::new());
     }
-    let files: Vec<File<'_>> = adopted.iter().filter_map(|(_, migration)| *migration).flat_map(of_migration).collect();
+    let files: Vec<File<'_>> = adopted
+        .iter()
+        .filter_map(|(_, migration)| *migration)
+        .flat_map(of_migration)
+        .collect();
     let bytes = files.iter().map(|file| file.script.sql.len()).sum();
     not_held(&files, reader, bytes).await
 }
@@ -116,7 +169,10 @@ pub(super) async fn not_held_of(
 fn first(file: &File<'_>, unknown: &BTreeSet<char>, encoding: &str) -> Option<Failure> {
     let sql = &*file.script.sql;
     let lacks = |character: char| {
-        format!("the database's encoding is {encoding}, which has no {character:?} (U+{:04X})", u32::from(character))
+        format!(
+            "the database's encoding is {encoding}, which has no {character:?} (U+{:04X})",
+            u32::from(character)
+        )
     };
     if let Some(character) = file.name.chars().find(|c| unknown.contains(c)) {
         let message = format!("{}: {}. Rename the folder", file.name, lacks(character));
@@ -124,8 +180,15 @@ fn first(file: &File<'_>, unknown: &BTreeSet<char>, encoding: &str) -> Option<Fa
     }
     let (at, character) = sql.chars().enumerate().find(|(_, c)| unknown.contains(c))?;
     let problem = lacks(character);
-    let cure =
-        "Write it with characters that the encoding has, in comments too; or make the database with ENCODING 'UTF8'";
+    let cure = "Write it with characters that the encoding has, in comments too; or make the \
+        database with ENCODING 'UTF8'";
     let (name, place) = (file.direction.file(file.name), sql::place(sql, at + 1));
-    Some(fitness::not_run(Reason::InvalidMigration, &name, file.version, (sql, place), &problem, cure))
+    Some(fitness::not_run(
+        Reason::InvalidMigration,
+        &name,
+        file.version,
+        (sql, place),
+        &problem,
+        cure,
+    ))
 }

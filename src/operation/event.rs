@@ -116,12 +116,21 @@ impl Event {
     /// A warning of schemad's own, while no step runs.
     pub fn warning(message: String) -> Self {
         let (version, detail, hint) = (String::new(), String::new(), String::new());
-        Self::Notice { version, severity: "WARNING".into(), message, detail, hint }
+        Self::Notice {
+            version,
+            severity: "WARNING".into(),
+            message,
+            detail,
+            hint,
+        }
     }
 
     /// A state change, which the ledger holds too; anything else is told live only.
     pub fn is_durable(&self) -> bool {
-        matches!(self, Self::Accepted { .. } | Self::Planned { .. } | Self::StepDone(..) | Self::Finished(..))
+        matches!(
+            self,
+            Self::Accepted { .. } | Self::Planned { .. } | Self::StepDone(..) | Self::Finished(..)
+        )
     }
 }
 

@@ -16,12 +16,15 @@ use crate::{
 /// The operation ends as it was told to; what its statement did is for a person to find out.
 fn halted_in_doubt(halt: Halt, step: &Step, progress: &str) -> Failure {
     let doubt = format!(
-        "{progress}. The statement that ran may have committed a part of its work, so {} is in doubt: the status names the statement, \
-         and Resolve settles it",
+        "{progress}. The statement that ran may have committed a part of its work, so {} is in \
+         doubt: the status names the statement, and Resolve settles it",
         step.file(),
     );
     let failure = match halt {
-        Halt::Shutdown => Failure::new(Reason::Interrupted, format!("the daemon was told to stop; {doubt}")),
+        Halt::Shutdown => Failure::new(
+            Reason::Interrupted,
+            format!("the daemon was told to stop; {doubt}"),
+        ),
         Halt::Cancelled(by) => cancelled(&by, &doubt),
     };
     failure
@@ -32,7 +35,9 @@ fn halted_in_doubt(halt: Halt, step: &Step, progress: &str) -> Failure {
 
 /// The session was lost and the lock could not be won again to read what it had committed.
 pub(super) fn unknown(error: &db::Error) -> db::Error {
-    db::Error::Lost(format!("{error}{NOT_KNOWN}. The next operation records it, and the status shows it"))
+    db::Error::Lost(format!(
+        "{error}{NOT_KNOWN}. The next operation records it, and the status shows it"
+    ))
 }
 
 /// Why an operation did not do all its steps, in an operator's words.
@@ -63,45 +68,64 @@ pub(super) fn failure(
             let failure = Failure::new(
                 Reason::LockTimeout,
                 format!(
-                    "{} could not get its locks within {waited:.0?} ({error}); {undone}, {progress}. {who}, or allow more with \
-                     lock_wait",
+                    "{} could not get its locks within {waited:.0?} ({error}); {undone}, \
+                     {progress}. {who}, or allow more with lock_wait",
                     step.file()
                 ),
             )
             .with("version", &step.version)
             .with("file", step.file())
             .with("sqlstate", &error.sqlstate);
-            if blocked_by.is_empty() { failure } else { failure.with("blocked_by", blocked_by) }
+            if blocked_by.is_empty() {
+                failure
+            } else {
+                failure.with("blocked_by", blocked_by)
+            }
         }
-        Broken::Halted(Halt::Shutdown) => {
-            Failure::new(Reason::Interrupted, format!("the daemon was told to stop; {progress}, {undone}. Ask again"))
+        Broken::Halted(Halt::Shutdown) => Failure::new(
+            Reason::Interrupted,
+            format!("the daemon was told to stop; {progress}, {undone}. Ask again"),
+        ),
+        Broken::Halted(Halt::Cancelled(by)) => cancelled(&by, &format!("{progress}, {undone}"))
+            .with("version", &step.version)
+            .with("steps_done", done),
+        Broken::HaltedInDoubt(halt) => {
+            halted_in_doubt(halt, step, &progress).with("steps_done", done)
         }
-        Broken::Halted(Halt::Cancelled(by)) => {
-            cancelled(&by, &format!("{progress}, {undone}")).with("version", &step.version).with("steps_done", done)
-        }
-        Broken::HaltedInDoubt(halt) => halted_in_doubt(halt, step, &progress).with("steps_done", done),
         Broken::Guard(error) => {
             let grant = runner::grant_on_the_ledger(&error, login);
             let failure = Failure::from(db::Error::from(error));
-            let mut message = format!("the ledger refused {}: {}; {progress}", step.file(), failure.message);
+            let mut message = format!(
+                "the ledger refused {}: {}; {progress}",
+                step.file(),
+                failure.message
+            );
             if let Some(grant) = &grant {
                 message += &format!(". {grant}");
             }
             let failure = Failure { message, ..failure };
-            grant.into_iter().fold(failure, |failure, grant| failure.with("grant", grant))
+            grant
+                .into_iter()
+                .fold(failure, |failure, grant| failure.with("grant", grant))
         }
         // Asking again would end as this did.
         Broken::Lost(error) if ends_sessions(&error, step) => {
-            let cure = "The file calls pg_terminate_backend(), and its own session was among those that it ended: leave that out with AND pid \
-                <> pg_backend_pid()";
-            Failure::new(Reason::MigrationFailed, format!("{}: {error}. {cure}; {undone}, {progress}", step.file()))
-                .with("version", &step.version)
-                .with("file", step.file())
-                .with("sqlstate", ADMIN_SHUTDOWN)
-                .with("meaning", cure)
-                .with("steps_done", done)
+            let cure = "The file calls pg_terminate_backend(), and its own session was among those \
+                that it ended: leave that out with AND pid <> pg_backend_pid()";
+            Failure::new(
+                Reason::MigrationFailed,
+                format!("{}: {error}. {cure}; {undone}, {progress}", step.file()),
+            )
+            .with("version", &step.version)
+            .with("file", step.file())
+            .with("sqlstate", ADMIN_SHUTDOWN)
+            .with("meaning", cure)
+            .with("steps_done", done)
         }
-        Broken::Lost(error) => Failure::new(Reason::Interrupted, format!("{error}; {progress}. Ask again")),
+        Broken::Lost(error) => Failure::new(
+            Reason::Interrupted,
+            format!("{error}; {progress}. Ask again"),
+        ),
     }
 }
 
@@ -109,10 +133,12 @@ pub(super) fn failure(
 const ADMIN_SHUTDOWN: &str = "57P01";
 
 /// What [`unknown`] says.
-const NOT_KNOWN: &str = ", and the database could not be asked in time whether the step that ran was committed";
+const NOT_KNOWN: &str =
+    ", and the database could not be asked in time whether the step that ran was committed";
 
-/// The session was ended, and the script ends sessions without sparing its own: the step is known to be undone. A server that is stopped
-/// says the same of a session, so a script that names its own is not suspected.
+/// The session was ended, and the script ends sessions without sparing its own: the step is known
+/// to be undone. A server that is stopped says the same of a session, so a script that names its
+/// own is not suspected.
 fn ends_sessions(error: &db::Error, step: &Step) -> bool {
     let (error, sql) = (error.to_string(), &step.script.sql);
     error.contains(ADMIN_SHUTDOWN)

@@ -1,6 +1,7 @@
-//! What an operation says that could not go on because another session has locked a table of the ledger. Statements of
-//! schemad's own wait for a lock only so long (`db/session.rs`), so that nobody waits without end, and no operation keeps the
-//! operation lock meanwhile; then the sessions in the way are looked for, on a session of its own.
+//! What an operation says that could not go on because another session has locked a table of the
+//! ledger. Statements of schemad's own wait for a lock only so long (`db/session.rs`), so that
+//! nobody waits without end, and no operation keeps the operation lock meanwhile; then the sessions
+//! in the way are looked for, on a session of its own.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use crate::{
 const LOOK_WITHIN: Duration = Duration::from_secs(3);
 
 impl Inner {
-    /// A lock_timeout of a statement of schemad's own becomes LEDGER_LOCKED, which names who is in the way. Any other failure stays as
-    /// it is.
+    /// A lock_timeout of a statement of schemad's own becomes LEDGER_LOCKED, which names who is in
+    /// the way. Any other failure stays as it is.
     pub(super) async fn name_who_locks(&self, failure: Failure) -> Failure {
         if !failure.is_lock_timeout() {
             return failure;
@@ -31,12 +32,20 @@ impl Inner {
             who => format!("In the way: {who}. End that"),
         };
         let message = format!(
-            "another session has locked a table of the ledger (or Diesel's), and schemad waits at most {} for it. {who}, or ask again later",
+            "another session has locked a table of the ledger (or Diesel's), and schemad waits at \
+             most {} for it. {who}, or ask again later",
             humantime::format_duration(OWN_LOCK_TIMEOUT)
         );
         let named = Failure::new(Reason::LedgerLocked, message);
-        let named = Failure { metadata: failure.metadata, ..named };
-        if blockers.is_empty() { named } else { named.with("blocked_by", blocked_by(&blockers)) }
+        let named = Failure {
+            metadata: failure.metadata,
+            ..named
+        };
+        if blockers.is_empty() {
+            named
+        } else {
+            named.with("blocked_by", blocked_by(&blockers))
+        }
     }
 
     /// As far as it can be seen; empty where it cannot.
@@ -45,7 +54,10 @@ impl Inner {
             let session = self.logins.open_ledger().await?;
             locked::by(session.client()).await
         };
-        match tokio::time::timeout(LOOK_WITHIN, look).await.unwrap_or(Err(Error::Timeout(LOOK_WITHIN))) {
+        match tokio::time::timeout(LOOK_WITHIN, look)
+            .await
+            .unwrap_or(Err(Error::Timeout(LOOK_WITHIN)))
+        {
             Ok(blockers) => blockers,
             Err(error) => {
                 tracing::debug!(cause = %error, "cannot look who has locked the ledger");

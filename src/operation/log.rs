@@ -1,6 +1,7 @@
-//! What happened to an operation, kept while it runs so that any number of followers can read it from the beginning at
-//! their own pace. A follower never slows the operation: it reads, the operation appends. State changes are kept to the end;
-//! of what is told live only, the latest is, and a follower who is too slow for that is told how much it missed.
+//! What happened to an operation, kept while it runs so that any number of followers can read it
+//! from the beginning at their own pace. A follower never slows the operation: it reads, the
+//! operation appends. State changes are kept to the end; of what is told live only, the latest is,
+//! and a follower who is too slow for that is told how much it missed.
 
 use std::{
     collections::VecDeque,
@@ -49,10 +50,24 @@ impl Content {
         self.count += 1;
         if event.is_durable() {
             let sequence = self.durable.len() as u64 + 1;
-            self.durable.push((place, Arc::new(Entry { sequence, time, event })));
+            self.durable.push((
+                place,
+                Arc::new(Entry {
+                    sequence,
+                    time,
+                    event,
+                }),
+            ));
             return;
         }
-        self.live.push_back((place, Arc::new(Entry { sequence: 0, time, event })));
+        self.live.push_back((
+            place,
+            Arc::new(Entry {
+                sequence: 0,
+                time,
+                event,
+            }),
+        ));
         if self.live.len() > LIVE_KEPT {
             self.live.pop_front();
             self.dropped += 1;
@@ -61,16 +76,27 @@ impl Content {
 
     /// The first event at `place` or later, and its place.
     fn at(&self, place: u64) -> Option<(u64, Arc<Entry>)> {
-        let durable = self.durable.get(self.durable.partition_point(|(at, _)| *at < place));
-        let live = self.live.get(self.live.partition_point(|(at, _)| *at < place));
-        [durable, live].into_iter().flatten().min_by_key(|(at, _)| *at).cloned()
+        let durable = self
+            .durable
+            .get(self.durable.partition_point(|(at, _)| *at < place));
+        let live = self
+            .live
+            .get(self.live.partition_point(|(at, _)| *at < place));
+        [durable, live]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+            .cloned()
     }
 }
 
 impl Log {
     /// An empty log.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { content: Mutex::default(), changed: watch::Sender::new(()) })
+        Arc::new(Self {
+            content: Mutex::default(),
+            changed: watch::Sender::new(()),
+        })
     }
 
     /// Names the operation, once it has an id.
@@ -85,7 +111,10 @@ impl Log {
 
     /// The operation's id, once it has one.
     pub fn operation(&self) -> Option<Uuid> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner).operation
+        self.content
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .operation
     }
 
     /// Appends.
@@ -98,14 +127,18 @@ impl Log {
         self.change(|content| content.push(time, event));
     }
 
-    /// The highest number that a state change of it has or can come to have; `None`: not yet planned.
+    /// The highest number that a state change of it has or can come to have; `None`: not yet
+    /// planned.
     pub fn highest(&self) -> Option<u64> {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let last = content.durable.len() as u64;
-        let steps = content.durable.iter().find_map(|(_, entry)| match &entry.event {
-            Event::Planned { steps, .. } => Some(steps.len() as u64),
-            _ => None,
-        });
+        let steps = content
+            .durable
+            .iter()
+            .find_map(|(_, entry)| match &entry.event {
+                Event::Planned { steps, .. } => Some(steps.len() as u64),
+                _ => None,
+            });
         match content.result {
             Some(_) => Some(last),
             // Accepted, planned, the steps, finished.
@@ -116,10 +149,15 @@ impl Log {
     /// How many steps it says are done.
     pub fn steps_done(&self) -> usize {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        content.durable.iter().filter(|(_, entry)| matches!(entry.event, Event::StepDone(..))).count()
+        content
+            .durable
+            .iter()
+            .filter(|(_, entry)| matches!(entry.event, Event::StepDone(..)))
+            .count()
     }
 
-    /// The operation as far as this log tells, for a caller who asks while the ledger cannot be read. Somebody has asked to cancel it.
+    /// The operation as far as this log tells, for a caller who asks while the ledger cannot be
+    /// read. Somebody has asked to cancel it.
     pub(super) fn as_row(&self, id: Uuid, principal: &str, daemon: &str) -> OperationRow {
         let mut row = OperationRow {
             id,
@@ -140,7 +178,9 @@ impl Log {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, entry) in &content.durable {
             match &entry.event {
-                Event::Accepted { kind, request_id, .. } => {
+                Event::Accepted {
+                    kind, request_id, ..
+                } => {
                     row.kind.clone_from(kind);
                     row.request_id.clone_from(request_id);
                     row.created_at = entry.time;
@@ -173,11 +213,16 @@ impl Log {
         self.follow_after(0)
     }
 
-    /// Reads what came after the state change with this sequence. What was dropped before this follower came is not missed.
+    /// Reads what came after the state change with this sequence. What was dropped before this
+    /// follower came is not missed.
     pub fn follow_after(self: &Arc<Self>, sequence: u64) -> Follower {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = usize::try_from(sequence).unwrap_or(usize::MAX).min(content.durable.len());
-        let next = content.durable[..seen].last().map_or(0, |(place, _)| place + 1);
+        let seen = usize::try_from(sequence)
+            .unwrap_or(usize::MAX)
+            .min(content.durable.len());
+        let next = content.durable[..seen]
+            .last()
+            .map_or(0, |(place, _)| place + 1);
         let next_live = content.dropped + content.live.partition_point(|(at, _)| *at < next) as u64;
         drop(content);
         Follower {
@@ -198,7 +243,9 @@ impl Log {
 
 /// Whoever says that it has a state change which there never is.
 pub(super) fn beyond(after: u64, highest: u64) -> Failure {
-    let message = format!("after_sequence is {after}, and the operation's last state change is at most {highest}");
+    let message = format!(
+        "after_sequence is {after}, and the operation's last state change is at most {highest}"
+    );
     Failure::invalid(Reason::InvalidSequence, "after_sequence", message)
 }
 
@@ -211,7 +258,8 @@ pub struct Follower {
     next: u64,
     /// State changes up to this one are known to the follower.
     after: u64,
-    /// How many live-only events came before the next that it has to read; those it was told were dropped are among them.
+    /// How many live-only events came before the next that it has to read; those it was told were
+    /// dropped are among them.
     next_live: u64,
     on_behalf: OnBehalf,
 }
@@ -245,13 +293,19 @@ impl Follower {
     /// The same for the request that made the log.
     #[must_use]
     pub(super) fn for_request(self) -> Self {
-        Self { on_behalf: OnBehalf::Request, ..self }
+        Self {
+            on_behalf: OnBehalf::Request,
+            ..self
+        }
     }
 
     /// The same for a repeat of that request.
     #[must_use]
     pub(super) fn for_repeat(self) -> Self {
-        Self { on_behalf: OnBehalf::Repeat, ..self }
+        Self {
+            on_behalf: OnBehalf::Repeat,
+            ..self
+        }
     }
 
     /// The event as this follower is told it: a repeat hears that it is one.
@@ -262,26 +316,45 @@ impl Follower {
             OnBehalf::Repeat => true,
         };
         match &entry.event {
-            Event::Accepted { kind, request_id, .. } if is_repeat => {
+            Event::Accepted {
+                kind, request_id, ..
+            } if is_repeat => {
                 let (kind, request_id) = (kind.clone(), request_id.clone());
-                let event = Event::Accepted { kind, request_id, repeated: true };
-                Arc::new(Entry { sequence: entry.sequence, time: entry.time, event })
+                let event = Event::Accepted {
+                    kind,
+                    request_id,
+                    repeated: true,
+                };
+                Arc::new(Entry {
+                    sequence: entry.sequence,
+                    time: entry.time,
+                    event,
+                })
             }
             _ => entry,
         }
     }
 
-    /// The next event, or after the last one the result, again and again. Dropping the future loses nothing.
+    /// The next event, or after the last one the result, again and again. Dropping the future loses
+    /// nothing.
     pub async fn next(&mut self) -> Next {
         loop {
             self.changed.mark_unchanged();
             {
-                let content = self.log.content.lock().unwrap_or_else(PoisonError::into_inner);
+                let content = self
+                    .log
+                    .content
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if let Some((place, entry)) = content.at(self.next) {
                     if let Some(missed @ 1..) = content.dropped.checked_sub(self.next_live) {
                         self.next_live = content.dropped;
                         let event = Event::Dropped(missed);
-                        let entry = Entry { sequence: 0, time: SystemTime::now(), event };
+                        let entry = Entry {
+                            sequence: 0,
+                            time: SystemTime::now(),
+                            event,
+                        };
                         return Next::Event(content.operation, Arc::new(entry));
                     }
                     self.next = place + 1;
@@ -293,7 +366,11 @@ impl Follower {
                 }
                 if let Some(result) = &content.result {
                     let last = content.durable.len() as u64;
-                    return Next::End(if self.after > last { Err(beyond(self.after, last)) } else { result.clone() });
+                    return Next::End(if self.after > last {
+                        Err(beyond(self.after, last))
+                    } else {
+                        result.clone()
+                    });
                 }
             }
             // The sender lives in the log that this follower holds, so this cannot fail.
@@ -325,13 +402,29 @@ mod tests {
     };
 
     fn notice(n: usize) -> Event {
-        let (version, severity, detail, hint) = ("1".into(), "NOTICE".into(), String::new(), String::new());
-        Event::Notice { version, severity, message: n.to_string(), detail, hint }
+        let (version, severity, detail, hint) =
+            ("1".into(), "NOTICE".into(), String::new(), String::new());
+        Event::Notice {
+            version,
+            severity,
+            message: n.to_string(),
+            detail,
+            hint,
+        }
     }
 
     fn done(ordinal: usize) -> Event {
         let (version, name) = (ordinal.to_string(), format!("{ordinal}_t"));
-        Event::StepDone(StepName { ordinal, total: 2, version, name, direction: Direction::Up }, Duration::ZERO)
+        Event::StepDone(
+            StepName {
+                ordinal,
+                total: 2,
+                version,
+                name,
+                direction: Direction::Up,
+            },
+            Duration::ZERO,
+        )
     }
 
     async fn sequences(mut follower: Follower) -> Vec<u64> {
@@ -358,7 +451,11 @@ mod tests {
     fn the_operation_is_told_from_its_log_while_the_ledger_cannot_be_read() {
         let (log, id) = (Log::new(), Uuid::nil());
         assert_eq!(log.as_row(id, "p", "d").state, "pending");
-        log.push(Event::Accepted { kind: "apply".into(), request_id: "r".into(), repeated: false });
+        log.push(Event::Accepted {
+            kind: "apply".into(),
+            request_id: "r".into(),
+            repeated: false,
+        });
         let step = PlannedStep {
             version: "1".into(),
             name: "1_t".into(),
@@ -367,12 +464,22 @@ mod tests {
             how: None,
         };
         let steps = vec![step; 2];
-        log.push(Event::Planned { steps, warnings: Vec::new() });
+        log.push(Event::Planned {
+            steps,
+            warnings: Vec::new(),
+        });
         log.push(done(1));
         let row = log.as_row(id, "p", "d");
-        assert_eq!((row.state.as_str(), row.steps_done, row.steps_total), ("running", 1, 2));
+        assert_eq!(
+            (row.state.as_str(), row.steps_done, row.steps_total),
+            ("running", 1, 2)
+        );
         let failure = Failure::new(Reason::Cancelled, "m");
-        log.push(Event::Finished(State::Cancelled, crate::ledger::Finished::default(), Some(failure)));
+        log.push(Event::Finished(
+            State::Cancelled,
+            crate::ledger::Finished::default(),
+            Some(failure),
+        ));
         let row = log.as_row(id, "p", "d");
         assert_eq!(
             (row.kind.as_str(), row.state.as_str(), row.reason.as_deref()),

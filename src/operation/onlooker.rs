@@ -1,5 +1,6 @@
-//! Beside a running operation: looks at its session from another one, so that followers see what it waits for and how far it
-//! is; says in the ledger that the daemon lives; and hears there that somebody cancels it.
+//! Beside a running operation: looks at its session from another one, so that followers see what it
+//! waits for and how far it is; says in the ledger that the daemon lives; and hears there that
+//! somebody cancels it.
 
 use std::{
     sync::Arc,
@@ -24,7 +25,8 @@ use crate::{
 /// How often it looks. Most operations are over before the first look.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// Waits that are logged within a second, of one operation: on a busy table somebody else is in the way at each look.
+/// Waits that are logged within a second, of one operation: on a busy table somebody else is in the
+/// way at each look.
 const LOGGED: u32 = 1;
 
 /// The daemon's session beside the one that migrates; `None` while it is not connected.
@@ -58,7 +60,13 @@ struct Told {
 
 impl Told {
     fn nothing() -> Self {
-        Self { blockers: Vec::new(), building: None, statement: None, waits: false, logged: Pace::new(LOGGED) }
+        Self {
+            blockers: Vec::new(),
+            building: None,
+            statement: None,
+            waits: false,
+            logged: Pace::new(LOGGED),
+        }
     }
 }
 
@@ -68,31 +76,49 @@ impl Onlooker {
         let (mut told, mut last, mut beat) = (Told::nothing(), Instant::now(), None::<Instant>);
         loop {
             tokio::time::sleep(EVERY).await;
-            let Some(session) = self.side.borrow().clone() else { continue };
+            let Some(session) = self.side.borrow().clone() else {
+                continue;
+            };
             // First what needs no table of the ledger, which may be what the step waits for.
             let seen = self.look(&session, &mut told, last.elapsed()).await;
             last = Instant::now();
             if let Err(error) = seen {
-                tracing::debug!(operation = %self.operation, cause = %error, "cannot look at the migration session");
+                tracing::debug!(operation = %self.operation, cause = %error, "cannot look at the \
+                    migration session");
             }
             if beat.is_none_or(|at| at.elapsed() >= control::HEARTBEAT)
-                && control::beat(session.ledger(), self.operation).await.is_ok()
+                && control::beat(session.ledger(), self.operation)
+                    .await
+                    .is_ok()
             {
                 beat = Some(Instant::now());
             }
             match control::cancel_requested_by(session.ledger(), self.operation).await {
                 Ok(Some(by)) => halt(&self.halt, Halt::Cancelled(by)),
                 Ok(None) => {}
-                Err(error) => tracing::debug!(operation = %self.operation, cause = %error, "cannot hear who cancels"),
+                Err(error) => {
+                    tracing::debug!(operation = %self.operation, cause = %error, "cannot hear who \
+                        cancels")
+                }
             }
         }
     }
 
-    async fn look(&self, session: &Session, told: &mut Told, passed: Duration) -> Result<(), Error> {
-        let Some(activity) = activity::look(session.client(), self.backend.pid).await? else { return Ok(()) };
+    async fn look(
+        &self,
+        session: &Session,
+        told: &mut Told,
+        passed: Duration,
+    ) -> Result<(), Error> {
+        let Some(activity) = activity::look(session.client(), self.backend.pid).await? else {
+            return Ok(());
+        };
         let version = self.version.borrow().clone();
         self.waits(&version, &activity, told, passed);
-        if let Some(building) = activity.building.filter(|building| told.building.as_ref() != Some(building)) {
+        if let Some(building) = activity
+            .building
+            .filter(|building| told.building.as_ref() != Some(building))
+        {
             told.building = Some(building.clone());
             self.log.push(Event::Progress { version, building });
         }
@@ -105,30 +131,49 @@ impl Onlooker {
         if !same_statement {
             told.blockers.clear(); // another try, or another statement
         }
-        let before = if same_statement { self.wait.borrow().waited } else { Duration::ZERO };
-        // Rather too little than too much: a wait that has just begun is not yet as long as the time since the last look.
-        let passed = if same_statement && told.waits { passed } else { Duration::ZERO };
+        let before = if same_statement {
+            self.wait.borrow().waited
+        } else {
+            Duration::ZERO
+        };
+        // Rather too little than too much: a wait that has just begun is not yet as long as the
+        // time since the last look.
+        let passed = if same_statement && told.waits {
+            passed
+        } else {
+            Duration::ZERO
+        };
         told.waits = activity.waiting.is_some();
         let Some(waiting) = &activity.waiting else {
             told.blockers.clear();
             if !same_statement {
-                // Who was in the way of the statement before is still of interest when that is tried again in vain.
+                // Who was in the way of the statement before is still of interest when that is
+                // tried again in vain.
                 self.wait.send_modify(|wait| wait.waited = Duration::ZERO);
             }
             return;
         };
         let waited = before + passed;
-        self.wait.send_replace(Wait { version: version.into(), waited, blockers: waiting.blockers.clone() });
+        self.wait.send_replace(Wait {
+            version: version.into(),
+            waited,
+            blockers: waiting.blockers.clone(),
+        });
         let blockers: Vec<i32> = waiting.blockers.iter().map(|blocker| blocker.pid).collect();
         if told.blockers != blockers {
             told.blockers = blockers;
             if told.logged.allows() {
                 tracing::info!(event = "operation.waiting", operation = %self.operation, version, kind = waiting.kind,
                     mode = waiting.mode, relation = waiting.relation.as_deref().unwrap_or_default(),
-                    blocked_by = waiting.blocked_by(), waited_s = waited.as_secs_f64(), "the step waits for a lock");
+                    blocked_by = waiting.blocked_by(), waited_s = waited.as_secs_f64(), "the step \
+                        waits for a lock");
             }
             let (version, waiting) = (version.to_owned(), waiting.clone());
-            self.log.push(Event::Waiting { version, waiting, waited });
+            self.log.push(Event::Waiting {
+                version,
+                waiting,
+                waited,
+            });
         }
     }
 }

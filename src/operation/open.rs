@@ -1,5 +1,5 @@
-//! The operations that are open in this daemon: each runs in a task of its own, is known by its request and by its id, and can
-//! be told to end.
+//! The operations that are open in this daemon: each runs in a task of its own, is known by its
+//! request and by its id, and can be told to end.
 
 use std::{
     collections::HashMap,
@@ -32,8 +32,8 @@ use crate::{
     watchers::Watchers,
 };
 
-/// Operations of this daemon that may be in preparation or queued; each has a database session. What only an admin may begin
-/// always finds a fifth of it.
+/// Operations of this daemon that may be in preparation or queued; each has a database session.
+/// What only an admin may begin always finds a fifth of it.
 pub(super) const OPEN: Room = Room { each: 20, all: 20 };
 
 /// Applies among them: whoever has a name has half at most, so that nobody's queue is everybody's.
@@ -163,10 +163,14 @@ impl Operations {
         }))
     }
 
-    /// Begins an operation, or finds the one that this request began, and follows its log. Never waits.
+    /// Begins an operation, or finds the one that this request began, and follows its log. Never
+    /// waits.
     pub fn submit(&self, request: Request) -> Follower {
         let inner = &self.0;
-        let (key, hash) = ((request.principal.clone(), request.request_id), request.hash().to_string());
+        let (key, hash) = (
+            (request.principal.clone(), request.request_id),
+            request.hash().to_string(),
+        );
         let mut logs = inner.logs.lock().unwrap_or_else(PoisonError::into_inner);
         match logs.get(&key) {
             Some(open) if open.hash == hash => return open.log.follow().for_repeat(),
@@ -180,18 +184,37 @@ impl Operations {
             None => {}
         }
         let log = Log::new();
-        logs.insert(key.clone(), Open { hash, log: log.clone() });
+        logs.insert(
+            key.clone(),
+            Open {
+                hash,
+                log: log.clone(),
+            },
+        );
         inner.running.send_modify(|n| *n += 1);
         let (inner, result) = (inner.clone(), log.clone());
         tokio::spawn(async move {
             let (worker, log, asked) = (inner.clone(), result.clone(), request.clone());
             let work = tokio::spawn(async move { worker.operate(&asked, &log).await });
             let outcome = work.await.unwrap_or_else(|panic| {
-                tracing::error!(event = "operation.panicked", cause = %panic, "a mistake in schemad");
-                Err(Failure::new(Reason::Internal, "a mistake in schemad ended the operation; see the daemon's log"))
+                tracing::error!(event = "operation.panicked", cause = %panic, "a mistake in \
+                    schemad");
+                Err(Failure::new(
+                    Reason::Internal,
+                    "a mistake in schemad ended the operation; see \
+                    the daemon's log",
+                ))
             });
-            inner.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            let refused = outcome.as_ref().err().filter(|_| result.operation().is_none()).cloned();
+            inner
+                .logs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&key);
+            let refused = outcome
+                .as_ref()
+                .err()
+                .filter(|_| result.operation().is_none())
+                .cloned();
             if result.operation().is_some() {
                 inner.refresh.now().await;
             }
@@ -220,31 +243,43 @@ impl Inner {
                 request_id = %request.request_id, "operation refused: {}", failure.message);
         }
         self.metrics.operation(kind, "refused");
-        self.keep_refusal(&request.principal, kind, request.request_id, failure).await;
+        self.keep_refusal(&request.principal, kind, request.request_id, failure)
+            .await;
     }
 
     /// The log of an open operation of this daemon, its own or one that it follows for a repeat.
     pub(super) fn log_of(&self, id: Uuid) -> Option<Arc<Log>> {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.values().find(|open| open.log.operation() == Some(id)).map(|open| open.log.clone())
+        logs.values()
+            .find(|open| open.log.operation() == Some(id))
+            .map(|open| open.log.clone())
     }
 
     /// Who asked for an operation that is open here, and its log.
     pub(super) fn own(&self, id: Uuid) -> Option<(String, Arc<Log>)> {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = logs.iter().find(|(_, open)| open.log.operation() == Some(id));
+        let found = logs
+            .iter()
+            .find(|(_, open)| open.log.operation() == Some(id));
         found.map(|((principal, _), open)| (principal.clone(), open.log.clone()))
     }
 
     /// Tells an operation of this daemon to end. False: it is not here.
     pub(super) fn halt(&self, id: Uuid, why: Halt) -> bool {
         let halts = self.halts.lock().unwrap_or_else(PoisonError::into_inner);
-        halts.get(&id).map(|sender| onlooker::halt(sender, why)).is_some()
+        halts
+            .get(&id)
+            .map(|sender| onlooker::halt(sender, why))
+            .is_some()
     }
 
     /// How an operation of this daemon is told to end.
     pub(super) fn halt_sender(&self, id: Uuid) -> Option<watch::Sender<Option<Halt>>> {
-        self.halts.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.halts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
     }
 }
 
@@ -258,20 +293,36 @@ pub(super) struct Registered<'a> {
 
 impl<'a> Registered<'a> {
     pub fn new(inner: &'a Inner, id: Uuid, halt: watch::Sender<Option<Halt>>) -> Self {
-        inner.halts.lock().unwrap_or_else(PoisonError::into_inner).insert(id, halt.clone());
+        inner
+            .halts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, halt.clone());
         let mut phases = inner.phases.clone();
         let shutdown = tokio::spawn(async move {
-            if phases.wait_for(|phase| *phase >= Phase::Stopping).await.is_ok() {
+            if phases
+                .wait_for(|phase| *phase >= Phase::Stopping)
+                .await
+                .is_ok()
+            {
                 onlooker::halt(&halt, Halt::Shutdown);
             }
         });
-        Self { inner, id, shutdown }
+        Self {
+            inner,
+            id,
+            shutdown,
+        }
     }
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.shutdown.abort();
-        self.inner.halts.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.inner
+            .halts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
     }
 }

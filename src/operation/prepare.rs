@@ -1,5 +1,6 @@
-//! Planning under the lock: what a dead daemon left is closed, the plan is made from what the database holds now, every
-//! script is looked at, and the operation's rows are written. validate_only takes the same path without the lock.
+//! Planning under the lock: what a dead daemon left is closed, the plan is made from what the
+//! database holds now, every script is looked at, and the operation's rows are written.
+//! validate_only takes the same path without the lock.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -58,7 +59,8 @@ pub(super) struct Step {
     pub resume: Resume,
     /// A statement for an index that failed and was mended away.
     pub earlier: Option<Earlier>,
-    /// How each statement of a script that is not one transaction begins; empty for more than anybody would follow.
+    /// How each statement of a script that is not one transaction begins; empty for more than
+    /// anybody would follow.
     pub summaries: Vec<String>,
 }
 
@@ -80,7 +82,8 @@ impl Step {
         }
         let settings = self.settings();
         Some(Journaled {
-            units: sql::units(&self.script.sql).unwrap_or_default(), // `check` has refused what has none
+            // `check` has refused what has none.
+            units: sql::units(&self.script.sql).unwrap_or_default(),
             resume: self.resume,
             statement_timeout: settings.statement_timeout.unwrap_or_default(),
         })
@@ -101,7 +104,8 @@ impl Step {
         }
     }
 
-    /// What the file asks for. The catalog refuses a file with a mistake in it; an older release let none through.
+    /// What the file asks for. The catalog refuses a file with a mistake in it; an older release
+    /// let none through.
     pub fn settings(&self) -> sql::Settings {
         sql::settings(&self.script.sql).unwrap_or_default()
     }
@@ -123,13 +127,19 @@ impl Inner {
     ) -> Result<Prepared, Failure> {
         install::ensure(locked).await?;
         claims::close_abandoned(locked, candidate.id).await?;
-        // A second connection to the same place, because the migration session takes no prepared statements.
-        let ledger = locked.keeper().map_or(self.logins.migrating(), |keeper| &keeper.url);
+        // A second connection to the same place, because the migration session takes no prepared
+        // statements.
+        let ledger = locked
+            .keeper()
+            .map_or(self.logins.migrating(), |keeper| &keeper.url);
         let mut reader = Reader::connect(ledger, "schemad planner", Whose::default()).await?;
         let snapshot = ledger::read::snapshot(&mut reader).await?;
         let compared = compared_bytes(&self.catalog, &snapshot);
-        let mut plan = blocking::in_place(compared, || plan(&self.catalog, &snapshot, candidate.request))?;
-        self.spare_users(&plan, &mut reader, candidate.request).await?;
+        let mut plan = blocking::in_place(compared, || {
+            plan(&self.catalog, &snapshot, candidate.request)
+        })?;
+        self.spare_users(&plan, &mut reader, candidate.request)
+            .await?;
         let (resolution, signing) = (plan.resolution.take(), plan.signing.take());
         let warnings = self.warnings(&plan, candidate.request).await;
         let mut steps = texts(plan, &mut reader).await?;
@@ -137,9 +147,12 @@ impl Inner {
             spares_ledger(locked, self.role.as_deref()).await?;
         }
         let bytes = script_bytes(&steps);
-        blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, self.role.as_deref()))?;
+        blocking::in_place(bytes, || {
+            check(&mut steps, &snapshot.rows, self.role.as_deref())
+        })?;
         encoding::check(&steps, &mut reader, &snapshot.server.encoding, bytes).await?;
-        self.is_rehearsed(&steps, &mut reader, install::VERSION).await?;
+        self.is_rehearsed(&steps, &mut reader, install::VERSION)
+            .await?;
         let signer = self.signer(&snapshot);
         blocking::in_place(bytes, || signed::verify(signer, &steps, &snapshot.rows))?;
         let signatures = match signing {
@@ -147,10 +160,21 @@ impl Inner {
             None => None,
         };
 
-        let settlement = blocking::in_place(compared, || Settlement::of(&snapshot.rows, &self.catalog, resolution));
-        let not_held = encoding::not_held_of(&settlement.adopted, &mut reader, &snapshot.server.encoding).await?;
-        let settlement = Settlement { signatures, signer, not_held, ..settlement };
-        let rows = blocking::in_place(bytes, || rows(&steps, candidate.request, self.role.as_deref(), signer));
+        let settlement = blocking::in_place(compared, || {
+            Settlement::of(&snapshot.rows, &self.catalog, resolution)
+        });
+        let not_held =
+            encoding::not_held_of(&settlement.adopted, &mut reader, &snapshot.server.encoding)
+                .await?;
+        let settlement = Settlement {
+            signatures,
+            signer,
+            not_held,
+            ..settlement
+        };
+        let rows = blocking::in_place(bytes, || {
+            rows(&steps, candidate.request, self.role.as_deref(), signer)
+        });
         settlement.log(candidate.id);
         let ids = operations::begin(
             locked,
@@ -174,11 +198,27 @@ impl Inner {
             step.id = id;
         }
         if !steps.is_empty() {
-            locked.pin(self.role.as_deref(), snapshot.diesel_table.as_deref().unwrap_or_default()).await?;
+            locked
+                .pin(
+                    self.role.as_deref(),
+                    snapshot.diesel_table.as_deref().unwrap_or_default(),
+                )
+                .await?;
         }
-        let applied = snapshot.rows.iter().filter(|row| row.is_applied()).map(|row| row.version.clone()).collect();
-        let nothing_to_do = steps.is_empty() && settlement.resolution.is_none() && settlement.signatures.is_none();
-        Ok(Prepared { steps, warnings, applied, nothing_to_do })
+        let applied = snapshot
+            .rows
+            .iter()
+            .filter(|row| row.is_applied())
+            .map(|row| row.version.clone())
+            .collect();
+        let nothing_to_do =
+            steps.is_empty() && settlement.resolution.is_none() && settlement.signatures.is_none();
+        Ok(Prepared {
+            steps,
+            warnings,
+            applied,
+            nothing_to_do,
+        })
     }
 }
 
@@ -191,7 +231,10 @@ impl Operations {
         let inner = &self.0;
         let snapshot = ledger::read::snapshot(reader).await?;
         if snapshot.running.is_some() && request.queue_timeout.is_zero() {
-            return Err(busy(&Holder { operation: snapshot.running, ..Holder::default() }));
+            return Err(busy(&Holder {
+                operation: snapshot.running,
+                ..Holder::default()
+            }));
         }
         let compared = compared_bytes(&inner.catalog, &snapshot);
         let plan = blocking::in_place(compared, || plan(&inner.catalog, &snapshot, request))?;
@@ -199,11 +242,15 @@ impl Operations {
         let warnings = inner.warnings(&plan, request).await;
         let mut steps = texts(plan, reader).await?;
         let bytes = script_bytes(&steps);
-        blocking::in_place(bytes, || check(&mut steps, &snapshot.rows, inner.role.as_deref()))?;
+        blocking::in_place(bytes, || {
+            check(&mut steps, &snapshot.rows, inner.role.as_deref())
+        })?;
         encoding::check(&steps, reader, &snapshot.server.encoding, bytes).await?;
         let ledger = snapshot.ledger.as_ref().map_or(0, |ledger| ledger.version);
         inner.is_rehearsed(&steps, reader, ledger).await?;
-        blocking::in_place(bytes, || signed::verify(inner.signer(&snapshot), &steps, &snapshot.rows))?;
+        blocking::in_place(bytes, || {
+            signed::verify(inner.signer(&snapshot), &steps, &snapshot.rows)
+        })?;
         Ok(planned(&steps, &warnings))
     }
 }
@@ -219,18 +266,33 @@ impl Inner {
     }
 
     /// Refuses to roll back what clients of any daemon watch, unless that is forced.
-    async fn spare_users(&self, plan: &Plan, reader: &mut Reader, request: &Request) -> Result<(), Failure> {
-        let Action::Rollback(Rollback { force: false, .. }) = &request.action else { return Ok(()) };
+    async fn spare_users(
+        &self,
+        plan: &Plan,
+        reader: &mut Reader,
+        request: &Request,
+    ) -> Result<(), Failure> {
+        let Action::Rollback(Rollback { force: false, .. }) = &request.action else {
+            return Ok(());
+        };
         let mut watched = upkeep::watchers_elsewhere(reader, self.watchers.daemon()).await?;
         for (version, clients) in self.watchers.count() {
             *watched.entry(version).or_default() += clients;
         }
-        let used = plan.steps.iter().find_map(|step| Some((&step.version, *watched.get(&step.version)?)));
+        let used = plan
+            .steps
+            .iter()
+            .find_map(|step| Some((&step.version, *watched.get(&step.version)?)));
         match used {
             None => Ok(()),
             Some((version, clients)) => {
                 let strangers = self.watchers.strangers(version);
-                Err(Refusal::InUse { version: version.clone(), clients, strangers }.into())
+                Err(Refusal::InUse {
+                    version: version.clone(),
+                    clients,
+                    strangers,
+                }
+                .into())
             }
         }
     }
@@ -241,18 +303,22 @@ fn compared_bytes(catalog: &Catalog, snapshot: &Snapshot) -> usize {
     256 * (catalog.len() + snapshot.rows.len())
 }
 
-/// How many bytes the scripts have, and those that belong to them. Many small ones take as long as a large one.
+/// How many bytes the scripts have, and those that belong to them. Many small ones take as long as
+/// a large one.
 fn script_bytes(steps: &[Step]) -> usize {
     let length = |script: &Script| script.sql.len();
-    steps.iter().map(|step| length(&step.script) + step.down.as_ref().map_or(0, length)).sum()
+    steps
+        .iter()
+        .map(|step| length(&step.script) + step.down.as_ref().map_or(0, length))
+        .sum()
 }
 
 fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Plan, Failure> {
     if snapshot.server.read_only {
         return Err(Failure::new(
             Reason::ReadOnlyServer,
-            "the server is a standby or read-only by default (default_transaction_read_only); point \
-             MIGRATION_DATABASE_URL at the primary",
+            "the server is a standby or read-only by default (default_transaction_read_only); \
+             point MIGRATION_DATABASE_URL at the primary",
         ));
     }
     Ok(match &request.action {
@@ -260,11 +326,17 @@ fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Pla
         Action::Rollback(rollback) => planner::plan_rollback(catalog, &snapshot.rows, rollback)?,
         Action::Resolve(resolve) => {
             let resolution = planner::plan_resolve(catalog, &snapshot.rows, resolve)?;
-            Plan { resolution: Some(resolution), ..Plan::default() }
+            Plan {
+                resolution: Some(resolution),
+                ..Plan::default()
+            }
         }
         Action::Sign(sign) => {
             let signing = planner::plan_sign(catalog, &snapshot.rows, sign)?;
-            Plan { signing: Some(signing), ..Plan::default() }
+            Plan {
+                signing: Some(signing),
+                ..Plan::default()
+            }
         }
     })
 }
@@ -277,7 +349,11 @@ async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
         .filter(|step| matches!(step.script, StepScript::Ledger(..)))
         .map(|step| step.script.checksum())
         .collect();
-    let found = if wanted.is_empty() { Vec::new() } else { ledger::read::scripts(reader, wanted).await? };
+    let found = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        ledger::read::scripts(reader, wanted).await?
+    };
     let bytes = found.iter().flatten().map(String::len).sum::<usize>() + embedded_bytes(&plan);
     blocking::in_place(bytes, || with_texts(plan, found))
 }
@@ -301,8 +377,18 @@ fn with_texts(plan: Plan, found: Vec<Option<String>>) -> Result<Vec<Step>, Failu
             let (script, from_ledger) = match step.script {
                 StepScript::Binary(script) => (script, false),
                 StepScript::Ledger(checksum, mode) => {
-                    let sql = found.next().flatten().ok_or_else(|| script_missing(&step.version, checksum))?;
-                    (Script { sql: Arc::from(sql), checksum, mode }, true)
+                    let sql = found
+                        .next()
+                        .flatten()
+                        .ok_or_else(|| script_missing(&step.version, checksum))?;
+                    (
+                        Script {
+                            sql: Arc::from(sql),
+                            checksum,
+                            mode,
+                        },
+                        true,
+                    )
                 }
             };
             let name = StepName {
@@ -336,29 +422,45 @@ fn summaries(script: &Script) -> Vec<String> {
         return Vec::new();
     }
     let statements = sql::split(&script.sql);
-    if statements.len() > MOST { Vec::new() } else { statements.iter().map(sql::Statement::summary).collect() }
+    if statements.len() > MOST {
+        Vec::new()
+    } else {
+        statements.iter().map(sql::Statement::summary).collect()
+    }
 }
 
 pub(super) fn script_missing(version: &Version, checksum: Checksum) -> Failure {
     Failure::new(
         Reason::ScriptMissing,
         format!(
-            "the ledger lists {checksum} as the down of migration {version}, but schemad.scripts does not hold it: somebody \
-             deleted it. Roll back from a daemon that carries the migration, with that daemon's down script"
+            "the ledger lists {checksum} as the down of migration {version}, but schemad.scripts \
+             does not hold it: somebody deleted it. Roll back from a daemon that carries the \
+             migration, with that daemon's down script"
         ),
     )
     .with("version", version)
 }
 
-/// Refuses scripts that cannot run, and finds out where the half done ones go on; before anything runs.
+/// Refuses scripts that cannot run, and finds out where the half done ones go on; before anything
+/// runs.
 fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Failure> {
     let rows: HashMap<&Version, &Row> = rows.iter().map(|row| (&row.version, row)).collect();
     steps.iter_mut().try_for_each(|step| {
         let row = rows.get(&step.version).copied();
         if role.is_some() {
-            fitness::keeps_role(&step.name.name, &step.version, step.name.direction, &step.script)?;
+            fitness::keeps_role(
+                &step.name.name,
+                &step.version,
+                step.name.direction,
+                &step.script,
+            )?;
         }
-        step.parts = fitness::parts(&step.name.name, &step.version, step.name.direction, &step.script)?;
+        step.parts = fitness::parts(
+            &step.name.name,
+            &step.version,
+            step.name.direction,
+            &step.script,
+        )?;
         step.resume = planner::resume(row, step.name.direction, &step.parts)?;
         if step.name.direction == Direction::Up && step.resume == Resume::default() {
             fitness::means_what_it_says(&step.name.name, &step.version, &step.script)?;
@@ -376,7 +478,10 @@ fn planned(steps: &[Step], warnings: &[String]) -> Event {
         from_ledger: Some(step.from_ledger),
         how: Some(step.how()),
     };
-    Event::Planned { steps: steps.iter().map(planned).collect(), warnings: warnings.to_vec() }
+    Event::Planned {
+        steps: steps.iter().map(planned).collect(),
+        warnings: warnings.to_vec(),
+    }
 }
 
 fn rows<'a>(
@@ -393,7 +498,9 @@ fn rows<'a>(
             direction: step.name.direction,
             script: &step.script,
             down: step.down.as_ref(),
-            down_mac: signer.zip(step.down.as_ref()).map(|(signer, down)| signer.sign(&step.version, down)),
+            down_mac: signer
+                .zip(step.down.as_ref())
+                .map(|(signer, down)| signer.sign(&step.version, down)),
             lock_timeout: step.lock_timeout(request),
             statement_timeout: step.settings().statement_timeout.unwrap_or_default(),
             parts: &step.parts,

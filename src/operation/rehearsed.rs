@@ -1,4 +1,5 @@
-//! `--require-rehearsed`: an up runs only when its rehearsal, with exactly this up and this down, ended well.
+//! `--require-rehearsed`: an up runs only when its rehearsal, with exactly this up and this down,
+//! ended well.
 
 use super::{open::Inner, prepare::Step};
 use crate::{
@@ -13,14 +14,18 @@ use crate::{
 const SINCE: i32 = 4;
 
 impl Inner {
-    /// Refuses ups without a good verdict, where that is asked for. A rollback needs none: whoever rolls back has no choice.
+    /// Refuses ups without a good verdict, where that is asked for. A rollback needs none: whoever
+    /// rolls back has no choice.
     pub(super) async fn is_rehearsed(
         &self,
         steps: &[Step],
         reader: &mut Reader,
         ledger_version: i32,
     ) -> Result<(), Failure> {
-        let ups: Vec<&Step> = steps.iter().filter(|step| step.name.direction == Direction::Up).collect();
+        let ups: Vec<&Step> = steps
+            .iter()
+            .filter(|step| step.name.direction == Direction::Up)
+            .collect();
         if !self.require_rehearsed || ups.is_empty() {
             return Ok(());
         }
@@ -37,7 +42,11 @@ impl Inner {
         };
         // A newer daemon's verdict that this one does not know is none.
         let found = found.into_iter().map(|word| Verdict::parse(&word?));
-        match ups.iter().zip(found).find(|(_, verdict)| !verdict.is_some_and(Verdict::is_good)) {
+        match ups
+            .iter()
+            .zip(found)
+            .find(|(_, verdict)| !verdict.is_some_and(Verdict::is_good))
+        {
             None => Ok(()),
             Some((step, verdict)) => Err(refused(step, verdict)),
         }
@@ -50,8 +59,8 @@ fn refused(step: &Step, verdict: Option<Verdict>) -> Failure {
         None => "it was not rehearsed with exactly these scripts".to_owned(),
     };
     let message = format!(
-        "{} is not applied: {why}, and this daemon applies only what restores (its setting SCHEMAD_REQUIRE_REHEARSED). Have it \
-         rehearsed by this daemon (Rehearse)",
+        "{} is not applied: {why}, and this daemon applies only what restores (its setting \
+         SCHEMAD_REQUIRE_REHEARSED). Have it rehearsed by this daemon (Rehearse)",
         step.name.name
     );
     let failure = Failure::new(Reason::NotRehearsed, message).with("version", &step.version);

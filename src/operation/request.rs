@@ -9,8 +9,8 @@ use crate::{
     planner::{Apply, ApplyTarget, Resolve, Rollback, RollbackTarget, Sign, SignTarget, Source},
 };
 
-/// lock_timeout where nobody asks for another: what users wait behind a migration that waits. Short of the 15 s after which proxies
-/// give up.
+/// lock_timeout where nobody asks for another: what users wait behind a migration that waits. Short
+/// of the 15 s after which proxies give up.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A checked request.
@@ -26,7 +26,8 @@ pub struct Request {
     pub queue_timeout: Duration,
     /// How long a step may go on retrying for its locks, where its file does not say.
     pub lock_wait: Duration,
-    /// How long one attempt of a step may wait for a lock, where its file does not say; 0 is without end.
+    /// How long one attempt of a step may wait for a lock, where its file does not say; 0 is
+    /// without end.
     pub lock_timeout: Duration,
 }
 
@@ -60,8 +61,15 @@ impl Action {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Resolve(resolve) => {
-                let subject = resolve.version.as_ref().map_or("Diesel's table", |version| version.as_str());
-                Some(format!("{subject} {}: {}", resolve.outcome.as_str(), resolve.reason))
+                let subject = resolve
+                    .version
+                    .as_ref()
+                    .map_or("Diesel's table", |version| version.as_str());
+                Some(format!(
+                    "{subject} {}: {}",
+                    resolve.outcome.as_str(),
+                    resolve.reason
+                ))
             }
             Self::Sign(sign) => Some(format!("{}: {}", sign.target.summary(), sign.reason)),
             Self::Apply(_) | Self::Rollback(_) => None,
@@ -70,20 +78,30 @@ impl Action {
 }
 
 impl Request {
-    /// The same for two requests exactly when they ask for the same. Kept in the ledger, so its form never changes: a new
-    /// field is added only where it is set.
+    /// The same for two requests exactly when they ask for the same. Kept in the ledger, so its
+    /// form never changes: a new field is added only where it is set.
     pub fn hash(&self) -> Checksum {
         let mut parts = vec![self.action.kind().to_owned()];
         match &self.action {
             Action::Resolve(resolve) => {
-                let version = resolve.version.as_ref().map(ToString::to_string).unwrap_or_default();
-                parts.extend([version, resolve.outcome.as_str().into(), resolve.reason.clone()]);
+                let version = resolve
+                    .version
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                parts.extend([
+                    version,
+                    resolve.outcome.as_str().into(),
+                    resolve.reason.clone(),
+                ]);
             }
             Action::Sign(Sign { target, reason }) => {
                 parts.push(reason.clone());
                 match target {
                     SignTarget::All => parts.push("all".into()),
-                    SignTarget::Versions(versions) => parts.extend(versions.iter().map(|v| format!("version {v}"))),
+                    SignTarget::Versions(versions) => {
+                        parts.extend(versions.iter().map(|v| format!("version {v}")))
+                    }
                 }
             }
             Action::Apply(apply) => {

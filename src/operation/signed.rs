@@ -1,5 +1,6 @@
-//! What a signing key means for operations: a down from the ledger runs only when its signature verifies, and a SignLedger
-//! vouches for those that have none. The text that is verified is the one that runs: it is read once.
+//! What a signing key means for operations: a down from the ledger runs only when its signature
+//! verifies, and a SignLedger vouches for those that have none. The text that is verified is the
+//! one that runs: it is read once.
 
 use std::collections::HashMap;
 
@@ -26,13 +27,27 @@ impl Inner {
 }
 
 /// Refuses downs from the ledger that nobody vouches for; before anything runs.
-pub(super) fn verify(signer: Option<Signer<'_>>, steps: &[Step], rows: &[Row]) -> Result<(), Refusal> {
+pub(super) fn verify(
+    signer: Option<Signer<'_>>,
+    steps: &[Step],
+    rows: &[Row],
+) -> Result<(), Refusal> {
     let Some(signer) = signer else { return Ok(()) };
     let rows: HashMap<&Version, &Row> = rows.iter().map(|row| (&row.version, row)).collect();
-    steps.iter().filter(|step| step.from_ledger).try_for_each(|step| {
-        let verified = signer.verify(&step.version, &step.script, rows.get(&step.version).and_then(|row| mac(row)));
-        verified.map_err(|unverified| Refusal::SignatureInvalid { version: step.version.clone(), unverified })
-    })
+    steps
+        .iter()
+        .filter(|step| step.from_ledger)
+        .try_for_each(|step| {
+            let verified = signer.verify(
+                &step.version,
+                &step.script,
+                rows.get(&step.version).and_then(|row| mac(row)),
+            );
+            verified.map_err(|unverified| Refusal::SignatureInvalid {
+                version: step.version.clone(),
+                unverified,
+            })
+        })
 }
 
 fn mac(row: &Row) -> Option<&[u8]> {
@@ -42,34 +57,62 @@ fn mac(row: &Row) -> Option<&[u8]> {
 impl Operations {
     /// The texts that [`Self::unverified`] needs. Without a key, none.
     pub fn signed_texts(&self, snapshot: &Snapshot) -> Vec<Checksum> {
-        self.0.signer(snapshot).map_or_else(Vec::new, |_| signed_texts(&self.0.catalog, &snapshot.rows))
-    }
-
-    /// The downs that a rollback would refuse, for those who look beforehand. Without a key there are none.
-    pub fn unverified(&self, snapshot: &Snapshot, texts: Vec<Option<String>>) -> Vec<Problem> {
         self.0
             .signer(snapshot)
-            .map_or_else(Vec::new, |signer| unverified(signer, &self.0.catalog, &snapshot.rows, texts))
+            .map_or_else(Vec::new, |_| signed_texts(&self.0.catalog, &snapshot.rows))
+    }
+
+    /// The downs that a rollback would refuse, for those who look beforehand. Without a key there
+    /// are none.
+    pub fn unverified(&self, snapshot: &Snapshot, texts: Vec<Option<String>>) -> Vec<Problem> {
+        self.0.signer(snapshot).map_or_else(Vec::new, |signer| {
+            unverified(signer, &self.0.catalog, &snapshot.rows, texts)
+        })
     }
 }
 
-/// The texts of the downs that only the ledger has and that are signed; the others need none to be refused.
+/// The texts of the downs that only the ledger has and that are signed; the others need none to be
+/// refused.
 pub fn signed_texts(catalog: &Catalog, rows: &[Row]) -> Vec<Checksum> {
-    let signed = |(row, (checksum, _)): (&Row, (Checksum, Mode))| row.recorded.as_ref()?.mac.as_ref().map(|_| checksum);
-    planner::stored_downs(catalog, rows).filter_map(signed).collect()
+    let signed = |(row, (checksum, _)): (&Row, (Checksum, Mode))| {
+        row.recorded.as_ref()?.mac.as_ref().map(|_| checksum)
+    };
+    planner::stored_downs(catalog, rows)
+        .filter_map(signed)
+        .collect()
 }
 
-/// The downs that only the ledger has and that do not verify; `texts` as [`signed_texts`] asks for them.
-pub fn unverified(signer: Signer<'_>, catalog: &Catalog, rows: &[Row], texts: Vec<Option<String>>) -> Vec<Problem> {
+/// The downs that only the ledger has and that do not verify; `texts` as [`signed_texts`] asks for
+/// them.
+pub fn unverified(
+    signer: Signer<'_>,
+    catalog: &Catalog,
+    rows: &[Row],
+    texts: Vec<Option<String>>,
+) -> Vec<Problem> {
     let mut texts = texts.into_iter();
     let refused = |(row, (checksum, mode)): (&Row, (Checksum, Mode))| -> Option<Failure> {
         let version = &row.version;
-        let Some(mac) = mac(row) else { return Some(invalid(version, Unverified::Missing)) };
-        let Some(sql) = texts.next().flatten() else { return Some(script_missing(version, checksum)) };
-        let script = Script { sql: sql.into(), checksum, mode };
-        signer.verify(version, &script, Some(mac)).err().map(|unverified| invalid(version, unverified))
+        let Some(mac) = mac(row) else {
+            return Some(invalid(version, Unverified::Missing));
+        };
+        let Some(sql) = texts.next().flatten() else {
+            return Some(script_missing(version, checksum));
+        };
+        let script = Script {
+            sql: sql.into(),
+            checksum,
+            mode,
+        };
+        signer
+            .verify(version, &script, Some(mac))
+            .err()
+            .map(|unverified| invalid(version, unverified))
     };
-    planner::stored_downs(catalog, rows).filter_map(refused).map(not_to_be_rolled_back).collect()
+    planner::stored_downs(catalog, rows)
+        .filter_map(refused)
+        .map(not_to_be_rolled_back)
+        .collect()
 }
 
 /// It is in nobody's way but a rollback's.
@@ -85,7 +128,11 @@ fn not_to_be_rolled_back(mut failure: Failure) -> Problem {
 }
 
 fn invalid(version: &Version, unverified: Unverified) -> Failure {
-    Refusal::SignatureInvalid { version: version.clone(), unverified }.into()
+    Refusal::SignatureInvalid {
+        version: version.clone(),
+        unverified,
+    }
+    .into()
 }
 
 /// Signs what is in order.
@@ -100,21 +147,38 @@ pub(super) async fn sign(
     let Some(signer) = signer else {
         return Err(Failure::new(
             Reason::SigningKeyMissing,
-            "this daemon has no signing key, so it cannot sign (its setting SCHEMAD_SIGNING_KEY_FILE)",
+            "this daemon has no signing key, so it cannot sign (its setting \
+             SCHEMAD_SIGNING_KEY_FILE)",
         ));
     };
     let stored = |unsigned: &Unsigned| matches!(unsigned.script, StepScript::Ledger(..));
-    let wanted: Vec<Checksum> = signing.wanted.iter().filter(|u| stored(u)).map(|u| u.script.checksum()).collect();
+    let wanted: Vec<Checksum> = signing
+        .wanted
+        .iter()
+        .filter(|u| stored(u))
+        .map(|u| u.script.checksum())
+        .collect();
     let mut texts = ledger::read::scripts(reader, wanted).await?.into_iter();
-    let refused = signing.refused.into_iter().map(|(version, why)| (version.to_string(), why.to_owned()));
-    let mut signatures = Signatures { signed: Vec::new(), refused: refused.collect() };
+    let refused = signing
+        .refused
+        .into_iter()
+        .map(|(version, why)| (version.to_string(), why.to_owned()));
+    let mut signatures = Signatures {
+        signed: Vec::new(),
+        refused: refused.collect(),
+    };
     for unsigned in signing.wanted {
         let script = match &unsigned.script {
             StepScript::Binary(script) => Ok(script.clone()),
-            StepScript::Ledger(checksum, mode) => stored_script(texts.next().flatten(), *checksum, *mode),
+            StepScript::Ledger(checksum, mode) => {
+                stored_script(texts.next().flatten(), *checksum, *mode)
+            }
         };
         let version = unsigned.version.to_string();
-        match script.map_err(str::to_owned).and_then(|script| signature(signer, &unsigned, &script)) {
+        match script
+            .map_err(str::to_owned)
+            .and_then(|script| signature(signer, &unsigned, &script))
+        {
             Ok(mac) => signatures.signed.push((version, mac)),
             Err(why) => signatures.refused.push((version, why)),
         }
@@ -123,16 +187,27 @@ pub(super) async fn sign(
 }
 
 /// A text that is not what its checksum says was not put there by schemad.
-fn stored_script(text: Option<String>, checksum: Checksum, mode: Mode) -> Result<Script, &'static str> {
+fn stored_script(
+    text: Option<String>,
+    checksum: Checksum,
+    mode: Mode,
+) -> Result<Script, &'static str> {
     let sql = text.ok_or("schemad.scripts does not hold its text: somebody deleted it")?;
     match Checksum::of_script(&sql) == checksum {
-        true => Ok(Script { sql: sql.into(), checksum, mode }),
-        false => Err("its text in schemad.scripts is not what its checksum says: somebody changed it"),
+        true => Ok(Script {
+            sql: sql.into(),
+            checksum,
+            mode,
+        }),
+        false => {
+            Err("its text in schemad.scripts is not what its checksum says: somebody changed it")
+        }
     }
 }
 
-/// Vouches for what somebody named, what the binary itself carries, and what one of the keys signed before. Anything else may be what
-/// whoever can write the ledger put there, having taken the signature away, and is not signed with all the others.
+/// Vouches for what somebody named, what the binary itself carries, and what one of the keys signed
+/// before. Anything else may be what whoever can write the ledger put there, having taken the
+/// signature away, and is not signed with all the others.
 fn signature(signer: Signer<'_>, unsigned: &Unsigned, down: &Script) -> Result<Vec<u8>, String> {
     let verified = signer.verify(&unsigned.version, down, unsigned.mac.as_deref());
     let what = match verified {
@@ -144,7 +219,8 @@ fn signature(signer: Signer<'_>, unsigned: &Unsigned, down: &Script) -> Result<V
         Unverified::Wrong => "it has a signature that none of this daemon's keys made",
     };
     Err(format!(
-        "{what}, and this daemon does not carry it ({}); read it, and name it to sign it all the same",
+        "{what}, and this daemon does not carry it ({}); read it, and name it to sign it all the \
+         same",
         down.checksum
     ))
 }

@@ -1,5 +1,5 @@
-//! Following an operation that another daemon runs, or that is over: what the ledger says of it becomes the same events as
-//! those of a running one, with the same numbers.
+//! Following an operation that another daemon runs, or that is over: what the ledger says of it
+//! becomes the same events as those of a running one, with the same numbers.
 
 use std::{
     collections::HashMap,
@@ -45,7 +45,8 @@ impl Operations {
 }
 
 impl Inner {
-    /// The log of an operation that is not this daemon's, shared by all its watchers; filled as far as the ledger is now.
+    /// The log of an operation that is not this daemon's, shared by all its watchers; filled as far
+    /// as the ledger is now.
     async fn tailed(self: &Arc<Self>, id: Uuid) -> Result<Arc<Log>, Failure> {
         if let Some(log) = self.tails().get(&id).and_then(Weak::upgrade) {
             return Ok(log);
@@ -53,7 +54,9 @@ impl Inner {
         let log = Log::new();
         let mut tail = Tail::default();
         let mut reader = self.pool.get().await?;
-        let first = history::changes(&mut reader, id, 0).await?.ok_or_else(|| control::unknown(id))?;
+        let first = history::changes(&mut reader, id, 0)
+            .await?
+            .ok_or_else(|| control::unknown(id))?;
         drop(reader);
         log.name(id);
         let has_ended = tail.tell(first, &log).is_some();
@@ -116,58 +119,108 @@ pub(super) struct Tail {
 
 impl Tail {
     /// Reads what changed and tells it. Returns how the operation ended, once it has.
-    pub(super) async fn advance(&mut self, inner: &Inner, id: Uuid, log: &Log) -> Result<Option<Ending>, Failure> {
+    pub(super) async fn advance(
+        &mut self,
+        inner: &Inner,
+        id: Uuid,
+        log: &Log,
+    ) -> Result<Option<Ending>, Failure> {
         let mut reader = inner.pool.get().await?;
         let seen = if self.planned { self.done } else { 0 };
-        let changes = history::changes(&mut reader, id, seen).await?.ok_or_else(|| control::unknown(id))?;
+        let changes = history::changes(&mut reader, id, seen)
+            .await?
+            .ok_or_else(|| control::unknown(id))?;
         let ending = self.tell(changes, log);
         if ending.is_none() && self.planned && self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
             self.looked = Some(Instant::now());
             match step_activity::of(&mut reader, id).await {
                 Ok(activity) => self.tell_activity(activity.unwrap_or_default(), log),
                 // Nothing that is worth the end of a watch: the state changes go on being told.
-                Err(error) => tracing::debug!(operation = %id, cause = %error, "cannot look at the migration session"),
+                Err(error) => {
+                    tracing::debug!(operation = %id, cause = %error, "cannot look at the migration \
+                        session")
+                }
             }
         }
         Ok(ending)
     }
 
-    /// Tells what the running step waits for, each time that somebody else is in the way, and how far an index build is.
+    /// Tells what the running step waits for, each time that somebody else is in the way, and how
+    /// far an index build is.
     fn tell_activity(&mut self, activity: StepActivity, log: &Log) {
-        let StepActivity { version, waiting, waited, building } = activity;
+        let StepActivity {
+            version,
+            waiting,
+            waited,
+            building,
+        } = activity;
         if let Some(waiting) = &waiting
-            && !self.waiting.as_ref().is_some_and(|told| told.is_for_the_same(waiting))
+            && !self
+                .waiting
+                .as_ref()
+                .is_some_and(|told| told.is_for_the_same(waiting))
         {
-            log.push(Event::Waiting { version: version.clone(), waiting: waiting.clone(), waited });
+            log.push(Event::Waiting {
+                version: version.clone(),
+                waiting: waiting.clone(),
+                waited,
+            });
         }
         if let Some(building) = &building
             && self.building.as_ref() != Some(building)
         {
-            log.push(Event::Progress { version, building: building.clone() });
+            log.push(Event::Progress {
+                version,
+                building: building.clone(),
+            });
         }
         (self.waiting, self.building) = (waiting, building);
     }
 
     fn tell(&mut self, changes: Changes, log: &Log) -> Option<Ending> {
-        let Changes { operation, steps, planned, ending } = changes;
+        let Changes {
+            operation,
+            steps,
+            planned,
+            ending,
+        } = changes;
         if !std::mem::replace(&mut self.accepted, true) {
             let (kind, request_id) = (operation.kind.clone(), operation.request_id.clone());
-            log.push_at(operation.created_at, Event::Accepted { kind, request_id, repeated: false });
+            log.push_at(
+                operation.created_at,
+                Event::Accepted {
+                    kind,
+                    request_id,
+                    repeated: false,
+                },
+            );
         }
         if let Some(at) = operation.started_at
             && !std::mem::replace(&mut self.planned, true)
         {
             self.steps.clone_from(&steps);
-            let from_ledger =
-                |s: &StepChange| s.ordinal.checked_sub(1).and_then(|n| planned.from_ledger.get(n).copied());
+            let from_ledger = |s: &StepChange| {
+                s.ordinal
+                    .checked_sub(1)
+                    .and_then(|n| planned.from_ledger.get(n).copied())
+            };
             let plan = |s: &StepChange| PlannedStep {
                 version: s.version.clone(),
                 name: s.name.clone(),
                 direction: s.direction,
                 from_ledger: from_ledger(s),
-                how: s.ordinal.checked_sub(1).and_then(|n| planned.how.get(n).copied()),
+                how: s
+                    .ordinal
+                    .checked_sub(1)
+                    .and_then(|n| planned.how.get(n).copied()),
             };
-            log.push_at(at, Event::Planned { steps: steps.iter().map(plan).collect(), warnings: planned.warnings });
+            log.push_at(
+                at,
+                Event::Planned {
+                    steps: steps.iter().map(plan).collect(),
+                    warnings: planned.warnings,
+                },
+            );
         }
         for step in &steps {
             let Some((at, took)) = step.done else { break };
@@ -187,8 +240,11 @@ impl Tail {
         let ending = ending.unwrap_or_else(|| Ending {
             finished: Finished::default(),
             failure: Some(
-                Failure::new(Reason::Internal, "the ledger holds no result for this operation")
-                    .with("operation", operation.id),
+                Failure::new(
+                    Reason::Internal,
+                    "the ledger holds no result for this operation",
+                )
+                .with("operation", operation.id),
             ),
         });
         let failure = ending.failure.clone();
@@ -198,7 +254,19 @@ impl Tail {
     }
 
     fn name(&self, step: &StepChange) -> StepName {
-        let StepChange { ordinal, version, name, direction, .. } = step.clone();
-        StepName { ordinal, total: self.steps.len(), version, name, direction }
+        let StepChange {
+            ordinal,
+            version,
+            name,
+            direction,
+            ..
+        } = step.clone();
+        StepName {
+            ordinal,
+            total: self.steps.len(),
+            version,
+            name,
+            direction,
+        }
     }
 }

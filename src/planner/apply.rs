@@ -41,8 +41,11 @@ pub enum Target {
 /// A [`Refusal`]: set mismatch, unknown target, an edited up, or a pending migration out of order.
 pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Plan, Refusal> {
     expect_set(catalog, request)?;
-    let applied: BTreeMap<&Version, &Row> =
-        rows.iter().filter(|row| row.is_applied()).map(|row| (&row.version, row)).collect();
+    let applied: BTreeMap<&Version, &Row> = rows
+        .iter()
+        .filter(|row| row.is_applied())
+        .map(|row| (&row.version, row))
+        .collect();
     if let Target::To(version) = &request.target
         && catalog.get(version).is_none()
         && !applied.contains_key(version)
@@ -65,17 +68,25 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
     {
         return Err(refusal);
     }
-    if let Some(refusal) = half_applied_elsewhere(catalog, rows).next().filter(|_| !chosen.is_empty()) {
+    if let Some(refusal) = half_applied_elsewhere(catalog, rows)
+        .next()
+        .filter(|_| !chosen.is_empty())
+    {
         return Err(refusal);
     }
     let unknown = applied.keys().filter(|v| catalog.get(v).is_none()).count();
     let warnings = match (unknown, chosen.is_empty()) {
         (0, _) | (_, false) => Vec::new(),
         (n, true) => vec![format!(
-            "the database is ahead: {n} applied migration(s) are unknown to this daemon, whose set is an older one"
+            "the database is ahead: {n} applied migration(s) are unknown to this daemon, whose set \
+             is an older one"
         )],
     };
-    Ok(Plan { steps: chosen.into_iter().map(up).collect(), warnings, ..Plan::default() })
+    Ok(Plan {
+        steps: chosen.into_iter().map(up).collect(),
+        warnings,
+        ..Plan::default()
+    })
 }
 
 /// Refuses another set than the embedded one, which needs no database to know.
@@ -83,9 +94,15 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
 /// # Errors
 /// [`Refusal::SetMismatch`].
 pub fn expect_set(catalog: &Catalog, request: &Apply) -> Result<(), Refusal> {
-    match request.expected_set.filter(|expected| *expected != catalog.digest()) {
+    match request
+        .expected_set
+        .filter(|expected| *expected != catalog.digest())
+    {
         None => Ok(()),
-        Some(expected) => Err(Refusal::SetMismatch { expected, actual: catalog.digest() }),
+        Some(expected) => Err(Refusal::SetMismatch {
+            expected,
+            actual: catalog.digest(),
+        }),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Scripts that are not one transaction and ended before their last statement: what may go on, and what has to wait for a
-//! person.
+//! Scripts that are not one transaction and ended before their last statement: what may go on, and
+//! what has to wait for a person.
 
 use super::{Refusal, refusal::Sent};
 use crate::{
@@ -21,23 +21,29 @@ pub struct Resume {
 
 /// Refuses to plan anything while nobody knows what a statement did.
 pub(super) fn in_doubt(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
-    journals(rows).filter(|(_, journal)| journal.running.as_ref().is_some_and(|part| part.in_doubt)).map(
-        |(row, journal)| Refusal::InDoubt {
+    journals(rows)
+        .filter(|(_, journal)| journal.running.as_ref().is_some_and(|part| part.in_doubt))
+        .map(|(row, journal)| Refusal::InDoubt {
             version: row.version.clone(),
             direction: journal.direction,
             statement: journal.done.len() + 1,
             failed: journal.running.as_ref().is_some_and(|part| part.failed),
             sent: sent(journal).map(Box::new),
-        },
-    )
+        })
 }
 
 /// The statement that was sent, in the script as it was then; the binary's may have changed since.
 fn sent(journal: &Journal) -> Option<Sent> {
     let script = journal.script.as_deref()?;
-    let unit = sql::units(script).ok()?.into_iter().nth(journal.done.len())?;
+    let unit = sql::units(script)
+        .ok()?
+        .into_iter()
+        .nth(journal.done.len())?;
     let checksum = Checksum::of_script(unit.body.sql).to_string();
-    journal.running.as_ref().filter(|running| running.checksum == checksum)?;
+    journal
+        .running
+        .as_ref()
+        .filter(|running| running.checksum == checksum)?;
     let place = sql::place(script, sql::nth_character(script, unit.body.start));
     Some(Sent {
         file: journal.direction.file(&journal.name),
@@ -53,12 +59,25 @@ fn sent(journal: &Journal) -> Option<Sent> {
 /// What tells a person whether `statement` took effect.
 fn look(statement: &Statement<'_>) -> String {
     let words: Vec<&str> = statement.tokens().take(3).collect();
-    let is = |at: usize, word: &str| words.get(at).is_some_and(|token| token.eq_ignore_ascii_case(word));
-    let listed = [("subscription", "pg_subscription"), ("database", "pg_database"), ("tablespace", "pg_tablespace")];
+    let is = |at: usize, word: &str| {
+        words
+            .get(at)
+            .is_some_and(|token| token.eq_ignore_ascii_case(word))
+    };
+    let listed = [
+        ("subscription", "pg_subscription"),
+        ("database", "pg_database"),
+        ("tablespace", "pg_tablespace"),
+    ];
     match listed.iter().find(|(kind, _)| is(1, kind)) {
         Some((_, catalog)) => format!("SELECT * FROM {catalog} shows what there is"),
         None if is(0, "call") => {
-            let name = statement.sql[4..].split('(').next().unwrap_or_default().trim().replace('\'', "''");
+            let name = statement.sql[4..]
+                .split('(')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .replace('\'', "''");
             format!("SELECT prosrc FROM pg_proc WHERE oid = '{name}'::regproc shows what it does")
         }
         None if is(0, "do") => "its text says what it does, up to each COMMIT".into(),
@@ -73,8 +92,9 @@ pub struct Earlier {
     pub step: i64,
     /// The parts before it.
     pub done: usize,
-    /// `SET search_path` as the file had it, where that is known: in our words, because nothing that is read from the ledger may run,
-    /// and with pg_catalog first, so that no other schema's function or operator is taken.
+    /// `SET search_path` as the file had it, where that is known: in our words, because nothing
+    /// that is read from the ledger may run, and with pg_catalog first, so that no other schema's
+    /// function or operator is taken.
     pub settings: String,
     /// The statement as it was; empty where nobody has its text any more.
     pub sql: String,
@@ -84,33 +104,61 @@ pub struct Earlier {
 
 /// The statement for an index that failed and was mended away.
 pub fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Option<Earlier> {
-    let journal = row?.journal.as_ref().filter(|journal| journal.direction == direction)?;
+    let journal = row?
+        .journal
+        .as_ref()
+        .filter(|journal| journal.direction == direction)?;
     let tried = journal.tried.as_ref()?;
     let (step, done) = (journal.step, journal.done.len());
-    if parts.get(done).is_some_and(|(checksum, _)| *checksum == tried.checksum) {
+    if parts
+        .get(done)
+        .is_some_and(|(checksum, _)| *checksum == tried.checksum)
+    {
         return None;
     }
-    let units = journal.script.as_deref().and_then(|script| sql::units(script).ok()).unwrap_or_default();
-    let stood = units.get(done).filter(|unit| Checksum::of_script(unit.body.sql).to_string() == tried.checksum);
+    let units = journal
+        .script
+        .as_deref()
+        .and_then(|script| sql::units(script).ok())
+        .unwrap_or_default();
+    let stood = units
+        .get(done)
+        .filter(|unit| Checksum::of_script(unit.body.sql).to_string() == tried.checksum);
     let (settings, sql) = match stood {
         Some(unit) => (search_path(&unit.settings), unit.body.sql.to_owned()),
         None => (
             String::new(),
-            tried.sql.as_deref().filter(|sql| is_the_tried(sql, &tried.checksum)).unwrap_or_default().to_owned(),
+            tried
+                .sql
+                .as_deref()
+                .filter(|sql| is_the_tried(sql, &tried.checksum))
+                .unwrap_or_default()
+                .to_owned(),
         ),
     };
-    Some(Earlier { step, done, settings, sql, before: tried.before.clone() })
+    Some(Earlier {
+        step,
+        done,
+        settings,
+        sql,
+        before: tried.before.clone(),
+    })
 }
 
-/// The text is the one statement that was tried. Others may be able to write it into the ledger, and with settings before it those
-/// would run.
+/// The text is the one statement that was tried. Others may be able to write it into the ledger,
+/// and with settings before it those would run.
 fn is_the_tried(sql: &str, checksum: &str) -> bool {
     Checksum::of_script(sql).to_string() == checksum && sql::split(sql).len() == 1
 }
 
 fn search_path(settings: &[Statement<'_>]) -> String {
-    let Some(schemas) = settings.iter().rev().find_map(Statement::search_path) else { return String::new() };
-    let listed: Vec<String> = schemas.iter().map(|name| format!(", \"{}\"", name.replace('"', "\"\""))).collect();
+    let Some(schemas) = settings.iter().rev().find_map(Statement::search_path) else {
+        return String::new();
+    };
+    let listed: Vec<String> = schemas
+        .iter()
+        .map(|name| format!(", \"{}\"", name.replace('"', "\"\"")))
+        .collect();
     format!("SET search_path = pg_catalog{};\n", listed.concat())
 }
 
@@ -128,29 +176,43 @@ pub fn is_contradicted(row: &Row) -> bool {
 
 /// The migrations of which nobody knows whether they are wholly applied, or reverted.
 pub(super) fn contradicted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
-    journals(rows).filter(|(row, _)| is_contradicted(row)).map(|(row, journal)| Refusal::Contradicted {
-        version: row.version.clone(),
-        direction: journal.direction,
-        done: journal.done.len(),
-    })
+    journals(rows)
+        .filter(|(row, _)| is_contradicted(row))
+        .map(|(row, journal)| Refusal::Contradicted {
+            version: row.version.clone(),
+            direction: journal.direction,
+            done: journal.done.len(),
+        })
 }
 
 /// The migrations that are half rolled back; only rolling back goes on from there.
 pub(super) fn half_reverted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
     journals(rows)
         .filter(|(row, journal)| row.is_applied() && journal.direction == Direction::Down)
-        .map(|(row, journal)| Refusal::HalfReverted { version: row.version.clone(), done: journal.done.len() })
+        .map(|(row, journal)| Refusal::HalfReverted {
+            version: row.version.clone(),
+            done: journal.done.len(),
+        })
 }
 
 /// The migrations that are half applied; nothing they stand on may go.
 pub(super) fn half_applied(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
     journals(rows)
-        .filter(|(row, journal)| !row.is_applied() && journal.direction == Direction::Up && !journal.done.is_empty())
-        .map(|(row, journal)| Refusal::HalfApplied { version: row.version.clone(), done: journal.done.len() })
+        .filter(|(row, journal)| {
+            !row.is_applied() && journal.direction == Direction::Up && !journal.done.is_empty()
+        })
+        .map(|(row, journal)| Refusal::HalfApplied {
+            version: row.version.clone(),
+            done: journal.done.len(),
+        })
 }
 
-/// The migrations that are half applied and that this binary does not carry, so it cannot go on with them.
-pub(super) fn half_applied_elsewhere<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
+/// The migrations that are half applied and that this binary does not carry, so it cannot go on
+/// with them.
+pub(super) fn half_applied_elsewhere<'a>(
+    catalog: &'a Catalog,
+    rows: &'a [Row],
+) -> impl Iterator<Item = Refusal> + 'a {
     half_applied(rows).filter_map(|refusal| match refusal {
         Refusal::HalfApplied { version, done } if catalog.get(&version).is_none() => {
             Some(Refusal::HalfAppliedElsewhere { version, done })
@@ -160,18 +222,24 @@ pub(super) fn half_applied_elsewhere<'a>(catalog: &'a Catalog, rows: &'a [Row]) 
 }
 
 fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
-    rows.iter().filter_map(|row| Some((row, row.journal.as_ref()?)))
+    rows.iter()
+        .filter_map(|row| Some((row, row.journal.as_ref()?)))
 }
 
 /// Where a script with these parts goes on. A part that is not done yet may have been mended.
 ///
 /// # Errors
-/// [`Refusal::JournalDiffers`] when a part that ran is no longer what it was, [`Refusal::JournalWithoutParts`] when the script is
-/// to run in one transaction now.
+/// [`Refusal::JournalDiffers`] when a part that ran is no longer what it was,
+/// [`Refusal::JournalWithoutParts`] when the script is to run in one transaction now.
 pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result<Resume, Refusal> {
-    let Some((row, journal)) =
-        row.and_then(|row| Some((row, row.journal.as_ref().filter(|journal| journal.direction == direction)?)))
-    else {
+    let Some((row, journal)) = row.and_then(|row| {
+        Some((
+            row,
+            row.journal
+                .as_ref()
+                .filter(|journal| journal.direction == direction)?,
+        ))
+    }) else {
         return Ok(Resume::default());
     };
     let running = journal.running.as_ref().map(|part| &part.checksum);
@@ -182,11 +250,18 @@ pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result
         .enumerate()
         .find(|(n, ran)| parts.get(*n).map(|(checksum, _)| checksum) != Some(ran));
     match differs {
-        Some(_) if parts.is_empty() => Err(Refusal::JournalWithoutParts { version: row.version.clone() }),
-        Some((n, _)) => Err(Refusal::JournalDiffers { version: row.version.clone(), statement: n + 1 }),
-        None => {
-            Ok(Resume { step: Some(journal.step), done: journal.done.len(), interrupted: journal.running.is_some() })
-        }
+        Some(_) if parts.is_empty() => Err(Refusal::JournalWithoutParts {
+            version: row.version.clone(),
+        }),
+        Some((n, _)) => Err(Refusal::JournalDiffers {
+            version: row.version.clone(),
+            statement: n + 1,
+        }),
+        None => Ok(Resume {
+            step: Some(journal.step),
+            done: journal.done.len(),
+            interrupted: journal.running.is_some(),
+        }),
     }
 }
 
@@ -196,41 +271,83 @@ mod tests {
     use crate::migration::{RunningPart, TriedPart};
 
     fn row(done: &[&str], running: Option<(&str, bool)>) -> Row {
-        let running =
-            running.map(|(checksum, in_doubt)| RunningPart { checksum: checksum.into(), in_doubt, failed: false });
+        let running = running.map(|(checksum, in_doubt)| RunningPart {
+            checksum: checksum.into(),
+            in_doubt,
+            failed: false,
+        });
         let done = done.iter().map(|c| (*c).to_owned()).collect();
         let (tried, script) = (None, None);
-        let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running, tried, script };
-        Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) }
+        let journal = Journal {
+            step: 7,
+            direction: Direction::Up,
+            name: "1_a".into(),
+            done,
+            running,
+            tried,
+            script,
+        };
+        Row {
+            version: "1".parse().unwrap(),
+            run_on: None,
+            recorded: None,
+            journal: Some(journal),
+        }
     }
 
     fn parts(parts: &[&str]) -> Vec<Part> {
-        parts.iter().map(|p| ((*p).to_owned(), "transaction")).collect()
+        parts
+            .iter()
+            .map(|p| ((*p).to_owned(), "transaction"))
+            .collect()
     }
 
     #[test]
     fn a_script_goes_on_after_what_is_done() {
         let go_on = |row: &Row, given: &[&str]| resume(Some(row), Direction::Up, &parts(given));
-        let expected = |done, interrupted| Ok(Resume { step: Some(7), done, interrupted });
-        assert_eq!(go_on(&row(&["a", "b"], None), &["a", "b", "c"]), expected(2, false));
-        assert_eq!(go_on(&row(&["a"], Some(("b", false))), &["a", "b"]), expected(1, true));
-        assert_eq!(go_on(&row(&["a"], None), &["a", "mended"]), expected(1, false));
-        assert_eq!(resume(Some(&row(&["a"], None)), Direction::Down, &parts(&["x"])), Ok(Resume::default()));
-        assert_eq!(resume(None, Direction::Up, &parts(&["x"])), Ok(Resume::default()));
+        let expected = |done, interrupted| {
+            Ok(Resume {
+                step: Some(7),
+                done,
+                interrupted,
+            })
+        };
+        assert_eq!(
+            go_on(&row(&["a", "b"], None), &["a", "b", "c"]),
+            expected(2, false)
+        );
+        assert_eq!(
+            go_on(&row(&["a"], Some(("b", false))), &["a", "b"]),
+            expected(1, true)
+        );
+        assert_eq!(
+            go_on(&row(&["a"], None), &["a", "mended"]),
+            expected(1, false)
+        );
+        assert_eq!(
+            resume(Some(&row(&["a"], None)), Direction::Down, &parts(&["x"])),
+            Ok(Resume::default())
+        );
+        assert_eq!(
+            resume(None, Direction::Up, &parts(&["x"])),
+            Ok(Resume::default())
+        );
     }
 
     #[test]
     fn what_ran_may_not_have_changed() {
-        let statement = |row: &Row, given: &[&str]| match resume(Some(row), Direction::Up, &parts(given)) {
-            Err(Refusal::JournalDiffers { statement, .. }) => statement,
-            other => panic!("{other:?}"),
-        };
+        let statement =
+            |row: &Row, given: &[&str]| match resume(Some(row), Direction::Up, &parts(given)) {
+                Err(Refusal::JournalDiffers { statement, .. }) => statement,
+                other => panic!("{other:?}"),
+            };
         assert_eq!(statement(&row(&["a", "b"], None), &["a", "x"]), 2);
         assert_eq!(statement(&row(&["a", "b"], None), &["a"]), 2);
         assert_eq!(statement(&row(&[], Some(("a", false))), &["x"]), 1);
         let one = resume(Some(&row(&["a"], None)), Direction::Up, &[]).unwrap_err();
         assert!(
-            one.to_string().contains("metadata.toml") && !one.to_string().contains("no longer what it was"),
+            one.to_string().contains("metadata.toml")
+                && !one.to_string().contains("no longer what it was"),
             "{one}"
         );
     }
@@ -242,9 +359,17 @@ mod tests {
         let running = Checksum::of_script("CALL app.work(1)").to_string();
         let mut rows = [row(&["a"], Some((&running, true)))];
         let refusal = |rows: &[Row]| in_doubt(rows).next().unwrap().to_string();
-        assert!(refusal(&rows).contains("part 2 of the up of migration 1 was sent"), "{}", refusal(&rows));
+        assert!(
+            refusal(&rows).contains("part 2 of the up of migration 1 was sent"),
+            "{}",
+            refusal(&rows)
+        );
         rows[0].journal.as_mut().unwrap().script = Some(script.into());
-        insta::assert_snapshot!(refusal(&rows), @"part 2 of the up of migration 1 (1_a/up.sql, line 2, column 3, statement 2 of 2) was sent outside a transaction, and its end is not known: CALL app.work(1). Look whether it took effect (SELECT prosrc FROM pg_proc WHERE oid = 'app.work'::regproc shows what it does), and say so (Resolve): that it was applied, that it was not, or that doing it again does no harm");
+        insta::assert_snapshot!(refusal(&rows), @"part 2 of the up of migration 1 (1_a/up.sql, \
+            line 2, column 3, statement 2 of 2) was sent outside a transaction, and its end is not \
+            known: CALL app.work(1). Look whether it took effect (SELECT prosrc FROM pg_proc WHERE \
+            oid = 'app.work'::regproc shows what it does), and say so (Resolve): that it was \
+            applied, that it was not, or that doing it again does no harm");
         assert_eq!(in_doubt(&[row(&["a"], Some((&running, false)))]).count(), 0);
     }
 
@@ -254,11 +379,26 @@ mod tests {
         let build = "CREATE INDEX CONCURRENTLY i ON t (n)";
         let journal = row.journal.as_mut().unwrap();
         let checksum = Checksum::of_script(build).to_string();
-        journal.tried = Some(TriedPart { checksum: checksum.clone(), before: vec![7], sql: None });
-        journal.script = Some(format!("SET search_path = app; SET ROLE other; SELECT 1; {build};"));
+        journal.tried = Some(TriedPart {
+            checksum: checksum.clone(),
+            before: vec![7],
+            sql: None,
+        });
+        journal.script = Some(format!(
+            "SET search_path = app; SET ROLE other; SELECT 1; {build};"
+        ));
         let of = |row: &Row, parts: &[Part]| earlier(Some(row), Direction::Up, parts);
-        let (settings, sql) = ("SET search_path = pg_catalog, \"app\";\n".to_owned(), build.to_owned());
-        let expected = Earlier { step: 7, done: 1, settings, sql, before: vec![7] };
+        let (settings, sql) = (
+            "SET search_path = pg_catalog, \"app\";\n".to_owned(),
+            build.to_owned(),
+        );
+        let expected = Earlier {
+            step: 7,
+            done: 1,
+            settings,
+            sql,
+            before: vec![7],
+        };
         for given in [&["a", "mended"][..], &["a"], &[]] {
             assert_eq!(of(&row, &parts(given)), Some(expected.clone()));
         }

@@ -18,8 +18,8 @@ pub enum Refusal {
     UnknownVersion(Version),
     /// Pending and older than an applied one.
     #[error(
-        "migration {pending} is pending but older than {applied}, which is applied: a branch was probably merged late. \
-         Give it a newer version, or allow that it is applied out of order"
+        "migration {pending} is pending but older than {applied}, which is applied: a branch was \
+         probably merged late. Give it a newer version, or allow that it is applied out of order"
     )]
     OutOfOrder {
         /// The pending one.
@@ -29,8 +29,9 @@ pub enum Refusal {
     },
     /// Pending and older than an applied one that this daemon does not carry.
     #[error(
-        "migration {pending} is pending but older than {applied}, which another daemon applied and this one does not carry: its set is \
-         probably an older one. Apply from a daemon that carries both, or allow that it is applied out of order"
+        "migration {pending} is pending but older than {applied}, which another daemon applied and \
+         this one does not carry: its set is probably an older one. Apply from a daemon that \
+         carries both, or allow that it is applied out of order"
     )]
     UnknownNewer {
         /// The pending one.
@@ -40,9 +41,10 @@ pub enum Refusal {
     },
     /// Of a set that has nothing of what is applied.
     #[error(
-        "migration {pending} is pending, and none of the {applied} applied migration(s) is in this daemon's set: it is probably the set of \
-         another database. Where it is the right one (what is applied was put together into fewer migrations, for example), allow that it \
-         is applied out of order"
+        "migration {pending} is pending, and none of the {applied} applied migration(s) is in this \
+         daemon's set: it is probably the set of another database. Where it is the right one (what \
+         is applied was put together into fewer migrations, for example), allow that it is applied \
+         out of order"
     )]
     ForeignSet {
         /// The pending one.
@@ -52,8 +54,9 @@ pub enum Refusal {
     },
     /// An applied up was changed.
     #[error(
-        "the up of migration {version} was changed after it was applied (applied {recorded}, now {embedded}): \
-         restore the file and put the change into a new migration; or, where the change is only one of words, have it accepted (Resolve)"
+        "the up of migration {version} was changed after it was applied (applied {recorded}, now \
+         {embedded}): restore the file and put the change into a new migration; or, where the \
+         change is only one of words, have it accepted (Resolve)"
     )]
     Edited {
         /// Which.
@@ -64,7 +67,10 @@ pub enum Refusal {
         embedded: Checksum,
     },
     /// The daemon carries another set than expected.
-    #[error("this daemon carries the set {actual}, not {expected}: the call reached a daemon with other migrations")]
+    #[error(
+        "this daemon carries the set {actual}, not {expected}: the call reached a daemon with \
+         other migrations"
+    )]
     SetMismatch {
         /// What the caller expects.
         expected: Checksum,
@@ -76,19 +82,26 @@ pub enum Refusal {
     NotApplied(Version),
     /// Diesel's table lists nothing, and the ledger does.
     #[error(
-        "Diesel's table is gone or empty, and the ledger lists {listed} applied migration(s): it was dropped, renamed, emptied, or left \
-         out of a restore. Nothing runs before somebody says which is right: put the table back; or have it list again what the ledger lists; or say \
-         that really nothing is applied any more (Resolve)"
+        "Diesel's table is gone or empty, and the ledger lists {listed} applied migration(s): it \
+         was dropped, renamed, emptied, or left out of a restore. Nothing runs before somebody \
+         says which is right: put the table back; or have it list again what the ledger lists; or \
+         say that really nothing is applied any more (Resolve)"
     )]
     DieselTableLost {
         /// How many the ledger lists.
         listed: usize,
     },
     /// There is nothing to settle between Diesel's table and the ledger.
-    #[error("Diesel's table lists applied migrations, or the ledger lists none either: there is nothing to resolve")]
+    #[error(
+        "Diesel's table lists applied migrations, or the ledger lists none either: there is \
+         nothing to resolve"
+    )]
     TableNotLost,
     /// Not that many are applied.
-    #[error("only {applied} migrations are applied, so {asked} cannot be rolled back; ask for {applied}, or for all")]
+    #[error(
+        "only {applied} migrations are applied, so {asked} cannot be rolled back; ask for \
+         {applied}, or for all"
+    )]
     TooFewApplied {
         /// How many are.
         applied: usize,
@@ -98,8 +111,10 @@ pub enum Refusal {
     /// No down anywhere.
     #[error(
         "migration {version} cannot be rolled back: {}. Undo it with a new migration",
-        if *.adopted { "it was applied by something other than schemad and this daemon carries no down script for it" }
-        else { "it was applied without a down script (none, or one that holds comments only) and this daemon carries none" }
+        if *.adopted { "it was applied by something other than schemad and this daemon carries no \
+            down script for it" }
+        else { "it was applied without a down script (none, or one that holds comments only) and \
+            this daemon carries none" }
     )]
     Irreversible {
         /// Which.
@@ -109,8 +124,8 @@ pub enum Refusal {
     },
     /// A statement that may or may not have taken effect.
     #[error(
-        "part {statement} of the {} of migration {version}{}, and say so (Resolve): that it was applied, that it was \
-         not, or that doing it again does no harm",
+        "part {statement} of the {} of migration {version}{}, and say so (Resolve): that it was \
+         applied, that it was not, or that doing it again does no harm",
         .direction.as_str(),
         doubt(sent.as_deref(), *failed)
     )]
@@ -138,8 +153,9 @@ pub enum Refusal {
     },
     /// A down that ended before its last statement.
     #[error(
-        "the rollback of migration {version} failed or was interrupted after {done} of its statements or blocks; roll it back \
-         again, which goes on from there. Where something newer is in the way: undo by hand what ran, and say that it starts over (Resolve)"
+        "the rollback of migration {version} failed or was interrupted after {done} of its \
+         statements or blocks; roll it back again, which goes on from there. Where something newer \
+         is in the way: undo by hand what ran, and say that it starts over (Resolve)"
     )]
     HalfReverted {
         /// Which.
@@ -149,9 +165,10 @@ pub enum Refusal {
     },
     /// An up that ended before its last statement: what it did would lose its ground.
     #[error(
-        "the up of migration {version} failed or was interrupted after {done} of its statements or blocks, and a rollback of \
-         what it stands on would break what it did. Mend it and apply it to its end, which goes on from there; or undo by hand \
-         what ran, say that it starts over (Resolve), and roll back then"
+        "the up of migration {version} failed or was interrupted after {done} of its statements or \
+         blocks, and a rollback of what it stands on would break what it did. Mend it and apply it \
+         to its end, which goes on from there; or undo by hand what ran, say that it starts over \
+         (Resolve), and roll back then"
     )]
     HalfApplied {
         /// Which.
@@ -161,9 +178,10 @@ pub enum Refusal {
     },
     /// Half applied, and not in the set.
     #[error(
-        "the up of migration {version} failed or was interrupted after {done} of its statements or blocks, and this daemon does \
-         not carry it, so it cannot go on from there. Apply it to its end from a daemon that carries it; or undo by hand what \
-         ran, and say that it starts over (Resolve)"
+        "the up of migration {version} failed or was interrupted after {done} of its statements or \
+         blocks, and this daemon does not carry it, so it cannot go on from there. Apply it to its \
+         end from a daemon that carries it; or undo by hand what ran, and say that it starts over \
+         (Resolve)"
     )]
     HalfAppliedElsewhere {
         /// Which.
@@ -173,9 +191,10 @@ pub enum Refusal {
     },
     /// A script that ran part by part, and now says that it is one transaction.
     #[error(
-        "the script of migration {version} began to run statement by statement and ended before its last statement, and now it \
-         is to run in one transaction. Restore its metadata.toml (run_in_transaction = false), or its BEGIN ... COMMIT; or undo \
-         by hand what ran, and say that it starts over (Resolve)"
+        "the script of migration {version} began to run statement by statement and ended before \
+         its last statement, and now it is to run in one transaction. Restore its metadata.toml \
+         (run_in_transaction = false), or its BEGIN ... COMMIT; or undo by hand what ran, and say \
+         that it starts over (Resolve)"
     )]
     JournalWithoutParts {
         /// Which.
@@ -183,9 +202,9 @@ pub enum Refusal {
     },
     /// A script that ended before its last statement and was changed in what ran.
     #[error(
-        "the script of migration {version} ended before its last statement, and its part {statement}, which ran, is no longer \
-         what it was. Restore it (what did not run yet may be changed), or undo by hand what ran, and say that it starts over \
-         (Resolve)"
+        "the script of migration {version} ended before its last statement, and its part \
+         {statement}, which ran, is no longer what it was. Restore it (what did not run yet may be \
+         changed), or undo by hand what ran, and say that it starts over (Resolve)"
     )]
     JournalDiffers {
         /// Which.
@@ -195,8 +214,10 @@ pub enum Refusal {
     },
     /// Clients watch it.
     #[error(
-        "migration {version} is in use: {clients} client(s) watch schemad.schema.applied.{version}{}, so an app depends on it. Stop \
-         the app first, or have it rolled back by force", if *.strangers == 0 { String::new() } else { format!(" ({} here without a credential)", .strangers) }
+        "migration {version} is in use: {clients} client(s) watch \
+         schemad.schema.applied.{version}{}, so an app depends on it. Stop the app first, or have \
+         it rolled back by force", if *.strangers == 0 { String::new() } else { format!(" \
+             ({} here without a credential)", .strangers) }
     )]
     InUse {
         /// Which.
@@ -218,8 +239,9 @@ pub enum Refusal {
     },
     /// A down from the ledger that nobody vouches for.
     #[error(
-        "the down of migration {version} in the ledger {unverified}, so nothing was run. Look at it, and where it is right have it signed \
-         (SignLedger); or roll back from a daemon that carries it, with that daemon's script where they differ"
+        "the down of migration {version} in the ledger {unverified}, so nothing was run. Look at \
+         it, and where it is right have it signed (SignLedger); or roll back from a daemon that \
+         carries it, with that daemon's script where they differ"
     )]
     SignatureInvalid {
         /// Which.
@@ -229,8 +251,9 @@ pub enum Refusal {
     },
     /// Two downs.
     #[error(
-        "the down of migration {version} in the ledger ({ledger}) differs from the one that this daemon carries ({binary}): \
-         choose the ledger's (what belonged to it when it was applied) or the daemon's"
+        "the down of migration {version} in the ledger ({ledger}) differs from the one that this \
+         daemon carries ({binary}): choose the ledger's (what belonged to it when it was applied) \
+         or the daemon's"
     )]
     DownsDiffer {
         /// Which.
@@ -248,9 +271,16 @@ fn doubt(sent: Option<&Sent>, failed: bool) -> String {
         true => "failed outside a transaction, and may have committed a part of its work before",
         false => "was sent outside a transaction, and its end is not known",
     };
-    let question = if failed { "what of it is there" } else { "whether it took effect" };
+    let question = if failed {
+        "what of it is there"
+    } else {
+        "whether it took effect"
+    };
     match sent {
-        Some(sent) => format!(" ({sent}) {happened}: {}. Look {question} ({})", sent.summary, sent.look),
+        Some(sent) => format!(
+            " ({sent}) {happened}: {}. Look {question} ({})",
+            sent.summary, sent.look
+        ),
         None => format!(" {happened}; its text is not known either. Look {question}"),
     }
 }
@@ -258,13 +288,20 @@ fn doubt(sent: Option<&Sent>, failed: bool) -> String {
 fn contradiction(direction: Direction, done: usize) -> String {
     let (listed, ended, writes, mend, goes_on) = match direction {
         Direction::Up => ("is", "up", "inserts", "DELETE its row from", "Apply"),
-        Direction::Down => ("is no longer", "down", "deletes", "INSERT its row again into", "Rollback"),
+        Direction::Down => (
+            "is no longer",
+            "down",
+            "deletes",
+            "INSERT its row again into",
+            "Rollback",
+        ),
     };
     format!(
-        "{listed} listed in Diesel's table, although its {ended} ended after {done} of its statements or blocks: the file itself \
-         {writes} its row there (which is schemad's to do), or something else did the rest. Where the rest is still to be done: \
-         {mend} Diesel's table, and the next {goes_on} goes on; where all of it is done: say that it \
-         was applied (Resolve)"
+        "{listed} listed in Diesel's table, although its {ended} ended after {done} of its \
+         statements or blocks: the file itself {writes} its row there (which is schemad's to do), \
+         or something else did the rest. Where the rest is still to be done: {mend} Diesel's \
+         table, and the next {goes_on} goes on; where all of it is done: say that it was applied \
+         (Resolve)"
     )
 }
 
@@ -289,8 +326,17 @@ pub struct Sent {
 
 impl fmt::Display for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, place: Place { line, column }, statement, statements, .. } = self;
-        write!(f, "{file}, line {line}, column {column}, statement {statement} of {statements}")
+        let Self {
+            file,
+            place: Place { line, column },
+            statement,
+            statements,
+            ..
+        } = self;
+        write!(
+            f,
+            "{file}, line {line}, column {column}, statement {statement} of {statements}"
+        )
     }
 }
 
@@ -298,7 +344,8 @@ impl Sent {
     fn told_in(self, failure: Failure) -> Failure {
         let (source, column) = self.excerpt;
         let meaning = format!(
-            "Look ({}), and say so (Resolve): that it was applied, that it was not, or that doing it again does no harm",
+            "Look ({}), and say so (Resolve): that it was applied, that it was not, or that doing \
+             it again does no harm",
             self.look
         );
         failure
@@ -310,7 +357,10 @@ impl Sent {
             .with("statements", self.statements)
             .with("source", source)
             .with("source_column", column)
-            .with("problem", "it is not known whether this statement took effect")
+            .with(
+                "problem",
+                "it is not known whether this statement took effect",
+            )
             .with("look", self.look)
     }
 }
@@ -338,62 +388,108 @@ impl From<Refusal> for Failure {
         let (message, outcomes) = (refusal.to_string(), refusal.outcomes());
         let failure = |reason| {
             let failure = Self::new(reason, message);
-            if outcomes.is_empty() { failure } else { failure.with("resolve", Outcome::list(outcomes)) }
+            if outcomes.is_empty() {
+                failure
+            } else {
+                failure.with("resolve", Outcome::list(outcomes))
+            }
         };
         match refusal {
-            Refusal::UnknownVersion(version) => failure(Reason::UnknownVersion).with("version", version),
-            Refusal::OutOfOrder { pending, applied } => {
-                failure(Reason::OutOfOrder).with("version", pending).with("applied", applied)
+            Refusal::UnknownVersion(version) => {
+                failure(Reason::UnknownVersion).with("version", version)
             }
-            Refusal::ForeignSet { pending, applied } => {
-                failure(Reason::ForeignSet).with("version", pending).with("applied", applied)
-            }
-            Refusal::UnknownNewer { pending, applied } => {
-                failure(Reason::UnknownNewer).with("version", pending).with("applied", applied)
-            }
-            Refusal::Edited { version, recorded, embedded } => failure(Reason::Edited)
+            Refusal::OutOfOrder { pending, applied } => failure(Reason::OutOfOrder)
+                .with("version", pending)
+                .with("applied", applied),
+            Refusal::ForeignSet { pending, applied } => failure(Reason::ForeignSet)
+                .with("version", pending)
+                .with("applied", applied),
+            Refusal::UnknownNewer { pending, applied } => failure(Reason::UnknownNewer)
+                .with("version", pending)
+                .with("applied", applied),
+            Refusal::Edited {
+                version,
+                recorded,
+                embedded,
+            } => failure(Reason::Edited)
                 .with("version", version)
                 .with("recorded_checksum", recorded)
                 .with("embedded_checksum", embedded),
-            Refusal::SetMismatch { expected, actual } => {
-                failure(Reason::SetMismatch).with("expected", expected).with("embedded", actual)
+            Refusal::SetMismatch { expected, actual } => failure(Reason::SetMismatch)
+                .with("expected", expected)
+                .with("embedded", actual),
+            Refusal::DieselTableLost { listed } => {
+                failure(Reason::DieselTableLost).with("listed", listed)
             }
-            Refusal::DieselTableLost { listed } => failure(Reason::DieselTableLost).with("listed", listed),
             Refusal::TableNotLost => failure(Reason::NothingToResolve),
             Refusal::NotApplied(version) => failure(Reason::NotApplied).with("version", version),
-            Refusal::TooFewApplied { applied, asked } => {
-                failure(Reason::TooFewApplied).with("applied", applied).with("asked", asked)
+            Refusal::TooFewApplied { applied, asked } => failure(Reason::TooFewApplied)
+                .with("applied", applied)
+                .with("asked", asked),
+            Refusal::Irreversible { version, .. } => {
+                failure(Reason::Irreversible).with("version", version)
             }
-            Refusal::Irreversible { version, .. } => failure(Reason::Irreversible).with("version", version),
-            Refusal::InUse { version, clients, strangers } => {
-                failure(Reason::InUse).with("version", version).with("clients", clients).with("strangers", strangers)
+            Refusal::InUse {
+                version,
+                clients,
+                strangers,
+            } => failure(Reason::InUse)
+                .with("version", version)
+                .with("clients", clients)
+                .with("strangers", strangers),
+            Refusal::NothingToResolve { version, .. } => {
+                failure(Reason::NothingToResolve).with("version", version)
             }
-            Refusal::NothingToResolve { version, .. } => failure(Reason::NothingToResolve).with("version", version),
-            Refusal::InDoubt { version, statement, sent, .. } => {
-                let failure = failure(Reason::InDoubt).with("version", &version).with("part", statement);
+            Refusal::InDoubt {
+                version,
+                statement,
+                sent,
+                ..
+            } => {
+                let failure = failure(Reason::InDoubt)
+                    .with("version", &version)
+                    .with("part", statement);
                 match sent {
                     Some(sent) => sent.told_in(failure),
                     None => failure,
                 }
             }
-            Refusal::JournalWithoutParts { version } => failure(Reason::JournalDiffers).with("version", version),
-            Refusal::HalfApplied { version, .. } | Refusal::HalfAppliedElsewhere { version, .. } => {
+            Refusal::JournalWithoutParts { version } => {
+                failure(Reason::JournalDiffers).with("version", version)
+            }
+            Refusal::HalfApplied { version, .. }
+            | Refusal::HalfAppliedElsewhere { version, .. } => {
                 failure(Reason::HalfApplied).with("version", version)
             }
-            Refusal::Contradicted { version, direction: Direction::Up, .. } => {
-                failure(Reason::HalfApplied).with("version", version)
-            }
-            Refusal::Contradicted { version, direction: Direction::Down, .. } => {
+            Refusal::Contradicted {
+                version,
+                direction: Direction::Up,
+                ..
+            } => failure(Reason::HalfApplied).with("version", version),
+            Refusal::Contradicted {
+                version,
+                direction: Direction::Down,
+                ..
+            } => failure(Reason::HalfReverted).with("version", version),
+            Refusal::HalfReverted { version, .. } => {
                 failure(Reason::HalfReverted).with("version", version)
             }
-            Refusal::HalfReverted { version, .. } => failure(Reason::HalfReverted).with("version", version),
-            Refusal::JournalDiffers { version, statement, .. } => {
-                failure(Reason::JournalDiffers).with("version", version).with("part", statement)
-            }
-            Refusal::SignatureInvalid { version, unverified } => {
-                failure(Reason::SignatureInvalid).with("version", version).with("signature", unverified.as_str())
-            }
-            Refusal::DownsDiffer { version, ledger, binary } => failure(Reason::DownsDiffer)
+            Refusal::JournalDiffers {
+                version, statement, ..
+            } => failure(Reason::JournalDiffers)
+                .with("version", version)
+                .with("part", statement),
+            Refusal::SignatureInvalid {
+                version,
+                unverified,
+            } => failure(Reason::SignatureInvalid)
+                .with("version", version)
+                .with("signature", unverified.as_str()),
+            Refusal::DownsDiffer {
+                version,
+                ledger,
+                binary,
+            } => failure(Reason::DownsDiffer)
                 .with("version", version)
                 .with("ledger_checksum", ledger)
                 .with("binary_checksum", binary),

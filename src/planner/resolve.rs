@@ -1,5 +1,5 @@
-//! What a person settles that schemad cannot know: whether a statement took effect, that a half done script is given up, or
-//! that an applied up was changed on purpose.
+//! What a person settles that schemad cannot know: whether a statement took effect, that a half
+//! done script is given up, or that an applied up was changed on purpose.
 
 use super::{Refusal, journal::is_contradicted, state::table_lost};
 use crate::{
@@ -21,17 +21,20 @@ pub struct Resolve {
 /// How something is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The statement in doubt took effect: the script goes on after it. Of one that Diesel's table says is through: it is.
+    /// The statement in doubt took effect: the script goes on after it. Of one that Diesel's table
+    /// says is through: it is.
     Applied,
     /// It did not: the script goes on with it.
     NotApplied,
     /// Nobody knows, and doing it again does no harm.
     Retry,
-    /// What ran of a half done script was undone by hand: an up begins anew, a down is as if it had never begun.
+    /// What ran of a half done script was undone by hand: an up begins anew, a down is as if it had
+    /// never begun.
     StartOver,
     /// The embedded up of an applied migration is taken for the one that ran.
     Accept,
-    /// Of Diesel's table that is gone or empty: the ledger is right, and what it lists is listed there again.
+    /// Of Diesel's table that is gone or empty: the ledger is right, and what it lists is listed
+    /// there again.
     RestoreTable,
     /// Of Diesel's table that is gone or empty: it is right, and nothing is applied any more.
     NothingApplied,
@@ -54,12 +57,22 @@ impl Outcome {
 
     /// Several, as a failure's metadata `resolve` names them.
     pub fn list(outcomes: &[Self]) -> String {
-        outcomes.iter().map(|outcome| outcome.as_str()).collect::<Vec<_>>().join(", ")
+        outcomes
+            .iter()
+            .map(|outcome| outcome.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// Those of such a list.
     pub fn of_list(list: &str) -> Vec<Self> {
-        list.split(", ").filter_map(|word| Self::ALL.into_iter().find(|outcome| outcome.as_str() == word)).collect()
+        list.split(", ")
+            .filter_map(|word| {
+                Self::ALL
+                    .into_iter()
+                    .find(|outcome| outcome.as_str() == word)
+            })
+            .collect()
     }
 
     /// The ledger's word for it.
@@ -103,7 +116,11 @@ pub enum Resolution {
 ///
 /// # Errors
 /// [`Refusal::UnknownVersion`], or [`Refusal::NothingToResolve`] with what there is instead.
-pub fn plan_resolve(catalog: &Catalog, rows: &[Row], request: &Resolve) -> Result<Resolution, Refusal> {
+pub fn plan_resolve(
+    catalog: &Catalog,
+    rows: &[Row],
+    request: &Resolve,
+) -> Result<Resolution, Refusal> {
     let Some(version) = &request.version else {
         return match (table_lost(rows), request.outcome) {
             (Some(_), Outcome::RestoreTable) => Ok(Resolution::RestoreTable),
@@ -122,21 +139,28 @@ pub fn plan_resolve(catalog: &Catalog, rows: &[Row], request: &Resolve) -> Resul
         Outcome::Applied if running.is_none() => {
             contradicted.map(|journal| Resolution::StartOver { step: journal.step })
         }
-        Outcome::Applied => running.map(|journal| Resolution::Statement { step: journal.step, done: true }),
-        Outcome::NotApplied | Outcome::Retry => {
-            running.map(|journal| Resolution::Statement { step: journal.step, done: false })
-        }
+        Outcome::Applied => running.map(|journal| Resolution::Statement {
+            step: journal.step,
+            done: true,
+        }),
+        Outcome::NotApplied | Outcome::Retry => running.map(|journal| Resolution::Statement {
+            step: journal.step,
+            done: false,
+        }),
         Outcome::StartOver if contradicted.is_some() => None,
         Outcome::StartOver => journal.map(|journal| Resolution::StartOver { step: journal.step }),
         Outcome::RestoreTable | Outcome::NothingApplied => None,
-        Outcome::Accept => edited(catalog, row).map(|migration| Resolution::Accept(migration.clone())),
+        Outcome::Accept => {
+            edited(catalog, row).map(|migration| Resolution::Accept(migration.clone()))
+        }
     };
     settled.ok_or_else(|| Refusal::NothingToResolve {
         version: version.clone(),
         outcome: request.outcome,
         instead: match contradicted {
             Some(Journal { running: None, .. }) => {
-                "Diesel's table contradicts its journal: mend its row there first, or applied where all of it is done"
+                "Diesel's table contradicts its journal: mend its row there first, or applied \
+                 where all of it is done"
             }
             _ => instead(journal, edited(catalog, row).is_some()),
         },
@@ -147,15 +171,22 @@ pub fn plan_resolve(catalog: &Catalog, rows: &[Row], request: &Resolve) -> Resul
 fn edited<'a>(catalog: &'a Catalog, row: Option<&Row>) -> Option<&'a Migration> {
     let row = row.filter(|row| row.is_applied())?;
     let (recorded, _) = row.recorded.as_ref()?.up?;
-    catalog.get(&row.version).filter(|migration| migration.up.checksum != recorded)
+    catalog
+        .get(&row.version)
+        .filter(|migration| migration.up.checksum != recorded)
 }
 
 fn instead(journal: Option<&Journal>, edited: bool) -> &'static str {
     match journal {
-        Some(Journal { running: Some(_), .. }) => {
-            "one of its statements is in doubt: applied, not applied, retry or start over settles that"
+        Some(Journal {
+            running: Some(_), ..
+        }) => {
+            "one of its statements is in doubt: applied, not applied, retry or start over settles \
+             that"
         }
-        Some(_) => "it is half done: the next Apply (a down: the next Rollback) goes on, or start over",
+        Some(_) => {
+            "it is half done: the next Apply (a down: the next Rollback) goes on, or start over"
+        }
         None if edited => "its up was changed after it was applied: accept settles that",
         None => "nothing about it is in doubt",
     }
@@ -174,25 +205,67 @@ mod tests {
     }
 
     fn row(done: usize, running: bool) -> Row {
-        let running = running.then(|| RunningPart { checksum: "c".into(), in_doubt: true, failed: false });
+        let running = running.then(|| RunningPart {
+            checksum: "c".into(),
+            in_doubt: true,
+            failed: false,
+        });
         let done = vec!["d".to_owned(); done];
         let (tried, script) = (None, None);
-        let journal = Journal { step: 7, direction: Direction::Up, name: "1_a".into(), done, running, tried, script };
-        Row { version: "1".parse().unwrap(), run_on: None, recorded: None, journal: Some(journal) }
+        let journal = Journal {
+            step: 7,
+            direction: Direction::Up,
+            name: "1_a".into(),
+            done,
+            running,
+            tried,
+            script,
+        };
+        Row {
+            version: "1".parse().unwrap(),
+            run_on: None,
+            recorded: None,
+            journal: Some(journal),
+        }
     }
 
     fn plan(rows: &[Row], outcome: Outcome) -> Result<Resolution, Refusal> {
-        let request = Resolve { version: Some("1".parse().unwrap()), outcome, reason: "r".into() };
+        let request = Resolve {
+            version: Some("1".parse().unwrap()),
+            outcome,
+            reason: "r".into(),
+        };
         plan_resolve(&catalog(), rows, &request)
     }
 
     #[test]
     fn a_statement_in_doubt_is_settled_either_way() {
         let doubt = [row(1, true)];
-        assert_eq!(plan(&doubt, Outcome::Applied), Ok(Resolution::Statement { step: 7, done: true }));
-        assert_eq!(plan(&doubt, Outcome::NotApplied), Ok(Resolution::Statement { step: 7, done: false }));
-        assert_eq!(plan(&doubt, Outcome::Retry), Ok(Resolution::Statement { step: 7, done: false }));
-        assert_eq!(plan(&doubt, Outcome::StartOver), Ok(Resolution::StartOver { step: 7 }));
+        assert_eq!(
+            plan(&doubt, Outcome::Applied),
+            Ok(Resolution::Statement {
+                step: 7,
+                done: true
+            })
+        );
+        assert_eq!(
+            plan(&doubt, Outcome::NotApplied),
+            Ok(Resolution::Statement {
+                step: 7,
+                done: false
+            })
+        );
+        assert_eq!(
+            plan(&doubt, Outcome::Retry),
+            Ok(Resolution::Statement {
+                step: 7,
+                done: false
+            })
+        );
+        assert_eq!(
+            plan(&doubt, Outcome::StartOver),
+            Ok(Resolution::StartOver { step: 7 })
+        );
     }
 
     #[test]
@@ -204,7 +277,11 @@ mod tests {
         assert!(instead(&[row(1, false)], Outcome::Applied).contains("half done"));
         assert!(instead(&[row(1, true)], Outcome::Accept).contains("in doubt"));
         assert!(instead(&[], Outcome::Retry).contains("nothing"));
-        let unknown = Resolve { version: Some("9".parse().unwrap()), outcome: Outcome::Retry, reason: "r".into() };
+        let unknown = Resolve {
+            version: Some("9".parse().unwrap()),
+            outcome: Outcome::Retry,
+            reason: "r".into(),
+        };
         let refused = plan_resolve(&catalog(), &[], &unknown);
         assert_eq!(refused, Err(Refusal::UnknownVersion("9".parse().unwrap())));
     }

@@ -42,7 +42,8 @@ pub enum Source {
 /// Plans a Rollback, newest application first.
 ///
 /// # Errors
-/// A [`Refusal`]: unknown or unapplied target, fewer applied than asked, no down script, two that differ.
+/// A [`Refusal`]: unknown or unapplied target, fewer applied than asked, no down script, two that
+/// differ.
 pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Result<Plan, Refusal> {
     if let Some(refusal) = table_lost(rows) {
         return Err(refusal);
@@ -52,33 +53,49 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
         Target::All => 0,
         // Nothing applied is nothing to do, so that a repeated pipeline does not fail.
         Target::Steps(_) if applied.is_empty() => 0,
-        Target::Steps(steps) => applied
-            .len()
-            .checked_sub(steps.get())
-            .ok_or(Refusal::TooFewApplied { applied: applied.len(), asked: steps.get() })?,
+        Target::Steps(steps) => {
+            applied
+                .len()
+                .checked_sub(steps.get())
+                .ok_or(Refusal::TooFewApplied {
+                    applied: applied.len(),
+                    asked: steps.get(),
+                })?
+        }
         Target::To(version) => match applied.iter().position(|row| row.version == *version) {
             Some(index) => index + 1,
-            None if catalog.get(version).is_some() || rows.iter().any(|row| row.version == *version) => {
+            None if catalog.get(version).is_some()
+                || rows.iter().any(|row| row.version == *version) =>
+            {
                 return Err(Refusal::NotApplied(version.clone()));
             }
             None => return Err(Refusal::UnknownVersion(version.clone())),
         },
     };
-    if let Some(refusal) =
-        journal::in_doubt(rows).chain(journal::contradicted(rows)).chain(journal::half_applied(rows)).next()
+    if let Some(refusal) = journal::in_doubt(rows)
+        .chain(journal::contradicted(rows))
+        .chain(journal::half_applied(rows))
+        .next()
     {
         return Err(refusal);
     }
-    // What is half rolled back has to be first, or whatever comes after it would run on half a schema.
+    // What is half rolled back has to be first, or whatever comes after it would run on half a
+    // schema.
     let first = applied[keep..].last().map(|row| &row.version);
     if let Some(refusal) = journal::half_reverted(rows)
         .find(|refusal| !matches!(refusal, Refusal::HalfReverted { version, .. } if Some(version) == first))
     {
         return Err(refusal);
     }
-    let steps =
-        applied[keep..].iter().rev().map(|row| down(catalog, row, request.down_from)).collect::<Result<_, _>>()?;
-    Ok(Plan { steps, ..Plan::default() })
+    let steps = applied[keep..]
+        .iter()
+        .rev()
+        .map(|row| down(catalog, row, request.down_from))
+        .collect::<Result<_, _>>()?;
+    Ok(Plan {
+        steps,
+        ..Plan::default()
+    })
 }
 
 /// The applied migrations whose down only the ledger has: a rollback runs it from there.
@@ -86,11 +103,15 @@ pub fn stored_downs<'a>(
     catalog: &'a Catalog,
     rows: &'a [Row],
 ) -> impl Iterator<Item = (&'a Row, (Checksum, Mode))> + 'a {
-    rows.iter().filter(|row| row.is_applied()).filter_map(|row| {
-        let stored = row.recorded.as_ref()?.down?;
-        let embedded = catalog.get(&row.version).and_then(|m| m.down.as_ref());
-        embedded.is_none_or(|down| (down.checksum, down.mode) != stored).then_some((row, stored))
-    })
+    rows.iter()
+        .filter(|row| row.is_applied())
+        .filter_map(|row| {
+            let stored = row.recorded.as_ref()?.down?;
+            let embedded = catalog.get(&row.version).and_then(|m| m.down.as_ref());
+            embedded
+                .is_none_or(|down| (down.checksum, down.mode) != stored)
+                .then_some((row, stored))
+        })
 }
 
 fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Refusal> {
@@ -98,7 +119,9 @@ fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Re
     let binary = embedded.and_then(|m| m.down.as_ref());
     let ledger = row.recorded.as_ref().and_then(|recorded| recorded.down);
     let script = match (ledger, binary, chosen) {
-        (Some((checksum, mode)), Some(script), None) if checksum != script.checksum || mode != script.mode => {
+        (Some((checksum, mode)), Some(script), None)
+            if checksum != script.checksum || mode != script.mode =>
+        {
             return Err(Refusal::DownsDiffer {
                 version: row.version.clone(),
                 ledger: checksum,
@@ -109,18 +132,28 @@ fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Re
         (Some(ledger), Some(script), _) if ledger == (script.checksum, script.mode) => {
             StepScript::Binary(script.clone())
         }
-        (Some((checksum, mode)), None, _) | (Some((checksum, mode)), Some(_), None | Some(Source::Ledger)) => {
+        (Some((checksum, mode)), None, _)
+        | (Some((checksum, mode)), Some(_), None | Some(Source::Ledger)) => {
             StepScript::Ledger(checksum, mode)
         }
-        (Some(_), Some(script), Some(Source::Binary)) | (None, Some(script), _) => StepScript::Binary(script.clone()),
+        (Some(_), Some(script), Some(Source::Binary)) | (None, Some(script), _) => {
+            StepScript::Binary(script.clone())
+        }
         (None, None, _) => {
             return Err(Refusal::Irreversible {
                 version: row.version.clone(),
-                adopted: row.recorded.as_ref().is_none_or(|recorded| recorded.up.is_none()),
+                adopted: row
+                    .recorded
+                    .as_ref()
+                    .is_none_or(|recorded| recorded.up.is_none()),
             });
         }
     };
-    let name = row.recorded.as_ref().map(|r| r.name.clone()).or_else(|| embedded.map(|m| m.name.clone()));
+    let name = row
+        .recorded
+        .as_ref()
+        .map(|r| r.name.clone())
+        .or_else(|| embedded.map(|m| m.name.clone()));
     Ok(Step {
         version: row.version.clone(),
         name: name.unwrap_or_else(|| row.version.to_string()),

@@ -1,5 +1,5 @@
-//! Which stored downs a SignLedger signs, and which it cannot. Their texts lie in the database, so whether each is what its
-//! checksum says is found out later.
+//! Which stored downs a SignLedger signs, and which it cannot. Their texts lie in the database, so
+//! whether each is what its checksum says is found out later.
 
 use super::{Refusal, StepScript};
 use crate::{
@@ -31,8 +31,14 @@ impl Target {
         const MOST: usize = 10;
         match self {
             Self::All => "all".into(),
-            Self::Versions(versions) if versions.len() > MOST => format!("{} versions", versions.len()),
-            Self::Versions(versions) => versions.iter().map(Version::as_str).collect::<Vec<_>>().join(", "),
+            Self::Versions(versions) if versions.len() > MOST => {
+                format!("{} versions", versions.len())
+            }
+            Self::Versions(versions) => versions
+                .iter()
+                .map(Version::as_str)
+                .collect::<Vec<_>>()
+                .join(", "),
         }
     }
 }
@@ -70,7 +76,9 @@ pub fn plan_sign(catalog: &Catalog, rows: &[Row], request: &Sign) -> Result<Sign
     match &request.target {
         Target::All => {
             let applied = rows.iter().filter(|row| row.is_applied());
-            signing.wanted.extend(applied.filter_map(|row| unsigned(catalog, row, false)));
+            signing
+                .wanted
+                .extend(applied.filter_map(|row| unsigned(catalog, row, false)));
         }
         Target::Versions(versions) => {
             for version in versions {
@@ -79,11 +87,14 @@ pub fn plan_sign(catalog: &Catalog, rows: &[Row], request: &Sign) -> Result<Sign
                     return Err(Refusal::UnknownVersion(version.clone()));
                 }
                 match row.filter(|row| row.is_applied()) {
-                    None => {
-                        signing.refused.push((version.clone(), "it is not applied, so the ledger keeps no down of it"))
-                    }
+                    None => signing.refused.push((
+                        version.clone(),
+                        "it is not applied, so the ledger keeps no down of it",
+                    )),
                     Some(row) => match unsigned(catalog, row, true) {
-                        None => signing.refused.push((version.clone(), "it was applied without a down")),
+                        None => signing
+                            .refused
+                            .push((version.clone(), "it was applied without a down")),
                         Some(down) => signing.wanted.push(down),
                     },
                 }
@@ -94,14 +105,28 @@ pub fn plan_sign(catalog: &Catalog, rows: &[Row], request: &Sign) -> Result<Sign
 }
 
 fn unsigned(catalog: &Catalog, row: &Row, named: bool) -> Option<Unsigned> {
-    let own = catalog.get(&row.version).and_then(|migration| migration.down.as_ref());
+    let own = catalog
+        .get(&row.version)
+        .and_then(|migration| migration.down.as_ref());
     let script = match &row.recorded {
-        Some(recorded) => recorded.down.map(|(checksum, mode)| StepScript::Ledger(checksum, mode))?,
+        Some(recorded) => recorded
+            .down
+            .map(|(checksum, mode)| StepScript::Ledger(checksum, mode))?,
         None => StepScript::Binary(own?.clone()),
     };
-    let carried = own.is_some_and(|own| (own.checksum, own.mode) == (script.checksum(), script.mode()));
-    let mac = row.recorded.as_ref().and_then(|recorded| recorded.mac.clone());
-    Some(Unsigned { version: row.version.clone(), script, mac, named, carried })
+    let carried =
+        own.is_some_and(|own| (own.checksum, own.mode) == (script.checksum(), script.mode()));
+    let mac = row
+        .recorded
+        .as_ref()
+        .and_then(|recorded| recorded.mac.clone());
+    Some(Unsigned {
+        version: row.version.clone(),
+        script,
+        mac,
+        named,
+        carried,
+    })
 }
 
 #[cfg(test)]
@@ -112,17 +137,44 @@ mod tests {
     fn plan(target: Target) -> Result<Signing, Refusal> {
         let mut rows = applied(&[1, 2]);
         rows[1].recorded.as_mut().unwrap().down = None;
-        plan_sign(&set(&[1, 2, 3]), &rows, &Sign { target, reason: "r".into() })
+        plan_sign(
+            &set(&[1, 2, 3]),
+            &rows,
+            &Sign {
+                target,
+                reason: "r".into(),
+            },
+        )
     }
 
     #[test]
     fn all_are_those_that_have_a_down_and_named_ones_are_refused_without() {
         let all = plan(Target::All).unwrap();
-        assert_eq!(all.wanted.iter().map(|u| (u.version.as_str(), u.named)).collect::<Vec<_>>(), [("1", false)]);
+        assert_eq!(
+            all.wanted
+                .iter()
+                .map(|u| (u.version.as_str(), u.named))
+                .collect::<Vec<_>>(),
+            [("1", false)]
+        );
         assert!(all.refused.is_empty());
         let named = plan(Target::Versions(vec![version(1), version(2), version(3)])).unwrap();
-        assert_eq!(named.wanted.iter().map(|u| (u.version.as_str(), u.named)).collect::<Vec<_>>(), [("1", true)]);
-        assert_eq!(named.refused.iter().map(|(v, _)| v.as_str()).collect::<Vec<_>>(), ["2", "3"]);
+        assert_eq!(
+            named
+                .wanted
+                .iter()
+                .map(|u| (u.version.as_str(), u.named))
+                .collect::<Vec<_>>(),
+            [("1", true)]
+        );
+        assert_eq!(
+            named
+                .refused
+                .iter()
+                .map(|(v, _)| v.as_str())
+                .collect::<Vec<_>>(),
+            ["2", "3"]
+        );
         let unknown = plan(Target::Versions(vec![version(9)])).unwrap_err();
         assert_eq!(unknown, Refusal::UnknownVersion(version(9)));
     }
@@ -130,6 +182,9 @@ mod tests {
     #[test]
     fn a_target_is_told_in_a_few_words() {
         let versions = |n| Target::Versions((0..n).map(version).collect());
-        assert_eq!([Target::All, versions(2), versions(11)].map(|t| t.summary()), ["all", "0, 1", "11 versions"]);
+        assert_eq!(
+            [Target::All, versions(2), versions(11)].map(|t| t.summary()),
+            ["all", "0, 1", "11 versions"]
+        );
     }
 }

@@ -62,7 +62,8 @@ impl Assessment {
     /// Takes in why Apply would be refused besides.
     pub fn refuse(&mut self, failures: impl IntoIterator<Item = Failure>) {
         let before = self.problems.len();
-        self.problems.splice(0..0, failures.into_iter().map(blocking));
+        self.problems
+            .splice(0..0, failures.into_iter().map(blocking));
         if self.problems.len() > before && self.state != State::InDoubt {
             self.state = State::Diverged;
         }
@@ -71,27 +72,57 @@ impl Assessment {
 
 /// Compares.
 pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
-    let applied: BTreeMap<&Version, &Row> =
-        rows.iter().filter(|row| row.is_applied()).map(|row| (&row.version, row)).collect();
-    let pending: Vec<&Migration> = catalog.iter().filter(|m| !applied.contains_key(&m.version)).collect();
-    let unknown: Vec<Version> = applied.keys().filter(|v| catalog.get(v).is_none()).map(|v| (*v).clone()).collect();
+    let applied: BTreeMap<&Version, &Row> = rows
+        .iter()
+        .filter(|row| row.is_applied())
+        .map(|row| (&row.version, row))
+        .collect();
+    let pending: Vec<&Migration> = catalog
+        .iter()
+        .filter(|m| !applied.contains_key(&m.version))
+        .collect();
+    let unknown: Vec<Version> = applied
+        .keys()
+        .filter(|v| catalog.get(v).is_none())
+        .map(|v| (*v).clone())
+        .collect();
 
     let mut problems: Vec<Problem> = blocked(catalog, rows).map(blocking).collect();
     let newer = Newer::new(catalog, &applied);
-    problems.extend(pending.iter().filter_map(|m| newer.out_of_order(m)).map(blocking));
+    problems.extend(
+        pending
+            .iter()
+            .filter_map(|m| newer.out_of_order(m))
+            .map(blocking),
+    );
     // What is half applied goes on, although it may miss something of its session.
-    let begun: BTreeSet<&Version> = rows.iter().filter(|row| row.journal.is_some()).map(|row| &row.version).collect();
+    let begun: BTreeSet<&Version> = rows
+        .iter()
+        .filter(|row| row.journal.is_some())
+        .map(|row| &row.version)
+        .collect();
     let stops = |m: &&Migration| {
-        catalog.unfit(&m.version).filter(|why| why.reason != Reason::LosesSession || !begun.contains(&m.version))
+        catalog
+            .unfit(&m.version)
+            .filter(|why| why.reason != Reason::LosesSession || !begun.contains(&m.version))
     };
     problems.extend(pending.iter().filter_map(stops).cloned().map(blocking));
-    problems.extend(rows.iter().filter_map(|row| changed(row, catalog)).map(blocking));
+    problems.extend(
+        rows.iter()
+            .filter_map(|row| changed(row, catalog))
+            .map(blocking),
+    );
     let elsewhere = || journal::half_applied_elsewhere(catalog, rows).map(blocking);
     if !pending.is_empty() {
         problems.extend(elsewhere());
     }
     let in_doubt = journal::in_doubt(rows).next().is_some();
-    let state = match (problems.is_empty(), applied.is_empty(), pending.is_empty(), unknown.is_empty()) {
+    let state = match (
+        problems.is_empty(),
+        applied.is_empty(),
+        pending.is_empty(),
+        unknown.is_empty(),
+    ) {
         _ if in_doubt => State::InDoubt,
         (false, ..) => State::Diverged,
         (_, true, false, _) => State::Empty,
@@ -100,16 +131,21 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
         (_, _, true, true) => State::Current,
     };
     if pending.is_empty() {
-        problems.extend(elsewhere().map(|problem| Problem { blocking: false, ..problem }));
+        problems.extend(elsewhere().map(|problem| Problem {
+            blocking: false,
+            ..problem
+        }));
     }
     problems.extend(rows.iter().filter_map(|row| half_applied(row, catalog)));
     let is_lost = table_lost(rows).is_some();
-    let reverted = |row: &&Row| !is_lost && row.is_reverted_elsewhere() && !journal::is_contradicted(row);
+    let reverted =
+        |row: &&Row| !is_lost && row.is_reverted_elsewhere() && !journal::is_contradicted(row);
     problems.extend(rows.iter().filter(reverted).map(|row| Problem {
         reason: "REVERTED_ELSEWHERE",
         version: row.version.to_string(),
         message: format!(
-            "schemad applied {} and something else has taken it out of the Diesel table; the next operation will note that",
+            "schemad applied {} and something else has taken it out of the Diesel table; the next \
+             operation will note that",
             row.version
         ),
         blocking: false,
@@ -125,17 +161,28 @@ pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     }
 }
 
-/// Refuses to take a Diesel's table for the truth that has none of the migrations which the ledger lists as applied: it was dropped,
-/// renamed, emptied or left out of a restore, and perhaps begun anew, more probably than everything was reverted by another program.
+/// Refuses to take a Diesel's table for the truth that has none of the migrations which the ledger
+/// lists as applied: it was dropped, renamed, emptied or left out of a restore, and perhaps begun
+/// anew, more probably than everything was reverted by another program.
 pub(super) fn table_lost(rows: &[Row]) -> Option<Refusal> {
-    let listed: Vec<&Row> =
-        rows.iter().filter(|row| row.is_reverted_elsewhere() && !journal::is_contradicted(row)).collect();
-    let is_lost = !listed.is_empty() && !rows.iter().any(|row| row.is_applied() && row.recorded.is_some());
-    is_lost.then_some(Refusal::DieselTableLost { listed: listed.len() })
+    let listed: Vec<&Row> = rows
+        .iter()
+        .filter(|row| row.is_reverted_elsewhere() && !journal::is_contradicted(row))
+        .collect();
+    let is_lost = !listed.is_empty()
+        && !rows
+            .iter()
+            .any(|row| row.is_applied() && row.recorded.is_some());
+    is_lost.then_some(Refusal::DieselTableLost {
+        listed: listed.len(),
+    })
 }
 
 /// Why nothing may be applied.
-pub(super) fn blocked<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
+pub(super) fn blocked<'a>(
+    catalog: &'a Catalog,
+    rows: &'a [Row],
+) -> impl Iterator<Item = Refusal> + 'a {
     table_lost(rows)
         .into_iter()
         .chain(journal::in_doubt(rows))
@@ -146,7 +193,10 @@ pub(super) fn blocked<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterato
 
 /// An up that is not one transaction and ended before its last statement.
 fn half_applied(row: &Row, catalog: &Catalog) -> Option<Problem> {
-    let journal = row.journal.as_ref().filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
+    let journal = row
+        .journal
+        .as_ref()
+        .filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
     let in_doubt = journal.running.as_ref().is_some_and(|part| part.in_doubt);
     if in_doubt || catalog.get(&row.version).is_none() || changed(row, catalog).is_some() {
         return None; // said already, and no Apply goes on
@@ -155,8 +205,8 @@ fn half_applied(row: &Row, catalog: &Catalog) -> Option<Problem> {
         reason: "HALF_APPLIED",
         version: row.version.to_string(),
         message: format!(
-            "the up of {} failed or was interrupted after {} of its statements or blocks; the next Apply goes on from there. What \
-             did not run yet may be changed",
+            "the up of {} failed or was interrupted after {} of its statements or blocks; the next \
+             Apply goes on from there. What did not run yet may be changed",
             row.version,
             journal.done.len()
         ),
@@ -167,19 +217,30 @@ fn half_applied(row: &Row, catalog: &Catalog) -> Option<Problem> {
 
 /// An up that ended before its last statement and was changed in what had run.
 fn changed(row: &Row, catalog: &Catalog) -> Option<Refusal> {
-    row.journal.as_ref().filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
+    row.journal
+        .as_ref()
+        .filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
     let m = catalog.get(&row.version)?;
     let parts = fitness::parts(&m.name, &m.version, Direction::Up, &m.up).ok()?;
     journal::resume(Some(row), Direction::Up, &parts).err()
 }
 
 /// The applied migrations whose embedded up is no longer the one that ran.
-pub(super) fn edited<'a>(catalog: &'a Catalog, rows: &'a [Row]) -> impl Iterator<Item = Refusal> + 'a {
-    rows.iter().filter(|row| row.is_applied()).filter_map(|row| {
-        let (recorded, _) = row.recorded.as_ref()?.up?;
-        let embedded = catalog.get(&row.version)?.up.checksum;
-        (recorded != embedded).then(|| Refusal::Edited { version: row.version.clone(), recorded, embedded })
-    })
+pub(super) fn edited<'a>(
+    catalog: &'a Catalog,
+    rows: &'a [Row],
+) -> impl Iterator<Item = Refusal> + 'a {
+    rows.iter()
+        .filter(|row| row.is_applied())
+        .filter_map(|row| {
+            let (recorded, _) = row.recorded.as_ref()?.up?;
+            let embedded = catalog.get(&row.version)?.up.checksum;
+            (recorded != embedded).then(|| Refusal::Edited {
+                version: row.version.clone(),
+                recorded,
+                embedded,
+            })
+        })
 }
 
 /// The applied versions that a pending migration may be older than.
@@ -193,21 +254,42 @@ pub(super) struct Newer<'a> {
 
 impl<'a> Newer<'a> {
     pub(super) fn new(catalog: &Catalog, applied: &BTreeMap<&'a Version, &Row>) -> Self {
-        let unknown: Vec<&Version> = applied.keys().copied().filter(|version| catalog.get(version).is_none()).collect();
+        let unknown: Vec<&Version> = applied
+            .keys()
+            .copied()
+            .filter(|version| catalog.get(version).is_none())
+            .collect();
         let is_foreign = !applied.is_empty() && unknown.len() == applied.len();
-        Self { newest: applied.keys().next_back().copied(), unknown, is_foreign }
+        Self {
+            newest: applied.keys().next_back().copied(),
+            unknown,
+            is_foreign,
+        }
     }
 
-    /// Why a pending migration may not simply be applied: something newer is, or nothing that is applied belongs to the same set.
+    /// Why a pending migration may not simply be applied: something newer is, or nothing that is
+    /// applied belongs to the same set.
     pub(super) fn out_of_order(&self, pending: &Migration) -> Option<Refusal> {
         let pending = pending.version.clone();
-        match self.unknown.get(self.unknown.partition_point(|version| **version < pending)) {
-            Some(applied) => Some(Refusal::UnknownNewer { pending, applied: (*applied).clone() }),
-            None if self.is_foreign => Some(Refusal::ForeignSet { pending, applied: self.unknown.len() }),
+        match self
+            .unknown
+            .get(self.unknown.partition_point(|version| **version < pending))
+        {
+            Some(applied) => Some(Refusal::UnknownNewer {
+                pending,
+                applied: (*applied).clone(),
+            }),
+            None if self.is_foreign => Some(Refusal::ForeignSet {
+                pending,
+                applied: self.unknown.len(),
+            }),
             None => self
                 .newest
                 .filter(|newest| **newest >= pending)
-                .map(|newest| Refusal::OutOfOrder { applied: newest.clone(), pending }),
+                .map(|newest| Refusal::OutOfOrder {
+                    applied: newest.clone(),
+                    pending,
+                }),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A server that nobody has used before, in a fifth of a second: initdb's work is kept and copied. What one rehearsal leaves in a
-//! cluster (roles, settings, tablespaces) must not meet the next.
+//! A server that nobody has used before, in a fifth of a second: initdb's work is kept and copied.
+//! What one rehearsal leaves in a cluster (roles, settings, tablespaces) must not meet the next.
 
 use std::{
     fs,
@@ -8,15 +8,17 @@ use std::{
 
 use nix::unistd::User;
 
-use super::{Durability, Error, PrivatePostgres, command, failed, init, io_error, owned_dir, run_as};
+use super::{
+    Durability, Error, PrivatePostgres, command, failed, init, io_error, owned_dir, run_as,
+};
 
 /// Servers at a time.
 const SLOTS: u32 = 64;
 
 impl PrivatePostgres {
-    /// Starts a server with a new cluster below `root`, where the cluster to copy and the folders in use lie. Its data are gone when
-    /// the server is, or, after a kill, when the folder is used next. It loads the libraries of `preload` at its start. Blocks until it takes
-    /// connections.
+    /// Starts a server with a new cluster below `root`, where the cluster to copy and the folders
+    /// in use lie. Its data are gone when the server is, or, after a kill, when the folder is used
+    /// next. It loads the libraries of `preload` at its start. Blocks until it takes connections.
     ///
     /// # Errors
     /// [`Error`]; [`Error::InUse`] when there are too many at a time.
@@ -33,9 +35,18 @@ impl PrivatePostgres {
             }
             let data = dir.join("data");
             remove(&data)?;
-            let held = lock.try_clone().map_err(|error| io_error(&path, error))?; // until the folder is as it was
+            // Until the folder is as it was.
+            let held = lock.try_clone().map_err(|error| io_error(&path, error))?;
             let started = copy(&pristine, &dir, user.as_ref()).and_then(|()| {
-                Self::start_locked(programs, &dir, lock, Durability::Throwaway, None, preload, user.as_ref())
+                Self::start_locked(
+                    programs,
+                    &dir,
+                    lock,
+                    Durability::Throwaway,
+                    None,
+                    preload,
+                    user.as_ref(),
+                )
             });
             match started {
                 Ok(mut server) => {
@@ -43,7 +54,8 @@ impl PrivatePostgres {
                     return Ok(server);
                 }
                 Err(error) => {
-                    let _ = remove(&data); // a disk may be full; else whoever uses the folder next does it
+                    // A disk may be full; else whoever uses the folder next does it.
+                    let _ = remove(&data);
                     drop(held);
                     return Err(error);
                 }
@@ -65,7 +77,12 @@ fn pristine(programs: &Path, root: &Path, user: Option<&User>) -> Result<PathBuf
 
 fn copy(pristine: &Path, dir: &Path, user: Option<&User>) -> Result<(), Error> {
     let mut cp = command(Path::new(""), "cp", dir, user);
-    let output = cp.arg("-a").arg(pristine).arg("data").output().map_err(|error| io_error(pristine, error))?;
+    let output = cp
+        .arg("-a")
+        .arg(pristine)
+        .arg("data")
+        .output()
+        .map_err(|error| io_error(pristine, error))?;
     match output.status.success() {
         true => Ok(()),
         false => Err(failed("cp", dir, &output.stderr)),

@@ -20,7 +20,9 @@ impl Selection {
     pub fn of(self, catalog: &Catalog, pending: &BTreeSet<Version>) -> BTreeSet<Version> {
         let versions = || catalog.iter().map(|migration| migration.version.clone());
         match self {
-            Self::Pending => versions().filter(|version| pending.contains(version)).collect(),
+            Self::Pending => versions()
+                .filter(|version| pending.contains(version))
+                .collect(),
             Self::Last(n) => versions().rev().take(n.get()).collect(),
             Self::All => versions().collect(),
         }

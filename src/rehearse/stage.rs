@@ -1,5 +1,6 @@
-//! The working database: a session that runs scripts as an operation does, between the same guards, and looks at what they did. It
-//! can look before a script's transaction is committed, and so undo what it did without making the database again.
+//! The working database: a session that runs scripts as an operation does, between the same guards,
+//! and looks at what they did. It can look before a script's transaction is committed, and so undo
+//! what it did without making the database again.
 
 use std::{
     sync::Arc,
@@ -25,11 +26,13 @@ use crate::{
     sql,
 };
 
-/// What one try may wait for a lock, where the file does not say. Nobody else is in the database but sessions of the script's own.
+/// What one try may wait for a lock, where the file does not say. Nobody else is in the database
+/// but sessions of the script's own.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For looking: one plan for each question, made once. Without the last, a policy would hide rows.
-const LOOKING: &str = "SET LOCAL plan_cache_mode=force_generic_plan;SET LOCAL jit=off;SET LOCAL row_security=off";
+const LOOKING: &str =
+    "SET LOCAL plan_cache_mode=force_generic_plan;SET LOCAL jit=off;SET LOCAL row_security=off";
 
 /// The SQLSTATEs of the guards after which the session does not hold its lock any more, or may not.
 const LOST_LOCK: [&str; 3] = ["SCH02", "SCH03", "SCH04"];
@@ -88,14 +91,25 @@ impl Stage {
     pub async fn open(scratch: &Scratch, name: Name, role: Option<&str>) -> Result<Self, Failure> {
         let url = scratch.url(&name);
         let locked = locked(&url).await?;
-        Ok(Self { name, locked, prepared: Prepared::default(), is_open: false, url, role: role.map(Into::into) })
+        Ok(Self {
+            name,
+            locked,
+            prepared: Prepared::default(),
+            is_open: false,
+            url,
+            role: role.map(Into::into),
+        })
     }
 
     /// Goes on with another session, as another operation would.
     async fn reopen(&mut self) -> Result<(), Failure> {
         self.prepared.clear();
         // It would go with the session, but the server may notice late.
-        self.locked.client().query_typed("SELECT pg_advisory_unlock_all()", &[]).await.map_err(Error::from)?;
+        self.locked
+            .client()
+            .query_typed("SELECT pg_advisory_unlock_all()", &[])
+            .await
+            .map_err(Error::from)?;
         self.locked = locked(&self.url).await?;
         Ok(())
     }
@@ -116,7 +130,11 @@ impl Stage {
     /// What the database is like now, as the open transaction sees it where there is one.
     pub async fn state(&self) -> Result<State, Failure> {
         match self.look().await {
-            Err(error) if error.sql().is_some_and(|sql| sql.sqlstate == NO_SUCH_STATEMENT) => {
+            Err(error)
+                if error
+                    .sql()
+                    .is_some_and(|sql| sql.sqlstate == NO_SUCH_STATEMENT) =>
+            {
                 self.prepared.clear(); // the script has ended them: DEALLOCATE ALL
                 Ok(self.look().await?)
             }
@@ -127,8 +145,13 @@ impl Stage {
     async fn look(&self) -> Result<State, Error> {
         self.begin_to_look().await?;
         let state = async {
-            let snapshot = schema::read_within(self.locked.client(), &Except::default(), &self.prepared).await?;
-            Ok(State { snapshot: Arc::new(snapshot), contents: Contents::read(self.locked.client()).await? })
+            let snapshot =
+                schema::read_within(self.locked.client(), &Except::default(), &self.prepared)
+                    .await?;
+            Ok(State {
+                snapshot: Arc::new(snapshot),
+                contents: Contents::read(self.locked.client()).await?,
+            })
         };
         let state = state.await;
         self.end_to_look().await?;
@@ -140,7 +163,11 @@ impl Stage {
             true => "SAVEPOINT schemad_looks",
             false => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
-        Ok(self.locked.client().batch_execute(&format!("{begin};{};{LOOKING}", schema::SETTINGS)).await?)
+        Ok(self
+            .locked
+            .client()
+            .batch_execute(&format!("{begin};{};{LOOKING}", schema::SETTINGS))
+            .await?)
     }
 
     async fn end_to_look(&self) -> Result<(), Error> {
@@ -173,12 +200,19 @@ impl Stage {
         orders: &Orders,
     ) -> Result<Duration, Stop> {
         let file = direction.file(&migration.name);
-        let failed =
-            |failure: Failure| Stop::Failed(Box::new(failure.with("version", &migration.version).with("file", &file)));
+        let failed = |failure: Failure| {
+            Stop::Failed(Box::new(
+                failure
+                    .with("version", &migration.version)
+                    .with("file", &file),
+            ))
+        };
         if self.role.is_some() {
-            fitness::keeps_role(&migration.name, &migration.version, direction, script).map_err(failed)?;
+            fitness::keeps_role(&migration.name, &migration.version, direction, script)
+                .map_err(failed)?;
         }
-        let parts = fitness::parts(&migration.name, &migration.version, direction, script).map_err(failed)?;
+        let parts = fitness::parts(&migration.name, &migration.version, direction, script)
+            .map_err(failed)?;
         let settings = sql::settings(&script.sql).unwrap_or_default();
         let lock_timeout = settings.lock_timeout.unwrap_or(LOCK_TIMEOUT);
         let statement_timeout = settings.statement_timeout.unwrap_or_default();
@@ -198,22 +232,40 @@ impl Stage {
         };
         // What it calls its own statements must not meet ours.
         if blocking::in_place(script.sql.len(), || mentions_prepared(&script.sql)) {
-            self.locked.client().batch_execute("DEALLOCATE ALL").await.map_err(|error| lost(error.into()))?;
+            self.locked
+                .client()
+                .batch_execute("DEALLOCATE ALL")
+                .await
+                .map_err(|error| lost(error.into()))?;
             self.prepared.clear();
         }
         if !self.locked.is_pinned() {
-            let table = journals::diesel_table(self.locked.client()).await.map_err(lost)?;
-            self.locked.pin(self.role.as_deref(), &table).await.map_err(lost)?;
+            let table = journals::diesel_table(self.locked.client())
+                .await
+                .map_err(lost)?;
+            self.locked
+                .pin(self.role.as_deref(), &table)
+                .await
+                .map_err(lost)?;
         }
         let id = rehearsal::step(&self.locked, &row).await.map_err(lost)?;
         let journaled = (script.mode == Mode::NonTransactional).then(|| Journaled {
-            units: sql::units(&script.sql).unwrap_or_default(), // `fitness` has refused what has none
+            // `fitness` has refused what has none.
+            units: sql::units(&script.sql).unwrap_or_default(),
             resume: Resume::default(),
             statement_timeout,
         });
         let role = self.role.as_deref();
         let (sql, lock_wait, earlier) = (&*script.sql, Duration::ZERO, None);
-        let step = runner::Step { id, sql, lock_wait, lock_timeout, role, earlier, journaled };
+        let step = runner::Step {
+            id,
+            sql,
+            lock_wait,
+            lock_timeout,
+            role,
+            earlier,
+            journaled,
+        };
         let begun = Instant::now();
         let ran = match then {
             Then::Commit => runner::run(&mut self.locked, &[step], orders.clone(), &Unheard).await,
@@ -222,7 +274,9 @@ impl Stage {
         self.is_open = then == Then::StayOpen && ran.is_ok();
         let session_lost = ran.as_ref().is_err_and(|stopped| stopped.session_lost);
         if !self.is_open && !session_lost && sql::may_define(&script.sql) {
-            self.reopen().await.map_err(|failure| Stop::Ended(Box::new(failure)))?;
+            self.reopen()
+                .await
+                .map_err(|failure| Stop::Ended(Box::new(failure)))?;
         }
         let Err(runner::Stopped { broken, .. }) = ran else {
             // A cancel that came late meets what is asked next.
@@ -231,24 +285,45 @@ impl Stage {
                 Some(halt) => Err(Stop::Ended(Box::new(halted(&halt)))),
             };
         };
-        let role = self.role.as_deref().map_or_else(|| self.url.role(), sql::ident);
+        let role = self
+            .role
+            .as_deref()
+            .map_or_else(|| self.url.role(), sql::ident);
         let explained = |error| {
             let failure: Failure = runner::explain(error, &script.sql, &file, &role, false);
-            Box::new(failure.with("version", &migration.version).with("file", &file))
+            Box::new(
+                failure
+                    .with("version", &migration.version)
+                    .with("file", &file),
+            )
         };
         let stop = match broken {
             // The guards': the session has lost its lock.
-            Broken::Sql(error) if LOST_LOCK.contains(&error.error.sqlstate.as_str()) => Stop::Lost(explained(&error)),
+            Broken::Sql(error) if LOST_LOCK.contains(&error.error.sqlstate.as_str()) => {
+                Stop::Lost(explained(&error))
+            }
             Broken::Sql(error) | Broken::Doubt(error) => Stop::Failed(explained(&error)),
             Broken::Locks { error, waited } => failed(Failure::new(
                 Reason::LockTimeout,
-                format!("{file} could not get its locks within {waited:.0?} ({error}), in a database of its own"),
+                format!(
+                    "{file} could not get its locks within {waited:.0?} ({error}), in a database \
+                     of its own"
+                ),
             )),
             Broken::Guard(error) => failed(Error::from(error).into()),
-            Broken::Halted(halt) | Broken::HaltedInDoubt(halt) => Stop::Ended(Box::new(halted(&halt))),
+            Broken::Halted(halt) | Broken::HaltedInDoubt(halt) => {
+                Stop::Ended(Box::new(halted(&halt)))
+            }
             Broken::Lost(error) => {
-                let failure = Failure::new(Reason::MigrationFailed, format!("{file} ended its own session: {error}"));
-                Stop::Lost(Box::new(failure.with("version", &migration.version).with("file", &file)))
+                let failure = Failure::new(
+                    Reason::MigrationFailed,
+                    format!("{file} ended its own session: {error}"),
+                );
+                Stop::Lost(Box::new(
+                    failure
+                        .with("version", &migration.version)
+                        .with("file", &file),
+                ))
             }
         };
         Err(match stop {
@@ -265,13 +340,18 @@ async fn locked(url: &crate::db::DatabaseUrl) -> Result<LockedSession, Failure> 
             locked.keep_statements();
             Ok(locked)
         }
-        Attempt::Held(_) => Err(Failure::new(Reason::Internal, "somebody else uses a scratch database")),
+        Attempt::Held(_) => Err(Failure::new(
+            Reason::Internal,
+            "somebody else uses a scratch database",
+        )),
     }
 }
 
 fn mentions_prepared(sql: &str) -> bool {
     let sql = sql.to_ascii_lowercase();
-    ["prepare", "deallocate"].iter().any(|word| sql.contains(word))
+    ["prepare", "deallocate"]
+        .iter()
+        .any(|word| sql.contains(word))
 }
 
 /// Tells what follows in place of what would follow in an operation.
@@ -288,10 +368,14 @@ pub(super) fn concluded(mut failure: Failure, consequence: &str) -> Failure {
 /// The rehearsal was told to end.
 pub(super) fn halted(halt: &Halt) -> Failure {
     match halt {
-        Halt::Shutdown => Failure::new(Reason::ShuttingDown, "the daemon shuts down; nothing of the rehearsal is left"),
-        Halt::Cancelled(by) => {
-            Failure::new(Reason::Cancelled, format!("the rehearsal was cancelled by {by}; nothing of it is left"))
-        }
+        Halt::Shutdown => Failure::new(
+            Reason::ShuttingDown,
+            "the daemon shuts down; nothing of the rehearsal is left",
+        ),
+        Halt::Cancelled(by) => Failure::new(
+            Reason::Cancelled,
+            format!("the rehearsal was cancelled by {by}; nothing of it is left"),
+        ),
     }
 }
 

@@ -53,7 +53,10 @@ impl Verdict {
 
     /// The verdict of this word.
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|verdict| verdict.as_str() == word)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|verdict| verdict.as_str() == word)
     }
 }
 
@@ -128,7 +131,8 @@ impl Rehearsed {
         };
     }
 
-    /// The second up is compared with the first. What the down left behind explains what comes after it.
+    /// The second up is compared with the first. What the down left behind explains what comes
+    /// after it.
     pub(super) fn compared_up(&mut self, after: &Snapshot, again: &Snapshot) {
         self.up_differences = diff(after, again);
         let order_only = self.up_differences.iter().all(|one| one.is_order_only());
@@ -142,6 +146,10 @@ impl Rehearsed {
 
     /// A script failed.
     pub(super) fn failed(self, verdict: Verdict, failure: Failure) -> Self {
-        Self { verdict, failure: Some(failure), ..self }
+        Self {
+            verdict,
+            failure: Some(failure),
+            ..self
+        }
     }
 }

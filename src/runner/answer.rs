@@ -18,7 +18,8 @@ use crate::{
     failure::is_damage,
 };
 
-/// How often a running statement is asked to stop. A cancel can arrive between two statements and hit neither.
+/// How often a running statement is asked to stop. A cancel can arrive between two statements and
+/// hit neither.
 const CANCEL_AGAIN: Duration = Duration::from_millis(200);
 
 /// An answer that was read to its end.
@@ -40,9 +41,10 @@ pub(super) enum Ended {
     Impatient(Duration),
 }
 
-/// Reads an answer to its end. Rows are dropped as they come, so memory stays flat. Which statement of a message runs cannot be
-/// told meanwhile: the server keeps what it has to say until its buffer is full or the message is through. `patience` is how
-/// long it may wait for locks; none: its lock_timeout says so. What the server says meanwhile goes to `hear` at once.
+/// Reads an answer to its end. Rows are dropped as they come, so memory stays flat. Which statement
+/// of a message runs cannot be told meanwhile: the server keeps what it has to say until its buffer
+/// is full or the message is through. `patience` is how long it may wait for locks; none: its
+/// lock_timeout says so. What the server says meanwhile goes to `hear` at once.
 pub(super) async fn receive(
     session: &mut LockedSession,
     mut answer: Pin<&mut SimpleQueryStream>,
@@ -77,24 +79,42 @@ pub(super) async fn receive(
         }
     };
     session.take_notices().into_iter().for_each(hear);
-    Received { statements, ended, result, took }
+    Received {
+        statements,
+        ended,
+        result,
+        took,
+    }
 }
 
 /// What the row of a finished step says of the time that it took.
 fn duration(row: &SimpleQueryRow) -> Option<Duration> {
-    let last = row.columns().last().filter(|column| column.name() == message::TOOK)?;
+    let last = row
+        .columns()
+        .last()
+        .filter(|column| column.name() == message::TOOK)?;
     let seconds: f64 = row.try_get(last.name()).ok()??.parse().ok()?;
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// What an error means that came after `statements` of a message whose script begins after `preamble`.
-pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, preamble: Preamble) -> Broken {
+/// What an error means that came after `statements` of a message whose script begins after
+/// `preamble`.
+pub(super) fn broken(
+    error: Error,
+    ended: Option<Ended>,
+    statements: usize,
+    preamble: Preamble,
+) -> Broken {
     match (error, ended) {
         (Error::Sql(error), Some(ended)) if error.is(&SqlState::QUERY_CANCELED) => match ended {
-            Ended::Impatient(waited) => Broken::Locks { error: *error, waited },
+            Ended::Impatient(waited) => Broken::Locks {
+                error: *error,
+                waited,
+            },
             Ended::Halted(halt) => Broken::Halted(halt),
         },
-        // The ledger or Diesel's table is not as it was planned, or not as it was made; no script does that.
+        // The ledger or Diesel's table is not as it was planned, or not as it was made; no script
+        // does that.
         (Error::Sql(error), _) if is_of_a_guard(&error) => Broken::Guard(*error),
         // A syntax error anywhere comes before the first command, but it points into the script.
         (Error::Sql(error), _)
@@ -106,7 +126,10 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
         }
         (Error::Sql(error), _)
             if error.sqlstate == "SCH02"
-                && error.context.as_deref().is_some_and(|c| c.contains(message::BEGIN_STEP)) =>
+                && error
+                    .context
+                    .as_deref()
+                    .is_some_and(|c| c.contains(message::BEGIN_STEP)) =>
         {
             Broken::Lost(Error::Lost(error.to_string()))
         }
@@ -120,10 +143,15 @@ pub(super) fn broken(error: Error, ended: Option<Ended>, statements: usize, prea
     }
 }
 
-/// One of the ledger's functions was refused, and not for what the script did: it may have dropped or moved something, but it adds no
-/// constraint.
+/// One of the ledger's functions was refused, and not for what the script did: it may have dropped
+/// or moved something, but it adds no constraint.
 fn is_of_a_guard(error: &SqlError) -> bool {
-    let is_in_a_guard = || error.context.as_deref().is_some_and(|context| context.contains("function schemad."));
+    let is_in_a_guard = || {
+        error
+            .context
+            .as_deref()
+            .is_some_and(|context| context.contains("function schemad."))
+    };
     match error.sqlstate.as_str() {
         "SCH07" | "SCH08" => true,
         "SCH01" => is_in_a_guard(),
@@ -133,7 +161,15 @@ fn is_of_a_guard(error: &SqlError) -> bool {
 
 /// What schemad's own statements are refused with is no error of the script's.
 pub(super) fn of_our_own(error: impl Into<Error>) -> Broken {
-    broken(error.into(), None, 0, Preamble { statements: 1, characters: usize::MAX })
+    broken(
+        error.into(),
+        None,
+        0,
+        Preamble {
+            statements: 1,
+            characters: usize::MAX,
+        },
+    )
 }
 
 /// Asks the server to cancel what runs, and waits a little.

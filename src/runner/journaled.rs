@@ -1,6 +1,7 @@
-//! A script that is not one transaction, part by part. What can run in a transaction commits together with its row in the
-//! journal; what cannot is announced before and recorded after (`outside`). Every part begins with a fresh session and the
-//! file's own SET statements before it, so going on later is no different from going on at once.
+//! A script that is not one transaction, part by part. What can run in a transaction commits
+//! together with its row in the journal; what cannot is announced before and recorded after
+//! (`outside`). Every part begins with a fresh session and the file's own SET statements before it,
+//! so going on later is no different from going on at once.
 
 use std::time::{Duration, Instant};
 
@@ -46,14 +47,24 @@ impl Progress {
 
     /// Parts done of step `index`.
     pub(super) fn done_of(&self, index: usize) -> usize {
-        if self.step == Some(index) { self.done } else { 0 }
+        if self.step == Some(index) {
+            self.done
+        } else {
+            0
+        }
     }
 
     /// Step `index` begins, or is tried again.
     pub(super) fn begin(&mut self, index: usize, journaled: &Journaled<'_>) {
         if self.step != Some(index) {
-            let Resume { done, interrupted, .. } = journaled.resume;
-            *self = Self { step: Some(index), done, interrupted };
+            let Resume {
+                done, interrupted, ..
+            } = journaled.resume;
+            *self = Self {
+                step: Some(index),
+                done,
+                interrupted,
+            };
         }
     }
 }
@@ -100,23 +111,50 @@ pub(super) async fn run(
             return Err(Broken::Halted(halt));
         }
         let left = left.take().unwrap_or(step.lock_wait);
-        let part = Part { step, journaled, unit, number: n + 1, index, left };
-        let then = if part.number == journaled.units.len() { Then::Finish } else { Then::Note(part.number) };
+        let part = Part {
+            step,
+            journaled,
+            unit,
+            number: n + 1,
+            index,
+            left,
+        };
+        let then = if part.number == journaled.units.len() {
+            Then::Finish
+        } else {
+            Then::Note(part.number)
+        };
         let begun = Instant::now();
-        let statements = (unit.statements_before + 1, unit.statements_before + unit.statements);
+        let statements = (
+            unit.statements_before + 1,
+            unit.statements_before + unit.statements,
+        );
         observer.statement_started(index, statements);
         let ran = match unit.work {
             Work::InTransaction { begin, modes } => {
                 in_transaction(session, &part, (begin, modes), then, orders, observer).await
             }
             Work::Outside(what) => {
-                outside::run(session, &part, what, progress.interrupted, then, orders, observer).await
+                outside::run(
+                    session,
+                    &part,
+                    what,
+                    progress.interrupted,
+                    then,
+                    orders,
+                    observer,
+                )
+                .await
             }
         };
         match ran {
             Err(Broken::Sql(refused)) if needs_no_transaction(unit, &refused.error) => {
                 session.clean().await.map_err(Broken::Lost)?;
-                let what = if unit.body.repeats() { Outside::Repeatable } else { Outside::Unknown };
+                let what = if unit.body.repeats() {
+                    Outside::Repeatable
+                } else {
+                    Outside::Unknown
+                };
                 outside::run(session, &part, what, false, then, orders, observer).await?;
             }
             other => other?,
@@ -140,10 +178,18 @@ pub(super) async fn run(
 fn tell_what_is_lost(part: &Part<'_>, observer: &impl Observer) {
     if let Some(sets) = part.unit.sets_otherwise {
         let message = format!(
-            "what this sets does not hold for the statements after it, which begin with the file's SET statements only: {}",
+            "what this sets does not hold for the statements after it, which begin with the file's \
+             SET statements only: {}",
             sets.summary()
         );
-        observer.notice(part.index, Notice { severity: "WARNING".into(), message, ..Notice::default() });
+        observer.notice(
+            part.index,
+            Notice {
+                severity: "WARNING".into(),
+                message,
+                ..Notice::default()
+            },
+        );
     }
 }
 
@@ -156,18 +202,41 @@ async fn in_transaction(
     orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
-    let text: String =
-        part.unit.settings.iter().map(|s| format!("{}\n;\n", s.sql)).chain([part.unit.body.sql.into()]).collect();
-    let (message, preamble) =
-        message::of_part(part.step.id, session.table_to_lock(), begin, &text, then, session.reset_sql());
+    let text: String = part
+        .unit
+        .settings
+        .iter()
+        .map(|s| format!("{}\n;\n", s.sql))
+        .chain([part.unit.body.sql.into()])
+        .collect();
+    let (message, preamble) = message::of_part(
+        part.step.id,
+        session.table_to_lock(),
+        begin,
+        &text,
+        then,
+        session.reset_sql(),
+    );
     let patience = part.step.patience(part.left);
-    let received = send(session, &message, patience, orders, &mut |notice| observer.notice(part.index, notice)).await?;
-    left_out(session, part, observer);
-    let Received { statements, ended, result, .. } = received;
-    result.map_err(|error| match answer::broken(error, ended, statements, preamble) {
-        Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || in_the_file(part, failed))),
-        other => other,
+    let received = send(session, &message, patience, orders, &mut |notice| {
+        observer.notice(part.index, notice)
     })
+    .await?;
+    left_out(session, part, observer);
+    let Received {
+        statements,
+        ended,
+        result,
+        ..
+    } = received;
+    result.map_err(
+        |error| match answer::broken(error, ended, statements, preamble) {
+            Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || {
+                in_the_file(part, failed)
+            })),
+            other => other,
+        },
+    )
 }
 
 /// Sends one message and reads its answer; what is said meanwhile goes to `hear`.
@@ -178,15 +247,27 @@ pub(super) async fn send(
     orders: &Orders,
     hear: &mut impl FnMut(Notice),
 ) -> Result<Received, Broken> {
-    let answer = session.client().simple_query_raw(message).await.map_err(|e| Broken::Lost(e.into()))?;
-    let received = answer::receive(session, std::pin::pin!(answer), patience, orders.clone(), hear).await;
+    let answer = session
+        .client()
+        .simple_query_raw(message)
+        .await
+        .map_err(|e| Broken::Lost(e.into()))?;
+    let received = answer::receive(
+        session,
+        std::pin::pin!(answer),
+        patience,
+        orders.clone(),
+        hear,
+    )
+    .await;
     if received.ended.is_some() && received.result.is_ok() {
         session.await_cancel().await;
     }
     Ok(received)
 }
 
-/// Records a part, or the step, in a transaction of its own. `through`: statements of the file, the part's among them.
+/// Records a part, or the step, in a transaction of its own. `through`: statements of the file, the
+/// part's among them.
 pub(super) async fn record(
     session: &LockedSession,
     step: &Step<'_>,
@@ -194,20 +275,37 @@ pub(super) async fn record(
     then: Then,
     orders: &Orders,
 ) -> Result<(), Broken> {
-    let recorded = write(session, &message::record(step.id, then), step.lock_wait, orders).await;
-    recorded.map_err(|error| match answer::broken(error, None, 0, Preamble::default()) {
-        // The file's statements are what may keep the ledger from being written.
-        Broken::Sql(mut failed) => {
-            failed.error.position = None;
-            let undone = Undone { first: through, through: true, stays: true };
-            Broken::Sql(ScriptError { statements_done: through.saturating_sub(1), undone: Some(undone), ..failed })
-        }
-        other => other,
-    })
+    let recorded = write(
+        session,
+        &message::record(step.id, then),
+        step.lock_wait,
+        orders,
+    )
+    .await;
+    recorded.map_err(
+        |error| match answer::broken(error, None, 0, Preamble::default()) {
+            // The file's statements are what may keep the ledger from being written.
+            Broken::Sql(mut failed) => {
+                failed.error.position = None;
+                let undone = Undone {
+                    first: through,
+                    through: true,
+                    stays: true,
+                };
+                Broken::Sql(ScriptError {
+                    statements_done: through.saturating_sub(1),
+                    undone: Some(undone),
+                    ..failed
+                })
+            }
+            other => other,
+        },
+    )
 }
 
-/// Writes into the journal what has happened by now. While a table of the ledger is locked it is tried again, for as long as the step may
-/// wait for its locks: what ran would be in doubt otherwise.
+/// Writes into the journal what has happened by now. While a table of the ledger is locked it is
+/// tried again, for as long as the step may wait for its locks: what ran would be in doubt
+/// otherwise.
 pub(super) async fn write(
     session: &LockedSession,
     message: &str,
@@ -216,8 +314,17 @@ pub(super) async fn write(
 ) -> Result<(), Error> {
     let begun = Instant::now();
     loop {
-        match session.client().batch_execute(message).await.map_err(Error::from) {
-            Err(error) if error.is_lock_timeout() && begun.elapsed() < within && orders.halted().is_none() => {
+        match session
+            .client()
+            .batch_execute(message)
+            .await
+            .map_err(Error::from)
+        {
+            Err(error)
+                if error.is_lock_timeout()
+                    && begun.elapsed() < within
+                    && orders.halted().is_none() =>
+            {
                 session.clean().await?;
             }
             done => return done,
@@ -232,41 +339,68 @@ pub(super) fn left_out(session: &mut LockedSession, part: &Part<'_>, observer: &
     }
 }
 
-/// A statement that nobody knew to need this, found out by the server's refusal, before it did anything. (25001 is also what
-/// SET TRANSACTION says when it comes too late, and that is another mistake.)
+/// A statement that nobody knew to need this, found out by the server's refusal, before it did
+/// anything. (25001 is also what SET TRANSACTION says when it comes too late, and that is another
+/// mistake.)
 fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
-    let alone = matches!(unit.work, Work::InTransaction { begin: None, .. }) && unit.body.kind() == Kind::Plain;
-    let is_set = unit.body.tokens().next().is_some_and(|word| word.eq_ignore_ascii_case("set"));
-    // What stands inside of a function is inside of a transaction wherever the statement is. REINDEX of what is partitioned has a
-    // context too, and none of a function's.
+    let alone = matches!(unit.work, Work::InTransaction { begin: None, .. })
+        && unit.body.kind() == Kind::Plain;
+    let is_set = unit
+        .body
+        .tokens()
+        .next()
+        .is_some_and(|word| word.eq_ignore_ascii_case("set"));
+    // What stands inside of a function is inside of a transaction wherever the statement is.
+    // REINDEX of what is partitioned has a context too, and none of a function's.
     let is_inner = error.sqlstate == "25001" && error.context.is_some() && !unit.body.repeats();
     alone && !is_set && !is_inner && matches!(error.sqlstate.as_str(), "25001" | "2D000")
 }
 
-/// Translates a place in a part with its settings before it into one in the file. The result's preamble is 0.
+/// Translates a place in a part with its settings before it into one in the file. The result's
+/// preamble is 0.
 fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
-    let ScriptError { mut error, statements_done, preamble, .. } = failed;
+    let ScriptError {
+        mut error,
+        statements_done,
+        preamble,
+        ..
+    } = failed;
     let (unit, sql) = (part.unit, part.step.sql);
     let is_syntax = error.is(&SqlState::SYNTAX_ERROR);
-    error.position =
-        error.position.and_then(|at| at.checked_sub(preamble)).and_then(|at| position(sql, unit, at, is_syntax));
+    error.position = error
+        .position
+        .and_then(|at| at.checked_sub(preamble))
+        .and_then(|at| position(sql, unit, at, is_syntax));
     let body = unit.settings.len()..unit.settings.len() + unit.statements;
     let statement = match unit.settings.get(statements_done) {
         Some(setting) => statement_at(sql, setting.start),
         // Behind its last statement the part is checked, and that is the part's matter.
-        None => unit.statements_before + statements_done.min(body.end.max(body.start + 1) - 1) - body.start,
+        None => {
+            unit.statements_before + statements_done.min(body.end.max(body.start + 1) - 1)
+                - body.start
+        }
     };
     let undone = undone(unit, statements_done >= body.end);
-    ScriptError { error, statements_done: statement, preamble: 0, undone: Some(undone) }
+    ScriptError {
+        error,
+        statements_done: statement,
+        preamble: 0,
+        undone: Some(undone),
+    }
 }
 
 /// What is undone when `unit` fails.
 pub(super) fn undone(unit: &Unit<'_>, through: bool) -> Undone {
     let begin = matches!(unit.work, Work::InTransaction { begin: Some(_), .. });
-    Undone { first: unit.statements_before - usize::from(begin), through, stays: false }
+    Undone {
+        first: unit.statements_before - usize::from(begin),
+        through,
+        stays: false,
+    }
 }
 
-/// The character of the file for the `at`th (from 1) of a part, which is sent with the settings before it.
+/// The character of the file for the `at`th (from 1) of a part, which is sent with the settings
+/// before it.
 fn position(sql: &str, unit: &Unit<'_>, mut at: usize, is_syntax: bool) -> Option<usize> {
     for setting in unit.settings.iter() {
         let length = setting.sql.chars().count() + "\n;".len();
@@ -278,11 +412,18 @@ fn position(sql: &str, unit: &Unit<'_>, mut at: usize, is_syntax: bool) -> Optio
     in_statement(sql, &unit.body, at, is_syntax)
 }
 
-/// The character of the file for the `at`th (from 1) of a statement that is sent alone. Behind it the server sees schemad's
-/// semicolon, where syntax may fail; the file has its own there, or ends. What fails otherwise behind it is schemad's.
-pub(super) fn in_statement(sql: &str, statement: &Statement<'_>, at: usize, is_syntax: bool) -> Option<usize> {
+/// The character of the file for the `at`th (from 1) of a statement that is sent alone. Behind it
+/// the server sees schemad's semicolon, where syntax may fail; the file has its own there, or ends.
+/// What fails otherwise behind it is schemad's.
+pub(super) fn in_statement(
+    sql: &str,
+    statement: &Statement<'_>,
+    at: usize,
+    is_syntax: bool,
+) -> Option<usize> {
     let within = at <= statement.sql.chars().count();
-    let after = || sql::semicolon_after(sql, statement.end()).map(|byte| sql::nth_character(sql, byte));
+    let after =
+        || sql::semicolon_after(sql, statement.end()).map(|byte| sql::nth_character(sql, byte));
     match at.checked_sub(1)? {
         before if within => Some(sql::nth_character(sql, statement.start) + before),
         _ if !is_syntax => None,
@@ -292,5 +433,7 @@ pub(super) fn in_statement(sql: &str, statement: &Statement<'_>, at: usize, is_s
 
 /// Which statement (from 0) begins at byte `start`.
 pub(super) fn statement_at(sql: &str, start: usize) -> usize {
-    sql::statements(sql).take_while(|statement| statement.start < start).count()
+    sql::statements(sql)
+        .take_while(|statement| statement.start < start)
+        .count()
 }

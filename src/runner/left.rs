@@ -1,4 +1,5 @@
-//! What a statement for an index left that failed in an earlier try and is no longer in the file: the step begins with it.
+//! What a statement for an index left that failed in an earlier try and is no longer in the file:
+//! the step begins with it.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use crate::{
     sql::{self, Outside, Unit, Work},
 };
 
-/// Removes the invalid indexes, and tells what is for a person to mend. What waits for a lock in vain is tried again with the step.
+/// Removes the invalid indexes, and tells what is for a person to mend. What waits for a lock in
+/// vain is tried again with the step.
 pub(super) async fn clear_away(
     session: &mut LockedSession,
     step: &Step<'_>,
@@ -29,15 +31,33 @@ pub(super) async fn clear_away(
     let text = format!("{}{}", earlier.settings, earlier.sql);
     let units = sql::units(&text).unwrap_or_default();
     if let Some((unit, what)) = units.last().and_then(outside) {
-        let then = Step { sql: &text, earlier: None, journaled: None, ..step.clone() };
-        let journaled = Journaled { units: Vec::new(), resume: Resume::default(), statement_timeout: Duration::ZERO };
-        let part = Part { step: &then, journaled: &journaled, unit, number: 1, index, left: step.lock_wait };
+        let then = Step {
+            sql: &text,
+            earlier: None,
+            journaled: None,
+            ..step.clone()
+        };
+        let journaled = Journaled {
+            units: Vec::new(),
+            resume: Resume::default(),
+            statement_timeout: Duration::ZERO,
+        };
+        let part = Part {
+            step: &then,
+            journaled: &journaled,
+            unit,
+            number: 1,
+            index,
+            left: step.lock_wait,
+        };
         let found = match look(session, &part, what, Some(earlier.before.clone())).await {
             Ok(found) => found,
             Err(Broken::Sql(ScriptError { error, .. })) => {
                 session.clean().await.map_err(Broken::Lost)?;
-                let told =
-                    format!("cannot look for what {} left, which an earlier try began: {error}", unit.body.summary());
+                let told = format!(
+                    "cannot look for what {} left, which an earlier try began: {error}",
+                    unit.body.summary()
+                );
                 observer.notice(index, warning(told));
                 Found::default()
             }
@@ -63,10 +83,14 @@ async fn remove(
     set(session, part, Timeouts::NONE).await?;
     let drop = format!("DROP INDEX CONCURRENTLY {index}");
     let told = match sent(session, part, &drop, Some(part.left), orders, observer).await {
-        Ok(()) => note(format!("removed the invalid index {index}, which an earlier try left")),
+        Ok(()) => note(format!(
+            "removed the invalid index {index}, which an earlier try left"
+        )),
         Err(Broken::Sql(ScriptError { error, .. })) if !error.is_lock_conflict() => {
             session.clean().await.map_err(Broken::Lost)?;
-            warning(format!("the invalid index {index}, which an earlier try left, stays ({error}): {drop}"))
+            warning(format!(
+                "the invalid index {index}, which an earlier try left, stays ({error}): {drop}"
+            ))
         }
         Err(broken) => return Err(broken),
     };
@@ -78,18 +102,32 @@ async fn remove(
 /// PostgreSQL has no way back from there, and what the file says now may need the index.
 fn half_dropped_by(index: &str) -> String {
     format!(
-        "the index {index} is invalid: an earlier try began to drop it, and the file no longer does. DROP INDEX CONCURRENTLY {index} \
-         removes it; where it is needed, build it again"
+        "the index {index} is invalid: an earlier try began to drop it, and the file no longer \
+         does. DROP INDEX CONCURRENTLY {index} removes it; where it is needed, build it again"
     )
 }
 
 /// Nothing is left, or it was told: the journal's row is that of the part which stands there now.
 async fn forget(session: &LockedSession, step: &Step<'_>, earlier: &Earlier) -> Result<(), Broken> {
-    let unit = step.journaled.as_ref().and_then(|journaled| journaled.units.get(earlier.done));
-    let now = unit.map(|unit| (Checksum::of_script(unit.body.sql).to_string(), unit.settles_by()));
+    let unit = step
+        .journaled
+        .as_ref()
+        .and_then(|journaled| journaled.units.get(earlier.done));
+    let now = unit.map(|unit| {
+        (
+            Checksum::of_script(unit.body.sql).to_string(),
+            unit.settles_by(),
+        )
+    });
     // The step has taken the journal over, unless it is one transaction.
-    let of = if step.journaled.is_some() { step.id } else { earlier.step };
-    journals::forget_tried(session.ledger(), of, earlier.done, now).await.map_err(answer::of_our_own)
+    let of = if step.journaled.is_some() {
+        step.id
+    } else {
+        earlier.step
+    };
+    journals::forget_tried(session.ledger(), of, earlier.done, now)
+        .await
+        .map_err(answer::of_our_own)
 }
 
 fn outside<'a, 'u>(unit: &'u Unit<'a>) -> Option<(&'u Unit<'a>, Outside<'a>)> {
@@ -100,5 +138,8 @@ fn outside<'a, 'u>(unit: &'u Unit<'a>) -> Option<(&'u Unit<'a>, Outside<'a>)> {
 }
 
 fn warning(message: String) -> Notice {
-    Notice { severity: "WARNING".into(), ..note(message) }
+    Notice {
+        severity: "WARNING".into(),
+        ..note(message)
+    }
 }

@@ -1,6 +1,6 @@
-//! A step as one simple-query message: an explicit transaction with the script between the ledger's two guards. One round
-//! trip, atomic, and safe to send ahead. No value is formed into it but the step's integer, and the name of Diesel's table as the server
-//! itself quotes it.
+//! A step as one simple-query message: an explicit transaction with the script between the ledger's
+//! two guards. One round trip, atomic, and safe to send ahead. No value is formed into it but the
+//! step's integer, and the name of Diesel's table as the server itself quotes it.
 
 use super::Step;
 use crate::{db::session::CONFIGURED_PATH, sql};
@@ -24,37 +24,51 @@ pub struct Preamble {
 /// How schemad begins a transaction, where the file does not do it itself.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// `own`: how the file begins it. `modes`: what its SET TRANSACTION says, which is then no change and so not too late. Where neither names
-/// an isolation level it is READ COMMITTED, whatever the database's default is.
+/// `own`: how the file begins it. `modes`: what its SET TRANSACTION says, which is then no change
+/// and so not too late. Where neither names an isolation level it is READ COMMITTED, whatever the
+/// database's default is.
 fn begin(own: Option<&str>, modes: Option<&str>) -> String {
-    let begin = [own.unwrap_or("BEGIN"), modes.unwrap_or_default()].join(" ").trim_end().to_owned();
+    let begin = [own.unwrap_or("BEGIN"), modes.unwrap_or_default()]
+        .join(" ")
+        .trim_end()
+        .to_owned();
     match begin.to_ascii_lowercase().contains("isolation") {
         true => begin,
         false => format!("{begin} ISOLATION LEVEL READ COMMITTED"),
     }
 }
 
-/// The first guard. Nineteen digits are room for every id, and padding keeps the length, so positions can be told without the id.
+/// The first guard. Nineteen digits are room for every id, and padding keeps the length, so
+/// positions can be told without the id.
 fn begin_step(id: i64) -> String {
     format!("schemad.{BEGIN_STEP}({id:>19}::int8)")
 }
 
-/// What stands before a script, which runs as its role and with the search_path that the URL, the role or the database sets. A
-/// transaction of one snapshot takes that with its first query; LOCK TABLE is none, so what is looked at under the lock afterwards is as it was
-/// when the snapshot was taken. `diesel_table`: what to lock, as the server quotes it; none where the login may not.
+/// What stands before a script, which runs as its role and with the search_path that the URL, the
+/// role or the database sets. A transaction of one snapshot takes that with its first query; LOCK
+/// TABLE is none, so what is looked at under the lock afterwards is as it was when the snapshot was
+/// taken. `diesel_table`: what to lock, as the server quotes it; none where the login may not.
 fn script_preamble(begin: &str, id: i64, diesel_table: Option<&str>) -> (String, Preamble) {
     let words = begin.to_ascii_lowercase();
     let has_one_snapshot = words.contains("repeatable") || words.contains("serializable");
     let lock = diesel_table.filter(|_| has_one_snapshot);
     let locks = usize::from(lock.is_some());
-    let lock = lock.map(|table| format!("LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE;")).unwrap_or_default();
+    let lock = lock
+        .map(|table| format!("LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE;"))
+        .unwrap_or_default();
     let first = begin_step(id);
-    let text = format!("{begin};{lock}SELECT pg_catalog.set_config('role',{first},true);{CONFIGURED_PATH};\n");
-    let preamble = Preamble { statements: 3 + locks, characters: text.chars().count() };
+    let text = format!(
+        "{begin};{lock}SELECT pg_catalog.set_config('role',{first},true);{CONFIGURED_PATH};\n"
+    );
+    let preamble = Preamble {
+        statements: 3 + locks,
+        characters: text.chars().count(),
+    };
     (text, preamble)
 }
 
-/// The message for a step, and what stands before its script. `reset` ends what the script left in the session.
+/// The message for a step, and what stands before its script. `reset` ends what the script left in
+/// the session.
 pub fn of(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
     let (message, preamble) = open(step, diesel_table, reset);
     (format!("{message};COMMIT"), preamble)
@@ -64,7 +78,10 @@ pub fn of(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, 
 pub fn open(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
     let begin = begin(None, sql::transaction_modes(step.sql));
     let (before, preamble) = script_preamble(&begin, step.id, diesel_table);
-    (message(&before, step.sql, &finish_step(step.id), reset), preamble)
+    (
+        message(&before, step.sql, &finish_step(step.id), reset),
+        preamble,
+    )
 }
 
 /// What ends a part of a script that is not one transaction.
@@ -76,8 +93,9 @@ pub enum Then {
     Finish,
 }
 
-/// The message for a part of a script that is not one transaction, and what stands before `text`, which is the part with the
-/// file's settings before it. A part that keeps the step from being finished fails as the last would.
+/// The message for a part of a script that is not one transaction, and what stands before `text`,
+/// which is the part with the file's settings before it. A part that keeps the step from being
+/// finished fails as the last would.
 pub fn of_part(
     id: i64,
     diesel_table: Option<&str>,
@@ -88,10 +106,16 @@ pub fn of_part(
 ) -> (String, Preamble) {
     let (before, preamble) = script_preamble(&begin(own, modes), id, diesel_table);
     let ending = match then {
-        Then::Note(_) => format!("SELECT schemad.{CAN_BE_FINISHED}({id}::int8);{}", ending(id, then)),
+        Then::Note(_) => format!(
+            "SELECT schemad.{CAN_BE_FINISHED}({id}::int8);{}",
+            ending(id, then)
+        ),
         Then::Finish => ending(id, then),
     };
-    (format!("{};COMMIT", message(&before, text, &ending, reset)), preamble)
+    (
+        format!("{};COMMIT", message(&before, text, &ending, reset)),
+        preamble,
+    )
 }
 
 /// The message that records a part which ran outside a transaction.
@@ -125,16 +149,18 @@ fn note(id: i64, number: usize, state: &'static str) -> String {
     format!("SELECT schemad.{NOTE_STATEMENT}({id}::int8,{number}::int4,'{state}'::text)")
 }
 
-/// With the time that the step has taken so far, as the server sees it: steps are sent ahead and their answers may arrive together.
+/// With the time that the step has taken so far, as the server sees it: steps are sent ahead and
+/// their answers may arrive together.
 fn finish_step(id: i64) -> String {
     format!(
-        "SELECT schemad.{FINISH_STEP}({id}::int8),pg_catalog.date_part('epoch',pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) \
-         pg_catalog.transaction_timestamp()) AS {TOOK}"
+        "SELECT \
+         schemad.{FINISH_STEP}({id}::int8),pg_catalog.date_part('epoch',pg_catalog.clock_timestamp() \
+         OPERATOR(pg_catalog.-) pg_catalog.transaction_timestamp()) AS {TOOK}"
     )
 }
 
-/// The line break before the semicolon keeps a trailing `--` comment from swallowing it, and deferred constraints are
-/// checked while the script's own settings still hold.
+/// The line break before the semicolon keeps a trailing `--` comment from swallowing it, and
+/// deferred constraints are checked while the script's own settings still hold.
 fn message(preamble: &str, sql: &str, ending: &str, reset: &str) -> String {
     format!("{preamble}{sql}\n;SET CONSTRAINTS ALL IMMEDIATE;{reset};{ending}")
 }
@@ -147,7 +173,15 @@ mod tests {
 
     fn step(id: i64, sql: &str) -> Step<'_> {
         let (lock_wait, lock_timeout) = (Duration::ZERO, Duration::ZERO);
-        Step { id, sql, lock_wait, lock_timeout, role: None, earlier: None, journaled: None }
+        Step {
+            id,
+            sql,
+            lock_wait,
+            lock_timeout,
+            role: None,
+            earlier: None,
+            journaled: None,
+        }
     }
 
     #[test]
@@ -157,16 +191,32 @@ mod tests {
         }
         let modes = |sql| of(&step(1, sql), Some("public.d"), "RESET ALL");
         let (message, preamble) = modes("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1");
-        let begins = "BEGIN ISOLATION LEVEL SERIALIZABLE;LOCK TABLE ONLY public.d IN ROW EXCLUSIVE MODE;SELECT";
+        let begins = "BEGIN ISOLATION LEVEL SERIALIZABLE;LOCK TABLE ONLY public.d IN ROW EXCLUSIVE \
+            MODE;SELECT";
         assert!(message.starts_with(begins), "{message}");
-        assert_eq!((preamble.statements, modes("SELECT 1").1.statements), (4, 3));
-        assert_eq!(message.chars().skip(preamble.characters).take(3).collect::<String>(), "SET");
+        assert_eq!(
+            (preamble.statements, modes("SELECT 1").1.statements),
+            (4, 3)
+        );
+        assert_eq!(
+            message
+                .chars()
+                .skip(preamble.characters)
+                .take(3)
+                .collect::<String>(),
+            "SET"
+        );
     }
 
     #[test]
     fn a_message_reads_as_designed() {
         insta::assert_snapshot!(
-            of(&step(42, "CREATE TABLE t (); -- last"), Some("public.d"), "RESET ALL;SET lock_timeout=0").0
+            of(
+                &step(42, "CREATE TABLE t (); -- last"),
+                Some("public.d"),
+                "RESET ALL;SET lock_timeout=0"
+            )
+            .0
         );
     }
 }

@@ -1,4 +1,5 @@
-//! What a running operation is told from outside: that it has to end, and what its session waits for.
+//! What a running operation is told from outside: that it has to end, and what its session waits
+//! for.
 
 use std::time::Duration;
 
@@ -41,23 +42,30 @@ impl Orders {
         self.halt.borrow().clone()
     }
 
-    /// Returns when the operation has to end. A sender that is gone will not say so any more: then never.
+    /// Returns when the operation has to end. A sender that is gone will not say so any more: then
+    /// never.
     pub async fn until_halted(&mut self) {
         if self.halt.wait_for(Option::is_some).await.is_err() {
             std::future::pending().await
         }
     }
 
-    /// Returns when the running statement has waited for locks longer than `patience`. What is seen first may
-    /// be of the statement before.
+    /// Returns when the running statement has waited for locks longer than `patience`. What is seen
+    /// first may be of the statement before.
     pub async fn until_impatient(&mut self, patience: Option<Duration>) {
-        let Some(patience) = patience else { return std::future::pending().await };
+        let Some(patience) = patience else {
+            return std::future::pending().await;
+        };
         let mut seen = 0;
         while seen < 2 {
             if self.wait.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            seen = if self.wait.borrow_and_update().waited > patience { seen + 1 } else { 0 };
+            seen = if self.wait.borrow_and_update().waited > patience {
+                seen + 1
+            } else {
+                0
+            };
         }
     }
 }

@@ -1,5 +1,6 @@
-//! A statement that cannot run in a transaction: announced in the ledger, sent, recorded. After a crash between the two, the
-//! catalog tells whether it took effect, or doing it again does no harm; what neither can tell was refused when it was planned.
+//! A statement that cannot run in a transaction: announced in the ledger, sent, recorded. After a
+//! crash between the two, the catalog tells whether it took effect, or doing it again does no harm;
+//! what neither can tell was refused when it was planned.
 
 use std::time::Duration;
 
@@ -23,14 +24,15 @@ use crate::{
     sql::{Outside, Statement},
 };
 
-/// What the removal of an invalid index may take right after its build failed; later the next try removes it.
+/// What the removal of an invalid index may take right after its build failed; later the next try
+/// removes it.
 const CLEAN_UP_WITHIN: Duration = Duration::from_secs(2);
 
 /// The same when somebody waits for the end: a cancel is answered within 500 ms.
 const CLEAN_UP_AFTER_CANCEL: Duration = Duration::from_millis(200);
 
-/// Runs one statement outside a transaction and records that it is done. `interrupted`: an earlier try was announced and not
-/// recorded.
+/// Runs one statement outside a transaction and records that it is done. `interrupted`: an earlier
+/// try was announced and not recorded.
 pub(super) async fn run(
     session: &mut LockedSession,
     part: &Part<'_>,
@@ -40,8 +42,11 @@ pub(super) async fn run(
     orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
-    let before = evidence::recorded(session, part).await.map_err(answer::of_our_own)?;
-    // Before anything of the file is sent outside of schemad's transactions, which to look means too: its settings come first.
+    let before = evidence::recorded(session, part)
+        .await
+        .map_err(answer::of_our_own)?;
+    // Before anything of the file is sent outside of schemad's transactions, which to look means
+    // too: its settings come first.
     note_by_keeper(session, part, "running").await?;
     let found = match look(session, part, what, before).await {
         Ok(found) => found,
@@ -58,11 +63,13 @@ pub(super) async fn run(
         let ran = announced(session, part, what, &found, orders, observer).await;
         left_out(session, part, observer);
         match ran {
-            Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)), // nobody knows; the next try finds out
+            // Nobody knows; the next try finds out.
+            Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)),
             Ok(()) => reset(session).await?,
             Err(broken) => {
                 if session.clean().await.is_err() {
-                    // The server ended the session with its error. The announcement stays, and the next try finds out.
+                    // The server ended the session with its error. The announcement stays, and the
+                    // next try finds out.
                     return Err(unsettled(part, what, broken));
                 }
                 session.take_notices(); // that there was no transaction to end
@@ -78,17 +85,34 @@ pub(super) async fn run(
     }
 }
 
-/// Writes the statement's state on the session of whoever keeps the ledger, where that is another login. False: nobody does.
-async fn note_by_keeper(session: &LockedSession, part: &Part<'_>, state: &'static str) -> Result<bool, Broken> {
-    let Some(keeper) = session.keeper() else { return Ok(false) };
-    match journals::note(session.ledger(), (part.step.id, part.ordinal()), state, keeper.of.pid).await {
+/// Writes the statement's state on the session of whoever keeps the ledger, where that is another
+/// login. False: nobody does.
+async fn note_by_keeper(
+    session: &LockedSession,
+    part: &Part<'_>,
+    state: &'static str,
+) -> Result<bool, Broken> {
+    let Some(keeper) = session.keeper() else {
+        return Ok(false);
+    };
+    match journals::note(
+        session.ledger(),
+        (part.step.id, part.ordinal()),
+        state,
+        keeper.of.pid,
+    )
+    .await
+    {
         Ok(true) => Ok(true),
-        Ok(false) => Err(Broken::Lost(Error::Lost("this session does not hold the operation lock any more".into()))),
+        Ok(false) => Err(Broken::Lost(Error::Lost(
+            "this session does not hold the operation lock any more".into(),
+        ))),
         Err(error) => Err(answer::of_our_own(error)),
     }
 }
 
-/// The server refused it, so it is not done, and there is no doubt; what it left is removed, if that can be had quickly.
+/// The server refused it, so it is not done, and there is no doubt; what it left is removed, if
+/// that can be had quickly.
 async fn refused(
     session: &mut LockedSession,
     part: &Part<'_>,
@@ -120,10 +144,19 @@ async fn refused(
         if !left.invalid.is_empty() && set(session, part, Timeouts::within(within)).await.is_ok() {
             leaves_nothing = left.half_dropped.is_empty();
             for index in &left.invalid {
-                let dropped = session.client().batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await.is_ok();
+                let dropped = session
+                    .client()
+                    .batch_execute(&format!("DROP INDEX CONCURRENTLY {index}"))
+                    .await
+                    .is_ok();
                 leaves_nothing &= dropped;
-                let what = if dropped { "removed" } else { "the next try will remove" };
-                let told = format!("{what} the invalid index {index}, which the failed statement left");
+                let what = if dropped {
+                    "removed"
+                } else {
+                    "the next try will remove"
+                };
+                let told =
+                    format!("{what} the invalid index {index}, which the failed statement left");
                 observer.notice(part.index, note(told));
             }
         }
@@ -140,7 +173,9 @@ async fn refused(
     };
     session.take_notices(); // that there was no transaction to end
     let forgotten = match taken_back {
-        Ok(()) if leaves_nothing => journals::forget_try(session.ledger(), part.step.id, part.ordinal()).await,
+        Ok(()) if leaves_nothing => {
+            journals::forget_try(session.ledger(), part.step.id, part.ordinal()).await
+        }
         taken_back => taken_back,
     };
     match forgotten {
@@ -149,14 +184,18 @@ async fn refused(
     }
 }
 
-/// The server refused it and ended the session, so what it did is not recorded. Where nobody but a person knows, it is in doubt.
+/// The server refused it and ended the session, so what it did is not recorded. Where nobody but a
+/// person knows, it is in doubt.
 fn unsettled(part: &Part<'_>, what: Outside<'_>, broken: Broken) -> Broken {
     let is_in_doubt = may_commit(part) || matches!(what, Outside::Unknown);
     match broken {
         Broken::Sql(failed) if is_in_doubt => Broken::Doubt(failed),
         Broken::Halted(halt) if is_in_doubt => Broken::HaltedInDoubt(halt),
         Broken::Sql(failed) => {
-            let undone = failed.undone.map(|undone| Undone { stays: true, ..undone });
+            let undone = failed.undone.map(|undone| Undone {
+                stays: true,
+                ..undone
+            });
             Broken::Sql(ScriptError { undone, ..failed })
         }
         broken => broken,
@@ -172,21 +211,28 @@ fn clean_up_within(broken: &Broken) -> Duration {
     }
 }
 
-/// Reads from the catalog how far the statement came. The file's own search_path and role say which table its names mean; the
-/// catalog itself is read in the session's own settings.
+/// Reads from the catalog how far the statement came. The file's own search_path and role say which
+/// table its names mean; the catalog itself is read in the session's own settings.
 pub(super) async fn look(
     session: &LockedSession,
     part: &Part<'_>,
     what: Outside<'_>,
     before: Option<Vec<u32>>,
 ) -> Result<Found, Broken> {
-    if matches!(what, Outside::Repeatable | Outside::ReadOnlyBlock | Outside::Unknown) {
+    if matches!(
+        what,
+        Outside::Repeatable | Outside::ReadOnlyBlock | Outside::Unknown
+    ) {
         return Ok(Found::default());
     }
     set(session, part, Timeouts::NONE).await?;
-    let named = evidence::named(session, what).await.map_err(|error| unnamed(part, error))?;
+    let named = evidence::named(session, what)
+        .await
+        .map_err(|error| unnamed(part, error))?;
     reset(session).await?;
-    evidence::find(session, what, &named, before).await.map_err(|error| unnamed(part, error))
+    evidence::find(session, what, &named, before)
+        .await
+        .map_err(|error| unnamed(part, error))
 }
 
 async fn announced(
@@ -197,33 +243,75 @@ async fn announced(
     orders: &Orders,
     observer: &impl Observer,
 ) -> Result<(), Broken> {
-    // A timeout would end the wait for old snapshots too, and leave an invalid index or a half detached partition behind.
+    // A timeout would end the wait for old snapshots too, and leave an invalid index or a half
+    // detached partition behind.
     let body = &part.unit.body;
     let concurrently = blocking::in_place(body.sql.len(), || body.has(&["concurrently"]));
     let (timeouts, patience) = match concurrently {
         true => (Timeouts::NONE, Some(part.left)),
         false => {
             let (lock, statement) = (part.step.lock_timeout, part.journaled.statement_timeout);
-            (Timeouts { lock, statement, insist: false }, part.step.patience(part.left))
+            (
+                Timeouts {
+                    lock,
+                    statement,
+                    insist: false,
+                },
+                part.step.patience(part.left),
+            )
         }
     };
     set(session, part, timeouts).await?;
     for index in &found.invalid {
-        observer.notice(part.index, note(format!("dropping the invalid index {index}, which an earlier try left")));
+        observer.notice(
+            part.index,
+            note(format!(
+                "dropping the invalid index {index}, which an earlier try left"
+            )),
+        );
         // The name was quoted by the server.
-        sent(session, part, &format!("DROP INDEX CONCURRENTLY {index}"), patience, orders, observer).await?;
+        sent(
+            session,
+            part,
+            &format!("DROP INDEX CONCURRENTLY {index}"),
+            patience,
+            orders,
+            observer,
+        )
+        .await?;
     }
     if let Some(instead) = &found.instead {
-        observer.notice(part.index, note(format!("an earlier try did half of it; going on with {instead}")));
+        observer.notice(
+            part.index,
+            note(format!(
+                "an earlier try did half of it; going on with {instead}"
+            )),
+        );
     }
-    sent(session, part, found.instead.as_deref().unwrap_or(part.unit.body.sql), patience, orders, observer).await?;
+    sent(
+        session,
+        part,
+        found.instead.as_deref().unwrap_or(part.unit.body.sql),
+        patience,
+        orders,
+        observer,
+    )
+    .await?;
     built(session, part, what).await
 }
 
-/// Refuses an index that pg_index marks invalid: it counts as not created, although the server reported success.
+/// Refuses an index that pg_index marks invalid: it counts as not created, although the server
+/// reported success.
 async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> Result<(), Broken> {
-    let Outside::CreateIndex { index: Some(index), .. } = what else { return Ok(()) };
-    let named = evidence::named(session, what).await.map_err(|error| unnamed(part, error))?;
+    let Outside::CreateIndex {
+        index: Some(index), ..
+    } = what
+    else {
+        return Ok(());
+    };
+    let named = evidence::named(session, what)
+        .await
+        .map_err(|error| unnamed(part, error))?;
     reset(session).await?;
     match evidence::invalid(session, index, &named).await.map_err(|error| unnamed(part, error))? {
         None => Ok(()),
@@ -231,9 +319,11 @@ async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> R
             part,
             Error::from(SqlError {
                 sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE.code().into(),
-                message: format!("the index {invalid} is there and invalid, and IF NOT EXISTS kept it"),
+                message: format!("the index {invalid} is there and invalid, and IF NOT EXISTS kept \
+                    it"),
                 hint: Some(
-                    "Another table has it, or somebody builds it just now; DROP INDEX CONCURRENTLY removes it".into(),
+                    "Another table has it, or somebody builds it just now; DROP INDEX CONCURRENTLY \
+                     removes it".into(),
                 ),
                 ..SqlError::default()
             }),
@@ -244,7 +334,9 @@ async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> R
 /// A procedure or a block may have committed before it failed.
 fn may_commit(part: &Part<'_>) -> bool {
     let first = part.unit.body.tokens().next().unwrap_or_default();
-    ["call", "do"].iter().any(|word| first.eq_ignore_ascii_case(word))
+    ["call", "do"]
+        .iter()
+        .any(|word| first.eq_ignore_ascii_case(word))
 }
 
 /// Sends the statement, or one that belongs to it.
@@ -257,23 +349,34 @@ pub(super) async fn sent(
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let mut hear = |notice| observer.notice(part.index, notice);
-    let Received { ended, result, .. } = send(session, statement, patience, orders, &mut hear).await?;
+    let Received { ended, result, .. } =
+        send(session, statement, patience, orders, &mut hear).await?;
     let Err(error) = result else { return Ok(()) };
     Err(match answer::broken(error, ended, 0, Preamble::default()) {
         Broken::Sql(mut failed) => {
             if statement != part.unit.body.sql {
                 failed.error.position = None; // it points into a statement of schemad's
             }
-            Broken::Sql(blocking::in_place(part.step.sql.len(), || in_the_file(part, failed)))
+            Broken::Sql(blocking::in_place(part.step.sql.len(), || {
+                in_the_file(part, failed)
+            }))
         }
         other => other,
     })
 }
 
-/// Writes that the statement is sent next, and how it can be told afterwards whether it took effect.
-async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, found: &Found) -> Result<(), Broken> {
-    // Before the announcement: of a statement that is not announced, nobody asks how it is told whether it took effect.
-    let how = "UPDATE schemad.statements SET settles_by = $3, indexes_before = $4 WHERE step = $1 AND ordinal = $2";
+/// Writes that the statement is sent next, and how it can be told afterwards whether it took
+/// effect.
+async fn announce(
+    session: &LockedSession,
+    part: &Part<'_>,
+    what: Outside<'_>,
+    found: &Found,
+) -> Result<(), Broken> {
+    // Before the announcement: of a statement that is not announced, nobody asks how it is told
+    // whether it took effect.
+    let how = "UPDATE schemad.statements SET settles_by = $3, indexes_before = $4 WHERE step = $1 \
+        AND ordinal = $2";
     session
         .ledger()
         .query_typed(
@@ -290,7 +393,11 @@ async fn announce(session: &LockedSession, part: &Part<'_>, what: Outside<'_>, f
     if note_by_keeper(session, part, "running").await? {
         return Ok(());
     }
-    session.client().batch_execute(&message::announce(part.step.id, part.number)).await.map_err(answer::of_our_own)
+    session
+        .client()
+        .batch_execute(&message::announce(part.step.id, part.number))
+        .await
+        .map_err(answer::of_our_own)
 }
 
 /// How long what follows may wait for a lock, and run.
@@ -308,40 +415,74 @@ impl Timeouts {
 
     /// For what schemad does itself.
     const fn within(time: Duration) -> Self {
-        Self { lock: time, statement: time, insist: true }
+        Self {
+            lock: time,
+            statement: time,
+            insist: true,
+        }
     }
 }
 
 /// Makes the timeouts, the role, the configured search_path and the file's own settings up to here.
-pub(super) async fn set(session: &LockedSession, part: &Part<'_>, timeouts: Timeouts) -> Result<(), Broken> {
-    let Timeouts { lock, statement, insist } = timeouts;
-    let mut made = format!("SET lock_timeout={};SET statement_timeout={}", lock.as_millis(), statement.as_millis());
+pub(super) async fn set(
+    session: &LockedSession,
+    part: &Part<'_>,
+    timeouts: Timeouts,
+) -> Result<(), Broken> {
+    let Timeouts {
+        lock,
+        statement,
+        insist,
+    } = timeouts;
+    let mut made = format!(
+        "SET lock_timeout={};SET statement_timeout={}",
+        lock.as_millis(),
+        statement.as_millis()
+    );
     if session.server_major() >= 17 {
         made += ";SET transaction_timeout=0";
     }
     let client = session.client();
-    client.batch_execute(&made).await.map_err(answer::of_our_own)?;
+    client
+        .batch_execute(&made)
+        .await
+        .map_err(answer::of_our_own)?;
     if let Some(role) = part.step.role {
         let set = "SELECT pg_catalog.set_config('role', $1, false)";
-        client.query_typed(set, &[(&role, Type::TEXT)]).await.map_err(answer::of_our_own)?;
+        client
+            .query_typed(set, &[(&role, Type::TEXT)])
+            .await
+            .map_err(answer::of_our_own)?;
     }
-    client.batch_execute(CONFIGURED_PATH).await.map_err(answer::of_our_own)?;
+    client
+        .batch_execute(CONFIGURED_PATH)
+        .await
+        .map_err(answer::of_our_own)?;
     for setting in part.unit.settings.iter() {
         // How the next message is read is not for the file to say: it was split as these two are.
         let read = "SET standard_conforming_strings=on;SET client_encoding='UTF8'";
-        if let Err(error) = client.batch_execute(&format!("{}\n;{read}", setting.sql)).await {
+        if let Err(error) = client
+            .batch_execute(&format!("{}\n;{read}", setting.sql))
+            .await
+        {
             let broken = answer::broken(error.into(), None, 0, Preamble::default());
             return Err(match broken {
                 Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || {
                     let statements_done = statement_at(part.step.sql, setting.start);
-                    ScriptError { statements_done, ..placed(part, failed, setting) }
+                    ScriptError {
+                        statements_done,
+                        ..placed(part, failed, setting)
+                    }
                 })),
                 other => other,
             });
         }
     }
     match insist && !part.unit.settings.is_empty() {
-        true => client.batch_execute(&made).await.map_err(answer::of_our_own),
+        true => client
+            .batch_execute(&made)
+            .await
+            .map_err(answer::of_our_own),
         false => Ok(()),
     }
 }
@@ -351,15 +492,24 @@ pub(super) async fn reset(session: &LockedSession) -> Result<(), Broken> {
 }
 
 fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
-    ScriptError { statements_done: part.unit.statements_before, ..placed(part, failed, &part.unit.body) }
+    ScriptError {
+        statements_done: part.unit.statements_before,
+        ..placed(part, failed, &part.unit.body)
+    }
 }
 
 /// A position in a statement of the part becomes one in the file.
 fn placed(part: &Part<'_>, failed: ScriptError, statement: &Statement<'_>) -> ScriptError {
     let mut error = failed.error;
     let is_syntax = error.is(&SqlState::SYNTAX_ERROR);
-    error.position = error.position.and_then(|at| in_statement(part.step.sql, statement, at, is_syntax));
-    ScriptError { error, undone: Some(undone(part.unit, false)), ..failed }
+    error.position = error
+        .position
+        .and_then(|at| in_statement(part.step.sql, statement, at, is_syntax));
+    ScriptError {
+        error,
+        undone: Some(undone(part.unit, false)),
+        ..failed
+    }
 }
 
 /// A name that the server cannot read is the file's mistake.
@@ -374,5 +524,9 @@ fn unnamed(part: &Part<'_>, error: Error) -> Broken {
 }
 
 pub(super) fn note(message: String) -> Notice {
-    Notice { severity: "NOTICE".into(), message, ..Notice::default() }
+    Notice {
+        severity: "NOTICE".into(),
+        message,
+        ..Notice::default()
+    }
 }

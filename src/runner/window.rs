@@ -1,5 +1,5 @@
-//! Steps that are one transaction each, several in flight. The first guard makes that safe: whatever follows a failure is
-//! refused.
+//! Steps that are one transaction each, several in flight. The first guard makes that safe:
+//! whatever follows a failure is refused.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::db::{lock::LockedSession, session::Notice};
 
-/// Steps in flight. Measured over a 20 ms link, 1,000 steps take 4.5 s with 32 and 25 s with 1; more gains nothing.
+/// Steps in flight. Measured over a 20 ms link, 1,000 steps take 4.5 s with 32 and 25 s with 1;
+/// more gains nothing.
 const WINDOW: usize = 32;
 
 /// Bytes in flight, so that large scripts are not all copied into the send buffer at once.
@@ -32,7 +33,8 @@ struct Sent {
     answer: Pin<Box<SimpleQueryStream>>,
 }
 
-/// Keeps a window of steps in flight from `done` on, until all are done or one fails; then nothing is in flight any more.
+/// Keeps a window of steps in flight from `done` on, until all are done or one fails; then nothing
+/// is in flight any more.
 pub(super) async fn run(
     session: &mut LockedSession,
     steps: &[Step<'_>],
@@ -51,9 +53,19 @@ pub(super) async fn run(
             && orders.halted().is_none()
             && (flight.is_empty() || flight.len() < WINDOW && in_flight(&flight) < WINDOW_BYTES)
         {
-            let (message, preamble) = message::of(step, session.table_to_lock(), session.reset_sql());
-            let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
-            flight.push_back(Sent { index: next, bytes: message.len(), preamble, answer: Box::pin(answer) });
+            let (message, preamble) =
+                message::of(step, session.table_to_lock(), session.reset_sql());
+            let answer = session
+                .client()
+                .simple_query_raw(&message)
+                .await
+                .map_err(|e| Broken::Lost(e.into()))?;
+            flight.push_back(Sent {
+                index: next,
+                bytes: message.len(),
+                preamble,
+                answer: Box::pin(answer),
+            });
             next += 1;
         }
         let Some(sent) = flight.pop_front() else {
@@ -66,15 +78,29 @@ pub(super) async fn run(
         attempts.begin(sent.index);
         let begun = Instant::now();
         let patience = steps[sent.index].patience(attempts.left(steps[sent.index].lock_wait));
-        match settle(session, sent, patience, orders.clone(), steps, &mut early, observer).await {
-            Ok(Settled { has_stray: is_late, took }) => {
+        match settle(
+            session,
+            sent,
+            patience,
+            orders.clone(),
+            steps,
+            &mut early,
+            observer,
+        )
+        .await
+        {
+            Ok(Settled {
+                has_stray: is_late,
+                took,
+            }) => {
                 has_stray |= is_late;
                 *done += 1;
                 observer.done(*done - 1, took.unwrap_or_else(|| begun.elapsed()));
             }
             Err(broken) => {
-                // The rest is refused by the aborted transaction or by the first guard; nothing of it runs. Only up to its first
-                // error: a lost connection's answers repeat that for ever.
+                // The rest is refused by the aborted transaction or by the first guard; nothing of
+                // it runs. Only up to its first error: a lost connection's answers repeat that for
+                // ever.
                 for mut sent in flight {
                     while let Some(Ok(_)) = sent.answer.next().await {}
                 }
@@ -95,10 +121,29 @@ pub(super) async fn open(
     observer: &impl Observer,
 ) -> Result<(), Broken> {
     let (message, preamble) = message::open(step, session.table_to_lock(), session.reset_sql());
-    let answer = session.client().simple_query_raw(&message).await.map_err(|e| Broken::Lost(e.into()))?;
-    let sent = Sent { index: 0, bytes: message.len(), preamble, answer: Box::pin(answer) };
+    let answer = session
+        .client()
+        .simple_query_raw(&message)
+        .await
+        .map_err(|e| Broken::Lost(e.into()))?;
+    let sent = Sent {
+        index: 0,
+        bytes: message.len(),
+        preamble,
+        answer: Box::pin(answer),
+    };
     let (patience, steps) = (step.patience(step.lock_wait), std::slice::from_ref(step));
-    settle(session, sent, patience, orders.clone(), steps, &mut Vec::new(), observer).await.map(|_| ())
+    settle(
+        session,
+        sent,
+        patience,
+        orders.clone(),
+        steps,
+        &mut Vec::new(),
+        observer,
+    )
+    .await
+    .map(|_| ())
 }
 
 fn in_flight(flight: &VecDeque<Sent>) -> usize {
@@ -135,18 +180,28 @@ async fn settle(
     // What a later step has already said waits for its turn.
     let said_before = std::mem::take(early);
     let in_flight = steps.iter().skip(index + 1).take(WINDOW);
-    let mut hear = |notice: Notice| match in_flight.clone().any(|later| notice.step == Some(later.id)) {
-        true => early.push(notice),
-        false => observer.notice(index, notice),
-    };
+    let mut hear =
+        |notice: Notice| match in_flight.clone().any(|later| notice.step == Some(later.id)) {
+            true => early.push(notice),
+            false => observer.notice(index, notice),
+        };
     said_before.into_iter().for_each(&mut hear);
-    let received = answer::receive(session, sent.answer.as_mut(), patience, orders, &mut hear).await;
+    let received =
+        answer::receive(session, sent.answer.as_mut(), patience, orders, &mut hear).await;
     if let Some(notice) = session.take_left_out(steps[index].id) {
         observer.notice(index, notice);
     }
-    let Received { statements, ended, result, took } = received;
+    let Received {
+        statements,
+        ended,
+        result,
+        took,
+    } = received;
     match result {
-        Ok(()) => Ok(Settled { has_stray: ended.is_some(), took }),
+        Ok(()) => Ok(Settled {
+            has_stray: ended.is_some(),
+            took,
+        }),
         Err(error) => Err(answer::broken(error, ended, statements, sent.preamble)),
     }
 }

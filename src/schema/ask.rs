@@ -1,5 +1,6 @@
-//! How a read asks its questions: once, without leaving anything in the session; or again and again, with statements that the
-//! session keeps, because planning forty questions takes longer than answering them about a small schema.
+//! How a read asks its questions: once, without leaving anything in the session; or again and
+//! again, with statements that the session keeps, because planning forty questions takes longer
+//! than answering them about a small schema.
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,10 @@ pub struct Prepared {
 impl Prepared {
     /// Forgets them: the session has ended them.
     pub fn clear(&self) {
-        self.statements.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
@@ -43,7 +47,8 @@ pub(super) struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    /// Asks. On the heap, because forty of these are waited for at once, and a thread's stack is small.
+    /// Asks. On the heap, because forty of these are waited for at once, and a thread's stack is
+    /// small.
     pub fn ask<'f>(
         self,
         query: &'f str,
@@ -54,8 +59,10 @@ impl Ask<'_> {
     {
         Box::pin(async move {
             let answer = self.asked(query, parameters).await;
-            if matches!(&answer, Err(Error::Sql(error)) if error.is(&SqlState::IN_FAILED_SQL_TRANSACTION)) {
-                // Another of those that are waited for together was refused, and says why; that ends this wait.
+            if matches!(&answer, Err(Error::Sql(error)) if error.is(&SqlState::IN_FAILED_SQL_TRANSACTION))
+            {
+                // Another of those that are waited for together was refused, and says why; that
+                // ends this wait.
                 tokio::time::sleep(CAUSE_WITHIN).await;
             }
             answer
@@ -63,14 +70,24 @@ impl Ask<'_> {
     }
 
     async fn asked(self, query: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
-        let Some(prepared) = self.prepared else { return Ok(self.client.query_typed(query, parameters).await?) };
-        let known = prepared.statements.lock().unwrap_or_else(PoisonError::into_inner).get(query).cloned();
+        let Some(prepared) = self.prepared else {
+            return Ok(self.client.query_typed(query, parameters).await?);
+        };
+        let known = prepared
+            .statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(query)
+            .cloned();
         let statement = match known {
             Some(statement) => statement,
             None => {
                 let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
                 let statement = self.client.prepare_typed(query, &types).await?;
-                let mut statements = prepared.statements.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut statements = prepared
+                    .statements
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 statements.insert(query.to_owned(), statement.clone());
                 statement
             }

@@ -1,5 +1,6 @@
-//! Rows of the catalog into values. A value's fields are the columns of its query in the same order, so a kind is one struct
-//! beside one query; what a row belongs to is looked up, and a row of what was left out is dropped here.
+//! Rows of the catalog into values. A value's fields are the columns of its query in the same
+//! order, so a kind is one struct beside one query; what a row belongs to is looked up, and a row
+//! of what was left out is dropped here.
 
 use std::collections::HashMap;
 
@@ -39,7 +40,11 @@ pub(super) struct Cells<'a> {
 
 impl<'a> Cells<'a> {
     pub fn new(row: &'a Row, context: &'a mut Context) -> Self {
-        Self { row, at: 0, context }
+        Self {
+            row,
+            at: 0,
+            context,
+        }
     }
 
     /// The next cell.
@@ -47,8 +52,10 @@ impl<'a> Cells<'a> {
         let at = self.at;
         self.at += 1;
         self.row.try_get(at).map_err(|error| {
-            // The server's own functions look at the catalog as it is now, and say nothing of what is gone.
-            let is_gone = std::error::Error::source(&error).is_some_and(|source| source.is::<WasNull>());
+            // The server's own functions look at the catalog as it is now, and say nothing of what
+            // is gone.
+            let is_gone =
+                std::error::Error::source(&error).is_some_and(|source| source.is::<WasNull>());
             let gone = || SqlError {
                 sqlstate: SqlState::INTERNAL_ERROR.code().into(),
                 message: "an object was dropped while it was read".into(),
@@ -71,7 +78,16 @@ macro_rules! plain {
         }
     })* };
 }
-plain!(bool, i32, i64, u32, String, Option<bool>, Option<i32>, Option<String>);
+plain!(
+    bool,
+    i32,
+    i64,
+    u32,
+    String,
+    Option<bool>,
+    Option<i32>,
+    Option<String>
+);
 
 /// NULL and an empty array say the same.
 impl Read for Vec<String> {
@@ -84,7 +100,12 @@ impl Read for Vec<String> {
 impl Read for Relation {
     fn read(cells: &mut Cells<'_>) -> Result<Self, Unread> {
         let oid = cells.next::<u32>()?;
-        cells.context.relations.get(&oid).cloned().ok_or(Unread::LeftOut)
+        cells
+            .context
+            .relations
+            .get(&oid)
+            .cloned()
+            .ok_or(Unread::LeftOut)
     }
 }
 
@@ -109,8 +130,8 @@ impl Read for Sorted {
     }
 }
 
-/// Who may do what, as PostgreSQL writes it (`reader=r/owner`), sorted. `None`: as for a new object of its owner, whether or
-/// not somebody said so; empty: nobody may do anything.
+/// Who may do what, as PostgreSQL writes it (`reader=r/owner`), sorted. `None`: as for a new object
+/// of its owner, whether or not somebody said so; empty: nobody may do anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Acl(pub Option<Vec<String>>);
@@ -118,7 +139,10 @@ pub struct Acl(pub Option<Vec<String>>);
 /// From the list, and the list that a new object would have.
 impl Read for Acl {
     fn read(cells: &mut Cells<'_>) -> Result<Self, Unread> {
-        let (given, new) = (cells.next::<Option<Vec<String>>>()?, cells.next::<Option<Vec<String>>>()?);
+        let (given, new) = (
+            cells.next::<Option<Vec<String>>>()?,
+            cells.next::<Option<Vec<String>>>()?,
+        );
         let sorted = |mut list: Vec<String>| {
             list.sort_unstable();
             list

@@ -43,8 +43,8 @@ record! {
         pub identity: Identity,
         /// NOT NULL.
         pub not_null: bool,
-        /// PostgreSQL 18: what the NOT NULL constraint is besides one: its name where that is not the usual one, NO INHERIT,
-        /// NOT VALID, inherited, its comment.
+        /// PostgreSQL 18: what the NOT NULL constraint is besides one: its name where that is not
+        /// the usual one, NO INHERIT, NOT VALID, inherited, its comment.
         pub not_null_constraint: Option<String>,
         /// Declared by a parent only.
         pub inherited: bool,
@@ -74,33 +74,38 @@ pub(super) fn query(major: u32) -> String {
     let (constraint, join) = match major {
         ..18 => ("NULL", ""),
         _ => (
-            "nullif(concat_ws(', ', CASE WHEN k.conname <> c.relname || '_' || a.attname || '_not_null' \
-             THEN 'named ' || quote_ident(k.conname) END, CASE WHEN k.connoinherit THEN 'NO INHERIT' END, \
-             CASE WHEN NOT k.convalidated THEN 'NOT VALID' END, CASE WHEN NOT k.conislocal THEN 'inherited' END, \
-             'comment ' || quote_literal(kd.description)), '')",
-            "LEFT JOIN pg_constraint k ON k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey[1] = a.attnum \
-             LEFT JOIN pg_description kd ON kd.classoid = 'pg_constraint'::regclass AND kd.objoid = k.oid AND kd.objsubid = 0",
+            "nullif(concat_ws(', ', CASE WHEN k.conname <> c.relname || '_' || a.attname || \
+             '_not_null' THEN 'named ' || quote_ident(k.conname) END, CASE WHEN k.connoinherit \
+             THEN 'NO INHERIT' END, CASE WHEN NOT k.convalidated THEN 'NOT VALID' END, CASE WHEN \
+             NOT k.conislocal THEN 'inherited' END, 'comment ' || quote_literal(kd.description)), \
+             '')",
+            "LEFT JOIN pg_constraint k ON k.conrelid = a.attrelid AND k.contype = 'n' AND \
+             k.conkey[1] = a.attnum LEFT JOIN pg_description kd ON kd.classoid = \
+             'pg_constraint'::regclass AND kd.objoid = k.oid AND kd.objsubid = 0",
         ),
     };
-    // Since the minor releases of November 2026 every column has an option with a number that tells rows of old composite types
-    // apart, another one after each change; pg_dump leaves it out, too.
-    let options = "CASE WHEN cardinality(a.attoptions) > 1 OR a.attoptions[1] NOT LIKE 'pg\\_attver=%' \
-        THEN ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg\\_attver=%') END";
-    // A view's columns have storage, too, and nobody ever uses it. Given a table, pg_get_expr opens it, which takes longer than
-    // all the rest and waits for its lock; only what is generated names columns and needs that.
+    // Since the minor releases of November 2026 every column has an option with a number that tells
+    // rows of old composite types apart, another one after each change; pg_dump leaves it out, too.
+    let options = "CASE WHEN cardinality(a.attoptions) > 1 OR a.attoptions[1] NOT LIKE \
+        'pg\\_attver=%' THEN ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE o NOT LIKE \
+        'pg\\_attver=%') END";
+    // A view's columns have storage, too, and nobody ever uses it. Given a table, pg_get_expr opens
+    // it, which takes longer than all the rest and waits for its lock; only what is generated names
+    // columns and needs that.
     format!(
-        "SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), \
-         CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END, \
-         pg_get_expr(f.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE f.adrelid END), a.attgenerated::text, a.attidentity::text, a.attnotnull, {constraint}, \
-         NOT a.attislocal, \
-         CASE WHEN a.attstorage <> t.typstorage AND c.relkind NOT IN ('v', 'c') THEN CASE a.attstorage WHEN 'p' THEN 'plain' \
-             WHEN 'e' THEN 'external' WHEN 'x' THEN 'extended' WHEN 'm' THEN 'main' END END, {compression}, \
-         CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::int END, {options}, a.attfdwoptions, a.attacl::text[], NULL::text[], \
-         d.description \
-         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid \
-         LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum AND a.atthasdef \
-         LEFT JOIN pg_description d ON d.classoid = 'pg_class'::regclass AND d.objoid = a.attrelid AND d.objsubid = a.attnum {join} \
-         WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'c') AND a.attnum > 0 AND NOT a.attisdropped AND a.attrelid >= 16384 \
-         ORDER BY a.attrelid, a.attnum"
+        "SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), CASE WHEN \
+         a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END, \
+         pg_get_expr(f.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE f.adrelid END), \
+         a.attgenerated::text, a.attidentity::text, a.attnotnull, {constraint}, NOT a.attislocal, \
+         CASE WHEN a.attstorage <> t.typstorage AND c.relkind NOT IN ('v', 'c') THEN CASE \
+         a.attstorage WHEN 'p' THEN 'plain' WHEN 'e' THEN 'external' WHEN 'x' THEN 'extended' WHEN \
+         'm' THEN 'main' END END, {compression}, CASE WHEN a.attstattarget >= 0 THEN \
+         a.attstattarget::int END, {options}, a.attfdwoptions, a.attacl::text[], NULL::text[], \
+         d.description FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON \
+         t.oid = a.atttypid LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = \
+         a.attnum AND a.atthasdef LEFT JOIN pg_description d ON d.classoid = 'pg_class'::regclass \
+         AND d.objoid = a.attrelid AND d.objsubid = a.attnum {join} WHERE c.relkind IN ('r', 'p', \
+         'f', 'v', 'm', 'c') AND a.attnum > 0 AND NOT a.attisdropped AND a.attrelid >= 16384 ORDER \
+         BY a.attrelid, a.attnum"
     )
 }

@@ -60,26 +60,35 @@ record! {
 
 impl Object for Constraint {
     const KIND: Kind = Kind::Constraint;
-    const IMPLIED: &'static [&'static str] =
-        &["columns", "references", "referenced_columns", "not_valid", "deferrable", "deferred", "no_inherit"];
+    const IMPLIED: &'static [&'static str] = &[
+        "columns",
+        "references",
+        "referenced_columns",
+        "not_valid",
+        "deferrable",
+        "deferred",
+        "no_inherit",
+    ];
 
-    /// The foreign keys of a partition that follow from those of its table are left out: their names are the server's own.
+    /// The foreign keys of a partition that follow from those of its table are left out: their
+    /// names are the server's own.
     fn query(_: u32) -> Cow<'static, str> {
         // All at once: a subquery for each constraint takes longer than the rest of the row.
         let columns = |keys: &str, table: &str, kinds: &str, alias: &str| {
             format!(
-                "LEFT JOIN (SELECT c.oid, array_agg(a.attname::text ORDER BY k.at) AS names FROM pg_constraint c \
-                 CROSS JOIN unnest(c.{keys}) WITH ORDINALITY k (num, at) \
-                 JOIN pg_attribute a ON a.attrelid = c.{table} AND a.attnum = k.num \
-                 WHERE c.conrelid >= 16384 AND c.contype IN ({kinds}) GROUP BY c.oid) {alias} ON {alias}.oid = c.oid"
+                "LEFT JOIN (SELECT c.oid, array_agg(a.attname::text ORDER BY k.at) AS names FROM \
+                 pg_constraint c CROSS JOIN unnest(c.{keys}) WITH ORDINALITY k (num, at) JOIN \
+                 pg_attribute a ON a.attrelid = c.{table} AND a.attnum = k.num WHERE c.conrelid >= \
+                 16384 AND c.contype IN ({kinds}) GROUP BY c.oid) {alias} ON {alias}.oid = c.oid"
             )
         };
         format!(
-            "SELECT c.conrelid, c.conname::text, c.contype::text, pg_get_constraintdef(c.oid), own.names, \
-             CASE WHEN c.contype = 'f' THEN c.confrelid::regclass::text END, other.names, \
-             NOT c.convalidated, c.condeferrable, c.condeferred, \
-             c.contype = 'c' AND c.connoinherit, NOT c.conislocal, {} FROM pg_constraint c {} {} {} \
-             WHERE c.conrelid >= 16384 AND c.contype IN ('c', 'f', 'p', 'u', 'x') AND NOT (c.contype = 'f' AND c.conparentid <> 0)",
+            "SELECT c.conrelid, c.conname::text, c.contype::text, pg_get_constraintdef(c.oid), \
+             own.names, CASE WHEN c.contype = 'f' THEN c.confrelid::regclass::text END, \
+             other.names, NOT c.convalidated, c.condeferrable, c.condeferred, c.contype = 'c' AND \
+             c.connoinherit, NOT c.conislocal, {} FROM pg_constraint c {} {} {} WHERE c.conrelid \
+             >= 16384 AND c.contype IN ('c', 'f', 'p', 'u', 'x') AND NOT (c.contype = 'f' AND \
+             c.conparentid <> 0)",
             comment(),
             columns("conkey", "conrelid", "'f', 'p', 'u', 'x'", "own"),
             columns("confkey", "confrelid", "'f'", "other"),
@@ -89,7 +98,11 @@ impl Object for Constraint {
     }
 
     fn key(&self) -> Key<'_> {
-        Key { schema: &self.table.schema, name: &self.table.name, rest: &self.name }
+        Key {
+            schema: &self.table.schema,
+            name: &self.table.name,
+            rest: &self.name,
+        }
     }
 
     fn part_of(&self) -> Option<(&str, &str)> {
@@ -110,7 +123,8 @@ record! {
         pub constraint: Option<String>,
         /// UNIQUE.
         pub unique: bool,
-        /// A build that failed or is under way. A partitioned table's index is as valid as its partitions'.
+        /// A build that failed or is under way. A partitioned table's index is as valid as its
+        /// partitions'.
         pub invalid: bool,
         /// The index of the partitioned table that it is part of.
         pub parent: Option<String>,
@@ -127,16 +141,18 @@ record! {
     }
 }
 
-/// What pg_get_indexdef says, which opens the table for it. The index of a primary key or UNIQUE constraint is a B-tree in the
-/// default order with the default operator classes, so the constraint's own definition says all of it:
-/// `UNIQUE NULLS NOT DISTINCT (a) INCLUDE (b) DEFERRABLE INITIALLY DEFERRED`. OFFSET 0 keeps it from being asked for at each use.
-const DEFINITION: &str = "CASE WHEN k.contype IN ('p', 'u') AND c.relam = 403 AND c.reloptions IS NULL THEN \
-    (SELECT format('CREATE UNIQUE INDEX %I ON %s%I.%I USING btree (%s', c.relname, CASE c.relkind WHEN 'I' THEN 'ONLY ' END, \
-         n.nspname, t.relname, substr(left(w.def, length(w.def) - w.ending), position('(' IN w.def) + 1)) \
-         || CASE WHEN w.def LIKE 'UNIQUE NULLS NOT DISTINCT %' THEN ' NULLS NOT DISTINCT' ELSE '' END \
-     FROM (SELECT pg_get_constraintdef(k.oid) AS def, CASE WHEN k.condeferred THEN length(' DEFERRABLE INITIALLY DEFERRED') \
-         WHEN k.condeferrable THEN length(' DEFERRABLE') ELSE 0 END AS ending OFFSET 0) w) \
-    ELSE pg_get_indexdef(i.indexrelid) END";
+/// What pg_get_indexdef says, which opens the table for it. The index of a primary key or UNIQUE
+/// constraint is a B-tree in the default order with the default operator classes, so the
+/// constraint's own definition says all of it: `UNIQUE NULLS NOT DISTINCT (a) INCLUDE (b)
+/// DEFERRABLE INITIALLY DEFERRED`. OFFSET 0 keeps it from being asked for at each use.
+const DEFINITION: &str = "CASE WHEN k.contype IN ('p', 'u') AND c.relam = 403 AND c.reloptions IS \
+    NULL THEN (SELECT format('CREATE UNIQUE INDEX %I ON %s%I.%I USING btree (%s', c.relname, CASE \
+    c.relkind WHEN 'I' THEN 'ONLY ' END, n.nspname, t.relname, substr(left(w.def, length(w.def) - \
+    w.ending), position('(' IN w.def) + 1)) || CASE WHEN w.def LIKE 'UNIQUE NULLS NOT DISTINCT %' \
+    THEN ' NULLS NOT DISTINCT' ELSE '' END FROM (SELECT pg_get_constraintdef(k.oid) AS def, CASE \
+    WHEN k.condeferred THEN length(' DEFERRABLE INITIALLY DEFERRED') WHEN k.condeferrable THEN \
+    length(' DEFERRABLE') ELSE 0 END AS ending OFFSET 0) w) ELSE pg_get_indexdef(i.indexrelid) \
+    END";
 
 impl Object for Index {
     const KIND: Kind = Kind::Index;
@@ -144,16 +160,17 @@ impl Object for Index {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT i.indrelid, c.relname::text, {DEFINITION}, k.conname::text, i.indisunique, NOT i.indisvalid AND c.relkind = 'i', \
-             h.inhparent::regclass::text, i.indisreplident, i.indisclustered, a.targets, s.spcname::text, {} \
-             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
-             LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x') \
-             JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace \
-             LEFT JOIN pg_inherits h ON h.inhrelid = i.indexrelid LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace \
-             LEFT JOIN (SELECT g.attrelid, array_agg(g.attnum || '=' || g.attstattarget ORDER BY g.attnum) AS targets \
-                 FROM pg_attribute g WHERE g.attstattarget >= 0 AND g.attnum > 0 AND g.attrelid >= 16384 GROUP BY g.attrelid) a \
-                 ON a.attrelid = i.indexrelid {} \
-             WHERE i.indrelid >= 16384 AND c.relnamespace <> 'pg_toast'::regnamespace",
+            "SELECT i.indrelid, c.relname::text, {DEFINITION}, k.conname::text, i.indisunique, NOT \
+             i.indisvalid AND c.relkind = 'i', h.inhparent::regclass::text, i.indisreplident, \
+             i.indisclustered, a.targets, s.spcname::text, {} FROM pg_index i JOIN pg_class c ON \
+             c.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND \
+             k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x') JOIN pg_class t ON t.oid = \
+             i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace LEFT JOIN pg_inherits h ON \
+             h.inhrelid = i.indexrelid LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace LEFT \
+             JOIN (SELECT g.attrelid, array_agg(g.attnum || '=' || g.attstattarget ORDER BY \
+             g.attnum) AS targets FROM pg_attribute g WHERE g.attstattarget >= 0 AND g.attnum > 0 \
+             AND g.attrelid >= 16384 GROUP BY g.attrelid) a ON a.attrelid = i.indexrelid {} WHERE \
+             i.indrelid >= 16384 AND c.relnamespace <> 'pg_toast'::regnamespace",
             comment(),
             comment_of("pg_class", "i.indexrelid"),
         )
@@ -195,8 +212,9 @@ impl Object for Statistics {
     fn query(_: u32) -> Cow<'static, str> {
         format!(
             "SELECT n.nspname::text, s.stxname::text, s.stxrelid, pg_get_statisticsobjdef(s.oid), \
-             CASE WHEN s.stxstattarget >= 0 THEN s.stxstattarget::int END, pg_get_userbyid(s.stxowner)::text, {} \
-             FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace {} WHERE {}",
+             CASE WHEN s.stxstattarget >= 0 THEN s.stxstattarget::int END, \
+             pg_get_userbyid(s.stxowner)::text, {} FROM pg_statistic_ext s JOIN pg_namespace n ON \
+             n.oid = s.stxnamespace {} WHERE {}",
             comment(),
             comment_of("pg_statistic_ext", "s.oid"),
             made_in_schema("pg_statistic_ext", "s.oid"),

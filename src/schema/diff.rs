@@ -67,12 +67,18 @@ impl Difference {
     }
 }
 
-/// All differences, kind by kind and sorted by name. Of a table or view that was added or removed, its parts (columns,
-/// constraints, indexes, triggers, rules, policies) are not told one by one. Empty exactly when the fingerprints are equal, for
-/// servers of one major version.
+/// All differences, kind by kind and sorted by name. Of a table or view that was added or removed,
+/// its parts (columns, constraints, indexes, triggers, rules, policies) are not told one by one.
+/// Empty exactly when the fingerprints are equal, for servers of one major version.
 pub fn diff(before: &Snapshot, after: &Snapshot) -> Vec<Difference> {
     in_place(before.bytes() + after.bytes(), || {
-        before.compare(after, &Wholes { gone: relations(before, after), new: relations(after, before) })
+        before.compare(
+            after,
+            &Wholes {
+                gone: relations(before, after),
+                new: relations(after, before),
+            },
+        )
     })
 }
 
@@ -94,7 +100,12 @@ fn relations<'a>(here: &'a Snapshot, there: &Snapshot) -> HashSet<(&'a str, &'a 
 }
 
 /// The differences of one kind; both lists are sorted.
-pub(super) fn compare<T: Object>(before: &[T], after: &[T], wholes: &Wholes<'_>, differences: &mut Vec<Difference>) {
+pub(super) fn compare<T: Object>(
+    before: &[T],
+    after: &[T],
+    wholes: &Wholes<'_>,
+    differences: &mut Vec<Difference>,
+) {
     let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
     loop {
         let order = match (before.peek(), after.peek()) {
@@ -107,13 +118,29 @@ pub(super) fn compare<T: Object>(before: &[T], after: &[T], wholes: &Wholes<'_>,
         let to = after.next_if(|_| order.is_ge());
         match (from, to) {
             (Some(from), Some(to)) if from != to => changed(from, to, differences),
-            (Some(from), None) if from.part_of().is_none_or(|whole| !wholes.gone.contains(&whole)) => {
+            (Some(from), None)
+                if from
+                    .part_of()
+                    .is_none_or(|whole| !wholes.gone.contains(&whole)) =>
+            {
                 let change = Change::Removed { from: fields(from) };
-                differences.push(Difference { kind: T::KIND, name: from.name(), change });
+                differences.push(Difference {
+                    kind: T::KIND,
+                    name: from.name(),
+                    change,
+                });
             }
-            (None, Some(to)) if to.part_of().is_none_or(|whole| !wholes.new.contains(&whole)) => {
+            (None, Some(to))
+                if to
+                    .part_of()
+                    .is_none_or(|whole| !wholes.new.contains(&whole)) =>
+            {
                 let change = Change::Added { to: fields(to) };
-                differences.push(Difference { kind: T::KIND, name: to.name(), change });
+                differences.push(Difference {
+                    kind: T::KIND,
+                    name: to.name(),
+                    change,
+                });
             }
             _ => {}
         }
@@ -155,8 +182,16 @@ fn properties(
         let of = |map: &Map<String, Value>| map.get(property).cloned().unwrap_or_default();
         let (from, to) = (of(before), of(after));
         if from != to {
-            let change = Change::Changed { property: property.clone(), from, to };
-            differences.push(Difference { kind, name: name.to_owned(), change });
+            let change = Change::Changed {
+                property: property.clone(),
+                from,
+                to,
+            };
+            differences.push(Difference {
+                kind,
+                name: name.to_owned(),
+                change,
+            });
         }
     }
 }
@@ -185,10 +220,18 @@ type Columns = [(String, Map<String, Value>)];
 fn reordered(kind: Kind, name: &str, from: &Columns, to: &Columns) -> Option<Difference> {
     let common = |these: &Columns, those: &Columns| -> Vec<String> {
         let those: HashSet<&String> = those.iter().map(|(name, _)| name).collect();
-        these.iter().filter(|(name, _)| those.contains(name)).map(|(name, _)| name.clone()).collect()
+        these
+            .iter()
+            .filter(|(name, _)| those.contains(name))
+            .map(|(name, _)| name.clone())
+            .collect()
     };
     let (from, to) = (common(from, to), common(to, from));
-    (from != to).then(|| Difference { kind, name: name.to_owned(), change: Change::Reordered { from, to } })
+    (from != to).then(|| Difference {
+        kind,
+        name: name.to_owned(),
+        change: Change::Reordered { from, to },
+    })
 }
 
 /// In the order of the columns afterwards, those that are gone at the end.
@@ -201,12 +244,22 @@ fn compare_columns(table: &str, from: &Columns, to: &Columns, differences: &mut 
             Some(was) => properties(Kind::Column, &named(column), was, fields, differences),
             None => {
                 let change = Change::Added { to: fields.clone() };
-                differences.push(Difference { kind: Kind::Column, name: named(column), change });
+                differences.push(Difference {
+                    kind: Kind::Column,
+                    name: named(column),
+                    change,
+                });
             }
         }
     }
     for (column, fields) in from.iter().filter(|(column, _)| !after.contains(column)) {
-        let change = Change::Removed { from: fields.clone() };
-        differences.push(Difference { kind: Kind::Column, name: named(column), change });
+        let change = Change::Removed {
+            from: fields.clone(),
+        };
+        differences.push(Difference {
+            kind: Kind::Column,
+            name: named(column),
+            change,
+        });
     }
 }

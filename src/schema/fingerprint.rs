@@ -1,6 +1,7 @@
-//! The fingerprint of a schema: a hash of its canonical form. Every text and every list goes in with its length before it, so no
-//! two schemas can be written alike; what goes without saying is left out, so a property that is compared from some version of
-//! schemad on does not change the fingerprint of schemas that do not have it.
+//! The fingerprint of a schema: a hash of its canonical form. Every text and every list goes in
+//! with its length before it, so no two schemas can be written alike; what goes without saying is
+//! left out, so a property that is compared from some version of schemad on does not change the
+//! fingerprint of schemas that do not have it.
 
 use std::{fmt, str::FromStr};
 
@@ -14,8 +15,8 @@ use crate::blocking::in_place;
 /// Raised when the same schema begins to have another fingerprint.
 const VERSION: u32 = 1;
 
-/// "schema-v1:pg15:sha256:" and 64 hex digits. The server's major version is part of it, because each has words of its own for
-/// the same thing.
+/// "schema-v1:pg15:sha256:" and 64 hex digits. The server's major version is part of it, because
+/// each has words of its own for the same thing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Fingerprint(String);
@@ -26,7 +27,8 @@ pub struct Fingerprint(String);
 pub struct NoFingerprint;
 
 impl Snapshot {
-    /// Equal exactly when the schema is, on servers of one major version. What is not compared is not in it.
+    /// Equal exactly when the schema is, on servers of one major version. What is not compared is
+    /// not in it.
     pub fn fingerprint(&self) -> Fingerprint {
         in_place(self.bytes(), || self.hash())
     }
@@ -37,14 +39,22 @@ impl Snapshot {
         hash.update(self.server_major.to_be_bytes());
         self.walk(|list, object| {
             text(&mut hash, list);
-            // A value of strings, numbers and lists always has a JSON form; were there one without, it would be its own.
+            // A value of strings, numbers and lists always has a JSON form; were there one without,
+            // it would be its own.
             match object {
                 Ok(object) => value(&mut hash, &object),
                 Err(error) => text(&mut hash, &error.to_string()),
             }
         });
-        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Fingerprint(format!("schema-v{VERSION}:pg{}:sha256:{hex}", self.server_major))
+        let hex: String = hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Fingerprint(format!(
+            "schema-v{VERSION}:pg{}:sha256:{hex}",
+            self.server_major
+        ))
     }
 }
 
@@ -96,14 +106,21 @@ impl FromStr for Fingerprint {
     fn from_str(text: &str) -> Result<Self, NoFingerprint> {
         let mut parts = text.split(':');
         let number = |part: Option<&str>, prefix: &str| {
-            part.and_then(|part| part.strip_prefix(prefix)).is_some_and(|number| number.parse::<u32>().is_ok())
+            part.and_then(|part| part.strip_prefix(prefix))
+                .is_some_and(|number| number.parse::<u32>().is_ok())
         };
         let fits = number(parts.next(), "schema-v")
             && number(parts.next(), "pg")
             && parts.next() == Some("sha256")
-            && parts.next().is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+            && parts
+                .next()
+                .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
             && parts.next().is_none();
-        if fits { Ok(Self(text.to_ascii_lowercase())) } else { Err(NoFingerprint) }
+        if fits {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(NoFingerprint)
+        }
     }
 }
 
@@ -128,37 +145,79 @@ mod tests {
 
     fn with_labels(labels: &[&str]) -> Snapshot {
         let labels = labels.iter().map(ToString::to_string).collect();
-        let one = Enum { schema: "public".into(), name: "e".into(), labels, ..Enum::default() };
-        Snapshot { server_major: 15, enums: vec![one], ..Snapshot::default() }
+        let one = Enum {
+            schema: "public".into(),
+            name: "e".into(),
+            labels,
+            ..Enum::default()
+        };
+        Snapshot {
+            server_major: 15,
+            enums: vec![one],
+            ..Snapshot::default()
+        }
     }
 
     #[test]
     fn it_names_its_version_and_the_servers_and_reads_back() {
         let fingerprint = with_labels(&["a"]).fingerprint();
-        assert!(fingerprint.to_string().starts_with("schema-v1:pg15:sha256:"), "{fingerprint}");
+        assert!(
+            fingerprint
+                .to_string()
+                .starts_with("schema-v1:pg15:sha256:"),
+            "{fingerprint}"
+        );
         assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
-        for text in ["", "schema-v1:pg15:sha256:ab", "schema-vx:pg15:sha256:", "sha256:00"] {
+        for text in [
+            "",
+            "schema-v1:pg15:sha256:ab",
+            "schema-vx:pg15:sha256:",
+            "sha256:00",
+        ] {
             assert_eq!(text.parse::<Fingerprint>(), Err(NoFingerprint), "{text}");
         }
     }
 
     #[test]
     fn lengths_keep_neighbours_apart() {
-        let all = [&["ab", "c"][..], &["a", "bc"], &["abc"], &["c", "ab"], &["ab", "c", ""], &[]];
+        let all = [
+            &["ab", "c"][..],
+            &["a", "bc"],
+            &["abc"],
+            &["c", "ab"],
+            &["ab", "c", ""],
+            &[],
+        ];
         for (n, one) in all.iter().enumerate() {
             for other in &all[n + 1..] {
-                assert_ne!(with_labels(one).fingerprint(), with_labels(other).fingerprint(), "{one:?} {other:?}");
+                assert_ne!(
+                    with_labels(one).fingerprint(),
+                    with_labels(other).fingerprint(),
+                    "{one:?} {other:?}"
+                );
             }
         }
     }
 
     #[test]
     fn the_order_of_columns_is_part_of_it_and_what_is_not_compared_is_not() {
-        let column = |name: &str| Column { name: name.into(), r#type: "integer".into(), ..Column::default() };
+        let column = |name: &str| Column {
+            name: name.into(),
+            r#type: "integer".into(),
+            ..Column::default()
+        };
         let of = |columns: [&str; 2], not_compared: &[&str]| {
-            let table = Table { columns: columns.map(column).into(), ..Table::default() };
+            let table = Table {
+                columns: columns.map(column).into(),
+                ..Table::default()
+            };
             let not_compared = not_compared.iter().map(ToString::to_string).collect();
-            Snapshot { tables: vec![table], not_compared, ..Snapshot::default() }.fingerprint()
+            Snapshot {
+                tables: vec![table],
+                not_compared,
+                ..Snapshot::default()
+            }
+            .fingerprint()
         };
         assert_ne!(of(["a", "b"], &[]), of(["b", "a"], &[]));
         assert_eq!(of(["a", "b"], &[]), of(["a", "b"], &["1 subscription"]));

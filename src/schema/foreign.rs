@@ -1,4 +1,5 @@
-//! What reaches other servers, and what others see of this one; and rights on what nobody here made.
+//! What reaches other servers, and what others see of this one; and rights on what nobody here
+//! made.
 
 use std::borrow::Cow;
 
@@ -33,9 +34,10 @@ impl Object for ForeignDataWrapper {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT f.fdwname::text, nullif(f.fdwhandler, 0)::regprocedure::text, nullif(f.fdwvalidator, 0)::regprocedure::text, \
-             f.fdwoptions, pg_get_userbyid(f.fdwowner)::text, f.fdwacl::text[], acldefault('F', f.fdwowner)::text[], {} \
-             FROM pg_foreign_data_wrapper f {} WHERE {}",
+            "SELECT f.fdwname::text, nullif(f.fdwhandler, 0)::regprocedure::text, \
+             nullif(f.fdwvalidator, 0)::regprocedure::text, f.fdwoptions, \
+             pg_get_userbyid(f.fdwowner)::text, f.fdwacl::text[], acldefault('F', \
+             f.fdwowner)::text[], {} FROM pg_foreign_data_wrapper f {} WHERE {}",
             comment(),
             comment_of("pg_foreign_data_wrapper", "f.oid"),
             made("pg_foreign_data_wrapper", "f.oid"),
@@ -78,9 +80,10 @@ impl Object for ForeignServer {
     fn query(_: u32) -> Cow<'static, str> {
         format!(
             "SELECT s.srvname::text, f.fdwname::text, s.srvtype, s.srvversion, s.srvoptions, \
-             ARRAY(SELECT u.usename::text FROM pg_user_mappings u WHERE u.srvid = s.oid ORDER BY 1), \
-             pg_get_userbyid(s.srvowner)::text, s.srvacl::text[], acldefault('S', s.srvowner)::text[], {} \
-             FROM pg_foreign_server s JOIN pg_foreign_data_wrapper f ON f.oid = s.srvfdw {} WHERE {}",
+             ARRAY(SELECT u.usename::text FROM pg_user_mappings u WHERE u.srvid = s.oid ORDER BY \
+             1), pg_get_userbyid(s.srvowner)::text, s.srvacl::text[], acldefault('S', \
+             s.srvowner)::text[], {} FROM pg_foreign_server s JOIN pg_foreign_data_wrapper f ON \
+             f.oid = s.srvfdw {} WHERE {}",
             comment(),
             comment_of("pg_foreign_server", "s.oid"),
             made("pg_foreign_server", "s.oid"),
@@ -120,22 +123,27 @@ impl Object for Publication {
         let (columns, schemas) = match major {
             ..15 => ("", "NULL::text[]"),
             _ => (
-                " || coalesce(' (' || (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attname COLLATE \"C\") \
-                 FROM pg_attribute a WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs)) || ')', '') \
-                 || coalesce(' WHERE ' || pg_get_expr(r.prqual, r.prrelid), '')",
-                "ARRAY(SELECT s.nspname::text FROM pg_publication_namespace ps JOIN pg_namespace s ON s.oid = ps.pnnspid \
-                 WHERE ps.pnpubid = p.oid ORDER BY 1)",
+                " || coalesce(' (' || (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY \
+                 a.attname COLLATE \"C\") FROM pg_attribute a WHERE a.attrelid = r.prrelid AND \
+                 a.attnum = ANY (r.prattrs)) || ')', '') || coalesce(' WHERE ' || \
+                 pg_get_expr(r.prqual, r.prrelid), '')",
+                "ARRAY(SELECT s.nspname::text FROM pg_publication_namespace ps JOIN pg_namespace s \
+                 ON s.oid = ps.pnnspid WHERE ps.pnpubid = p.oid ORDER BY 1)",
             ),
         };
-        let generated =
-            if major < 18 { "NULL" } else { "CASE p.pubgencols WHEN 's' THEN 'stored generated columns' END" };
+        let generated = if major < 18 {
+            "NULL"
+        } else {
+            "CASE p.pubgencols WHEN 's' THEN 'stored generated columns' END"
+        };
         format!(
-            "SELECT p.pubname::text, p.puballtables, \
-             ARRAY(SELECT r.prrelid::regclass::text{columns} FROM pg_publication_rel r WHERE r.prpubid = p.oid), {schemas}, \
-             array_remove(ARRAY[CASE WHEN p.pubinsert THEN 'insert' END, CASE WHEN p.pubupdate THEN 'update' END, \
-                 CASE WHEN p.pubdelete THEN 'delete' END, CASE WHEN p.pubtruncate THEN 'truncate' END, \
-                 CASE WHEN p.pubviaroot THEN 'via root' END, {generated}], NULL), pg_get_userbyid(p.pubowner)::text, {} \
-             FROM pg_publication p {} WHERE {}",
+            "SELECT p.pubname::text, p.puballtables, ARRAY(SELECT \
+             r.prrelid::regclass::text{columns} FROM pg_publication_rel r WHERE r.prpubid = \
+             p.oid), {schemas}, array_remove(ARRAY[CASE WHEN p.pubinsert THEN 'insert' END, CASE \
+             WHEN p.pubupdate THEN 'update' END, CASE WHEN p.pubdelete THEN 'delete' END, CASE \
+             WHEN p.pubtruncate THEN 'truncate' END, CASE WHEN p.pubviaroot THEN 'via root' END, \
+             {generated}], NULL), pg_get_userbyid(p.pubowner)::text, {} FROM pg_publication p {} \
+             WHERE {}",
             comment(),
             comment_of("pg_publication", "p.oid"),
             made("pg_publication", "p.oid"),
@@ -149,9 +157,11 @@ impl Object for Publication {
 }
 
 record! {
-    /// Rights on what came with PostgreSQL or with an extension, where they are no longer what came.
+    /// Rights on what came with PostgreSQL or with an extension, where they are no longer what
+    /// came.
     pub struct Rights {
-        /// The object, as pg_identify_object names it, for example `function pg_catalog.pg_sleep(double precision)`.
+        /// The object, as pg_identify_object names it, for example `function
+        /// pg_catalog.pg_sleep(double precision)`.
         pub object: String,
         /// Who may do what.
         pub rights: Sorted,
@@ -164,23 +174,33 @@ impl Object for Rights {
     fn query(_: u32) -> Cow<'static, str> {
         let part = |catalog: &str, prefix: &str, objtype: &str| {
             format!(
-                "SELECT (SELECT i.type || ' ' || i.identity FROM pg_identify_object('{catalog}'::regclass, o.oid, 0) i), \
-                 o.{prefix}acl::text[] FROM {catalog} o LEFT JOIN pg_init_privs p ON p.classoid = '{catalog}'::regclass \
-                 AND p.objoid = o.oid AND p.objsubid = 0 WHERE o.{prefix}acl IS NOT NULL AND NOT ({}) \
-                 AND ARRAY(SELECT unnest(o.{prefix}acl::text[]) ORDER BY 1) <> \
-                     ARRAY(SELECT unnest(coalesce(p.initprivs, acldefault({objtype}, o.{prefix}owner))::text[]) ORDER BY 1)",
+                "SELECT (SELECT i.type || ' ' || i.identity FROM \
+                 pg_identify_object('{catalog}'::regclass, o.oid, 0) i), o.{prefix}acl::text[] \
+                 FROM {catalog} o LEFT JOIN pg_init_privs p ON p.classoid = '{catalog}'::regclass \
+                 AND p.objoid = o.oid AND p.objsubid = 0 WHERE o.{prefix}acl IS NOT NULL AND NOT \
+                 ({}) AND ARRAY(SELECT unnest(o.{prefix}acl::text[]) ORDER BY 1) <> ARRAY(SELECT \
+                 unnest(coalesce(p.initprivs, acldefault({objtype}, o.{prefix}owner))::text[]) \
+                 ORDER BY 1)",
                 made(catalog, "o.oid")
             )
         };
-        let inside = |prefix: &str| format!(" AND o.{prefix}namespace <> 'information_schema'::regnamespace");
-        // The schema public is compared with the others. What pg_dump does not look at either is left alone.
+        let inside = |prefix: &str| {
+            format!(" AND o.{prefix}namespace <> 'information_schema'::regnamespace")
+        };
+        // The schema public is compared with the others. What pg_dump does not look at either is
+        // left alone.
         [
-            part("pg_class", "rel", "CASE o.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\"") + &inside("rel"),
+            part(
+                "pg_class",
+                "rel",
+                "CASE o.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\"",
+            ) + &inside("rel"),
             part("pg_proc", "pro", "'f'") + &inside("pro"),
             part("pg_type", "typ", "'T'") + &inside("typ"),
             part("pg_language", "lan", "'l'"),
             part("pg_namespace", "nsp", "'n'")
-                + " AND o.nspname NOT IN ('public', 'information_schema') AND o.nspname !~ '^pg_t(oast_t)?emp'",
+                + " AND o.nspname NOT IN ('public', 'information_schema') AND o.nspname !~ \
+                   '^pg_t(oast_t)?emp'",
         ]
         .join(" UNION ALL ")
         .into()

@@ -1,4 +1,5 @@
-//! What a database has and a snapshot does not compare. It is counted, so that nobody takes silence for sameness.
+//! What a database has and a snapshot does not compare. It is counted, so that nobody takes silence
+//! for sameness.
 
 use super::ask::Ask;
 use crate::db::Error;
@@ -23,16 +24,21 @@ pub(super) async fn count(ask: Ask<'_>) -> Result<Vec<String>, Error> {
 /// Words for one and for many, and where they lie.
 fn kinds() -> [(&'static str, &'static str); 4] {
     [
-        ("user mapping (its options)|user mappings (their options)", "pg_user_mappings m WHERE m.srvid >= 16384"),
+        (
+            "user mapping (its options)|user mappings (their options)",
+            "pg_user_mappings m WHERE m.srvid >= 16384",
+        ),
         ("security label|security labels", "pg_seclabel"),
         // An internal trigger's name is an oid; pg_dump does not write down whether it is enabled.
         (
             "disabled trigger of a foreign key|disabled triggers of foreign keys",
-            "pg_trigger t WHERE t.tgisinternal AND t.tgenabled <> 'O' AND t.tgname ~ '^RI_ConstraintTrigger_'",
+            "pg_trigger t WHERE t.tgisinternal AND t.tgenabled <> 'O' AND t.tgname ~ \
+             '^RI_ConstraintTrigger_'",
         ),
         (
             "subscription|subscriptions",
-            "pg_subscription s WHERE s.subdbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())",
+            "pg_subscription s WHERE s.subdbid = (SELECT d.oid FROM pg_database d WHERE d.datname \
+             = current_database())",
         ),
     ]
 }

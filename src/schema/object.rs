@@ -1,4 +1,5 @@
-//! What every kind of object has in common: a kind, a name that is the same in every database, and whose part it is.
+//! What every kind of object has in common: a kind, a name that is the same in every database, and
+//! whose part it is.
 
 use std::{borrow::Cow, fmt};
 
@@ -102,7 +103,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A name in the order in which objects are listed: schema, name, and what tells apart those of one name.
+/// A name in the order in which objects are listed: schema, name, and what tells apart those of one
+/// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key<'a> {
     /// Empty for what lies in no schema.
@@ -116,7 +118,11 @@ pub struct Key<'a> {
 impl<'a> Key<'a> {
     /// A name in a schema.
     pub fn of(schema: &'a str, name: &'a str) -> Self {
-        Self { schema, name, rest: "" }
+        Self {
+            schema,
+            name,
+            rest: "",
+        }
     }
 }
 
@@ -143,7 +149,11 @@ pub(super) trait Object: Read + Eq + Serialize + DeserializeOwned {
     fn name(&self) -> String {
         let Key { schema, name, rest } = self.key();
         let parts = [schema, name, rest];
-        let parts: Vec<String> = parts.iter().filter(|part| !part.is_empty()).map(|part| identifier(part)).collect();
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|part| !part.is_empty())
+            .map(|part| identifier(part))
+            .collect();
         parts.join(".")
     }
 }

@@ -28,8 +28,9 @@ impl Object for Schema {
     fn query(_: u32) -> Cow<'static, str> {
         // The schema public is older than whatever anybody made.
         format!(
-            "SELECT n.nspname::text, pg_get_userbyid(n.nspowner)::text, n.nspacl::text[], acldefault('n', n.nspowner)::text[], {} \
-             FROM pg_namespace n {} WHERE ({} OR n.oid < 16384) AND {}",
+            "SELECT n.nspname::text, pg_get_userbyid(n.nspowner)::text, n.nspacl::text[], \
+             acldefault('n', n.nspowner)::text[], {} FROM pg_namespace n {} WHERE ({} OR n.oid < \
+             16384) AND {}",
             comment(),
             comment_of("pg_namespace", "n.oid"),
             made("pg_namespace", "n.oid"),
@@ -62,8 +63,8 @@ impl Object for Extension {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT x.extname::text, n.nspname::text, x.extversion, CASE WHEN x.oid >= 16384 THEN {} END FROM pg_extension x \
-             JOIN pg_namespace n ON n.oid = x.extnamespace {}",
+            "SELECT x.extname::text, n.nspname::text, x.extversion, CASE WHEN x.oid >= 16384 THEN \
+             {} END FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace {}",
             comment(),
             comment_of("pg_extension", "x.oid")
         )
@@ -94,16 +95,21 @@ impl Object for DefaultPrivileges {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT pg_get_userbyid(a.defaclrole)::text, n.nspname::text, CASE a.defaclobjtype WHEN 'r' THEN 'tables' \
-             WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas' \
-             WHEN 'L' THEN 'large objects' ELSE a.defaclobjtype::text END, a.defaclacl::text[] FROM pg_default_acl a \
-             LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace WHERE n.oid IS NULL OR {}",
+            "SELECT pg_get_userbyid(a.defaclrole)::text, n.nspname::text, CASE a.defaclobjtype \
+             WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' WHEN 'T' \
+             THEN 'types' WHEN 'n' THEN 'schemas' WHEN 'L' THEN 'large objects' ELSE \
+             a.defaclobjtype::text END, a.defaclacl::text[] FROM pg_default_acl a LEFT JOIN \
+             pg_namespace n ON n.oid = a.defaclnamespace WHERE n.oid IS NULL OR {}",
             compared("n")
         )
         .into()
     }
 
     fn key(&self) -> Key<'_> {
-        Key { schema: self.schema.as_deref().unwrap_or_default(), name: &self.role, rest: &self.objects }
+        Key {
+            schema: self.schema.as_deref().unwrap_or_default(),
+            name: &self.role,
+            rest: &self.objects,
+        }
     }
 }

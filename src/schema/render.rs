@@ -27,15 +27,22 @@ const NAMED: usize = 3;
 /// Characters of a value in one line.
 const SHORT: usize = 60;
 
-/// Lines for people: `+` was added, `-` was removed, `~` changed. Texts of several lines are shown where they differ.
+/// Lines for people: `+` was added, `-` was removed, `~` changed. Texts of several lines are shown
+/// where they differ.
 pub fn for_people(differences: &[Difference], styles: &Styles) -> String {
     let mut lines = Vec::new();
     for difference in differences {
         let Difference { kind, name, change } = difference;
         match change {
-            Change::Added { to } => lines.push(paint(styles.added, &format!("+ {kind} {name}{}", summary(*kind, to)))),
+            Change::Added { to } => lines.push(paint(
+                styles.added,
+                &format!("+ {kind} {name}{}", summary(*kind, to)),
+            )),
             Change::Removed { from } => {
-                lines.push(paint(styles.removed, &format!("- {kind} {name}{}", summary(*kind, from))));
+                lines.push(paint(
+                    styles.removed,
+                    &format!("- {kind} {name}{}", summary(*kind, from)),
+                ));
             }
             Change::Reordered { from, to } => {
                 let [from, to] = moved(from, to);
@@ -45,12 +52,24 @@ pub fn for_people(differences: &[Difference], styles: &Styles) -> String {
             Change::Changed { property, from, to } => {
                 let ([from, to], property) = (both(property, from, to), property.replace('_', " "));
                 if from.contains('\n') || to.contains('\n') {
-                    lines.push(paint(styles.changed, &format!("~ {kind} {name}: {property}")));
+                    lines.push(paint(
+                        styles.changed,
+                        &format!("~ {kind} {name}: {property}"),
+                    ));
                     let (gone, new) = where_they_differ(&from, &to);
-                    lines.extend(gone.iter().map(|line| paint(styles.removed, &format!("  - {line}"))));
-                    lines.extend(new.iter().map(|line| paint(styles.added, &format!("  + {line}"))));
+                    lines.extend(
+                        gone.iter()
+                            .map(|line| paint(styles.removed, &format!("  - {line}"))),
+                    );
+                    lines.extend(
+                        new.iter()
+                            .map(|line| paint(styles.added, &format!("  + {line}"))),
+                    );
                 } else {
-                    lines.push(paint(styles.changed, &format!("~ {kind} {name}: {property} {from} → {to}")));
+                    lines.push(paint(
+                        styles.changed,
+                        &format!("~ {kind} {name}: {property} {from} → {to}"),
+                    ));
                 }
             }
         }
@@ -61,7 +80,11 @@ pub fn for_people(differences: &[Difference], styles: &Styles) -> String {
 /// All differences in one line: the first by name, and how many more.
 pub fn in_one_line<'a>(differences: impl IntoIterator<Item = &'a Difference>) -> String {
     let mut differences = differences.into_iter();
-    let named: Vec<String> = differences.by_ref().take(NAMED).map(ToString::to_string).collect();
+    let named: Vec<String> = differences
+        .by_ref()
+        .take(NAMED)
+        .map(ToString::to_string)
+        .collect();
     match differences.count() {
         _ if named.is_empty() => "no difference".into(),
         0 => named.join("; "),
@@ -81,7 +104,12 @@ impl fmt::Display for Difference {
                 let ([from, to], property) = (both(property, from, to), property.replace('_', " "));
                 match from.contains('\n') || to.contains('\n') {
                     true => write!(f, "{kind} {name}: {property} changed"),
-                    false => write!(f, "{kind} {name}: {property} {} → {}", short(&from), short(&to)),
+                    false => write!(
+                        f,
+                        "{kind} {name}: {property} {} → {}",
+                        short(&from),
+                        short(&to)
+                    ),
                 }
             }
         }
@@ -103,15 +131,21 @@ fn summary(kind: Kind, fields: &Map<String, Value>) -> String {
             words.extend(text("default").map(|default| format!("DEFAULT {default}")));
             format!(" {}", words.join(" "))
         }
-        Kind::Enum => fields.get("labels").map(|labels| format!(" ({})", words(labels))).unwrap_or_default(),
+        Kind::Enum => fields
+            .get("labels")
+            .map(|labels| format!(" ({})", words(labels)))
+            .unwrap_or_default(),
         Kind::Constraint | Kind::Index | Kind::Statistics | Kind::Trigger | Kind::Rule => {
-            text("definition").map(|definition| format!("  {}", one_line(definition))).unwrap_or_default()
+            text("definition")
+                .map(|definition| format!("  {}", one_line(definition)))
+                .unwrap_or_default()
         }
         _ => String::new(),
     }
 }
 
-/// What is left out of a yes-or-no property is a no, and of rights, what the owner and PUBLIC have by default.
+/// What is left out of a yes-or-no property is a no, and of rights, what the owner and PUBLIC have
+/// by default.
 fn both(property: &str, from: &Value, to: &Value) -> [String; 2] {
     let is_yes_or_no = [from, to].iter().any(|value| value.is_boolean());
     [from, to].map(|value| match value {
@@ -125,9 +159,16 @@ fn both(property: &str, from: &Value, to: &Value) -> [String; 2] {
 fn moved(from: &[String], to: &[String]) -> [String; 2] {
     let (begin, end) = in_common(from, to);
     [from, to].map(|columns| {
-        let middle = columns[begin..columns.len() - end].iter().map(String::as_str);
+        let middle = columns[begin..columns.len() - end]
+            .iter()
+            .map(String::as_str);
         let left_out = |count: usize| (count > 0).then_some("…");
-        left_out(begin).into_iter().chain(middle).chain(left_out(end)).collect::<Vec<_>>().join(", ")
+        left_out(begin)
+            .into_iter()
+            .chain(middle)
+            .chain(left_out(end))
+            .collect::<Vec<_>>()
+            .join(", ")
     })
 }
 
@@ -157,7 +198,12 @@ fn short(text: &str) -> String {
 /// How many items both begin with, and how many of the rest both end with.
 fn in_common<T: PartialEq>(from: &[T], to: &[T]) -> (usize, usize) {
     let begin = from.iter().zip(to).take_while(|(a, b)| a == b).count();
-    let end = from[begin..].iter().rev().zip(to[begin..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let end = from[begin..]
+        .iter()
+        .rev()
+        .zip(to[begin..].iter().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
     (begin, end)
 }
 
@@ -165,7 +211,10 @@ fn in_common<T: PartialEq>(from: &[T], to: &[T]) -> (usize, usize) {
 fn where_they_differ<'a>(from: &'a str, to: &'a str) -> (Vec<&'a str>, Vec<&'a str>) {
     let (from, to): (Vec<_>, Vec<_>) = (from.lines().collect(), to.lines().collect());
     let (begin, end) = in_common(&from, &to);
-    (from[begin..from.len() - end].to_vec(), to[begin..to.len() - end].to_vec())
+    (
+        from[begin..from.len() - end].to_vec(),
+        to[begin..to.len() - end].to_vec(),
+    )
 }
 
 #[cfg(test)]
@@ -174,7 +223,10 @@ mod tests {
     use crate::schema::{Column, Constraint, Enum, Relation, Routine, Snapshot, Table, diff};
 
     fn relation(name: &str) -> Relation {
-        Relation { schema: "public".into(), name: name.into() }
+        Relation {
+            schema: "public".into(),
+            name: name.into(),
+        }
     }
 
     fn table(name: &str, columns: &[(&str, &str, bool)]) -> Table {
@@ -184,7 +236,11 @@ mod tests {
             not_null: *not_null,
             ..Column::default()
         };
-        Table { relation: relation(name), columns: columns.iter().map(column).collect(), ..Table::default() }
+        Table {
+            relation: relation(name),
+            columns: columns.iter().map(column).collect(),
+            ..Table::default()
+        }
     }
 
     fn check(table: &str, definition: &str) -> Constraint {
@@ -198,13 +254,24 @@ mod tests {
     }
 
     fn routine(body: &str) -> Routine {
-        let definition = format!("CREATE OR REPLACE FUNCTION public.f()\n RETURNS integer\nAS $$\n{body}\n$$");
-        Routine { schema: "public".into(), name: "f".into(), definition, ..Routine::default() }
+        let definition =
+            format!("CREATE OR REPLACE FUNCTION public.f()\n RETURNS integer\nAS $$\n{body}\n$$");
+        Routine {
+            schema: "public".into(),
+            name: "f".into(),
+            definition,
+            ..Routine::default()
+        }
     }
 
     fn mood(labels: &[&str]) -> Enum {
         let labels = labels.iter().map(ToString::to_string).collect();
-        Enum { schema: "public".into(), name: "Mood".into(), labels, ..Enum::default() }
+        Enum {
+            schema: "public".into(),
+            name: "Mood".into(),
+            labels,
+            ..Enum::default()
+        }
     }
 
     fn before_and_after() -> (Snapshot, Snapshot) {
@@ -213,7 +280,12 @@ mod tests {
             tables: vec![
                 table(
                     "a",
-                    &[("id", "integer", true), ("x", "text", false), ("gone", "text", false), ("y", "text", false)],
+                    &[
+                        ("id", "integer", true),
+                        ("x", "text", false),
+                        ("gone", "text", false),
+                        ("y", "text", false),
+                    ],
                 ),
                 table("old", &[("id", "integer", true)]),
             ],
@@ -224,10 +296,21 @@ mod tests {
         let after = Snapshot {
             enums: vec![mood(&["sad", "ok", "happy"])],
             tables: vec![
-                table("a", &[("id", "bigint", true), ("y", "text", true), ("x", "text", false), ("new", "text", true)]),
+                table(
+                    "a",
+                    &[
+                        ("id", "bigint", true),
+                        ("y", "text", true),
+                        ("x", "text", false),
+                        ("new", "text", true),
+                    ],
+                ),
                 table("fresh", &[("id", "integer", true)]),
             ],
-            constraints: vec![check("a", "CHECK (id > 9)"), check("fresh", "CHECK (id > 1)")],
+            constraints: vec![
+                check("a", "CHECK (id > 9)"),
+                check("fresh", "CHECK (id > 1)"),
+            ],
             routines: vec![routine("BEGIN\n  RETURN 2;\nEND")],
             ..Snapshot::default()
         };
@@ -240,11 +323,20 @@ mod tests {
         let differences = diff(&before, &after);
         insta::assert_snapshot!(for_people(&differences, &Styles::default()));
         insta::assert_snapshot!("in_one_line", in_one_line(&differences));
-        let json: Vec<String> = differences.iter().map(|one| serde_json::to_string(one).unwrap()).collect();
+        let json: Vec<String> = differences
+            .iter()
+            .map(|one| serde_json::to_string(one).unwrap())
+            .collect();
         insta::assert_snapshot!("as_json", json.join("\n"));
-        let back: Vec<Difference> = json.iter().map(|one| serde_json::from_str(one).unwrap()).collect();
+        let back: Vec<Difference> = json
+            .iter()
+            .map(|one| serde_json::from_str(one).unwrap())
+            .collect();
         assert_eq!(back, differences);
-        assert_eq!(differences.iter().filter(|one| one.is_order_only()).count(), 1);
+        assert_eq!(
+            differences.iter().filter(|one| one.is_order_only()).count(),
+            1
+        );
     }
 
     #[test]

@@ -49,14 +49,15 @@ impl Object for Sequence {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT c.oid, c.relpersistence::text, format_type(s.seqtypid, NULL), s.seqstart, s.seqmin, s.seqmax, s.seqincrement, \
-             s.seqcache, s.seqcycle, d.refobjid::regclass || '.' || quote_ident(a.attname), coalesce(d.deptype = 'i', false), \
-             pg_get_userbyid(c.relowner)::text, c.relacl::text[], \
-             CASE WHEN c.relacl IS NOT NULL THEN acldefault('s', c.relowner)::text[] END, {} \
-             FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
-             LEFT JOIN (pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid) \
-                 ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass \
-                 AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0 {} WHERE c.oid >= 16384",
+            "SELECT c.oid, c.relpersistence::text, format_type(s.seqtypid, NULL), s.seqstart, \
+             s.seqmin, s.seqmax, s.seqincrement, s.seqcache, s.seqcycle, d.refobjid::regclass || \
+             '.' || quote_ident(a.attname), coalesce(d.deptype = 'i', false), \
+             pg_get_userbyid(c.relowner)::text, c.relacl::text[], CASE WHEN c.relacl IS NOT NULL \
+             THEN acldefault('s', c.relowner)::text[] END, {} FROM pg_sequence s JOIN pg_class c \
+             ON c.oid = s.seqrelid LEFT JOIN (pg_depend d JOIN pg_attribute a ON a.attrelid = \
+             d.refobjid AND a.attnum = d.refobjsubid) ON d.classid = 'pg_class'::regclass AND \
+             d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') \
+             AND d.refobjsubid > 0 {} WHERE c.oid >= 16384",
             comment(),
             comment_of("pg_class", "c.oid"),
         )

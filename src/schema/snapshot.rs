@@ -1,14 +1,14 @@
-//! All that was read, a list a kind. One macro names the lists, so that reading, sorting, comparing and the fingerprint cannot
-//! forget one.
+//! All that was read, a list a kind. One macro names the lists, so that reading, sorting, comparing
+//! and the fingerprint cannot forget one.
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Row, types::Type};
 
 use super::{
-    AccessMethod, BaseType, Cast, Collation, Composite, Constraint, Conversion, DefaultPrivileges, Difference, Domain,
-    Enum, EventTrigger, Extension, ForeignDataWrapper, ForeignServer, Index, Language, Operator, OperatorClass,
-    OperatorFamily, Policy, Publication, Range, Rights, Routine, Rule, Schema, Sequence, Statistics, Table, TextSearch,
-    Transform, Trigger, View,
+    AccessMethod, BaseType, Cast, Collation, Composite, Constraint, Conversion, DefaultPrivileges,
+    Difference, Domain, Enum, EventTrigger, Extension, ForeignDataWrapper, ForeignServer, Index,
+    Language, Operator, OperatorClass, OperatorFamily, Policy, Publication, Range, Rights, Routine,
+    Rule, Schema, Sequence, Statistics, Table, TextSearch, Transform, Trigger, View,
     ask::Ask,
     cells::{Cells, Context, Unread},
     diff::{Wholes, compare},
@@ -21,7 +21,8 @@ pub(super) const OBJECT: usize = 512;
 
 macro_rules! lists {
     ($($(#[$meta:meta])* $list:ident: $object:ident,)*) => {
-        /// The schema of a database at one moment. Every list is sorted by schema, name and what tells apart those of one name.
+        /// The schema of a database at one moment. Every list is sorted by schema, name and what
+        /// tells apart those of one name.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
         pub struct Snapshot {
@@ -70,7 +71,8 @@ macro_rules! lists {
                 differences
             }
 
-            /// Hands every object's serialised form to `each`, a list after the other, with the list's name.
+            /// Hands every object's serialised form to `each`, a list after the other, with the
+            /// list's name.
             pub(super) fn walk(&self, mut each: impl FnMut(&'static str, Result<serde_json::Value, serde_json::Error>)) {
                 $(self.$list.iter().for_each(|object| each(stringify!($list), serde_json::to_value(object)));)*
             }

@@ -98,22 +98,32 @@ impl Object for Table {
     const KIND: Kind = Kind::Table;
 
     fn query(major: u32) -> Cow<'static, str> {
-        let detaching = if major < 14 { "false" } else { "coalesce(i.detaching, false)" };
-        let pending = if major < 14 { "" } else { ", bool_or(h.inhdetachpending) AS detaching" };
+        let detaching = if major < 14 {
+            "false"
+        } else {
+            "coalesce(i.detaching, false)"
+        };
+        let pending = if major < 14 {
+            ""
+        } else {
+            ", bool_or(h.inhdetachpending) AS detaching"
+        };
         format!(
-            "SELECT c.oid, c.relkind::text, c.relpersistence::text, c.oid, i.parents, pg_get_expr(c.relpartbound, 0), \
-             {detaching}, CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END, \
-             CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END, pg_get_userbyid(c.relowner)::text, \
-             c.relacl::text[], CASE WHEN c.relacl IS NOT NULL THEN acldefault('r', c.relowner)::text[] END, \
-             c.reloptions || ARRAY(SELECT 'toast.' || o FROM unnest(t.reloptions) o), \
-             c.relrowsecurity, c.relforcerowsecurity, c.relreplident::text, m.amname::text, s.spcname::text, \
-             fs.srvname::text, ft.ftoptions, {description} \
-             FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid AND t.reloptions IS NOT NULL \
-             LEFT JOIN (SELECT h.inhrelid, array_agg(h.inhparent::regclass::text ORDER BY h.inhseqno) AS parents{pending} \
-                 FROM pg_inherits h GROUP BY h.inhrelid) i ON i.inhrelid = c.oid \
-             LEFT JOIN pg_am m ON m.oid = c.relam LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace \
-             LEFT JOIN pg_foreign_table ft ON ft.ftrelid = c.oid LEFT JOIN pg_foreign_server fs ON fs.oid = ft.ftserver \
-             {join} WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384",
+            "SELECT c.oid, c.relkind::text, c.relpersistence::text, c.oid, i.parents, \
+             pg_get_expr(c.relpartbound, 0), {detaching}, CASE WHEN c.relkind = 'p' THEN \
+             pg_get_partkeydef(c.oid) END, CASE WHEN c.reloftype <> 0 THEN \
+             format_type(c.reloftype, NULL) END, pg_get_userbyid(c.relowner)::text, \
+             c.relacl::text[], CASE WHEN c.relacl IS NOT NULL THEN acldefault('r', \
+             c.relowner)::text[] END, c.reloptions || ARRAY(SELECT 'toast.' || o FROM \
+             unnest(t.reloptions) o), c.relrowsecurity, c.relforcerowsecurity, \
+             c.relreplident::text, m.amname::text, s.spcname::text, fs.srvname::text, \
+             ft.ftoptions, {description} FROM pg_class c LEFT JOIN pg_class t ON t.oid = \
+             c.reltoastrelid AND t.reloptions IS NOT NULL LEFT JOIN (SELECT h.inhrelid, \
+             array_agg(h.inhparent::regclass::text ORDER BY h.inhseqno) AS parents{pending} FROM \
+             pg_inherits h GROUP BY h.inhrelid) i ON i.inhrelid = c.oid LEFT JOIN pg_am m ON m.oid \
+             = c.relam LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace LEFT JOIN \
+             pg_foreign_table ft ON ft.ftrelid = c.oid LEFT JOIN pg_foreign_server fs ON fs.oid = \
+             ft.ftserver {join} WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384",
             description = comment(),
             join = comment_of("pg_class", "c.oid"),
         )
@@ -150,7 +160,8 @@ record! {
         pub owner: String,
         /// Who may do what.
         pub acl: Acl,
-        /// security_barrier, check_option and storage parameters, those of a TOAST table as `toast.name=value`.
+        /// security_barrier, check_option and storage parameters, those of a TOAST table as
+        /// `toast.name=value`.
         pub options: Sorted,
         /// A materialised view that holds no rows yet cannot be read.
         pub unpopulated: bool,
@@ -168,13 +179,14 @@ impl Object for View {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT c.oid, c.relkind::text, c.oid, pg_get_viewdef(c.oid), pg_get_userbyid(c.relowner)::text, \
-             c.relacl::text[], CASE WHEN c.relacl IS NOT NULL THEN acldefault('r', c.relowner)::text[] END, \
-             c.reloptions || ARRAY(SELECT 'toast.' || o FROM unnest(t.reloptions) o), \
-             NOT c.relispopulated, m.amname::text, s.spcname::text, {description} \
-             FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid AND t.reloptions IS NOT NULL \
-             LEFT JOIN pg_am m ON m.oid = c.relam LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace {join} \
-             WHERE c.relkind IN ('v', 'm') AND c.oid >= 16384",
+            "SELECT c.oid, c.relkind::text, c.oid, pg_get_viewdef(c.oid), \
+             pg_get_userbyid(c.relowner)::text, c.relacl::text[], CASE WHEN c.relacl IS NOT NULL \
+             THEN acldefault('r', c.relowner)::text[] END, c.reloptions || ARRAY(SELECT 'toast.' \
+             || o FROM unnest(t.reloptions) o), NOT c.relispopulated, m.amname::text, \
+             s.spcname::text, {description} FROM pg_class c LEFT JOIN pg_class t ON t.oid = \
+             c.reltoastrelid AND t.reloptions IS NOT NULL LEFT JOIN pg_am m ON m.oid = c.relam \
+             LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace {join} WHERE c.relkind IN ('v', \
+             'm') AND c.oid >= 16384",
             description = comment(),
             join = comment_of("pg_class", "c.oid"),
         )

@@ -42,9 +42,9 @@ impl Object for Collation {
         };
         format!(
             "SELECT n.nspname::text, c.collname::text, c.collprovider::text, \
-             array_remove(ARRAY['collate ' || c.collcollate, 'ctype ' || c.collctype{more}], NULL), NOT c.collisdeterministic, \
-             c.collencoding, pg_get_userbyid(c.collowner)::text, {} \
-             FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace {} WHERE {}",
+             array_remove(ARRAY['collate ' || c.collcollate, 'ctype ' || c.collctype{more}], \
+             NULL), NOT c.collisdeterministic, c.collencoding, pg_get_userbyid(c.collowner)::text, \
+             {} FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace {} WHERE {}",
             comment(),
             comment_of("pg_collation", "c.oid"),
             made_in_schema("pg_collation", "c.oid"),
@@ -85,8 +85,9 @@ impl Object for Conversion {
     fn query(_: u32) -> Cow<'static, str> {
         format!(
             "SELECT n.nspname::text, c.conname::text, pg_encoding_to_char(c.conforencoding)::text, \
-             pg_encoding_to_char(c.contoencoding)::text, c.conproc::regprocedure::text, c.condefault, \
-             pg_get_userbyid(c.conowner)::text, {} FROM pg_conversion c JOIN pg_namespace n ON n.oid = c.connamespace {} WHERE {}",
+             pg_encoding_to_char(c.contoencoding)::text, c.conproc::regprocedure::text, \
+             c.condefault, pg_get_userbyid(c.conowner)::text, {} FROM pg_conversion c JOIN \
+             pg_namespace n ON n.oid = c.connamespace {} WHERE {}",
             comment(),
             comment_of("pg_conversion", "c.oid"),
             made_in_schema("pg_conversion", "c.oid"),
@@ -123,28 +124,43 @@ impl Object for TextSearch {
     fn query(_: u32) -> Cow<'static, str> {
         let part = |r#type: &str, catalog: &str, prefix: &str, definition: &str, owner: &str| {
             format!(
-                "SELECT n.nspname::text, o.{prefix}name::text, '{type}', {definition}, {owner}, {} FROM {catalog} o \
-                 JOIN pg_namespace n ON n.oid = o.{prefix}namespace {} WHERE {}",
+                "SELECT n.nspname::text, o.{prefix}name::text, '{type}', {definition}, {owner}, {} \
+                 FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{prefix}namespace {} WHERE {}",
                 comment(),
                 comment_of(catalog, "o.oid"),
                 made_in_schema(catalog, "o.oid"),
             )
         };
-        let configuration = "ARRAY[(SELECT format('parser %I.%I', pn.nspname, p.prsname) FROM pg_ts_parser p \
-                JOIN pg_namespace pn ON pn.oid = p.prsnamespace WHERE p.oid = o.cfgparser)] || \
-            ARRAY(SELECT (SELECT t.alias FROM ts_token_type(o.cfgparser) t WHERE t.tokid = m.maptokentype) || ' with ' || \
-                string_agg(m.mapdict::regdictionary::text, ', ' ORDER BY m.mapseqno) FROM pg_ts_config_map m \
-                WHERE m.mapcfg = o.oid GROUP BY m.maptokentype)";
-        let dictionary = "array_remove(ARRAY[(SELECT format('template %I.%I', tn.nspname, t.tmplname) FROM pg_ts_template t \
-            JOIN pg_namespace tn ON tn.oid = t.tmplnamespace WHERE t.oid = o.dicttemplate), o.dictinitoption], NULL)";
-        let parser = "array_remove(ARRAY['start ' || o.prsstart::regprocedure, 'gettoken ' || o.prstoken::regprocedure, \
-            'end ' || o.prsend::regprocedure, 'headline ' || nullif(o.prsheadline, 0)::regprocedure, \
-            'lextypes ' || o.prslextype::regprocedure], NULL)";
+        let configuration = "ARRAY[(SELECT format('parser %I.%I', pn.nspname, p.prsname) FROM \
+                pg_ts_parser p JOIN pg_namespace pn ON pn.oid = p.prsnamespace WHERE p.oid = \
+                o.cfgparser)] || ARRAY(SELECT (SELECT t.alias FROM ts_token_type(o.cfgparser) t \
+                WHERE t.tokid = m.maptokentype) || ' with ' || \
+                string_agg(m.mapdict::regdictionary::text, ', ' ORDER BY m.mapseqno) FROM \
+                pg_ts_config_map m WHERE m.mapcfg = o.oid GROUP BY m.maptokentype)";
+        let dictionary = "array_remove(ARRAY[(SELECT format('template %I.%I', tn.nspname, \
+            t.tmplname) FROM pg_ts_template t JOIN pg_namespace tn ON tn.oid = t.tmplnamespace \
+            WHERE t.oid = o.dicttemplate), o.dictinitoption], NULL)";
+        let parser = "array_remove(ARRAY['start ' || o.prsstart::regprocedure, 'gettoken ' || \
+            o.prstoken::regprocedure, 'end ' || o.prsend::regprocedure, 'headline ' || \
+            nullif(o.prsheadline, 0)::regprocedure, 'lextypes ' || o.prslextype::regprocedure], \
+            NULL)";
         let template = "array_remove(ARRAY['init ' || nullif(o.tmplinit, 0)::regprocedure, \
             'lexize ' || o.tmpllexize::regprocedure], NULL)";
         [
-            part("configuration", "pg_ts_config", "cfg", configuration, "pg_get_userbyid(o.cfgowner)::text"),
-            part("dictionary", "pg_ts_dict", "dict", dictionary, "pg_get_userbyid(o.dictowner)::text"),
+            part(
+                "configuration",
+                "pg_ts_config",
+                "cfg",
+                configuration,
+                "pg_get_userbyid(o.cfgowner)::text",
+            ),
+            part(
+                "dictionary",
+                "pg_ts_dict",
+                "dict",
+                dictionary,
+                "pg_get_userbyid(o.dictowner)::text",
+            ),
             part("parser", "pg_ts_parser", "prs", parser, "NULL"),
             part("template", "pg_ts_template", "tmpl", template, "NULL"),
         ]
@@ -153,6 +169,10 @@ impl Object for TextSearch {
     }
 
     fn key(&self) -> Key<'_> {
-        Key { schema: &self.schema, name: &self.name, rest: &self.r#type }
+        Key {
+            schema: &self.schema,
+            name: &self.name,
+            rest: &self.r#type,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What happens when something else does: triggers, event triggers, rules; and policies, which decide which rows there are.
+//! What happens when something else does: triggers, event triggers, rules; and policies, which
+//! decide which rows there are.
 
 use std::borrow::Cow;
 
@@ -46,9 +47,10 @@ impl Object for Trigger {
     /// Those of a partition that follow from its table's only where they are enabled otherwise.
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT t.tgrelid, t.tgname::text, pg_get_triggerdef(t.oid), t.tgenabled::text, {} FROM pg_trigger t \
-             LEFT JOIN pg_trigger p ON p.oid = t.tgparentid {} WHERE t.tgrelid >= 16384 AND t.tgname !~ '^RI_ConstraintTrigger_' \
-             AND (NOT t.tgisinternal AND t.tgparentid = 0 OR t.tgenabled <> p.tgenabled)",
+            "SELECT t.tgrelid, t.tgname::text, pg_get_triggerdef(t.oid), t.tgenabled::text, {} \
+             FROM pg_trigger t LEFT JOIN pg_trigger p ON p.oid = t.tgparentid {} WHERE t.tgrelid \
+             >= 16384 AND t.tgname !~ '^RI_ConstraintTrigger_' AND (NOT t.tgisinternal AND \
+             t.tgparentid = 0 OR t.tgenabled <> p.tgenabled)",
             comment(),
             comment_of("pg_trigger", "t.oid"),
         )
@@ -56,7 +58,11 @@ impl Object for Trigger {
     }
 
     fn key(&self) -> Key<'_> {
-        Key { schema: &self.table.schema, name: &self.table.name, rest: &self.name }
+        Key {
+            schema: &self.table.schema,
+            name: &self.table.name,
+            rest: &self.name,
+        }
     }
 
     fn part_of(&self) -> Option<(&str, &str)> {
@@ -89,8 +95,9 @@ impl Object for EventTrigger {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT t.evtname::text, t.evtevent::text, t.evttags, t.evtfoid::regprocedure::text, t.evtenabled::text, \
-             pg_get_userbyid(t.evtowner)::text, {} FROM pg_event_trigger t {} WHERE {}",
+            "SELECT t.evtname::text, t.evtevent::text, t.evttags, t.evtfoid::regprocedure::text, \
+             t.evtenabled::text, pg_get_userbyid(t.evtowner)::text, {} FROM pg_event_trigger t {} \
+             WHERE {}",
             comment(),
             comment_of("pg_event_trigger", "t.oid"),
             made("pg_event_trigger", "t.oid"),
@@ -128,8 +135,8 @@ impl Object for Rule {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT r.ev_class, r.rulename::text, pg_get_ruledef(r.oid), r.ev_enabled::text, {} FROM pg_rewrite r {} \
-             WHERE r.ev_class >= 16384 AND r.rulename <> '_RETURN'",
+            "SELECT r.ev_class, r.rulename::text, pg_get_ruledef(r.oid), r.ev_enabled::text, {} \
+             FROM pg_rewrite r {} WHERE r.ev_class >= 16384 AND r.rulename <> '_RETURN'",
             comment(),
             comment_of("pg_rewrite", "r.oid"),
         )
@@ -137,7 +144,11 @@ impl Object for Rule {
     }
 
     fn key(&self) -> Key<'_> {
-        Key { schema: &self.table.schema, name: &self.table.name, rest: &self.name }
+        Key {
+            schema: &self.table.schema,
+            name: &self.table.name,
+            rest: &self.name,
+        }
     }
 
     fn part_of(&self) -> Option<(&str, &str)> {
@@ -188,10 +199,11 @@ impl Object for Policy {
 
     fn query(_: u32) -> Cow<'static, str> {
         format!(
-            "SELECT p.polrelid, p.polname::text, p.polcmd::text, NOT p.polpermissive, \
-             ARRAY(SELECT CASE r WHEN 0 THEN 'public' ELSE pg_get_userbyid(r)::text END AS name FROM unnest(p.polroles) r \
-                 ORDER BY 1), pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid), {} \
-             FROM pg_policy p {} WHERE p.polrelid >= 16384",
+            "SELECT p.polrelid, p.polname::text, p.polcmd::text, NOT p.polpermissive, ARRAY(SELECT \
+             CASE r WHEN 0 THEN 'public' ELSE pg_get_userbyid(r)::text END AS name FROM \
+             unnest(p.polroles) r ORDER BY 1), pg_get_expr(p.polqual, p.polrelid), \
+             pg_get_expr(p.polwithcheck, p.polrelid), {} FROM pg_policy p {} WHERE p.polrelid >= \
+             16384",
             comment(),
             comment_of("pg_policy", "p.oid"),
         )
@@ -199,7 +211,11 @@ impl Object for Policy {
     }
 
     fn key(&self) -> Key<'_> {
-        Key { schema: &self.table.schema, name: &self.table.name, rest: &self.name }
+        Key {
+            schema: &self.table.schema,
+            name: &self.table.name,
+            rest: &self.name,
+        }
     }
 
     fn part_of(&self) -> Option<(&str, &str)> {

@@ -1,5 +1,5 @@
-//! What a scratch database is called: `schemad_scratch_<seconds since 1970>_<maker>_<number>`, so that it can be told from any
-//! other, when its maker began, and whether that still lives.
+//! What a scratch database is called: `schemad_scratch_<seconds since 1970>_<maker>_<number>`, so
+//! that it can be told from any other, when its maker began, and whether that still lives.
 
 use std::{fmt, str::FromStr, time::SystemTime};
 
@@ -25,12 +25,19 @@ pub struct NotScratch;
 impl Name {
     /// The first name of a maker that begins now.
     pub(super) fn first_of(maker: u32) -> Self {
-        Self { seconds: now(), maker, number: 1 }
+        Self {
+            seconds: now(),
+            maker,
+            number: 1,
+        }
     }
 
     /// The maker's next name.
     pub(super) fn next(self) -> Self {
-        Self { number: self.number.wrapping_add(1), ..self }
+        Self {
+            number: self.number.wrapping_add(1),
+            ..self
+        }
     }
 
     /// Whose it is.
@@ -45,12 +52,18 @@ impl Name {
 }
 
 fn now() -> u64 {
-    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+    SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |since| since.as_secs())
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}_{:08x}_{}", self.seconds, self.maker, self.number)
+        write!(
+            f,
+            "{PREFIX}{}_{:08x}_{}",
+            self.seconds, self.maker, self.number
+        )
     }
 }
 
@@ -63,9 +76,17 @@ impl FromStr for Name {
         let seconds = part()?.parse().map_err(|_| NotScratch)?;
         let maker = u32::from_str_radix(part()?, 16).map_err(|_| NotScratch)?;
         let number = part()?.parse().map_err(|_| NotScratch)?;
-        let name = Self { seconds, maker, number };
+        let name = Self {
+            seconds,
+            maker,
+            number,
+        };
         // Only what is written back alike was written by us.
-        if name.to_string() == text { Ok(name) } else { Err(NotScratch) }
+        if name.to_string() == text {
+            Ok(name)
+        } else {
+            Err(NotScratch)
+        }
     }
 }
 
@@ -75,10 +96,26 @@ mod tests {
 
     #[test]
     fn a_name_reads_back_fits_and_needs_no_quotes() {
-        let longest = Name { seconds: u64::MAX, maker: u32::MAX, number: u32::MAX };
-        for name in [longest, Name::first_of(7), Name::first_of(7).next(), Name { seconds: 0, maker: 0, number: 0 }] {
+        let longest = Name {
+            seconds: u64::MAX,
+            maker: u32::MAX,
+            number: u32::MAX,
+        };
+        for name in [
+            longest,
+            Name::first_of(7),
+            Name::first_of(7).next(),
+            Name {
+                seconds: 0,
+                maker: 0,
+                number: 0,
+            },
+        ] {
             let text = name.to_string();
-            assert!(text.len() <= 63 && crate::sql::ident(&text) == text, "{text}");
+            assert!(
+                text.len() <= 63 && crate::sql::ident(&text) == text,
+                "{text}"
+            );
             assert_eq!(text.parse(), Ok(name));
         }
         assert!(Name::first_of(7).age() <= 1);

@@ -14,7 +14,8 @@ pub struct CreateExtension<'a> {
 }
 
 impl<'a> CreateExtension<'a> {
-    /// Of `CREATE EXTENSION [IF NOT EXISTS] name [[WITH] SCHEMA schema] …`; `None` for any other statement.
+    /// Of `CREATE EXTENSION [IF NOT EXISTS] name [[WITH] SCHEMA schema] …`; `None` for any other
+    /// statement.
     pub fn of(statement: &Statement<'a>) -> Option<Self> {
         let is = |token: &&str, word: &str| token.eq_ignore_ascii_case(word);
         let mut tokens = statement.tokens().peekable();
@@ -26,17 +27,34 @@ impl<'a> CreateExtension<'a> {
             tokens.nth(1)?; // NOT EXISTS
         }
         let name = tokens.next()?;
-        let name = match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+        let name = match name
+            .strip_prefix('"')
+            .and_then(|name| name.strip_suffix('"'))
+        {
             Some(quoted) => quoted.replace("\"\"", "\""),
             None => name.to_lowercase(),
         };
         let schema = tokens.skip_while(|token| !is(token, "schema")).nth(1);
-        Some(Self { name, schema, is_optional })
+        Some(Self {
+            name,
+            schema,
+            is_optional,
+        })
     }
 
-    /// What stands behind the name, and what to do in the file after somebody has run the statement: ` WITH SCHEMA x`, and half a sentence.
+    /// What stands behind the name, and what to do in the file after somebody has run the
+    /// statement: ` WITH SCHEMA x`, and half a sentence.
     pub fn advice(&self) -> (String, &'static str) {
-        let schema = self.schema.map_or_else(String::new, |schema| format!(" WITH SCHEMA {schema}"));
-        (schema, if self.is_optional { "the file finds it then" } else { "write IF NOT EXISTS into the file" })
+        let schema = self
+            .schema
+            .map_or_else(String::new, |schema| format!(" WITH SCHEMA {schema}"));
+        (
+            schema,
+            if self.is_optional {
+                "the file finds it then"
+            } else {
+                "write IF NOT EXISTS into the file"
+            },
+        )
     }
 }

@@ -1,19 +1,23 @@
 //! Names as SQL wants them, where no server can be asked to quote them.
 
-/// Reserved words, also those that may be a function's or a type's name: none of them is a name without quotes
-/// (PostgreSQL 18, `pg_get_keywords()`, catcode R and T).
-const RESERVED: &str = " all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate \
-    collation column concurrently constraint create cross current_catalog current_date current_role current_schema \
-    current_time current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign \
-    freeze from full grant group having ilike in initially inner intersect into is isnull join lateral leading left like \
-    limit localtime localtimestamp natural not notnull null offset on only or order outer overlaps placing primary \
-    references returning right select session_user similar some symmetric system_user table tablesample then to trailing \
-    true union unique user using variadic verbose when where window with ";
+/// Reserved words, also those that may be a function's or a type's name: none of them is a name
+/// without quotes (PostgreSQL 18, `pg_get_keywords()`, catcode R and T).
+const RESERVED: &str = " all analyse analyze and any array as asc asymmetric authorization binary \
+    both case cast check collate collation column concurrently constraint create cross \
+    current_catalog current_date current_role current_schema current_time current_timestamp \
+    current_user default deferrable desc distinct do else end except false fetch for foreign \
+    freeze from full grant group having ilike in initially inner intersect into is isnull join \
+    lateral leading left like limit localtime localtimestamp natural not notnull null offset on \
+    only or order outer overlaps placing primary references returning right select session_user \
+    similar some symmetric system_user table tablesample then to trailing true union unique user \
+    using variadic verbose when where window with ";
 
 /// A name, quoted where it has to be.
 pub fn ident(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && !RESERVED.contains(&format!(" {name} "));
     match plain {
         true => name.into(),

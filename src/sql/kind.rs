@@ -1,5 +1,6 @@
-//! What a statement does to the transaction it runs in, told by its words. A statement that is missing here and cannot run in
-//! a transaction is found out by trying: the server refuses it (25001, 2D000) before it has done anything.
+//! What a statement does to the transaction it runs in, told by its words. A statement that is
+//! missing here and cannot run in a transaction is found out by trying: the server refuses it
+//! (25001, 2D000) before it has done anything.
 
 use super::{Outside, Statement};
 
@@ -60,9 +61,13 @@ impl<'a> Statement<'a> {
         for (slot, token) in head.iter_mut().zip(self.tokens()) {
             *slot = token;
         }
-        let is = |at: usize, words: &[&str]| words.iter().any(|word| head[at].eq_ignore_ascii_case(word));
+        let is = |at: usize, words: &[&str]| {
+            words.iter().any(|word| head[at].eq_ignore_ascii_case(word))
+        };
         match () {
-            () if (is(0, &["begin"]) || is(0, &["start"]) && is(1, &["transaction"])) && self.only(&BEGIN) => {
+            () if (is(0, &["begin"]) || is(0, &["start"]) && is(1, &["transaction"]))
+                && self.only(&BEGIN) =>
+            {
                 Kind::Begin
             }
             () if is(0, &["commit", "end"]) && self.only(&END) => self.commit(),
@@ -73,7 +78,9 @@ impl<'a> Statement<'a> {
                 Kind::Ends
             }
             () if is(0, &["rollback"]) && !self.has(&["to"]) => Kind::Ends,
-            () if is(0, &["set"]) && !is(1, &["local", "transaction", "constraints"]) => Kind::Session,
+            () if is(0, &["set"]) && !is(1, &["local", "transaction", "constraints"]) => {
+                Kind::Session
+            }
             () if is(0, &["reset"]) || self.is_set_config() => Kind::Session,
             () if is(0, &["discard"]) && is(1, &["all"]) => Kind::Discard,
             () if is(0, &["copy"]) && self.has(&["stdin", "stdout"]) => Kind::Streams,
@@ -81,12 +88,21 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// SELECT [pg_catalog.]set_config(literal, literal, false) [[AS] name] and nothing more: repeating it does no harm.
+    /// SELECT [pg_catalog.]set_config(literal, literal, false) [[AS] name] and nothing more:
+    /// repeating it does no harm.
     fn is_set_config(&self) -> bool {
-        let is_value =
-            |token: &str| token.starts_with('\'') || ["true", "false"].iter().any(|b| token.eq_ignore_ascii_case(b));
+        let is_value = |token: &str| {
+            token.starts_with('\'')
+                || ["true", "false"]
+                    .iter()
+                    .any(|b| token.eq_ignore_ascii_case(b))
+        };
         let mut tokens = self.tokens().peekable();
-        let mut next = |word: &str| tokens.next_if(|token| token.eq_ignore_ascii_case(word)).is_some();
+        let mut next = |word: &str| {
+            tokens
+                .next_if(|token| token.eq_ignore_ascii_case(word))
+                .is_some()
+        };
         // Another schema's may do anything.
         let named = next("select") && (!next("pg_catalog") || next(".")) && next("set_config");
         let arguments: Vec<&str> = tokens.collect();
@@ -102,12 +118,14 @@ impl<'a> Statement<'a> {
         named && values == 3 && call.last() == Some(&")") && is_alias
     }
 
-    /// It calls set_config(), or sets the search_path in a block, in a way that is not repeated before the statements after it.
+    /// It calls set_config(), or sets the search_path in a block, in a way that is not repeated
+    /// before the statements after it.
     pub fn sets_otherwise(&self) -> bool {
         let first = self.tokens().next().unwrap_or_default();
         let is = |words: &[&str]| words.iter().any(|word| first.eq_ignore_ascii_case(word));
         let text = || self.sql.to_ascii_lowercase();
-        let sets = || text().contains("set_config") || is(&["do"]) && text().contains("search_path");
+        let sets =
+            || text().contains("set_config") || is(&["do"]) && text().contains("search_path");
         !is(&["create", "alter", "comment"]) && self.kind() == Kind::Plain && sets()
     }
 
@@ -118,23 +136,31 @@ impl<'a> Statement<'a> {
         WORDS.iter().any(|word| first.eq_ignore_ascii_case(word))
     }
 
-    /// True for what changes definitions and runs nothing of a person's but the expressions in it; and for `SELECT 1`, which stands
-    /// where nothing is to be done.
+    /// True for what changes definitions and runs nothing of a person's but the expressions in it;
+    /// and for `SELECT 1`, which stands where nothing is to be done.
     pub fn defines(&self) -> bool {
         const WORDS: [&str; 6] = ["create", "alter", "drop", "comment", "grant", "revoke"];
         let mut tokens = self.tokens();
         let first = tokens.next().unwrap_or_default();
         let is_number = |token: &str| token.chars().all(|c| c.is_ascii_digit());
         WORDS.iter().any(|word| first.eq_ignore_ascii_case(word))
-            || first.eq_ignore_ascii_case("select") && tokens.next().is_some_and(is_number) && tokens.next().is_none()
+            || first.eq_ignore_ascii_case("select")
+                && tokens.next().is_some_and(is_number)
+                && tokens.next().is_none()
     }
 
     /// The modes of a SET TRANSACTION, which say how a transaction has to begin.
     pub fn transaction_modes(&self) -> Option<&'a str> {
         let mut tokens = self.tokens();
-        let mut next = |word: &str| tokens.next().is_some_and(|token| token.eq_ignore_ascii_case(word));
+        let mut next = |word: &str| {
+            tokens
+                .next()
+                .is_some_and(|token| token.eq_ignore_ascii_case(word))
+        };
         let sets = next("set") && next("transaction");
-        let first = tokens.next().filter(|token| sets && !token.eq_ignore_ascii_case("snapshot"))?;
+        let first = tokens
+            .next()
+            .filter(|token| sets && !token.eq_ignore_ascii_case("snapshot"))?;
         Some(&self.sql[first.as_ptr() as usize - self.sql.as_ptr() as usize..])
     }
 
@@ -150,14 +176,17 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// True when there is nothing but these words: `begin raise 'x'` is a mistake and begins nothing.
+    /// True when there is nothing but these words: `begin raise 'x'` is a mistake and begins
+    /// nothing.
     fn only(&self, words: &[&str]) -> bool {
-        self.tokens().all(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
+        self.tokens()
+            .all(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
     }
 
     /// True when one of these words stands in it.
     pub fn has(&self, words: &[&str]) -> bool {
-        self.tokens().any(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
+        self.tokens()
+            .any(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
     }
 }
 
@@ -212,14 +241,23 @@ mod tests {
             ("CREATE TABLE \"end\" (commit int)", Kind::Plain),
             ("SET search_path = a", Kind::Session),
             ("SET LOCAL search_path = a", Kind::Plain),
-            ("SELECT pg_catalog.set_config('search_path', '', false)", Kind::Session),
+            (
+                "SELECT pg_catalog.set_config('search_path', '', false)",
+                Kind::Session,
+            ),
             ("SELECT set_config('a.b', 'c', false)", Kind::Session),
             ("SELECT set_config('a.b', f(), false)", Kind::Plain),
             ("SELECT evil.set_config('a.b', 'c', false)", Kind::Plain),
-            ("SELECT pg_catalog set_config('a.b', 'c', false)", Kind::Plain),
+            (
+                "SELECT pg_catalog set_config('a.b', 'c', false)",
+                Kind::Plain,
+            ),
             ("SELECT set_config('a.b', 'c', false), 1", Kind::Plain),
             ("SELECT set_config('a.b', 'c', false) AS x", Kind::Session),
-            ("SELECT set_config('a.b', 'c', false) \"x y\"", Kind::Session),
+            (
+                "SELECT set_config('a.b', 'c', false) \"x y\"",
+                Kind::Session,
+            ),
             ("SELECT set_config('a.b', 'c', false) FROM t", Kind::Plain),
             ("COPY t FROM stdin WITH (FORMAT csv)", Kind::Streams),
             ("COPY t FROM '/tmp/x'", Kind::Plain),

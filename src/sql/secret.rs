@@ -1,5 +1,6 @@
-//! Statements that hold a password, told by their words. When one fails, neither it is shown nor what the server quotes of it: a failure
-//! lies in the ledger, in events and in logs, where people read who may not know the password.
+//! Statements that hold a password, told by their words. When one fails, neither it is shown nor
+//! what the server quotes of it: a failure lies in the ledger, in events and in logs, where people
+//! read who may not know the password.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -33,8 +34,9 @@ const OF_CONNECTIONS: [&str; 17] = [
 ];
 
 impl Statement<'_> {
-    /// True for a statement that holds a password, or may hold one where its writer misspelt the word: roles, user mappings, foreign
-    /// servers, subscriptions, dblink, and blocks and functions with such a statement in them.
+    /// True for a statement that holds a password, or may hold one where its writer misspelt the
+    /// word: roles, user mappings, foreign servers, subscriptions, dblink, and blocks and functions
+    /// with such a statement in them.
     pub fn holds_secret(&self) -> bool {
         self.holds_secret_at(0)
     }
@@ -42,10 +44,15 @@ impl Statement<'_> {
     fn holds_secret_at(&self, depth: usize) -> bool {
         let words: Vec<&str> = self.tokens().take(4).collect();
         let is = |at: usize, names: &[&str]| {
-            words.get(at).is_some_and(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
+            words
+                .get(at)
+                .is_some_and(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
         };
         let has_literal = || self.tokens().any(is_literal);
-        let says_password = || self.tokens().any(|token| token.to_ascii_lowercase().contains("passw"));
+        let says_password = || {
+            self.tokens()
+                .any(|token| token.to_ascii_lowercase().contains("passw"))
+        };
         if is(0, &["create", "alter"]) {
             let is_mapping = is(1, &["user"]) && is(2, &["mapping"]);
             if is_mapping || is(1, &["server", "subscription"]) {
@@ -53,25 +60,38 @@ impl Statement<'_> {
             }
             if is(1, &["role", "user", "group"]) {
                 // ALTER ROLE … SET search_path = '…' holds none.
-                let sets = is(0, &["alter"]) && self.tokens().any(|token| token.eq_ignore_ascii_case("set"));
+                let sets = is(0, &["alter"])
+                    && self.tokens().any(|token| token.eq_ignore_ascii_case("set"));
                 return !sets || says_password();
             }
         }
         if self.gives_password() {
             return true;
         }
-        let is_dblink = || self.tokens().any(|token| token.to_ascii_lowercase().starts_with("dblink"));
-        self.tokens().filter(|token| is_literal(token)).any(|literal| holds_secret(&contents(literal), depth))
+        let is_dblink = || {
+            self.tokens()
+                .any(|token| token.to_ascii_lowercase().starts_with("dblink"))
+        };
+        self.tokens()
+            .filter(|token| is_literal(token))
+            .any(|literal| holds_secret(&contents(literal), depth))
             || has_literal() && is_dblink()
     }
 
-    /// A literal behind the word: `OPTIONS (password 'x')` of whatever it is, `f(password => 'x')`, `SET password = 'x'`; a value for a
-    /// column or a setting of that name: `INSERT INTO t (name, password) VALUES …`, `set_config('app.password', …)`.
+    /// A literal behind the word: `OPTIONS (password 'x')` of whatever it is, `f(password => 'x')`,
+    /// `SET password = 'x'`; a value for a column or a setting of that name: `INSERT INTO t (name,
+    /// password) VALUES …`, `set_config('app.password', …)`.
     fn gives_password(&self) -> bool {
         let mut tokens = self.tokens();
-        if tokens.next().is_some_and(|first| first.eq_ignore_ascii_case("insert")) {
-            let columns = tokens.skip_while(|token| *token != "(").take_while(|token| *token != ")");
-            let names = |token: &str| !is_literal(token) && token.to_ascii_lowercase().contains("passw");
+        if tokens
+            .next()
+            .is_some_and(|first| first.eq_ignore_ascii_case("insert"))
+        {
+            let columns = tokens
+                .skip_while(|token| *token != "(")
+                .take_while(|token| *token != ")");
+            let names =
+                |token: &str| !is_literal(token) && token.to_ascii_lowercase().contains("passw");
             if columns.into_iter().any(names) && self.tokens().any(is_literal) {
                 return true;
             }
@@ -81,7 +101,9 @@ impl Statement<'_> {
             sets = match sets {
                 _ if token.eq_ignore_ascii_case("set_config") => 1,
                 1 if token == "(" => 2,
-                2 if is_literal(token) && token.to_ascii_lowercase().contains("passw") => return true,
+                2 if is_literal(token) && token.to_ascii_lowercase().contains("passw") => {
+                    return true;
+                }
                 _ => 0,
             };
         }
@@ -90,12 +112,14 @@ impl Statement<'_> {
             if follows && is_literal(token) {
                 return true;
             }
-            follows = !is_literal(token) && token.to_ascii_lowercase().contains("passw") || follows && is_sign(token);
+            follows = !is_literal(token) && token.to_ascii_lowercase().contains("passw")
+                || follows && is_sign(token);
         }
         false
     }
 
-    /// The words that must not be shown: what stands in quotes, and what follows the word "password".
+    /// The words that must not be shown: what stands in quotes, and what follows the word
+    /// "password".
     fn secrets(&self, depth: usize) -> BTreeSet<String> {
         let mut secrets = BTreeSet::new();
         let mut follows_password = false;
@@ -110,7 +134,8 @@ impl Statement<'_> {
             } else if follows_password {
                 add_words(token, &mut secrets);
             }
-            follows_password = token.to_ascii_lowercase().contains("passw") || follows_password && is_sign(token);
+            follows_password =
+                token.to_ascii_lowercase().contains("passw") || follows_password && is_sign(token);
         }
         secrets
     }
@@ -121,20 +146,39 @@ fn holds_secret(text: &str, depth: usize) -> bool {
     let lower = text.to_ascii_lowercase();
     let is_url = lower.split("://").skip(1).any(|rest| {
         let authority = rest.split(['/', '?', ' ']).next().unwrap_or_default();
-        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+        authority
+            .rsplit_once('@')
+            .is_some_and(|(user, _)| user.contains(':'))
     });
-    let is_dsn = lower.split("password").skip(1).any(|rest| rest.trim_start().starts_with('='));
-    // As it stands in a connection string, and not in a condition: password=x, with nothing between.
-    let is_given = lower.split("password=").skip(1).any(|rest| rest.starts_with(|c: char| c.is_alphanumeric()));
+    let is_dsn = lower
+        .split("password")
+        .skip(1)
+        .any(|rest| rest.trim_start().starts_with('='));
+    // As it stands in a connection string, and not in a condition: password=x, with nothing
+    // between.
+    let is_given = lower
+        .split("password=")
+        .skip(1)
+        .any(|rest| rest.starts_with(|c: char| c.is_alphanumeric()));
     if is_url || is_given || is_dsn && lower.contains("host") {
         return true;
     }
     // Most literals are short values.
-    let may_be_sql = ["passw", "role", "user ", "mapping", "server", "subscription", "dblink"];
+    let may_be_sql = [
+        "passw",
+        "role",
+        "user ",
+        "mapping",
+        "server",
+        "subscription",
+        "dblink",
+    ];
     match depth < DEEPEST {
         true => {
             may_be_sql.iter().any(|word| lower.contains(word))
-                && split(&body(text)).iter().any(|statement| statement.holds_secret_at(depth + 1))
+                && split(&body(text))
+                    .iter()
+                    .any(|statement| statement.holds_secret_at(depth + 1))
         }
         false => lower.contains("passw"),
     }
@@ -150,17 +194,27 @@ fn secrets_in(text: &str, depth: usize) -> BTreeSet<String> {
 
 fn secrets_of(sql: &str, depth: usize) -> BTreeSet<String> {
     let statements = split(sql);
-    let holding = statements.iter().filter(|statement| statement.holds_secret_at(depth));
-    holding.flat_map(|statement| statement.secrets(depth)).collect()
+    let holding = statements
+        .iter()
+        .filter(|statement| statement.holds_secret_at(depth));
+    holding
+        .flat_map(|statement| statement.secrets(depth))
+        .collect()
 }
 
-/// The body of a block or function as statements: what stands before a statement in it is on its own.
+/// The body of a block or function as statements: what stands before a statement in it is on its
+/// own.
 fn body(text: &str) -> String {
     let mut body = String::with_capacity(text.len());
     for word in text.split_inclusive(char::is_whitespace) {
         body.push_str(word);
-        let is_before = ["begin", "execute", "then", "else", "loop", "perform", "return", "query"];
-        if is_before.iter().any(|before| word.trim().eq_ignore_ascii_case(before)) {
+        let is_before = [
+            "begin", "execute", "then", "else", "loop", "perform", "return", "query",
+        ];
+        if is_before
+            .iter()
+            .any(|before| word.trim().eq_ignore_ascii_case(before))
+        {
             body.push_str("; ");
         }
     }
@@ -173,9 +227,14 @@ fn is_sign(token: &str) -> bool {
 }
 
 fn is_literal(token: &str) -> bool {
-    let prefixed = token.strip_prefix(['e', 'E', 'u', 'U', 'n', 'N', 'b', 'B', 'x', 'X']).unwrap_or(token);
+    let prefixed = token
+        .strip_prefix(['e', 'E', 'u', 'U', 'n', 'N', 'b', 'B', 'x', 'X'])
+        .unwrap_or(token);
     token.starts_with(['\'', '$']) && token.len() > 1
-        || prefixed.strip_prefix('&').unwrap_or(prefixed).starts_with('\'')
+        || prefixed
+            .strip_prefix('&')
+            .unwrap_or(prefixed)
+            .starts_with('\'')
 }
 
 /// What stands between the quotes.
@@ -183,10 +242,17 @@ fn contents(literal: &str) -> Cow<'_, str> {
     if let Some(after) = literal.strip_prefix('$') {
         let tag = after.find('$').map_or(literal.len(), |at| at + 2);
         let inner = literal.get(tag..).unwrap_or_default();
-        return inner.strip_suffix(&literal[..tag.min(literal.len())]).unwrap_or(inner).into();
+        return inner
+            .strip_suffix(&literal[..tag.min(literal.len())])
+            .unwrap_or(inner)
+            .into();
     }
     let inner = literal.split_once('\'').map_or(literal, |(_, inner)| inner);
-    inner.strip_suffix('\'').unwrap_or(inner).replace("''", "'").into()
+    inner
+        .strip_suffix('\'')
+        .unwrap_or(inner)
+        .replace("''", "'")
+        .into()
 }
 
 /// The text as a whole, and its words of three letters and more.
@@ -195,7 +261,9 @@ fn add_words(text: &str, words: &mut BTreeSet<String>) {
     let lower = text.to_lowercase();
     let pieces = lower.split(|c: char| !c.is_alphanumeric() && c != '_');
     let is_secret = |piece: &&str| {
-        piece.chars().count() >= SHORTEST && !OF_CONNECTIONS.contains(piece) && piece.parse::<u8>().is_err()
+        piece.chars().count() >= SHORTEST
+            && !OF_CONNECTIONS.contains(piece)
+            && piece.parse::<u8>().is_err()
     };
     words.extend(pieces.filter(is_secret).map(str::to_owned));
     if lower.chars().count() >= SHORTEST {
@@ -216,7 +284,10 @@ impl Secrets {
     /// Those of what a server's CONTEXT quotes, too: lines of the form `SQL statement "…"`.
     pub fn of_context(context: &str) -> Self {
         let quoted = context.split("SQL statement \"").skip(1);
-        let statements = quoted.map(|rest| rest.rsplit_once('"').map_or(rest, |(statement, _)| statement));
+        let statements = quoted.map(|rest| {
+            rest.rsplit_once('"')
+                .map_or(rest, |(statement, _)| statement)
+        });
         let mut all = Self::default();
         for statement in statements {
             all.0.extend(Self::of(statement).0);
@@ -243,10 +314,14 @@ impl Secrets {
     }
 }
 
-/// True where the line of `sql` that begins at byte `start` and ends before `end` holds a part of a statement with a password.
+/// True where the line of `sql` that begins at byte `start` and ends before `end` holds a part of a
+/// statement with a password.
 pub(super) fn is_on_line(sql: &str, start: usize, end: usize) -> bool {
     let overlaps = |statement: &&Statement<'_>| statement.start < end && statement.end() > start;
-    split(sql).iter().filter(overlaps).any(Statement::holds_secret)
+    split(sql)
+        .iter()
+        .filter(overlaps)
+        .any(Statement::holds_secret)
 }
 
 #[cfg(test)]
@@ -281,7 +356,8 @@ mod tests {
             "CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (password 'x')",
             "SELECT connect(password => 'x')",
             "UPDATE servers SET password='x'",
-            "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN ALTER ROLE a PASSWORD 'x'; END $f$",
+            "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN ALTER ROLE a PASSWORD \
+             'x'; END $f$",
         ] {
             assert!(holds(sql), "{sql}");
         }
@@ -293,7 +369,8 @@ mod tests {
             "GRANT a TO b",
             "CREATE SERVER s FOREIGN DATA WRAPPER f",
             "SELECT 'https://example.org/a@b'",
-            "CREATE FUNCTION is_password(p text) RETURNS bool LANGUAGE sql AS $$ SELECT length(p) > 8 $$",
+            "CREATE FUNCTION is_password(p text) RETURNS bool LANGUAGE sql AS $$ SELECT length(p) \
+             > 8 $$",
             "DO $$ BEGIN RAISE 'the user has no password'; END $$",
         ] {
             assert!(!holds(sql), "{sql}");
@@ -302,16 +379,23 @@ mod tests {
 
     #[test]
     fn what_must_not_be_shown_is_found_in_what_the_server_says() {
-        let secrets =
-            Secrets::of("CREATE SUBSCRIPTION s CONNECTION 'host=db1 password=geheim dbname=x'; SELECT 'open'");
+        let secrets = Secrets::of(
+            "CREATE SUBSCRIPTION s CONNECTION 'host=db1 password=geheim dbname=x'; SELECT 'open'",
+        );
         assert!(secrets.are_in("missing \"=\" after \"Geheim\"") && secrets.are_in("x db1"));
         assert!(!secrets.are_in("could not connect: port 5432, host") && !secrets.are_in("open"));
         let secrets = Secrets::of("CREATE ROLE a PASSWORD geheim");
-        assert!(secrets.are_in("syntax error at or near \"geheim\"") && !secrets.are_in("role \"a\" exists"));
+        assert!(
+            secrets.are_in("syntax error at or near \"geheim\"")
+                && !secrets.are_in("role \"a\" exists")
+        );
         let block = "DO $$ BEGIN EXECUTE 'CREATE ROLE app PASSWORD ''geheim'''; END $$";
         let secrets = Secrets::of(block);
-        assert!(secrets.are_in("near \"geheim\"") && !secrets.are_in("role \"app\" already exists"));
-        let context = "SQL statement \"ALTER ROLE a PASSWORD 'geheim'\"\nPL/pgSQL function f() line 1 at EXECUTE";
+        assert!(
+            secrets.are_in("near \"geheim\"") && !secrets.are_in("role \"app\" already exists")
+        );
+        let context = "SQL statement \"ALTER ROLE a PASSWORD 'geheim'\"\nPL/pgSQL function f() \
+            line 1 at EXECUTE";
         assert!(Secrets::of_context(context).are_in("geheim"));
         assert!(Secrets::of_context("SQL statement \"SELECT 'x1y2'\"").is_empty());
     }

@@ -1,5 +1,5 @@
-//! Settings of one migration, in its leading comments, so that they travel with the file through any source:
-//! `-- schemad: lock_timeout=2s statement_timeout=10min`.
+//! Settings of one migration, in its leading comments, so that they travel with the file through
+//! any source: `-- schemad: lock_timeout=2s statement_timeout=10min`.
 
 use std::time::Duration;
 
@@ -25,16 +25,27 @@ const MAX: Duration = Duration::from_millis(i32::MAX as u64);
 /// What is wrong with a line that begins with `schemad:`, for the author of the file.
 pub fn settings(sql: &str) -> Result<Settings, String> {
     let mut settings = Settings::default();
-    let lines: Vec<&str> =
-        in_place(sql.len(), || super::split::leading_comments(sql).flat_map(str::lines).map(words).collect());
+    let lines: Vec<&str> = in_place(sql.len(), || {
+        super::split::leading_comments(sql)
+            .flat_map(str::lines)
+            .map(words)
+            .collect()
+    });
     let misspelt = |text: &&str| {
-        let about_us = text.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("schemad"));
+        let about_us = text
+            .get(..7)
+            .is_some_and(|word| word.eq_ignore_ascii_case("schemad"));
         about_us && !text.starts_with("schemad:") && text.contains('=')
     };
     if let Some(text) = lines.iter().find(|text| misspelt(text)) {
-        return Err(format!("`{text}` sets nothing: write `-- schemad: name=value`"));
+        return Err(format!(
+            "`{text}` sets nothing: write `-- schemad: name=value`"
+        ));
     }
-    for text in lines.iter().filter_map(|text| text.strip_prefix("schemad:")) {
+    for text in lines
+        .iter()
+        .filter_map(|text| text.strip_prefix("schemad:"))
+    {
         for word in text.split_whitespace() {
             let (name, value) = word
                 .split_once('=')
@@ -45,27 +56,34 @@ pub fn settings(sql: &str) -> Result<Settings, String> {
                 "lock_wait" => &mut settings.lock_wait,
                 _ => {
                     return Err(format!(
-                        "`{name}` in its `-- schemad:` comment is unknown; there are lock_timeout, statement_timeout and lock_wait"
+                        "`{name}` in its `-- schemad:` comment is unknown; there are lock_timeout, \
+                         statement_timeout and lock_wait"
                     ));
                 }
             };
             *slot = Some(duration(value).ok_or_else(|| {
-                format!("`{word}` in its `-- schemad:` comment: a duration is for example 0, 500ms, 2s, 10min or 1h, at most 24 days")
+                format!(
+                    "`{word}` in its `-- schemad:` comment: a duration is for example 0, \
+                    500ms, 2s, 10min or 1h, at most 24 days"
+                )
             })?);
         }
     }
     Ok(settings)
 }
 
-/// True where a script may give a value to a setting of one's own (`SET app.user = …`, set_config()): it stays defined, as an empty
-/// text, for as long as the session lives. By words, also in bodies; rather too often than not.
+/// True where a script may give a value to a setting of one's own (`SET app.user = …`,
+/// set_config()): it stays defined, as an empty text, for as long as the session lives. By words,
+/// also in bodies; rather too often than not.
 pub fn may_define(sql: &str) -> bool {
     in_place(sql.len(), || defines_settings(sql))
 }
 
 fn defines_settings(sql: &str) -> bool {
     let text = sql.to_ascii_lowercase();
-    let mut words = text.split(|c: char| c.is_whitespace() || c == ';' || c == '=').filter(|word| !word.is_empty());
+    let mut words = text
+        .split(|c: char| c.is_whitespace() || c == ';' || c == '=')
+        .filter(|word| !word.is_empty());
     let mut sets = || {
         while let Some(word) = words.next() {
             if word == "set" {
@@ -82,12 +100,17 @@ fn defines_settings(sql: &str) -> bool {
 
 /// What a line of a comment says, without the signs around it.
 fn words(line: &str) -> &str {
-    line.trim().trim_start_matches(['-', '/', '*']).trim_end_matches("*/").trim()
+    line.trim()
+        .trim_start_matches(['-', '/', '*'])
+        .trim_end_matches("*/")
+        .trim()
 }
 
 /// As PostgreSQL reads them: a bare number is milliseconds.
 fn duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
     let unit = match &text[digits..] {
         "" | "ms" => 1,
@@ -114,14 +137,20 @@ mod tests {
         ] {
             assert!(may_define(sql), "{sql}");
         }
-        for sql in ["SET search_path = a", "UPDATE t SET a = 1.5", "ALTER TABLE a.b SET SCHEMA c", "SELECT my.z"] {
+        for sql in [
+            "SET search_path = a",
+            "UPDATE t SET a = 1.5",
+            "ALTER TABLE a.b SET SCHEMA c",
+            "SELECT my.z",
+        ] {
             assert!(!may_define(sql), "{sql}");
         }
     }
 
     #[test]
     fn leading_comments_are_read_and_later_ones_are_not() {
-        let sql = "-- Adds a column.\n\n--schemad: lock_timeout=2s\n-- schemad: statement_timeout=0 lock_wait=1h\nSELECT 1;\n-- schemad: lock_timeout=9s\n";
+        let sql = "-- Adds a column.\n\n--schemad: lock_timeout=2s\n-- schemad: \
+            statement_timeout=0 lock_wait=1h\nSELECT 1;\n-- schemad: lock_timeout=9s\n";
         let expected = Settings {
             lock_timeout: Some(Duration::from_secs(2)),
             statement_timeout: Some(Duration::ZERO),
@@ -130,23 +159,46 @@ mod tests {
         assert_eq!(settings(sql), Ok(expected));
         assert_eq!(settings("SELECT 1; -- schemad: x"), Ok(Settings::default()));
         for sql in [
-            "/* license */\n-- schemad: lock_timeout=2s statement_timeout=0 lock_wait=1h\nSELECT 1",
+            "/* license */\n-- schemad: lock_timeout=2s statement_timeout=0 lock_wait=1h\nSELECT \
+             1",
             "/* schemad: lock_timeout=2s statement_timeout=0 lock_wait=1h */ SELECT 1",
-            "/*\n * Ours. /* nested */\n * schemad: lock_timeout=2s statement_timeout=0\n */ -- schemad: lock_wait=1h\nSELECT 1",
+            "/*\n * Ours. /* nested */\n * schemad: lock_timeout=2s statement_timeout=0\n */ -- \
+             schemad: lock_wait=1h\nSELECT 1",
         ] {
             assert_eq!(settings(sql), Ok(expected), "{sql}");
         }
-        assert_eq!(settings("-- schemad is nice\nSELECT 1"), Ok(Settings::default()));
+        assert_eq!(
+            settings("-- schemad is nice\nSELECT 1"),
+            Ok(Settings::default())
+        );
     }
 
     #[test]
     fn durations_are_postgresqls() {
-        for (text, millis) in
-            [("0", 0), ("250", 250), ("500ms", 500), ("2s", 2_000), ("10min", 600_000), ("1h", 3_600_000)]
-        {
-            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        for (text, millis) in [
+            ("0", 0),
+            ("250", 250),
+            ("500ms", 500),
+            ("2s", 2_000),
+            ("10min", 600_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                duration(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
-        for bad in ["", "s", "-1", "1 s", "1.5s", "25d", "99999999999999999999", "2m"] {
+        for bad in [
+            "",
+            "s",
+            "-1",
+            "1 s",
+            "1.5s",
+            "25d",
+            "99999999999999999999",
+            "2m",
+        ] {
             assert_eq!(duration(bad), None, "{bad}");
         }
     }

@@ -1,11 +1,13 @@
-//! Splits SQL into statements as PostgreSQL's own psql does: by tokens, not by a grammar, so that a statement which this
-//! release of schemad has never heard of is still one statement. The tokens are squawk's.
+//! Splits SQL into statements as PostgreSQL's own psql does: by tokens, not by a grammar, so that a
+//! statement which this release of schemad has never heard of is still one statement. The tokens
+//! are squawk's.
 
 use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 
 use crate::blocking::in_place;
 
-/// One statement, from its first word to its last; comments before it and the semicolon are not part of it.
+/// One statement, from its first word to its last; comments before it and the semicolon are not
+/// part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statement<'a> {
     /// The text.
@@ -23,13 +25,19 @@ impl<'a> Statement<'a> {
     /// How it begins, on one line of at most 80 characters.
     pub fn summary(&self) -> String {
         const LONGEST: usize = 80;
-        let is_secret =
-            || self.holds_secret() || self.tokens().any(|token| token.to_ascii_lowercase().contains("password"));
-        // CREATE ROLE, a user mapping, a subscription's connection: no event shows what they keep secret.
+        let is_secret = || {
+            self.holds_secret()
+                || self
+                    .tokens()
+                    .any(|token| token.to_ascii_lowercase().contains("password"))
+        };
+        // CREATE ROLE, a user mapping, a subscription's connection: no event shows what they keep
+        // secret.
         if in_place(self.sql.len(), is_secret) {
             // A body in quotes or dollars is one token, and the password would be in it.
-            let is_word =
-                |token: &&str| token.len() < LONGEST / 2 && token.chars().all(|c| c.is_alphanumeric() || c == '_');
+            let is_word = |token: &&str| {
+                token.len() < LONGEST / 2 && token.chars().all(|c| c.is_alphanumeric() || c == '_')
+            };
             let words: Vec<_> = self.tokens().take(2).take_while(is_word).collect();
             return words.join(" ") + " …";
         }
@@ -62,10 +70,14 @@ pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
     let mut open: Option<(usize, usize)> = None;
     let mut nesting = Nesting::default();
     let mut tokens = significant(sql).peekable();
-    // What is left after one of psql's own commands is read anew: the rest of its line is no SQL, and may open a quote.
+    // What is left after one of psql's own commands is read anew: the rest of its line is no SQL,
+    // and may open a quote.
     let mut from = 0;
     let mut command: Option<Statement<'_>> = None;
-    let statement = move |(start, end): (usize, usize)| Statement { sql: &sql[start..end], start };
+    let statement = move |(start, end): (usize, usize)| Statement {
+        sql: &sql[start..end],
+        start,
+    };
     std::iter::from_fn(move || {
         if command.is_some() {
             return command.take();
@@ -73,14 +85,17 @@ pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
         while let Some((kind, at, text)) = tokens.next() {
             let at = from + at;
             if kind == TokenKind::Unknown && text == "\\" {
-                // It takes the rest of its line, and ends the statement before it as a semicolon does: outside of quotes no SQL has a
-                // backslash.
+                // It takes the rest of its line, and ends the statement before it as a semicolon
+                // does: outside of quotes no SQL has a backslash.
                 let before = open.take();
                 nesting = Nesting::default();
                 from = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
                 tokens = significant(&sql[from..]).peekable();
                 let line = sql[at..from].trim_end_matches([' ', '\t', '\r', '\x0b', '\x0c']);
-                let found = Statement { sql: line, start: at };
+                let found = Statement {
+                    sql: line,
+                    start: at,
+                };
                 if before.is_none() {
                     return Some(found);
                 }
@@ -92,7 +107,11 @@ pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
                     return open.take().map(statement);
                 }
             } else {
-                nesting.pass(kind, text, tokens.peek().map(|(kind, _, text)| (*kind, *text)));
+                nesting.pass(
+                    kind,
+                    text,
+                    tokens.peek().map(|(kind, _, text)| (*kind, *text)),
+                );
                 open = Some((open.map_or(at, |(start, _)| start), at + text.len()));
             }
         }
@@ -105,7 +124,9 @@ pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
     let unterminated = |(kind, at, _): (TokenKind, usize, &str)| {
         let what = match kind {
             TokenKind::BlockComment { terminated: false } => Some("/* comment"),
-            TokenKind::QuotedIdent { terminated: false, .. } => Some("quoted identifier"),
+            TokenKind::QuotedIdent {
+                terminated: false, ..
+            } => Some("quoted identifier"),
             TokenKind::Literal { kind } => match kind {
                 LiteralKind::Str { terminated: false }
                 | LiteralKind::EscStr { terminated: false }
@@ -113,7 +134,9 @@ pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
                 | LiteralKind::NationalStr { terminated: false }
                 | LiteralKind::BitStr { terminated: false }
                 | LiteralKind::ByteStr { terminated: false } => Some("quoted string"),
-                LiteralKind::DollarQuotedString { terminated: false } => Some("dollar-quoted string"),
+                LiteralKind::DollarQuotedString { terminated: false } => {
+                    Some("dollar-quoted string")
+                }
                 _ => None,
             },
             _ => None,
@@ -132,36 +155,53 @@ pub fn semicolon_after(sql: &str, at: usize) -> Option<usize> {
 /// The comments before the first word, with their signs.
 pub(super) fn leading_comments(sql: &str) -> impl Iterator<Item = &str> {
     let leading = |kind: &TokenKind| {
-        matches!(kind, TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. })
+        matches!(
+            kind,
+            TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. }
+        )
     };
-    tokens(sql).take_while(move |(kind, ..)| leading(kind)).map(|(.., text)| text)
+    tokens(sql)
+        .take_while(move |(kind, ..)| leading(kind))
+        .map(|(.., text)| text)
 }
 
 /// The first word, comments and empty statements left out.
 pub(super) fn first_word(sql: &str) -> Option<&str> {
-    significant(sql).map(|(_, _, text)| text).find(|text| *text != ";")
+    significant(sql)
+        .map(|(_, _, text)| text)
+        .find(|text| *text != ";")
 }
 
 /// The tokens that mean something: kind, byte offset and text.
 fn significant(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
     tokens(sql).filter(|(kind, ..)| {
-        !matches!(kind, TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. })
+        !matches!(
+            kind,
+            TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. }
+        )
     })
 }
 
-/// Every token: kind, byte offset and text. An E'…' string is one token with what continues it on later lines; squawk's lexer
-/// takes that for a plain string, in which a backslash escapes nothing.
+/// Every token: kind, byte offset and text. An E'…' string is one token with what continues it on
+/// later lines; squawk's lexer takes that for a plain string, in which a backslash escapes nothing.
 fn tokens(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
     let (mut rest, mut at) = (tokenize(sql), 0);
     std::iter::from_fn(move || {
         let token = rest.next()?;
         let (mut kind, start) = (token.kind, at);
         at += token.len as usize;
-        while kind == (TokenKind::Literal { kind: LiteralKind::EscStr { terminated: true } })
+        while kind
+            == (TokenKind::Literal {
+                kind: LiteralKind::EscStr { terminated: true },
+            })
             && let Some(quote) = continuation(sql, at)
         {
             let end = end_of_escaped(sql, quote + 1);
-            kind = TokenKind::Literal { kind: LiteralKind::EscStr { terminated: end.is_some() } };
+            kind = TokenKind::Literal {
+                kind: LiteralKind::EscStr {
+                    terminated: end.is_some(),
+                },
+            };
             at = end.unwrap_or(sql.len());
             rest = tokenize(&sql[at..]);
         }
@@ -169,8 +209,8 @@ fn tokens(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
     })
 }
 
-/// The quote that continues a string which ended at byte `at`: after white space with a line's end in it, `--` comments
-/// allowed (quotecontinue in PostgreSQL's scan.l).
+/// The quote that continues a string which ended at byte `at`: after white space with a line's end
+/// in it, `--` comments allowed (quotecontinue in PostgreSQL's scan.l).
 fn continuation(sql: &str, at: usize) -> Option<usize> {
     let mut quote = at;
     for token in tokenize(&sql[at..]) {
@@ -196,7 +236,8 @@ fn end_of_escaped(sql: &str, from: usize) -> Option<usize> {
     None
 }
 
-/// Semicolons inside parentheses (CREATE RULE) and in the BEGIN ATOMIC body of a routine end no statement.
+/// Semicolons inside parentheses (CREATE RULE) and in the BEGIN ATOMIC body of a routine end no
+/// statement.
 #[derive(Default)]
 struct Nesting {
     parentheses: usize,
@@ -211,8 +252,9 @@ struct Nesting {
     body: Option<Body>,
 }
 
-/// The BEGIN ATOMIC body of a routine. Its END stands where a statement would begin; the END of a CASE stands inside of one. Both words
-/// may also name a column: behind AS or a dot, or where no CASE can begin or end.
+/// The BEGIN ATOMIC body of a routine. Its END stands where a statement would begin; the END of a
+/// CASE stands inside of one. Both words may also name a column: behind AS or a dot, or where no
+/// CASE can begin or end.
 #[derive(Default)]
 struct Body {
     /// Open CASEs of the statement.
@@ -251,19 +293,29 @@ impl Nesting {
             _ => {}
         }
         self.after_begin = is("begin");
-        if self.body.as_mut().is_some_and(|body| body.is_ended_by(kind, text, next)) {
+        if self
+            .body
+            .as_mut()
+            .is_some_and(|body| body.is_ended_by(kind, text, next))
+        {
             self.body = None;
         }
     }
 
     fn begins_routine(&mut self, word: &str) -> bool {
-        self.routine = word.eq_ignore_ascii_case("function") || word.eq_ignore_ascii_case("procedure");
+        self.routine =
+            word.eq_ignore_ascii_case("function") || word.eq_ignore_ascii_case("procedure");
         self.routine
     }
 }
 
 impl Body {
-    fn is_ended_by(&mut self, kind: TokenKind, text: &str, next: Option<(TokenKind, &str)>) -> bool {
+    fn is_ended_by(
+        &mut self,
+        kind: TokenKind,
+        text: &str,
+        next: Option<(TokenKind, &str)>,
+    ) -> bool {
         let is = |word: &str| kind == TokenKind::Ident && text.eq_ignore_ascii_case(word);
         if kind == TokenKind::Semi {
             *self = Self::default();
@@ -306,8 +358,13 @@ fn begins_case(next: Option<(TokenKind, &str)>) -> bool {
         "returning",
     ];
     match next {
-        None | Some((TokenKind::Semi | TokenKind::Comma | TokenKind::CloseParen | TokenKind::Dot, _)) => false,
-        Some((TokenKind::Ident, word)) => !AFTER_A_NAME.iter().any(|after| word.eq_ignore_ascii_case(after)),
+        None
+        | Some((TokenKind::Semi | TokenKind::Comma | TokenKind::CloseParen | TokenKind::Dot, _)) => {
+            false
+        }
+        Some((TokenKind::Ident, word)) => !AFTER_A_NAME
+            .iter()
+            .any(|after| word.eq_ignore_ascii_case(after)),
         Some(_) => true,
     }
 }
@@ -317,7 +374,10 @@ mod tests {
     use super::*;
 
     fn texts(sql: &str) -> Vec<&str> {
-        split(sql).into_iter().map(|statement| statement.sql).collect()
+        split(sql)
+            .into_iter()
+            .map(|statement| statement.sql)
+            .collect()
     }
 
     #[test]
@@ -326,28 +386,55 @@ mod tests {
             ("", vec![]),
             (" ; -- x;\n ;", vec![]),
             ("SELECT 1; SELECT 2", vec!["SELECT 1", "SELECT 2"]),
-            ("-- a;\nSELECT 1 /* ; /* ; */ ; */ -- ;\n;", vec!["SELECT 1"]),
+            (
+                "-- a;\nSELECT 1 /* ; /* ; */ ; */ -- ;\n;",
+                vec!["SELECT 1"],
+            ),
             (
                 "SELECT ';', E'\\';', \";\", U&'\\003b;', B'1'; b",
                 vec!["SELECT ';', E'\\';', \";\", U&'\\003b;', B'1'", "b"],
             ),
             // A string that goes on after a line's end goes on by the rules it began with.
-            ("SELECT E'a'\n'b\\'; c'; d", vec!["SELECT E'a'\n'b\\'; c'", "d"]),
-            ("SELECT e'a' -- x '\n  \t'\\';'\r'\\''; d", vec!["SELECT e'a' -- x '\n  \t'\\';'\r'\\''", "d"]),
+            (
+                "SELECT E'a'\n'b\\'; c'; d",
+                vec!["SELECT E'a'\n'b\\'; c'", "d"],
+            ),
+            (
+                "SELECT e'a' -- x '\n  \t'\\';'\r'\\''; d",
+                vec!["SELECT e'a' -- x '\n  \t'\\';'\r'\\''", "d"],
+            ),
             ("SELECT E'a' 'b\\'; c", vec!["SELECT E'a' 'b\\'", "c"]),
-            ("SELECT E'a' /* \n */ 'b\\'; c", vec!["SELECT E'a' /* \n */ 'b\\'", "c"]),
+            (
+                "SELECT E'a' /* \n */ 'b\\'; c",
+                vec!["SELECT E'a' /* \n */ 'b\\'", "c"],
+            ),
             ("SELECT 'a'\n'b\\'; c", vec!["SELECT 'a'\n'b\\'", "c"]),
-            ("DO $x$ BEGIN; $$ ; $x$; a", vec!["DO $x$ BEGIN; $$ ; $x$", "a"]),
+            (
+                "DO $x$ BEGIN; $$ ; $x$; a",
+                vec!["DO $x$ BEGIN; $$ ; $x$", "a"],
+            ),
             ("SELECT $1; b", vec!["SELECT $1", "b"]),
             (
                 "CREATE RULE r AS ON INSERT TO t DO (DELETE FROM a; DELETE FROM b); c",
-                vec!["CREATE RULE r AS ON INSERT TO t DO (DELETE FROM a; DELETE FROM b)", "c"],
+                vec![
+                    "CREATE RULE r AS ON INSERT TO t DO (DELETE FROM a; DELETE FROM b)",
+                    "c",
+                ],
             ),
             ("SELECT 'open; x", vec!["SELECT 'open; x"]),
             ("SELECT é;\n\tü", vec!["SELECT é", "ü"]),
-            ("\\connect a b;\nSELECT 1; \\q", vec!["\\connect a b;", "SELECT 1", "\\q"]),
-            ("\\echo 'open\nSELECT 1; \\echo /* \nb", vec!["\\echo 'open", "SELECT 1", "\\echo /*", "b"]),
-            ("SELECT 1 \\gexec\nSELECT (2 \\gset; x\n;", vec!["SELECT 1", "\\gexec", "SELECT (2", "\\gset; x"]),
+            (
+                "\\connect a b;\nSELECT 1; \\q",
+                vec!["\\connect a b;", "SELECT 1", "\\q"],
+            ),
+            (
+                "\\echo 'open\nSELECT 1; \\echo /* \nb",
+                vec!["\\echo 'open", "SELECT 1", "\\echo /*", "b"],
+            ),
+            (
+                "SELECT 1 \\gexec\nSELECT (2 \\gset; x\n;",
+                vec!["SELECT 1", "\\gexec", "SELECT (2", "\\gset; x"],
+            ),
         ] {
             assert_eq!(texts(sql), expected, "{sql}");
         }
@@ -355,12 +442,19 @@ mod tests {
 
     #[test]
     fn the_body_of_a_routine_is_part_of_it() {
-        for head in ["CREATE FUNCTION f()", "create or replace procedure f()", "CREATE OR REPLACE FUNCTION s.f(a int)"]
-        {
+        for head in [
+            "CREATE FUNCTION f()",
+            "create or replace procedure f()",
+            "CREATE OR REPLACE FUNCTION s.f(a int)",
+        ] {
             let body = format!(
-                "{head} RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT (CASE 1 WHEN 1 THEN 2 END); END"
+                "{head} RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT (CASE 1 \
+                 WHEN 1 THEN 2 END); END"
             );
-            assert_eq!(texts(&format!("{body}; SELECT 2")), [body.as_str(), "SELECT 2"]);
+            assert_eq!(
+                texts(&format!("{body}; SELECT 2")),
+                [body.as_str(), "SELECT 2"]
+            );
         }
         assert_eq!(texts("BEGIN; SELECT 1; END; a").len(), 4);
         for inner in [
@@ -371,16 +465,28 @@ mod tests {
             "SELECT 1 case;",
             "SELECT 1 case, 2 end FROM t; SELECT (SELECT 1 case);",
             "SELECT t.end, t.case FROM (SELECT 1 AS end, 2 AS case) t;",
-            "SELECT CASE WHEN true THEN 1 END end, CASE x WHEN 1 THEN 2 ELSE CASE WHEN y THEN 3 END END;",
-            "SELECT CASE (1) WHEN 1 THEN 2 END; SELECT CASE 'a' WHEN 'a' THEN 2 END; SELECT CASE -1 WHEN 1 THEN 2 END AS end;",
+            "SELECT CASE WHEN true THEN 1 END end, CASE x WHEN 1 THEN 2 ELSE CASE WHEN y THEN 3 \
+             END END;",
+            "SELECT CASE (1) WHEN 1 THEN 2 END; SELECT CASE 'a' WHEN 'a' THEN 2 END; SELECT CASE \
+             -1 WHEN 1 THEN 2 END AS end;",
             "INSERT INTO t SELECT CASE WHEN true THEN 1 END RETURNING a AS end; DELETE FROM t;",
         ] {
             let body = format!("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC {inner} END");
-            assert_eq!(texts(&format!("{body}; SELECT 2; COMMIT")), [body.as_str(), "SELECT 2", "COMMIT"], "{inner}");
+            assert_eq!(
+                texts(&format!("{body}; SELECT 2; COMMIT")),
+                [body.as_str(), "SELECT 2", "COMMIT"],
+                "{inner}"
+            );
         }
-        assert_eq!(texts("CREATE FUNCTION begin(a int) RETURNS int AS $$$$; a").len(), 2);
+        assert_eq!(
+            texts("CREATE FUNCTION begin(a int) RETURNS int AS $$$$; a").len(),
+            2
+        );
         assert_eq!(texts("CREATE TABLE function (begin int); a").len(), 2);
-        assert_eq!(texts("CREATE FUNCTION f() RETURNS int RETURN 1; a").len(), 2);
+        assert_eq!(
+            texts("CREATE FUNCTION f() RETURNS int RETURN 1; a").len(),
+            2
+        );
     }
 
     #[test]
@@ -401,10 +507,28 @@ mod tests {
     fn a_statement_knows_where_it_is() {
         let sql = "-- é\nSELECT 1 ; SELECT 2";
         let second = split(sql)[1];
-        assert_eq!((&sql[second.start..second.end()], second.tokens().count()), ("SELECT 2", 2));
-        assert_eq!(split("CREATE  TABLE\n\tt (n int)")[0].summary(), "CREATE TABLE t (n int)");
-        assert_eq!(split("CREATE ROLE a PASSWORD 'x'")[0].summary(), "CREATE ROLE …");
-        assert_eq!(split("DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''x'''; END $$")[0].summary(), "DO …");
-        assert_eq!(split(&format!("SELECT {}", "é ".repeat(100)))[0].summary().chars().count(), 80);
+        assert_eq!(
+            (&sql[second.start..second.end()], second.tokens().count()),
+            ("SELECT 2", 2)
+        );
+        assert_eq!(
+            split("CREATE  TABLE\n\tt (n int)")[0].summary(),
+            "CREATE TABLE t (n int)"
+        );
+        assert_eq!(
+            split("CREATE ROLE a PASSWORD 'x'")[0].summary(),
+            "CREATE ROLE …"
+        );
+        assert_eq!(
+            split("DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''x'''; END $$")[0].summary(),
+            "DO …"
+        );
+        assert_eq!(
+            split(&format!("SELECT {}", "é ".repeat(100)))[0]
+                .summary()
+                .chars()
+                .count(),
+            80
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! How a script that is not one transaction runs: which statements belong together, and which have to stand alone.
+//! How a script that is not one transaction runs: which statements belong together, and which have
+//! to stand alone.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -9,7 +10,8 @@ use super::{Kind, Loss, Outside, Place, Statement, nth_character, place, split, 
 /// A statement that cannot run, whatever the server would say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hazard {
-    /// It would end the transaction that holds the ledger's rows, or one that the file never began or never commits.
+    /// It would end the transaction that holds the ledger's rows, or one that the file never began
+    /// or never commits.
     EndsTransaction,
     /// COPY … FROM STDIN or TO STDOUT needs a client that sends or takes the data.
     NeedsClient,
@@ -19,14 +21,16 @@ pub enum Hazard {
     NeedsNoTransaction,
     /// psql's own commands are not SQL.
     NeedsPsql,
-    /// It relies on what only a statement of the same part could have left in the session, or leaves something there in vain.
+    /// It relies on what only a statement of the same part could have left in the session, or
+    /// leaves something there in vain.
     LosesSession(Loss),
 }
 
 /// A part of a script that is done wholly or not at all, with the file's own settings before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit<'a> {
-    /// The SET statements of the file that stand before it, because every unit begins with a fresh session.
+    /// The SET statements of the file that stand before it, because every unit begins with a fresh
+    /// session.
     pub settings: UnitSettings<'a>,
     /// The statement, or what stands between a BEGIN and its COMMIT.
     pub body: Statement<'a>,
@@ -34,14 +38,15 @@ pub struct Unit<'a> {
     pub statements_before: usize,
     /// Statements in the body.
     pub statements: usize,
-    /// The first statement of the body that calls set_config() in a way that is not repeated before the units after it.
+    /// The first statement of the body that calls set_config() in a way that is not repeated before
+    /// the units after it.
     pub sets_otherwise: Option<Statement<'a>>,
     /// How it runs.
     pub work: Work<'a>,
 }
 
-/// The settings of one unit: a part of the list that all units of the script share, because each of ten thousand units may have
-/// the settings of all before it.
+/// The settings of one unit: a part of the list that all units of the script share, because each of
+/// ten thousand units may have the settings of all before it.
 #[derive(Clone, Debug)]
 pub struct UnitSettings<'a> {
     all: Arc<[Statement<'a>]>,
@@ -72,7 +77,8 @@ pub enum Work<'a> {
     InTransaction {
         /// The file's own, for example `BEGIN ISOLATION LEVEL SERIALIZABLE`.
         begin: Option<&'a str>,
-        /// What the first statement sets with SET TRANSACTION, which has to hold before it: the guard comes first.
+        /// What the first statement sets with SET TRANSACTION, which has to hold before it: the
+        /// guard comes first.
         modes: Option<&'a str>,
     },
     /// Alone, outside a transaction.
@@ -136,15 +142,16 @@ fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
         let hazard = match statement.kind() {
             Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
             Kind::Discard => Hazard::Discards,
-            kind => always(kind).or(matches!(kind, Kind::Outside(_)).then_some(Hazard::NeedsNoTransaction))?,
+            kind => always(kind)
+                .or(matches!(kind, Kind::Outside(_)).then_some(Hazard::NeedsNoTransaction))?,
         };
         Some((hazard, statement))
     });
     found.map(|(hazard, statement)| (hazard, place_of(sql, &statement)))
 }
 
-/// The BEGIN of a script for one transaction: with its COMMIT the script would not be one. The server only warns, so what was meant to be
-/// committed by it is.
+/// The BEGIN of a script for one transaction: with its COMMIT the script would not be one. The
+/// server only warns, so what was meant to be committed by it is.
 pub fn lone_begin(sql: &str) -> Option<Place> {
     in_place(sql.len(), || {
         let found = mentions(sql, &["begin", "start"])
@@ -192,14 +199,19 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
                 block = Some(Block::begin(*statement, index));
             }
             (Kind::Commit, Some(_)) => {
-                let Some(mut committed) = block.take() else { continue };
+                let Some(mut committed) = block.take() else {
+                    continue;
+                };
                 let set = std::mem::take(&mut committed.settings);
                 units.extend(committed.unit(sql, &settings, statement));
                 settings.all.extend(set); // they hold on
             }
-            (Kind::Begin | Kind::Commit | Kind::Ends, _) => return refused(Hazard::EndsTransaction),
+            (Kind::Begin | Kind::Commit | Kind::Ends, _) => {
+                return refused(Hazard::EndsTransaction);
+            }
             (Kind::Discard, Some(_)) => return refused(Hazard::Discards),
-            // Every unit begins with a clean session, so all it does is to take the file's settings back.
+            // Every unit begins with a clean session, so all it does is to take the file's settings
+            // back.
             (Kind::Discard, None) => {
                 settings.from = settings.all.len();
                 unused = false;
@@ -209,7 +221,9 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
                 block.first.get_or_insert(*statement);
                 block.last = *statement;
                 block.statements += 1;
-                block.sets_otherwise = block.sets_otherwise.or(Some(*statement).filter(Statement::sets_otherwise));
+                block.sets_otherwise = block
+                    .sets_otherwise
+                    .or(Some(*statement).filter(Statement::sets_otherwise));
                 if kind == Kind::Session {
                     block.settings.push(*statement);
                 }
@@ -222,7 +236,14 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
                 units.push(settings.before(*statement, index, Work::Outside(outside)));
             }
             (_, None) => {
-                units.push(settings.before(*statement, index, Work::InTransaction { begin: None, modes: None }));
+                units.push(settings.before(
+                    *statement,
+                    index,
+                    Work::InTransaction {
+                        begin: None,
+                        modes: None,
+                    },
+                ));
             }
         }
         unused &= units.len() == before;
@@ -232,9 +253,23 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
         return Err((Hazard::EndsTransaction, place_of(sql, &block.begin)));
     }
     // Settings after the last unit change nothing, but a mistake in them is the file's.
-    if let Some(last) = settings.all[settings.from..].last().copied().filter(|_| unused) {
-        let index = statements.iter().take_while(|statement| statement.start < last.start).count();
-        let mut unit = settings.before(last, index, Work::InTransaction { begin: None, modes: None });
+    if let Some(last) = settings.all[settings.from..]
+        .last()
+        .copied()
+        .filter(|_| unused)
+    {
+        let index = statements
+            .iter()
+            .take_while(|statement| statement.start < last.start)
+            .count();
+        let mut unit = settings.before(
+            last,
+            index,
+            Work::InTransaction {
+                begin: None,
+                modes: None,
+            },
+        );
         unit.to -= 1;
         units.push(unit);
     }
@@ -255,9 +290,28 @@ struct Found<'a> {
 
 impl<'a> Found<'a> {
     fn unit(self, all: &Arc<[Statement<'a>]>) -> Unit<'a> {
-        let Self { from, to, body, statements_before, statements, sets_otherwise, work } = self;
-        let settings = UnitSettings { all: all.clone(), from, to };
-        Unit { settings, body, statements_before, statements, sets_otherwise, work }
+        let Self {
+            from,
+            to,
+            body,
+            statements_before,
+            statements,
+            sets_otherwise,
+            work,
+        } = self;
+        let settings = UnitSettings {
+            all: all.clone(),
+            from,
+            to,
+        };
+        Unit {
+            settings,
+            body,
+            statements_before,
+            statements,
+            sets_otherwise,
+            work,
+        }
     }
 }
 
@@ -272,7 +326,15 @@ impl<'a> SettingsSoFar<'a> {
     /// The unit that begins with these settings.
     fn before(&self, body: Statement<'a>, statements_before: usize, work: Work<'a>) -> Found<'a> {
         let sets_otherwise = Some(body).filter(Statement::sets_otherwise);
-        Found { from: self.from, to: self.all.len(), body, statements_before, statements: 1, sets_otherwise, work }
+        Found {
+            from: self.from,
+            to: self.all.len(),
+            body,
+            statements_before,
+            statements: 1,
+            sets_otherwise,
+            work,
+        }
     }
 }
 
@@ -292,23 +354,53 @@ struct Block<'a> {
 
 impl<'a> Block<'a> {
     fn begin(begin: Statement<'a>, index: usize) -> Self {
-        Self { begin, first: None, last: begin, statements: 0, sets_otherwise: None, settings: Vec::new(), index }
+        Self {
+            begin,
+            first: None,
+            last: begin,
+            statements: 0,
+            sets_otherwise: None,
+            settings: Vec::new(),
+            index,
+        }
     }
 
     /// None for an empty block.
-    fn unit(self, sql: &'a str, settings: &SettingsSoFar<'a>, commit: &Statement<'a>) -> Option<Found<'a>> {
+    fn unit(
+        self,
+        sql: &'a str,
+        settings: &SettingsSoFar<'a>,
+        commit: &Statement<'a>,
+    ) -> Option<Found<'a>> {
         let first = self.first?;
         let modes = first.transaction_modes();
         let (statements, sets_otherwise) = (self.statements, self.sets_otherwise);
         if self.begin.is_read_only() || modes.is_some() && first.is_read_only() {
-            let body = Statement { sql: &sql[self.begin.start..commit.end()], start: self.begin.start };
+            let body = Statement {
+                sql: &sql[self.begin.start..commit.end()],
+                start: self.begin.start,
+            };
             let statements = statements + 2; // BEGIN and COMMIT
             let found = settings.before(body, self.index, Work::Outside(Outside::ReadOnlyBlock));
-            return Some(Found { statements, sets_otherwise, ..found });
+            return Some(Found {
+                statements,
+                sets_otherwise,
+                ..found
+            });
         }
-        let body = Statement { sql: &sql[first.start..self.last.end()], start: first.start };
-        let work = Work::InTransaction { begin: Some(self.begin.sql), modes };
-        Some(Found { statements, sets_otherwise, ..settings.before(body, self.index + 1, work) })
+        let body = Statement {
+            sql: &sql[first.start..self.last.end()],
+            start: first.start,
+        };
+        let work = Work::InTransaction {
+            begin: Some(self.begin.sql),
+            modes,
+        };
+        Some(Found {
+            statements,
+            sets_otherwise,
+            ..settings.before(body, self.index + 1, work)
+        })
     }
 }
 
@@ -342,20 +434,34 @@ mod tests {
             ("SELECT 1; PREPARE TRANSACTION 'x'", EndsTransaction, 1, 11),
             ("COPY t FROM STDIN", NeedsClient, 1, 1),
             ("COPY (SELECT 1) TO STDOUT", NeedsClient, 1, 1),
-            ("SELECT 1;\nCREATE INDEX CONCURRENTLY i ON t (a);", NeedsNoTransaction, 2, 1),
+            (
+                "SELECT 1;\nCREATE INDEX CONCURRENTLY i ON t (a);",
+                NeedsNoTransaction,
+                2,
+                1,
+            ),
             ("VACUUM t", NeedsNoTransaction, 1, 1),
             ("SELECT 1;\n\\i other.sql\n", NeedsPsql, 2, 1),
         ] {
-            assert_eq!(hazard(sql), Some((hazard_expected, Place { line, column })), "{sql}");
+            assert_eq!(
+                hazard(sql),
+                Some((hazard_expected, Place { line, column })),
+                "{sql}"
+            );
         }
     }
 
     #[test]
     fn a_begin_that_nothing_commits_is_found() {
-        assert_eq!(lone_begin("SELECT 1;\nBEGIN;\nSELECT 2;"), Some(Place { line: 2, column: 1 }));
-        for sql in
-            ["CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END", "DO $$ BEGIN END $$", "SELECT 'BEGIN'"]
-        {
+        assert_eq!(
+            lone_begin("SELECT 1;\nBEGIN;\nSELECT 2;"),
+            Some(Place { line: 2, column: 1 })
+        );
+        for sql in [
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",
+            "DO $$ BEGIN END $$",
+            "SELECT 'BEGIN'",
+        ] {
             assert_eq!(lone_begin(sql), None, "{sql}");
         }
     }
@@ -366,7 +472,8 @@ mod tests {
             "SAVEPOINT a; ROLLBACK TO SAVEPOINT a; RELEASE a",
             "BEGIN",
             "PREPARE p AS SELECT 1; EXECUTE p",
-            "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN COMMIT; RETURN 1; END $$",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN COMMIT; RETURN 1; END \
+             $$",
             "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",
             "DO $x$ BEGIN PERFORM 1; END $x$; SELECT CASE WHEN true THEN 1 END",
             "SELECT 'COMMIT', \"rollback\" FROM t -- COMMIT",
@@ -380,15 +487,30 @@ mod tests {
 
     #[test]
     fn a_script_is_cut_at_its_own_transactions() {
-        let sql = "SET a = 1;\nCREATE TABLE t ();\nBEGIN ISOLATION LEVEL SERIALIZABLE;\n INSERT INTO t DEFAULT VALUES; -- x\n SELECT 1;\nCOMMIT;\nBEGIN; END;\nRESET a;\nVACUUM t;";
+        let sql = "SET a = 1;\nCREATE TABLE t ();\nBEGIN ISOLATION LEVEL SERIALIZABLE;\n INSERT \
+            INTO t DEFAULT VALUES; -- x\n SELECT 1;\nCOMMIT;\nBEGIN; END;\nRESET a;\nVACUUM t;";
         let units = units(sql).unwrap();
-        let shown: Vec<_> =
-            units.iter().map(|u| (u.body.sql, u.settings.len(), u.statements_before, u.settles_by())).collect();
+        let shown: Vec<_> = units
+            .iter()
+            .map(|u| {
+                (
+                    u.body.sql,
+                    u.settings.len(),
+                    u.statements_before,
+                    u.settles_by(),
+                )
+            })
+            .collect();
         assert_eq!(
             shown,
             [
                 ("CREATE TABLE t ()", 1, 1, "transaction"),
-                ("INSERT INTO t DEFAULT VALUES; -- x\n SELECT 1", 1, 3, "transaction"),
+                (
+                    "INSERT INTO t DEFAULT VALUES; -- x\n SELECT 1",
+                    1,
+                    3,
+                    "transaction"
+                ),
                 ("VACUUM t", 2, 9, "repeat"),
             ]
         );
@@ -400,37 +522,78 @@ mod tests {
     fn discard_all_takes_the_files_settings_back() {
         let of = |sql| {
             let units = units(sql).unwrap();
-            units.iter().map(|u| (u.body.sql.to_owned(), u.settings.len(), u.statements_before)).collect::<Vec<_>>()
+            units
+                .iter()
+                .map(|u| (u.body.sql.to_owned(), u.settings.len(), u.statements_before))
+                .collect::<Vec<_>>()
         };
         let select = |settings, before| ("SELECT 1".to_owned(), settings, before);
         assert_eq!(of("SET a = 1; DISCARD ALL; SELECT 1"), [select(0, 2)]);
         assert_eq!(of("SET a = 1; SELECT 1; DISCARD ALL;"), [select(1, 1)]);
         let last = ("SET b = 2".to_owned(), 0, 3);
-        assert_eq!(of("SET a = 1; SELECT 1; DISCARD ALL; SET b = 2; BEGIN; END"), [select(1, 1), last]);
-        assert_eq!(units("BEGIN; DISCARD ALL; COMMIT").unwrap_err().0, Hazard::Discards);
-        assert_eq!(hazard("SELECT 1;\nDISCARD ALL").unwrap(), (Hazard::Discards, Place { line: 2, column: 1 }));
+        assert_eq!(
+            of("SET a = 1; SELECT 1; DISCARD ALL; SET b = 2; BEGIN; END"),
+            [select(1, 1), last]
+        );
+        assert_eq!(
+            units("BEGIN; DISCARD ALL; COMMIT").unwrap_err().0,
+            Hazard::Discards
+        );
+        assert_eq!(
+            hazard("SELECT 1;\nDISCARD ALL").unwrap(),
+            (Hazard::Discards, Place { line: 2, column: 1 })
+        );
     }
 
     #[test]
     fn a_block_begins_as_its_first_statement_says() {
-        let sql = "BEGIN;\nSET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1; COMMIT; BEGIN READ ONLY; SELECT 2; END; SET a = 1; RESET a";
+        let sql = "BEGIN;\nSET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1; COMMIT; \
+            BEGIN READ ONLY; SELECT 2; END; SET a = 1; RESET a";
         let units = units(sql).unwrap();
         let modes = Some("ISOLATION LEVEL REPEATABLE READ");
-        assert_eq!(units[0].work, Work::InTransaction { begin: Some("BEGIN"), modes });
-        assert_eq!((units[1].body.sql, units[1].settles_by()), ("BEGIN READ ONLY; SELECT 2; END", "repeat"));
-        assert_eq!((units[2].body.sql, units[2].settings.len(), units[2].statements_before), ("RESET a", 1, 8));
+        assert_eq!(
+            units[0].work,
+            Work::InTransaction {
+                begin: Some("BEGIN"),
+                modes
+            }
+        );
+        assert_eq!(
+            (units[1].body.sql, units[1].settles_by()),
+            ("BEGIN READ ONLY; SELECT 2; END", "repeat")
+        );
+        assert_eq!(
+            (
+                units[2].body.sql,
+                units[2].settings.len(),
+                units[2].statements_before
+            ),
+            ("RESET a", 1, 8)
+        );
         assert_eq!(units.len(), 3);
     }
 
     #[test]
     fn what_a_block_sets_holds_after_it() {
-        let units =
-            units("BEGIN; SET search_path = app; SET LOCAL work_mem = 1; COMMIT; CREATE TABLE t (); SET a = 1;")
-                .unwrap();
-        let shown: Vec<_> =
-            units.iter().map(|u| (u.body.sql, u.settings.iter().map(|s| s.sql).collect::<Vec<_>>())).collect();
+        let units = units(
+            "BEGIN; SET search_path = app; SET LOCAL work_mem = 1; COMMIT; CREATE TABLE t \
+                (); SET a = 1;",
+        )
+        .unwrap();
+        let shown: Vec<_> = units
+            .iter()
+            .map(|u| {
+                (
+                    u.body.sql,
+                    u.settings.iter().map(|s| s.sql).collect::<Vec<_>>(),
+                )
+            })
+            .collect();
         let set = "SET search_path = app";
-        assert_eq!(shown[1..], [("CREATE TABLE t ()", vec![set]), ("SET a = 1", vec![set])]);
+        assert_eq!(
+            shown[1..],
+            [("CREATE TABLE t ()", vec![set]), ("SET a = 1", vec![set])]
+        );
         assert_eq!(shown[0].1, [""; 0]);
     }
 
@@ -443,16 +606,28 @@ mod tests {
             ("BEGIN;\nVACUUM;\nCOMMIT", Hazard::NeedsNoTransaction, 2),
             ("BEGIN;\nBEGIN;\nCOMMIT", Hazard::EndsTransaction, 2),
         ] {
-            assert_eq!(units(sql).unwrap_err(), (hazard, Place { line, column: 1 }), "{sql}");
+            assert_eq!(
+                units(sql).unwrap_err(),
+                (hazard, Place { line, column: 1 }),
+                "{sql}"
+            );
         }
     }
 
     #[test]
     fn only_a_block_that_is_committed_is_a_transaction_of_its_own() {
-        for sql in ["BEGIN; SELECT 1; COMMIT;", "start transaction;\nSELECT 1; end"] {
+        for sql in [
+            "BEGIN; SELECT 1; COMMIT;",
+            "start transaction;\nSELECT 1; end",
+        ] {
             assert!(has_own_transactions(sql), "{sql}");
         }
-        for sql in ["BEGIN; SELECT 1;", "SELECT 1; COMMIT;", "DO $$ BEGIN END $$; SELECT 'COMMIT'", "COMMIT; BEGIN"] {
+        for sql in [
+            "BEGIN; SELECT 1;",
+            "SELECT 1; COMMIT;",
+            "DO $$ BEGIN END $$; SELECT 'COMMIT'",
+            "COMMIT; BEGIN",
+        ] {
             assert!(!has_own_transactions(sql), "{sql}");
         }
     }

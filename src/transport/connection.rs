@@ -1,5 +1,6 @@
-//! The open connections of a listener: each has a seat, and when there is none left somebody gives up theirs: who has been idle for
-//! longest, a stranger first; where all are busy, a stranger. A connection that says nothing in time, or nothing any more, is closed.
+//! The open connections of a listener: each has a seat, and when there is none left somebody gives
+//! up theirs: who has been idle for longest, a stranger first; where all are busy, a stranger. A
+//! connection that says nothing in time, or nothing any more, is closed.
 
 use std::{
     collections::HashMap,
@@ -29,12 +30,13 @@ const REFUSALS: usize = 1_000;
 /// But what was long ago is forgotten: so many a second.
 const REFUSALS_FORGIVEN: usize = 10;
 
-/// Bytes that a connection may say at first: what HTTP/2's windows let through before anything is looked at, and headers.
+/// Bytes that a connection may say at first: what HTTP/2's windows let through before anything is
+/// looked at, and headers.
 const CREDIT: i64 = 96 << 10;
 /// More of them with each second, for what keeps a connection alive.
 const CREDIT_A_SECOND: i64 = 16 << 10;
-/// And with each request, but not more than so many ahead. Whoever says more says nothing that is worth reading: floods of PING,
-/// SETTINGS or PRIORITY.
+/// And with each request, but not more than so many ahead. Whoever says more says nothing that is
+/// worth reading: floods of PING, SETTINGS or PRIORITY.
 const CREDIT_A_REQUEST: i64 = 96 << 10;
 const MOST_CREDIT: i64 = 256 << 10;
 
@@ -92,7 +94,12 @@ impl Connections {
     /// None yet. They are looked after as long as a clone lives.
     pub fn new(limits: Limits) -> Self {
         let (seats, refused) = (Mutex::default(), AtomicU64::new(0));
-        let shared = Arc::new(Shared { limits, began: Instant::now(), seats, refused });
+        let shared = Arc::new(Shared {
+            limits,
+            began: Instant::now(),
+            seats,
+            refused,
+        });
         let weak = Arc::downgrade(&shared);
         tokio::spawn(async move {
             loop {
@@ -104,8 +111,8 @@ impl Connections {
         Self(shared)
     }
 
-    /// A seat for a new connection from this address; when there is none left, another loses its own. `None`: all of them are of known
-    /// callers, and busy.
+    /// A seat for a new connection from this address; when there is none left, another loses its
+    /// own. `None`: all of them are of known callers, and busy.
     pub fn seat(&self, address: IpAddr) -> Option<Seat> {
         let shared = &self.0;
         let mut seats = shared.seats();
@@ -114,7 +121,10 @@ impl Connections {
         let full = seats.taken.len() >= shared.limits.connections;
         if full || of_address >= shared.limits.connections_per_address {
             shared.refused.fetch_add(1, SeqCst);
-            let among = seats.taken.values().filter(|c| full || c.client() == client);
+            let among = seats
+                .taken
+                .values()
+                .filter(|c| full || c.client() == client);
             let leaving = among.filter_map(|c| Some((c.leaves()?, c.used.load(SeqCst), c)));
             let (.., leaving) = leaving.min_by_key(|(leaves, used, _)| (*leaves, *used))?;
             let leaving = leaving.clone();
@@ -137,7 +147,10 @@ impl Connections {
         seats.next += 1;
         seats.taken.insert(connection.id, connection.clone());
         *seats.of.entry(client).or_default() += 1;
-        Some(Seat { connection, shared: shared.clone() })
+        Some(Seat {
+            connection,
+            shared: shared.clone(),
+        })
     }
 
     /// How many are open, and how many were refused or had to give up their seat.
@@ -177,11 +190,16 @@ impl Shared {
         for connection in seats.taken.values() {
             connection.allow(CREDIT_A_SECOND);
             let less = |refused: usize| refused.checked_sub(REFUSALS_FORGIVEN);
-            let _ = connection.refused.fetch_update(SeqCst, SeqCst, less); // fewer are none to forgive
+            // Fewer are none to forgive.
+            let _ = connection.refused.fetch_update(SeqCst, SeqCst, less);
         }
         for connection in seats.taken.values().filter(|c| c.open.load(SeqCst) == 0) {
             let begun = connection.read.load(SeqCst) >= PREFACE;
-            let patience = if begun { self.limits.idle } else { self.limits.arrive_within };
+            let patience = if begun {
+                self.limits.idle
+            } else {
+                self.limits.arrive_within
+            };
             if u128::from(now.saturating_sub(connection.used.load(SeqCst))) > patience.as_millis() {
                 connection.close();
             }
@@ -215,12 +233,16 @@ impl Connection {
         network(self.address)
     }
 
-    /// A request begins, and lasts until the guard is dropped. `None`: there are too many on this connection.
+    /// A request begins, and lasts until the guard is dropped. `None`: there are too many on this
+    /// connection.
     ///
-    /// HTTP/2 lets a client open no more streams than the limit, and counts a stream that its client has reset as ended before the
-    /// request of that stream is cleaned up. So there may be as many again.
+    /// HTTP/2 lets a client open no more streams than the limit, and counts a stream that its
+    /// client has reset as ended before the request of that stream is cleaned up. So there may be
+    /// as many again.
     pub fn request(self: &Arc<Self>) -> Option<InFlight> {
-        let limit = self.shared.upgrade().map_or(0, |shared| shared.limits.streams_per_connection.saturating_mul(2));
+        let limit = self.shared.upgrade().map_or(0, |shared| {
+            shared.limits.streams_per_connection.saturating_mul(2)
+        });
         self.allow(CREDIT_A_REQUEST);
         let before = self.open.fetch_add(1, SeqCst);
         let guard = InFlight(self.clone()); // counts down again when it is refused
@@ -235,7 +257,8 @@ impl Connection {
 
     /// It may say so many bytes more, for a message that is expected.
     pub fn expect(&self, bytes: usize) {
-        self.credit.fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), SeqCst);
+        self.credit
+            .fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), SeqCst);
     }
 
     fn allow(&self, bytes: i64) {
@@ -248,7 +271,8 @@ impl Connection {
         self.read.fetch_add(bytes as u64, SeqCst);
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         if self.credit.fetch_sub(bytes, SeqCst) < bytes {
-            tracing::debug!(address = %self.address, "a connection said too much for what it asked; it is closed");
+            tracing::debug!(address = %self.address, "a connection said too much for what it \
+                asked; it is closed");
             self.close();
         }
     }
@@ -271,7 +295,11 @@ impl Connection {
 
     pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
-        if self.closed.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+        if self.closed.load(SeqCst) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -286,11 +314,15 @@ impl InFlight {
         let connection = self.0.clone();
         tokio::spawn(async move {
             if tokio::time::timeout(limit, ended).await.is_err() {
-                tracing::debug!(address = %connection.address, "an answer was not read in time; its connection is closed");
+                tracing::debug!(address = %connection.address, "an answer was not read in time; \
+                    its connection is closed");
                 connection.close();
             }
         });
-        Timed { _request: self, _over: over }
+        Timed {
+            _request: self,
+            _over: over,
+        }
     }
 }
 
@@ -340,15 +372,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_network_of_ipv6_is_one_client_and_an_ipv4_address_one_in_any_clothes() {
-        let limits = Limits { connections_per_address: 1, ..Limits::default() };
+        let limits = Limits {
+            connections_per_address: 1,
+            ..Limits::default()
+        };
         for (first, same, other) in [
             ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"),
             ("192.0.2.1", "::ffff:192.0.2.1", "::ffff:192.0.2.2"),
         ] {
             let connections = Connections::new(limits.clone());
-            let [first, same, other] =
-                [first, same, other].map(|address| connections.seat(address.parse().unwrap()).unwrap());
-            assert!(first.connection.is_closed(), "{:?} makes room", first.connection.address());
+            let [first, same, other] = [first, same, other]
+                .map(|address| connections.seat(address.parse().unwrap()).unwrap());
+            assert!(
+                first.connection.is_closed(),
+                "{:?} makes room",
+                first.connection.address()
+            );
             assert!(!same.connection.is_closed() && !other.connection.is_closed());
             assert_eq!(same.connection.client(), first.connection.client());
         }

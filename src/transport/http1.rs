@@ -1,5 +1,6 @@
-//! HTTP/1.1 where only gRPC is served. A probe, a browser or a person with curl that has taken the wrong port gets an answer that it can
-//! read and that names the right one, instead of the binary frame with which HTTP/2 ends such a connection.
+//! HTTP/1.1 where only gRPC is served. A probe, a browser or a person with curl that has taken the
+//! wrong port gets an answer that it can read and that names the right one, instead of the binary
+//! frame with which HTTP/2 ends such a connection.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -10,10 +11,12 @@ use tokio::{
 
 use super::{Begun, Io, Verified};
 
-/// The beginning of HTTP/2's first bytes (RFC 9113, section 3.4). No method of HTTP/1.1 has this name.
+/// The beginning of HTTP/2's first bytes (RFC 9113, section 3.4). No method of HTTP/1.1 has this
+/// name.
 const PREFACE: &[u8] = b"PRI ";
 
-/// What is left of the request is read for so long, and no more of it: a socket that is closed with bytes unread takes the answer with it.
+/// What is left of the request is read for so long, and no more of it: a socket that is closed with
+/// bytes unread takes the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 64 << 10;
 
@@ -33,7 +36,9 @@ impl Http1 {
         mut io: Box<dyn Io>,
         certificate: Option<Arc<Verified>>,
     ) -> io::Result<Option<Begun>> {
-        let Self::IsServedOn(port) = self else { return Ok(Some((io, certificate, Vec::new()))) };
+        let Self::IsServedOn(port) = self else {
+            return Ok(Some((io, certificate, Vec::new())));
+        };
         let mut first = Vec::with_capacity(PREFACE.len());
         while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
             let mut more = [0; PREFACE.len()];
@@ -48,8 +53,8 @@ impl Http1 {
             return Ok(Some((io, certificate, first)));
         }
         let text = format!(
-            "This port serves gRPC, which needs HTTP/2. Health (/livez, /readyz) and metrics (/metrics) are served over HTTP/1.1 on the \
-             admin port, {port} (--admin-listen).\n"
+            "This port serves gRPC, which needs HTTP/2. Health (/livez, /readyz) and metrics \
+             (/metrics) are served over HTTP/1.1 on the admin port, {port} (--admin-listen).\n"
         );
         answer(&mut io, "505 HTTP Version Not Supported", &text).await;
         Ok(None)
@@ -64,12 +69,13 @@ impl Http1 {
         }
         let admin = match self {
             Self::IsServedOn(port) => format!(
-                " Health (/livez, /readyz) and metrics (/metrics) are served in plaintext over HTTP/1.1 on the admin port, {port} \
-                 (--admin-listen)."
+                " Health (/livez, /readyz) and metrics (/metrics) are served in plaintext over \
+                 HTTP/1.1 on the admin port, {port} (--admin-listen)."
             ),
             Self::IsServed => String::new(),
         };
-        let text = format!("This port speaks TLS, and the request came in plaintext: use https.{admin}\n");
+        let text =
+            format!("This port speaks TLS, and the request came in plaintext: use https.{admin}\n");
         answer(stream, "400 Bad Request", &text).await;
         Ok(true)
     }
@@ -78,7 +84,8 @@ impl Http1 {
 /// Answers and closes. That the client is gone by then is no mistake.
 async fn answer(io: &mut (impl AsyncRead + AsyncWrite + Unpin), status: &str, text: &str) {
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: \
+         {}\r\nConnection: close\r\n\r\n",
         text.len()
     );
     let answering = async {

@@ -6,11 +6,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::client::Room;
 
-/// Files that are not connections of the main listener: the admin listener's, the database's, the log.
+/// Files that are not connections of the main listener: the admin listener's, the database's, the
+/// log.
 const OTHER_FILES: usize = 768;
 
-/// The limits of a listener. Whoever is over one is refused with RESOURCE_EXHAUSTED, or cut off where there is no request to
-/// answer; everybody else goes on.
+/// The limits of a listener. Whoever is over one is refused with RESOURCE_EXHAUSTED, or cut off
+/// where there is no request to answer; everybody else goes on.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections. A new one beyond it takes the place of one that is idle, or of a stranger's.
@@ -35,19 +36,22 @@ pub struct Limits {
     pub watched_names_per_client: usize,
     /// A connection without a request is closed after this long.
     pub idle: Duration,
-    /// An answer has to be read within this, or its connection is closed; not those that last as long as an operation or a watch.
+    /// An answer has to be read within this, or its connection is closed; not those that last as
+    /// long as an operation or a watch.
     pub read_within: Duration,
     /// A TLS handshake, HTTP/2's first bytes and a request's message have to arrive within this.
     pub arrive_within: Duration,
 }
 
 impl Default for Limits {
-    /// - A connection at rest takes some 10 KiB (30 with TLS), so that the most of them stay below half a GiB, and one address
-    ///   cannot take all.
+    /// - A connection at rest takes some 10 KiB (30 with TLS), so that the most of them stay below
+    /// -   half a GiB, and one address cannot take all.
     /// - 100 streams are what RFC 9113 recommends at least; a pipeline uses one, an app a few.
-    /// - The largest answers have 2 MiB, so 128 that one principal does not read take 256 MiB, for a minute.
+    /// - The largest answers have 2 MiB, so 128 that one principal does not read take 256 MiB, for
+    /// -   a minute.
     /// - The largest request that means something names 10,000 versions, half a MiB.
-    /// - 16 KiB of headers hold the largest identity token that is taken (8 KiB) and a proxy's additions.
+    /// - 16 KiB of headers hold the largest identity token that is taken (8 KiB) and a proxy's
+    /// -   additions.
     /// - An app watches the one version that it needs, and many of them may come from one address.
     /// - Idle clients of gRPC's own close after 30 minutes, so an hour never surprises one.
     fn default() -> Self {
@@ -70,13 +74,17 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// As many connections as the process may have files, which is raised as far as it goes: a client must not take the files that
-    /// the database's connections need.
+    /// As many connections as the process may have files, which is raised as far as it goes: a
+    /// client must not take the files that the database's connections need.
     #[must_use]
     pub fn within_files(self) -> Self {
-        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return self };
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+            return self;
+        };
         let wanted = self.connections.saturating_add(OTHER_FILES);
-        let files = u64::try_from(wanted).unwrap_or(u64::MAX).clamp(soft, hard.max(soft));
+        let files = u64::try_from(wanted)
+            .unwrap_or(u64::MAX)
+            .clamp(soft, hard.max(soft));
         if files > soft && setrlimit(Resource::RLIMIT_NOFILE, files, hard).is_err() {
             return self;
         }
@@ -89,21 +97,33 @@ impl Limits {
             event = "daemon.few_files",
             files,
             connections,
-            "this process may open {files} files, so {connections} connections are served at once; raise the limit (ulimit -n, \
-             LimitNOFILE) or lower --max-connections"
+            "this process may open {files} files, so {connections} connections are served at once; \
+             raise the limit (ulimit -n, LimitNOFILE) or lower --max-connections"
         );
-        Self { connections, connections_per_address: self.connections_per_address.min(connections), ..self }
+        Self {
+            connections,
+            connections_per_address: self.connections_per_address.min(connections),
+            ..self
+        }
     }
 
     /// How many different versions may be watched.
     pub fn names(&self) -> Room {
-        Room { each: self.watched_names_per_client, all: self.watched_names }
+        Room {
+            each: self.watched_names_per_client,
+            all: self.watched_names,
+        }
     }
 
     /// The same for the admin listener, which only probes and scrapers use.
     #[must_use]
     pub fn of_admin(&self) -> Self {
         let connections = self.connections.min(512);
-        Self { connections, connections_per_address: connections, idle: Duration::from_secs(5 * 60), ..self.clone() }
+        Self {
+            connections,
+            connections_per_address: connections,
+            idle: Duration::from_secs(5 * 60),
+            ..self.clone()
+        }
     }
 }

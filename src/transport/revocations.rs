@@ -1,5 +1,5 @@
-//! Lists of revoked certificates (RFC 5280, section 5), and what an operator has to know of them: rustls takes a list that is late, and
-//! one of an authority that signs no client's certificate.
+//! Lists of revoked certificates (RFC 5280, section 5), and what an operator has to know of them:
+//! rustls takes a list that is late, and one of an authority that signs no client's certificate.
 
 use std::{
     path::Path,
@@ -32,21 +32,42 @@ impl Revocations {
     /// Reads the file; `authorities` sign the clients' certificates.
     pub fn read(file: &Path, authorities: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
         let refuse = |e: pem::Error| of_file(SETTING, file, &problem(&e, "revocation list"));
-        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_file_iter(file).map_err(refuse)?.collect();
+        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_file_iter(file)
+            .map_err(refuse)?
+            .collect();
         let lists = lists.map_err(refuse)?;
         if lists.is_empty() {
             // Without a list nothing would be revoked.
             let none = "holds no revocation list (PEM; openssl crl -inform DER makes one of DER)";
             return Err(of_file(SETTING, file, &none));
         }
-        let subject = |der: &CertificateDer<'_>| Certificate::from_der(der).ok().map(|it| it.tbs_certificate.subject);
+        let subject = |der: &CertificateDer<'_>| {
+            Certificate::from_der(der)
+                .ok()
+                .map(|it| it.tbs_certificate.subject)
+        };
         let trusted: Vec<Name> = authorities.iter().filter_map(subject).collect();
         // What cannot be read here, rustls says more of.
-        let read: Vec<_> =
-            lists.iter().filter_map(|list| Some(CertificateList::from_der(list).ok()?.tbs_cert_list)).collect();
-        let foreign = read.iter().find(|list| !trusted.contains(&list.issuer)).map(|list| list.issuer.to_string());
-        let until = read.iter().filter_map(|list| list.next_update).map(|time| time.to_system_time()).min();
-        Ok(Self { foreign, until, file: file.display().to_string(), lists, ..Self::default() })
+        let read: Vec<_> = lists
+            .iter()
+            .filter_map(|list| Some(CertificateList::from_der(list).ok()?.tbs_cert_list))
+            .collect();
+        let foreign = read
+            .iter()
+            .find(|list| !trusted.contains(&list.issuer))
+            .map(|list| list.issuer.to_string());
+        let until = read
+            .iter()
+            .filter_map(|list| list.next_update)
+            .map(|time| time.to_system_time())
+            .min();
+        Ok(Self {
+            foreign,
+            until,
+            file: file.display().to_string(),
+            lists,
+            ..Self::default()
+        })
     }
 
     /// Says what revokes nothing, or less than it should: once of each file.
@@ -57,8 +78,9 @@ impl Revocations {
         {
             tracing::warn!(
                 event = "tls.foreign_revocations",
-                "{SETTING} {file}: no authority in --tls-client-ca is {foreign}, which issued a list in it; that list concerns only \
-                 certificates of an intermediate authority of this name"
+                "{SETTING} {file}: no authority in --tls-client-ca is {foreign}, which issued a \
+                 list in it; that list concerns only certificates of an intermediate authority of \
+                 this name"
             );
         }
         if let Some(since) = self.late(now)
@@ -67,7 +89,8 @@ impl Revocations {
             let since = humantime::format_rfc3339_seconds(since);
             tracing::warn!(
                 event = "tls.late_revocations",
-                "{SETTING} {file}: a list in it should have been replaced by {since}; what was revoked later is let in"
+                "{SETTING} {file}: a list in it should have been replaced by {since}; what was \
+                 revoked later is let in"
             );
         }
     }
@@ -83,8 +106,8 @@ mod tests {
     use std::{fs, time::Duration};
 
     use rcgen::{
-        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
-        KeyIdMethod, KeyPair, KeyUsagePurpose,
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+        DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose,
     };
 
     use super::*;
@@ -118,7 +141,10 @@ mod tests {
         };
         let good = read(&ours);
         let now = SystemTime::now();
-        assert_eq!((good.foreign.as_deref(), good.late(now), good.lists.len()), (None, None, 1));
+        assert_eq!(
+            (good.foreign.as_deref(), good.late(now), good.lists.len()),
+            (None, None, 1)
+        );
         assert!(good.late(now + Duration::from_secs(4_000)).is_some());
         assert_eq!(read(&theirs).foreign.as_deref(), Some("CN=ours"));
     }

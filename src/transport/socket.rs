@@ -23,8 +23,18 @@ pub struct Socket {
 
 impl Socket {
     /// Serves `first` and then `io`, whose client has shown this certificate.
-    pub fn new(io: Box<dyn Io>, seat: Seat, certificate: Option<Arc<Verified>>, first: Vec<u8>) -> Self {
-        Self { io, seat, certificate, first }
+    pub fn new(
+        io: Box<dyn Io>,
+        seat: Seat,
+        certificate: Option<Arc<Verified>>,
+        first: Vec<u8>,
+    ) -> Self {
+        Self {
+            io,
+            seat,
+            certificate,
+            first,
+        }
     }
 }
 
@@ -41,12 +51,19 @@ impl Connected for Socket {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        Peer { connection: self.seat.connection.clone(), certificate: self.certificate.clone() }
+        Peer {
+            connection: self.seat.connection.clone(),
+            certificate: self.certificate.clone(),
+        }
     }
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.seat.connection.poll_closed(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -66,7 +83,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.seat.connection.is_closed() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }

@@ -1,5 +1,5 @@
-//! TLS of the main listener. Its files are followed, and taken together when they agree: connections that are open keep what they
-//! began with, new ones get the new.
+//! TLS of the main listener. Its files are followed, and taken together when they agree:
+//! connections that are open keep what they began with, new ones get the new.
 
 use std::{
     fmt, fs,
@@ -105,7 +105,13 @@ impl Current {
         let (clients, revocations) = verifier(files)?;
         let config = Arc::new(config(files, clients.clone())?);
         let validity = Arc::new(validity(files)?);
-        Ok(Self { config, clients, revocations: Arc::new(revocations), validity, fingerprint })
+        Ok(Self {
+            config,
+            clients,
+            revocations: Arc::new(revocations),
+            validity,
+            fingerprint,
+        })
     }
 }
 
@@ -120,13 +126,17 @@ pub struct Verified {
 impl Verified {
     /// The certificate, in DER.
     pub fn der(&self) -> &[u8] {
-        self.chain.first().map_or(&[], |certificate| certificate.as_ref())
+        self.chain
+            .first()
+            .map_or(&[], |certificate| certificate.as_ref())
     }
 }
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTls").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("ServerTls")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,7 +147,10 @@ impl ServerTls {
     /// Which of them cannot be used, and why.
     pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
         let current = Current::read(&files, fingerprint(&files))?;
-        Ok(Self { files: Arc::new(files), current: Arc::new(RwLock::new(current)) })
+        Ok(Self {
+            files: Arc::new(files),
+            current: Arc::new(RwLock::new(current)),
+        })
     }
 
     /// Whether clients are asked for a certificate.
@@ -154,23 +167,42 @@ impl ServerTls {
     ///
     /// # Errors
     /// The client's, or the way's.
-    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<(TlsStream<TcpStream>, Option<Verified>)> {
-        let Current { config, fingerprint: with, .. } = self.current();
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<(TlsStream<TcpStream>, Option<Verified>)> {
+        let Current {
+            config,
+            fingerprint: with,
+            ..
+        } = self.current();
         let stream = TlsAcceptor::from(config).accept(stream).await?;
-        let verified = stream.get_ref().1.peer_certificates().map(|chain| Verified { chain: chain.to_vec(), with });
+        let verified = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .map(|chain| Verified {
+                chain: chain.to_vec(),
+                with,
+            });
         Ok((stream, verified))
     }
 
-    /// False for a certificate that would not be let in any more: its connection may be older than its revocation.
+    /// False for a certificate that would not be let in any more: its connection may be older than
+    /// its revocation.
     pub fn still_trusts(&self, verified: &Verified) -> bool {
         let current = self.current();
         if current.fingerprint == verified.with {
             return true;
         }
-        let (Some(clients), Some((certificate, chain))) = (current.clients, verified.chain.split_first()) else {
+        let (Some(clients), Some((certificate, chain))) =
+            (current.clients, verified.chain.split_first())
+        else {
             return false;
         };
-        clients.verify_client_cert(certificate, chain, UnixTime::now()).is_ok()
+        clients
+            .verify_client_cert(certificate, chain, UnixTime::now())
+            .is_ok()
     }
 
     /// The settings that name certificates, and when the first of each expires.
@@ -179,7 +211,10 @@ impl ServerTls {
     }
 
     fn current(&self) -> Current {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -194,12 +229,19 @@ impl Follows for ServerTls {
         let new = Current::read(&self.files, now).map_err(|error| error.to_string())?;
         Ok(Some(Box::new(move || {
             *tls.current.write().unwrap_or_else(PoisonError::into_inner) = new;
-            tracing::info!(event = "tls.reloaded", "new connections use the changed certificates");
+            tracing::info!(
+                event = "tls.reloaded",
+                "new connections use the changed certificates"
+            );
         })))
     }
 
     fn tend(&self) {
-        let Current { revocations, validity, .. } = self.current();
+        let Current {
+            revocations,
+            validity,
+            ..
+        } = self.current();
         revocations.complain(SystemTime::now());
         validity.complain(SystemTime::now());
     }
@@ -207,7 +249,12 @@ impl Follows for ServerTls {
 
 /// What the files hold, so that a change is seen whatever their times say.
 fn fingerprint(files: &TlsFiles) -> [u8; 32] {
-    let all = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref(), files.client_crl.as_ref()];
+    let all = [
+        Some(&files.certificate),
+        Some(&files.key),
+        files.client_ca.as_ref(),
+        files.client_crl.as_ref(),
+    ];
     let mut digest = Sha256::new();
     for file in all.into_iter().flatten() {
         let bytes = fs::read(file).unwrap_or_default();
@@ -217,8 +264,11 @@ fn fingerprint(files: &TlsFiles) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// Who says which clients' certificates are good, and which of them are revoked; nobody when they are not asked for one.
-fn verifier(files: &TlsFiles) -> Result<(Option<Arc<dyn ClientCertVerifier>>, Revocations), TlsError> {
+/// Who says which clients' certificates are good, and which of them are revoked; nobody when they
+/// are not asked for one.
+fn verifier(
+    files: &TlsFiles,
+) -> Result<(Option<Arc<dyn ClientCertVerifier>>, Revocations), TlsError> {
     let ca = match (files.clients, &files.client_ca) {
         (ClientCertificates::Off, _) => return Ok((None, Revocations::default())),
         (_, None) => return Err(TlsError::NoClientCa),
@@ -226,30 +276,43 @@ fn verifier(files: &TlsFiles) -> Result<(Option<Arc<dyn ClientCertVerifier>>, Re
     };
     let mut roots = RootCertStore::empty();
     let authorities = certificates("--tls-client-ca", ca)?;
-    let revocations = files.client_crl.as_ref().map(|file| Revocations::read(file, &authorities)).transpose()?;
+    let revocations = files
+        .client_crl
+        .as_ref()
+        .map(|file| Revocations::read(file, &authorities))
+        .transpose()?;
     for certificate in authorities {
-        roots.add(certificate).map_err(|e| of_file("--tls-client-ca", ca, &e))?;
+        roots
+            .add(certificate)
+            .map_err(|e| of_file("--tls-client-ca", ca, &e))?;
     }
     let provider = Arc::new(ring::default_provider());
     let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     if let Some(revocations) = &revocations {
-        verifier = verifier.with_crls(revocations.lists.clone()).allow_unknown_revocation_status();
+        verifier = verifier
+            .with_crls(revocations.lists.clone())
+            .allow_unknown_revocation_status();
     }
     if files.clients == ClientCertificates::Optional {
         verifier = verifier.allow_unauthenticated();
     }
-    let verifier = verifier.build().map_err(|e| match (&files.client_crl, &e) {
-        (Some(list), VerifierBuilderError::InvalidCrl(_)) => of_file(
-            "--tls-client-crl",
-            list,
-            &"holds a list that is not of version 2, or has no number (RFC 5280, section 5)",
-        ),
-        _ => of_file("--tls-client-ca", ca, &e),
-    })?;
+    let verifier = verifier
+        .build()
+        .map_err(|e| match (&files.client_crl, &e) {
+            (Some(list), VerifierBuilderError::InvalidCrl(_)) => of_file(
+                "--tls-client-crl",
+                list,
+                &"holds a list that is not of version 2, or has no number (RFC 5280, section 5)",
+            ),
+            _ => of_file("--tls-client-ca", ca, &e),
+        })?;
     Ok((Some(verifier), revocations.unwrap_or_default()))
 }
 
-fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<ServerConfig, TlsError> {
+fn config(
+    files: &TlsFiles,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let setup = |error: &dyn fmt::Display| TlsError::Setup(error.to_string());
     let builder = ServerConfig::builder_with_provider(provider)
@@ -262,29 +325,45 @@ fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Res
     let chain = certificates("--tls-cert", &files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|e| of_file("--tls-key", &files.key, &problem(&e, "private key")))?;
-    let mut config = builder.with_single_cert(chain, key).map_err(|e| TlsError::Pair {
-        certificate: files.certificate.display().to_string(),
-        key: files.key.display().to_string(),
-        cause: e.to_string(),
-    })?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|e| TlsError::Pair {
+            certificate: files.certificate.display().to_string(),
+            key: files.key.display().to_string(),
+            cause: e.to_string(),
+        })?;
     // HTTP/1.1 comes second, so that who speaks only that is told in words that this port does not.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// How long the certificates are valid that the listener shows, and those of the authorities that it trusts.
+/// How long the certificates are valid that the listener shows, and those of the authorities that
+/// it trusts.
 fn validity(files: &TlsFiles) -> Result<Validity, TlsError> {
     let mut validity = Validity::default();
-    validity.add("--tls-cert", &files.certificate, &certificates("--tls-cert", &files.certificate)?);
-    if let Some(ca) = files.client_ca.as_ref().filter(|_| files.clients != ClientCertificates::Off) {
+    validity.add(
+        "--tls-cert",
+        &files.certificate,
+        &certificates("--tls-cert", &files.certificate)?,
+    );
+    if let Some(ca) = files
+        .client_ca
+        .as_ref()
+        .filter(|_| files.clients != ClientCertificates::Off)
+    {
         validity.add("--tls-client-ca", ca, &certificates("--tls-client-ca", ca)?);
     }
     Ok(validity)
 }
 
-fn certificates(setting: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(
+    setting: &'static str,
+    file: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let refuse = |e: pem::Error| of_file(setting, file, &problem(&e, "certificate"));
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(refuse)?.collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file)
+        .map_err(refuse)?
+        .collect();
     match found.map_err(refuse)? {
         none if none.is_empty() => Err(of_file(setting, file, &"holds no certificate (PEM)")),
         found => Ok(found),
@@ -292,5 +371,9 @@ fn certificates(setting: &'static str, file: &Path) -> Result<Vec<CertificateDer
 }
 
 pub(super) fn of_file(setting: &'static str, file: &Path, cause: &dyn fmt::Display) -> TlsError {
-    TlsError::File { setting, file: file.display().to_string(), cause: cause.to_string() }
+    TlsError::File {
+        setting,
+        file: file.display().to_string(),
+        cause: cause.to_string(),
+    }
 }

@@ -1,5 +1,6 @@
-//! How long the certificates of the main listener are valid. rustls serves one that has expired, and every client refuses it; so the
-//! operator is told in the log, before and when it happens, and by a metric.
+//! How long the certificates of the main listener are valid. rustls serves one that has expired,
+//! and every client refuses it; so the operator is told in the log, before and when it happens, and
+//! by a metric.
 
 use std::{
     path::Path,
@@ -10,8 +11,8 @@ use std::{
 use rustls::pki_types::CertificateDer;
 use x509_cert::{Certificate, der::Decode as _};
 
-/// A certificate expires soon when less than a tenth of its lifetime is left (renewal is usual after two thirds), but not sooner than
-/// this before its end.
+/// A certificate expires soon when less than a tenth of its lifetime is left (renewal is usual
+/// after two thirds), but not sooner than this before its end.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// The certificates of the listener's files.
@@ -40,7 +41,9 @@ enum Standing {
 impl Validity {
     /// Adds the certificates of a file. What cannot be read here, rustls says more of.
     pub fn add(&mut self, setting: &'static str, file: &Path, certificates: &[CertificateDer<'_>]) {
-        let read = certificates.iter().filter_map(|der| Some(Certificate::from_der(der).ok()?.tbs_certificate));
+        let read = certificates
+            .iter()
+            .filter_map(|der| Some(Certificate::from_der(der).ok()?.tbs_certificate));
         self.0.extend(read.map(|certificate| Term {
             setting,
             file: file.display().to_string(),
@@ -55,7 +58,10 @@ impl Validity {
     pub fn ends(&self) -> Vec<(&'static str, SystemTime)> {
         let mut ends: Vec<(&'static str, SystemTime)> = Vec::new();
         for term in &self.0 {
-            match ends.iter_mut().find(|(setting, _)| *setting == term.setting) {
+            match ends
+                .iter_mut()
+                .find(|(setting, _)| *setting == term.setting)
+            {
                 Some((_, first)) => *first = term.ends.min(*first),
                 None => ends.push((term.setting, term.ends)),
             }
@@ -63,7 +69,8 @@ impl Validity {
         ends
     }
 
-    /// Says which certificates are not valid, or will not be for long: once of each that it has become so.
+    /// Says which certificates are not valid, or will not be for long: once of each that it has
+    /// become so.
     pub fn complain(&self, now: SystemTime) {
         for term in &self.0 {
             let standing = term.standing(now);
@@ -90,27 +97,33 @@ impl Term {
     }
 
     fn complain(&self, standing: Standing) {
-        let Self { setting, file, subject, .. } = self;
+        let Self {
+            setting,
+            file,
+            subject,
+            ..
+        } = self;
         let [begins, ends] = [self.begins, self.ends].map(humantime::format_rfc3339_seconds);
         match standing {
             Standing::Valid => {}
             Standing::Over => tracing::error!(
                 event = "tls.certificate_expired",
                 %ends,
-                "{setting} {file}: the certificate of {subject} expired at {ends}, so connections that need it are refused; renew it in \
-                 that file, which is read again when it changes"
+                "{setting} {file}: the certificate of {subject} expired at {ends}, so connections \
+                 that need it are refused; renew it in that file, which is read again when it \
+                 changes"
             ),
             Standing::NotYet => tracing::error!(
                 event = "tls.certificate_not_yet_valid",
                 %begins,
-                "{setting} {file}: the certificate of {subject} is valid from {begins} on, so connections that need it are refused; check \
-                 the clocks, or replace it"
+                "{setting} {file}: the certificate of {subject} is valid from {begins} on, so \
+                 connections that need it are refused; check the clocks, or replace it"
             ),
             Standing::EndsSoon => tracing::warn!(
                 event = "tls.certificate_expires",
                 %ends,
-                "{setting} {file}: the certificate of {subject} expires at {ends}; renew it in that file, which is read again when it \
-                 changes"
+                "{setting} {file}: the certificate of {subject} expires at {ends}; renew it in \
+                 that file, which is read again when it changes"
             ),
         }
     }
@@ -127,7 +140,15 @@ mod tests {
         let standing = |days: u32, now: SystemTime| {
             let (begins, ends) = (start, start + day * days);
             let (file, subject, told) = (String::new(), String::new(), AtomicU8::new(0));
-            Term { setting: "--tls-cert", file, subject, begins, ends, told }.standing(now)
+            Term {
+                setting: "--tls-cert",
+                file,
+                subject,
+                begins,
+                ends,
+                told,
+            }
+            .standing(now)
         };
         for (lifetime, at, expected) in [
             (90, 80, Standing::Valid),
@@ -137,7 +158,11 @@ mod tests {
             (3650, 3640, Standing::EndsSoon),
             (1, 0, Standing::Valid),
         ] {
-            assert_eq!(standing(lifetime, start + day * at), expected, "{lifetime} {at}");
+            assert_eq!(
+                standing(lifetime, start + day * at),
+                expected,
+                "{lifetime} {at}"
+            );
         }
         assert_eq!(standing(90, start - day), Standing::NotYet);
     }

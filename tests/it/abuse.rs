@@ -1,6 +1,7 @@
-//! The program of abuse: everything that a client can do to an HTTP/2 server short of authenticating, against a daemon in a process of
-//! its own, while a well-behaved client asks for its health and another applies and rolls back. `./dev abuse` starts it;
-//! docs/security.md says how to read what it prints.
+//! The program of abuse: everything that a client can do to an HTTP/2 server short of
+//! authenticating, against a daemon in a process of its own, while a well-behaved client asks for
+//! its health and another applies and rolls back. `./dev abuse` starts it; docs/security.md says
+//! how to read what it prints.
 //!
 //! - `frames`: HTTP/2 by hand, because a library would not send what is wrong
 //! - `attacks`: what is done
@@ -22,8 +23,8 @@ use bystander::{Bystander, Noticed};
 const HEALTH_P99: Duration = Duration::from_millis(50);
 const MEMORY_KB: u64 = 300 * 1024;
 
-const HEADER: &str =
-    "attack                 tried     done  p50 ms  p99 ms  max ms   checks   RSS MB  applies  verdict";
+const HEADER: &str = "attack                 tried     done  p50 ms  p99 ms  max ms   checks   RSS \
+    MB  applies  verdict";
 
 /// How long, and how many idle connections.
 struct Size {
@@ -33,10 +34,22 @@ struct Size {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_abuse_harms_nobody() {
-    // What other tests of this run do to the machine is no fault of the daemon's: the numbers are those of the program below.
+    // What other tests of this run do to the machine is no fault of the daemon's: the numbers are
+    // those of the program below.
     let some = "rapid_reset,continuation_flood,half_open,header_bomb,garbage,idle_connections";
-    let rows = run(some, Size { each: Duration::from_millis(300), connections: 200 }).await;
-    assert!(rows.iter().all(|row| row["applies_failed"] == 0 && row["checks_failed"] == 0), "{rows:#?}");
+    let rows = run(
+        some,
+        Size {
+            each: Duration::from_millis(300),
+            connections: 200,
+        },
+    )
+    .await;
+    assert!(
+        rows.iter()
+            .all(|row| row["applies_failed"] == 0 && row["checks_failed"] == 0),
+        "{rows:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,7 +57,8 @@ async fn a_short_abuse_harms_nobody() {
 async fn program() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let each = Duration::from_secs(number("SCHEMAD_ABUSE_SECONDS").unwrap_or(10));
-    let connections = usize::try_from(number("SCHEMAD_ABUSE_CONNECTIONS").unwrap_or(10_000)).unwrap();
+    let connections =
+        usize::try_from(number("SCHEMAD_ABUSE_CONNECTIONS").unwrap_or(10_000)).unwrap();
     let only = std::env::var("SCHEMAD_ABUSE_ATTACKS").unwrap_or_default();
     let rows = run(&only, Size { each, connections }).await;
     assert!(!rows.is_empty(), "no attack is called {only:?}");
@@ -66,7 +80,10 @@ async fn run(only: &str, size: Size) -> Vec<Value> {
     let set = Set::tables(3);
     println!("\n{HEADER}");
     let mut rows = Vec::new();
-    for attack in ATTACKS.iter().filter(|attack| only.is_empty() || only.split(',').any(|name| name == attack.name)) {
+    for attack in ATTACKS
+        .iter()
+        .filter(|attack| only.is_empty() || only.split(',').any(|name| name == attack.name))
+    {
         // A daemon for each, so that one attack's memory is not counted as the next one's.
         let mut command = from_folder(&set, &["serve"]);
         command.env("DATABASE_URL", &database.url);
@@ -78,7 +95,11 @@ async fn run(only: &str, size: Size) -> Vec<Value> {
 
 async fn one(attack: &Attack, size: &Size, process: &Process, open_files: u64) -> Value {
     // Both ends of a connection are this machine's, and this process holds one of them.
-    let connections = size.connections.min(usize::try_from(open_files).unwrap_or(usize::MAX).saturating_sub(200));
+    let connections = size.connections.min(
+        usize::try_from(open_files)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(200),
+    );
     let bystander = Bystander::start(&process.address, process.child.id().unwrap()).await;
     let done = attack.run(&process.address, size.each, connections).await;
     let noticed = bystander.stop().await;
@@ -100,7 +121,11 @@ fn row(attack: &Attack, done: attacks::Done, noticed: &Noticed) -> Value {
     if noticed.applies_failed > 0 || noticed.applies == 0 {
         wrong.push("apply");
     }
-    let verdict = if wrong.is_empty() { "ok".to_owned() } else { wrong.join(", ") };
+    let verdict = if wrong.is_empty() {
+        "ok".to_owned()
+    } else {
+        wrong.join(", ")
+    };
     let millis = |latency: Duration| (latency.as_secs_f64() * 10_000.0).round() / 10.0;
     let megabytes = noticed.memory_kb / 1024;
     println!(

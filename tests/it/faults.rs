@@ -1,5 +1,5 @@
-//! The program of faults: real servers, real daemons, real kills, and afterwards everything has to agree. `./dev faults` starts
-//! it; docs/faults.md says how to read what it prints.
+//! The program of faults: real servers, real daemons, real kills, and afterwards everything has to
+//! agree. `./dev faults` starts it; docs/faults.md says how to read what it prints.
 //!
 //! - `random`, `tally`: numbers from a seed, and the table
 //! - `migrations`: the set, and what must be there at any moment of it
@@ -37,7 +37,9 @@ pub enum Length {
 impl Length {
     /// A count of this length; `SCHEMAD_FAULTS_COUNT` replaces it.
     pub fn of(self, short: usize, long: usize) -> usize {
-        let given = std::env::var("SCHEMAD_FAULTS_COUNT").ok().and_then(|count| count.parse().ok());
+        let given = std::env::var("SCHEMAD_FAULTS_COUNT")
+            .ok()
+            .and_then(|count| count.parse().ok());
         given.unwrap_or(if self == Self::Short { short } else { long })
     }
 }
@@ -48,26 +50,39 @@ type Scenario = fn(Length, Random) -> Pin<Box<dyn Future<Output = Tally>>>;
 fn scenarios() -> Vec<(char, Scenario)> {
     vec![
         ('a', |length, random| Box::pin(kills::run(length, random))),
-        ('b', |length, random| Box::pin(sessions::run(length, random))),
+        ('b', |length, random| {
+            Box::pin(sessions::run(length, random))
+        }),
         ('c', |length, random| Box::pin(crowd::run(length, random))),
-        ('d', |length, random| Box::pin(promotion::run(length, random))),
+        ('d', |length, random| {
+            Box::pin(promotion::run(length, random))
+        }),
         ('e', |length, random| Box::pin(silence::run(length, random))),
         ('f', |length, random| Box::pin(locks::run(length, random))),
         ('g', |length, random| Box::pin(disk::run(length, random))),
-        ('h', |length, random| Box::pin(sessions::run_with_two_logins(length, random))),
+        ('h', |length, random| {
+            Box::pin(sessions::run_with_two_logins(length, random))
+        }),
     ]
 }
 
 /// A number from the environment.
 fn seed() -> u64 {
     let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    std::env::var("SCHEMAD_FAULTS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(now)
+    std::env::var("SCHEMAD_FAULTS_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(now)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes; ./dev faults"]
 async fn program() {
-    let length = if std::env::var("SCHEMAD_FAULTS").as_deref() == Ok("long") { Length::Long } else { Length::Short };
+    let length = if std::env::var("SCHEMAD_FAULTS").as_deref() == Ok("long") {
+        Length::Long
+    } else {
+        Length::Short
+    };
     let letters = std::env::var("SCHEMAD_FAULTS_SCENARIOS").unwrap_or_default();
     let random = Random::new(seed());
     println!("\nseed {} ({length:?})\n\n{}", seed(), tally::HEADER);

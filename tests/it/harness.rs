@@ -1,5 +1,5 @@
-//! What tests are made of: a server, a database each, a folder of migrations, a daemon in this process or in one of its own,
-//! a client, a proxy that can cut and stall.
+//! What tests are made of: a server, a database each, a folder of migrations, a daemon in this
+//! process or in one of its own, a client, a proxy that can cut and stall.
 
 pub mod authority;
 pub mod daemon;
@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 /// As long as anything may take on a busy machine before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Waits until `check` returns something, looking often; panics with `what` when it does not in time.
+/// Waits until `check` returns something, looking often; panics with `what` when it does not in
+/// time.
 pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -39,7 +40,12 @@ pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>
     }
 }
 
-/// A port of the loopback address that nobody listens on just now, for what cannot say which one it took.
+/// A port of the loopback address that nobody listens on just now, for what cannot say which one it
+/// took.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }

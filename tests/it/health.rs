@@ -2,7 +2,9 @@ use std::time::{Duration, Instant};
 
 use schemad::grpc::pb;
 use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+};
 
 use crate::harness::{
     PATIENCE, Proxy, Set, TestDaemon, TestDatabase,
@@ -18,12 +20,17 @@ const CURRENT: &str = "schemad.schema.current";
 const FLIP: Duration = Duration::from_millis(3500);
 
 async fn watch(daemon: &TestDaemon, service: &str) -> tonic::Streaming<HealthCheckResponse> {
-    let request = HealthCheckRequest { service: service.into() };
+    let request = HealthCheckRequest {
+        service: service.into(),
+    };
     daemon.health().watch(request).await.unwrap().into_inner()
 }
 
 async fn next(stream: &mut tonic::Streaming<HealthCheckResponse>) -> ServingStatus {
-    let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("no change").unwrap();
+    let message = tokio::time::timeout(PATIENCE, stream.message())
+        .await
+        .expect("no change")
+        .unwrap();
     message.expect("the stream ended").status()
 }
 
@@ -32,13 +39,19 @@ async fn the_names_say_what_they_promise() {
     let (database, set) = (TestDatabase::new().await, Set::tables(2));
     let daemon = TestDaemon::start(&database, &set).await;
     let expect = async |names: [ServingStatus; 5]| {
-        for (name, status) in ["", READY, DATABASE, CURRENT, "schemad.schema.applied.0001"].into_iter().zip(names) {
+        for (name, status) in ["", READY, DATABASE, CURRENT, "schemad.schema.applied.0001"]
+            .into_iter()
+            .zip(names)
+        {
             daemon.until(name, status).await;
         }
     };
     expect([Serving, Serving, Serving, NotServing, NotServing]).await;
     daemon
-        .apply(pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() })
+        .apply(pb::ApplyRequest {
+            target: Some(pb::apply_request::Target::Steps(1)),
+            ..Default::default()
+        })
         .await
         .finished();
     expect([Serving, Serving, Serving, NotServing, Serving]).await;
@@ -75,14 +88,18 @@ async fn watch_follows_and_stays_open_for_unknown_names() {
     assert_eq!(next(&mut applied).await, Serving);
     // By diesel_cli, elsewhere.
     let reverted = Instant::now();
-    database.execute("DROP TABLE t1; DELETE FROM __diesel_schema_migrations").await;
+    database
+        .execute("DROP TABLE t1; DELETE FROM __diesel_schema_migrations")
+        .await;
     assert_eq!(next(&mut applied).await, NotServing);
     assert!(reverted.elapsed() < FLIP, "{:?}", reverted.elapsed());
     // The stream of an unknown name is still open, and ends with the daemon.
     let none = tokio::time::timeout(Duration::from_millis(100), unknown.message()).await;
     assert!(none.is_err(), "{none:?}");
     daemon.terminate();
-    let end = tokio::time::timeout(PATIENCE, unknown.message()).await.expect("the stream does not end");
+    let end = tokio::time::timeout(PATIENCE, unknown.message())
+        .await
+        .expect("the stream does not end");
     assert!(!matches!(end, Ok(Some(_))), "{end:?}");
 }
 
@@ -104,9 +121,18 @@ async fn a_database_that_stalls_or_goes_away_shows_and_so_does_its_return() {
         assert_eq!(next(&mut ready).await, NotServing);
         assert!(gone.elapsed() < FLIP, "{:?}", gone.elapsed());
         daemon.until(DATABASE, NotServing).await;
-        assert_eq!(daemon.check("").await, Ok(Serving), "liveness knows no database");
-        let refused = daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err();
-        crate::harness::daemon::Failed::of(&refused).assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
+        assert_eq!(
+            daemon.check("").await,
+            Ok(Serving),
+            "liveness knows no database"
+        );
+        let refused = daemon
+            .client()
+            .get_status(pb::GetStatusRequest {})
+            .await
+            .unwrap_err();
+        crate::harness::daemon::Failed::of(&refused)
+            .assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
         let back = Instant::now();
         proxy.open();
         assert_eq!(next(&mut ready).await, Serving);
@@ -124,7 +150,9 @@ async fn a_daemon_serves_before_its_database_is_there() {
     daemon.until("", Serving).await;
     assert_eq!(daemon.check(READY).await, Ok(NotServing));
     let outcome = daemon.apply_all().await;
-    outcome.failure().assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
+    outcome
+        .failure()
+        .assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
     proxy.open();
     daemon.until_ready().await;
     daemon.apply_all().await.finished();
@@ -138,23 +166,44 @@ async fn the_admin_listener_speaks_http_and_grpc_health_and_nothing_else() {
     daemon.until_ready().await;
     for path in ["/livez", "/readyz", "/health/db"] {
         let (status, body) = get(&daemon.admin, path).await;
-        assert_eq!((status, body.contains(r#""status":"SERVING""#)), (200, true), "{path}: {body}");
+        assert_eq!(
+            (status, body.contains(r#""status":"SERVING""#)),
+            (200, true),
+            "{path}: {body}"
+        );
     }
     for path in ["/healthz", "/readyz/", "/", "/grpc.health.v1.Health/../x"] {
-        assert_eq!(get(&daemon.admin, path).await.0, 404, "{path}: a mistyped probe must not pass");
+        assert_eq!(
+            get(&daemon.admin, path).await.0,
+            404,
+            "{path}: a mistyped probe must not pass"
+        );
     }
     daemon.apply_all().await.finished();
     let (status, metrics) = get(&daemon.admin, "/metrics").await;
     assert_eq!(status, 200);
-    assert!(metrics.contains(r#"schemad_operations_total{kind="apply",result="succeeded"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"schemad_operations_total{kind="apply",result="succeeded"} 1"#),
+        "{metrics}"
+    );
     assert!(metrics.contains("schemad_database_up 1") && metrics.contains("schemad_ready 1"));
 
-    let channel = tonic::transport::Channel::from_shared(format!("http://{}", daemon.admin)).unwrap().connect_lazy();
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", daemon.admin))
+        .unwrap()
+        .connect_lazy();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-    let request = HealthCheckRequest { service: READY.into() };
-    assert_eq!(health.check(request).await.unwrap().into_inner().status(), Serving);
+    let request = HealthCheckRequest {
+        service: READY.into(),
+    };
+    assert_eq!(
+        health.check(request).await.unwrap().into_inner().status(),
+        Serving
+    );
     let mut service = pb::migration_service_client::MigrationServiceClient::new(channel);
-    let refused = service.get_status(pb::GetStatusRequest {}).await.unwrap_err();
+    let refused = service
+        .get_status(pb::GetStatusRequest {})
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
 
     proxy.cut();
@@ -163,7 +212,10 @@ async fn the_admin_listener_speaks_http_and_grpc_health_and_nothing_else() {
     for (path, expected) in [("/livez", 200), ("/readyz", 503), ("/health/db", 503)] {
         let (status, body) = get(&daemon.admin, path).await;
         assert_eq!(status, expected, "{path}: {body}");
-        assert!(status == 200 || body.contains(r#""reason":"DATABASE_UNAVAILABLE""#), "{body}");
+        assert!(
+            status == 200 || body.contains(r#""reason":"DATABASE_UNAVAILABLE""#),
+            "{body}"
+        );
     }
 }
 
@@ -180,9 +232,14 @@ async fn reflection_lists_the_services_and_can_be_switched_off() {
             message_request: Some(MessageRequest::ListServices(String::new())),
         };
         let mut client = ServerReflectionClient::new(daemon.channel());
-        let mut answers = client.server_reflection_info(tokio_stream::once(request)).await?.into_inner();
+        let mut answers = client
+            .server_reflection_info(tokio_stream::once(request))
+            .await?
+            .into_inner();
         let answer = answers.message().await?.unwrap().message_response.unwrap();
-        let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+        let MessageResponse::ListServicesResponse(list) = answer else {
+            panic!("{answer:?}")
+        };
         Ok::<_, tonic::Status>(list.service.into_iter().map(|s| s.name).collect::<Vec<_>>())
     };
     let daemon = TestDaemon::start(&database, &set).await;
@@ -190,9 +247,19 @@ async fn reflection_lists_the_services_and_can_be_switched_off() {
     for service in [READY, "grpc.health.v1.Health"] {
         assert!(services.contains(&service.to_owned()), "{services:?}");
     }
-    let without = TestDaemon::launch(schemad::Settings { reflection: false, ..settings(&database.url) }, &set).await;
+    let without = TestDaemon::launch(
+        schemad::Settings {
+            reflection: false,
+            ..settings(&database.url)
+        },
+        &set,
+    )
+    .await;
     without.until_ready().await;
-    assert_eq!(list(&without).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        list(&without).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,13 +273,25 @@ async fn readiness_follows_the_ledger_and_the_migration_address() {
     daemon.apply_all().await.finished();
     proxy.cut();
     daemon.until(READY, NotServing).await;
-    assert_eq!(daemon.check(DATABASE).await, Ok(Serving), "reads go another way");
-    daemon.apply_all().await.failure().assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
+    assert_eq!(
+        daemon.check(DATABASE).await,
+        Ok(Serving),
+        "reads go another way"
+    );
+    daemon
+        .apply_all()
+        .await
+        .failure()
+        .assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
     proxy.open();
     daemon.until_ready().await;
-    database.execute("UPDATE schemad.ledger SET compatible_with = 99").await;
+    database
+        .execute("UPDATE schemad.ledger SET compatible_with = 99")
+        .await;
     daemon.until(READY, NotServing).await;
-    database.execute("UPDATE schemad.ledger SET compatible_with = 1").await;
+    database
+        .execute("UPDATE schemad.ledger SET compatible_with = 1")
+        .await;
     daemon.until_ready().await;
     daemon.rollback_all().await.finished();
 }
@@ -221,8 +300,21 @@ async fn readiness_follows_the_ledger_and_the_migration_address() {
 async fn a_watch_is_told_that_an_idle_daemon_ends() {
     let database = TestDatabase::new().await;
     let daemon = TestDaemon::start(&database, &Set::tables(1)).await;
-    let mut watch = daemon.health().watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut watch = daemon
+        .health()
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), Serving);
     daemon.terminate();
-    assert_eq!(watch.message().await.unwrap().expect("a last word").status(), NotServing);
+    assert_eq!(
+        watch
+            .message()
+            .await
+            .unwrap()
+            .expect("a last word")
+            .status(),
+        NotServing
+    );
 }

@@ -1,4 +1,5 @@
-//! Text from migrations, requests and the database that would command a terminal, forge a line or leave its place in SQL.
+//! Text from migrations, requests and the database that would command a terminal, forge a line or
+//! leave its place in SQL.
 
 use std::{
     process::Stdio,
@@ -14,8 +15,10 @@ use crate::harness::{
     process::{from_folder, output, schemad, stderr, stdout},
 };
 
-/// Clears the screen, forges a line, turns the text around, sets the window's title by a C1 control.
-const EVIL: &str = "a\u{1b}[2J\u{1b}[31m\r\nDone: 9 of 9 steps done\u{202e}gnp\u{2066}\u{9d}0;t\u{7}z";
+/// Clears the screen, forges a line, turns the text around, sets the window's title by a C1
+/// control.
+const EVIL: &str =
+    "a\u{1b}[2J\u{1b}[31m\r\nDone: 9 of 9 steps done\u{202e}gnp\u{2066}\u{9d}0;t\u{7}z";
 
 /// EVIL within a '…' string.
 fn sql_literal() -> String {
@@ -26,7 +29,8 @@ fn sql_literal() -> String {
 #[track_caller]
 fn is_plain(what: &str, text: &str) {
     let acts = |c: char| {
-        c.is_control() && c != '\n' && c != '\t' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control() && c != '\n' && c != '\t'
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     assert!(!text.contains(acts), "{what}: {text:?}");
 }
@@ -34,7 +38,10 @@ fn is_plain(what: &str, text: &str) {
 /// Nothing pretends to be schemad's own line.
 #[track_caller]
 fn forges_nothing(what: &str, text: &str) {
-    assert!(!text.lines().any(|line| line.starts_with("Done: 9")), "{what}: {text:?}");
+    assert!(
+        !text.lines().any(|line| line.starts_with("Done: 9")),
+        "{what}: {text:?}"
+    );
 }
 
 async fn said(daemon: &str, args: &[&str]) -> String {
@@ -49,12 +56,31 @@ async fn no_migration_and_no_request_commands_a_terminal_or_forges_a_line() {
     let database = TestDatabase::new().await;
     let literal = sql_literal();
     let set = Set::of(&[
-        (&format!("1_{}", EVIL.replace('/', "")), "CREATE TABLE t (n int);", "DROP TABLE t;"),
-        ("2_notice", &format!("DO $$ BEGIN RAISE NOTICE '%', '{literal}'; END $$;"), "SELECT 1;"),
-        ("3_fails", &format!("SELECT 1;\nDO $$ BEGIN RAISE '%', '{literal}' USING HINT = '{literal}'; END $$;"), ""),
+        (
+            &format!("1_{}", EVIL.replace('/', "")),
+            "CREATE TABLE t (n int);",
+            "DROP TABLE t;",
+        ),
+        (
+            "2_notice",
+            &format!("DO $$ BEGIN RAISE NOTICE '%', '{literal}'; END $$;"),
+            "SELECT 1;",
+        ),
+        (
+            "3_fails",
+            &format!(
+                "SELECT 1;\nDO $$ BEGIN RAISE '%', '{literal}' USING HINT = '{literal}'; END $$;"
+            ),
+            "",
+        ),
     ]);
-    let mut command = from_folder(&set, &["serve", "--log-level", "trace", "--log-format", "text"]);
-    command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]).env("DATABASE_URL", &database.url);
+    let mut command = from_folder(
+        &set,
+        &["serve", "--log-level", "trace", "--log-format", "text"],
+    );
+    command
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .env("DATABASE_URL", &database.url);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = child.stderr.take().unwrap();
     let log = Arc::new(Mutex::new(Vec::new()));
@@ -73,7 +99,14 @@ async fn no_migration_and_no_request_commands_a_terminal_or_forges_a_line() {
     })
     .await;
     eventually("it is ready", async || {
-        let output = output(schemad(&["health", "-addr", &address, "-service", "schemad.v1.MigrationService"])).await;
+        let output = output(schemad(&[
+            "health",
+            "-addr",
+            &address,
+            "-service",
+            "schemad.v1.MigrationService",
+        ]))
+        .await;
         output.status.success().then_some(())
     })
     .await;
@@ -101,9 +134,16 @@ async fn no_migration_and_no_request_commands_a_terminal_or_forges_a_line() {
         }
     }
     let told = said(&address, &["list"]).await;
-    assert!(told.contains("a\\u{1b}[2J") && told.contains("\\u{202e}"), "it can still be seen: {told}");
+    assert!(
+        told.contains("a\\u{1b}[2J") && told.contains("\\u{202e}"),
+        "it can still be seen: {told}"
+    );
 
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id().unwrap().cast_signed()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
     reader.await.unwrap();
     let log = logged();
     is_plain("the log", &log);
@@ -127,7 +167,11 @@ async fn a_reason_of_many_lines_is_kept_as_it_is_and_logged_on_one() {
     let mut process = Process::start(command).await;
     let reason = format!("'); DROP SCHEMA schemad CASCADE; -- {EVIL}");
     let resolved = eventually("it is resolved", async || {
-        let told = said(&process.address, &["resolve", "1", "--accept", "--reason", &reason]).await;
+        let told = said(
+            &process.address,
+            &["resolve", "1", "--accept", "--reason", &reason],
+        )
+        .await;
         is_plain("resolve", &told);
         told.contains("Resolved 1").then_some(())
     });
@@ -137,7 +181,12 @@ async fn a_reason_of_many_lines_is_kept_as_it_is_and_logged_on_one() {
     assert_eq!(database.text(kept).await, format!("1 accept: {reason}"));
     let ended = process.event("operation.finished").await;
     assert!(ended["line"].is_null(), "{ended}");
-    for args in [&["history"][..], &["status"], &["history", "--output", "json"], &["show", "1"]] {
+    for args in [
+        &["history"][..],
+        &["status"],
+        &["history", "--output", "json"],
+        &["show", "1"],
+    ] {
         let told = said(&process.address, args).await;
         is_plain(&format!("{args:?}"), &told);
         forges_nothing(&format!("{args:?}"), &told);
@@ -150,26 +199,86 @@ async fn no_value_of_a_request_leaves_its_place_in_sql() {
     let database = TestDatabase::new().await;
     let daemon = TestDaemon::start(&database, &Set::tables(2)).await;
     daemon.apply_all().await.finished();
-    for text in
-        ["' OR '1'='1", "'; DROP TABLE t1; --", "\\'; DROP TABLE t1; --", "1) OR (1=1", "$1", "%", "\"", "\u{202e}"]
-    {
-        let filter = pb::ListOperationsRequest { principal: text.into(), ..Default::default() };
+    for text in [
+        "' OR '1'='1",
+        "'; DROP TABLE t1; --",
+        "\\'; DROP TABLE t1; --",
+        "1) OR (1=1",
+        "$1",
+        "%",
+        "\"",
+        "\u{202e}",
+    ] {
+        let filter = pb::ListOperationsRequest {
+            principal: text.into(),
+            ..Default::default()
+        };
         assert!(
-            daemon.operations().list_operations(filter).await.unwrap().into_inner().operations.is_empty(),
+            daemon
+                .operations()
+                .list_operations(filter)
+                .await
+                .unwrap()
+                .into_inner()
+                .operations
+                .is_empty(),
             "{text}"
         );
-        let filter = pb::ListOperationsRequest { version: text.into(), ..Default::default() };
+        let filter = pb::ListOperationsRequest {
+            version: text.into(),
+            ..Default::default()
+        };
         assert!(
-            daemon.operations().list_operations(filter).await.unwrap().into_inner().operations.is_empty(),
+            daemon
+                .operations()
+                .list_operations(filter)
+                .await
+                .unwrap()
+                .into_inner()
+                .operations
+                .is_empty(),
             "{text}"
         );
         let version = text.to_owned();
-        assert!(daemon.client().get_migration(pb::GetMigrationRequest { version: version.clone() }).await.is_err());
+        assert!(
+            daemon
+                .client()
+                .get_migration(pb::GetMigrationRequest {
+                    version: version.clone()
+                })
+                .await
+                .is_err()
+        );
         let target = Some(pb::apply_request::Target::To(version.clone()));
-        assert!(daemon.apply(pb::ApplyRequest { target, ..Default::default() }).await.status.is_err(), "{text}");
+        assert!(
+            daemon
+                .apply(pb::ApplyRequest {
+                    target,
+                    ..Default::default()
+                })
+                .await
+                .status
+                .is_err(),
+            "{text}"
+        );
         let target = Some(pb::rollback_request::Target::To(version));
-        assert!(daemon.rollback(pb::RollbackRequest { target, ..Default::default() }).await.status.is_err(), "{text}");
+        assert!(
+            daemon
+                .rollback(pb::RollbackRequest {
+                    target,
+                    ..Default::default()
+                })
+                .await
+                .status
+                .is_err(),
+            "{text}"
+        );
     }
-    assert_eq!(database.text("SELECT count(*) FROM pg_class WHERE relname IN ('t1', 't2')").await, "2");
+    assert_eq!(
+        database
+            .text("SELECT count(*) FROM pg_class WHERE relname IN ('t1', 't2')")
+            .await,
+        "2"
+    );
     database.assert_consistent().await;
 }

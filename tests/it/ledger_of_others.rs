@@ -1,4 +1,5 @@
-//! What others put on the ledger's tables or in its place does not run as the daemon: it is refused, named, and said beforehand.
+//! What others put on the ledger's tables or in its place does not run as the daemon: it is
+//! refused, named, and said beforehand.
 
 use schemad::grpc::pb;
 use tonic::Code;
@@ -9,23 +10,32 @@ use crate::harness::{
     eventually,
 };
 
-/// A role that is told apart by the database's name, and a trap of its own: functions that write down as whom they ran.
-const INTRUDER: &str = "CREATE ROLE {role}; CREATE SCHEMA own AUTHORIZATION {role}; GRANT CREATE ON DATABASE {database} TO {role}; \
-    CREATE TABLE own.ran (who text); GRANT ALL ON own.ran TO PUBLIC; GRANT USAGE ON SCHEMA own TO PUBLIC; SET ROLE {role}; \
-    CREATE FUNCTION own.trap() RETURNS trigger LANGUAGE plpgsql AS \
-        $$ BEGIN INSERT INTO own.ran VALUES (current_user); RETURN coalesce(NEW, OLD); END $$; \
-    CREATE FUNCTION own.one() RETURNS integer LANGUAGE plpgsql AS \
-        $$ BEGIN INSERT INTO own.ran VALUES (current_user); RETURN 1; END $$; \
-    CREATE FUNCTION own.same(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'; RESET ROLE";
+/// A role that is told apart by the database's name, and a trap of its own: functions that write
+/// down as whom they ran.
+const INTRUDER: &str = "CREATE ROLE {role}; CREATE SCHEMA own AUTHORIZATION {role}; GRANT CREATE \
+    ON DATABASE {database} TO {role}; CREATE TABLE own.ran (who text); GRANT ALL ON own.ran TO \
+    PUBLIC; GRANT USAGE ON SCHEMA own TO PUBLIC; SET ROLE {role}; CREATE FUNCTION own.trap() \
+    RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO own.ran VALUES (current_user); RETURN \
+    coalesce(NEW, OLD); END $$; CREATE FUNCTION own.one() RETURNS integer LANGUAGE plpgsql AS $$ \
+    BEGIN INSERT INTO own.ran VALUES (current_user); RETURN 1; END $$; CREATE FUNCTION \
+    own.same(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'; RESET ROLE";
 
 async fn intruder(database: &TestDatabase) -> String {
     let role = format!("intruder_{}", database.name);
-    database.execute(&INTRUDER.replace("{role}", &role).replace("{database}", &database.name)).await;
+    database
+        .execute(
+            &INTRUDER
+                .replace("{role}", &role)
+                .replace("{database}", &database.name),
+        )
+        .await;
     role
 }
 
 async fn drop_role(database: &TestDatabase, role: &str) {
-    database.execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
+    database
+        .execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
 }
 
 /// Health says it, and then every operation and what only validates; returns the words.
@@ -35,12 +45,21 @@ async fn is_refused(daemon: &TestDaemon, reason: &str, named: &str) -> String {
         (status == 503 && body.contains(reason)).then_some(())
     })
     .await;
-    let validated = daemon.apply(pb::ApplyRequest { validate_only: true, ..Default::default() }).await;
+    let validated = daemon
+        .apply(pb::ApplyRequest {
+            validate_only: true,
+            ..Default::default()
+        })
+        .await;
     let [applied, rolled_back] = [daemon.apply_all().await, daemon.rollback_all().await];
     let messages = [validated, applied, rolled_back].map(|outcome: Outcome| {
         let failed = outcome.failure();
         failed.assert(Code::FailedPrecondition, reason);
-        assert!(failed.message.contains(named), "{named}: {}", failed.message);
+        assert!(
+            failed.message.contains(named),
+            "{named}: {}",
+            failed.message
+        );
         failed.message
     });
     messages[1].clone()
@@ -50,22 +69,31 @@ async fn is_refused(daemon: &TestDaemon, reason: &str, named: &str) -> String {
 async fn what_others_put_on_the_ledgers_tables_is_refused_and_named_with_its_cure() {
     let (database, set) = (TestDatabase::new().await, Set::tables(2));
     let daemon = TestDaemon::start(&database, &set).await;
-    let one = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    let one = pb::ApplyRequest {
+        target: Some(pb::apply_request::Target::Steps(1)),
+        ..Default::default()
+    };
     daemon.apply(one).await.finished();
     let role = intruder(&database).await;
-    let given = format!("GRANT USAGE ON SCHEMA schemad TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA schemad TO {role}");
+    let given = format!(
+        "GRANT USAGE ON SCHEMA schemad TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA schemad TO \
+         {role}"
+    );
     database.execute(&given).await;
     let as_intruder = |sql: &str| format!("SET ROLE {role}; {sql}");
     for (change, named, cure) in [
         (
             as_intruder(
-                "CREATE TRIGGER \"Trap\" BEFORE UPDATE ON schemad.steps FOR EACH ROW EXECUTE FUNCTION own.trap()",
+                "CREATE TRIGGER \"Trap\" BEFORE UPDATE ON schemad.steps FOR EACH ROW EXECUTE \
+                 FUNCTION own.trap()",
             ),
             "schemad.steps has the trigger \"Trap\"",
             "DROP TRIGGER \"Trap\" ON schemad.steps",
         ),
         (
-            as_intruder("CREATE TABLE own.t (op uuid REFERENCES schemad.operations ON DELETE CASCADE)"),
+            as_intruder(
+                "CREATE TABLE own.t (op uuid REFERENCES schemad.operations ON DELETE CASCADE)",
+            ),
             "own.t refers to schemad.operations",
             "ALTER TABLE own.t DROP CONSTRAINT t_op_fkey",
         ),
@@ -112,7 +140,10 @@ async fn what_others_put_on_the_ledgers_tables_is_refused_and_named_with_its_cur
         database.execute(cure).await;
         daemon.until_ready().await;
     }
-    assert_eq!(database.texts("SELECT DISTINCT who FROM own.ran").await, [""; 0]);
+    assert_eq!(
+        database.texts("SELECT DISTINCT who FROM own.ran").await,
+        [""; 0]
+    );
     daemon.apply_all().await.finished();
     database.assert_consistent().await;
     daemon.stop().await;
@@ -123,11 +154,12 @@ async fn what_others_put_on_the_ledgers_tables_is_refused_and_named_with_its_cur
 fn give(role: &str, what: &str) -> String {
     match what {
         "all" => format!(
-            "ALTER SCHEMA schemad OWNER TO {role}; DO $$ DECLARE found record; BEGIN \
-             FOR found IN SELECT format('ALTER TABLE schemad.%I OWNER TO {role}', relname) AS sql FROM pg_class \
-                WHERE relnamespace = 'schemad'::regnamespace AND relkind = 'r' LOOP EXECUTE found.sql; END LOOP; \
-             FOR found IN SELECT format('ALTER FUNCTION %s OWNER TO {role}', oid::regprocedure) AS sql FROM pg_proc \
-                WHERE pronamespace = 'schemad'::regnamespace LOOP EXECUTE found.sql; END LOOP; END $$"
+            "ALTER SCHEMA schemad OWNER TO {role}; DO $$ DECLARE found record; BEGIN FOR found IN \
+             SELECT format('ALTER TABLE schemad.%I OWNER TO {role}', relname) AS sql FROM pg_class \
+             WHERE relnamespace = 'schemad'::regnamespace AND relkind = 'r' LOOP EXECUTE \
+             found.sql; END LOOP; FOR found IN SELECT format('ALTER FUNCTION %s OWNER TO {role}', \
+             oid::regprocedure) AS sql FROM pg_proc WHERE pronamespace = 'schemad'::regnamespace \
+             LOOP EXECUTE found.sql; END LOOP; END $$"
         ),
         what => format!("ALTER {what} OWNER TO {role}"),
     }
@@ -137,7 +169,10 @@ fn give(role: &str, what: &str) -> String {
 async fn a_ledger_of_somebody_else_is_not_used() {
     let (database, set) = (TestDatabase::new().await, Set::tables(2));
     let daemon = TestDaemon::start(&database, &set).await;
-    let one = pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() };
+    let one = pb::ApplyRequest {
+        target: Some(pb::apply_request::Target::Steps(1)),
+        ..Default::default()
+    };
     daemon.apply(one).await.finished();
     let role = intruder(&database).await;
     let guard = "FUNCTION schemad.begin_step_v2(bigint)";
@@ -148,32 +183,51 @@ async fn a_ledger_of_somebody_else_is_not_used() {
     ] {
         database.execute(&give(&role, what)).await;
         if what == guard {
-            let body = "CREATE OR REPLACE FUNCTION schemad.begin_step_v2(step_id bigint) RETURNS void LANGUAGE plpgsql AS \
-                $$ BEGIN INSERT INTO own.ran VALUES (current_user); END $$";
+            let body = "CREATE OR REPLACE FUNCTION schemad.begin_step_v2(step_id bigint) RETURNS \
+                void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO own.ran VALUES (current_user); END \
+                $$";
             let text = "SELECT pg_get_functiondef('schemad.begin_step_v2(bigint)'::regprocedure)";
             let before = database.text(text).await;
-            let mine = format!("GRANT ALL ON SCHEMA schemad TO {role}; SET ROLE {role}; {body}; RESET ROLE");
+            let mine = format!(
+                "GRANT ALL ON SCHEMA schemad TO {role}; SET ROLE {role}; {body}; RESET ROLE"
+            );
             database.execute(&mine).await;
             is_refused(&daemon, "LEDGER_FOREIGN", named).await;
-            database.execute(&format!("{before}; REVOKE ALL ON SCHEMA schemad FROM {role}")).await;
+            database
+                .execute(&format!(
+                    "{before}; REVOKE ALL ON SCHEMA schemad FROM {role}"
+                ))
+                .await;
         }
         let message = is_refused(&daemon, "LEDGER_FOREIGN", named).await;
         assert!(message.contains(&role), "{message}");
         let cure = format!("ALTER {what} OWNER TO ");
-        let start = message.find(&cure).unwrap_or_else(|| panic!("{cure}: {message}"));
-        database.execute(message[start..].split([';', ',']).next().unwrap()).await;
+        let start = message
+            .find(&cure)
+            .unwrap_or_else(|| panic!("{cure}: {message}"));
+        database
+            .execute(message[start..].split([';', ',']).next().unwrap())
+            .await;
         daemon.until_ready().await;
     }
     // A guard of the same name for a type that might fit better.
     let overload = format!(
-        "GRANT ALL ON SCHEMA schemad TO {role}; SET ROLE {role}; CREATE FUNCTION schemad.begin_step_v2(step_id integer) RETURNS void \
-         LANGUAGE plpgsql AS $$ BEGIN INSERT INTO own.ran VALUES (current_user); END $$; RESET ROLE"
+        "GRANT ALL ON SCHEMA schemad TO {role}; SET ROLE {role}; CREATE FUNCTION \
+         schemad.begin_step_v2(step_id integer) RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT \
+         INTO own.ran VALUES (current_user); END $$; RESET ROLE"
     );
     database.execute(&overload).await;
-    is_refused(&daemon, "LEDGER_FOREIGN", "the function schemad.begin_step_v2(integer)").await;
+    is_refused(
+        &daemon,
+        "LEDGER_FOREIGN",
+        "the function schemad.begin_step_v2(integer)",
+    )
+    .await;
     daemon.stop().await;
     // All of it, and before the first start.
-    database.execute("DROP FUNCTION schemad.begin_step_v2(integer)").await;
+    database
+        .execute("DROP FUNCTION schemad.begin_step_v2(integer)")
+        .await;
     database.execute(&give(&role, "all")).await;
     let daemon = TestDaemon::launch(settings(&database.url), &set).await;
     is_refused(&daemon, "LEDGER_FOREIGN", "the schema schemad").await;
@@ -189,9 +243,15 @@ async fn a_schema_of_somebody_else_or_with_anything_in_it_gets_no_ledger() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
     let role = intruder(&database).await;
     for (made, named, cure) in [
-        (format!("CREATE SCHEMA schemad AUTHORIZATION {role}"), "the schema schemad", "DROP SCHEMA schemad"),
         (
-            "CREATE SCHEMA schemad; CREATE FUNCTION schemad.begin_step_v2(integer) RETURNS void LANGUAGE sql AS ''"
+            format!("CREATE SCHEMA schemad AUTHORIZATION {role}"),
+            "the schema schemad",
+            "DROP SCHEMA \
+            schemad",
+        ),
+        (
+            "CREATE SCHEMA schemad; CREATE FUNCTION schemad.begin_step_v2(integer) RETURNS void \
+             LANGUAGE sql AS ''"
                 .into(),
             "begin_step_v2",
             "DROP SCHEMA schemad CASCADE",
@@ -202,7 +262,8 @@ async fn a_schema_of_somebody_else_or_with_anything_in_it_gets_no_ledger() {
             "DROP SCHEMA schemad CASCADE",
         ),
         (
-            "CREATE SCHEMA schemad; CREATE OPERATOR schemad.=== (FUNCTION = texteq, LEFTARG = text, RIGHTARG = text)"
+            "CREATE SCHEMA schemad; CREATE OPERATOR schemad.=== (FUNCTION = texteq, LEFTARG = \
+             text, RIGHTARG = text)"
                 .into(),
             "===",
             "DROP SCHEMA schemad CASCADE",
@@ -217,8 +278,8 @@ async fn a_schema_of_somebody_else_or_with_anything_in_it_gets_no_ledger() {
         database.execute("DROP SCHEMA schemad CASCADE").await;
     }
     // What a DBA prepares is nothing that anybody could run.
-    let prepared =
-        "CREATE SCHEMA schemad; ALTER DEFAULT PRIVILEGES IN SCHEMA schemad GRANT SELECT ON TABLES TO pg_monitor";
+    let prepared = "CREATE SCHEMA schemad; ALTER DEFAULT PRIVILEGES IN SCHEMA schemad GRANT SELECT \
+        ON TABLES TO pg_monitor";
     database.execute(prepared).await;
     TestDaemon::start(&database, &set).await.stop().await;
     drop_role(&database, &role).await;
@@ -230,8 +291,9 @@ async fn whoever_may_become_the_ledgers_owner_trusts_him_unless_migrations_run_a
     let [owner, other] = ["owner", "other"].map(|name| format!("{name}_{}", database.name));
     database
         .execute(&format!(
-            "CREATE ROLE {owner} LOGIN PASSWORD 'pw'; CREATE ROLE {other} LOGIN NOINHERIT PASSWORD 'pw'; \
-             CREATE SCHEMA schemad AUTHORIZATION {owner}; GRANT ALL ON SCHEMA public TO {owner}, {other}"
+            "CREATE ROLE {owner} LOGIN PASSWORD 'pw'; CREATE ROLE {other} LOGIN NOINHERIT PASSWORD \
+             'pw'; CREATE SCHEMA schemad AUTHORIZATION {owner}; GRANT ALL ON SCHEMA public TO \
+             {owner}, {other}"
         ))
         .await;
     let daemon = TestDaemon::launch(settings(&database.url_as(&owner)), &set).await;
@@ -239,8 +301,9 @@ async fn whoever_may_become_the_ledgers_owner_trusts_him_unless_migrations_run_a
     daemon.stop().await;
     database
         .execute(&format!(
-            "GRANT USAGE ON SCHEMA schemad TO {other}; GRANT ALL ON ALL TABLES IN SCHEMA schemad, public TO {other}; \
-             GRANT ALL ON ALL FUNCTIONS IN SCHEMA schemad TO {other}; GRANT ALL ON ALL SEQUENCES IN SCHEMA schemad TO {other}"
+            "GRANT USAGE ON SCHEMA schemad TO {other}; GRANT ALL ON ALL TABLES IN SCHEMA schemad, \
+             public TO {other}; GRANT ALL ON ALL FUNCTIONS IN SCHEMA schemad TO {other}; GRANT ALL \
+             ON ALL SEQUENCES IN SCHEMA schemad TO {other}"
         ))
         .await;
     let daemon = TestDaemon::launch(settings(&database.url_as(&other)), &set).await;
@@ -252,7 +315,11 @@ async fn whoever_may_become_the_ledgers_owner_trusts_him_unless_migrations_run_a
     daemon.apply_all().await.finished();
     // The guards write Diesel's table with the owner's rights.
     let table = "public.__diesel_schema_migrations";
-    database.execute(&format!("ALTER TABLE {table} OWNER TO CURRENT_USER; GRANT ALL ON {table} TO {other}")).await;
+    database
+        .execute(&format!(
+            "ALTER TABLE {table} OWNER TO CURRENT_USER; GRANT ALL ON {table} TO {other}"
+        ))
+        .await;
     let grant = format!("GRANT SELECT, INSERT, DELETE ON {table} TO {owner}");
     is_refused(&daemon, "MISSING_RIGHT", &grant).await;
     database.execute(&grant).await;
@@ -260,10 +327,16 @@ async fn whoever_may_become_the_ledgers_owner_trusts_him_unless_migrations_run_a
     daemon.rollback_all().await.finished();
     daemon.apply_all().await.finished();
     daemon.stop().await;
-    let as_owner = schemad::Settings { role: Some(owner.clone()), ..settings(&database.url_as(&other)) };
+    let as_owner = schemad::Settings {
+        role: Some(owner.clone()),
+        ..settings(&database.url_as(&other))
+    };
     let daemon = TestDaemon::launch(as_owner, &set).await;
     let message = is_refused(&daemon, "LEDGER_FOREIGN", &owner).await;
-    assert!(!message.contains(&cure) && message.contains("migrations run as"), "{message}");
+    assert!(
+        !message.contains(&cure) && message.contains("migrations run as"),
+        "{message}"
+    );
     daemon.stop().await;
     drop_role(&database, &other).await;
     drop_role(&database, &owner).await;
@@ -278,17 +351,21 @@ async fn a_diesel_table_that_the_guards_would_refuse_is_told_beforehand() {
     let role = intruder(&database).await;
     database
         .execute(
-            "CREATE TRIGGER trap BEFORE INSERT OR DELETE ON __diesel_schema_migrations FOR EACH ROW EXECUTE FUNCTION own.trap()",
+            "CREATE TRIGGER trap BEFORE INSERT OR DELETE ON __diesel_schema_migrations FOR EACH \
+             ROW EXECUTE FUNCTION own.trap()",
         )
         .await;
     is_refused(&daemon, "DIESEL_TABLE_UNSAFE", "it has the trigger trap").await;
-    database.execute("DROP TRIGGER trap ON __diesel_schema_migrations").await;
+    database
+        .execute("DROP TRIGGER trap ON __diesel_schema_migrations")
+        .await;
     daemon.until_ready().await;
     daemon.stop().await;
     drop_role(&database, &role).await;
 }
 
-/// Its owner's code can run while a table is only read, and a probe reads before anybody has asked for an operation.
+/// Its owner's code can run while a table is only read, and a probe reads before anybody has asked
+/// for an operation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ledger_of_somebody_else_is_not_even_read() {
     let (database, set) = (TestDatabase::new().await, Set::tables(1));
@@ -298,34 +375,67 @@ async fn a_ledger_of_somebody_else_is_not_even_read() {
     let role = intruder(&database).await;
     database
         .execute(&format!(
-            "CREATE FUNCTION own.trap(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'it ran'; END $$; \
-             ALTER TABLE schemad.migrations RENAME TO before; \
-             CREATE VIEW schemad.migrations AS SELECT own.trap(version) AS version, name, position, up_script, down_script, up_mode, \
-                down_mode, applied_at, step, adopted, mac FROM schemad.before; ALTER VIEW schemad.migrations OWNER TO {role}; GRANT SELECT ON schemad.before TO {role}"
+            "CREATE FUNCTION own.trap(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'it \
+             ran'; END $$; ALTER TABLE schemad.migrations RENAME TO before; CREATE VIEW \
+             schemad.migrations AS SELECT own.trap(version) AS version, name, position, up_script, \
+             down_script, up_mode, down_mode, applied_at, step, adopted, mac FROM schemad.before; \
+             ALTER VIEW schemad.migrations OWNER TO {role}; GRANT SELECT ON schemad.before TO \
+             {role}"
         ))
         .await;
     let settings = settings(&database.url);
     // Also where what is read goes another way, as the same role.
-    let two_ways = schemad::Settings { migration_database: Some(settings.database.clone()), ..settings.clone() };
+    let two_ways = schemad::Settings {
+        migration_database: Some(settings.database.clone()),
+        ..settings.clone()
+    };
     for settings in [settings, two_ways] {
         let daemon = TestDaemon::launch(settings, &set).await;
         eventually("status says whose it is", async || {
-            let status = daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err();
+            let status = daemon
+                .client()
+                .get_status(pb::GetStatusRequest {})
+                .await
+                .unwrap_err();
             assert!(!status.message().contains("it ran"), "{status:?}");
-            status.message().contains(&format!("schemad.migrations belongs to {role}")).then_some(())
+            status
+                .message()
+                .contains(&format!("schemad.migrations belongs to {role}"))
+                .then_some(())
         })
         .await;
-        let history = daemon.operations().list_operations(pb::ListOperationsRequest::default()).await.unwrap_err();
-        assert!(history.message().contains("schemad.migrations belongs to"), "{history:?}");
+        let history = daemon
+            .operations()
+            .list_operations(pb::ListOperationsRequest::default())
+            .await
+            .unwrap_err();
+        assert!(
+            history.message().contains("schemad.migrations belongs to"),
+            "{history:?}"
+        );
         is_refused(&daemon, "LEDGER_FOREIGN", "schemad.migrations").await;
         daemon.stop().await;
     }
     // His own no more, a view is none of the ledger's tables all the same.
-    database.execute("ALTER VIEW schemad.migrations OWNER TO CURRENT_USER").await;
+    database
+        .execute("ALTER VIEW schemad.migrations OWNER TO CURRENT_USER")
+        .await;
     let daemon = TestDaemon::launch(crate::harness::daemon::settings(&database.url), &set).await;
-    is_refused(&daemon, "LEDGER_DAMAGED", "schemad.migrations is not an ordinary table").await;
-    let status = daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err();
-    assert!(status.message().contains("is not an ordinary table"), "{status:?}");
+    is_refused(
+        &daemon,
+        "LEDGER_DAMAGED",
+        "schemad.migrations is not an ordinary table",
+    )
+    .await;
+    let status = daemon
+        .client()
+        .get_status(pb::GetStatusRequest {})
+        .await
+        .unwrap_err();
+    assert!(
+        status.message().contains("is not an ordinary table"),
+        "{status:?}"
+    );
     daemon.stop().await;
     drop_role(&database, &role).await;
 }

@@ -1,4 +1,5 @@
-//! The log never decides what the daemon does: neither its level, nor a reader that has stopped reading.
+//! The log never decides what the daemon does: neither its level, nor a reader that has stopped
+//! reading.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +42,11 @@ fn listening(pid: u32) -> Vec<u16> {
         })
         .collect();
     let mut found = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let number: u32 = entry.file_name().to_string_lossy().parse().unwrap();
         let target = fs::read_link(entry.path()).unwrap_or_default();
         if let Some(port) = sockets.get(target.to_string_lossy().as_ref()) {
@@ -66,19 +71,34 @@ async fn ports(child: &Child) -> (u16, u16) {
 async fn admin(port: u16, path: &str) -> String {
     let ask = async {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-        socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        socket
+            .write_all(
+                format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
+            .await?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.map(|_| answer)
     };
-    tokio::time::timeout(Duration::from_secs(10), ask).await.unwrap_or_else(|_| panic!("no answer to {path}")).unwrap()
+    tokio::time::timeout(Duration::from_secs(10), ask)
+        .await
+        .unwrap_or_else(|_| panic!("no answer to {path}"))
+        .unwrap()
 }
 
 fn terminate(child: &Child) {
-    kill(Pid::from_raw(child.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+    kill(
+        Pid::from_raw(child.id().unwrap().cast_signed()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
 }
 
 async fn exit_code(child: &mut Child) -> Option<i32> {
-    tokio::time::timeout(PATIENCE, child.wait()).await.expect("it does not end").unwrap().code()
+    tokio::time::timeout(PATIENCE, child.wait())
+        .await
+        .expect("it does not end")
+        .unwrap()
+        .code()
 }
 
 /// A flag of `serve`, as its help shows it.
@@ -94,7 +114,11 @@ fn flags(help: &str) -> BTreeMap<String, Flag> {
     for line in help.lines().map(str::trim) {
         match line.starts_with("--") || line.starts_with("-h") {
             true => entries.push(line.to_owned()),
-            false => entries.iter_mut().last().into_iter().for_each(|entry| *entry += &format!(" {line}")),
+            false => entries
+                .iter_mut()
+                .last()
+                .into_iter()
+                .for_each(|entry| *entry += &format!(" {line}")),
         }
     }
     let in_brackets = |entry: &str, name: &str| {
@@ -106,7 +130,11 @@ fn flags(help: &str) -> BTreeMap<String, Flag> {
         let values = in_brackets(entry, "possible values");
         let flag = Flag {
             takes_value: rest.starts_with('<'),
-            values: values.iter().flat_map(|values| values.split(", ")).map(str::to_owned).collect(),
+            values: values
+                .iter()
+                .flat_map(|values| values.split(", "))
+                .map(str::to_owned)
+                .collect(),
             default: in_brackets(entry, "default").filter(|default| !default.contains(' ')),
         };
         Some((name.strip_prefix("--")?.to_owned(), flag))
@@ -128,12 +156,29 @@ async fn every_flag_with_every_value_starts_a_daemon() {
         ("crl.pem", authority.revoke(&[])),
         ("signing", "0123456789abcdef".repeat(4)),
         ("url", NOBODY.to_owned()),
-        ("access.toml", format!("[[token]]\nname = \"x\"\nrole = \"viewer\"\nsha256 = \"{}\"\n", "ab".repeat(32))),
+        (
+            "access.toml",
+            format!(
+                "[[token]]\nname = \"x\"\nrole = \"viewer\"\nsha256 = \"{}\"\n",
+                "ab".repeat(32)
+            ),
+        ),
     ] {
         fs::write(folder.path().join(name), text).unwrap();
     }
-    let tls = ["--tls-cert".to_owned(), path("cert.pem"), "--tls-key".to_owned(), path("key.pem")];
-    let with_tls = |more: &[&str]| [&tls[..], &more.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>()].concat();
+    let tls = [
+        "--tls-cert".to_owned(),
+        path("cert.pem"),
+        "--tls-key".to_owned(),
+        path("key.pem"),
+    ];
+    let with_tls = |more: &[&str]| {
+        [
+            &tls[..],
+            &more.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>(),
+        ]
+        .concat()
+    };
     let (ca, crl) = (path("ca.pem"), path("crl.pem"));
     let words = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
     // What a flag needs beside it, and a value where the help has none.
@@ -155,10 +200,15 @@ async fn every_flag_with_every_value_starts_a_daemon() {
         ("database-url-file" | "migration-database-url-file" | "lease-database-url-file", _) => {
             vec![format!("--{name}"), path("url")]
         }
-        ("lease-client-url", _) => words(&["--lease-database-url", NOBODY, "--lease-client-url", NOBODY]),
-        ("lease-client-url-file", _) => {
-            words(&["--lease-database-url", NOBODY, "--lease-client-url-file", &path("url")])
+        ("lease-client-url", _) => {
+            words(&["--lease-database-url", NOBODY, "--lease-client-url", NOBODY])
         }
+        ("lease-client-url-file", _) => words(&[
+            "--lease-database-url",
+            NOBODY,
+            "--lease-client-url-file",
+            &path("url"),
+        ]),
         ("lease-pool", _) => words(&["--lease-database-url", NOBODY, "--lease-pool", "1"]),
         ("data-dir", _) => words(&["--data-dir", &path("data")]),
         // Refused with a DATABASE_URL, which all of these have; tests/it/dev.rs starts with it.
@@ -171,21 +221,30 @@ async fn every_flag_with_every_value_starts_a_daemon() {
     for command in ["serve", "dev"] {
         let help = stdout(&output(schemad(&[command, "-h"])).await);
         let flags = flags(&help);
-        assert!(flags.len() > 30 && flags["log-level"].values.len() == 5, "{flags:#?}");
+        assert!(
+            flags.len() > 30 && flags["log-level"].values.len() == 5,
+            "{flags:#?}"
+        );
         // Refused with a DATABASE_URL, too; tests/it/rehearse.rs starts with it.
         for (name, flag) in flags.iter().filter(|(name, _)| *name != "preload") {
             if !flag.takes_value {
                 starts.push((command, arguments(name, None)));
                 continue;
             }
-            let values =
-                if flag.values.is_empty() { flag.default.clone().into_iter().collect() } else { flag.values.clone() };
+            let values = if flag.values.is_empty() {
+                flag.default.clone().into_iter().collect()
+            } else {
+                flag.values.clone()
+            };
             for value in &values {
                 starts.push((command, arguments(name, Some(value))));
             }
             if values.is_empty() {
                 let arguments = arguments(name, None);
-                assert!(arguments.len() > 1, "--{name} needs a value: say one in this test");
+                assert!(
+                    arguments.len() > 1,
+                    "--{name} needs a value: say one in this test"
+                );
                 starts.push((command, arguments));
             }
         }
@@ -195,21 +254,46 @@ async fn every_flag_with_every_value_starts_a_daemon() {
     let room = tokio::sync::Semaphore::new(8);
     let failed = futures_util::future::join_all(starts.iter().map(async |(command, arguments)| {
         let _room = room.acquire().await.unwrap();
-        let mut command = schemad(&[command, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
-        command.args(arguments).env("DATABASE_URL", NOBODY).env("HOME", folder.path());
-        if arguments.iter().any(|argument| argument.starts_with("--database-url")) {
+        let mut command = schemad(&[
+            command,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]);
+        command
+            .args(arguments)
+            .env("DATABASE_URL", NOBODY)
+            .env("HOME", folder.path());
+        if arguments
+            .iter()
+            .any(|argument| argument.starts_with("--database-url"))
+        {
             command.env_remove("DATABASE_URL");
         }
-        serves_and_stops(command).await.err().map(|why| format!("{arguments:?}: {why}"))
+        serves_and_stops(command)
+            .await
+            .err()
+            .map(|why| format!("{arguments:?}: {why}"))
     }))
     .await;
     let failed: Vec<_> = failed.into_iter().flatten().collect();
-    assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), starts.len(), failed.join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} of {}:\n{}",
+        failed.len(),
+        starts.len(),
+        failed.join("\n")
+    );
 }
 
 /// It listens, is alive until SIGTERM, and ends well with that.
 async fn serves_and_stops(mut command: Command) -> Result<(), String> {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut pipe = child.stderr.take().unwrap();
     let log = tokio::spawn(async move {
         let mut text = String::new();
@@ -243,24 +327,35 @@ async fn serves_and_stops(mut command: Command) -> Result<(), String> {
     let log = log.await.unwrap();
     match lives {
         Err(why) => Err(format!("{why}: {log}")),
-        Ok(()) if code != Some(0) || log.contains("panicked") => Err(format!("exit {code:?}: {log}")),
+        Ok(()) if code != Some(0) || log.contains("panicked") => {
+            Err(format!("exit {code:?}: {log}"))
+        }
         Ok(()) => Ok(()),
     }
 }
 
 async fn quietly(port: u16) -> std::io::Result<String> {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-    socket.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+    socket
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.map(|_| answer)
 }
 
-/// The text of every log macro's arguments in a source file, without strings, and the line on which it begins.
+/// The text of every log macro's arguments in a source file, without strings, and the line on which
+/// it begins.
 fn log_macros(source: &str) -> Vec<(usize, String)> {
-    let names = ["trace", "debug", "info", "warn", "error", "event"].map(|name| format!("tracing::{name}!("));
+    let names = ["trace", "debug", "info", "warn", "error", "event"]
+        .map(|name| format!("tracing::{name}!("));
     let mut found = Vec::new();
     for (at, _) in source.match_indices("tracing::") {
-        let Some(name) = names.iter().find(|name| source[at..].starts_with(name.as_str())) else { continue };
+        let Some(name) = names
+            .iter()
+            .find(|name| source[at..].starts_with(name.as_str()))
+        else {
+            continue;
+        };
         let (mut depth, mut text, mut quoted) = (1, String::new(), false);
         let mut characters = source[at + name.len()..].chars();
         while let Some(c) = characters.next().filter(|_| depth > 0) {
@@ -359,8 +454,11 @@ fn full_pipe(room: usize) -> (OwnedFd, Stdio) {
 /// Lines of the log that nobody read.
 async fn dropped(port: u16) -> u64 {
     let metrics = admin(port, "/metrics").await;
-    let line = metrics.lines().find(|line| line.starts_with("schemad_log_lines_dropped_total "));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("schemad_log_lines_dropped_total "));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -368,18 +466,34 @@ async fn a_log_that_nobody_reads_stops_nothing_and_its_loss_is_told() {
     for format in ["text", "json"] {
         let database = TestDatabase::new().await;
         let (reads, stderr) = full_pipe(100);
-        let mut command = schemad(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
-        command.args(["--log-level", "trace", "--log-format", format]).env("DATABASE_URL", &database.url);
-        let mut child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        let mut command = schemad(&[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]);
+        command
+            .args(["--log-level", "trace", "--log-format", format])
+            .env("DATABASE_URL", &database.url);
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
         let (main, admin_port) = ports(&child).await;
         let address = format!("127.0.0.1:{main}");
         let healthy = async || {
-            let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap();
+            let channel =
+                tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap();
             let mut health = HealthClient::new(channel.connect_lazy());
             let service = "schemad.v1.MigrationService".to_owned();
             let check = health.check(HealthCheckRequest { service });
-            let answer = tokio::time::timeout(Duration::from_secs(10), check).await.expect("health does not answer");
-            answer.unwrap().into_inner().status() == tonic_health::pb::health_check_response::ServingStatus::Serving
+            let answer = tokio::time::timeout(Duration::from_secs(10), check)
+                .await
+                .expect("health does not answer");
+            answer.unwrap().into_inner().status()
+                == tonic_health::pb::health_check_response::ServingStatus::Serving
         };
         eventually("it is ready", async || healthy().await.then_some(())).await;
         eventually("the log is full", async || {
@@ -387,7 +501,11 @@ async fn a_log_that_nobody_reads_stops_nothing_and_its_loss_is_told() {
             (dropped(admin_port).await > 0).then_some(())
         })
         .await;
-        assert!(admin(admin_port, "/livez").await.starts_with("HTTP/1.1 200"));
+        assert!(
+            admin(admin_port, "/livez")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
         assert!(healthy().await);
         let applied = output(schemad(&["apply", "--address", &address])).await;
         assert_eq!(applied.status.code(), Some(0), "{}", self::stderr(&applied));
@@ -418,16 +536,29 @@ async fn a_daemon_that_cannot_start_ends_although_nobody_reads_why() {
     let listen = taken.local_addr().unwrap().to_string();
     for command in ["serve", "dev"] {
         let (_reads, stderr) = full_pipe(0);
-        let mut command = schemad(&[command, "--listen", &listen, "--admin-listen", "127.0.0.1:0"]);
+        let mut command = schemad(&[
+            command,
+            "--listen",
+            &listen,
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]);
         command.env("DATABASE_URL", NOBODY);
-        let mut child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
         assert_eq!(exit_code(&mut child).await, Some(2));
     }
 }
 
 /// True while a thread of the process waits for a pipe's reader.
 fn waits_for_a_reader(pid: u32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let waits = |thread: fs::DirEntry| {
         fs::read_to_string(thread.path().join("wchan")).is_ok_and(|at| at.contains("pipe_write"))
     };
@@ -438,13 +569,26 @@ fn waits_for_a_reader(pid: u32) -> bool {
 async fn dev_whose_introduction_nobody_reads_goes_on() {
     let database = TestDatabase::new().await;
     let (reads, to) = full_pipe(0);
-    let mut command = schemad(&["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let mut command = schemad(&[
+        "dev",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ]);
     command.env("DATABASE_URL", &database.url);
     let mut child = command.stdout(to).stderr(Stdio::null()).spawn().unwrap();
     let (_, admin_port) = ports(&child).await;
     let pid = child.id().unwrap();
-    eventually("it would introduce itself", async || waits_for_a_reader(pid).then_some(())).await;
-    assert!(admin(admin_port, "/livez").await.starts_with("HTTP/1.1 200"));
+    eventually("it would introduce itself", async || {
+        waits_for_a_reader(pid).then_some(())
+    })
+    .await;
+    assert!(
+        admin(admin_port, "/livez")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     terminate(&child);
     assert_eq!(exit_code(&mut child).await, Some(0));
     assert!(reads.as_raw_fd() > 0);

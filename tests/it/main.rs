@@ -1,5 +1,12 @@
-//! Everything that needs a server: whole daemons on real PostgreSQL, each test on a database of its own.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
+//! Everything that needs a server: whole daemons on real PostgreSQL, each test on a database of its
+//! own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod harness;
 

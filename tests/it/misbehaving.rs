@@ -1,5 +1,6 @@
-//! Migrations that try to leave something behind or to break out of their transaction, each with what happens. After each,
-//! the next migration finds a clean session and the ledger agrees with the database.
+//! Migrations that try to leave something behind or to break out of their transaction, each with
+//! what happens. After each, the next migration finds a clean session and the ledger agrees with
+//! the database.
 
 use tonic::Code;
 
@@ -47,9 +48,18 @@ END $$;";
 
 async fn walk(up: &str, fate: Fate) {
     let database = TestDatabase::new().await;
-    database.execute("CREATE TABLE witness (n int); CREATE TYPE labels AS ENUM ('a'); DO $$ BEGIN CREATE ROLE schemad_test_role; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$;").await;
+    database
+        .execute(
+            "CREATE TABLE witness (n int); CREATE TYPE labels AS ENUM ('a'); DO $$ BEGIN \
+        CREATE ROLE schemad_test_role; EXCEPTION WHEN duplicate_object OR unique_violation THEN \
+        END $$;",
+        )
+        .await;
     let up = format!("INSERT INTO witness VALUES (1);\n{up}");
-    let set = Set::of(&[("1_misbehaves", &up, "DELETE FROM witness;"), ("2_probe", PROBE, "SELECT 1;")]);
+    let set = Set::of(&[
+        ("1_misbehaves", &up, "DELETE FROM witness;"),
+        ("2_probe", PROBE, "SELECT 1;"),
+    ]);
     let daemon = TestDaemon::start(&database, &set).await;
     let outcome = daemon.apply_all().await;
     let (witnesses, applied) = match fate {
@@ -71,7 +81,11 @@ async fn walk(up: &str, fate: Fate) {
             ("0", vec![])
         }
     };
-    assert_eq!(database.text("SELECT count(*) FROM witness").await, witnesses, "{up}");
+    assert_eq!(
+        database.text("SELECT count(*) FROM witness").await,
+        witnesses,
+        "{up}"
+    );
     assert_eq!(database.diesel_versions().await, applied, "{up}");
     database.assert_consistent().await;
     // Whatever happened, the next operation can begin: no lock stayed behind.
@@ -110,7 +124,8 @@ walks! {
     another_advisory_lock_does_not_leak: "SELECT pg_advisory_lock(1);" => Applied;
     set_search_path_does_not_leak: "SET search_path = pg_catalog, public;" => Applied;
     settings_of_the_daemon_come_back:
-        "SET application_name = 'other'; SET TimeZone = 'Asia/Tokyo'; SET lock_timeout = 7; SET work_mem = '1MB';" => Applied;
+        "SET application_name = 'other'; SET TimeZone = 'Asia/Tokyo'; SET lock_timeout = 7; SET \
+         work_mem = '1MB';" => Applied;
     set_role_does_not_leak: "SET ROLE schemad_test_role;" => Applied;
     set_session_authorization_does_not_leak: "SET SESSION AUTHORIZATION schemad_test_role;" => Applied;
     listen_does_not_leak: "LISTEN channel;" => Applied;
@@ -120,15 +135,17 @@ walks! {
     copy_from_stdin_is_refused: "COPY witness FROM STDIN;" => Refused("NEEDS_CLIENT");
     copy_to_stdout_is_refused: "COPY witness TO STDOUT;" => Refused("NEEDS_CLIENT");
     a_deferred_constraint_fails_at_the_end:
-        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED); \
-         INSERT INTO c VALUES (1);" => Fails("23503");
+        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (p int REFERENCES p DEFERRABLE \
+         INITIALLY DEFERRED); INSERT INTO c VALUES (1);" => Fails("23503");
     a_deferred_trigger_sees_the_settings_of_its_file:
-        "CREATE SCHEMA app; CREATE TABLE app.seen (n int); SET search_path = app, public; \
-         CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO seen VALUES (1); RETURN NULL; END'; \
-         CREATE CONSTRAINT TRIGGER note AFTER INSERT ON witness DEFERRABLE INITIALLY DEFERRED \
-         FOR EACH ROW EXECUTE FUNCTION app.note(); INSERT INTO witness VALUES (2); DELETE FROM witness WHERE n = 2;" => Applied;
+        "CREATE SCHEMA app; CREATE TABLE app.seen (n int); SET search_path = app, public; CREATE \
+         FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO seen VALUES \
+         (1); RETURN NULL; END'; CREATE CONSTRAINT TRIGGER note AFTER INSERT ON witness DEFERRABLE \
+         INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.note(); INSERT INTO witness VALUES \
+         (2); DELETE FROM witness WHERE n = 2;" => Applied;
     dropping_the_diesel_table_fails: "DROP TABLE __diesel_schema_migrations;" => Fails("42P01");
-    writing_into_the_diesel_table_fails: "INSERT INTO __diesel_schema_migrations (version) VALUES ('1');" => Fails("23505");
+    writing_into_the_diesel_table_fails: "INSERT INTO __diesel_schema_migrations (version) VALUES \
+        ('1');" => Fails("23505");
     a_trailing_comment_swallows_nothing: "SELECT 1 -- the end" => Applied;
     an_open_quote_fails: "SELECT 'oops" => Fails("42601");
     an_open_block_comment_fails: "SELECT 1 /* oops" => Fails("42601");
@@ -142,10 +159,14 @@ walks! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_setting_that_comes_back_with_reset_is_no_change_of_user() {
     let database = TestDatabase::new().await;
-    let (login, owner) = (format!("login_{}", database.name), format!("owner_{}", database.name));
+    let (login, owner) = (
+        format!("login_{}", database.name),
+        format!("owner_{}", database.name),
+    );
     database
         .execute(&format!(
-            "CREATE ROLE {owner} SUPERUSER; CREATE ROLE {login} LOGIN PASSWORD 'pw' SUPERUSER IN ROLE {owner}; ALTER ROLE {login} SET role = '{owner}'"
+            "CREATE ROLE {owner} SUPERUSER; CREATE ROLE {login} LOGIN PASSWORD 'pw' SUPERUSER IN \
+             ROLE {owner}; ALTER ROLE {login} SET role = '{owner}'"
         ))
         .await;
     let url = database.url_as(&login);
@@ -156,10 +177,19 @@ async fn a_role_setting_that_comes_back_with_reset_is_no_change_of_user() {
     .await;
     daemon.until_ready().await;
     daemon.apply_all().await.finished();
-    assert_eq!(database.text("SELECT tableowner FROM pg_tables WHERE tablename = 'a'").await, owner);
+    assert_eq!(
+        database
+            .text("SELECT tableowner FROM pg_tables WHERE tablename = 'a'")
+            .await,
+        owner
+    );
     daemon.rollback_all().await.finished();
     daemon.stop().await;
-    database.execute(&format!("DROP OWNED BY {owner} CASCADE; DROP ROLE {login}; DROP ROLE {owner}")).await;
+    database
+        .execute(&format!(
+            "DROP OWNED BY {owner} CASCADE; DROP ROLE {login}; DROP ROLE {owner}"
+        ))
+        .await;
 }
 
 /// The static look refuses a COMMIT before it runs; the guard is what holds when the look is wrong.
@@ -170,7 +200,9 @@ async fn the_second_guard_sees_that_transaction_user_and_lock_are_the_same() {
     daemon.apply_all().await.finished();
     daemon.stop().await;
     let other = format!("super_{}", database.name);
-    database.execute(&format!("CREATE ROLE {other} SUPERUSER")).await;
+    database
+        .execute(&format!("CREATE ROLE {other} SUPERUSER"))
+        .await;
     let set_role = format!("SET ROLE {other}");
     let set_session = format!("SET SESSION AUTHORIZATION {other}");
     for (script, expected) in [
@@ -182,22 +214,28 @@ async fn the_second_guard_sees_that_transaction_user_and_lock_are_the_same() {
         (set_session.as_str(), "SCH05"),
     ] {
         let session = database.connect().await;
-        session.batch_execute("SELECT pg_advisory_lock(32478922351141220)").await.unwrap();
+        session
+            .batch_execute("SELECT pg_advisory_lock(32478922351141220)")
+            .await
+            .unwrap();
         session
             .batch_execute(
-                "DELETE FROM schemad.operations WHERE principal = 'guard'; \
-                 INSERT INTO schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, backend_pid, queue_until) \
-                 VALUES (gen_random_uuid(), 'apply', 'guard', gen_random_uuid(), '', 'running', '', 0, now()); \
-                 INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, lock_timeout_ms, \
-                 statement_timeout_ms) SELECT o.id, 1, '9', '9', 'up', s.checksum, 'transactional', 0, 0 \
-                 FROM schemad.operations o, schemad.scripts s WHERE o.principal = 'guard' LIMIT 1",
+                "DELETE FROM schemad.operations WHERE principal = 'guard'; INSERT INTO \
+                 schemad.operations (id, kind, principal, request_id, request_hash, state, daemon, \
+                 backend_pid, queue_until) VALUES (gen_random_uuid(), 'apply', 'guard', \
+                 gen_random_uuid(), '', 'running', '', 0, now()); INSERT INTO schemad.steps \
+                 (operation, ordinal, version, name, direction, script, mode, lock_timeout_ms, \
+                 statement_timeout_ms) SELECT o.id, 1, '9', '9', 'up', s.checksum, \
+                 'transactional', 0, 0 FROM schemad.operations o, schemad.scripts s WHERE \
+                 o.principal = 'guard' LIMIT 1",
             )
             .await
             .unwrap();
         let step = database.text("SELECT max(id) FROM schemad.steps").await;
         let error = session
             .batch_execute(&format!(
-                "BEGIN;SELECT schemad.begin_step_v1({step});{script};SELECT schemad.finish_step_v1({step});COMMIT"
+                "BEGIN;SELECT schemad.begin_step_v1({step});{script};SELECT \
+                 schemad.finish_step_v1({step});COMMIT"
             ))
             .await
             .unwrap_err();
@@ -217,16 +255,30 @@ async fn the_first_guard_refuses_without_the_lock_and_out_of_turn() {
     let code = async |prepare: &str, step: i64| {
         let session = database.connect().await;
         session.batch_execute(prepare).await.unwrap();
-        let error = session.batch_execute(&format!("BEGIN;SELECT schemad.begin_step_v3({step})")).await.unwrap_err();
+        let error = session
+            .batch_execute(&format!("BEGIN;SELECT schemad.begin_step_v3({step})"))
+            .await
+            .unwrap_err();
         error.code().unwrap().code().to_owned()
     };
-    let step: i64 = database.text("SELECT max(id) FROM schemad.steps").await.parse().unwrap();
+    let step: i64 = database
+        .text("SELECT max(id) FROM schemad.steps")
+        .await
+        .parse()
+        .unwrap();
     assert_eq!(code("SELECT 1", step).await, "SCH02");
-    assert_eq!(code("SELECT pg_advisory_lock(32478922351141220)", step).await, "SCH01");
-    assert_eq!(code("SELECT pg_advisory_lock(32478922351141220)", 0).await, "SCH01");
+    assert_eq!(
+        code("SELECT pg_advisory_lock(32478922351141220)", step).await,
+        "SCH01"
+    );
+    assert_eq!(
+        code("SELECT pg_advisory_lock(32478922351141220)", 0).await,
+        "SCH01"
+    );
     // Pending, of a running operation, and the step before it is not applied.
-    let skipped = "SELECT pg_advisory_lock(32478922351141220); UPDATE schemad.operations SET state = 'running'; \
-        INSERT INTO schemad.steps (operation, ordinal, version, name, direction, script, mode, lock_timeout_ms, \
-        statement_timeout_ms) SELECT operation, 3, '3', '3', 'up', script, mode, 0, 0 FROM schemad.steps LIMIT 1";
+    let skipped = "SELECT pg_advisory_lock(32478922351141220); UPDATE schemad.operations SET state \
+        = 'running'; INSERT INTO schemad.steps (operation, ordinal, version, name, direction, \
+        script, mode, lock_timeout_ms, statement_timeout_ms) SELECT operation, 3, '3', '3', 'up', \
+        script, mode, 0, 0 FROM schemad.steps LIMIT 1";
     assert_eq!(code(skipped, step + 1).await, "SCH01");
 }

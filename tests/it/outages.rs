@@ -17,11 +17,19 @@ async fn a_database_that_is_dropped_is_unavailable_until_it_is_created_again() {
     let daemon = TestDaemon::start(&database, &set).await;
     daemon.apply_all().await.finished();
     database.drop_forced().await;
-    daemon.until("schemad.database", ServingStatus::NotServing).await;
+    daemon
+        .until("schemad.database", ServingStatus::NotServing)
+        .await;
     // At first a session was lost; the next attempt knows why.
     let helps = format!("CREATE DATABASE {}", database.name);
     eventually("a read says why", async || {
-        let failed = Failed::of(&daemon.client().get_status(pb::GetStatusRequest {}).await.unwrap_err());
+        let failed = Failed::of(
+            &daemon
+                .client()
+                .get_status(pb::GetStatusRequest {})
+                .await
+                .unwrap_err(),
+        );
         failed.assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
         failed.message.contains("does not exist").then_some(failed)
     })
@@ -29,7 +37,11 @@ async fn a_database_that_is_dropped_is_unavailable_until_it_is_created_again() {
     let failed = daemon.apply_all().await.failure();
     failed.assert(Code::Unavailable, "DATABASE_UNAVAILABLE");
     assert!(failed.message.contains(&helps), "{}", failed.message);
-    assert_eq!(daemon.check("").await, Ok(ServingStatus::Serving), "the daemon lives");
+    assert_eq!(
+        daemon.check("").await,
+        Ok(ServingStatus::Serving),
+        "the daemon lives"
+    );
 
     database.create_again().await;
     daemon.until_ready().await;
@@ -41,16 +53,27 @@ async fn a_database_that_is_dropped_is_unavailable_until_it_is_created_again() {
 /// /dev/full is a disk that is full: every write to it fails with ENOSPC.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_fails_the_migration_and_nothing_else() {
-    const APPLIED: &str = "SELECT concat_ws(' / ', (SELECT string_agg(version, ' ' ORDER BY 1) FROM __diesel_schema_migrations), \
-        (SELECT string_agg(version, ' ' ORDER BY 1) FROM schemad.migrations))";
+    const APPLIED: &str = "SELECT concat_ws(' / ', (SELECT string_agg(version, ' ' ORDER BY 1) \
+        FROM __diesel_schema_migrations), (SELECT string_agg(version, ' ' ORDER BY 1) FROM \
+        schemad.migrations))";
     let server = Server::start(&[], &[], "").await;
     let set = Set::of(&[
         ("1_a", "CREATE TABLE a (id int);", ""),
-        ("2_fills", "CREATE TABLE b (id int);\nINSERT INTO filled SELECT generate_series(1, 10);", ""),
+        (
+            "2_fills",
+            "CREATE TABLE b (id int);\nINSERT INTO filled SELECT generate_series(1, 10);",
+            "",
+        ),
     ]);
     server.execute("CREATE TABLE filled (n int)").await;
-    let text =
-        async |sql: &str| -> String { connect(&server.local_url()).await.query_one(sql, &[]).await.unwrap().get(0) };
+    let text = async |sql: &str| -> String {
+        connect(&server.local_url())
+            .await
+            .query_one(sql, &[])
+            .await
+            .unwrap()
+            .get(0)
+    };
     // The table is empty, and so is its file; no session of the daemon's has opened it.
     let file = server.data(&text("SELECT pg_relation_filepath('filled')").await);
     let aside = file.with_extension("aside");
@@ -62,12 +85,20 @@ async fn a_full_disk_fails_the_migration_and_nothing_else() {
     let outcome = daemon.apply_all().await;
     let failed = outcome.failure();
     failed.assert(Code::FailedPrecondition, "MIGRATION_FAILED");
-    assert_eq!(["sqlstate", "line"].map(|key| failed.metadata[key].as_str()), ["53100", "2"], "{failed:?}");
+    assert_eq!(
+        ["sqlstate", "line"].map(|key| failed.metadata[key].as_str()),
+        ["53100", "2"],
+        "{failed:?}"
+    );
     assert_eq!(failed.metadata["meaning"], "The server's disk is full");
     assert_eq!(failed.metadata["hint"], "Check free disk space.");
     assert_eq!(outcome.last_finished().unwrap().steps_done, 1);
     assert_eq!(text(APPLIED).await, "1 / 1");
-    assert_eq!(text("SELECT concat(to_regclass('b'))").await, "", "it was undone");
+    assert_eq!(
+        text("SELECT concat(to_regclass('b'))").await,
+        "",
+        "it was undone"
+    );
     assert_eq!(daemon.status().await.applied_count, 1);
 
     std::fs::rename(&aside, &file).unwrap();

@@ -1,4 +1,5 @@
-//! `examples/own-crate`, built twice: a migration that was added in between is in the second binary.
+//! `examples/own-crate`, built twice: a migration that was added in between is in the second
+//! binary.
 
 use std::{
     fs,
@@ -36,13 +37,28 @@ fn add(folder: &Path, name: &str, up: &str) {
     fs::write(folder.join("down.sql"), "SELECT 1;").unwrap();
 }
 
-/// Builds in the target folder of these tests, with their settings, so that the dependencies are there already.
+/// Builds in the target folder of these tests, with their settings, so that the dependencies are
+/// there already.
 async fn build(folder: &Path) -> Result<PathBuf, String> {
-    let target = Path::new(env!("CARGO_BIN_EXE_schemad")).ancestors().nth(2).unwrap();
+    let target = Path::new(env!("CARGO_BIN_EXE_schemad"))
+        .ancestors()
+        .nth(2)
+        .unwrap();
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--offline", "--config", r#"profile.dev.debug="line-tables-only""#]);
-    command.current_dir(folder).env("CARGO_TARGET_DIR", target).kill_on_drop(true);
-    let output = tokio::time::timeout(BUILT_WITHIN, command.output()).await.expect("the build hangs").unwrap();
+    command.args([
+        "build",
+        "--offline",
+        "--config",
+        r#"profile.dev.debug="line-tables-only""#,
+    ]);
+    command
+        .current_dir(folder)
+        .env("CARGO_TARGET_DIR", target)
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(BUILT_WITHIN, command.output())
+        .await
+        .expect("the build hangs")
+        .unwrap();
     match output.status.success() {
         true => Ok(target.join("debug/own-crate")),
         false => Err(stderr(&output)),
@@ -51,7 +67,13 @@ async fn build(folder: &Path) -> Result<PathBuf, String> {
 
 async fn rehearsed(program: &Path, url: &str) -> Vec<String> {
     let mut command = Command::new(program);
-    command.args(["rehearse", "--output", "json", "--scratch-database-url", url]);
+    command.args([
+        "rehearse",
+        "--output",
+        "json",
+        "--scratch-database-url",
+        url,
+    ]);
     let output = output(command).await;
     let objects = stdout(&output)
         .lines()
@@ -59,7 +81,13 @@ async fn rehearsed(program: &Path, url: &str) -> Vec<String> {
         .collect::<Vec<_>>();
     objects
         .iter()
-        .filter_map(|object| Some(format!("{} {}", object["version"].as_str()?, object["verdict"].as_str()?)))
+        .filter_map(|object| {
+            Some(format!(
+                "{} {}",
+                object["version"].as_str()?,
+                object["verdict"].as_str()?
+            ))
+        })
         .collect()
 }
 
@@ -72,16 +100,27 @@ async fn a_new_migration_is_in_the_next_build_and_a_bad_one_fails_it() {
     fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
     let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
     let here = |path: &str| format!("path = {:?}", root.join(path));
-    let manifest = manifest.replace(r#"path = "../../build""#, &here("build")).replace(r#"path = "../..""#, &here(""));
+    let manifest = manifest
+        .replace(r#"path = "../../build""#, &here("build"))
+        .replace(r#"path = "../..""#, &here(""));
     fs::write(folder.join("Cargo.toml"), manifest).unwrap();
 
     let database = TestDatabase::new().await;
     let first = build(&folder).await.unwrap();
-    assert_eq!(rehearsed(&first, &database.url).await, ["20261101090000 RESTORES"]);
+    assert_eq!(
+        rehearsed(&first, &database.url).await,
+        ["20261101090000 RESTORES"]
+    );
     add(&folder, "2026-11-02-090000_second", "SELECT 1;");
     let second = build(&folder).await.unwrap();
-    assert_eq!(rehearsed(&second, &database.url).await, ["20261101090000 RESTORES", "20261102090000 RESTORES"]);
+    assert_eq!(
+        rehearsed(&second, &database.url).await,
+        ["20261101090000 RESTORES", "20261102090000 RESTORES"]
+    );
     add(&folder, "2026-11-03-090000_empty", "-- nothing yet\n");
     let refused = build(&folder).await.unwrap_err();
-    assert!(refused.contains("2026-11-03-090000_empty") && refused.contains("cannot be embedded"), "{refused}");
+    assert!(
+        refused.contains("2026-11-03-090000_empty") && refused.contains("cannot be embedded"),
+        "{refused}"
+    );
 }

@@ -1,5 +1,6 @@
-//! Others create functions, operators and types in schemas of the search_path, under every name that schemad's own SQL uses. None
-//! of them may run, because it would run with the daemon's rights.
+//! Others create functions, operators and types in schemas of the search_path, under every name
+//! that schemad's own SQL uses. None of them may run, because it would run with the daemon's
+//! rights.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -12,10 +13,14 @@ use crate::harness::{
     process::{from_folder, output, stderr},
 };
 
-/// Types for which inexact calls are planted: a function of another schema wins over one of pg_catalog when its types fit better.
-const TYPES: [&str; 8] = ["name", "text", "int4", "int8", "float8", "numeric", "oid", "regclass"];
+/// Types for which inexact calls are planted: a function of another schema wins over one of
+/// pg_catalog when its types fit better.
+const TYPES: [&str; 8] = [
+    "name", "text", "int4", "int8", "float8", "numeric", "oid", "regclass",
+];
 
-/// A folder in which every planted function that runs leaves a file of its name. The server writes there, on this machine.
+/// A folder in which every planted function that runs leaves a file of its name. The server writes
+/// there, on this machine.
 struct Traces(tempfile::TempDir);
 
 impl Traces {
@@ -28,15 +33,21 @@ impl Traces {
 
     fn ran(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.0.path()).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+        entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
-    /// Creates the schema `app`, the planted objects in it and in `public`, and puts both before pg_catalog.
+    /// Creates the schema `app`, the planted objects in it and in `public`, and puts both before
+    /// pg_catalog.
     async fn plant(&self, database: &TestDatabase) {
         let words = own_words();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let types: String = TYPES.iter().map(|name| format!("'{name}',")).collect();
-        let url = format!("{}?options=-csearch_path%3Dpg_catalog", database.url.split('?').next().unwrap());
+        let url = format!(
+            "{}?options=-csearch_path%3Dpg_catalog",
+            database.url.split('?').next().unwrap()
+        );
         let admin = connect(&keep_query(&database.url, &url)).await;
         admin.batch_execute("CREATE SCHEMA app").await.unwrap();
         let plant = format!(
@@ -107,14 +118,25 @@ BEGIN
 END
 $plant$"#,
             folder = self.0.path().display(),
-            words = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(","),
+            words = words
+                .iter()
+                .map(|word| format!("'{word}'"))
+                .collect::<Vec<_>>()
+                .join(","),
         );
-        admin.batch_execute(&plant).await.unwrap_or_else(|error| panic!("{error:?}"));
+        admin
+            .batch_execute(&plant)
+            .await
+            .unwrap_or_else(|error| panic!("{error:?}"));
     }
 
     #[track_caller]
     fn assert_none(&self, what: &str) {
-        assert_eq!(self.ran(), Vec::<String>::new(), "{what} ran what others had planted");
+        assert_eq!(
+            self.ran(),
+            Vec::<String>::new(),
+            "{what} ran what others had planted"
+        );
     }
 }
 
@@ -133,27 +155,47 @@ fn own_words() -> BTreeSet<String> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 add(path, words);
-            } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "sql") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "rs" || extension == "sql")
+            {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-                words.extend(text.split(|c| !is_word(c)).filter(|word| word.len() > 2).map(str::to_owned));
+                words.extend(
+                    text.split(|c| !is_word(c))
+                        .filter(|word| word.len() > 2)
+                        .map(str::to_owned),
+                );
             }
         }
     }
     let mut words = BTreeSet::new();
-    add(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src"), &mut words);
+    add(
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut words,
+    );
     words
 }
 
-/// Tables with qualified names, so that the scripts themselves use nothing that was planted; one is not a transaction.
+/// Tables with qualified names, so that the scripts themselves use nothing that was planted; one is
+/// not a transaction.
 fn set() -> Set {
     let set = Set::of(&[
-        ("1_a", "CREATE TABLE app.a (n integer);", "DROP TABLE app.a;"),
-        ("2_b", "CREATE TABLE app.b (n integer);", "DROP TABLE app.b;"),
+        (
+            "1_a",
+            "CREATE TABLE app.a (n integer);",
+            "DROP TABLE app.a;",
+        ),
+        (
+            "2_b",
+            "CREATE TABLE app.b (n integer);",
+            "DROP TABLE app.b;",
+        ),
     ]);
     set.add_non_transactional(
         "3_c",
-        "CREATE TABLE app.c (n integer);\nCREATE INDEX CONCURRENTLY c_n ON app.c (n);\nVACUUM app.c;",
+        "CREATE TABLE app.c (n integer);\nCREATE INDEX CONCURRENTLY c_n ON app.c (n);\nVACUUM \
+         app.c;",
         "DROP INDEX CONCURRENTLY app.c_n;\nDROP TABLE app.c;",
     );
     set
@@ -165,7 +207,9 @@ async fn nothing_that_others_planted_in_the_search_path_runs_as_the_daemon() {
     traces.plant(&database).await;
     // What plants is heard: a client that is not careful runs it.
     let careless = connect(&database.url).await;
-    let _ = careless.batch_execute("SELECT quote_ident(current_user)").await;
+    let _ = careless
+        .batch_execute("SELECT quote_ident(current_user)")
+        .await;
     assert_eq!(traces.ran(), ["quote_ident"]);
     std::fs::remove_file(traces.0.path().join("quote_ident")).unwrap();
 
@@ -180,35 +224,66 @@ async fn nothing_that_others_planted_in_the_search_path_runs_as_the_daemon() {
     daemon.apply_all().await.finished();
     traces.assert_none("apply");
     let found = database.connect().await;
-    found.batch_execute("SET search_path = pg_catalog").await.unwrap();
+    found
+        .batch_execute("SET search_path = pg_catalog")
+        .await
+        .unwrap();
     let place = "SELECT diesel_schema::text FROM schemad.ledger";
     let place: String = found.query_one(place, &[]).await.unwrap().get(0);
     assert_eq!(place, "app", "Diesel's table is where the search_path says");
 
     let mut client = daemon.client();
-    client.list_migrations(pb::ListMigrationsRequest::default()).await.unwrap();
-    let request = pb::GetMigrationRequest { version: "1".into() };
+    client
+        .list_migrations(pb::ListMigrationsRequest::default())
+        .await
+        .unwrap();
+    let request = pb::GetMigrationRequest {
+        version: "1".into(),
+    };
     client.get_migration(request).await.unwrap();
     let mut operations = daemon.operations();
-    let listed = operations.list_operations(pb::ListOperationsRequest::default()).await.unwrap().into_inner();
+    let listed = operations
+        .list_operations(pb::ListOperationsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let operation = listed.operations[0].id.clone();
-    operations.get_operation(pb::GetOperationRequest { id: operation.clone() }).await.unwrap();
-    let _ = operations.cancel_operation(pb::CancelOperationRequest { id: operation }).await;
+    operations
+        .get_operation(pb::GetOperationRequest {
+            id: operation.clone(),
+        })
+        .await
+        .unwrap();
+    let _ = operations
+        .cancel_operation(pb::CancelOperationRequest { id: operation })
+        .await;
     traces.assert_none("reading");
     let mut schema = pb::schema_service_client::SchemaServiceClient::new(daemon.channel());
-    schema.describe_schema(pb::DescribeSchemaRequest::default()).await.unwrap();
+    schema
+        .describe_schema(pb::DescribeSchemaRequest::default())
+        .await
+        .unwrap();
     traces.assert_none("DescribeSchema");
     let second = TestDaemon::start(&database, &set).await;
     daemon.rollback_all().await.finished();
     second.apply_all().await.finished();
     traces.assert_none("rollback and a second daemon");
-    let mut rehearsed = client.rehearse(pb::RehearseRequest::default()).await.unwrap().into_inner();
+    let mut rehearsed = client
+        .rehearse(pb::RehearseRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     while let Ok(Some(_)) = rehearsed.message().await {}
     traces.assert_none("rehearse");
     // What is done now and then has been done once it has seen what another program wrote.
-    found.batch_execute("DELETE FROM app.__diesel_schema_migrations").await.unwrap();
+    found
+        .batch_execute("DELETE FROM app.__diesel_schema_migrations")
+        .await
+        .unwrap();
     for daemon in [&daemon, &second] {
-        daemon.until("schemad.schema.current", ServingStatus::NotServing).await;
+        daemon
+            .until("schemad.schema.current", ServingStatus::NotServing)
+            .await;
     }
     traces.assert_none("the probes");
     second.stop().await;

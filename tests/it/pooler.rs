@@ -1,4 +1,5 @@
-//! Real PgBouncer: through a session pool everything works, through a transaction pool operations are refused.
+//! Real PgBouncer: through a session pool everything works, through a transaction pool operations
+//! are refused.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -26,18 +27,29 @@ impl PgBouncer {
             tokio_postgres::config::Host::Tcp(name) => name.clone(),
         };
         let server_port = config.get_ports().first().copied().unwrap_or(5432);
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let dir = tempfile::tempdir().unwrap();
-        let (ini, users) = (dir.path().join("pgbouncer.ini"), dir.path().join("users.txt"));
-        let password = config.get_password().map(|p| String::from_utf8_lossy(p).into_owned()).unwrap_or_default();
+        let (ini, users) = (
+            dir.path().join("pgbouncer.ini"),
+            dir.path().join("users.txt"),
+        );
+        let password = config
+            .get_password()
+            .map(|p| String::from_utf8_lossy(p).into_owned())
+            .unwrap_or_default();
         let user = config.get_user().unwrap();
         std::fs::write(&users, format!("\"{user}\" \"{password}\"\n")).unwrap();
         std::fs::write(
             &ini,
             format!(
-                "[databases]\n* = host={host} port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-                 unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\ndefault_pool_size = {pool_size}\n\
-                 server_round_robin = {}\nmax_client_conn = 200\n",
+                "[databases]\n* = host={host} port={server_port}\n[pgbouncer]\nlisten_addr = \
+                 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file \
+                 = {}\npool_mode = {mode}\ndefault_pool_size = {pool_size}\nserver_round_robin = \
+                 {}\nmax_client_conn = 200\n",
                 users.display(),
                 i32::from(round_robin)
             ),
@@ -47,15 +59,29 @@ impl PgBouncer {
         if nix::unistd::geteuid().is_root() {
             use std::os::unix::fs::PermissionsExt as _;
             std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-            command.args(["-u", "postgres"]); // it refuses root, and the private server's folder is this user's
+            // It refuses root, and the private server's folder is this user's.
+            command.args(["-u", "postgres"]);
         }
-        let child = command.arg(&ini).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+        let child = command
+            .arg(&ini)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
         let url = format!("postgres://{user}@127.0.0.1:{port}/{}", database.name);
         eventually("PgBouncer answers", async || {
-            tokio_postgres::connect(&url, tokio_postgres::NoTls).await.ok().map(drop)
+            tokio_postgres::connect(&url, tokio_postgres::NoTls)
+                .await
+                .ok()
+                .map(drop)
         })
         .await;
-        Self { _child: child, _dir: dir, url }
+        Self {
+            _child: child,
+            _dir: dir,
+            url,
+        }
     }
 }
 
@@ -88,11 +114,20 @@ async fn through_a_transaction_pool_operations_are_refused_and_reads_work() {
         let mut through = settings(&database.url);
         through.migration_database = Some(bouncer.url.parse().unwrap());
         let daemon = TestDaemon::launch(through, &set).await;
-        daemon.until("schemad.database", ServingStatus::Serving).await;
+        daemon
+            .until("schemad.database", ServingStatus::Serving)
+            .await;
         let failed = daemon.apply_all().await.failure();
         failed.assert(Code::FailedPrecondition, "TRANSACTION_POOLER");
-        assert!(failed.message.contains("MIGRATION_DATABASE_URL"), "{}", failed.message);
-        assert_eq!(daemon.check("schemad.v1.MigrationService").await, Ok(ServingStatus::NotServing));
+        assert!(
+            failed.message.contains("MIGRATION_DATABASE_URL"),
+            "{}",
+            failed.message
+        );
+        assert_eq!(
+            daemon.check("schemad.v1.MigrationService").await,
+            Ok(ServingStatus::NotServing)
+        );
         assert_eq!(daemon.status().await.pending_count, 1);
         daemon.stop().await;
         // Asked beforehand, the doctor says it, and goes on to the rest.
@@ -104,11 +139,24 @@ async fn through_a_transaction_pool_operations_are_refused_and_reads_work() {
             leases: None,
         };
         let report = doctor::examine(&plan, &Catalog::load(&set.source()).unwrap()).await;
-        let failed: Vec<_> = report.checks.iter().filter(|check| check.status == Status::Fail).collect();
-        assert_eq!(failed.iter().map(|check| check.check).collect::<Vec<_>>(), ["pooler"], "{failed:?}");
+        let failed: Vec<_> = report
+            .checks
+            .iter()
+            .filter(|check| check.status == Status::Fail)
+            .collect();
+        assert_eq!(
+            failed.iter().map(|check| check.check).collect::<Vec<_>>(),
+            ["pooler"],
+            "{failed:?}"
+        );
         assert!(failed[0].todo[0].contains("MIGRATION_DATABASE_URL"));
     }
-    assert_eq!(database.text("SELECT to_regclass('__diesel_schema_migrations')").await, "NULL");
+    assert_eq!(
+        database
+            .text("SELECT to_regclass('__diesel_schema_migrations')")
+            .await,
+        "NULL"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,16 +165,24 @@ async fn reads_go_through_a_transaction_pool_and_migrations_directly() {
     for (pool_size, round_robin) in [(5, false), (5, true), (20, true)] {
         let bouncer = PgBouncer::start(&database, "transaction", pool_size, round_robin).await;
         // Several server connections, so that one after the other is given out.
-        let warm: Vec<_> =
-            futures_util::future::join_all((0..3).map(|_| crate::harness::database::connect(&bouncer.url))).await;
-        futures_util::future::join_all(warm.iter().map(|one| one.batch_execute("BEGIN; SELECT pg_sleep(0.1); COMMIT")))
-            .await;
+        let warm: Vec<_> = futures_util::future::join_all(
+            (0..3).map(|_| crate::harness::database::connect(&bouncer.url)),
+        )
+        .await;
+        futures_util::future::join_all(
+            warm.iter()
+                .map(|one| one.batch_execute("BEGIN; SELECT pg_sleep(0.1); COMMIT")),
+        )
+        .await;
         let mut both = settings(&bouncer.url);
         both.migration_database = Some(database.url.parse().unwrap());
         let daemon = TestDaemon::launch(both, &set).await;
         daemon.until_ready().await;
         daemon.apply_all().await.finished();
-        futures_util::future::join_all((0..20).map(async |_| assert_eq!(daemon.status().await.applied_count, 2))).await;
+        futures_util::future::join_all(
+            (0..20).map(async |_| assert_eq!(daemon.status().await.applied_count, 2)),
+        )
+        .await;
         for _ in 0..20 {
             assert_eq!(daemon.status().await.applied_count, 2);
         }

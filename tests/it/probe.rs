@@ -11,7 +11,10 @@ use crate::harness::{
 fn healthcheck() -> Vec<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/Dockerfile");
     let text = fs::read_to_string(path).unwrap();
-    let line = text.lines().find(|line| line.starts_with("HEALTHCHECK")).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("HEALTHCHECK"))
+        .unwrap();
     let words: Vec<String> = serde_json::from_str(line.split_once("CMD ").unwrap().1).unwrap();
     words[1..].to_vec()
 }
@@ -26,7 +29,17 @@ async fn the_images_health_check_works_with_tls_and_wherever_the_admin_listener_
         let admin = format!("{host}:{}", free_port());
         let mut command = from_folder(
             &set,
-            &["serve", "--tls-cert", &certificate, "--tls-key", &key, "--access", &access, "--listen", "127.0.0.1:0"],
+            &[
+                "serve",
+                "--tls-cert",
+                &certificate,
+                "--tls-key",
+                &key,
+                "--access",
+                &access,
+                "--listen",
+                "127.0.0.1:0",
+            ],
         );
         command.args(["--tls-client-ca", &path("ca.pem")]);
         // As in a container: the settings are variables, and the check has the same.
@@ -37,7 +50,11 @@ async fn the_images_health_check_works_with_tls_and_wherever_the_admin_listener_
             ("SCHEMAD_TLS_KEY", &key),
             ("SCHEMAD_ADDRESS", "https://schemad.example:50051"),
         ];
-        let mut daemon = command.envs(environment).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut daemon = command
+            .envs(environment)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         let words = healthcheck();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let said = eventually(&format!("the check of {admin} succeeds"), async || {
@@ -55,7 +72,10 @@ async fn the_images_health_check_works_with_tls_and_wherever_the_admin_listener_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_without_tls_gets_the_hint_that_status_gets() {
     let guarded = Guarded::start().await;
-    let (address, ca) = (guarded.daemon.address.clone(), guarded.folder.path().join("ca.pem"));
+    let (address, ca) = (
+        guarded.daemon.address.clone(),
+        guarded.folder.path().join("ca.pem"),
+    );
     let status = output(schemad(&["status", "--address", &address])).await;
     let health = output(schemad(&["health", "-addr", &address])).await;
     for told in [stderr(&status), stderr(&health)] {
@@ -64,6 +84,14 @@ async fn health_without_tls_gets_the_hint_that_status_gets() {
     assert!(matches!(health.status.code(), Some(2 | 3)), "{health:?}");
     let port = address.rsplit(':').next().unwrap();
     let ca = ca.display().to_string();
-    let health = output(schemad(&["health", "-addr", &format!("localhost:{port}"), "-tls", "-tls-ca-cert", &ca])).await;
+    let health = output(schemad(&[
+        "health",
+        "-addr",
+        &format!("localhost:{port}"),
+        "-tls",
+        "-tls-ca-cert",
+        &ca,
+    ]))
+    .await;
     assert_eq!(health.status.code(), Some(0), "{}", stderr(&health));
 }

@@ -1,4 +1,5 @@
-//! The set in migrations/: every down restores the catalog exactly, one step at a time and all together, and goes up again.
+//! The set in migrations/: every down restores the catalog exactly, one step at a time and all
+//! together, and goes up again.
 
 use std::process::Stdio;
 
@@ -34,7 +35,16 @@ fn reference_set() -> Set {
 async fn dump(database: &TestDatabase) -> String {
     let program = tool("pg_dump");
     let output = tokio::process::Command::new(program)
-        .args(["--schema-only", "--no-owner", "-N", "schemad", "-T", "__diesel_schema_migrations", "-d", &database.url])
+        .args([
+            "--schema-only",
+            "--no-owner",
+            "-N",
+            "schemad",
+            "-T",
+            "__diesel_schema_migrations",
+            "-d",
+            &database.url,
+        ])
         .stderr(Stdio::inherit())
         .output()
         .await
@@ -42,11 +52,17 @@ async fn dump(database: &TestDatabase) -> String {
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
     // Newer pg_dumps write a random \restrict key.
-    text.lines().filter(|line| !line.starts_with('\\')).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .filter(|line| !line.starts_with('\\'))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn one() -> pb::ApplyRequest {
-    pb::ApplyRequest { target: Some(pb::apply_request::Target::Steps(1)), ..Default::default() }
+    pb::ApplyRequest {
+        target: Some(pb::apply_request::Target::Steps(1)),
+        ..Default::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,9 +75,9 @@ async fn the_synth_lab_set_does_too() {
     let tables = goes_up_and_down("tests/schemas/synth_lab", 12).await;
     assert_eq!(
         tables,
-        "analysis_cache analysis_runs chart_insights experiment_documents experiments explorations feature_scorecards \
-         interview_guides region_analyses research_executions scenario_nodes sensitivity_results simulation_runs synth_groups \
-         synth_outcomes synths transcripts"
+        "analysis_cache analysis_runs chart_insights experiment_documents experiments explorations \
+         feature_scorecards interview_guides region_analyses research_executions scenario_nodes \
+         sensitivity_results simulation_runs synth_groups synth_outcomes synths transcripts"
     );
 }
 
@@ -71,8 +87,8 @@ async fn the_document_server_set_does_too() {
     assert_eq!(tables, "cat collections documents pat_tokens users");
 }
 
-const TABLES: &str = "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public' \
-    AND tablename <> '__diesel_schema_migrations'";
+const TABLES: &str = "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE \
+    schemaname = 'public' AND tablename <> '__diesel_schema_migrations'";
 
 /// Each migration up, down, up; then all down and all up; returns the tables.
 async fn goes_up_and_down(folder: &str, at_least: usize) -> String {
@@ -87,11 +103,25 @@ async fn goes_up_and_down(folder: &str, at_least: usize) -> String {
             break;
         }
         let after = dump(&database).await;
-        assert_ne!(before, after, "{} changes nothing", finished.current_version);
+        assert_ne!(
+            before, after,
+            "{} changes nothing",
+            finished.current_version
+        );
         daemon.rollback_steps(1).await.finished();
-        assert_eq!(dump(&database).await, before, "the down of {}", finished.current_version);
+        assert_eq!(
+            dump(&database).await,
+            before,
+            "the down of {}",
+            finished.current_version
+        );
         daemon.apply(one()).await.finished();
-        assert_eq!(dump(&database).await, after, "the second up of {}", finished.current_version);
+        assert_eq!(
+            dump(&database).await,
+            after,
+            "the second up of {}",
+            finished.current_version
+        );
         (before, steps) = (after, steps + 1);
     }
     assert!(steps >= at_least, "{steps} migrations");
@@ -105,18 +135,22 @@ async fn goes_up_and_down(folder: &str, at_least: usize) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn enum_types_made_by_hand_are_taken_over_when_their_labels_agree() {
     let database = TestDatabase::new().await;
-    database.execute("CREATE TYPE userrole AS ENUM ('writer', 'editor', 'admin')").await;
+    database
+        .execute("CREATE TYPE userrole AS ENUM ('writer', 'editor', 'admin')")
+        .await;
     let daemon = TestDaemon::start(&database, &reference_set()).await;
     daemon.apply_all().await.finished();
-    let labels =
-        "SELECT string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = 'userrole'::regtype";
+    let labels = "SELECT string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum WHERE \
+        enumtypid = 'userrole'::regtype";
     assert_eq!(database.text(labels).await, "writer,editor,admin");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_enum_type_with_other_labels_is_named_with_both_lists() {
     let database = TestDatabase::new().await;
-    database.execute("CREATE TYPE outputstatus AS ENUM ('DRAFT', 'SENT')").await;
+    database
+        .execute("CREATE TYPE outputstatus AS ENUM ('DRAFT', 'SENT')")
+        .await;
     let daemon = TestDaemon::start(&database, &reference_set()).await;
     let failed = daemon.apply_all().await.failure();
     failed.assert(tonic::Code::FailedPrecondition, "MIGRATION_FAILED");
@@ -145,8 +179,17 @@ async fn the_typed_models_know_every_label() {
     ];
     let mut expected = Vec::new();
     for (rust, sql) in types {
-        let labels = format!("SELECT enumlabel FROM pg_enum WHERE enumtypid = '{sql}'::regtype ORDER BY enumsortorder");
-        expected.extend(database.texts(&labels).await.into_iter().map(|label| format!("{rust} {label}")));
+        let labels = format!(
+            "SELECT enumlabel FROM pg_enum WHERE enumtypid = '{sql}'::regtype ORDER BY \
+             enumsortorder"
+        );
+        expected.extend(
+            database
+                .texts(&labels)
+                .await
+                .into_iter()
+                .map(|label| format!("{rust} {label}")),
+        );
     }
     assert_eq!(stdout(&ran).lines().collect::<Vec<_>>(), expected);
     assert_eq!(database.text("SELECT count(*) FROM users").await, "0");
@@ -171,7 +214,7 @@ async fn the_labels_are_those_of_the_specification() {
     );
     assert_eq!(
         database.text(TABLES).await,
-        "audit_log conversations document_programs document_tags documents messages outputs prompt_templates \
-         system_config user_sessions users writing_styles"
+        "audit_log conversations document_programs document_tags documents messages outputs \
+         prompt_templates system_config user_sessions users writing_styles"
     );
 }

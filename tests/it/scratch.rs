@@ -9,7 +9,12 @@ use schemad::{
 use crate::harness::{TestDatabase, database::connect, database::with_database, eventually};
 
 async fn exists(database: &TestDatabase, name: &Name) -> bool {
-    database.text(&format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'")).await == "1"
+    database
+        .text(&format!(
+            "SELECT count(*) FROM pg_database WHERE datname = '{name}'"
+        ))
+        .await
+        == "1"
 }
 
 fn url(database: &TestDatabase) -> DatabaseUrl {
@@ -22,21 +27,45 @@ async fn one_is_made_copied_and_dropped() {
     let mut scratch = Scratch::open(&url(&database)).await.unwrap();
     let first = scratch.create(Template::Empty).await.unwrap();
     let session = Session::open(&scratch.url(&first)).await.unwrap();
-    session.client().batch_execute("CREATE TABLE public.t (id int); INSERT INTO public.t VALUES (7)").await.unwrap();
+    session
+        .client()
+        .batch_execute("CREATE TABLE public.t (id int); INSERT INTO public.t VALUES (7)")
+        .await
+        .unwrap();
     // While it is connected, only its own session can copy it.
     let second = scratch.put_aside(&first, session.client()).await.unwrap();
-    let refused = Session::open(&scratch.url(&second)).await.err().map(|error| error.to_string()).unwrap_or_default();
-    assert!(refused.contains("not currently accepting connections"), "{refused}");
+    let refused = Session::open(&scratch.url(&second))
+        .await
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default();
+    assert!(
+        refused.contains("not currently accepting connections"),
+        "{refused}"
+    );
     drop(session);
     let third = eventually("a copy of what nobody uses", async || {
-        scratch.create(Template::Copy(&second.to_string())).await.ok()
+        scratch
+            .create(Template::Copy(&second.to_string()))
+            .await
+            .ok()
     })
     .await;
     let copy = Session::open(&scratch.url(&third)).await.unwrap();
-    let rows = copy.client().query_typed("SELECT id FROM public.t", &[]).await.unwrap();
+    let rows = copy
+        .client()
+        .query_typed("SELECT id FROM public.t", &[])
+        .await
+        .unwrap();
     assert_eq!(rows[0].get::<_, i32>(0), 7);
-    let alike = "SELECT count(DISTINCT (encoding, datcollate, datctype)) FROM pg_database WHERE datname IN";
-    assert_eq!(database.text(&format!("{alike} ('{first}', '{}')", database.name)).await, "1");
+    let alike = "SELECT count(DISTINCT (encoding, datcollate, datctype)) FROM pg_database WHERE \
+         datname IN";
+    assert_eq!(
+        database
+            .text(&format!("{alike} ('{first}', '{}')", database.name))
+            .await,
+        "1"
+    );
 
     // Under whoever is connected.
     scratch.remove(&third).await.unwrap();
@@ -50,12 +79,17 @@ async fn one_is_made_copied_and_dropped() {
 async fn what_is_left_behind_is_swept_when_its_maker_is_gone_and_nobody_uses_it() {
     let database = TestDatabase::new().await;
     let mut scratch = Scratch::open(&url(&database)).await.unwrap();
-    let [used, unused] =
-        [scratch.create(Template::Empty).await.unwrap(), scratch.create(Template::Empty).await.unwrap()];
+    let [used, unused] = [
+        scratch.create(Template::Empty).await.unwrap(),
+        scratch.create(Template::Empty).await.unwrap(),
+    ];
     let user = connect(&with_database(&database.url, &used.to_string())).await;
 
     let other = Session::open(&url(&database)).await.unwrap();
-    assert!(!sweep(other.client()).await.unwrap().contains(&unused), "its maker lives");
+    assert!(
+        !sweep(other.client()).await.unwrap().contains(&unused),
+        "its maker lives"
+    );
     assert!(scratch.is_alive());
 
     drop(scratch); // as a kill would: nothing is said, the connection ends
@@ -87,8 +121,12 @@ async fn a_daemon_sweeps_at_its_start() {
         (database.text(makers).await == "0").then_some(())
     })
     .await;
-    let daemon = crate::harness::TestDaemon::start(&database, &crate::harness::Set::tables(1)).await;
-    eventually("swept", async || (!exists(&database, &left).await).then_some(())).await;
+    let daemon =
+        crate::harness::TestDaemon::start(&database, &crate::harness::Set::tables(1)).await;
+    eventually("swept", async || {
+        (!exists(&database, &left).await).then_some(())
+    })
+    .await;
     daemon.stop().await;
 }
 
@@ -96,19 +134,34 @@ async fn a_daemon_sweeps_at_its_start() {
 async fn a_role_without_createdb_is_told_what_to_ask_for() {
     let database = TestDatabase::new().await;
     let role = format!("scratch_{}", std::process::id());
-    database.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'pw'")).await;
-    let mut scratch = Scratch::open(&database.url_as(&role).parse().unwrap()).await.unwrap();
+    database
+        .execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'pw'"))
+        .await;
+    let mut scratch = Scratch::open(&database.url_as(&role).parse().unwrap())
+        .await
+        .unwrap();
     let refused = Failure::from(scratch.create(Template::Empty).await.unwrap_err());
     assert_eq!(
         (refused.reason, refused.metadata["grant"].as_str()),
-        (Reason::MissingRight, &*format!("ALTER ROLE {role} CREATEDB"))
+        (
+            Reason::MissingRight,
+            &*format!("ALTER ROLE {role} CREATEDB")
+        )
     );
     // What it says helps.
     database.execute(&refused.metadata["grant"]).await;
     let made = scratch.create(Template::Empty).await.unwrap();
     // Of another role's database it may copy nothing.
-    let foreign = Failure::from(scratch.create(Template::Copy(&database.name)).await.unwrap_err());
-    assert!(foreign.reason == Reason::MissingRight && foreign.message.contains("may not copy"), "{foreign}");
+    let foreign = Failure::from(
+        scratch
+            .create(Template::Copy(&database.name))
+            .await
+            .unwrap_err(),
+    );
+    assert!(
+        foreign.reason == Reason::MissingRight && foreign.message.contains("may not copy"),
+        "{foreign}"
+    );
     scratch.close().await.unwrap();
     assert!(!exists(&database, &made).await);
     database.execute(&format!("DROP ROLE {role}")).await;
@@ -121,11 +174,19 @@ async fn a_name_that_is_taken_is_passed_over_and_at_last_told() {
     let first = scratch.create(Template::Empty).await.unwrap();
     let nth = |n: u32| format!("{}_{n}", first.to_string().rsplit_once('_').unwrap().0);
     for n in [2, 4, 5, 6] {
-        database.execute(&format!("CREATE DATABASE {} TEMPLATE template0", nth(n))).await;
+        database
+            .execute(&format!("CREATE DATABASE {} TEMPLATE template0", nth(n)))
+            .await;
     }
-    assert_eq!(scratch.create(Template::Empty).await.unwrap().to_string(), nth(3));
+    assert_eq!(
+        scratch.create(Template::Empty).await.unwrap().to_string(),
+        nth(3)
+    );
     let refused = Failure::from(scratch.create(Template::Empty).await.unwrap_err());
-    assert!(refused.reason == Reason::ScratchNameTaken && refused.message.contains(&nth(6)), "{refused}");
+    assert!(
+        refused.reason == Reason::ScratchNameTaken && refused.message.contains(&nth(6)),
+        "{refused}"
+    );
     // While the maker lives, nobody sweeps them.
     for n in [2, 4, 5, 6] {
         database.execute(&format!("DROP DATABASE {}", nth(n))).await;
@@ -138,9 +199,21 @@ async fn what_others_are_connected_to_is_not_copied() {
     let database = TestDatabase::new().await;
     let _user = database.connect().await;
     let mut scratch = Scratch::open(&url(&database)).await.unwrap();
-    let refused = Failure::from(scratch.create(Template::Copy(&database.name)).await.unwrap_err());
-    assert!(refused.reason == Reason::ScratchInUse && refused.message.contains(&database.name), "{refused}");
-    assert!(refused.message.contains("connected to it: pid ") && refused.message.contains(" (postgres)"), "{refused}");
+    let refused = Failure::from(
+        scratch
+            .create(Template::Copy(&database.name))
+            .await
+            .unwrap_err(),
+    );
+    assert!(
+        refused.reason == Reason::ScratchInUse && refused.message.contains(&database.name),
+        "{refused}"
+    );
+    assert!(
+        refused.message.contains("connected to it: pid ")
+            && refused.message.contains(" (postgres)"),
+        "{refused}"
+    );
     scratch.close().await.unwrap();
 }
 
@@ -149,17 +222,30 @@ async fn what_others_are_connected_to_is_not_copied() {
 async fn nobody_but_its_maker_gets_into_one() {
     let database = TestDatabase::new().await;
     let stranger = format!("stranger_{}", database.name);
-    database.execute(&format!("CREATE ROLE {stranger} LOGIN PASSWORD 'pw'")).await;
+    database
+        .execute(&format!("CREATE ROLE {stranger} LOGIN PASSWORD 'pw'"))
+        .await;
     let mut scratch = Scratch::open(&url(&database)).await.unwrap();
     let empty = scratch.create(Template::Empty).await.unwrap();
     let session = Session::open(&scratch.url(&empty)).await.unwrap();
     let aside = scratch.put_aside(&empty, session.client()).await.unwrap();
-    let copy = scratch.create(Template::Copy(&aside.to_string())).await.unwrap();
+    let copy = scratch
+        .create(Template::Copy(&aside.to_string()))
+        .await
+        .unwrap();
     for name in [&empty, &copy] {
         let url = with_database(&database.url_as(&stranger), &name.to_string());
-        let refused =
-            tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err().map(|error| error.code().cloned());
-        assert_eq!(refused, Some(Some(tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE)), "{name}");
+        let refused = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+            .await
+            .err()
+            .map(|error| error.code().cloned());
+        assert_eq!(
+            refused,
+            Some(Some(
+                tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE
+            )),
+            "{name}"
+        );
         drop(Session::open(&scratch.url(name)).await.unwrap());
     }
     scratch.close().await.unwrap();
@@ -170,10 +256,16 @@ async fn nobody_but_its_maker_gets_into_one() {
 async fn what_another_role_made_under_such_a_name_is_nobodys_to_sweep() {
     let database = TestDatabase::new().await;
     let mut scratch = Scratch::open(&url(&database)).await.unwrap();
-    let [theirs, ours] =
-        [scratch.create(Template::Empty).await.unwrap(), scratch.create(Template::Empty).await.unwrap()];
+    let [theirs, ours] = [
+        scratch.create(Template::Empty).await.unwrap(),
+        scratch.create(Template::Empty).await.unwrap(),
+    ];
     let other = format!("other_{}", database.name);
-    database.execute(&format!("CREATE ROLE {other}; ALTER DATABASE {theirs} OWNER TO {other}")).await;
+    database
+        .execute(&format!(
+            "CREATE ROLE {other}; ALTER DATABASE {theirs} OWNER TO {other}"
+        ))
+        .await;
     drop(scratch); // as a kill would
     let session = Session::open(&url(&database)).await.unwrap();
     eventually("ours is swept", async || {
@@ -181,7 +273,10 @@ async fn what_another_role_made_under_such_a_name_is_nobodys_to_sweep() {
         (!exists(&database, &ours).await).then_some(())
     })
     .await;
-    assert!(exists(&database, &theirs).await, "a superuser may drop it, and it is not his");
+    assert!(
+        exists(&database, &theirs).await,
+        "a superuser may drop it, and it is not his"
+    );
     database.execute(&format!("DROP DATABASE {theirs}")).await;
     database.execute(&format!("DROP ROLE {other}")).await;
 }

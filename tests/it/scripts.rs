@@ -1,5 +1,5 @@
-//! The scripts around the daemon start: a bench or a comparison that nobody has run for a while must not turn out to be broken when
-//! it is needed.
+//! The scripts around the daemon start: a bench or a comparison that nobody has run for a while
+//! must not turn out to be broken when it is needed.
 
 use std::{
     collections::BTreeSet,
@@ -20,18 +20,28 @@ fn root() -> &'static Path {
 
 fn script(name: &str, args: &[&str]) -> Command {
     let mut command = Command::new(root().join(name));
-    command.args(args).env_remove("DATABASE_URL").kill_on_drop(true);
+    command
+        .args(args)
+        .env_remove("DATABASE_URL")
+        .kill_on_drop(true);
     command
 }
 
 /// It ends well; what it says.
 #[track_caller]
 fn well(output: &std::process::Output) -> String {
-    assert!(output.status.success(), "{:?}\n{}\n{}", output.status, stdout(output), stderr(output));
+    assert!(
+        output.status.success(),
+        "{:?}\n{}\n{}",
+        output.status,
+        stdout(output),
+        stderr(output)
+    );
     stdout(output)
 }
 
-/// Every file that the shell or Python runs, but for what a package manager or a build has put there.
+/// Every file that the shell or Python runs, but for what a package manager or a build has put
+/// there.
 fn scripts(folder: &Path, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -70,7 +80,14 @@ fn every_script_has_a_test_that_starts_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_benches_start() {
     let from_folder = example("from_folder");
-    let args = ["--migrations", "3", "--pairs", "1", "--schemad", from_folder.to_str().unwrap()];
+    let args = [
+        "--migrations",
+        "3",
+        "--pairs",
+        "1",
+        "--schemad",
+        from_folder.to_str().unwrap(),
+    ];
     let said = well(&output(script("benches/apply.py", &args)).await);
     assert!(said.contains("median ratio"), "{said}");
     let schemad = env!("CARGO_BIN_EXE_schemad");
@@ -85,11 +102,24 @@ async fn the_comparisons_with_diesel_cli_start() {
     let database = TestDatabase::new().await;
     let folder = set.path().to_str().unwrap();
     let from_folder = example("from_folder");
-    let mut command = script("tests/real.py", &[folder, "--starts", "--schemad", from_folder.to_str().unwrap()]);
+    let mut command = script(
+        "tests/real.py",
+        &[
+            folder,
+            "--starts",
+            "--schemad",
+            from_folder.to_str().unwrap(),
+        ],
+    );
     command.env("TEST_DATABASE_URL", &database.url);
     let said = well(&output(command).await);
     assert!(said.contains(": starts"), "{said}");
-    let args = [folder, "--starts", "--schemad", env!("CARGO_BIN_EXE_schemad")];
+    let args = [
+        folder,
+        "--starts",
+        "--schemad",
+        env!("CARGO_BIN_EXE_schemad"),
+    ];
     let said = well(&output(script("tests/real_rehearse.py", &args)).await);
     assert!(said.contains("starts, with 2 verdicts"), "{said}");
 }
@@ -99,7 +129,9 @@ async fn the_comparisons_with_diesel_cli_start() {
 async fn the_check_of_the_image_and_the_developers_commands_start() {
     let port = free_ports();
     let mut command = script("deploy/check.sh", &[env!("CARGO_BIN_EXE_schemad")]);
-    command.env("CHECK_LIMIT", "1000000000").env("CHECK_PORT", port.to_string());
+    command
+        .env("CHECK_LIMIT", "1000000000")
+        .env("CHECK_PORT", port.to_string());
     let said = well(&output(command).await);
     assert!(said.contains("all is well"), "{said}");
     let said = well(&output(script("dev", &["help"])).await);
@@ -109,7 +141,8 @@ async fn the_check_of_the_image_and_the_developers_commands_start() {
     command.env("SCHEMAD_MIGRATIONS", folder.path());
     let made = well(&output(command).await);
     assert!(
-        made.trim_end().ends_with("_create_things") && Path::new(made.trim_end()).join("up.sql").exists(),
+        made.trim_end().ends_with("_create_things")
+            && Path::new(made.trim_end()).join("up.sql").exists(),
         "{made}"
     );
     let mut command = Command::new("bash");
@@ -121,5 +154,8 @@ async fn the_check_of_the_image_and_the_developers_commands_start() {
 fn free_ports() -> u16 {
     let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
     let first = 20_000 + u16::try_from(std::process::id() % 5_000).unwrap() * 2;
-    (first..32_000).step_by(2).find(|port| free(*port) && free(port + 1)).unwrap()
+    (first..32_000)
+        .step_by(2)
+        .find(|port| free(*port) && free(port + 1))
+        .unwrap()
 }

@@ -1,5 +1,6 @@
-//! Secrets cannot print: with marked ones everywhere a person might put them, every failing start and every failing request, at the
-//! most verbose log level, and then nothing that was said holds a mark, in any encoding.
+//! Secrets cannot print: with marked ones everywhere a person might put them, every failing start
+//! and every failing request, at the most verbose log level, and then nothing that was said holds a
+//! mark, in any encoding.
 
 use std::{path::Path, process::Stdio};
 
@@ -18,28 +19,49 @@ use crate::harness::{
 /// Letters and digits only, so that it is itself in a URL, too.
 const MARK: &str = "Zq7markZq7";
 
-/// The mark as it is, as %XX, as the numbers of its bytes, and what base64 makes of it after zero, one and two bytes.
+/// The mark as it is, as %XX, as the numbers of its bytes, and what base64 makes of it after zero,
+/// one and two bytes.
 fn encodings() -> Vec<String> {
     let percent = |upper: bool| -> String {
-        MARK.bytes().map(|b| if upper { format!("%{b:02X}") } else { format!("%{b:02x}") }).collect()
+        MARK.bytes()
+            .map(|b| {
+                if upper {
+                    format!("%{b:02X}")
+                } else {
+                    format!("%{b:02x}")
+                }
+            })
+            .collect()
     };
     let base64 = (0..3).map(|offset| {
         let text = STANDARD_NO_PAD.encode([&b"xx"[..offset], MARK.as_bytes()].concat());
         // The first and the last signs belong to what stands beside it, too.
         text[if offset == 0 { 0 } else { offset + 1 }..text.len() - 2].to_owned()
     });
-    let numbers = MARK.bytes().map(|b| b.to_string()).collect::<Vec<_>>().join(", ");
-    [MARK.to_lowercase(), numbers, percent(true).to_lowercase(), percent(false).to_lowercase()]
-        .into_iter()
-        .chain(base64.map(|text| text.to_lowercase()))
-        .collect()
+    let numbers = MARK
+        .bytes()
+        .map(|b| b.to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
+    [
+        MARK.to_lowercase(),
+        numbers,
+        percent(true).to_lowercase(),
+        percent(false).to_lowercase(),
+    ]
+    .into_iter()
+    .chain(base64.map(|text| text.to_lowercase()))
+    .collect()
 }
 
 #[track_caller]
 fn nothing_told(what: &str, told: &str) {
     let lower = told.to_lowercase();
     for encoding in encodings() {
-        assert!(!lower.contains(&encoding), "{what} tells {encoding}: {told}");
+        assert!(
+            !lower.contains(&encoding),
+            "{what} tells {encoding}: {told}"
+        );
     }
 }
 
@@ -77,7 +99,10 @@ fn start(what: &str, args: &[&str], env: &[(&str, &str)]) -> Start {
     Start {
         what: what.into(),
         args: args.iter().map(text).collect(),
-        env: env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        env: env
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
         file: None,
     }
 }
@@ -125,11 +150,25 @@ fn failing_starts(dir: &Path) -> Vec<Start> {
             start(text, &["serve"], &[("DATABASE_URL", text)]),
             start(text, &["serve", "--database-url", text], &[]),
             start(text, &["serve"], &[("DATABASE_URL_FILE", &file)]),
-            start(text, &["serve"], &[("DATABASE_URL", &url), ("MIGRATION_DATABASE_URL", text)]),
-            start(text, &["serve"], &[("DATABASE_URL", &url), ("SCHEMAD_LEASE_DATABASE_URL", text)]),
             start(
                 text,
-                &["serve", "--lease-database-url", &url, "--lease-client-url-file", &file],
+                &["serve"],
+                &[("DATABASE_URL", &url), ("MIGRATION_DATABASE_URL", text)],
+            ),
+            start(
+                text,
+                &["serve"],
+                &[("DATABASE_URL", &url), ("SCHEMAD_LEASE_DATABASE_URL", text)],
+            ),
+            start(
+                text,
+                &[
+                    "serve",
+                    "--lease-database-url",
+                    &url,
+                    "--lease-client-url-file",
+                    &file,
+                ],
                 &[("DATABASE_URL", &url)],
             ),
         ]);
@@ -137,7 +176,11 @@ fn failing_starts(dir: &Path) -> Vec<Start> {
     let unreadable = dir.join("a folder").display().to_string();
     std::fs::create_dir(&unreadable).unwrap();
     let binary = write(dir, "binary", "");
-    std::fs::write(&binary, [b"postgres://app:", MARK.as_bytes(), b"\xff@h/d"].concat()).unwrap();
+    std::fs::write(
+        &binary,
+        [b"postgres://app:", MARK.as_bytes(), b"\xff@h/d"].concat(),
+    )
+    .unwrap();
     let pem = |lines: &[&str]| lines.join("");
     let (begin, end) = ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----");
     for (n, key) in [
@@ -152,13 +195,40 @@ fn failing_starts(dir: &Path) -> Vec<Start> {
     {
         let file = write(dir, &format!("key{n}"), key);
         let local: &[(&str, &str)] = &[("DATABASE_URL", &url)];
-        let doctor = format!("postgres://app@127.0.0.1:1/d?sslmode=prefer&sslcert={file}&sslkey={file}");
+        let doctor =
+            format!("postgres://app@127.0.0.1:1/d?sslmode=prefer&sslcert={file}&sslkey={file}");
         starts.extend([
-            start("a key without its lines", &["serve", "--tls-cert", &file, "--tls-key", &file], local),
-            start("a key without its lines", &["serve", "--signing-key-file", &file, "--tls-key", &file], local),
-            start("a key without its lines", &["doctor", "--database-url", &doctor], &[]),
-            start("a key without its lines", &["status", "--client-cert", &file, "--client-key", &file], &[]),
-            start("a key without its lines", &["status", "--address", "https://127.0.0.1:1", "--tls-ca", &file], &[]),
+            start(
+                "a key without its lines",
+                &["serve", "--tls-cert", &file, "--tls-key", &file],
+                local,
+            ),
+            start(
+                "a key without its lines",
+                &["serve", "--signing-key-file", &file, "--tls-key", &file],
+                local,
+            ),
+            start(
+                "a key without its lines",
+                &["doctor", "--database-url", &doctor],
+                &[],
+            ),
+            start(
+                "a key without its lines",
+                &["status", "--client-cert", &file, "--client-key", &file],
+                &[],
+            ),
+            start(
+                "a key without its lines",
+                &[
+                    "status",
+                    "--address",
+                    "https://127.0.0.1:1",
+                    "--tls-ca",
+                    &file,
+                ],
+                &[],
+            ),
         ]);
     }
     for text in [
@@ -169,56 +239,171 @@ fn failing_starts(dir: &Path) -> Vec<Start> {
         format!("app:{MARK}@h/d"),
         format!("postgres://app:{MARK}@h/d"),
     ] {
-        for flag in ["--tls-key", "--tls-cert", "--tls-client-ca", "--tls-client-crl", "--access", "--signing-key-file"]
-        {
-            starts.push(start("a secret for a file's name", &["serve", flag, &text], &[("DATABASE_URL", &url)]));
+        for flag in [
+            "--tls-key",
+            "--tls-cert",
+            "--tls-client-ca",
+            "--tls-client-crl",
+            "--access",
+            "--signing-key-file",
+        ] {
+            starts.push(start(
+                "a secret for a file's name",
+                &["serve", flag, &text],
+                &[("DATABASE_URL", &url)],
+            ));
         }
         starts.extend([
-            start("a secret for a file's name", &["serve"], &[("DATABASE_URL", &url), ("SCHEMAD_TLS_KEY", &text)]),
-            start("a secret for a file's name", &["serve"], &[("DATABASE_URL_FILE", &text)]),
-            start("a secret for a file's name", &["status"], &[("SCHEMAD_TOKEN_FILE", &text)]),
-            start("a secret for a file's name", &["status", "--client-key", &text, "--client-cert", &text], &[]),
             start(
                 "a secret for a file's name",
-                &["health", "--tls-client-key", &text, "--tls-client-cert", &text],
+                &["serve"],
+                &[("DATABASE_URL", &url), ("SCHEMAD_TLS_KEY", &text)],
+            ),
+            start(
+                "a secret for a file's name",
+                &["serve"],
+                &[("DATABASE_URL_FILE", &text)],
+            ),
+            start(
+                "a secret for a file's name",
+                &["status"],
+                &[("SCHEMAD_TOKEN_FILE", &text)],
+            ),
+            start(
+                "a secret for a file's name",
+                &["status", "--client-key", &text, "--client-cert", &text],
+                &[],
+            ),
+            start(
+                "a secret for a file's name",
+                &[
+                    "health",
+                    "--tls-client-key",
+                    &text,
+                    "--tls-client-cert",
+                    &text,
+                ],
                 &[],
             ),
         ]);
     }
-    for address in [format!("host=h password={MARK}"), format!("postgres://app:{MARK}"), format!("app:{MARK}@h")] {
-        starts.push(start("a database for an address", &["status", "--address", &address], &[]));
+    for address in [
+        format!("host=h password={MARK}"),
+        format!("postgres://app:{MARK}"),
+        format!("app:{MARK}@h"),
+    ] {
+        starts.push(start(
+            "a database for an address",
+            &["status", "--address", &address],
+            &[],
+        ));
     }
     starts.extend([
-        start("both variables", &["serve"], &[("DATABASE_URL", &url), ("DATABASE_URL_FILE", "/x")]),
-        start("both flags", &["serve", "--database-url", &url, "--database-url-file", "/x"], &[]),
-        start("a URL for a file's name", &["serve"], &[("DATABASE_URL_FILE", &url)]),
-        start("a URL for a file's name", &["serve", "--database-url-file", &url], &[]),
-        start("a DSN for a file's name", &["serve", "--database-url-file", &format!("host=h password={MARK}")], &[]),
+        start(
+            "both variables",
+            &["serve"],
+            &[("DATABASE_URL", &url), ("DATABASE_URL_FILE", "/x")],
+        ),
+        start(
+            "both flags",
+            &["serve", "--database-url", &url, "--database-url-file", "/x"],
+            &[],
+        ),
+        start(
+            "a URL for a file's name",
+            &["serve"],
+            &[("DATABASE_URL_FILE", &url)],
+        ),
+        start(
+            "a URL for a file's name",
+            &["serve", "--database-url-file", &url],
+            &[],
+        ),
+        start(
+            "a DSN for a file's name",
+            &[
+                "serve",
+                "--database-url-file",
+                &format!("host=h password={MARK}"),
+            ],
+            &[],
+        ),
         start(
             "an unreadable file",
             &["serve"],
-            &[("DATABASE_URL", &url), ("MIGRATION_DATABASE_URL_FILE", &unreadable)],
+            &[
+                ("DATABASE_URL", &url),
+                ("MIGRATION_DATABASE_URL_FILE", &unreadable),
+            ],
         ),
-        start("a file that is no text", &["serve"], &[("DATABASE_URL_FILE", &binary)]),
+        start(
+            "a file that is no text",
+            &["serve"],
+            &[("DATABASE_URL_FILE", &binary)],
+        ),
         start(
             "a DSN for leases",
-            &["serve", "--lease-database-url", &format!("host=h user=u password={MARK}")],
+            &[
+                "serve",
+                "--lease-database-url",
+                &format!("host=h user=u password={MARK}"),
+            ],
             &[("DATABASE_URL", &url)],
         ),
-        start("no server for leases", &["serve"], &[("DATABASE_URL", &url), ("SCHEMAD_LEASE_CLIENT_URL", &url)]),
-        start("a public address", &["serve", "--listen", "0.0.0.0:0"], &[("DATABASE_URL", &url)]),
-        start("a number", &["serve", "--pool-size", "many"], &[("DATABASE_URL", &url)]),
-        start("an unknown flag", &["serve", "--bogus", "--database-url", &url], &[]),
-        start("a flag that is misspelt", &["serve", &format!("--databse-url={url}")], &[]),
-        start("a flag that is misspelt", &["serve", "--databse-url", &url], &[]),
+        start(
+            "no server for leases",
+            &["serve"],
+            &[("DATABASE_URL", &url), ("SCHEMAD_LEASE_CLIENT_URL", &url)],
+        ),
+        start(
+            "a public address",
+            &["serve", "--listen", "0.0.0.0:0"],
+            &[("DATABASE_URL", &url)],
+        ),
+        start(
+            "a number",
+            &["serve", "--pool-size", "many"],
+            &[("DATABASE_URL", &url)],
+        ),
+        start(
+            "an unknown flag",
+            &["serve", "--bogus", "--database-url", &url],
+            &[],
+        ),
+        start(
+            "a flag that is misspelt",
+            &["serve", &format!("--databse-url={url}")],
+            &[],
+        ),
+        start(
+            "a flag that is misspelt",
+            &["serve", "--databse-url", &url],
+            &[],
+        ),
         start("a flag that is forgotten", &["serve", &url], &[]),
         start("a URL for an address", &["serve", "--listen", &url], &[]),
-        start("a URL for a daemon's address", &["status", "--address", &url], &[]),
+        start(
+            "a URL for a daemon's address",
+            &["status", "--address", &url],
+            &[],
+        ),
         start("a URL for a command", &[&url], &[]),
         start("a token for a command", &[&format!("schemad_{MARK}")], &[]),
-        start("a token behind a command", &["status", &format!("schemad_{MARK}")], &[]),
-        start("a JWT behind a command", &["status", &format!("eyJ{MARK}")], &[]),
-        start("a URL in another's variable", &["serve"], &[("SCHEMAD_LISTEN", &url), ("DATABASE_URL", &url)]),
+        start(
+            "a token behind a command",
+            &["status", &format!("schemad_{MARK}")],
+            &[],
+        ),
+        start(
+            "a JWT behind a command",
+            &["status", &format!("eyJ{MARK}")],
+            &[],
+        ),
+        start(
+            "a URL in another's variable",
+            &["serve"],
+            &[("SCHEMAD_LISTEN", &url), ("DATABASE_URL", &url)],
+        ),
     ]);
     for text in [
         format!("DATABASE_URL=postgres://app:{MARK} x@h/d\nx y z"),
@@ -228,7 +413,10 @@ fn failing_starts(dir: &Path) -> Vec<Start> {
         format!("export DATABASE_URL postgres://app:{MARK}@h/d"),
         format!("DATABASE_URL=mysql://app:{MARK}@h/d"),
     ] {
-        starts.push(Start { file: Some(text.clone()), ..start(&format!(".env: {text}"), &["serve"], &[]) });
+        starts.push(Start {
+            file: Some(text.clone()),
+            ..start(&format!(".env: {text}"), &["serve"], &[])
+        });
     }
     starts
 }
@@ -237,11 +425,20 @@ fn failing_starts(dir: &Path) -> Vec<Start> {
 async fn no_failing_start_tells_a_secret() {
     let dir = tempfile::tempdir().unwrap();
     for (n, start) in failing_starts(dir.path()).into_iter().enumerate() {
-        let Start { what, args, env, file } = start;
+        let Start {
+            what,
+            args,
+            env,
+            file,
+        } = start;
         let format = ["text", "json"][n % 2];
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let mut command = schemad(&args);
-        command.envs(env).env("SCHEMAD_LOG_LEVEL", "trace").env("SCHEMAD_LOG_FORMAT", format).env("PGPASSWORD", MARK);
+        command
+            .envs(env)
+            .env("SCHEMAD_LOG_LEVEL", "trace")
+            .env("SCHEMAD_LOG_FORMAT", format)
+            .env("PGPASSWORD", MARK);
         command.env("RUST_BACKTRACE", "full");
         if let Some(text) = file {
             let cwd = dir.path().join(format!("cwd{n}"));
@@ -250,14 +447,22 @@ async fn no_failing_start_tells_a_secret() {
             command.current_dir(cwd);
         }
         let output = output(command).await;
-        assert!(matches!(output.status.code(), Some(1 | 2 | 5)), "{what}: {}", stderr(&output));
+        assert!(
+            matches!(output.status.code(), Some(1 | 2 | 5)),
+            "{what}: {}",
+            stderr(&output)
+        );
         nothing_told(&what, &(stdout(&output) + &stderr(&output)));
     }
 }
 
 /// What all of these say: the daemon's log, and every answer.
 async fn told_by_a_daemon(mut command: Command, sure: &str) -> String {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let (sender, mut log) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -265,18 +470,30 @@ async fn told_by_a_daemon(mut command: Command, sure: &str) -> String {
             let _ = sender.send(line);
         }
     });
-    let mut next = async || tokio::time::timeout(PATIENCE, log.recv()).await.expect("a line, or the end");
+    let mut next = async || {
+        tokio::time::timeout(PATIENCE, log.recv())
+            .await
+            .expect("a line, or the end")
+    };
     let (mut told, mut addresses) = (String::new(), Vec::new());
     while addresses.is_empty() || !told.contains(sure) {
-        let line = next().await.unwrap_or_else(|| panic!("the daemon ended: {told}"));
+        let line = next()
+            .await
+            .unwrap_or_else(|| panic!("the daemon ended: {told}"));
         if line.contains("serving on ") {
             let words = line.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
-            addresses = words.filter(|word| word.starts_with("127.0.0.1:")).map(str::to_owned).collect();
+            addresses = words
+                .filter(|word| word.starts_with("127.0.0.1:"))
+                .map(str::to_owned)
+                .collect();
         }
         told += &(line + "\n");
     }
     let main = addresses[0].clone();
-    let admin = addresses.iter().find(|address| **address != main).expect("the admin listener's address");
+    let admin = addresses
+        .iter()
+        .find(|address| **address != main)
+        .expect("the admin listener's address");
     for args in [
         &["status"][..],
         &["status", "--output", "json"],
@@ -292,7 +509,11 @@ async fn told_by_a_daemon(mut command: Command, sure: &str) -> String {
     ] {
         let refused = async || {
             let mut command = schemad(args);
-            command.args(if args[0] == "health" { ["--addr", &main] } else { ["--address", &main] });
+            command.args(if args[0] == "health" {
+                ["--addr", &main]
+            } else {
+                ["--address", &main]
+            });
             let output = output(command).await;
             let said = stdout(&output) + &stderr(&output);
             // "Has not answered yet" comes first.
@@ -306,7 +527,11 @@ async fn told_by_a_daemon(mut command: Command, sure: &str) -> String {
         socket.write_all(request.as_bytes()).await.unwrap();
         socket.read_to_string(&mut told).await.unwrap();
     }
-    kill(nix::unistd::Pid::from_raw(child.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+    kill(
+        nix::unistd::Pid::from_raw(child.id().unwrap().cast_signed()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
     while let Some(line) = next().await {
         told += &(line + "\n");
     }
@@ -317,19 +542,30 @@ async fn told_by_a_daemon(mut command: Command, sure: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_daemon_without_its_database_tells_a_secret() {
     let server = Server::start(&[], &[], "host all all 127.0.0.1/32 scram-sha-256").await;
-    server.execute("CREATE ROLE app LOGIN PASSWORD 'another'").await;
+    server
+        .execute("CREATE ROLE app LOGIN PASSWORD 'another'")
+        .await;
     let port = server.port;
     let dir = tempfile::tempdir().unwrap();
-    let key =
-        write(dir.path(), "key.pem", &format!("-----BEGIN PRIVATE KEY-----\n{MARK}\n-----END PRIVATE KEY-----\n"));
+    let key = write(
+        dir.path(),
+        "key.pem",
+        &format!("-----BEGIN PRIVATE KEY-----\n{MARK}\n-----END PRIVATE KEY-----\n"),
+    );
     let no_key = write(dir.path(), "no key.pem", &format!("{MARK}\n"));
-    let no_certificate =
-        write(dir.path(), "ca.pem", &format!("-----BEGIN CERTIFICATE-----\n{MARK}!\n-----END CERTIFICATE-----\n"));
+    let no_certificate = write(
+        dir.path(),
+        "ca.pem",
+        &format!("-----BEGIN CERTIFICATE-----\n{MARK}!\n-----END CERTIFICATE-----\n"),
+    );
     let encoded: String = MARK.bytes().map(|b| format!("%{b:02X}")).collect();
     for (n, (url, sure)) in [
-        (format!("postgres://app:{MARK}@127.0.0.1:{port}/postgres"), "password authentication failed"),
-        (format!("postgres://app:a%40{encoded}%2Fb@127.0.0.1:{port}/postgres"), "password authentication failed"),
-        (format!("postgres://app@127.0.0.1:{port}/postgres?password={MARK}"), "password authentication failed"),
+        (format!("postgres://app:{MARK}@127.0.0.1:{port}/postgres"), "password authentication \
+            failed"),
+        (format!("postgres://app:a%40{encoded}%2Fb@127.0.0.1:{port}/postgres"), "password \
+            authentication failed"),
+        (format!("postgres://app@127.0.0.1:{port}/postgres?password={MARK}"), "password \
+            authentication failed"),
         (
             format!("host=127.0.0.1 port={port} user=app dbname=postgres password='a@/\\' {MARK}'"),
             "password authentication failed",
@@ -340,12 +576,14 @@ async fn no_daemon_without_its_database_tells_a_secret() {
         (format!("postgres://app:{MARK}@127.0.0.1:{port}/d?sslmode=verify-ca&sslrootcert={no_certificate}"), "ca.pem"),
         (
             format!(
-                "host=127.0.0.1 port={port} user=app password={MARK} sslmode=prefer sslcert='{key}' sslkey='{key}'"
+                "host=127.0.0.1 port={port} user=app password={MARK} sslmode=prefer \
+                 sslcert='{key}' sslkey='{key}'"
             ),
             "key.pem",
         ),
         (
-            format!("host=127.0.0.1 port={port} user=app password={MARK} sslcert='{no_key}' sslkey='{no_key}'"),
+            format!("host=127.0.0.1 port={port} user=app password={MARK} sslcert='{no_key}' \
+                sslkey='{no_key}'"),
             "no key.pem",
         ),
     ]
@@ -367,13 +605,31 @@ async fn no_daemon_without_its_database_tells_a_secret() {
 async fn a_leases_password_is_told_to_who_leases_and_nobody_else() {
     let (database, dir) = (TestDatabase::new().await, tempfile::tempdir().unwrap());
     let role = format!("secret_{}", database.name);
-    database.execute(&format!("CREATE ROLE {role} LOGIN CREATEDB PASSWORD '{MARK}'")).await;
+    database
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN CREATEDB PASSWORD '{MARK}'"
+        ))
+        .await;
     let url = database.url_as(&role).replace(":pw@", &format!(":{MARK}@"));
     let log = dir.path().join("log");
-    let mut command =
-        schemad(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-level", "trace"]);
-    command.env("DATABASE_URL", &database.url).env("SCHEMAD_LEASE_DATABASE_URL", &url).env("SCHEMAD_LEASE_POOL", "1");
-    let mut daemon = command.stderr(std::fs::File::create(&log).unwrap()).stdout(Stdio::null()).spawn().unwrap();
+    let mut command = schemad(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--log-level",
+        "trace",
+    ]);
+    command
+        .env("DATABASE_URL", &database.url)
+        .env("SCHEMAD_LEASE_DATABASE_URL", &url)
+        .env("SCHEMAD_LEASE_POOL", "1");
+    let mut daemon = command
+        .stderr(std::fs::File::create(&log).unwrap())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let told = || std::fs::read_to_string(&log).unwrap();
     let address = eventually("it serves", async || {
         let told = told();
@@ -381,15 +637,30 @@ async fn a_leases_password_is_told_to_who_leases_and_nobody_else() {
         words.map(str::to_owned).next()
     })
     .await;
-    let mut lease = schemad(&["lease", "--address", &address, "--", "sh", "-c", "echo $DATABASE_URL"]);
+    let mut lease = schemad(&[
+        "lease",
+        "--address",
+        &address,
+        "--",
+        "sh",
+        "-c",
+        "echo $DATABASE_URL",
+    ]);
     lease.env("SCHEMAD_LOG_LEVEL", "trace");
     let lease = output(lease).await;
     assert!(stdout(&lease).contains(MARK), "{}", stderr(&lease));
     nothing_told("schemad lease", &stderr(&lease));
     let status = output(schemad(&["status", "--address", &address])).await;
     nothing_told("status", &(stdout(&status) + &stderr(&status)));
-    eventually("the lease is over", async || told().contains("lease.ended").then_some(())).await;
-    kill(nix::unistd::Pid::from_raw(daemon.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+    eventually("the lease is over", async || {
+        told().contains("lease.ended").then_some(())
+    })
+    .await;
+    kill(
+        nix::unistd::Pid::from_raw(daemon.id().unwrap().cast_signed()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
     assert!(daemon.wait().await.unwrap().success());
     assert!(told().contains("lease.begun"));
     nothing_told("the log", &told());

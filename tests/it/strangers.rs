@@ -1,4 +1,5 @@
-//! Whoever says no name gets what is left: strangers cannot take what known callers need, and one of them not what others need.
+//! Whoever says no name gets what is left: strangers cannot take what known callers need, and one
+//! of them not what others need.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,7 +9,8 @@ use schemad::{
 };
 use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
 };
 
 use super::access::spiffe;
@@ -17,17 +19,31 @@ use crate::harness::{Guarded, PATIENCE, daemon::Failed, eventually, guarded::sai
 type Watch = Streaming<HealthCheckResponse>;
 
 fn applied(n: usize) -> HealthCheckRequest {
-    HealthCheckRequest { service: format!("schemad.schema.applied.{n}") }
+    HealthCheckRequest {
+        service: format!("schemad.schema.applied.{n}"),
+    }
 }
 
 /// A connection of its own, from one of this machine's addresses.
 fn health(guarded: &Guarded, host: u8) -> HealthClient<tonic::transport::Channel> {
     let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
-    HealthClient::new(guarded.endpoint(None).local_address(Some(address)).connect_lazy())
+    HealthClient::new(
+        guarded
+            .endpoint(None)
+            .local_address(Some(address))
+            .connect_lazy(),
+    )
 }
 
-async fn watch(guarded: &Guarded, host: u8, request: Request<HealthCheckRequest>) -> Result<Watch, Status> {
-    health(guarded, host).watch(request).await.map(tonic::Response::into_inner)
+async fn watch(
+    guarded: &Guarded,
+    host: u8,
+    request: Request<HealthCheckRequest>,
+) -> Result<Watch, Status> {
+    health(guarded, host)
+        .watch(request)
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 #[track_caller]
@@ -72,36 +88,73 @@ async fn strangers_leave_watches_and_names_to_known_callers_and_to_each_other() 
     }
     too_many(watch(&guarded, 2, any()).await);
     too_many(watch(&guarded, 3, any()).await);
-    open.push(watch(&guarded, 1, said(viewer, HealthCheckRequest::default())).await.unwrap());
+    open.push(
+        watch(&guarded, 1, said(viewer, HealthCheckRequest::default()))
+            .await
+            .unwrap(),
+    );
     // Whatever is taken, Health answers.
-    health(&guarded, 2).check(HealthCheckRequest::default()).await.unwrap();
+    health(&guarded, 2)
+        .check(HealthCheckRequest::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_that_only_watches_makes_room_and_a_known_caller_does_not() {
-    let limits = Limits { connections: 6, ..Limits::default() };
+    let limits = Limits {
+        connections: 6,
+        ..Limits::default()
+    };
     let guarded = Guarded::start_with(|settings| settings.limits = limits).await;
     let viewer = guarded.tokens["viewer"].reveal();
     let crowd = async || {
         let mut watches = Vec::new();
         for _ in 0..10 {
-            watches.push(watch(&guarded, 1, Request::new(HealthCheckRequest::default())).await.unwrap());
+            watches.push(
+                watch(&guarded, 1, Request::new(HealthCheckRequest::default()))
+                    .await
+                    .unwrap(),
+            );
         }
         watches
     };
     let mut first = crowd().await;
     let channel = guarded.channel(None);
-    MigrationServiceClient::new(channel.clone()).get_status(said(viewer, pb::GetStatusRequest {})).await.unwrap();
-    let current = HealthCheckRequest { service: "schemad.schema.applied.1".into() };
-    let mut known = HealthClient::new(channel).watch(said(viewer, current)).await.unwrap().into_inner();
-    assert_eq!(known.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    MigrationServiceClient::new(channel.clone())
+        .get_status(said(viewer, pb::GetStatusRequest {}))
+        .await
+        .unwrap();
+    let current = HealthCheckRequest {
+        service: "schemad.schema.applied.1".into(),
+    };
+    let mut known = HealthClient::new(channel)
+        .watch(said(viewer, current))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        known.message().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
     let _second = crowd().await;
     let table = "SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL";
-    eventually("Diesel's table", async || (guarded.database.text(table).await == "t").then_some(())).await;
+    eventually("Diesel's table", async || {
+        (guarded.database.text(table).await == "t").then_some(())
+    })
+    .await;
     // The first of the crowd was sent away; the known caller's watch goes on.
     let ended = async { while let Ok(Some(_)) = first[0].message().await {} };
-    tokio::time::timeout(PATIENCE, ended).await.expect("it is not closed");
-    guarded.database.execute("INSERT INTO __diesel_schema_migrations VALUES ('1', now())").await;
-    let news = tokio::time::timeout(PATIENCE, known.message()).await.expect("no news").unwrap();
+    tokio::time::timeout(PATIENCE, ended)
+        .await
+        .expect("it is not closed");
+    guarded
+        .database
+        .execute("INSERT INTO __diesel_schema_migrations VALUES ('1', now())")
+        .await;
+    let news = tokio::time::timeout(PATIENCE, known.message())
+        .await
+        .expect("no news")
+        .unwrap();
     assert_eq!(news.unwrap().status(), ServingStatus::Serving);
 }

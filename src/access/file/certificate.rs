@@ -26,14 +26,28 @@ pub(super) fn check(raw: Spanned<RawCertificate>, before: &[Rule]) -> Result<Rul
         (Some(uri), None, None) => (uri, Pattern::uri(&name(uri)?)),
         (None, Some(dns), None) => (dns, Pattern::dns(&name(dns)?)),
         (None, None, Some(cn)) => (cn, Some(Pattern::Cn(name(cn)?))),
-        _ => return Err(Problem::new(at, "a [[certificate]] has exactly one of uri, dns and cn")),
+        _ => {
+            return Err(Problem::new(
+                at,
+                "a [[certificate]] has exactly one of uri, dns and cn",
+            ));
+        }
     };
     let pattern = pattern.ok_or_else(|| match word {
         _ if raw.dns.is_some() => problem(word, "dns is a whole name; a * is not understood"),
-        _ => problem(word, "uri is written scheme://host/path; a * can only be its last segment"),
+        _ => problem(
+            word,
+            "uri is written scheme://host/path; a * can only be its last segment",
+        ),
     })?;
     if before.iter().any(|rule| rule.pattern == pattern) {
-        return Err(problem(word, "an earlier [[certificate]] wants the same name, and the first one wins"));
+        return Err(problem(
+            word,
+            "an earlier [[certificate]] wants the same name, and the first one wins",
+        ));
     }
-    Ok(Rule { pattern, role: role(&raw.role)? })
+    Ok(Rule {
+        pattern,
+        role: role(&raw.role)?,
+    })
 }

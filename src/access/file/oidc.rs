@@ -48,17 +48,29 @@ impl RawOidc {
     pub(super) fn check(self, before: &[Settings]) -> Result<Settings, Problem> {
         let issuer = name(&self.issuer)?;
         if before.iter().any(|other| other.issuer == issuer) {
-            return Err(problem(&self.issuer, "there are two [[oidc]] of this issuer; put its rules into one"));
+            return Err(problem(
+                &self.issuer,
+                "there are two [[oidc]] of this issuer; put its rules into one",
+            ));
         }
         if self.rule.is_empty() {
-            return Err(problem(&self.issuer, "the [[oidc]] has no [[oidc.rule]], so it would let nobody in"));
+            return Err(problem(
+                &self.issuer,
+                "the [[oidc]] has no [[oidc.rule]], so it would let nobody in",
+            ));
         }
         Ok(Settings {
             source: source(&self.issuer, self.jwks.as_ref())?,
             audience: audience(self.audience)?,
-            algorithms: self.algorithms.map_or(Ok(ALGORITHMS.to_vec()), algorithms)?,
+            algorithms: self
+                .algorithms
+                .map_or(Ok(ALGORITHMS.to_vec()), algorithms)?,
             leeway: self.leeway.map_or(Ok(LEEWAY), |word| leeway(&word))?,
-            rules: self.rule.into_iter().map(RawRule::check).collect::<Result<_, _>>()?,
+            rules: self
+                .rule
+                .into_iter()
+                .map(RawRule::check)
+                .collect::<Result<_, _>>()?,
             issuer,
         })
     }
@@ -78,7 +90,10 @@ fn audience(word: Spanned<OneOrMany>) -> Result<Vec<String>, Problem> {
         OneOrMany::Many(many) => many,
     };
     if audience.is_empty() || audience.iter().any(String::is_empty) {
-        return Err(Problem::new(at, "audience is empty: name what the tokens for this daemon have as aud"));
+        return Err(Problem::new(
+            at,
+            "audience is empty: name what the tokens for this daemon have as aud",
+        ));
     }
     Ok(audience)
 }
@@ -93,11 +108,14 @@ fn algorithms(words: Spanned<Vec<Word>>) -> Result<Vec<Algorithm>, Problem> {
 fn algorithm(word: &Word) -> Result<Algorithm, Problem> {
     match word.get_ref().parse::<Algorithm>() {
         Ok(algorithm) if ALGORITHMS.contains(&algorithm) => Ok(algorithm),
-        Ok(algorithm) if algorithm.family() == AlgorithmFamily::Hmac => {
-            Err(problem(word, "HS256, HS384 and HS512 are refused: whoever can check such a token can make one"))
-        }
+        Ok(algorithm) if algorithm.family() == AlgorithmFamily::Hmac => Err(problem(
+            word,
+            "HS256, HS384 and HS512 are refused: whoever can check such a token can make one",
+        )),
         _ => {
-            let all = ALGORITHMS.map(|algorithm| format!("{algorithm:?}")).join(", ");
+            let all = ALGORITHMS
+                .map(|algorithm| format!("{algorithm:?}"))
+                .join(", ");
             Err(problem(word, format!("an algorithm is one of {all}")))
         }
     }
@@ -121,7 +139,10 @@ impl RawRule {
         }
         let claims = self.claims.into_inner();
         Ok(Rule {
-            claims: claims.into_iter().map(|(name, text)| (name, Wanted::parse(&text))).collect(),
+            claims: claims
+                .into_iter()
+                .map(|(name, text)| (name, Wanted::parse(&text)))
+                .collect(),
             role: role(&self.role)?,
             name: self.name.as_ref().map_or(Ok("sub".into()), name)?,
         })

@@ -1,5 +1,5 @@
-//! One small document over HTTPS. No redirect is followed: whoever serves keys serves them where the issuer says, and a
-//! redirect is a way to somewhere that nobody configured.
+//! One small document over HTTPS. No redirect is followed: whoever serves keys serves them where
+//! the issuer says, and a redirect is a way to somewhere that nobody configured.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,28 +32,52 @@ pub(super) async fn get(uri: &Uri) -> Result<Vec<u8>, String> {
 /// An address for people. Its query may hold a key.
 pub(super) fn shown(uri: &Uri) -> String {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    format!("{}://{authority}{}", uri.scheme_str().unwrap_or_default(), uri.path())
+    format!(
+        "{}://{authority}{}",
+        uri.scheme_str().unwrap_or_default(),
+        uri.path()
+    )
 }
 
 async fn attempt(uri: &Uri) -> Result<Vec<u8>, String> {
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls().await?).https_or_http().enable_http1().build();
-    // Made anew each time: one request every few minutes needs no pool, and the system's certificates may have changed.
-    let client: Client<_, Full<&'static [u8]>> = Client::builder(TokioExecutor::new()).build(connector);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls().await?)
+        .https_or_http()
+        .enable_http1()
+        .build();
+    // Made anew each time: one request every few minutes needs no pool, and the system's
+    // certificates may have changed.
+    let client: Client<_, Full<&'static [u8]>> =
+        Client::builder(TokioExecutor::new()).build(connector);
     let request = http::Request::get(uri)
         .header(header::ACCEPT, "application/json")
-        .header(header::USER_AGENT, concat!("schemad/", env!("CARGO_PKG_VERSION")))
+        .header(
+            header::USER_AGENT,
+            concat!("schemad/", env!("CARGO_PKG_VERSION")),
+        )
         .body(Full::default())
         .map_err(|error| error.to_string())?;
-    let response = client.request(request).await.map_err(|error| chain(&error))?;
+    let response = client
+        .request(request)
+        .await
+        .map_err(|error| chain(&error))?;
     match response.status() {
         StatusCode::OK => {}
         status if status.is_redirection() => {
-            return Err(format!("answers with a redirect ({}), which is not followed; set `jwks`", status.as_u16()));
+            return Err(format!(
+                "answers with a redirect ({}), which is not followed; set `jwks`",
+                status.as_u16()
+            ));
         }
         status => return Err(format!("answers with status {}", status.as_u16())),
     }
-    let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
-    Ok(body.map_err(|error| format!("{error} (at most {MOST_BYTES} bytes are read)"))?.to_bytes().to_vec())
+    let body = Limited::new(response.into_body(), MOST_BYTES)
+        .collect()
+        .await;
+    Ok(body
+        .map_err(|error| format!("{error} (at most {MOST_BYTES} bytes are read)"))?
+        .to_bytes()
+        .to_vec())
 }
 
 /// Trusts what the operating system trusts, or SSL_CERT_FILE.
@@ -62,6 +86,8 @@ async fn tls() -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(read.map_err(|error| error.to_string())?.certs);
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    let builder = builder
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -1,5 +1,6 @@
-//! A JSON Web Key Set (RFC 7517): the public keys that an issuer signs with at the moment. A key that cannot verify anything
-//! here (another kind, for encryption, symmetric) is passed over, because sets are shared with other uses.
+//! A JSON Web Key Set (RFC 7517): the public keys that an issuer signs with at the moment. A key
+//! that cannot verify anything here (another kind, for encryption, symmetric) is passed over,
+//! because sets are shared with other uses.
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
@@ -43,13 +44,16 @@ impl KeySet {
     /// # Errors
     /// What is wrong with it, in words that quote nothing.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
-        let document: Document =
-            serde_json::from_slice(text).map_err(|_| "is not a JSON Web Key Set ({\"keys\": [...]})".to_owned())?;
+        let document: Document = serde_json::from_slice(text)
+            .map_err(|_| "is not a JSON Web Key Set ({\"keys\": [...]})".to_owned())?;
         let keys: Vec<Key> = document.keys.into_iter().filter_map(Key::of).collect();
         if keys.is_empty() {
             return Err("holds no public key for signatures (RSA, P-256, P-384 or Ed25519)".into());
         }
-        Ok(Self { keys, text: text.to_vec() })
+        Ok(Self {
+            keys,
+            text: text.to_vec(),
+        })
     }
 
     /// Whether it was read from this.
@@ -58,9 +62,16 @@ impl KeySet {
     }
 
     /// The key that a token names; one that names none is only understood where there is no choice.
-    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&DecodingKey, NoKey> {
-        let mut candidates: Vec<&Key> =
-            self.keys.iter().filter(|key| id.is_none() || key.id.as_deref() == id).collect();
+    pub(super) fn find(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<&DecodingKey, NoKey> {
+        let mut candidates: Vec<&Key> = self
+            .keys
+            .iter()
+            .filter(|key| id.is_none() || key.id.as_deref() == id)
+            .collect();
         if candidates.is_empty() {
             return Err(NoKey::Unknown);
         }
@@ -84,19 +95,32 @@ impl Key {
             algorithms.retain(|algorithm| named.to_string() == format!("{algorithm:?}"));
         }
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
-        (!algorithms.is_empty()).then_some(Self { id: jwk.common.key_id, algorithms, decoding })
+        (!algorithms.is_empty()).then_some(Self {
+            id: jwk.common.key_id,
+            algorithms,
+            decoding,
+        })
     }
 }
 
 fn signs(common: &CommonParameters) -> bool {
-    let used = common.public_key_use.as_ref().is_none_or(|used| *used == PublicKeyUse::Signature);
-    used && common.key_operations.as_ref().is_none_or(|operations| operations.contains(&KeyOperations::Verify))
+    let used = common
+        .public_key_use
+        .as_ref()
+        .is_none_or(|used| *used == PublicKeyUse::Signature);
+    used && common
+        .key_operations
+        .as_ref()
+        .is_none_or(|operations| operations.contains(&KeyOperations::Verify))
 }
 
-/// A curve has one algorithm; an RSA key may be used with any of its family. A symmetric key has none here.
+/// A curve has one algorithm; an RSA key may be used with any of its family. A symmetric key has
+/// none here.
 fn of_kind(parameters: &AlgorithmParameters) -> Vec<Algorithm> {
     let curve = match parameters {
-        AlgorithmParameters::RSA(_) => return jsonwebtoken::AlgorithmFamily::Rsa.algorithms().to_vec(),
+        AlgorithmParameters::RSA(_) => {
+            return jsonwebtoken::AlgorithmFamily::Rsa.algorithms().to_vec();
+        }
         AlgorithmParameters::EllipticCurve(key) => &key.curve,
         AlgorithmParameters::OctetKeyPair(key) => &key.curve,
         _ => return Vec::new(),

@@ -1,6 +1,7 @@
-//! An issuer's keys in memory, and how they are kept current: looked at from time to time, and when a token names a key that nobody
-//! knows yet. Anybody can invent one, so such looks have a pace, and whoever comes meanwhile waits for the next: a key that is new is
-//! found late, at worst, and not missed. Whatever goes wrong, the keys that are there stay.
+//! An issuer's keys in memory, and how they are kept current: looked at from time to time, and when
+//! a token names a key that nobody knows yet. Anybody can invent one, so such looks have a pace,
+//! and whoever comes meanwhile waits for the next: a key that is new is found late, at worst, and
+//! not missed. Whatever goes wrong, the keys that are there stay.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -11,11 +12,13 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::{key_set::KeySet, source::Source};
 
-/// A key that the issuer withdrew is accepted for so long; issuers publish a new key hours before they use it.
+/// A key that the issuer withdrew is accepted for so long; issuers publish a new key hours before
+/// they use it.
 const EVERY: Duration = Duration::from_secs(300);
 /// After a failure: soon, and without pressing an issuer that is in trouble.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Looks for unknown keys: so many at once, and one more with each pause. An issuer does not notice them.
+/// Looks for unknown keys: so many at once, and one more with each pause. An issuer does not notice
+/// them.
 const AT_ONCE: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(2);
 /// Callers that wait for a look; more of them are refused at once.
@@ -43,7 +46,8 @@ struct Upkeep {
 }
 
 impl KeyStore {
-    /// The store of a source: a file is read at once, a URL by the first [`KeyStore::tend`] or token.
+    /// The store of a source: a file is read at once, a URL by the first [`KeyStore::tend`] or
+    /// token.
     ///
     /// # Errors
     /// What is wrong with the file.
@@ -53,7 +57,12 @@ impl KeyStore {
             issuer: issuer.into(),
             source,
             current: RwLock::new(Arc::new(keys)),
-            upkeep: Mutex::new(Upkeep { began: None, pace: Pace::default(), due: Instant::now(), trouble: None }),
+            upkeep: Mutex::new(Upkeep {
+                began: None,
+                pace: Pace::default(),
+                due: Instant::now(),
+                trouble: None,
+            }),
             waiting: Arc::new(Semaphore::new(WAITING)),
         })
     }
@@ -65,13 +74,20 @@ impl KeyStore {
 
     /// The keys as they are known.
     pub(super) fn current(&self) -> Arc<KeySet> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Has a look in the background if it is time for one.
     pub(in crate::access) fn tend(self: &Arc<Self>) {
         // Locked: somebody is looking.
-        if !self.upkeep.try_lock().is_ok_and(|upkeep| upkeep.due <= Instant::now()) {
+        if !self
+            .upkeep
+            .try_lock()
+            .is_ok_and(|upkeep| upkeep.due <= Instant::now())
+        {
             return;
         }
         let store = self.clone();
@@ -82,12 +98,15 @@ impl KeyStore {
         });
     }
 
-    /// Has a look because `seen` lacks a key, when it is time for one, and one for all who wait. Returns when it has ended, or at once
-    /// when too many wait.
+    /// Has a look because `seen` lacks a key, when it is time for one, and one for all who wait.
+    /// Returns when it has ended, or at once when too many wait.
     ///
-    /// Dropping the future does not end the look: callers who hang up would use up those of the others.
+    /// Dropping the future does not end the look: callers who hang up would use up those of the
+    /// others.
     pub(super) async fn look_again(self: &Arc<Self>, seen: &Arc<KeySet>) {
-        let Ok(waiting) = self.waiting.clone().try_acquire_owned() else { return };
+        let Ok(waiting) = self.waiting.clone().try_acquire_owned() else {
+            return;
+        };
         let (store, seen, came) = (self.clone(), seen.clone(), Instant::now());
         let look = tokio::spawn(async move {
             let _waiting = waiting;
@@ -117,13 +136,21 @@ impl KeyStore {
             }
         };
         // A file costs nobody anything: it is looked at whenever the access file is.
-        let pause = if matches!(self.source, Source::File(_)) { Duration::ZERO } else { pause };
+        let pause = if matches!(self.source, Source::File(_)) {
+            Duration::ZERO
+        } else {
+            pause
+        };
         upkeep.due = Instant::now() + pause;
     }
 
     fn replace(&self, found: Option<KeySet>, recovered: bool) {
         if found.is_some() || recovered {
-            tracing::info!(event = "access.keys", issuer = self.issuer, "the issuer's keys are current");
+            tracing::info!(
+                event = "access.keys",
+                issuer = self.issuer,
+                "the issuer's keys are current"
+            );
         }
         if let Some(keys) = found {
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
@@ -153,7 +180,8 @@ impl Pace {
     fn turn(&mut self, now: Instant) -> Instant {
         let full = self.0.map_or(now, |full| full.max(now)) + PAUSE;
         self.0 = Some(full);
-        full.checked_sub(PAUSE * AT_ONCE).map_or(now, |turn| turn.max(now))
+        full.checked_sub(PAUSE * AT_ONCE)
+            .map_or(now, |turn| turn.max(now))
     }
 }
 
@@ -165,9 +193,21 @@ mod tests {
     fn a_few_turns_are_at_once_and_each_more_costs_a_pause() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         let mut turn = |at| pace.turn(now + at).duration_since(now);
-        let at_once = [turn(Duration::ZERO), turn(PAUSE / 2), turn(PAUSE / 2), turn(PAUSE), turn(PAUSE)];
-        assert_eq!(at_once, [Duration::ZERO, PAUSE / 2, PAUSE / 2, PAUSE, PAUSE]);
-        assert_eq!([turn(PAUSE), turn(PAUSE), turn(PAUSE)], [PAUSE, PAUSE * 2, PAUSE * 3]);
+        let at_once = [
+            turn(Duration::ZERO),
+            turn(PAUSE / 2),
+            turn(PAUSE / 2),
+            turn(PAUSE),
+            turn(PAUSE),
+        ];
+        assert_eq!(
+            at_once,
+            [Duration::ZERO, PAUSE / 2, PAUSE / 2, PAUSE, PAUSE]
+        );
+        assert_eq!(
+            [turn(PAUSE), turn(PAUSE), turn(PAUSE)],
+            [PAUSE, PAUSE * 2, PAUSE * 3]
+        );
         assert_eq!(turn(PAUSE * 100), PAUSE * 100);
     }
 }

@@ -1,6 +1,6 @@
-//! jsonwebtoken's cryptography, done by ring, which rustls brings anyway; the crate's own choices are AWS-LC and pure Rust RSA,
-//! either of which would be a second cryptography in the program. Only verifying with public keys exists here: for HS* there is
-//! nothing to call.
+//! jsonwebtoken's cryptography, done by ring, which rustls brings anyway; the crate's own choices
+//! are AWS-LC and pure Rust RSA, either of which would be a second cryptography in the program.
+//! Only verifying with public keys exists here: for HS* there is nothing to call.
 
 use std::sync::Once;
 
@@ -11,9 +11,10 @@ use jsonwebtoken::{
     signature::{Error, Verifier},
 };
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
-    RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+    UnparsedPublicKey, VerificationAlgorithm,
 };
 
 /// What can be verified, in the order of docs/access.md.
@@ -32,10 +33,12 @@ pub(in crate::access) const ALGORITHMS: [Algorithm; 9] = [
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: no_signer,
     verifier_factory: verifier,
-    key_utils: KeyUtils::new_unimplemented(), // for thumbprints and private keys, which nothing here has
+    // For thumbprints and private keys, which nothing here has.
+    key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes jsonwebtoken use ring. A program that embeds schemad and chose another before keeps its own.
+/// Makes jsonwebtoken use ring. A program that embeds schemad and chose another before keeps its
+/// own.
 pub(in crate::access) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -47,13 +50,19 @@ fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
     Err(new_error(ErrorKind::UnsupportedAlgorithm))
 }
 
-/// The key's kind and the algorithm have to fit; jsonwebtoken looks at the family, this at the rest.
+/// The key's kind and the algorithm have to fit; jsonwebtoken looks at the family, this at the
+/// rest.
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
     if key.family() != algorithm.family() {
         return Err(new_error(ErrorKind::InvalidAlgorithm));
     }
-    let scheme = Scheme::of(*algorithm).ok_or_else(|| new_error(ErrorKind::UnsupportedAlgorithm))?;
-    Ok(Box::new(RingVerifier { algorithm: *algorithm, scheme, key: key.kind().clone() }))
+    let scheme =
+        Scheme::of(*algorithm).ok_or_else(|| new_error(ErrorKind::UnsupportedAlgorithm))?;
+    Ok(Box::new(RingVerifier {
+        algorithm: *algorithm,
+        scheme,
+        key: key.kind().clone(),
+    }))
 }
 
 /// How ring calls an algorithm.
@@ -90,7 +99,11 @@ impl Verifier<Vec<u8>> for RingVerifier {
         let verified = match (&self.scheme, &self.key) {
             (Scheme::Rsa(scheme), DecodingKeyKind::RsaModulusExponent { n, e }) => {
                 // ring wants the numbers without leading zeros, which some issuers write.
-                RsaPublicKeyComponents { n: significant(n), e: significant(e) }.verify(scheme, message, signature)
+                RsaPublicKeyComponents {
+                    n: significant(n),
+                    e: significant(e),
+                }
+                .verify(scheme, message, signature)
             }
             (Scheme::Other(scheme), DecodingKeyKind::SecretOrDer(point)) => {
                 UnparsedPublicKey::new(*scheme, point).verify(message, signature)

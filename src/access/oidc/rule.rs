@@ -37,7 +37,10 @@ impl Wanted {
     fn matches(&self, claim: &Value) -> bool {
         match claim {
             Value::String(text) => self.matches_text(text),
-            Value::Array(members) => members.iter().filter_map(Value::as_str).any(|text| self.matches_text(text)),
+            Value::Array(members) => members
+                .iter()
+                .filter_map(Value::as_str)
+                .any(|text| self.matches_text(text)),
             _ => false,
         }
     }
@@ -53,7 +56,9 @@ impl Wanted {
 impl Rule {
     /// Whether all its claims are there and match.
     pub(in crate::access) fn matches(&self, claims: &Claims) -> bool {
-        self.claims.iter().all(|(name, wanted)| claims.get(name).is_some_and(|claim| wanted.matches(claim)))
+        self.claims
+            .iter()
+            .all(|(name, wanted)| claims.get(name).is_some_and(|claim| wanted.matches(claim)))
     }
 }
 
@@ -64,26 +69,54 @@ mod tests {
     use super::*;
 
     fn matches(wanted: &[(&str, &str)], claims: Value) -> bool {
-        let claims_wanted = wanted.iter().map(|(name, text)| ((*name).to_owned(), Wanted::parse(text))).collect();
-        let rule = Rule { claims: claims_wanted, role: Role::Viewer, name: "sub".into() };
+        let claims_wanted = wanted
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), Wanted::parse(text)))
+            .collect();
+        let rule = Rule {
+            claims: claims_wanted,
+            role: Role::Viewer,
+            name: "sub".into(),
+        };
         rule.matches(claims.as_object().unwrap())
     }
 
     #[test]
     fn every_claim_has_to_match() {
         let wanted = [("repository", "acme/shop"), ("ref", "refs/heads/main")];
-        assert!(matches(&wanted, json!({"repository": "acme/shop", "ref": "refs/heads/main", "other": 1})));
-        assert!(!matches(&wanted, json!({"repository": "acme/shop", "ref": "refs/heads/other"})));
+        assert!(matches(
+            &wanted,
+            json!({"repository": "acme/shop", "ref": "refs/heads/main", "other": 1})
+        ));
+        assert!(!matches(
+            &wanted,
+            json!({"repository": "acme/shop", "ref": "refs/heads/other"})
+        ));
         assert!(!matches(&wanted, json!({"repository": "acme/shop"})));
-        assert!(!matches(&wanted, json!({"repository": "acme/shopping", "ref": "refs/heads/main"})));
+        assert!(!matches(
+            &wanted,
+            json!({"repository": "acme/shopping", "ref": "refs/heads/main"})
+        ));
     }
 
     #[test]
     fn an_array_needs_one_member_and_a_star_is_any_continuation() {
-        assert!(matches(&[("groups", "dba")], json!({"groups": ["dev", "dba"]})));
-        assert!(!matches(&[("groups", "dba")], json!({"groups": ["dev", 1, ["dba"]]})));
-        assert!(matches(&[("ref", "refs/tags/*")], json!({"ref": "refs/tags/v1"})));
-        assert!(!matches(&[("ref", "refs/tags/*")], json!({"ref": "refs/heads/refs/tags/v1"})));
+        assert!(matches(
+            &[("groups", "dba")],
+            json!({"groups": ["dev", "dba"]})
+        ));
+        assert!(!matches(
+            &[("groups", "dba")],
+            json!({"groups": ["dev", 1, ["dba"]]})
+        ));
+        assert!(matches(
+            &[("ref", "refs/tags/*")],
+            json!({"ref": "refs/tags/v1"})
+        ));
+        assert!(!matches(
+            &[("ref", "refs/tags/*")],
+            json!({"ref": "refs/heads/refs/tags/v1"})
+        ));
         assert!(!matches(&[("n", "1")], json!({"n": 1})));
         assert!(!matches(&[("n", "*")], json!({"n": null})));
     }

@@ -34,7 +34,9 @@ impl Source {
         if text.starts_with('/') {
             return Ok(Self::File(text.into()));
         }
-        secure(text).map(Self::Url).ok_or_else(|| format!("jwks is an absolute path or a URL; {ONLY_HTTPS}"))
+        secure(text)
+            .map(Self::Url)
+            .ok_or_else(|| format!("jwks is an absolute path or a URL; {ONLY_HTTPS}"))
     }
 
     /// By discovery.
@@ -42,10 +44,18 @@ impl Source {
     /// # Errors
     /// What the issuer has to be for that.
     pub(in crate::access) fn discover(issuer: &str) -> Result<Self, String> {
-        let document = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+        let document = format!(
+            "{}/.well-known/openid-configuration",
+            issuer.trim_end_matches('/')
+        );
         match secure(&document) {
-            Some(document) => Ok(Self::Discovery { issuer: issuer.into(), document }),
-            None => Err(format!("the issuer has to be a URL, or set jwks; {ONLY_HTTPS}")),
+            Some(document) => Ok(Self::Discovery {
+                issuer: issuer.into(),
+                document,
+            }),
+            None => Err(format!(
+                "the issuer has to be a URL, or set jwks; {ONLY_HTTPS}"
+            )),
         }
     }
 
@@ -69,13 +79,17 @@ impl Source {
         if known.is_of(&text) {
             return Ok(None);
         }
-        KeySet::parse(&text).map(Some).map_err(|problem| format!("{from} {problem}"))
+        KeySet::parse(&text)
+            .map(Some)
+            .map_err(|problem| format!("{from} {problem}"))
     }
 
     /// The keys of a file, at once; of others, none yet.
     pub(super) fn load_file(&self) -> Result<KeySet, String> {
         match self {
-            Self::File(path) => KeySet::parse(&read(path)?).map_err(|problem| format!("{self} {problem}")),
+            Self::File(path) => {
+                KeySet::parse(&read(path)?).map_err(|problem| format!("{self} {problem}"))
+            }
             Self::Url(_) | Self::Discovery { .. } => Ok(KeySet::default()),
         }
     }
@@ -85,7 +99,9 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Url(uri) | Self::Discovery { document: uri, .. } => f.write_str(&fetch::shown(uri)),
+            Self::Url(uri) | Self::Discovery { document: uri, .. } => {
+                f.write_str(&fetch::shown(uri))
+            }
         }
     }
 }
@@ -94,7 +110,11 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, String> {
     let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     match text.len() {
         0..=fetch::MOST_BYTES => Ok(text),
-        _ => Err(format!("{} is larger than {} bytes", path.display(), fetch::MOST_BYTES)),
+        _ => Err(format!(
+            "{} is larger than {} bytes",
+            path.display(),
+            fetch::MOST_BYTES
+        )),
     }
 }
 
@@ -106,17 +126,23 @@ fn discovered(issuer: &str, document: &[u8]) -> Result<Uri, String> {
         return Err("is another issuer's; write the issuer exactly as the document does".into());
     }
     let follows = |uri: &Uri| uri.scheme_str() == Some("https") || issuer.starts_with("http://");
-    secure(&found.jwks_uri).filter(follows).ok_or_else(|| format!("names a jwks_uri that is not used; {ONLY_HTTPS}"))
+    secure(&found.jwks_uri)
+        .filter(follows)
+        .ok_or_else(|| format!("names a jwks_uri that is not used; {ONLY_HTTPS}"))
 }
 
-const ONLY_HTTPS: &str = "only https is used, and http for a loopback address, without a user or password";
+const ONLY_HTTPS: &str =
+    "only https is used, and http for a loopback address, without a user or password";
 
 /// A URL over which nobody can put keys of their own.
 fn secure(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let authority = uri.authority()?;
     let host = authority.host().trim_matches(['[', ']']);
-    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    let loopback = host == "localhost"
+        || host
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
     let fine = match uri.scheme_str()? {
         "https" => !host.is_empty(),
         "http" => loopback,
@@ -131,9 +157,13 @@ mod tests {
 
     #[test]
     fn keys_come_over_https_or_from_this_machine() {
-        for fine in
-            ["https://x.example/jwks", "http://127.0.0.1:8080/k", "http://localhost/k", "http://[::1]:1/k", "/k.json"]
-        {
+        for fine in [
+            "https://x.example/jwks",
+            "http://127.0.0.1:8080/k",
+            "http://localhost/k",
+            "http://[::1]:1/k",
+            "/k.json",
+        ] {
             assert!(Source::parse(fine).is_ok(), "{fine}");
         }
         for wrong in [
@@ -152,14 +182,27 @@ mod tests {
 
     #[test]
     fn a_discovery_document_is_believed_only_about_its_own_issuer() {
-        let of = |issuer: &str, uri: &str| serde_json::json!({"issuer": issuer, "jwks_uri": uri}).to_string();
+        let of = |issuer: &str, uri: &str| {
+            serde_json::json!({"issuer": issuer, "jwks_uri": uri}).to_string()
+        };
         let issuer = "https://x.example";
         let good = discovered(issuer, of(issuer, "https://keys.example/k").as_bytes()).unwrap();
         assert_eq!(good, "https://keys.example/k");
-        assert!(discovered(issuer, of("https://y.example", "https://keys.example/k").as_bytes()).is_err());
+        assert!(
+            discovered(
+                issuer,
+                of("https://y.example", "https://keys.example/k").as_bytes()
+            )
+            .is_err()
+        );
         assert!(discovered(issuer, of(issuer, "http://keys.example/k").as_bytes()).is_err());
         assert!(discovered(issuer, b"<html>").is_err());
-        let Ok(Source::Discovery { document, .. }) = Source::discover("https://x.example/") else { panic!() };
-        assert_eq!(document, "https://x.example/.well-known/openid-configuration");
+        let Ok(Source::Discovery { document, .. }) = Source::discover("https://x.example/") else {
+            panic!()
+        };
+        assert_eq!(
+            document,
+            "https://x.example/.well-known/openid-configuration"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! JWTs that were verified a moment ago: a signature costs more than the request that it comes with. What is kept holds only
-//! under the rules and the keys it was found under; new rules come with a new cache, new keys empty it.
+//! JWTs that were verified a moment ago: a signature costs more than the request that it comes
+//! with. What is kept holds only under the rules and the keys it was found under; new rules come
+//! with a new cache, new keys empty it.
 
 use std::{
     collections::HashMap,
@@ -34,17 +35,35 @@ struct Entries {
 
 impl Verified {
     /// Whose JWT it is, if that was found out with these keys and it has not expired.
-    pub(super) fn get(&self, jwt: &Fingerprint, keys: &Arc<KeySet>, now: Seconds) -> Option<Principal> {
+    pub(super) fn get(
+        &self,
+        jwt: &Fingerprint,
+        keys: &Arc<KeySet>,
+        now: Seconds,
+    ) -> Option<Principal> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (principal, until) = entries.known.get(jwt).filter(|_| Arc::ptr_eq(&entries.keys, keys))?;
+        let (principal, until) = entries
+            .known
+            .get(jwt)
+            .filter(|_| Arc::ptr_eq(&entries.keys, keys))?;
         (now < *until).then(|| principal.clone())
     }
 
     /// Remembers one that was verified with these keys.
-    pub(super) fn put(&self, jwt: Fingerprint, keys: &Arc<KeySet>, principal: Principal, until: Seconds, now: Seconds) {
+    pub(super) fn put(
+        &self,
+        jwt: Fingerprint,
+        keys: &Arc<KeySet>,
+        principal: Principal,
+        until: Seconds,
+        now: Seconds,
+    ) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&entries.keys, keys) {
-            *entries = Entries { keys: keys.clone(), known: HashMap::new() };
+            *entries = Entries {
+                keys: keys.clone(),
+                known: HashMap::new(),
+            };
         }
         if entries.known.len() >= MOST {
             entries.known.retain(|_, (_, until)| now < *until);

@@ -11,7 +11,11 @@ pub(super) fn of(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     change(&mut params);
-    params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    params
+        .self_signed(&KeyPair::generate().unwrap())
+        .unwrap()
+        .der()
+        .to_vec()
 }
 
 pub(super) fn dns(name: &str) -> SanType {
@@ -39,7 +43,15 @@ role = "deployer"
 
 async fn ask_at(der: &[u8], now: SystemTime) -> Result<Principal, Refusal> {
     let case = Case::new(RULES);
-    case.access.authenticate_at(&Presented { authorization: None, certificate: Some(der) }, now).await
+    case.access
+        .authenticate_at(
+            &Presented {
+                authorization: None,
+                certificate: Some(der),
+            },
+            now,
+        )
+        .await
 }
 
 async fn ask(der: &[u8]) -> Result<Principal, Refusal> {
@@ -53,9 +65,18 @@ async fn the_first_rule_that_matches_says_who_it_is() {
             vec![uri("spiffe://example.org/deploy/shop")],
             Some(("cert:spiffe://example.org/deploy/shop", Role::Deployer)),
         ),
-        (vec![uri("spiffe://example.org/deploy/a/b")], Some(("cert:spiffe://example.org/deploy/a/b", Role::Deployer))),
-        (vec![uri("spiffe://example.org/dba")], Some(("cert:spiffe://example.org/dba", Role::Admin))),
-        (vec![dns("x.example.org"), dns("DEPLOY.example.org")], Some(("cert:deploy.example.org", Role::Viewer))),
+        (
+            vec![uri("spiffe://example.org/deploy/a/b")],
+            Some(("cert:spiffe://example.org/deploy/a/b", Role::Deployer)),
+        ),
+        (
+            vec![uri("spiffe://example.org/dba")],
+            Some(("cert:spiffe://example.org/dba", Role::Admin)),
+        ),
+        (
+            vec![dns("x.example.org"), dns("DEPLOY.example.org")],
+            Some(("cert:deploy.example.org", Role::Viewer)),
+        ),
         (
             vec![dns("deploy.example.org"), uri("spiffe://example.org/dba")],
             Some(("cert:spiffe://example.org/dba", Role::Admin)),
@@ -66,9 +87,15 @@ async fn the_first_rule_that_matches_says_who_it_is() {
         (vec![uri("spiffe://example.org/deploy/../dba")], None),
         (vec![uri("spiffe://example.org/deploy/%2e%2e/dba")], None),
         (vec![uri("spiffe://example.org/deployer/shop")], None),
-        (vec![uri("spiffe://example.org.evil.example/deploy/shop")], None),
+        (
+            vec![uri("spiffe://example.org.evil.example/deploy/shop")],
+            None,
+        ),
         (vec![uri("spiffe://example.org/dba/x")], None),
-        (vec![dns("*.example.org"), dns("a.deploy.example.org")], None),
+        (
+            vec![dns("*.example.org"), dns("a.deploy.example.org")],
+            None,
+        ),
         (vec![dns("Ada Deploy")], None),
         (vec![], None),
     ] {
@@ -76,18 +103,36 @@ async fn the_first_rule_that_matches_says_who_it_is() {
         let found = ask(&der).await;
         match expected {
             Some((name, role)) => assert_eq!(found, Ok(principal(name, role))),
-            None => assert!(matches!(found, Err(Refusal::Invalid(_))), "{names:?}: {found:?}"),
+            None => assert!(
+                matches!(found, Err(Refusal::Invalid(_))),
+                "{names:?}: {found:?}"
+            ),
         }
     }
 }
 
 #[tokio::test]
 async fn a_common_name_counts_where_a_rule_asks_for_it() {
-    let der = of(|params| params.distinguished_name.push(DnType::CommonName, "Ada Deploy"));
-    assert_eq!(ask(&der).await, Ok(principal("cert:Ada Deploy", Role::Deployer)));
-    let der = of(|params| params.distinguished_name.push(DnType::OrganizationName, "Ada Deploy"));
+    let der = of(|params| {
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Ada Deploy")
+    });
+    assert_eq!(
+        ask(&der).await,
+        Ok(principal("cert:Ada Deploy", Role::Deployer))
+    );
+    let der = of(|params| {
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "Ada Deploy")
+    });
     assert!(matches!(ask(&der).await, Err(Refusal::Invalid(_))));
-    let der = of(|params| params.distinguished_name.push(DnType::CommonName, "spiffe://example.org/dba"));
+    let der = of(|params| {
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "spiffe://example.org/dba")
+    });
     assert!(matches!(ask(&der).await, Err(Refusal::Invalid(_))));
 }
 

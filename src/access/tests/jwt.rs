@@ -31,13 +31,16 @@ impl Issued {
         let text = Self::text(&folder, more);
         fs::write(folder.path().join("access.toml"), text).unwrap();
         let access = Access::open(&folder.path().join("access.toml")).unwrap();
-        Self { case: Case { folder, access } }
+        Self {
+            case: Case { folder, access },
+        }
     }
 
     fn text(folder: &TempDir, more: &str) -> String {
         format!(
-            "[[oidc]]\nissuer = {ISSUER:?}\naudience = [\"schemad\", \"other\"]\njwks = \"{}/jwks.json\"\nleeway = \"10s\"\n\
-             {more}\n[[oidc.rule]]\nclaims = {{ repository = \"acme/shop\" }}\nrole = \"deployer\"\n",
+            "[[oidc]]\nissuer = {ISSUER:?}\naudience = [\"schemad\", \"other\"]\njwks = \
+             \"{}/jwks.json\"\nleeway = \"10s\"\n{more}\n[[oidc.rule]]\nclaims = {{ repository = \
+             \"acme/shop\" }}\nrole = \"deployer\"\n",
             folder.path().display()
         )
     }
@@ -80,13 +83,28 @@ async fn right_tokens_of_every_kind_are_let_in() {
         // The second time, from the cache.
         for [header, signature] in [RS256, PS256] {
             let jwt = format!("{header}.{RSA_CLAIMS}.{signature}");
-            assert_eq!(issued.case.bearer(&jwt).await, Ok(principal("oidc:rsa", Role::Deployer)));
+            assert_eq!(
+                issued.case.bearer(&jwt).await,
+                Ok(principal("oidc:rsa", Role::Deployer))
+            );
         }
     }
     for signer in [&ec, &ed] {
         assert_eq!(issued.case.bearer(&signer.sign(&claims())).await, job());
-        assert_eq!(issued.case.bearer(&signer.sign(&with("aud", json!(["x", "other"])))).await, job());
-        assert_eq!(issued.case.bearer(&signer.sign(&with("exp", json!(1e12)))).await, job());
+        assert_eq!(
+            issued
+                .case
+                .bearer(&signer.sign(&with("aud", json!(["x", "other"]))))
+                .await,
+            job()
+        );
+        assert_eq!(
+            issued
+                .case
+                .bearer(&signer.sign(&with("exp", json!(1e12))))
+                .await,
+            job()
+        );
     }
     let jwt = format!("{}.{RSA_CLAIMS}.{}", PS256[0], RS256[1]);
     assert!(issued.invalid(&jwt).await.ends_with("does not verify"));
@@ -101,10 +119,16 @@ async fn a_token_for_somebody_else_is_refused() {
         (with("aud", json!([])), "another aud"),
         (with("aud", json!(7)), "no aud"),
         (without("aud"), "no aud"),
-        (with("iss", json!("https://evil.example")), "iss is that of no [[oidc]]"),
+        (
+            with("iss", json!("https://evil.example")),
+            "iss is that of no [[oidc]]",
+        ),
         (with("iss", json!([ISSUER])), "without a readable iss"),
         (without("iss"), "without a readable iss"),
-        (with("repository", json!("evil/shop")), "no [[oidc.rule]] matches"),
+        (
+            with("repository", json!("evil/shop")),
+            "no [[oidc.rule]] matches",
+        ),
         (without("repository"), "no [[oidc.rule]] matches"),
         (without("sub"), "names the principal"),
         (with("sub", json!("a\nb")), "names the principal"),
@@ -122,23 +146,57 @@ async fn time_is_looked_at_with_leeway_and_only_of_genuine_tokens() {
     let issued = Issued::new(&key_set([&signer]), "");
     let expired = Err(Refusal::Expired("oidc:job".into()));
     for _ in 0..2 {
-        assert_eq!(issued.case.bearer(&signer.sign(&with("exp", json!(seconds(-60))))).await, expired);
-        assert_eq!(issued.case.bearer(&signer.sign(&with("nbf", json!(seconds(60))))).await, expired);
-        assert_eq!(issued.case.bearer(&signer.sign(&with("exp", json!(seconds(-5))))).await, job());
-        assert_eq!(issued.case.bearer(&signer.sign(&with("nbf", json!(seconds(5))))).await, job());
+        assert_eq!(
+            issued
+                .case
+                .bearer(&signer.sign(&with("exp", json!(seconds(-60)))))
+                .await,
+            expired
+        );
+        assert_eq!(
+            issued
+                .case
+                .bearer(&signer.sign(&with("nbf", json!(seconds(60)))))
+                .await,
+            expired
+        );
+        assert_eq!(
+            issued
+                .case
+                .bearer(&signer.sign(&with("exp", json!(seconds(-5)))))
+                .await,
+            job()
+        );
+        assert_eq!(
+            issued
+                .case
+                .bearer(&signer.sign(&with("nbf", json!(seconds(5)))))
+                .await,
+            job()
+        );
     }
     let cause = issued.invalid(&signer.sign(&without("exp"))).await;
     assert!(cause.ends_with("has no exp"), "{cause}");
     for wrong in [json!("2100"), json!(null), json!([seconds(60)]), json!(-1)] {
         let jwt = signer.sign(&with("exp", wrong.clone()));
-        assert!(matches!(issued.case.bearer(&jwt).await, Err(Refusal::Invalid(_))), "{wrong}");
+        assert!(
+            matches!(issued.case.bearer(&jwt).await, Err(Refusal::Invalid(_))),
+            "{wrong}"
+        );
     }
-    issued.invalid(&signer.sign(&with("nbf", json!("now")))).await;
+    issued
+        .invalid(&signer.sign(&with("nbf", json!("now"))))
+        .await;
     let mut claims = with("exp", json!(seconds(-60)));
     let cause = issued.invalid(&forger.sign(&claims)).await;
     assert!(cause.ends_with("does not verify"), "{cause}");
     claims["aud"] = json!("other-service");
-    assert!(issued.invalid(&signer.sign(&claims)).await.ends_with("another aud"));
+    assert!(
+        issued
+            .invalid(&signer.sign(&claims))
+            .await
+            .ends_with("another aud")
+    );
 }
 
 #[tokio::test]
@@ -146,10 +204,17 @@ async fn what_is_in_the_cache_still_expires() {
     let signer = Signer::es256("k");
     let issued = Issued::new(&key_set([&signer]), "");
     let authorization = format!("Bearer {}", signer.sign(&claims()));
-    let presented = Presented { authorization: Some(&authorization), certificate: None };
+    let presented = Presented {
+        authorization: Some(&authorization),
+        certificate: None,
+    };
     let now = SystemTime::now();
     let at = async |offset| {
-        issued.case.access.authenticate_at(&presented, now + std::time::Duration::from_secs(offset)).await
+        issued
+            .case
+            .access
+            .authenticate_at(&presented, now + std::time::Duration::from_secs(offset))
+            .await
     };
     assert_eq!(at(0).await, job());
     assert_eq!(at(305).await, job());
@@ -163,7 +228,10 @@ async fn a_token_does_not_choose_how_it_is_checked() {
     let hmac = |secret: &[u8]| {
         let message = message(&json!({"alg": "HS256", "kid": "k"}), &claims());
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
-        format!("{message}.{}", base64url(ring::hmac::sign(&key, message.as_bytes())))
+        format!(
+            "{message}.{}",
+            base64url(ring::hmac::sign(&key, message.as_bytes()))
+        )
     };
     let none = message(&json!({"alg": "none"}), &claims());
     let jwk = signer.jwk().to_string();
@@ -177,17 +245,34 @@ async fn a_token_does_not_choose_how_it_is_checked() {
         signer.sign_under(&json!({"kid": "k"}), &claims()),
         signer.sign_under(&json!({"alg": "RS256", "kid": "k"}), &claims()),
         signer.sign_under(&json!({"alg": "EdDSA", "kid": "k"}), &claims()),
-        signer.sign_under(&json!({"alg": "ES256", "kid": "k", "crit": ["exp"], "exp": 1}), &claims()),
+        signer.sign_under(
+            &json!({"alg": "ES256", "kid": "k", "crit": ["exp"], "exp": 1}),
+            &claims(),
+        ),
         signer.sign_under(&json!({"alg": "ES256", "kid": "k", "crit": []}), &claims()),
-        signer.sign_under(&json!({"alg": "ES256", "kid": "k", "b64": false}), &claims()),
+        signer.sign_under(
+            &json!({"alg": "ES256", "kid": "k", "b64": false}),
+            &claims(),
+        ),
     ] {
         issued.invalid(&jwt).await;
     }
     let forger = Signer::es256("k");
-    let own = json!({"alg": "ES256", "kid": "k", "jwk": forger.jwk(), "jku": "https://evil.example/k"});
-    assert!(issued.invalid(&forger.sign_under(&own, &claims())).await.ends_with("does not verify"));
+    let own =
+        json!({"alg": "ES256", "kid": "k", "jwk": forger.jwk(), "jku": "https://evil.example/k"});
+    assert!(
+        issued
+            .invalid(&forger.sign_under(&own, &claims()))
+            .await
+            .ends_with("does not verify")
+    );
     let own = json!({"alg": "ES256", "kid": "../k", "jwk": forger.jwk()});
-    assert!(issued.invalid(&forger.sign_under(&own, &claims())).await.contains("not in the issuer's key set"));
+    assert!(
+        issued
+            .invalid(&forger.sign_under(&own, &claims()))
+            .await
+            .contains("not in the issuer's key set")
+    );
     assert_eq!(issued.case.bearer(&signer.sign(&claims())).await, job());
 }
 
@@ -196,18 +281,34 @@ async fn the_file_chooses_the_algorithms_and_a_key_may_narrow_them() {
     let (ec, ed) = (Signer::es256("ec"), Signer::eddsa("ed"));
     let issued = Issued::new(&key_set([&ec, &ed]), "algorithms = [\"EdDSA\"]");
     assert_eq!(issued.case.bearer(&ed.sign(&claims())).await, job());
-    assert!(issued.invalid(&ec.sign(&claims())).await.contains("not accepted from this issuer"));
+    assert!(
+        issued
+            .invalid(&ec.sign(&claims()))
+            .await
+            .contains("not accepted from this issuer")
+    );
     let rsa = |more: Value| {
         let mut key = json!({"kty": "RSA", "kid": "rsa", "n": RSA_N, "e": "AQAB"});
-        key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        key.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         Issued::new(&json!({"keys": [key, ec.jwk()]}).to_string(), "")
     };
     let jwt = format!("{}.{RSA_CLAIMS}.{}", RS256[0], RS256[1]);
     assert!(rsa(json!({"alg": "RS256"})).case.bearer(&jwt).await.is_ok());
-    assert!(rsa(json!({"key_ops": ["verify"]})).case.bearer(&jwt).await.is_ok());
-    for wrong in
-        [json!({"alg": "PS256"}), json!({"use": "enc"}), json!({"key_ops": ["encrypt"]}), json!({"alg": "RSA-OAEP"})]
-    {
+    assert!(
+        rsa(json!({"key_ops": ["verify"]}))
+            .case
+            .bearer(&jwt)
+            .await
+            .is_ok()
+    );
+    for wrong in [
+        json!({"alg": "PS256"}),
+        json!({"use": "enc"}),
+        json!({"key_ops": ["encrypt"]}),
+        json!({"alg": "RSA-OAEP"}),
+    ] {
         rsa(wrong).invalid(&jwt).await;
     }
 }
@@ -216,8 +317,13 @@ async fn the_file_chooses_the_algorithms_and_a_key_may_narrow_them() {
 async fn a_token_without_a_key_id_is_understood_where_there_is_one_key() {
     let (signer, other) = (Signer::es256("k"), Signer::es256("other"));
     let jwt = signer.sign_under(&json!({"alg": "ES256"}), &claims());
-    assert_eq!(Issued::new(&key_set([&signer]), "").case.bearer(&jwt).await, job());
-    Issued::new(&key_set([&signer, &other]), "").invalid(&jwt).await;
+    assert_eq!(
+        Issued::new(&key_set([&signer]), "").case.bearer(&jwt).await,
+        job()
+    );
+    Issued::new(&key_set([&signer, &other]), "")
+        .invalid(&jwt)
+        .await;
 }
 
 #[tokio::test]
@@ -242,12 +348,22 @@ async fn garbage_is_refused() {
         issued.invalid(&jwt).await;
     }
     let twice = format!("{{\"iss\":\"{ISSUER}\",\"iss\":\"https://evil.example\"}}");
-    issued.invalid(&format!("{}.{}.", base64url(signer.header().to_string()), base64url(twice))).await;
+    issued
+        .invalid(&format!(
+            "{}.{}.",
+            base64url(signer.header().to_string()),
+            base64url(twice)
+        ))
+        .await;
 }
 
 #[tokio::test]
 async fn an_unknown_key_is_looked_for_and_a_withdrawn_one_is_forgotten() {
-    let (old, new, newest) = (Signer::es256("old"), Signer::es256("new"), Signer::es256("newest"));
+    let (old, new, newest) = (
+        Signer::es256("old"),
+        Signer::es256("new"),
+        Signer::es256("newest"),
+    );
     let issued = Issued::new(&key_set([&old]), "");
     let old_jwt = old.sign(&claims());
     assert_eq!(issued.case.bearer(&old_jwt).await, job());
@@ -272,10 +388,17 @@ async fn a_broken_key_file_leaves_the_keys_and_stops_a_start() {
         &" ".repeat(300_000),
     ] {
         issued.rotate(broken);
-        issued.invalid(&Signer::es256("other").sign(&claims())).await;
+        issued
+            .invalid(&Signer::es256("other").sign(&claims()))
+            .await;
         assert_eq!(issued.case.bearer(&signer.sign(&claims())).await, job());
-        let error = Access::open(&issued.case.folder.path().join("access.toml")).unwrap_err().to_string();
-        assert!(error.contains("the keys of https://issuer.example") && !error.contains("aHVudGVyMg"), "{error}");
+        let error = Access::open(&issued.case.folder.path().join("access.toml"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("the keys of https://issuer.example") && !error.contains("aHVudGVyMg"),
+            "{error}"
+        );
     }
 }
 
@@ -286,12 +409,18 @@ async fn new_rules_hold_for_tokens_that_were_verified_before() {
     let issued = Issued::new(&key_set([&signer]), "");
     let jwt = signer.sign(&claims());
     assert_eq!(issued.case.bearer(&jwt).await, job());
-    fs::remove_file(issued.case.folder.path().join("jwks.json")).unwrap(); // the keys are taken over
+    // The keys are taken over.
+    fs::remove_file(issued.case.folder.path().join("jwks.json")).unwrap();
     let text = Issued::text(&issued.case.folder, "");
     issued.case.rewrite(&text.replace("deployer", "viewer"));
     look(&issued.case.access, &mut Told::default()).await;
-    assert_eq!(issued.case.bearer(&jwt).await, Ok(principal("oidc:job", Role::Viewer)));
-    issued.case.rewrite(&text.replace("acme/shop", "acme/other"));
+    assert_eq!(
+        issued.case.bearer(&jwt).await,
+        Ok(principal("oidc:job", Role::Viewer))
+    );
+    issued
+        .case
+        .rewrite(&text.replace("acme/shop", "acme/other"));
     look(&issued.case.access, &mut Told::default()).await;
     issued.invalid(&jwt).await;
     assert!(!log.text().contains(&jwt) && !log.text().contains(jwt.rsplit('.').next().unwrap()));

@@ -26,7 +26,9 @@ pub(super) fn base64url(bytes: impl AsRef<[u8]>) -> String {
 
 /// Seconds since 1970, `offset` from now.
 pub(super) fn seconds(offset: i64) -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     i64::try_from(now.as_secs()).unwrap() + offset
 }
 
@@ -39,12 +41,18 @@ impl Signer {
     pub(super) fn es256(id: &'static str) -> Self {
         let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        Self { id, pair: Pair::Ec(EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap()) }
+        Self {
+            id,
+            pair: Pair::Ec(EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap()),
+        }
     }
 
     pub(super) fn eddsa(id: &'static str) -> Self {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-        Self { id, pair: Pair::Ed(Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap()) }
+        Self {
+            id,
+            pair: Pair::Ed(Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap()),
+        }
     }
 
     pub(super) fn algorithm(&self) -> &'static str {
@@ -67,7 +75,9 @@ impl Signer {
                 let (x, y) = self.public()[1..].split_at(32);
                 json!({"kty": "EC", "crv": "P-256", "kid": self.id, "x": base64url(x), "y": base64url(y)})
             }
-            Pair::Ed(_) => json!({"kty": "OKP", "crv": "Ed25519", "kid": self.id, "x": base64url(self.public())}),
+            Pair::Ed(_) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "kid": self.id, "x": base64url(self.public())})
+            }
         }
     }
 
@@ -82,7 +92,11 @@ impl Signer {
     pub(super) fn sign_under(&self, header: &Value, claims: &Value) -> String {
         let message = message(header, claims);
         let signature = match &self.pair {
-            Pair::Ec(pair) => pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap().as_ref().to_vec(),
+            Pair::Ec(pair) => pair
+                .sign(&SystemRandom::new(), message.as_bytes())
+                .unwrap()
+                .as_ref()
+                .to_vec(),
             Pair::Ed(pair) => pair.sign(message.as_bytes()).as_ref().to_vec(),
         };
         format!("{message}.{}", base64url(signature))
@@ -90,7 +104,11 @@ impl Signer {
 }
 
 pub(super) fn message(header: &Value, claims: &Value) -> String {
-    format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()))
+    format!(
+        "{}.{}",
+        base64url(header.to_string()),
+        base64url(claims.to_string())
+    )
 }
 
 pub(super) fn key_set<'a>(signers: impl IntoIterator<Item = &'a Signer>) -> String {

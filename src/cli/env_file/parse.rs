@@ -1,6 +1,7 @@
-//! The lines of a `.env`, as dotenvy reads them but for two things. An error says the number of its line and quotes nothing, for
-//! the line may hold a password. And a `$` stands for itself unless it names what a line above has set: dotenvy puts the variables
-//! of the environment there, among them secrets, and nothing where there is no such variable, which changes a password in silence.
+//! The lines of a `.env`, as dotenvy reads them but for two things. An error says the number of its
+//! line and quotes nothing, for the line may hold a password. And a `$` stands for itself unless it
+//! names what a line above has set: dotenvy puts the variables of the environment there, among them
+//! secrets, and nothing where there is no such variable, which changes a password in silence.
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
@@ -16,14 +17,22 @@ const NO_NAME: &str = "begins with no name of a variable (NAME=value)";
 const NO_EQUALS: &str = "has no = behind a name of letters, digits and _ (NAME=value)";
 const SPACES: &str = "has something behind the value: put quotes around a value with spaces";
 const OPEN_QUOTE: &str = "opens a quote that is closed nowhere";
-const BACKSLASH: &str = "has a \\ before a sign that needs none; in single quotes a \\ stands for itself";
-const NOT_SET: &str = "puts in a ${NAME} that no line above it sets. Variables of the environment are not put in; in single quotes a $ \
-     stands for itself";
+const BACKSLASH: &str =
+    "has a \\ before a sign that needs none; in single quotes a \\ stands for itself";
+const NOT_SET: &str = "puts in a ${NAME} that no line above it sets. Variables of the environment \
+     are not put in; in single quotes a $ stands for itself";
 
 /// The names and values in the order of the file.
 pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, Unreadable> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
-    let mut reader = Reader { rest: text.chars().peekable(), line: 1, set: BTreeMap::new() };
+    let text = text
+        .strip_prefix('\u{feff}')
+        .unwrap_or(text)
+        .replace("\r\n", "\n");
+    let mut reader = Reader {
+        rest: text.chars().peekable(),
+        line: 1,
+        set: BTreeMap::new(),
+    };
     let mut pairs = Vec::new();
     while let Some(pair) = reader.pair()? {
         reader.set.insert(pair.0.clone(), pair.1.clone());
@@ -34,7 +43,10 @@ pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, Unreadable> {
 
 /// The pairs as a file in which no sign means anything.
 pub(super) fn written(pairs: &BTreeMap<String, String>) -> String {
-    pairs.iter().map(|(name, value)| format!("{name}='{}'\n", value.replace('\'', "'\\''"))).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| format!("{name}='{}'\n", value.replace('\'', "'\\''")))
+        .collect()
 }
 
 struct Reader<'a> {
@@ -94,7 +106,9 @@ impl Reader<'_> {
     }
 
     fn name(&mut self) -> Option<String> {
-        self.rest.peek().filter(|c| c.is_ascii_alphabetic() || **c == '_')?;
+        self.rest
+            .peek()
+            .filter(|c| c.is_ascii_alphabetic() || **c == '_')?;
         Some(self.take_while(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.'))
     }
 
@@ -188,7 +202,13 @@ mod tests {
         ] {
             assert_eq!(value(text), expected, "{text}");
         }
-        assert_eq!(parse("X=1\nA=${HOME}").unwrap_err(), Unreadable { line: 2, problem: NOT_SET });
+        assert_eq!(
+            parse("X=1\nA=${HOME}").unwrap_err(),
+            Unreadable {
+                line: 2,
+                problem: NOT_SET
+            }
+        );
     }
 
     #[test]
@@ -220,19 +240,22 @@ mod tests {
             "A=1\nA=2",
             "A=postgres://u:p%20w@h:1/d?a=b&c=d",
         ] {
-            let theirs: Vec<(String, String)> =
-                dotenvy::from_read_iter(text.as_bytes()).map(|pair| pair.unwrap()).collect();
+            let theirs: Vec<(String, String)> = dotenvy::from_read_iter(text.as_bytes())
+                .map(|pair| pair.unwrap())
+                .collect();
             assert_eq!(pairs(text), theirs, "{text}");
         }
     }
 
     #[test]
     fn what_is_written_is_read_as_it_was() {
-        let set: BTreeMap<String, String> = [("A", "it's $HOME \\ \"x\"\n${B} #"), ("B", ""), ("C", "'")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into();
-        let read: BTreeMap<String, String> =
-            dotenvy::from_read_iter(written(&set).as_bytes()).map(|pair| pair.unwrap()).collect();
+        let set: BTreeMap<String, String> =
+            [("A", "it's $HOME \\ \"x\"\n${B} #"), ("B", ""), ("C", "'")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into();
+        let read: BTreeMap<String, String> = dotenvy::from_read_iter(written(&set).as_bytes())
+            .map(|pair| pair.unwrap())
+            .collect();
         assert_eq!(read, set);
     }
 }

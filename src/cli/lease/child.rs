@@ -17,7 +17,8 @@ use crate::cli::{exit::Exit, output::complain};
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// Runs it with DATABASE_URL set, to its end: on a signal it is told, and when the lease ends before it, too.
+/// Runs it with DATABASE_URL set, to its end: on a signal it is told, and when the lease ends
+/// before it, too.
 pub(super) async fn run(
     program: &OsStr,
     arguments: &[OsString],
@@ -36,7 +37,11 @@ pub(super) async fn run(
         }
     }
     let mut child = command.env("DATABASE_URL", url).spawn().map_err(|error| {
-        let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
+        let code = if error.kind() == std::io::ErrorKind::NotFound {
+            NOT_FOUND
+        } else {
+            NOT_EXECUTABLE
+        };
         Exit::with_code(code, Some(format!("{}: {error}", program.display())))
     })?;
     tokio::pin!(ended);
@@ -56,15 +61,28 @@ pub(super) async fn run(
     }
 }
 
-/// Variables that the command does not get: schemad's secrets and the names of files with them, addresses of other databases, and what
-/// makes libpq go elsewhere than DATABASE_URL says.
+/// Variables that the command does not get: schemad's secrets and the names of files with them,
+/// addresses of other databases, and what makes libpq go elsewhere than DATABASE_URL says.
 fn is_withheld(name: &str) -> bool {
-    const OF_LIBPQ: [&str; 5] = ["PGPASSWORD", "PGPASSFILE", "PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE"];
+    const OF_LIBPQ: [&str; 5] = [
+        "PGPASSWORD",
+        "PGPASSFILE",
+        "PGHOSTADDR",
+        "PGSERVICE",
+        "PGSERVICEFILE",
+    ];
     let name = name.strip_suffix("_FILE").unwrap_or(name);
-    let is_secret =
-        |name: &str| ["TOKEN", "KEY", "CERT", "DATABASE_URL", "CLIENT_URL"].iter().any(|end| name.ends_with(end));
+    let is_secret = |name: &str| {
+        ["TOKEN", "KEY", "CERT", "DATABASE_URL", "CLIENT_URL"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
     let of_schemad = name.strip_prefix("SCHEMAD_").is_some_and(is_secret);
-    let databases = ["DATABASE_URL", "MIGRATION_DATABASE_URL", "SCRATCH_DATABASE_URL"];
+    let databases = [
+        "DATABASE_URL",
+        "MIGRATION_DATABASE_URL",
+        "SCRATCH_DATABASE_URL",
+    ];
     of_schemad || databases.contains(&name) || OF_LIBPQ.contains(&name)
 }
 
@@ -76,7 +94,10 @@ fn tell(child: &Child) {
 
 /// As a shell has it: of a signal, 128 and its number.
 fn exit(status: ExitStatus) -> Exit {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     Exit::with_code(u8::try_from(code).unwrap_or(1), None)
 }
 
@@ -101,7 +122,15 @@ mod tests {
         ] {
             assert!(is_withheld(name), "{name}");
         }
-        for name in ["SCHEMAD_ADDRESS", "SCHEMAD_TLS_CA", "APP_KEY", "TEST_DATABASE_URL", "PGTZ", "PATH", "TOKEN"] {
+        for name in [
+            "SCHEMAD_ADDRESS",
+            "SCHEMAD_TLS_CA",
+            "APP_KEY",
+            "TEST_DATABASE_URL",
+            "PGTZ",
+            "PATH",
+            "TOKEN",
+        ] {
             assert!(!is_withheld(name), "{name}");
         }
     }

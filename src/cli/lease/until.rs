@@ -12,8 +12,10 @@ use crate::cli::exit::Exit;
 /// Returns when it is over.
 pub(super) async fn told() -> Result<Exit, Exit> {
     let heard = |error| Exit::unknown(format!("cannot wait for signals: {error}"));
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt()).map_err(heard)?, signal(SignalKind::terminate()).map_err(heard)?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt()).map_err(heard)?,
+        signal(SignalKind::terminate()).map_err(heard)?,
+    );
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -22,8 +24,9 @@ pub(super) async fn told() -> Result<Exit, Exit> {
     Ok(Exit::DONE)
 }
 
-/// A pipe's end is the end of whoever holds the other one, also when that is killed. Of a terminal nothing is read, and a script's
-/// background jobs have /dev/null, which ends at once and means nothing.
+/// A pipe's end is the end of whoever holds the other one, also when that is killed. Of a terminal
+/// nothing is read, and a script's background jobs have /dev/null, which ends at once and means
+/// nothing.
 async fn stdin_ends() {
     let is_pipe = nix::sys::stat::fstat(std::io::stdin().as_fd()).is_ok_and(|stat| {
         use nix::sys::stat::SFlag;

@@ -1,5 +1,5 @@
-//! Follows an operation to its result. Only a status that schemad made is a result; anything else (a proxy's deadline, a
-//! lost connection) says nothing, and the same request is sent again.
+//! Follows an operation to its result. Only a status that schemad made is a result; anything else
+//! (a proxy's deadline, a lost connection) says nothing, and the same request is sent again.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ use crate::{
 /// Between tries.
 const RETRY: Duration = Duration::from_millis(300);
 
-/// How long to try an address at which nobody has answered yet: a daemon that restarts, not a wrong address.
+/// How long to try an address at which nobody has answered yet: a daemon that restarts, not a wrong
+/// address.
 const FIRST_CONTACT: Duration = Duration::from_secs(5);
 
 /// What is known of the operation so far.
@@ -70,8 +71,13 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
             Err(status) => status,
         };
         if is_result(&status, known) {
-            let interrupted = exit::reason(&status).as_deref() == Some(Reason::Interrupted.as_str());
-            if interrupted && known.operation.is_some() && !known.renewed && !operate.reconnect.is_zero() {
+            let interrupted =
+                exit::reason(&status).as_deref() == Some(Reason::Interrupted.as_str());
+            if interrupted
+                && known.operation.is_some()
+                && !known.renewed
+                && !operate.reconnect.is_zero()
+            {
                 call.renew();
                 known.renewed = true;
                 (known.operation, known.last_sequence) = (None, 0);
@@ -90,8 +96,8 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
             let exit = address.explain(&status);
             if known.is_repeated {
                 return exit.adding(
-                    "\n  The operation of this request id was accepted before, and the same id never begins another: leave --request-id out, or \
-                     give another, to try again",
+                    "\n  The operation of this request id was accepted before, and the same id \
+                     never begins another: leave --request-id out, or give another, to try again",
                 );
             }
             let is_busy = exit::reason(&status).as_deref() == Some(Reason::Busy.as_str());
@@ -101,12 +107,19 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
             };
         }
         let since = *lost_since.get_or_insert_with(Instant::now);
-        let patience = if known.reached { operate.reconnect } else { FIRST_CONTACT.min(operate.reconnect) };
+        let patience = if known.reached {
+            operate.reconnect
+        } else {
+            FIRST_CONTACT.min(operate.reconnect)
+        };
         if since.elapsed() >= patience {
-            let Some(operation) = &known.operation else { return address.explain(&status) };
+            let Some(operation) = &known.operation else {
+                return address.explain(&status);
+            };
             return Exit::unknown(format!(
-                "lost the daemon at {} and could not reach it for {patience:?} ({}). Operation {operation} may have ended \
-                 either way: `schemad watch {operation}` tells, and --request-id {} repeats the question",
+                "lost the daemon at {} and could not reach it for {patience:?} ({}). Operation \
+                 {operation} may have ended either way: `schemad watch {operation}` tells, and \
+                 --request-id {} repeats the question",
                 address.address,
                 status.message(),
                 call.request_id()
@@ -117,7 +130,9 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
                 Some(_) => line(status.message()),
                 None => format!("lost the connection ({})", line(status.message())),
             };
-            known.live.above(|| progress(&format!("{why}; asking again")));
+            known
+                .live
+                .above(|| progress(&format!("{why}; asking again")));
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -147,12 +162,14 @@ async fn once(
             continue;
         }
         if let Some(Event::Accepted(accepted)) = &event.event {
-            known.is_repeated |= known.operation.is_none() && accepted.repeated && operate.request_id.is_some();
+            known.is_repeated |=
+                known.operation.is_none() && accepted.repeated && operate.request_id.is_some();
         }
         if !event.operation.is_empty() {
             known.operation = Some(event.operation.clone());
         }
-        // After a lost connection everything comes again from the beginning: what was shown, and what was live before it.
+        // After a lost connection everything comes again from the beginning: what was shown, and
+        // what was live before it.
         if behind {
             behind = event.sequence < known.last_sequence;
             continue;
@@ -167,8 +184,18 @@ async fn once(
             Output::Json => {
                 let name = events.message_name();
                 let shown = match call {
-                    Call::Apply(_) => output::json(&pb::ApplyResponse { event: Some(event.clone()) }, name),
-                    Call::Rollback(_) => output::json(&pb::RollbackResponse { event: Some(event.clone()) }, name),
+                    Call::Apply(_) => output::json(
+                        &pb::ApplyResponse {
+                            event: Some(event.clone()),
+                        },
+                        name,
+                    ),
+                    Call::Rollback(_) => output::json(
+                        &pb::RollbackResponse {
+                            event: Some(event.clone()),
+                        },
+                        name,
+                    ),
                 };
                 if let Err(exit) = shown {
                     return Ok(exit);
@@ -181,7 +208,11 @@ async fn once(
         }
     }
     // A stream that ends well without its last event was cut by something in between.
-    if finished { Ok(Exit::DONE) } else { Err(Status::unavailable("the stream ended early")) }
+    if finished {
+        Ok(Exit::DONE)
+    } else {
+        Err(Status::unavailable("the stream ended early"))
+    }
 }
 
 /// Does this status say how the request ended?

@@ -1,5 +1,6 @@
-//! What moves on a terminal while an operation runs: the step with the statement that runs, and since when, and a bar of all steps.
-//! What stays are the lines of `show`. Where stderr is no terminal, nothing is drawn.
+//! What moves on a terminal while an operation runs: the step with the statement that runs, and
+//! since when, and a bar of all steps. What stays are the lines of `show`. Where stderr is no
+//! terminal, nothing is drawn.
 
 use std::{io::Write as _, time::Duration};
 
@@ -42,13 +43,17 @@ impl Bars {
 
     fn say(&self, what: String) {
         // The spinner and the time stand before it.
-        self.step.set_message(in_locale(&fitted(&what, "⠴ 59m  ".chars().count())).into_owned());
+        self.step
+            .set_message(in_locale(&fitted(&what, "⠴ 59m  ".chars().count())).into_owned());
     }
 }
 
 impl Live {
     pub(in crate::cli) fn new() -> Self {
-        Self { screen: MultiProgress::new(), bars: None }
+        Self {
+            screen: MultiProgress::new(),
+            bars: None,
+        }
     }
 
     /// Writes lines above the bars.
@@ -59,8 +64,16 @@ impl Live {
     pub(in crate::cli) fn event(&mut self, event: &pb::OperationEvent) {
         match (&event.event, &mut self.bars) {
             (Some(Event::StepStarted(step)), _) => {
-                let way = if step.direction() == pb::Direction::Down { "down" } else { "up" };
-                self.started(OPERATION, (step.ordinal, step.total), format!("{way} {}", line(&step.name)));
+                let way = if step.direction() == pb::Direction::Down {
+                    "down"
+                } else {
+                    "up"
+                };
+                self.started(
+                    OPERATION,
+                    (step.ordinal, step.total),
+                    format!("{way} {}", line(&step.name)),
+                );
             }
             (Some(Event::StatementStarted(started)), Some(bars)) => bars.begin(format!(
                 "{}  statement {}/{}: {}",
@@ -71,13 +84,35 @@ impl Live {
             )),
             (Some(Event::StatementDone(_)), Some(bars)) => bars.begin(bars.name.clone()),
             (Some(Event::Progress(progress)), Some(bars)) => {
-                let percent = if progress.total > 0 { format!(" {:.0} %", progress.percent) } else { String::new() };
-                let index = if progress.index.is_empty() { &progress.relation } else { &progress.index };
-                bars.say(format!("{}  {}: {}{percent}", line(&progress.version), line(index), line(&progress.phase)));
+                let percent = if progress.total > 0 {
+                    format!(" {:.0} %", progress.percent)
+                } else {
+                    String::new()
+                };
+                let index = if progress.index.is_empty() {
+                    &progress.relation
+                } else {
+                    &progress.index
+                };
+                bars.say(format!(
+                    "{}  {}: {}{percent}",
+                    line(&progress.version),
+                    line(index),
+                    line(&progress.phase)
+                ));
             }
             (Some(Event::Waiting(waiting)), Some(bars)) => {
-                let behind: Vec<String> = waiting.blockers.iter().map(|blocker| blocker.pid.to_string()).collect();
-                bars.say(format!("{}  waiting for {} behind {}", bars.name, line(&waiting.mode), behind.join(", ")));
+                let behind: Vec<String> = waiting
+                    .blockers
+                    .iter()
+                    .map(|blocker| blocker.pid.to_string())
+                    .collect();
+                bars.say(format!(
+                    "{}  waiting for {} behind {}",
+                    bars.name,
+                    line(&waiting.mode),
+                    behind.join(", ")
+                ));
             }
             (Some(Event::Retrying(_)), Some(bars)) => {
                 bars.say(format!("{}  locked, trying again", bars.name));
@@ -98,13 +133,17 @@ impl Live {
 
     /// Takes everything off the screen.
     pub(in crate::cli) fn clear(&mut self) {
-        if let Some(Bars { step, operation, .. }) = self.bars.take() {
+        if let Some(Bars {
+            step, operation, ..
+        }) = self.bars.take()
+        {
             step.finish_and_clear();
             operation.finish_and_clear();
         }
     }
 
-    /// The same after Ctrl-C. The bars fill the last line to its end, so the terminal's echo of it stands on a line below.
+    /// The same after Ctrl-C. The bars fill the last line to its end, so the terminal's echo of it
+    /// stands on a line below.
     pub(in crate::cli) fn interrupted(&mut self) {
         if self.bars.is_some() && echoes_control() {
             move_cursor("\r\u{1b}[2K\u{1b}[1A");
@@ -114,13 +153,25 @@ impl Live {
 
     fn started(&mut self, all: &str, (ordinal, total): (i32, i32), name: String) {
         let bars = self.bars.get_or_insert_with(|| {
-            let spinner = if is_ascii() { style(STEP).tick_chars("|/-\\ ") } else { style(STEP) };
-            let step = self.screen.add(ProgressBar::new_spinner().with_style(spinner));
-            let operation = self.screen.add(ProgressBar::new(count(total)).with_style(style(all)));
+            let spinner = if is_ascii() {
+                style(STEP).tick_chars("|/-\\ ")
+            } else {
+                style(STEP)
+            };
+            let step = self
+                .screen
+                .add(ProgressBar::new_spinner().with_style(spinner));
+            let operation = self
+                .screen
+                .add(ProgressBar::new(count(total)).with_style(style(all)));
             // The spinner turns, and the time is drawn anew.
             step.enable_steady_tick(Duration::from_millis(100));
             operation.enable_steady_tick(Duration::from_millis(500));
-            Bars { step, operation, name: String::new() }
+            Bars {
+                step,
+                operation,
+                name: String::new(),
+            }
         });
         bars.name = name;
         bars.begin(bars.name.clone());
@@ -131,7 +182,9 @@ impl Live {
 
 fn style(template: &str) -> ProgressStyle {
     // The templates above are checked by a test.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .progress_chars("=> ")
 }
 
 /// The terminal shows Ctrl-C as ^C.
@@ -142,7 +195,9 @@ fn echoes_control() -> bool {
 
 fn move_cursor(text: &str) {
     let mut stderr = std::io::stderr();
-    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()); // a terminal that is gone shows nothing
+    let _ = stderr
+        .write_all(text.as_bytes())
+        .and_then(|()| stderr.flush()); // a terminal that is gone shows nothing
 }
 
 fn count(n: i32) -> u64 {

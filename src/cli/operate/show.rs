@@ -1,10 +1,11 @@
-//! What people see of an operation: a line an event, on stderr but for the last, which is the result.
+//! What people see of an operation: a line an event, on stderr but for the last, which is the
+//! result.
 
 use crate::{
     cli::list,
     cli::output::{
-        self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, fitted_table, indented, line, progress, say, styled,
-        tell_done,
+        self, BAD, BOLD, DIM, GOOD, WARN, duration, fitted, fitted_table, indented, line, progress,
+        say, styled, tell_done,
     },
     db::activity,
     grpc::pb::{self, operation_event::Event},
@@ -14,7 +15,11 @@ use crate::{
 pub(in crate::cli) fn event(event: &pb::OperationEvent) {
     match &event.event {
         Some(Event::Accepted(accepted)) => {
-            let again = if accepted.repeated { ", accepted before" } else { "" };
+            let again = if accepted.repeated {
+                ", accepted before"
+            } else {
+                ""
+            };
             let (operation, request) = (&event.operation, line(&accepted.request_id));
             let both = format!("operation {operation} (request {request}{again})");
             match output::width().is_some_and(|width| width < both.chars().count()) {
@@ -51,30 +56,62 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
         },
         Some(Event::Planned(plan)) => planned(plan, event.operation.is_empty()),
         Some(Event::StatementDone(done)) => {
-            let number = format!("  {}/{}", range(done.first_statement, done.statement), done.statements);
+            let number = format!(
+                "  {}/{}",
+                range(done.first_statement, done.statement),
+                done.statements
+            );
             let took = duration(done.duration.as_ref());
-            let summary = fitted(&line(&done.summary), number.len() + took.chars().count() + 4);
+            let summary = fitted(
+                &line(&done.summary),
+                number.len() + took.chars().count() + 4,
+            );
             progress(&styled(DIM, &format!("{number}  {summary}  {took}")));
         }
         Some(Event::StepStarted(_) | Event::StatementStarted(_) | Event::Heartbeat(_)) | None => {}
         Some(Event::Notice(notice)) => {
             let severity = line(&notice.severity);
             let indent = severity.chars().count() + 3;
-            let style = if notice.severity == "NOTICE" || notice.severity == "INFO" { DIM } else { WARN };
-            progress(&format!("  {} {}", styled(style, &severity), indented(&line(&notice.message), indent)));
+            let style = if notice.severity == "NOTICE" || notice.severity == "INFO" {
+                DIM
+            } else {
+                WARN
+            };
+            progress(&format!(
+                "  {} {}",
+                styled(style, &severity),
+                indented(&line(&notice.message), indent)
+            ));
             for text in notice.detail.lines().chain(notice.hint.lines()) {
-                progress(&format!("{:indent$}{}", "", styled(DIM, &indented(&line(text), indent))));
+                progress(&format!(
+                    "{:indent$}{}",
+                    "",
+                    styled(DIM, &indented(&line(text), indent))
+                ));
             }
         }
         Some(Event::Waiting(waiting)) => {
-            let relation =
-                if waiting.relation.is_empty() { String::new() } else { format!(" on {}", waiting.relation) };
-            let version =
-                if waiting.version.is_empty() { "the operation's end".into() } else { line(&waiting.version) };
+            let relation = if waiting.relation.is_empty() {
+                String::new()
+            } else {
+                format!(" on {}", waiting.relation)
+            };
+            let version = if waiting.version.is_empty() {
+                "the operation's end".into()
+            } else {
+                line(&waiting.version)
+            };
             let what = format!("{version}: for {}{}", line(&waiting.mode), line(&relation));
-            progress(&format!("{} {}", styled(WARN, "waiting"), indented(&what, "waiting ".len())));
+            progress(&format!(
+                "{} {}",
+                styled(WARN, "waiting"),
+                indented(&what, "waiting ".len())
+            ));
             for blocker in &waiting.blockers {
-                progress(&format!("  behind {}", indented(&line(&self::blocker(blocker)), "  behind ".len())));
+                progress(&format!(
+                    "  behind {}",
+                    indented(&line(&self::blocker(blocker)), "  behind ".len())
+                ));
             }
         }
         // A terminal shows it while it moves.
@@ -82,7 +119,10 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
         Some(Event::Dropped(dropped)) => {
             progress(&styled(
                 DIM,
-                &format!("  {} messages were dropped, because this end was too slow", dropped.events),
+                &format!(
+                    "  {} messages were dropped, because this end was too slow",
+                    dropped.events
+                ),
             ));
         }
         Some(Event::Retrying(retry)) => {
@@ -92,14 +132,19 @@ pub(in crate::cli) fn event(event: &pb::OperationEvent) {
                 line(&retry.message),
                 duration(retry.delay.as_ref())
             );
-            progress(&format!("{} {}", styled(WARN, "locked"), indented(&what, "locked ".len())));
+            progress(&format!(
+                "{} {}",
+                styled(WARN, "locked"),
+                indented(&what, "locked ".len())
+            ));
         }
         Some(Event::StepDone(step)) => step_done(step),
         Some(Event::Finished(finished)) => self::finished(finished),
     }
 }
 
-/// One statement's number, or the first and the last of a block. A daemon of an older release says only one of the two.
+/// One statement's number, or the first and the last of a block. A daemon of an older release says
+/// only one of the two.
 pub(super) fn range(first: i32, last: i32) -> String {
     match first == last || first == 0 || last == 0 {
         true => first.max(last).to_string(),
@@ -110,16 +155,26 @@ pub(super) fn range(first: i32, last: i32) -> String {
 /// After Ctrl-C.
 pub(in crate::cli) fn left(operation: &str) {
     let operation = line(operation);
-    progress(&format!("left operation {operation}, which goes on in the daemon"));
+    progress(&format!(
+        "left operation {operation}, which goes on in the daemon"
+    ));
     progress(&format!("  schemad watch {operation}   follows it"));
     progress(&format!("  schemad cancel {operation}  cancels it"));
 }
 
 fn step_done(step: &pb::StepDone) {
     let total = step.total.to_string();
-    let before = format!("{:>width$}/{total}  {}  ", step.ordinal, way(step.direction()), width = total.len());
+    let before = format!(
+        "{:>width$}/{total}  {}  ",
+        step.ordinal,
+        way(step.direction()),
+        width = total.len()
+    );
     let took = duration(step.duration.as_ref());
-    let name = fitted(&line(&step.name), before.chars().count() + took.chars().count() + 2);
+    let name = fitted(
+        &line(&step.name),
+        before.chars().count() + took.chars().count() + 2,
+    );
     progress(&format!("{before}{name}  {}", styled(DIM, &took)));
 }
 
@@ -152,10 +207,21 @@ fn planned(plan: &pb::Planned, validating: bool) {
     let rows = plan.steps.iter().map(|step| {
         let source = list::source(step.source());
         let runs = list::runs(step.mode(), step.mode_reason(), step.parts);
-        vec![way(step.direction()).into(), step.version.clone(), step.name.clone(), source, runs]
+        vec![
+            way(step.direction()).into(),
+            step.version.clone(),
+            step.name.clone(),
+            source,
+            runs,
+        ]
     });
     let header = ["", "VERSION", "NAME", "SCRIPT FROM", "RUNS"];
-    say(&fitted_table(&header, rows.collect(), &["SCRIPT FROM"], "NAME"));
+    say(&fitted_table(
+        &header,
+        rows.collect(),
+        &["SCRIPT FROM"],
+        "NAME",
+    ));
 }
 
 fn way(direction: pb::Direction) -> &'static str {
@@ -170,9 +236,14 @@ fn finished(finished: &pb::Finished) {
         "" => "nothing is applied".into(),
         version => format!("the current version is {}", line(version)),
     };
-    let done = format!("{} of {} steps done, {current}", finished.steps_done, finished.steps_total);
+    let done = format!(
+        "{} of {} steps done, {current}",
+        finished.steps_done, finished.steps_total
+    );
     match finished.state() {
-        pb::OperationState::Succeeded if finished.nothing_to_do => tell_done(&format!("Nothing to do; {current}.")),
+        pb::OperationState::Succeeded if finished.nothing_to_do => {
+            tell_done(&format!("Nothing to do; {current}."))
+        }
         pb::OperationState::Succeeded => tell_done(&format!("{} {done}.", styled(GOOD, "Done:"))),
         pb::OperationState::Cancelled if finished.steps_total == 0 => {
             tell_done(&styled(WARN, "Cancelled before the first step."));
@@ -180,9 +251,16 @@ fn finished(finished: &pb::Finished) {
         pb::OperationState::Interrupted if finished.steps_total == 0 => {
             tell_done(&styled(WARN, "Interrupted before the first step."));
         }
-        pb::OperationState::Cancelled => tell_done(&format!("{} {done}.", styled(WARN, "Cancelled:"))),
-        pb::OperationState::Interrupted => tell_done(&format!("{} {done}.", styled(WARN, "Interrupted:"))),
+        pb::OperationState::Cancelled => {
+            tell_done(&format!("{} {done}.", styled(WARN, "Cancelled:")))
+        }
+        pb::OperationState::Interrupted => {
+            tell_done(&format!("{} {done}.", styled(WARN, "Interrupted:")))
+        }
         _ if finished.steps_total == 0 => tell_done(&styled(BAD, "Failed before the first step.")),
-        _ => tell_done(&format!("{} {done}.", styled(BOLD.fg_color(BAD.get_fg_color()), "Failed:"))),
+        _ => tell_done(&format!(
+            "{} {done}.",
+            styled(BOLD.fg_color(BAD.get_fg_color()), "Failed:")
+        )),
     }
 }

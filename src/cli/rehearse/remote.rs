@@ -17,19 +17,26 @@ pub(super) async fn run(common: &Common, selection: Selection) -> Result<(), Exi
     let mut client = common.address.client()?;
     let following = async {
         let request = pb::RehearseRequest { selection };
-        let mut stream = client.rehearse(request).await.map_err(|status| common.address.explain(&status))?.into_inner();
+        let mut stream = client
+            .rehearse(request)
+            .await
+            .map_err(|status| common.address.explain(&status))?
+            .into_inner();
         let (mut show, mut has_ended) = (Show::new(common.output), false);
         loop {
             match stream.message().await {
-                Ok(Some(pb::RehearseResponse { event: Some(pb::RehearsalEvent { event: Some(event), .. }) })) => {
-                    match &event {
-                        Event::Summary(summary) => {
-                            has_ended = true;
-                            show.summary(summary);
-                        }
-                        event => show.event(event),
+                Ok(Some(pb::RehearseResponse {
+                    event:
+                        Some(pb::RehearsalEvent {
+                            event: Some(event), ..
+                        }),
+                })) => match &event {
+                    Event::Summary(summary) => {
+                        has_ended = true;
+                        show.summary(summary);
                     }
-                }
+                    event => show.event(event),
+                },
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(()),
                 Err(status) => {

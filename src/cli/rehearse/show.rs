@@ -4,7 +4,10 @@ use crate::{
     cli::{
         exit::Exit,
         operate::Live,
-        output::{self, BAD, DIM, GOOD, Output, WARN, duration, fitted, fitted_table, line, progress, say, styled},
+        output::{
+            self, BAD, DIM, GOOD, Output, WARN, duration, fitted, fitted_table, line, progress,
+            say, styled,
+        },
     },
     grpc::{
         pb::{self, rehearsal_event::Event},
@@ -17,7 +20,8 @@ use crate::{
 /// Differences that are shown of one migration.
 const SHOWN: usize = 30;
 
-/// Shows events as they come and the table at the end; on a terminal, what is rehearsed meanwhile, and since when.
+/// Shows events as they come and the table at the end; on a terminal, what is rehearsed meanwhile,
+/// and since when.
 pub(super) struct Show {
     output: Output,
     live: Live,
@@ -26,7 +30,11 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn new(output: Output) -> Self {
-        Self { output, live: Live::new(), done: Vec::new() }
+        Self {
+            output,
+            live: Live::new(),
+            done: Vec::new(),
+        }
     }
 
     /// One event: progress on stderr, and for programs a migration's object on stdout.
@@ -40,9 +48,17 @@ impl Show {
                 self.done.push(done.clone());
             }
             Event::LeftOut(left_out) => {
-                let message = left_out.failure.as_ref().map(|failure| line(&failure.message)).unwrap_or_default();
-                let what = format!("{} could not be applied, and the others go on without it", line(&left_out.version));
-                self.live.above(|| progress(&format!("{} {what}: {message}", styled(WARN, "warning:"))));
+                let message = left_out
+                    .failure
+                    .as_ref()
+                    .map(|failure| line(&failure.message))
+                    .unwrap_or_default();
+                let what = format!(
+                    "{} could not be applied, and the others go on without it",
+                    line(&left_out.version)
+                );
+                self.live
+                    .above(|| progress(&format!("{} {what}: {message}", styled(WARN, "warning:"))));
             }
             Event::Began(began) => self.live.rehearses(began),
             Event::Summary(_) | Event::Heartbeat(_) => {}
@@ -71,9 +87,17 @@ impl Show {
 /// A line of progress.
 fn ended(done: &pb::MigrationRehearsal) -> String {
     let total = done.total.to_string();
-    let before = format!("{:>width$}/{total}  {:21}  ", done.ordinal, done.verdict, width = total.len());
+    let before = format!(
+        "{:>width$}/{total}  {:21}  ",
+        done.ordinal,
+        done.verdict,
+        width = total.len()
+    );
     let took = duration(done.duration.as_ref());
-    let name = fitted(&line(&done.name), before.chars().count() + took.chars().count() + 2);
+    let name = fitted(
+        &line(&done.name),
+        before.chars().count() + took.chars().count() + 2,
+    );
     let verdict = format!("{:21}", line(&done.verdict));
     format!(
         "{:>width$}/{total}  {}  {name}  {}",
@@ -91,11 +115,18 @@ fn result(done: &[pb::MigrationRehearsal], summary: &pb::RehearsalSummary) -> St
     }
     let counts = Verdict::ALL.iter().filter_map(|verdict| {
         let count = summary.verdicts.get(verdict.as_str())?;
-        Some(format!("{count} {}", styled(style(verdict.as_str()), verdict.as_str())))
+        Some(format!(
+            "{count} {}",
+            styled(style(verdict.as_str()), verdict.as_str())
+        ))
     });
     let counts = counts.collect::<Vec<_>>().join(", ");
     let (took, caveat) = (duration(summary.duration.as_ref()), line(&summary.caveat));
-    format!("{}\n\n{} rehearsed in {took}: {counts}.\n{caveat}", found(done), summary.total)
+    format!(
+        "{}\n\n{} rehearsed in {took}: {counts}.\n{caveat}",
+        found(done),
+        summary.total
+    )
 }
 
 /// The same without what it comes to.
@@ -103,7 +134,12 @@ fn found(done: &[pb::MigrationRehearsal]) -> String {
     let mut parts: Vec<String> = done.iter().filter_map(details).collect();
     let rows = done.iter().map(|one| {
         let state = if one.pending { "pending" } else { "applied" };
-        vec![one.verdict.clone(), one.name.clone(), state.into(), duration(one.duration.as_ref())]
+        vec![
+            one.verdict.clone(),
+            one.name.clone(),
+            state.into(),
+            duration(one.duration.as_ref()),
+        ]
     });
     parts.push(fitted_table(
         &["VERDICT", "MIGRATION", "STATE", "TOOK"],
@@ -114,14 +150,24 @@ fn found(done: &[pb::MigrationRehearsal]) -> String {
     parts.join("\n\n")
 }
 
-/// What there is to say about one that is not as good as can be, or that was not looked into wholly.
+/// What there is to say about one that is not as good as can be, or that was not looked into
+/// wholly.
 fn details(done: &pb::MigrationRehearsal) -> Option<String> {
     let mut lines = Vec::new();
     let told = [
-        (&done.differences, "after the down, the schema is not what it was before the up:"),
-        (&done.up_differences, "after the second up, the schema is not what it was after the first:"),
+        (
+            &done.differences,
+            "after the down, the schema is not what it was before the up:",
+        ),
+        (
+            &done.up_differences,
+            "after the second up, the schema is not what it was after the first:",
+        ),
     ];
-    for (differences, what) in told.into_iter().filter(|(differences, _)| !differences.is_empty()) {
+    for (differences, what) in told
+        .into_iter()
+        .filter(|(differences, _)| !differences.is_empty())
+    {
         lines.push(what.to_owned());
         lines.extend(shown(differences).lines().map(|line| format!("  {line}")));
     }
@@ -132,15 +178,27 @@ fn details(done: &pb::MigrationRehearsal) -> Option<String> {
     if verdict == Some(Verdict::Irreversible) {
         lines.push("there is no down.sql, or no statement in it".to_owned());
     }
-    lines.extend(done.notes.iter().map(|note| format!("{} {}", styled(DIM, "note:"), line(note))));
+    lines.extend(
+        done.notes
+            .iter()
+            .map(|note| format!("{} {}", styled(DIM, "note:"), line(note))),
+    );
     (!lines.is_empty()).then(|| {
-        let title = format!("{} {}", styled(style(&done.verdict), &line(&done.verdict)), line(&done.name));
+        let title = format!(
+            "{} {}",
+            styled(style(&done.verdict), &line(&done.verdict)),
+            line(&done.name)
+        );
         format!("{title}\n{}", lines.join("\n"))
     })
 }
 
 fn shown(differences: &[pb::SchemaDifference]) -> String {
-    let styles = Styles { added: GOOD, removed: BAD, changed: WARN };
+    let styles = Styles {
+        added: GOOD,
+        removed: BAD,
+        changed: WARN,
+    };
     let one = |message: &pb::SchemaDifference| match difference_of(message) {
         Some(difference) => for_people(&[difference], &styles),
         None => line(&message.summary),
@@ -177,12 +235,21 @@ mod tests {
             total: 4,
             verdict: verdict.into(),
             pending: ordinal > 1,
-            duration: Some(prost_types::Duration { seconds: 0, nanos: 12_340_000 }),
+            duration: Some(prost_types::Duration {
+                seconds: 0,
+                nanos: 12_340_000,
+            }),
             ..Default::default()
         }
     }
 
-    fn difference(kind: &str, name: &str, change: &str, from: &str, to: &str) -> pb::SchemaDifference {
+    fn difference(
+        kind: &str,
+        name: &str,
+        change: &str,
+        from: &str,
+        to: &str,
+    ) -> pb::SchemaDifference {
         let (from, to) = (from.into(), to.into());
         pb::SchemaDifference {
             kind: kind.into(),
@@ -218,13 +285,31 @@ mod tests {
         let done = [
             rehearsed(1, "RESTORES", "20260101_a"),
             pb::MigrationRehearsal {
-                differences: vec![difference("table", "public.t", "reordered", r#"["a","b"]"#, r#"["b","a"]"#)],
+                differences: vec![difference(
+                    "table",
+                    "public.t",
+                    "reordered",
+                    r#"["a","b"]"#,
+                    r#"["b","a"]"#,
+                )],
                 ..rehearsed(2, "ORDER_ONLY", "20260102_o")
             },
             pb::MigrationRehearsal {
                 differences: vec![
-                    difference("enum", "public.mood", "added", "", r#"{"labels":["sad","ok"]}"#),
-                    difference("column", "public.t.x", "removed", r#"{"type":"integer","not_null":true}"#, ""),
+                    difference(
+                        "enum",
+                        "public.mood",
+                        "added",
+                        "",
+                        r#"{"labels":["sad","ok"]}"#,
+                    ),
+                    difference(
+                        "column",
+                        "public.t.x",
+                        "removed",
+                        r#"{"type":"integer","not_null":true}"#,
+                        "",
+                    ),
                     pb::SchemaDifference {
                         summary: "function public.f(): definition changed".into(),
                         ..Default::default()
@@ -233,13 +318,21 @@ mod tests {
                 notes: vec!["not compared: 1 subscription".into()],
                 ..rehearsed(3, "DOES_NOT_RESTORE", "20260103_b")
             },
-            pb::MigrationRehearsal { failure: Some(failure), ..rehearsed(4, "DOWN_FAILS", "20260104_c") },
+            pb::MigrationRehearsal {
+                failure: Some(failure),
+                ..rehearsed(4, "DOWN_FAILS", "20260104_c")
+            },
         ];
         let count = |verdict: &str| (verdict.to_owned(), 1);
         let summary = pb::RehearsalSummary {
             total: 4,
-            verdicts: ["RESTORES", "ORDER_ONLY", "DOES_NOT_RESTORE", "DOWN_FAILS"].map(count).into(),
-            duration: Some(prost_types::Duration { seconds: 1, nanos: 200_000_000 }),
+            verdicts: ["RESTORES", "ORDER_ONLY", "DOES_NOT_RESTORE", "DOWN_FAILS"]
+                .map(count)
+                .into(),
+            duration: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 200_000_000,
+            }),
             caveat: CAVEAT.into(),
             ..Default::default()
         };

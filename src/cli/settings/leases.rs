@@ -17,20 +17,21 @@ const CLIENT_URL: &str = "SCHEMAD_LEASE_CLIENT_URL";
 /// As many tests as a laptop begins at once, for some 30 MB.
 const POOL: usize = 4;
 
-/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+/// Said at each option: a heading for the next ones would hold for those of the commands, too,
+/// which come after these.
 const HEADING: &str = "Leases of test databases (docs/lease.md)";
 
 #[derive(Clone, Args)]
 pub(in crate::cli) struct Leases {
-    /// Where databases are made for tests: the server's address with a role that has CREATEDB. Better not production's
-    /// [env: SCHEMAD_LEASE_DATABASE_URL].
+    /// Where databases are made for tests: the server's address with a role that has CREATEDB.
+    /// Better not production's [env: SCHEMAD_LEASE_DATABASE_URL].
     #[arg(help_heading = HEADING, long, value_name = "URL")]
     lease_database_url: Option<String>,
     /// A file that holds it [env: SCHEMAD_LEASE_DATABASE_URL_FILE].
     #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "lease_database_url", value_parser = FileName)]
     lease_database_url_file: Option<PathBuf>,
-    /// What clients are told, with the database exchanged: how they reach that server, and as whom. Default: the URL above
-    /// [env: SCHEMAD_LEASE_CLIENT_URL].
+    /// What clients are told, with the database exchanged: how they reach that server, and as whom.
+    /// Default: the URL above [env: SCHEMAD_LEASE_CLIENT_URL].
     #[arg(help_heading = HEADING, long, value_name = "URL")]
     lease_client_url: Option<String>,
     /// A file that holds it [env: SCHEMAD_LEASE_CLIENT_URL_FILE].
@@ -88,7 +89,10 @@ impl Leases {
 
     /// The files that hold the URLs.
     pub(in crate::cli) fn files(&self, env_file: EnvFile) -> Vec<PathBuf> {
-        self.sources(env_file).iter().filter_map(UrlSource::file).collect()
+        self.sources(env_file)
+            .iter()
+            .filter_map(UrlSource::file)
+            .collect()
     }
 
     /// `None`: no leases.
@@ -99,7 +103,9 @@ impl Leases {
     ) -> Result<Option<lease::Settings>, Exit> {
         let [given, client] = self.sources(env_file);
         let (given, client) = (given.read()?, client.read()?);
-        let pool = self.lease_pool.unwrap_or(if given.is_none() { 0 } else { POOL });
+        let pool = self
+            .lease_pool
+            .unwrap_or(if given.is_none() { 0 } else { POOL });
         let mut of_private = None;
         let (name, text) = match (given, private) {
             (Some(text), _) => (DATABASE_URL, text),
@@ -117,10 +123,14 @@ impl Leases {
         let database: DatabaseUrl = url(name, &text)?;
         let client: ClientUrl = match client.or(of_private) {
             Some(client) => url(CLIENT_URL, &client)?,
-            None => text.parse().map_err(|error| Exit::usage(format!("{name} {error}; set {CLIENT_URL}")))?,
+            None => text
+                .parse()
+                .map_err(|error| Exit::usage(format!("{name} {error}; set {CLIENT_URL}")))?,
         };
         if self.lease_ttl.is_zero() {
-            return Err(Exit::usage("--lease-ttl is 0, so every lease would be over at once"));
+            return Err(Exit::usage(
+                "--lease-ttl is 0, so every lease would be over at once",
+            ));
         }
         if self.lease_ttl > self.lease_max_ttl {
             return Err(Exit::usage("--lease-ttl is longer than --lease-max-ttl"));

@@ -7,12 +7,14 @@ use clap::Args;
 use super::positive_duration;
 use crate::transport;
 
-/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+/// Said at each option: a heading for the next ones would hold for those of the commands, too,
+/// which come after these.
 const HEADING: &str = "Limits";
 
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct Limits {
-    /// Connections at once; a new one beyond it takes the place of one that is idle, or of a stranger's.
+    /// Connections at once; a new one beyond it takes the place of one that is idle, or of a
+    /// stranger's.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_CONNECTIONS", default_value_t = defaults().connections, value_name = "N", value_parser = count)]
     max_connections: usize,
     /// The same from one address.
@@ -45,7 +47,8 @@ pub(in crate::cli) struct Limits {
     /// A connection without a request is closed after this long.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_IDLE_TIMEOUT", default_value = "1h", value_parser = positive_duration, value_name = "DURATION")]
     idle_timeout: Duration,
-    /// What an answer may take to be read before its connection is closed; operations and watches may last.
+    /// What an answer may take to be read before its connection is closed; operations and watches
+    /// may last.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_READ_TIMEOUT", default_value = "60s", value_parser = positive_duration, value_name = "DURATION")]
     read_timeout: Duration,
     /// What a TLS handshake, HTTP/2's first bytes and a request's message may take to arrive.

@@ -9,12 +9,14 @@ use crate::{
     transport::{ClientCertificates, TlsFiles},
 };
 
-/// Said at each option: a heading for the next ones would hold for those of the commands, too, which come after these.
+/// Said at each option: a heading for the next ones would hold for those of the commands, too,
+/// which come after these.
 const HEADING: &str = "Who gets in";
 
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct Trust {
-    /// Serve TLS with this certificate and the chain behind it (PEM). Read again when it changes, like the files below.
+    /// Serve TLS with this certificate and the chain behind it (PEM). Read again when it changes,
+    /// like the files below.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CERT", value_name = "FILE", requires = "tls_key", value_parser = FileName)]
     tls_cert: Option<PathBuf>,
     /// The certificate's key (PEM).
@@ -26,10 +28,12 @@ pub(in crate::cli) struct Trust {
     /// What these authorities have revoked (PEM).
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CRL", value_name = "FILE", requires = "tls_client_ca", value_parser = FileName)]
     tls_client_crl: Option<PathBuf>,
-    /// Whether clients have to show a certificate [default: optional with --tls-client-ca, else off].
+    /// Whether clients have to show a certificate [default: optional with --tls-client-ca, else
+    /// off].
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CERTIFICATES", value_enum, value_name = "WHEN", requires = "tls_cert")]
     tls_client_certificates: Option<When>,
-    /// The file that says who may do what: docs/access.md. Without it anybody who can connect may do everything.
+    /// The file that says who may do what: docs/access.md. Without it anybody who can connect may
+    /// do everything.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_ACCESS", value_name = "FILE", value_parser = FileName)]
     access: Option<PathBuf>,
     /// Serve on any address although it is not both encrypted and closed to strangers.
@@ -56,12 +60,25 @@ impl Trust {
             (Some(When::Off), _) | (None, None) => ClientCertificates::Off,
         };
         let (client_ca, client_crl) = (self.tls_client_ca.clone(), self.tls_client_crl.clone());
-        Some(TlsFiles { certificate, key, client_ca, client_crl, clients })
+        Some(TlsFiles {
+            certificate,
+            key,
+            client_ca,
+            client_crl,
+            clients,
+        })
     }
 
     /// What decides who gets in.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.access, &self.tls_key, &self.tls_client_ca, &self.tls_client_crl].into_iter().flatten()
+        [
+            &self.access,
+            &self.tls_key,
+            &self.tls_client_ca,
+            &self.tls_client_crl,
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// What holds a secret.
@@ -82,19 +99,27 @@ impl Trust {
         self.insecure && !self.is_closed()
     }
 
-    /// Refuses to be reached from elsewhere while it is not encrypted, or nobody has to say who they are.
+    /// Refuses to be reached from elsewhere while it is not encrypted, or nobody has to say who
+    /// they are.
     pub(super) fn check(&self, listen: SocketAddr) -> Result<(), Exit> {
         if listen.ip().to_canonical().is_loopback() || self.insecure || self.is_closed() {
             return Ok(());
         }
         let missing = match (&self.tls_cert, &self.access) {
-            (None, None) => "it has neither TLS (--tls-cert, --tls-key) nor an access file (--access)",
-            (None, Some(_)) => "it has no TLS (--tls-cert, --tls-key), so credentials could be read on the way",
-            _ => "it has no access file (--access), so whoever can connect could change the schema",
+            (None, None) => {
+                "it has neither TLS (--tls-cert, --tls-key) nor an access file (--access)"
+            }
+            (None, Some(_)) => {
+                "it has no TLS (--tls-cert, --tls-key), so credentials could be read on the way"
+            }
+            _ => {
+                "it has no access file (--access), so whoever can connect could change the \
+                schema"
+            }
         };
         Err(Exit::usage(format!(
-            "--listen {listen} can be reached from other machines, and {missing}. Give both, use a loopback address, or insist \
-             with --insecure"
+            "--listen {listen} can be reached from other machines, and {missing}. Give both, use a \
+             loopback address, or insist with --insecure"
         )))
     }
 }

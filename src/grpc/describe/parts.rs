@@ -5,8 +5,9 @@ use prost::Message;
 use crate::{
     grpc::pb,
     schema::{
-        Column, Constraint, ConstraintKind, Domain, Enabled, Generated, Identity, Index, Persistence, Policy, Range,
-        ReplicaIdentity, Rule, Sequence, Statistics, Table, TableKind, Trigger,
+        Column, Constraint, ConstraintKind, Domain, Enabled, Generated, Identity, Index,
+        Persistence, Policy, Range, ReplicaIdentity, Rule, Sequence, Statistics, Table, TableKind,
+        Trigger,
     },
 };
 
@@ -22,7 +23,10 @@ pub(super) struct Cut {
 impl Cut {
     /// As many as there is room for.
     pub fn list(&mut self, all: &[String]) -> Vec<String> {
-        all.iter().take_while(|text| self.takes(self.room, text.len())).cloned().collect()
+        all.iter()
+            .take_while(|text| self.takes(self.room, text.len()))
+            .cloned()
+            .collect()
     }
 
     /// The same, each converted.
@@ -98,7 +102,11 @@ pub(super) fn table(table: &Table, common: pb::SchemaObject, cut: &mut Cut) -> p
 
 /// The words for what is.
 fn those(words: &[(bool, &str)]) -> Vec<String> {
-    words.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()).collect()
+    words
+        .iter()
+        .filter(|(is, _)| *is)
+        .map(|(_, word)| (*word).to_owned())
+        .collect()
 }
 
 /// `SUBTYPE = float8, MULTIRANGE_TYPE_NAME = app.floats`.
@@ -111,7 +119,9 @@ pub(super) fn range(of: &Range) -> String {
         ("SUBTYPE_DIFF", of.difference.as_ref()),
         ("MULTIRANGE_TYPE_NAME", of.multirange.as_ref()),
     ];
-    let parts = parts.iter().filter_map(|(name, value)| Some(format!("{name} = {}", value.as_ref()?)));
+    let parts = parts
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name} = {}", value.as_ref()?)));
     parts.collect::<Vec<_>>().join(", ")
 }
 
@@ -122,7 +132,11 @@ pub(super) fn sequence(of: &Sequence) -> String {
         (Some(column), false) => format!(", owned by {column}"),
         (None, _) => String::new(),
     };
-    let unlogged = if of.persistence == Persistence::Unlogged { "unlogged " } else { "" };
+    let unlogged = if of.persistence == Persistence::Unlogged {
+        "unlogged "
+    } else {
+        ""
+    };
     format!(
         "{unlogged}{} from {} by {}, {} to {}, cache {}{cycle}{owned}",
         of.r#type, of.start, of.increment, of.min, of.max, of.cache
@@ -131,9 +145,21 @@ pub(super) fn sequence(of: &Sequence) -> String {
 
 pub(super) fn domain(of: &Domain) -> String {
     let not_null = if of.not_null { " NOT NULL" } else { "" };
-    let default = of.default.as_ref().map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
-    let constraints: String = of.constraints.iter().map(|constraint| format!(" CONSTRAINT {constraint}")).collect();
-    let collation = of.collation.as_ref().map(|collation| format!(" COLLATE {collation}")).unwrap_or_default();
+    let default = of
+        .default
+        .as_ref()
+        .map(|default| format!(" DEFAULT {default}"))
+        .unwrap_or_default();
+    let constraints: String = of
+        .constraints
+        .iter()
+        .map(|constraint| format!(" CONSTRAINT {constraint}"))
+        .collect();
+    let collation = of
+        .collation
+        .as_ref()
+        .map(|collation| format!(" COLLATE {collation}"))
+        .unwrap_or_default();
     format!("{}{collation}{not_null}{default}{constraints}", of.base)
 }
 
@@ -193,7 +219,10 @@ pub(super) fn index(of: &Index, cut: &mut Cut) -> pb::SchemaIndex {
         unique: of.unique,
         invalid: of.invalid,
         constraint: of.constraint.clone().unwrap_or_default(),
-        flags: those(&[(of.clustered, "clustered"), (of.replica_identity, "replica identity")]),
+        flags: those(&[
+            (of.clustered, "clustered"),
+            (of.replica_identity, "replica identity"),
+        ]),
         tablespace: of.tablespace.clone().unwrap_or_default(),
         comment: cut.maybe(of.comment.as_ref()),
         statistics_targets: cut.list(&of.statistics),

@@ -22,7 +22,11 @@ pub fn size(size: i32) -> Result<usize, Failure> {
         1..=MAX_PAGE => Ok(size as usize),
         _ => {
             let message = format!("page_size is 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}");
-            Err(Failure::invalid(Reason::InvalidPageSize, "page_size", message))
+            Err(Failure::invalid(
+                Reason::InvalidPageSize,
+                "page_size",
+                message,
+            ))
         }
     }
 }
@@ -35,8 +39,13 @@ pub fn token(list: &str, token: &str) -> Result<Option<String>, Failure> {
     if token.is_empty() {
         return Ok(None);
     }
-    let text = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    text.and_then(|text| text.strip_prefix(list).map(str::to_owned)).map(Some).ok_or_else(foreign)
+    let text = URL_SAFE_NO_PAD
+        .decode(token)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
+    text.and_then(|text| text.strip_prefix(list).map(str::to_owned))
+        .map(Some)
+        .ok_or_else(foreign)
 }
 
 /// The token of a list is of another one, or of none.
@@ -50,7 +59,8 @@ pub fn seal(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
 
-/// Checks ListMigrations' page size and token; returns the version after which the page begins, and its length.
+/// Checks ListMigrations' page size and token; returns the version after which the page begins, and
+/// its length.
 ///
 /// # Errors
 /// INVALID_PAGE_SIZE or INVALID_PAGE_TOKEN.
@@ -71,7 +81,10 @@ mod tests {
     #[test]
     fn page_tokens_read_back_and_foreign_ones_are_refused() {
         let version = "2026".parse().unwrap();
-        assert_eq!(page(0, &page_token(&version)).unwrap(), (Some("2026".into()), DEFAULT_PAGE));
+        assert_eq!(
+            page(0, &page_token(&version)).unwrap(),
+            (Some("2026".into()), DEFAULT_PAGE)
+        );
         for token in ["x", "!", seal("operations:2026").as_str()] {
             assert_eq!(page(0, token).unwrap_err().reason, Reason::InvalidPageToken);
         }

@@ -39,8 +39,16 @@ pub type Place = (i32, String, String, String);
 pub fn schema(message: pb::DescribeSchemaRequest) -> Result<Filter, Failure> {
     let invalid = |field, problem: &str| Failure::invalid(Reason::InvalidFilter, field, problem);
     let kinds: Vec<_> = message.kinds().collect();
-    if message.schemas.len() > MAX_SCHEMAS || message.schemas.iter().any(|schema| schema.len() > MAX_PATTERN) {
-        return Err(invalid("schemas", "schemas are at most 100 patterns of at most 200 bytes"));
+    if message.schemas.len() > MAX_SCHEMAS
+        || message
+            .schemas
+            .iter()
+            .any(|schema| schema.len() > MAX_PATTERN)
+    {
+        return Err(invalid(
+            "schemas",
+            "schemas are at most 100 patterns of at most 200 bytes",
+        ));
     }
     if message.name_pattern.len() > MAX_PATTERN {
         return Err(invalid("name_pattern", "name_pattern is at most 200 bytes"));
@@ -77,7 +85,8 @@ impl Filter {
 
     /// The token of the page after this object, of a schema with this fingerprint.
     pub fn page_token(&self, fingerprint: &str, place: &Place) -> String {
-        let place = serde_json::to_string(&(fingerprint, place)).unwrap_or_default(); // strings and a number always have one
+        // Strings and a number always have one.
+        let place = serde_json::to_string(&(fingerprint, place)).unwrap_or_default();
         seal(&format!("{LIST}{}:{place}", self.digest()))
     }
 
@@ -85,8 +94,13 @@ impl Filter {
     fn digest(&self) -> String {
         let kinds: Vec<_> = self.kinds.iter().map(|kind| kind.as_str_name()).collect();
         let parts = [self.schemas.join("\n"), self.name.clone(), kinds.join("\n")];
-        let digest = Checksum::of_parts("schemad.filter.1", parts.iter().map(String::as_str)).to_string();
-        digest.trim_start_matches("sha256:").chars().take(16).collect()
+        let digest =
+            Checksum::of_parts("schemad.filter.1", parts.iter().map(String::as_str)).to_string();
+        digest
+            .trim_start_matches("sha256:")
+            .chars()
+            .take(16)
+            .collect()
     }
 }
 
@@ -105,14 +119,19 @@ fn parts(pattern: &str) -> Vec<Part> {
         parts.push(match c {
             '*' => Part::Any,
             '?' => Part::One,
-            '\\' => Part::Char(chars.next_if(|next| matches!(next, '*' | '?' | '\\')).unwrap_or(c)),
+            '\\' => Part::Char(
+                chars
+                    .next_if(|next| matches!(next, '*' | '?' | '\\'))
+                    .unwrap_or(c),
+            ),
             c => Part::Char(c),
         });
     }
     parts
 }
 
-/// True when `text` fits the pattern: `*` stands for any characters, `?` for one, `\` before one of the three for itself.
+/// True when `text` fits the pattern: `*` stands for any characters, `?` for one, `\` before one of
+/// the three for itself.
 fn fits(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<Part>, Vec<char>) = (parts(pattern), text.chars().collect());
     // Where the last star stood, and how much of the text it has taken.
@@ -123,7 +142,9 @@ fn fits(pattern: &str, text: &str) -> bool {
                 star = Some((at, read));
                 at += 1;
             }
-            Some(part) if *part == Part::One || *part == Part::Char(text[read]) => (at, read) = (at + 1, read + 1),
+            Some(part) if *part == Part::One || *part == Part::Char(text[read]) => {
+                (at, read) = (at + 1, read + 1)
+            }
             _ => match star {
                 Some((star_at, taken)) => {
                     star = Some((star_at, taken + 1));
@@ -164,23 +185,48 @@ mod tests {
 
     #[test]
     fn a_page_token_belongs_to_its_filter() {
-        let request = pb::DescribeSchemaRequest { name_pattern: "u*".into(), ..Default::default() };
+        let request = pb::DescribeSchemaRequest {
+            name_pattern: "u*".into(),
+            ..Default::default()
+        };
         let filter = schema(request.clone()).unwrap();
         let place = (2, "public".into(), "users".into(), String::new());
         let page_token = filter.page_token("schema-v1", &place);
-        let next = schema(pb::DescribeSchemaRequest { page_token: page_token.clone(), ..request }).unwrap();
-        assert_eq!((next.after, next.seen.as_deref()), (Some(place), Some("schema-v1")));
-        let other = pb::DescribeSchemaRequest { page_token, ..Default::default() };
+        let next = schema(pb::DescribeSchemaRequest {
+            page_token: page_token.clone(),
+            ..request
+        })
+        .unwrap();
+        assert_eq!(
+            (next.after, next.seen.as_deref()),
+            (Some(place), Some("schema-v1"))
+        );
+        let other = pb::DescribeSchemaRequest {
+            page_token,
+            ..Default::default()
+        };
         assert_eq!(schema(other).unwrap_err().reason, Reason::InvalidPageToken);
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
         for request in [
-            pb::DescribeSchemaRequest { kinds: vec![99], ..Default::default() },
-            pb::DescribeSchemaRequest { kinds: vec![0], ..Default::default() },
-            pb::DescribeSchemaRequest { name_pattern: "x".repeat(201), ..Default::default() },
-            pb::DescribeSchemaRequest { schemas: vec![String::new(); 101], ..Default::default() },
+            pb::DescribeSchemaRequest {
+                kinds: vec![99],
+                ..Default::default()
+            },
+            pb::DescribeSchemaRequest {
+                kinds: vec![0],
+                ..Default::default()
+            },
+            pb::DescribeSchemaRequest {
+                name_pattern: "x".repeat(201),
+                ..Default::default()
+            },
+            pb::DescribeSchemaRequest {
+                schemas: vec![String::new(); 101],
+                ..Default::default()
+            },
         ] {
             assert_eq!(schema(request).unwrap_err().reason, Reason::InvalidFilter);
         }

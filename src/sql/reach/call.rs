@@ -42,8 +42,14 @@ const FUNCTIONS: [&str; 32] = [
 const EXTENSION: &str = "postgres_fdw_";
 
 /// Functions that run the SQL they are given.
-const RUN: [&str; 6] =
-    ["crosstab", "query_to_xml", "query_to_xml_and_xmlschema", "query_to_xmlschema", "ts_rewrite", "ts_stat"];
+const RUN: [&str; 6] = [
+    "crosstab",
+    "query_to_xml",
+    "query_to_xml_and_xmlschema",
+    "query_to_xmlschema",
+    "ts_rewrite",
+    "ts_stat",
+];
 
 /// Catalogs that all databases share.
 const SHARED: [&str; 11] = [
@@ -82,7 +88,8 @@ const NAMES: [&str; 18] = [
     "with",
 ];
 
-/// The words of a statement or a body, with what stands before each name noted once for all of them.
+/// The words of a statement or a body, with what stands before each name noted once for all of
+/// them.
 pub(super) struct Calls<'a> {
     pub(super) tokens: &'a [&'a str],
     before: Vec<Before>,
@@ -112,7 +119,10 @@ impl<'a> Calls<'a> {
             };
             before.push(now);
             if *token == ";" {
-                now = Before { statement: at + 1, ..Before::default() };
+                now = Before {
+                    statement: at + 1,
+                    ..Before::default()
+                };
             } else if is(token, "create") {
                 now.create = Some(at);
             } else if is(token, "on") {
@@ -122,18 +132,26 @@ impl<'a> Calls<'a> {
         Self { tokens, before }
     }
 
-    /// What is called that reaches outside, with a schema before it or not. A table of such a name is none.
+    /// What is called that reaches outside, with a schema before it or not. A table of such a name
+    /// is none.
     pub(super) fn reach(&self) -> Option<&'static str> {
         let mut places = 0..self.tokens.len();
         if places.clone().any(|at| self.is_called(at, reaching)) {
             return Some("the server's files, sessions or peers");
         }
-        places.any(|at| self.is_written(at)).then_some("a catalog that all databases of the server share")
+        places
+            .any(|at| self.is_written(at))
+            .then_some("a catalog that all databases of the server share")
     }
 
     /// True for the name of a table that an UPDATE writes.
     pub(super) fn is_updated(&self, at: usize) -> bool {
-        let word = |back: usize| self.before[at].name.checked_sub(back).map_or("", |at| self.tokens[at]);
+        let word = |back: usize| {
+            self.before[at]
+                .name
+                .checked_sub(back)
+                .map_or("", |at| self.tokens[at])
+        };
         is(word(1), "update") || is(word(1), "only") && is(word(2), "update")
     }
 
@@ -150,7 +168,11 @@ impl<'a> Calls<'a> {
         };
         let creates = |what: &[&str]| {
             let after = before.create.map(|at| &tokens[at..first.min(at + 4)]);
-            after.is_some_and(|after| after.iter().any(|token| what.iter().any(|what| is(token, what))))
+            after.is_some_and(|after| {
+                after
+                    .iter()
+                    .any(|token| what.iter().any(|what| is(token, what)))
+            })
         };
         if tokens.get(at + 1) != Some(&"(") {
             // CREATE OPERATOR … (FUNCTION = f), CREATE AGGREGATE … (FINALFUNC = f).
@@ -172,7 +194,11 @@ impl<'a> Calls<'a> {
             return false;
         }
         let first = self.before[at].name;
-        let first = if first > 0 && is(tokens[first - 1], "only") { first - 1 } else { first };
+        let first = if first > 0 && is(tokens[first - 1], "only") {
+            first - 1
+        } else {
+            first
+        };
         let word = |back: usize| first.checked_sub(back).map_or("", |at| tokens[at]);
         is(word(1), "update") || is(word(1), "into") || is(word(1), "from") && is(word(2), "delete")
     }
@@ -185,7 +211,10 @@ pub(super) fn runs_text(calls: &Calls<'_>) -> bool {
 
 fn reaching(name: &str) -> bool {
     let begins = |function: &str| function.ends_with('_') && name.starts_with(function);
-    begins(EXTENSION) || FUNCTIONS.iter().any(|function| name == *function || begins(function))
+    begins(EXTENSION)
+        || FUNCTIONS
+            .iter()
+            .any(|function| name == *function || begins(function))
 }
 
 fn name(token: &str) -> String {

@@ -1,5 +1,5 @@
-//! Statements that change the role which a script runs as. Told by words, like what reaches outside: what is put together at run
-//! time cannot be seen.
+//! Statements that change the role which a script runs as. Told by words, like what reaches
+//! outside: what is put together at run time cannot be seen.
 
 use super::{Ahead, Text, body, call::Calls, is};
 
@@ -14,13 +14,15 @@ pub(super) struct Seen {
 }
 
 impl Text<'_> {
-    /// How the statement changes the role that begins at word `from` and ends before word `end`, by how it begins. Asked in the
-    /// order of the beginnings.
+    /// How the statement changes the role that begins at word `from` and ends before word `end`, by
+    /// how it begins. Asked in the order of the beginnings.
     pub(super) fn changes_role(&self, from: usize, end: usize) -> Option<&'static str> {
         let tokens = &self.tokens[from..end];
         let word = |at: usize| tokens.get(at).copied().unwrap_or_default();
         let any = |at: usize, words: &[&str]| words.iter().any(|expected| is(word(at), expected));
-        let names_it = |at: usize| is_setting(word(at)) || any(at, &["session"]) && any(at + 1, &["authorization"]);
+        let names_it = |at: usize| {
+            is_setting(word(at)) || any(at, &["session"]) && any(at + 1, &["authorization"])
+        };
         if any(0, &["reset"]) && names_it(1) {
             return Some("takes back the role");
         }
@@ -28,19 +30,26 @@ impl Text<'_> {
             return Some("sets another role");
         }
         let routine = any(0, &["create", "alter"])
-            && tokens
-                .iter()
-                .take(4)
-                .any(|token| ["function", "procedure", "routine"].iter().any(|what| is(token, what)));
+            && tokens.iter().take(4).any(|token| {
+                ["function", "procedure", "routine"]
+                    .iter()
+                    .any(|what| is(token, what))
+            });
         let later = any(0, &["alter"]) && any(1, &["role", "user", "database"]);
         if routine || later {
             let count = self.tokens.len();
-            let is_set =
-                |at: usize| is(self.tokens[at], "set") && self.tokens.get(at + 1).is_some_and(|name| is_setting(name));
+            let is_set = |at: usize| {
+                is(self.tokens[at], "set")
+                    && self.tokens.get(at + 1).is_some_and(|name| is_setting(name))
+            };
             // An UPDATE in a body of the standard's form has a SET, too.
             let is_atomic = |at: usize| is(self.tokens[at], "atomic");
             let set = self.role.set.find(from, end, count, is_set)?;
-            let in_a_body = self.role.atomic.find(from, end, count, is_atomic).is_some_and(|atomic| atomic < set);
+            let in_a_body = self
+                .role
+                .atomic
+                .find(from, end, count, is_atomic)
+                .is_some_and(|atomic| atomic < set);
             return (!in_a_body).then_some("sets another role");
         }
         None
@@ -57,15 +66,19 @@ impl Calls<'_> {
                 && tokens.get(at + 1) == Some(&"(")
                 && tokens.get(at + 2).is_some_and(|token| is_named(token))
         };
-        let updates = |at: usize| is(tokens[at].trim_matches('"'), "pg_settings") && self.is_updated(at);
+        let updates =
+            |at: usize| is(tokens[at].trim_matches('"'), "pg_settings") && self.is_updated(at);
         let places = || 0..tokens.len();
-        let is_there = places().any(sets) || places().any(updates) && tokens.iter().any(|token| is_named(token));
+        let is_there = places().any(sets)
+            || places().any(updates) && tokens.iter().any(|token| is_named(token));
         is_there.then_some("sets another role")
     }
 }
 
 fn is_setting(token: &str) -> bool {
-    SETTINGS.iter().any(|name| is(token.trim_matches('"'), name))
+    SETTINGS
+        .iter()
+        .any(|name| is(token.trim_matches('"'), name))
 }
 
 #[cfg(test)]
@@ -99,13 +112,18 @@ mod tests {
             "DO $$ BEGIN PERFORM set_config('role', 'none', true); END $$",
             "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; END $$",
             "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET role = app AS 'SELECT 1'",
-            "CREATE OR REPLACE PROCEDURE p() LANGUAGE sql SET role TO app BEGIN ATOMIC SELECT 1; END",
+            "CREATE OR REPLACE PROCEDURE p() LANGUAGE sql SET role TO app BEGIN ATOMIC SELECT 1; \
+             END",
             "ALTER FUNCTION f() SET role = app",
             "ALTER ROLE app SET role = other",
             "ALTER DATABASE d SET role = other",
         ] {
             let found = first_role_change(&format!("SELECT 1;\n  {sql};"));
-            assert_eq!(found.map(|found| found.place), Some(Place { line: 2, column: 3 }), "{sql}");
+            assert_eq!(
+                found.map(|found| found.place),
+                Some(Place { line: 2, column: 3 }),
+                "{sql}"
+            );
         }
     }
 
@@ -124,7 +142,8 @@ mod tests {
             "DO $$ BEGIN UPDATE users SET role = 'admin'; END $$",
             "DO $$ BEGIN EXECUTE 'UPDATE users SET role = $1' USING 'admin'; END $$",
             "CREATE FUNCTION f() RETURNS void BEGIN ATOMIC UPDATE users SET role = 'a'; END",
-            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.role := 'a'; RETURN NEW; END $$",
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.role := 'a'; \
+             RETURN NEW; END $$",
             "SELECT set_config('search_path', 'role', false)",
             "SELECT name FROM pg_settings WHERE name = 'role'",
             "CREATE ROLE app",

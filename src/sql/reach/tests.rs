@@ -53,10 +53,15 @@ fn what_reaches_outside_is_found_where_it_stands() {
         "CREATE AGGREGATE a (text) (SFUNC = textcat, STYPE = text, FINALFUNC = pg_read_file)",
         "CREATE CAST (text AS x) WITH FUNCTION pg_read_file(text)",
         "GRANT CREATE ON TABLESPACE role TO app",
-        "CREATE OR REPLACE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM dblink_exec('x', 'y'); END $$",
+        "CREATE OR REPLACE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM \
+         dblink_exec('x', 'y'); END $$",
     ] {
         let found = first_reach(&format!("SELECT 1;\n  {sql};"));
-        assert_eq!(found.map(|found| found.place), Some(Place { line: 2, column: 3 }), "{sql}");
+        assert_eq!(
+            found.map(|found| found.place),
+            Some(Place { line: 2, column: 3 }),
+            "{sql}"
+        );
     }
 }
 
@@ -76,7 +81,8 @@ fn what_stays_inside_is_left_alone() {
         "SET ROLE app",
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
         "DO $$ BEGIN CREATE TABLE t (); EXCEPTION WHEN duplicate_table THEN NULL; END $$",
-        "CREATE FUNCTION f(a int) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'DELETE FROM t WHERE a = $1' USING a; END $$",
+        "CREATE FUNCTION f(a int) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'DELETE FROM t \
+         WHERE a = $1' USING a; END $$",
         "CREATE TABLE lo_exports (id int)",
         "CREATE TABLE IF NOT EXISTS pg_copy_log (id int)",
         "CREATE TABLE public.dblink_cache (id int)",
@@ -104,7 +110,8 @@ fn what_stays_inside_is_left_alone() {
 fn what_is_put_together_at_run_time_is_flagged() {
     for sql in [
         "DO $$ BEGIN EXECUTE format('DROP TABLE %I', 'x'); END $$",
-        "CREATE FUNCTION f(t text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'DROP TABLE ' || t; END $$",
+        "CREATE FUNCTION f(t text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'DROP TABLE ' \
+         || t; END $$",
     ] {
         assert!(is_dynamic(sql), "{sql}");
     }
@@ -120,16 +127,26 @@ fn what_is_put_together_at_run_time_is_flagged() {
 #[test]
 fn the_line_within_a_body_is_told() {
     let at = |sql: &str| first_reach(sql).map(|reach| (reach.place.line, reach.place.column));
-    let body = "SELECT 1;\nDO $do$\nBEGIN\n  PERFORM 1;\n    IF true THEN\n\tCREATE ROLE app;\n  END IF;\n  PERFORM 2;\nEND $do$;";
+    let body = "SELECT 1;\nDO $do$\nBEGIN\n  PERFORM 1;\n    IF true THEN\n\tCREATE ROLE app;\n  \
+        END IF;\n  PERFORM 2;\nEND $do$;";
     assert_eq!(at(body), Some((6, 2)));
-    assert_eq!(at("CREATE FUNCTION f() RETURNS int LANGUAGE plpython3u AS $$\n import os\n $$"), Some((1, 1)));
+    assert_eq!(
+        at("CREATE FUNCTION f() RETURNS int LANGUAGE plpython3u AS $$\n import os\n $$"),
+        Some((1, 1))
+    );
     assert_eq!(at("SELECT 1;\n CREATE ROLE app"), Some((2, 2)));
     assert_eq!(at("DO $$ BEGIN CREATE ROLE a; END $$"), Some((1, 1)));
     assert_eq!(at("DO 'BEGIN\n CREATE ROLE a; END'"), Some((1, 1)));
     // Where the statement goes on in the next line, the line that settles it.
-    assert_eq!(at("DO $$ BEGIN\n COPY t\n  FROM PROGRAM 'x'; END $$"), Some((3, 3)));
+    assert_eq!(
+        at("DO $$ BEGIN\n COPY t\n  FROM PROGRAM 'x'; END $$"),
+        Some((3, 3))
+    );
     let role = "DO $$\nBEGIN\n  SET ROLE other;\nEND $$";
-    assert_eq!(first_role_change(role).unwrap().place, Place { line: 3, column: 3 });
+    assert_eq!(
+        first_role_change(role).unwrap().place,
+        Place { line: 3, column: 3 }
+    );
 }
 
 #[test]
@@ -148,13 +165,33 @@ fn a_body_in_too_many_bodies_is_taken_for_one_that_reaches_outside() {
 #[test]
 fn every_statement_of_a_body_is_judged_by_its_own_words() {
     for (sql, expected) in [
-        ("DO $$ BEGIN GRANT SELECT ON t TO a; GRANT b TO c; END $$", true),
-        ("DO $$ BEGIN GRANT SELECT ON t TO a; GRANT SELECT ON t TO c; END $$", false),
-        ("DO $$ BEGIN GRANT SELECT ON t TO a; IF b THEN GRANT ALL ON DATABASE d TO c; END IF; END $$", true),
-        ("DO $$ BEGIN COPY (SELECT (a) FROM t) TO STDOUT; COPY t TO PROGRAM 'x'; END $$", true),
+        (
+            "DO $$ BEGIN GRANT SELECT ON t TO a; GRANT b TO c; END $$",
+            true,
+        ),
+        (
+            "DO $$ BEGIN GRANT SELECT ON t TO a; GRANT SELECT ON t TO c; END $$",
+            false,
+        ),
+        (
+            "DO $$ BEGIN GRANT SELECT ON t TO a; IF b THEN GRANT ALL ON DATABASE d TO c; END IF; \
+             END $$",
+            true,
+        ),
+        (
+            "DO $$ BEGIN COPY (SELECT (a) FROM t) TO STDOUT; COPY t TO PROGRAM 'x'; END $$",
+            true,
+        ),
         ("DO $$ BEGIN PERFORM (1; COPY t FROM '/x'; END $$", true),
-        ("DO $$ BEGIN CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $f$$f$; PERFORM language c; END $$", false),
-        ("DO $$ BEGIN CREATE FUNCTION f() RETURNS int AS 'x' LANGUAGE c; END $$", true),
+        (
+            "DO $$ BEGIN CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $f$$f$; PERFORM language \
+             c; END $$",
+            false,
+        ),
+        (
+            "DO $$ BEGIN CREATE FUNCTION f() RETURNS int AS 'x' LANGUAGE c; END $$",
+            true,
+        ),
     ] {
         assert_eq!(first_reach(sql).is_some(), expected, "{sql}");
     }

@@ -1,9 +1,10 @@
-//! Words as the server reads them: what stands in quotes or dollars without its escapes, and a string that goes on in the next line
-//! in one.
+//! Words as the server reads them: what stands in quotes or dollars without its escapes, and a
+//! string that goes on in the next line in one.
 
 use crate::sql::Statement;
 
-/// The words and signs of `sql`. A string is `'` and its text and `'`, whatever quotes it stood in; a name with U& is its own.
+/// The words and signs of `sql`. A string is `'` and its text and `'`, whatever quotes it stood in;
+/// a name with U& is its own.
 pub(super) fn words(sql: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut is_string = false;
@@ -33,7 +34,9 @@ pub(super) fn words(sql: &str) -> Vec<String> {
 fn text(token: &str) -> Option<String> {
     if let Some(tagged) = token.strip_prefix('$') {
         let tag = tagged.find('$')? + 2;
-        return token.get(tag..token.len().checked_sub(tag)?).map(ToOwned::to_owned);
+        return token
+            .get(tag..token.len().checked_sub(tag)?)
+            .map(ToOwned::to_owned);
     }
     let (prefix, rest) = token.split_once('\'')?;
     let inner = rest.strip_suffix('\'')?.replace("''", "'");
@@ -47,7 +50,10 @@ fn text(token: &str) -> Option<String> {
 
 /// U&"…" as "…".
 fn name(token: &str) -> Option<String> {
-    let inner = token.strip_prefix("U&\"").or_else(|| token.strip_prefix("u&\""))?.strip_suffix('"')?;
+    let inner = token
+        .strip_prefix("U&\"")
+        .or_else(|| token.strip_prefix("u&\""))?
+        .strip_suffix('"')?;
     Some(format!("\"{}\"", unicode(inner)))
 }
 
@@ -56,7 +62,11 @@ fn unicode(text: &str) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once('\\') {
         out.push_str(before);
-        let (digits, skip) = if after.starts_with('+') { (after.get(1..7), 7) } else { (after.get(..4), 4) };
+        let (digits, skip) = if after.starts_with('+') {
+            (after.get(1..7), 7)
+        } else {
+            (after.get(..4), 4)
+        };
         match digits.and_then(|digits| number(digits, 16)) {
             Some(c) => {
                 out.push(c);
@@ -76,15 +86,24 @@ fn unescaped(text: &str) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once('\\') {
         out.push_str(before);
-        let Some(first) = after.chars().next() else { break };
+        let Some(first) = after.chars().next() else {
+            break;
+        };
         let (from, most, radix) = match first {
             'x' => (1, 2, 16),
             'u' => (1, 4, 16),
             'U' => (1, 8, 16),
             _ => (0, 3, 8),
         };
-        let digits = after[from.min(after.len())..].chars().take(most).take_while(|c| c.is_digit(radix)).count();
-        match after.get(from..from + digits).and_then(|digits| number(digits, radix)) {
+        let digits = after[from.min(after.len())..]
+            .chars()
+            .take(most)
+            .take_while(|c| c.is_digit(radix))
+            .count();
+        match after
+            .get(from..from + digits)
+            .and_then(|digits| number(digits, radix))
+        {
             Some(c) => {
                 out.push(c);
                 rest = &after[from + digits..];

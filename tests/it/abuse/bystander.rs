@@ -1,5 +1,6 @@
-//! A well-behaved client on a thread of its own, so that what it measures is the daemon and not the attacker's runtime: it asks for the
-//! daemon's health all the time, watches its memory, and applies and rolls back beside it.
+//! A well-behaved client on a thread of its own, so that what it measures is the daemon and not the
+//! attacker's runtime: it asks for the daemon's health all the time, watches its memory, and
+//! applies and rolls back beside it.
 
 use std::{
     sync::{
@@ -41,7 +42,10 @@ impl Noticed {
         let mut sorted = self.latencies.clone();
         sorted.sort();
         let last = sorted.len().saturating_sub(1);
-        sorted.get(((last as f64) * part).ceil() as usize).copied().unwrap_or(Duration::MAX)
+        sorted
+            .get(((last as f64) * part).ceil() as usize)
+            .copied()
+            .unwrap_or(Duration::MAX)
     }
 }
 
@@ -76,22 +80,44 @@ impl Bystander {
 async fn watch(uri: String, pid: u32, end: Arc<AtomicBool>, ready: oneshot::Sender<()>) -> Noticed {
     let channel = || Channel::from_shared(uri.clone()).unwrap().connect_lazy();
     let mut health = HealthClient::new(channel());
-    let readiness = HealthCheckRequest { service: "schemad.v1.MigrationService".into() };
+    let readiness = HealthCheckRequest {
+        service: "schemad.v1.MigrationService".into(),
+    };
     eventually("it is ready", async || {
-        health.check(readiness.clone()).await.is_ok_and(|answer| answer.into_inner().status == 1).then_some(())
+        health
+            .check(readiness.clone())
+            .await
+            .is_ok_and(|answer| answer.into_inner().status == 1)
+            .then_some(())
     })
     .await;
     let _ = ready.send(());
     let (checks, operations) = tokio::join!(checks(health, pid, &end), operations(channel(), &end));
-    let reasons = checks.reasons.into_iter().chain(operations.reasons).take(5).collect();
-    Noticed { reasons, applies: operations.applies, applies_failed: operations.applies_failed, ..checks }
+    let reasons = checks
+        .reasons
+        .into_iter()
+        .chain(operations.reasons)
+        .take(5)
+        .collect();
+    Noticed {
+        reasons,
+        applies: operations.applies,
+        applies_failed: operations.applies_failed,
+        ..checks
+    }
 }
 
 async fn checks(mut health: HealthClient<Channel>, pid: u32, end: &AtomicBool) -> Noticed {
     let mut noticed = Noticed::default();
     while !end.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        let answer = timeout(ANSWER_WITHIN, health.check(HealthCheckRequest { service: String::new() })).await;
+        let answer = timeout(
+            ANSWER_WITHIN,
+            health.check(HealthCheckRequest {
+                service: String::new(),
+            }),
+        )
+        .await;
         noticed.latencies.push(begun.elapsed());
         let failed = match answer {
             Ok(Ok(_)) => None,
@@ -99,7 +125,9 @@ async fn checks(mut health: HealthClient<Channel>, pid: u32, end: &AtomicBool) -
             Err(_) => Some("health: no answer".into()),
         };
         noticed.checks_failed += usize::from(failed.is_some());
-        noticed.reasons.extend(failed.filter(|_| noticed.checks_failed < 3));
+        noticed
+            .reasons
+            .extend(failed.filter(|_| noticed.checks_failed < 3));
         noticed.memory_kb = noticed.memory_kb.max(memory_kb(pid));
         tokio::time::sleep(EVERY).await;
     }
@@ -113,10 +141,19 @@ async fn operations(channel: Channel, end: &AtomicBool) -> Noticed {
     while noticed.applies + noticed.applies_failed == 0 || !end.load(Ordering::Relaxed) {
         let outcome = timeout(OPERATION_WITHIN, async {
             let applied = client.apply(pb::ApplyRequest::default()).await;
-            collect(applied, |response: pb::ApplyResponse| response.event).await.status?;
+            collect(applied, |response: pb::ApplyResponse| response.event)
+                .await
+                .status?;
             let all = Some(pb::rollback_request::Target::All(true));
-            let undone = client.rollback(pb::RollbackRequest { target: all, ..Default::default() }).await;
-            collect(undone, |response: pb::RollbackResponse| response.event).await.status
+            let undone = client
+                .rollback(pb::RollbackRequest {
+                    target: all,
+                    ..Default::default()
+                })
+                .await;
+            collect(undone, |response: pb::RollbackResponse| response.event)
+                .await
+                .status
         });
         match outcome.await {
             Ok(Ok(())) => noticed.applies += 1,
@@ -138,5 +175,6 @@ async fn operations(channel: Channel, end: &AtomicBool) -> Noticed {
 fn memory_kb(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+    line.and_then(|text| text.split_whitespace().next()?.parse().ok())
+        .unwrap_or_default()
 }

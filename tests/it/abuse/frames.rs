@@ -1,4 +1,5 @@
-//! HTTP/2 frames by hand (RFC 9113, sections 4 and 6), and as much of HPACK as is needed to ask for a method.
+//! HTTP/2 frames by hand (RFC 9113, sections 4 and 6), and as much of HPACK as is needed to ask for
+//! a method.
 
 use std::time::Duration;
 
@@ -34,8 +35,10 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// SETTINGS with these values.
 pub fn settings(values: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> =
-        values.iter().flat_map(|(name, value)| name.to_be_bytes().into_iter().chain(value.to_be_bytes())).collect();
+    let payload: Vec<u8> = values
+        .iter()
+        .flat_map(|(name, value)| name.to_be_bytes().into_iter().chain(value.to_be_bytes()))
+        .collect();
     frame(SETTINGS, 0, 0, &payload)
 }
 
@@ -87,11 +90,18 @@ pub fn message(bytes: &[u8]) -> Vec<u8> {
     message
 }
 
-/// A connection that has said hello, with a task that reads and throws away what comes, unless it is asked not to.
+/// A connection that has said hello, with a task that reads and throws away what comes, unless it
+/// is asked not to.
 pub async fn connect(address: &str, hello: &[(u16, u32)], reads: bool) -> Option<Attacker> {
-    let socket = timeout(Duration::from_secs(5), TcpStream::connect(address)).await.ok()?.ok()?;
+    let socket = timeout(Duration::from_secs(5), TcpStream::connect(address))
+        .await
+        .ok()?
+        .ok()?;
     let (mut read, mut write) = socket.into_split();
-    write.write_all(&[PREFACE, &settings(hello), &frame(SETTINGS, 1, 0, &[])].concat()).await.ok()?;
+    write
+        .write_all(&[PREFACE, &settings(hello), &frame(SETTINGS, 1, 0, &[])].concat())
+        .await
+        .ok()?;
     let reader = reads.then(|| {
         tokio::spawn(async move {
             let mut buffer = vec![0; 16 * 1024];
@@ -110,10 +120,17 @@ pub struct Attacker {
 impl Attacker {
     /// False when the daemon has had enough, or takes nothing any more.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
-        if self.reader.as_ref().is_some_and(tokio::task::JoinHandle::is_finished) {
+        if self
+            .reader
+            .as_ref()
+            .is_some_and(tokio::task::JoinHandle::is_finished)
+        {
             return false;
         }
-        matches!(timeout(Duration::from_secs(1), self.write.write_all(bytes)).await, Ok(Ok(())))
+        matches!(
+            timeout(Duration::from_secs(1), self.write.write_all(bytes)).await,
+            Ok(Ok(()))
+        )
     }
 }
 

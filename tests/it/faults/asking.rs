@@ -33,7 +33,12 @@ pub struct Request {
 
 impl Request {
     pub fn new(wish: Wish) -> Self {
-        Self { wish, id: String::new(), queue: Duration::from_secs(40), lock_wait: Duration::from_secs(30) }
+        Self {
+            wish,
+            id: String::new(),
+            queue: Duration::from_secs(40),
+            lock_wait: Duration::from_secs(30),
+        }
     }
 }
 
@@ -56,7 +61,10 @@ impl Told {
     }
 
     pub fn reason(&self) -> String {
-        let info = self.status.as_ref().and_then(StatusExt::get_details_error_info);
+        let info = self
+            .status
+            .as_ref()
+            .and_then(StatusExt::get_details_error_info);
         info.map(|info| info.reason).unwrap_or_default()
     }
 
@@ -75,7 +83,11 @@ impl Told {
         }
         match event.event {
             Some(Event::StepDone(step)) => {
-                let direction = if step.direction() == pb::Direction::Up { "up" } else { "down" };
+                let direction = if step.direction() == pb::Direction::Up {
+                    "up"
+                } else {
+                    "down"
+                };
                 self.done.push((step.version, direction.into()));
             }
             Some(Event::Accepted(accepted)) => self.repeated = accepted.repeated,
@@ -89,15 +101,26 @@ pub type Events = Pin<Box<dyn Stream<Item = Result<OperationEvent, Status>> + Se
 
 /// Sends a request, and returns what is heard.
 pub async fn send(address: &str, request: &Request) -> Result<Events, Status> {
-    send_on(Endpoint::from_shared(format!("http://{address}")).unwrap(), request).await
+    send_on(
+        Endpoint::from_shared(format!("http://{address}")).unwrap(),
+        request,
+    )
+    .await
 }
 
 /// The same on a connection with settings of its own.
 pub async fn send_on(endpoint: Endpoint, request: &Request) -> Result<Events, Status> {
-    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
     let mut client = MigrationServiceClient::new(channel);
-    let duration =
-        |d: Duration| Some(prost_types::Duration { seconds: d.as_secs() as i64, nanos: d.subsec_nanos() as i32 });
+    let duration = |d: Duration| {
+        Some(prost_types::Duration {
+            seconds: d.as_secs() as i64,
+            nanos: d.subsec_nanos() as i32,
+        })
+    };
     let (queue_timeout, lock_wait) = (duration(request.queue), duration(request.lock_wait));
     let request_id = request.id.clone();
     Ok(match request.wish {
@@ -106,7 +129,13 @@ pub async fn send_on(endpoint: Endpoint, request: &Request) -> Result<Events, St
                 Wish::ApplySteps(n) => Some(pb::apply_request::Target::Steps(n)),
                 _ => None,
             };
-            let request = pb::ApplyRequest { target, queue_timeout, lock_wait, request_id, ..Default::default() };
+            let request = pb::ApplyRequest {
+                target,
+                queue_timeout,
+                lock_wait,
+                request_id,
+                ..Default::default()
+            };
             let stream = client.apply(request).await?.into_inner();
             Box::pin(stream.map(|message| message.map(|m| m.event.unwrap_or_default())))
         }
@@ -115,7 +144,13 @@ pub async fn send_on(endpoint: Endpoint, request: &Request) -> Result<Events, St
                 Wish::Rollback(n) => pb::rollback_request::Target::Steps(n),
                 _ => pb::rollback_request::Target::All(true),
             });
-            let request = pb::RollbackRequest { target, queue_timeout, lock_wait, request_id, ..Default::default() };
+            let request = pb::RollbackRequest {
+                target,
+                queue_timeout,
+                lock_wait,
+                request_id,
+                ..Default::default()
+            };
             let stream = client.rollback(request).await?.into_inner();
             Box::pin(stream.map(|message| message.map(|m| m.event.unwrap_or_default())))
         }
@@ -127,7 +162,12 @@ pub async fn ask(address: &str, request: &Request, progress: Option<UnboundedSen
     let mut told = Told::default();
     let mut events = match send(address, request).await {
         Ok(events) => events,
-        Err(status) => return Told { status: Some(status), ..told },
+        Err(status) => {
+            return Told {
+                status: Some(status),
+                ..told
+            };
+        }
     };
     while let Some(event) = events.next().await {
         match event {

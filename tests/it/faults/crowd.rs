@@ -1,5 +1,5 @@
-//! (c) Sixteen clients of four daemons ask for the same and for opposite things. One operation runs at a time, and a request_id
-//! is one operation, whichever daemons its repeats reach.
+//! (c) Sixteen clients of four daemons ask for the same and for opposite things. One operation runs
+//! at a time, and a request_id is one operation, whichever daemons its repeats reach.
 
 use std::{
     collections::HashMap,
@@ -45,13 +45,19 @@ pub async fn run(length: Length, random: Random) -> Tally {
     for _ in 0..DAEMONS {
         daemons.push(field.daemon(&database.url).await);
     }
-    let addresses: Vec<String> = daemons.iter().map(|daemon| daemon.address.clone()).collect();
+    let addresses: Vec<String> = daemons
+        .iter()
+        .map(|daemon| daemon.address.clone())
+        .collect();
     field.finish(&[&addresses[0]], Wish::ApplySteps(30)).await;
     let (mut repeats, mut refused) = (0, 0);
     for _ in 0..rounds {
         let asking = round(&mut field.random);
         field.tally.tries += asking.len();
-        field.tally.faults += asking.iter().filter(|asking| asking.leaves_after.is_some()).count();
+        field.tally.faults += asking
+            .iter()
+            .filter(|asking| asking.leaves_after.is_some())
+            .count();
         let over = Arc::new(AtomicBool::new(false));
         let watching = tokio::spawn(exclusive(database.url.clone(), over.clone()));
         let told = join_all(asking.iter().map(|asking| one(&addresses, asking))).await;
@@ -72,27 +78,35 @@ pub async fn run(length: Length, random: Random) -> Tally {
                     field.tally.disagreement(format!("reason {other}"), text);
                 }
             }
-            // A stream that began elsewhere hears the steps done before it came, too; all are compared.
+            // A stream that began elsewhere hears the steps done before it came, too; all are
+            // compared.
             field.remember(told);
         }
         field.look().await;
     }
-    field
-        .tally
-        .notes
-        .push(format!("{repeats} streams joined an operation that was there, {refused} requests were refused"));
+    field.tally.notes.push(format!(
+        "{repeats} streams joined an operation that was there, {refused} requests were refused"
+    ));
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     field.end(&addresses).await
 }
 
 /// Half of the clients share ids, by fours; the others have none.
 fn round(random: &mut Random) -> Vec<Asking> {
-    let shared: Vec<Request> = (0..2).map(|_| Request { id: id(random), ..request(random) }).collect();
+    let shared: Vec<Request> = (0..2)
+        .map(|_| Request {
+            id: id(random),
+            ..request(random)
+        })
+        .collect();
     (0..CLIENTS)
         .map(|n| Asking {
             request: match n {
                 0..8 => shared[n / 4].clone(),
-                8..12 => Request { id: id(random), ..request(random) },
+                8..12 => Request {
+                    id: id(random),
+                    ..request(random)
+                },
                 _ => request(random),
             },
             daemon: n % DAEMONS,
@@ -108,7 +122,10 @@ fn request(random: &mut Random) -> Request {
         _ => Wish::Rollback(random.up_to(3) as i32),
     };
     let queue = Duration::from_secs(if random.one_in(5) { 0 } else { 60 });
-    Request { queue, ..Request::new(wish) }
+    Request {
+        queue,
+        ..Request::new(wish)
+    }
 }
 
 fn id(random: &mut Random) -> String {
@@ -119,7 +136,9 @@ fn id(random: &mut Random) -> String {
 /// What one client hears: from one daemon, or from two.
 async fn one(addresses: &[String], asking: &Asking) -> Vec<Told> {
     let first = &addresses[asking.daemon];
-    let Some(leaves_after) = asking.leaves_after else { return vec![ask(first, &asking.request, None).await] };
+    let Some(leaves_after) = asking.leaves_after else {
+        return vec![ask(first, &asking.request, None).await];
+    };
     let mut told = Told::default();
     match send(first, &asking.request).await {
         Ok(events) => {
@@ -137,15 +156,18 @@ async fn one(addresses: &[String], asking: &Asking) -> Vec<Told> {
 /// Looks again and again until it is over. Returns what was seen at once that must not be.
 async fn exclusive(url: String, over: Arc<AtomicBool>) -> Option<String> {
     let client = crate::harness::database::connect(&url).await;
-    let query = "SELECT (SELECT count(*) FROM schemad.operations WHERE state = 'running'), (SELECT count(*) FROM pg_locks \
-        WHERE locktype = 'advisory' AND granted AND classid = 7562088 AND objid = 1701667172 AND objsubid = 1 AND database = \
-        (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    let query = "SELECT (SELECT count(*) FROM schemad.operations WHERE state = 'running'), (SELECT \
+        count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 7562088 AND \
+        objid = 1701667172 AND objsubid = 1 AND database = (SELECT oid FROM pg_database WHERE \
+        datname = current_database()))";
     let mut wrong = None;
     while !over.load(Ordering::SeqCst) {
         let row = client.query_one(query, &[]).await.unwrap();
         let (running, holders): (i64, i64) = (row.get(0), row.get(1));
         if running > 1 || holders > 1 {
-            wrong = Some(format!("{running} operations ran at once, {holders} sessions held the lock"));
+            wrong = Some(format!(
+                "{running} operations ran at once, {holders} sessions held the lock"
+            ));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -155,9 +177,19 @@ async fn exclusive(url: String, over: Arc<AtomicBool>) -> Option<String> {
 /// All who asked with one id heard of one operation, and the ledger has one for it.
 async fn compare_ids(field: &mut Field, asking: &[Asking], told: &[Vec<Told>]) {
     let mut operations: HashMap<&str, Vec<&str>> = HashMap::new();
-    for (asking, told) in asking.iter().zip(told).filter(|(asking, _)| !asking.request.id.is_empty()) {
-        let heard = told.iter().map(|told| told.operation.as_str()).filter(|operation| !operation.is_empty());
-        operations.entry(&asking.request.id).or_default().extend(heard);
+    for (asking, told) in asking
+        .iter()
+        .zip(told)
+        .filter(|(asking, _)| !asking.request.id.is_empty())
+    {
+        let heard = told
+            .iter()
+            .map(|told| told.operation.as_str())
+            .filter(|operation| !operation.is_empty());
+        operations
+            .entry(&asking.request.id)
+            .or_default()
+            .extend(heard);
     }
     let client = field.client().await;
     for (id, mut heard) in operations {
@@ -166,7 +198,8 @@ async fn compare_ids(field: &mut Field, asking: &[Asking], told: &[Vec<Told>]) {
         let count = "SELECT count(*) FROM schemad.operations WHERE request_id::text = $1";
         let recorded: i64 = client.query_one(count, &[&id]).await.unwrap().get(0);
         if heard.len() > 1 || recorded > 1 {
-            let text = format!("request_id {id} was heard of as {heard:?} and recorded {recorded} times");
+            let text =
+                format!("request_id {id} was heard of as {heard:?} and recorded {recorded} times");
             field.tally.found(Finding::doubled(id, text));
         }
     }

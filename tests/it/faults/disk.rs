@@ -1,5 +1,5 @@
-//! (g) The server's disk is full: tables cannot grow, or the WAL cannot, and then the server goes down. On a small tmpfs where
-//! one may be mounted, else with a table whose file is /dev/full.
+//! (g) The server's disk is full: tables cannot grow, or the WAL cannot, and then the server goes
+//! down. On a small tmpfs where one may be mounted, else with a table whose file is /dev/full.
 
 use std::{
     fs,
@@ -30,8 +30,14 @@ impl Disk {
     pub fn mount() -> Option<Self> {
         let disk = Self(tempfile::tempdir().unwrap());
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", SIZE, "schemad-faults"]).arg(disk.0.path()).stderr(Stdio::null());
-        mount.status().is_ok_and(|status| status.success()).then_some(disk)
+        mount
+            .args(["-t", "tmpfs", "-o", SIZE, "schemad-faults"])
+            .arg(disk.0.path())
+            .stderr(Stdio::null());
+        mount
+            .status()
+            .is_ok_and(|status| status.success())
+            .then_some(disk)
     }
 
     /// Where it is.
@@ -90,7 +96,8 @@ async fn small_disk(length: Length, random: Random, disk: &Disk) -> Tally {
             fill_wal(&field.direct).await;
             crashes += 1;
         }
-        // A full disk may let small steps pass for ever; a lost session needs the space to be found out about.
+        // A full disk may let small steps pass for ever; a lost session needs the space to be found
+        // out about.
         tokio::time::sleep(Duration::from_millis(300)).await;
         disk.free();
         if !server.is_up() || n % 2 == 1 {
@@ -103,7 +110,10 @@ async fn small_disk(length: Length, random: Random, disk: &Disk) -> Tally {
             "MIGRATION_FAILED" if told.message().contains("53100") => refused += 1,
             "INTERRUPTED" | "DATABASE_UNAVAILABLE" => lost += 1,
             other => {
-                let text = format!("with a full disk a request ended with {other:?}: {}", told.message());
+                let text = format!(
+                    "with a full disk a request ended with {other:?}: {}",
+                    told.message()
+                );
                 field.tally.disagreement(format!("ended {n}"), text);
             }
         }
@@ -114,17 +124,22 @@ async fn small_disk(length: Length, random: Random, disk: &Disk) -> Tally {
         field.look().await;
     }
     field.tally.notes.push(format!(
-        "on a tmpfs: {refused} migrations were refused for want of space, {lost} lost their session, the WAL was full {crashes} times"
+        "on a tmpfs: {refused} migrations were refused for want of space, {lost} lost their \
+         session, the WAL was full {crashes} times"
     ));
     field.end(&[&daemon.address]).await
 }
 
-/// Writes WAL until the server cannot any more, which it does not survive. Gives up after much more than the disk holds.
+/// Writes WAL until the server cannot any more, which it does not survive. Gives up after much more
+/// than the disk holds.
 async fn fill_wal(url: &str) {
-    let Ok((client, connection)) = tokio_postgres::connect(url, tokio_postgres::NoTls).await else { return };
+    let Ok((client, connection)) = tokio_postgres::connect(url, tokio_postgres::NoTls).await else {
+        return;
+    };
     let driven = tokio::spawn(connection);
     for _ in 0..200 {
-        let megabyte = "SELECT pg_logical_emit_message(true, 'schemad-faults', repeat('x', 1000000))";
+        let megabyte =
+            "SELECT pg_logical_emit_message(true, 'schemad-faults', repeat('x', 1000000))";
         if client.batch_execute(megabyte).await.is_err() {
             break;
         }
@@ -138,7 +153,12 @@ async fn full_file(random: Random) -> Tally {
     let tally = Tally::new("g  the server's disk is full (/dev/full)");
     let mut field = Field::new(&server.local_url(), tally, random).await;
     // The counter is empty, and so is its file; no session of the daemon's has opened it.
-    let row = field.client().await.query_one("SELECT pg_relation_filepath('counter')", &[]).await.unwrap();
+    let row = field
+        .client()
+        .await
+        .query_one("SELECT pg_relation_filepath('counter')", &[])
+        .await
+        .unwrap();
     let file = server.data(row.get(0));
     let aside = aside(&file);
     let daemon = field.daemon(&server.local_url()).await;
@@ -146,12 +166,18 @@ async fn full_file(random: Random) -> Tally {
     field.tally.faults += 1;
     let told = ask(&daemon.address, &Request::new(Wish::Apply), None).await;
     if told.reason() != "MIGRATION_FAILED" {
-        field.tally.disagreement("full", format!("with a full disk: {:?} {}", told.reason(), told.message()));
+        field.tally.disagreement(
+            "full",
+            format!("with a full disk: {:?} {}", told.reason(), told.message()),
+        );
     }
     field.remember(told);
     fs::rename(&aside, &file).unwrap();
     field.look().await;
-    field.tally.notes.push("no tmpfs may be mounted here, so the WAL was never full".into());
+    field
+        .tally
+        .notes
+        .push("no tmpfs may be mounted here, so the WAL was never full".into());
     field.end(&[&daemon.address]).await
 }
 

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::harness::{Process, Set, process::from_folder};
 
-/// A request that has not got to its end by then never will: find_out has 30 s, a silent daemon another 30 s.
+/// A request that has not got to its end by then never will: find_out has 30 s, a silent daemon
+/// another 30 s.
 const END_WITHIN: Duration = Duration::from_secs(120);
 
 pub struct Field {
@@ -40,7 +41,12 @@ impl Field {
             told: Vec::new(),
             compared: Vec::new(),
         };
-        field.client().await.batch_execute(migrations::COUNTERS).await.unwrap();
+        field
+            .client()
+            .await
+            .batch_execute(migrations::COUNTERS)
+            .await
+            .unwrap();
         field
     }
 
@@ -64,7 +70,9 @@ impl Field {
     /// The same with a login of its own for migrations.
     pub async fn daemon_with_two_logins(&self, url: &str, migrating: &str) -> Process {
         let mut command = from_folder(&self.set, &["serve"]);
-        command.env("DATABASE_URL", url).env("MIGRATION_DATABASE_URL", migrating);
+        command
+            .env("DATABASE_URL", url)
+            .env("MIGRATION_DATABASE_URL", migrating);
         Process::start(command).await
     }
 
@@ -87,28 +95,42 @@ impl Field {
             match audit::look(&mut client, told).await {
                 Ok(seen) => break seen,
                 // The server went down meanwhile, or the look's own session was chosen.
-                Err(error) if tries < 5 && error.as_db_error().is_none_or(|e| e.code().code().starts_with("57P")) => {
+                Err(error)
+                    if tries < 5
+                        && error
+                            .as_db_error()
+                            .is_none_or(|e| e.code().code().starts_with("57P")) =>
+                {
                     tries += 1;
                 }
                 Err(error) => {
-                    self.tally.disagreement("look", format!("cannot look: {error:?}"));
+                    self.tally
+                        .disagreement("look", format!("cannot look: {error:?}"));
                     return Seen::default();
                 }
             }
         };
-        seen.findings.drain(..).for_each(|finding| self.tally.found(finding));
+        seen.findings
+            .drain(..)
+            .for_each(|finding| self.tally.found(finding));
         self.tally.in_doubt.append(&mut seen.in_doubt);
         seen
     }
 
-    /// Forgets what was heard: a failover may have taken it back. Returns how many acknowledged steps are gone.
+    /// Forgets what was heard: a failover may have taken it back. Returns how many acknowledged
+    /// steps are gone.
     pub async fn forgive(&mut self) -> usize {
         let told: Vec<Told> = std::mem::take(&mut self.told);
         let client = self.client().await;
         let mut gone = 0;
         for told in &told {
-            let there = "SELECT count(*) FROM schemad.steps WHERE state = 'applied' AND operation::text = $1";
-            let there: i64 = client.query_one(there, &[&told.operation]).await.unwrap().get(0);
+            let there = "SELECT count(*) FROM schemad.steps WHERE state = 'applied' AND \
+                operation::text = $1";
+            let there: i64 = client
+                .query_one(there, &[&told.operation])
+                .await
+                .unwrap()
+                .get(0);
             gone += told.done.len().saturating_sub(there as usize);
         }
         self.compared.clear();
@@ -124,10 +146,14 @@ impl Field {
             let request = Request::new(wish);
             let asking = ask(address, &request, None);
             let Ok(told) = tokio::time::timeout(END_WITHIN, asking).await else {
-                return self.tally.disagreement(format!("end {}", self.tally.faults), format!("{wish:?} hangs"));
+                return self.tally.disagreement(
+                    format!("end {}", self.tally.faults),
+                    format!("{wish:?} hangs"),
+                );
             };
             tries += 1;
-            let (succeeded, reason, message) = (told.succeeded(), told.reason(), told.message().to_owned());
+            let (succeeded, reason, message) =
+                (told.succeeded(), told.reason(), told.message().to_owned());
             self.told.push(told);
             match reason.as_str() {
                 _ if succeeded => return,
@@ -141,7 +167,9 @@ impl Field {
                 }
                 _ => {
                     let text = format!("{wish:?} does not get to its end: {reason}: {message}");
-                    return self.tally.disagreement(format!("end {}", self.tally.faults), text);
+                    return self
+                        .tally
+                        .disagreement(format!("end {}", self.tally.faults), text);
                 }
             }
         }
@@ -164,17 +192,25 @@ impl Field {
         }
     }
 
-    /// Everything up, everything down, with a look after each; then all that was ever heard is compared once more.
+    /// Everything up, everything down, with a look after each; then all that was ever heard is
+    /// compared once more.
     pub async fn end(mut self, addresses: &[&str]) -> Tally {
         let seen = self.look().await;
         if seen.half == Some(Direction::Down) {
             self.finish(addresses, Wish::RollbackAll).await;
         }
-        for (wish, applied) in [(Wish::Apply, MIGRATIONS), (Wish::RollbackAll, 0), (Wish::Apply, MIGRATIONS)] {
+        for (wish, applied) in [
+            (Wish::Apply, MIGRATIONS),
+            (Wish::RollbackAll, 0),
+            (Wish::Apply, MIGRATIONS),
+        ] {
             self.finish(addresses, wish).await;
             let seen = self.look().await;
             if seen.applied != applied || seen.half.is_some() {
-                let text = format!("{wish:?} ended, and {} are applied, half done: {:?}", seen.applied, seen.half);
+                let text = format!(
+                    "{wish:?} ended, and {} are applied, half done: {:?}",
+                    seen.applied, seen.half
+                );
                 self.tally.disagreement(format!("{wish:?}"), text);
             }
         }
@@ -183,9 +219,16 @@ impl Field {
         self.compare(&compared).await;
         self.tally.in_doubt.truncate(in_doubt);
         let open = "SELECT count(*) FROM schemad.operations WHERE state IN ('pending', 'running')";
-        let open: i64 = self.client().await.query_one(open, &[]).await.unwrap().get(0);
+        let open: i64 = self
+            .client()
+            .await
+            .query_one(open, &[])
+            .await
+            .unwrap()
+            .get(0);
         if open > 0 {
-            self.tally.disagreement("open", format!("{open} operations are open in the end"));
+            self.tally
+                .disagreement("open", format!("{open} operations are open in the end"));
         }
         self.tally
     }

@@ -15,7 +15,12 @@ use crate::harness::TestDatabase;
 pub async fn run(length: Length, random: Random) -> Tally {
     let kills = length.of(25, 300);
     let database = TestDatabase::new().await;
-    let mut field = Field::new(&database.url, Tally::new("a  kill -9 of the daemon"), random).await;
+    let mut field = Field::new(
+        &database.url,
+        Tally::new("a  kill -9 of the daemon"),
+        random,
+    )
+    .await;
     let (mut interrupted, mut half, mut outside) = (0, 0, 0);
     let mut daemon = field.daemon(&database.url).await;
     field.finish(&[&daemon.address], Wish::ApplySteps(5)).await;
@@ -30,7 +35,10 @@ pub async fn run(length: Length, random: Random) -> Tally {
         // An index that waits for a snapshot when its daemon dies stays invalid.
         let waits = n % 5 == 4 && request.wish == Wish::Apply;
         if waits {
-            reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
+            reader
+                .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+                .await
+                .unwrap();
         }
         let early = !waits && field.random.one_in(5);
         let (progress, mut events) = tokio::sync::mpsc::unbounded_channel();
@@ -64,19 +72,23 @@ pub async fn run(length: Length, random: Random) -> Tally {
         field.tally.progress(kills);
     }
     field.tally.notes.push(format!(
-        "{interrupted} of {kills} kills hit a request before its end, {half} left a migration half done, {outside} of them in a \
-         statement outside a transaction, {invalid} an invalid index"
+        "{interrupted} of {kills} kills hit a request before its end, {half} left a migration half \
+         done, {outside} of them in a statement outside a transaction, {invalid} an invalid index"
     ));
     let mut tally = field.end(&[&daemon.address]).await;
     if interrupted * 2 < kills {
-        tally.disagreement("kills", "fewer than half of the kills hit anything: this run proves little");
+        tally.disagreement(
+            "kills",
+            "fewer than half of the kills hit anything: this run proves little",
+        );
     }
     tally
 }
 
 /// Waits a while for an index that is being built.
 async fn invalid_index(database: &TestDatabase) -> bool {
-    let building = "SELECT count(*) > 0 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE NOT i.indisvalid AND c.relname ~ '^t[0-9]+$'";
+    let building = "SELECT count(*) > 0 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
+        WHERE NOT i.indisvalid AND c.relname ~ '^t[0-9]+$'";
     for _ in 0..250 {
         if database.text(building).await == "t" {
             return true;

@@ -1,4 +1,5 @@
-//! (f) Other sessions are in the way: for a while, for ever, and with an old snapshot while indexes are built.
+//! (f) Other sessions are in the way: for a while, for ever, and with an old snapshot while indexes
+//! are built.
 
 use std::time::Duration;
 
@@ -23,10 +24,15 @@ pub async fn run(length: Length, random: Random) -> Tally {
     let address = daemon.address.as_str();
     for _ in 0..length.of(1, 6) {
         old_snapshot(length, &mut field, address).await;
-        // The two kinds that are one transaction, and one that is not: its DROP INDEX CONCURRENTLY waits.
+        // The two kinds that are one transaction, and one that is not: its DROP INDEX CONCURRENTLY
+        // waits.
         let last = MIGRATIONS - 12 * field.random.below(3);
         let (plain, concurrent) = (last, last - 4);
-        let hold = if length == Length::Short { Duration::from_secs(1) } else { TWO_ATTEMPTS };
+        let hold = if length == Length::Short {
+            Duration::from_secs(1)
+        } else {
+            TWO_ATTEMPTS
+        };
         for_a_while(&mut field, address, plain, hold).await;
         for_ever(&mut field, address, concurrent).await;
         let other = plain - 12 * field.random.up_to(2);
@@ -42,30 +48,59 @@ async fn old_snapshot(length: Length, field: &mut Field, address: &str) {
     field.tally.tries += 1;
     field.tally.faults += 1;
     let reader = field.client().await;
-    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM counter").await.unwrap();
+    reader
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM counter")
+        .await
+        .unwrap();
     let asked = tokio::spawn({
         let (address, request) = (address.to_owned(), Request::new(Wish::Apply));
         // The wait for locks in a CONCURRENTLY statement is the wait for snapshots, too.
-        let request = Request { lock_wait: Duration::from_secs(120), ..request };
+        let request = Request {
+            lock_wait: Duration::from_secs(120),
+            ..request
+        };
         async move { ask(&address, &request, None).await }
     });
     let client = field.client().await;
-    let building = "SELECT indexrelid FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE NOT indisvalid AND c.relname ~ '^t[0-9]+$'";
+    let building = "SELECT indexrelid FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE \
+        NOT indisvalid AND c.relname ~ '^t[0-9]+$'";
     let index: u32 = eventually("an index that waits", async || {
-        client.query(building, &[]).await.unwrap().first().map(|row| row.get(0))
+        client
+            .query(building, &[])
+            .await
+            .unwrap()
+            .first()
+            .map(|row| row.get(0))
     })
     .await;
-    tokio::time::sleep(Duration::from_secs(if length == Length::Short { 3 } else { 30 })).await;
+    tokio::time::sleep(Duration::from_secs(if length == Length::Short {
+        3
+    } else {
+        30
+    }))
+    .await;
     field.look().await;
     reader.batch_execute("COMMIT").await.unwrap();
     let told = asked.await.unwrap();
     if !told.succeeded() {
-        field.tally.disagreement("snapshot", format!("behind an old snapshot: {}", told.message()));
+        field.tally.disagreement(
+            "snapshot",
+            format!("behind an old snapshot: {}", told.message()),
+        );
     }
     field.remember(told);
     let valid = "SELECT count(*) FROM pg_index WHERE indexrelid = $1 AND indisvalid";
-    if client.query_one(valid, &[&index]).await.unwrap().get::<_, i64>(0) != 1 {
-        field.tally.disagreement("built", "an index that waited for a snapshot was built a second time");
+    if client
+        .query_one(valid, &[&index])
+        .await
+        .unwrap()
+        .get::<_, i64>(0)
+        != 1
+    {
+        field.tally.disagreement(
+            "built",
+            "an index that waited for a snapshot was built a second time",
+        );
     }
     field.look().await;
 }
@@ -73,7 +108,10 @@ async fn old_snapshot(length: Length, field: &mut Field, address: &str) {
 /// A session that reads table `i` in a transaction.
 async fn hold(field: &Field, i: usize) -> tokio_postgres::Client {
     let holder = field.client().await;
-    holder.batch_execute(&format!("BEGIN; SELECT * FROM t{i}")).await.unwrap();
+    holder
+        .batch_execute(&format!("BEGIN; SELECT * FROM t{i}"))
+        .await
+        .unwrap();
     holder
 }
 
@@ -90,7 +128,10 @@ async fn for_a_while(field: &mut Field, address: &str, i: usize, time: Duration)
     holder.batch_execute("COMMIT").await.unwrap();
     let told = asked.await.unwrap();
     if !told.succeeded() {
-        field.tally.disagreement("while", format!("a table that was locked for {time:?}: {}", told.message()));
+        field.tally.disagreement(
+            "while",
+            format!("a table that was locked for {time:?}: {}", told.message()),
+        );
     }
     field.remember(told);
     field.look().await;
@@ -102,19 +143,32 @@ async fn for_ever(field: &mut Field, address: &str, i: usize) {
     field.tally.tries += 1;
     field.tally.faults += 1;
     let holder = hold(field, i).await;
-    let request = Request { lock_wait: Duration::from_secs(1), ..Request::new(Wish::RollbackAll) };
+    let request = Request {
+        lock_wait: Duration::from_secs(1),
+        ..Request::new(Wish::RollbackAll)
+    };
     let told = ask(address, &request, None).await;
-    let steps = told.finished.as_ref().map_or(-1, |finished| finished.steps_done);
+    let steps = told
+        .finished
+        .as_ref()
+        .map_or(-1, |finished| finished.steps_done);
     if told.reason() != "LOCK_TIMEOUT" || steps != (MIGRATIONS - i) as i32 {
-        let text =
-            format!("behind t{i}, locked for ever, {steps} steps were done: {:?} {}", told.reason(), told.message());
+        let text = format!(
+            "behind t{i}, locked for ever, {steps} steps were done: {:?} {}",
+            told.reason(),
+            told.message()
+        );
         field.tally.disagreement(format!("for ever {i}"), text);
     }
     field.remember(told);
-    // A DROP INDEX CONCURRENTLY that is given up has made its index invalid, and the ledger calls the migration half reverted.
+    // A DROP INDEX CONCURRENTLY that is given up has made its index invalid, and the ledger calls
+    // the migration half reverted.
     let seen = field.look().await;
     if seen.running {
-        field.tally.disagreement("announced", "a statement that was given up is still announced");
+        field.tally.disagreement(
+            "announced",
+            "a statement that was given up is still announced",
+        );
     }
     holder.batch_execute("COMMIT").await.unwrap();
     // Half reverted or whole: it can be rolled back further.

@@ -1,5 +1,6 @@
-//! (d) The primary dies in the middle of an apply and its standby is promoted; the daemon's URL names both. With synchronous
-//! replication no acknowledged step is lost. Without it the last ones may be, but what is there agrees.
+//! (d) The primary dies in the middle of an apply and its standby is promoted; the daemon's URL
+//! names both. With synchronous replication no acknowledged step is lost. Without it the last ones
+//! may be, but what is there agrees.
 
 use super::{
     Length,
@@ -29,9 +30,13 @@ pub async fn run(length: Length, random: Random) -> Tally {
             gone += lost;
         }
     }
-    tally.notes.push(format!("{gone} acknowledged steps are gone, all of them from asynchronous replication"));
+    tally.notes.push(format!(
+        "{gone} acknowledged steps are gone, all of them from asynchronous replication"
+    ));
     if gone == 0 {
-        tally.notes.push("(so this run did not show that their loss leaves everything in agreement)".into());
+        tally.notes.push(
+            "(so this run did not show that their loss leaves everything in agreement)".into(),
+        );
     }
     tally
 }
@@ -43,15 +48,23 @@ async fn promote(replication: Replication, tally: Tally, random: Random) -> (Tal
     let mut field = Field::new(&primary.local_url(), tally, random).await;
     let standby = primary.standby_through("127.0.0.1", way.port).await;
     if replication == Replication::Synchronous {
-        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        primary
+            .execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            .await;
         primary.execute("SELECT pg_reload_conf()").await;
     }
-    let expected = if replication == Replication::Synchronous { "sync" } else { "async" };
+    let expected = if replication == Replication::Synchronous {
+        "sync"
+    } else {
+        "async"
+    };
     let client = field.client().await;
     eventually("the standby follows", async || {
         let state = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming'";
         let rows = client.query(state, &[]).await.unwrap();
-        rows.iter().any(|row| row.get::<_, &str>(0) == expected).then_some(())
+        rows.iter()
+            .any(|row| row.get::<_, &str>(0) == expected)
+            .then_some(())
     })
     .await;
     drop(client);
@@ -79,10 +92,17 @@ async fn promote(replication: Replication, tally: Tally, random: Random) -> (Tal
     standby.promote().await;
     field.direct = standby.local_url();
     field.remember(asked.await.unwrap());
-    let gone = if replication == Replication::Late { field.forgive().await } else { 0 };
+    let gone = if replication == Replication::Late {
+        field.forgive().await
+    } else {
+        0
+    };
     let seen = field.look().await;
     if seen.applied == MIGRATIONS {
-        field.tally.notes.push("a promotion came after the last step".into());
+        field
+            .tally
+            .notes
+            .push("a promotion came after the last step".into());
     }
     (field.end(&[&daemon.address]).await, gone)
 }

@@ -1,4 +1,5 @@
-//! Numbers from a seed: a run is repeated with the seed that it printed, as far as two processes can be made to meet again.
+//! Numbers from a seed: a run is repeated with the seed that it printed, as far as two processes
+//! can be made to meet again.
 
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ impl Random {
 
     /// One for another purpose, so that scenarios do not depend on each other.
     pub fn fork(&self, purpose: &str) -> Self {
-        let mixed = purpose.bytes().fold(self.0, |seed, byte| Self(seed ^ u64::from(byte)).next());
+        let mixed = purpose
+            .bytes()
+            .fold(self.0, |seed, byte| Self(seed ^ u64::from(byte)).next());
         Self(mixed)
     }
 

@@ -1,4 +1,5 @@
-//! (e) Somebody says nothing any more: a client that stops reading, a client's process that is stopped, and a daemon's.
+//! (e) Somebody says nothing any more: a client that stops reading, a client's process that is
+//! stopped, and a daemon's.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,10 @@ pub async fn run(length: Length, random: Random) -> Tally {
     let database = TestDatabase::new().await;
     let tally = Tally::new("e  clients that do not read, a daemon that is stopped");
     let mut field = Field::new(&database.url, tally, random).await;
-    let (first, second) = (field.daemon(&database.url).await, field.daemon(&database.url).await);
+    let (first, second) = (
+        field.daemon(&database.url).await,
+        field.daemon(&database.url).await,
+    );
     for _ in 0..length.of(1, 5) {
         unread(&mut field, &first.address).await;
         stopped_client(&mut field, &first.address).await;
@@ -35,12 +39,17 @@ pub async fn run(length: Length, random: Random) -> Tally {
     drop(first);
     let mut longest = Duration::ZERO;
     for _ in 0..length.of(3, 6) {
-        longest = longest.max(stopped_daemon(length, &mut field, &database.url, &second.address).await);
+        longest =
+            longest.max(stopped_daemon(length, &mut field, &database.url, &second.address).await);
     }
     if length == Length::Long {
-        field.tally.notes.push(format!("the longest takeover of a stopped daemon's operation took {longest:.1?}"));
+        field.tally.notes.push(format!(
+            "the longest takeover of a stopped daemon's operation took {longest:.1?}"
+        ));
         if longest > TAKEN_OVER_WITHIN {
-            field.tally.disagreement("takeover", format!("a takeover took {longest:.1?}"));
+            field
+                .tally
+                .disagreement("takeover", format!("a takeover took {longest:.1?}"));
         }
     }
     field.end(&[&second.address]).await
@@ -51,7 +60,9 @@ async fn unread(field: &mut Field, address: &str) {
     field.tally.tries += 1;
     field.tally.faults += 1;
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(1 << 16);
+    let endpoint = endpoint
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(1 << 16);
     let mut events = send_on(endpoint, &Request::new(Wish::Apply)).await.unwrap();
     let mut told = Told::default();
     told.hear(events.next().await.unwrap().unwrap());
@@ -60,8 +71,11 @@ async fn unread(field: &mut Field, address: &str) {
         told.hear(event);
     }
     if told.done.len() != MIGRATIONS || told.finished.is_none() {
-        let text =
-            format!("who read late heard of {} steps, and the end: {}", told.done.len(), told.finished.is_some());
+        let text = format!(
+            "who read late heard of {} steps, and the end: {}",
+            told.done.len(),
+            told.finished.is_some()
+        );
         field.tally.disagreement("late", text);
     }
     field.remember(told);
@@ -74,10 +88,21 @@ async fn stopped_client(field: &mut Field, address: &str) {
     field.tally.tries += 1;
     field.tally.faults += 1;
     let mut command = schemad(&["apply", "--address", address, "--output", "json"]);
-    let mut client = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut client = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let begun = "SELECT id::text FROM schemad.operations WHERE state = 'running'";
     let operation = eventually("it runs", async || {
-        field.client().await.query(begun, &[]).await.unwrap().first().map(|row| row.get::<_, String>(0))
+        field
+            .client()
+            .await
+            .query(begun, &[])
+            .await
+            .unwrap()
+            .first()
+            .map(|row| row.get::<_, String>(0))
     })
     .await;
     let pid = nix::unistd::Pid::from_raw(client.id().unwrap().cast_signed());
@@ -86,7 +111,10 @@ async fn stopped_client(field: &mut Field, address: &str) {
     kill(pid, Signal::SIGCONT).unwrap();
     match tokio::time::timeout(PATIENCE, client.wait()).await {
         Ok(Ok(status)) if status.success() => {}
-        other => field.tally.disagreement("client", format!("a client that was stopped ended with {other:?}")),
+        other => field.tally.disagreement(
+            "client",
+            format!("a client that was stopped ended with {other:?}"),
+        ),
     }
     field.look().await;
 }
@@ -101,7 +129,8 @@ async fn until_over(field: &mut Field, operation: &str) {
     .await;
 }
 
-/// The other daemon ends its session and goes on; when the stopped one wakes up it does no harm. Returns how long that took.
+/// The other daemon ends its session and goes on; when the stopped one wakes up it does no harm.
+/// Returns how long that took.
 async fn stopped_daemon(length: Length, field: &mut Field, url: &str, other: &str) -> Duration {
     let stopped = field.daemon(url).await;
     let seen = field.look().await;
@@ -117,8 +146,8 @@ async fn stopped_daemon(length: Length, field: &mut Field, url: &str, other: &st
     field.tally.faults += 1;
     let client = field.client().await;
     if length == Length::Short {
-        let silent =
-            "UPDATE schemad.operations SET heartbeat_at = heartbeat_at - interval '31 s' WHERE state = 'running'";
+        let silent = "UPDATE schemad.operations SET heartbeat_at = heartbeat_at - interval '31 s' \
+            WHERE state = 'running'";
         client.batch_execute(silent).await.unwrap();
     }
     let running = "SELECT count(*) FROM schemad.operations WHERE state = 'running'";
@@ -129,7 +158,9 @@ async fn stopped_daemon(length: Length, field: &mut Field, url: &str, other: &st
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     if took.is_none() {
-        field.tally.disagreement("never", "a stopped daemon's operation is never closed");
+        field
+            .tally
+            .disagreement("never", "a stopped daemon's operation is never closed");
     }
     let seen = field.look().await;
     let wish = field.wish(&seen, 5);
@@ -138,7 +169,10 @@ async fn stopped_daemon(length: Length, field: &mut Field, url: &str, other: &st
     stopped.signal(Signal::SIGCONT);
     match tokio::time::timeout(PATIENCE * 2, asked).await {
         Ok(told) => field.remember(told.unwrap()),
-        Err(_) => field.tally.disagreement("woken", "the call to a daemon that was stopped and woken never ends"),
+        Err(_) => field.tally.disagreement(
+            "woken",
+            "the call to a daemon that was stopped and woken never ends",
+        ),
     }
     field.look().await;
     let seen = field.look().await;

@@ -17,15 +17,24 @@ pub enum Finding {
 
 impl Finding {
     pub fn lost(key: impl ToString, text: impl Into<String>) -> Self {
-        Self::Lost { key: key.to_string(), text: text.into() }
+        Self::Lost {
+            key: key.to_string(),
+            text: text.into(),
+        }
     }
 
     pub fn doubled(key: impl ToString, text: impl Into<String>) -> Self {
-        Self::Doubled { key: key.to_string(), text: text.into() }
+        Self::Doubled {
+            key: key.to_string(),
+            text: text.into(),
+        }
     }
 
     pub fn disagreement(key: impl ToString, text: impl Into<String>) -> Self {
-        Self::Disagreement { key: key.to_string(), text: text.into() }
+        Self::Disagreement {
+            key: key.to_string(),
+            text: text.into(),
+        }
     }
 }
 
@@ -44,8 +53,8 @@ pub struct Tally {
     pub notes: Vec<String>,
 }
 
-pub const HEADER: &str =
-    "scenario                                              tries faults   lost doubled disagreements in doubt seconds";
+pub const HEADER: &str = "scenario                                              tries faults   \
+    lost doubled disagreements in doubt seconds";
 
 impl Tally {
     pub fn new(scenario: &str) -> Self {
@@ -66,7 +75,9 @@ impl Tally {
         let (which, name, key, text) = match finding {
             Finding::Lost { key, text } => (&mut self.lost, "lost", key, text),
             Finding::Doubled { key, text } => (&mut self.doubled, "doubled", key, text),
-            Finding::Disagreement { key, text } => (&mut self.disagreements, "disagreement", key, text),
+            Finding::Disagreement { key, text } => {
+                (&mut self.disagreements, "disagreement", key, text)
+            }
         };
         which.entry(key).or_insert_with(|| {
             let text = format!("{name} after {} faults: {text}", self.faults);
@@ -86,7 +97,12 @@ impl Tally {
     /// Something to say while a long scenario runs.
     pub fn progress(&self, of: usize) {
         if of >= 50 && self.faults.is_multiple_of(25) {
-            eprintln!("  {}: {} of {of}, {:.0} s", self.scenario, self.faults, self.started.elapsed().as_secs_f64());
+            eprintln!(
+                "  {}: {} of {of}, {:.0} s",
+                self.scenario,
+                self.faults,
+                self.started.elapsed().as_secs_f64()
+            );
         }
     }
 
@@ -102,9 +118,13 @@ impl Tally {
             self.in_doubt.len(),
             self.started.elapsed().as_secs_f64()
         );
-        let wrong = [&self.lost, &self.doubled, &self.disagreements].into_iter().flat_map(BTreeMap::values);
+        let wrong = [&self.lost, &self.doubled, &self.disagreements]
+            .into_iter()
+            .flat_map(BTreeMap::values);
         wrong.for_each(|text| println!("    {text}"));
-        self.in_doubt.iter().for_each(|text| println!("    in doubt: {text}"));
+        self.in_doubt
+            .iter()
+            .for_each(|text| println!("    in doubt: {text}"));
         self.notes.iter().for_each(|text| println!("    {text}"));
     }
 
@@ -124,7 +144,12 @@ impl Tally {
 
 /// The totals, with the scenarios in a list.
 pub fn json_of_all(scenarios: &[Value]) -> Value {
-    let total = |key: &str| scenarios.iter().filter_map(|scenario| scenario[key].as_u64()).sum::<u64>();
+    let total = |key: &str| {
+        scenarios
+            .iter()
+            .filter_map(|scenario| scenario[key].as_u64())
+            .sum::<u64>()
+    };
     json!({
         "tries": total("tries"),
         "faults": total("faults"),

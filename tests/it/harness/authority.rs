@@ -1,8 +1,8 @@
 //! Certificates as a small authority issues them.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, RevokedCertParams,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
 };
 
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -12,7 +12,9 @@ impl Authority {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "an authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "an authority");
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -23,17 +25,26 @@ impl Authority {
     /// Certificate and key for a host, or for a role.
     pub fn issue(&self, name: &str) -> (String, String) {
         self.issue_with(name, |params| {
-            params.subject_alt_names = CertificateParams::new([name.to_owned()]).unwrap().subject_alt_names;
+            params.subject_alt_names = CertificateParams::new([name.to_owned()])
+                .unwrap()
+                .subject_alt_names;
         })
     }
 
     /// Certificate and key with a common name and what `change` makes of it.
-    pub fn issue_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+    pub fn issue_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+        (
+            params.signed_by(&key, &self.0).unwrap().pem(),
+            key.serialize_pem(),
+        )
     }
 
     /// The list of revoked serial numbers.

@@ -6,14 +6,16 @@ use schemad::{
     Daemon, Settings,
     db::pool::PoolSettings,
     grpc::pb::{
-        self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event,
-        operation_service_client::OperationServiceClient,
+        self, OperationEvent, migration_service_client::MigrationServiceClient,
+        operation_event::Event, operation_service_client::OperationServiceClient,
     },
     ledger::upkeep::Retention,
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tonic_types::StatusExt as _;
 
 use super::{Set, TestDatabase, eventually};
@@ -70,15 +72,28 @@ impl TestDaemon {
 
     /// With any settings, ready or not.
     pub async fn launch(settings: Settings, set: &Set) -> Self {
-        let daemon = Daemon::builder().migrations(set.source()).build(settings).unwrap();
+        let daemon = Daemon::builder()
+            .migrations(set.source())
+            .build(settings)
+            .unwrap();
         let main = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, admin_address) =
-            (main.local_addr().unwrap().to_string(), admin.local_addr().unwrap().to_string());
+        let (address, admin_address) = (
+            main.local_addr().unwrap().to_string(),
+            admin.local_addr().unwrap().to_string(),
+        );
         let end = Arc::new(Notify::new());
         let signal = end.clone();
-        let task = tokio::spawn(async move { daemon.serve(main, admin, signal.notified()).await.unwrap() });
-        Self { address, admin: admin_address, end, task }
+        let task =
+            tokio::spawn(
+                async move { daemon.serve(main, admin, signal.notified()).await.unwrap() },
+            );
+        Self {
+            address,
+            admin: admin_address,
+            end,
+            task,
+        }
     }
 
     /// What SIGTERM does.
@@ -93,7 +108,9 @@ impl TestDaemon {
     }
 
     pub fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
+        Channel::from_shared(format!("http://{}", self.address))
+            .unwrap()
+            .connect_lazy()
     }
 
     pub fn client(&self) -> MigrationServiceClient<Channel> {
@@ -109,17 +126,26 @@ impl TestDaemon {
     }
 
     pub async fn check(&self, service: &str) -> Result<ServingStatus, Code> {
-        let request = HealthCheckRequest { service: service.into() };
-        self.health().check(request).await.map(|r| r.into_inner().status()).map_err(|s| s.code())
+        let request = HealthCheckRequest {
+            service: service.into(),
+        };
+        self.health()
+            .check(request)
+            .await
+            .map(|r| r.into_inner().status())
+            .map_err(|s| s.code())
     }
 
     pub async fn until(&self, service: &str, status: ServingStatus) {
-        eventually(&format!("{service} {status:?}"), async || (self.check(service).await == Ok(status)).then_some(()))
-            .await;
+        eventually(&format!("{service} {status:?}"), async || {
+            (self.check(service).await == Ok(status)).then_some(())
+        })
+        .await;
     }
 
     pub async fn until_ready(&self) {
-        self.until("schemad.v1.MigrationService", ServingStatus::Serving).await;
+        self.until("schemad.v1.MigrationService", ServingStatus::Serving)
+            .await;
     }
 
     pub async fn status(&self) -> pb::SchemaStatus {
@@ -128,11 +154,17 @@ impl TestDaemon {
 
     pub async fn try_status(&self) -> Result<pb::SchemaStatus, Failed> {
         let answer = self.client().get_status(pb::GetStatusRequest {}).await;
-        answer.map(|answer| answer.into_inner().status.unwrap()).map_err(|status| Failed::of(&status))
+        answer
+            .map(|answer| answer.into_inner().status.unwrap())
+            .map_err(|status| Failed::of(&status))
     }
 
     pub async fn apply(&self, request: pb::ApplyRequest) -> Outcome {
-        collect(self.client().apply(request).await, |response: pb::ApplyResponse| response.event).await
+        collect(
+            self.client().apply(request).await,
+            |response: pb::ApplyResponse| response.event,
+        )
+        .await
     }
 
     pub async fn apply_all(&self) -> Outcome {
@@ -140,7 +172,11 @@ impl TestDaemon {
     }
 
     pub async fn rollback(&self, request: pb::RollbackRequest) -> Outcome {
-        collect(self.client().rollback(request).await, |response: pb::RollbackResponse| response.event).await
+        collect(
+            self.client().rollback(request).await,
+            |response: pb::RollbackResponse| response.event,
+        )
+        .await
     }
 
     pub async fn rollback_steps(&self, n: i32) -> Outcome {
@@ -201,7 +237,11 @@ impl Outcome {
 
     /// The id of the operation it was.
     pub fn operation(&self) -> String {
-        self.events.iter().find(|e| !e.operation.is_empty()).map(|e| e.operation.clone()).unwrap_or_default()
+        self.events
+            .iter()
+            .find(|e| !e.operation.is_empty())
+            .map(|e| e.operation.clone())
+            .unwrap_or_default()
     }
 
     /// The versions of the steps done, in order.
@@ -232,14 +272,25 @@ pub struct Failed {
 impl Failed {
     #[track_caller]
     pub fn of(status: &Status) -> Self {
-        let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
+        let info = status
+            .get_details_error_info()
+            .unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
         assert_eq!(info.domain, "schemad");
-        Self { code: status.code(), reason: info.reason, message: status.message().into(), metadata: info.metadata }
+        Self {
+            code: status.code(),
+            reason: info.reason,
+            message: status.message().into(),
+            metadata: info.metadata,
+        }
     }
 
     #[track_caller]
     pub fn assert(&self, code: Code, reason: &str) {
-        assert_eq!((self.code, self.reason.as_str()), (code, reason), "{self:?}");
+        assert_eq!(
+            (self.code, self.reason.as_str()),
+            (code, reason),
+            "{self:?}"
+        );
     }
 }
 

@@ -31,7 +31,10 @@ pub struct Issuer {
 
 impl Issuer {
     pub fn new(kid: &'static str) -> Self {
-        Self { key: KeyPair::generate().unwrap(), kid }
+        Self {
+            key: KeyPair::generate().unwrap(),
+            kid,
+        }
     }
 
     pub fn jwks(&self) -> String {
@@ -45,12 +48,19 @@ impl Issuer {
     pub fn token(&self, changes: Value) -> String {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
         let mut claims = json!({ "iss": ISSUER, "aud": "schemad", "sub": "repo:acme/shop", "exp": now + 600, "repository": "acme/shop" });
-        claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        claims
+            .as_object_mut()
+            .unwrap()
+            .extend(changes.as_object().unwrap().clone());
         let header = json!({ "alg": "ES256", "typ": "JWT", "kid": self.kid });
-        let signed = [header, claims].map(|part| BASE64URL.encode(part.to_string())).join(".");
+        let signed = [header, claims]
+            .map(|part| BASE64URL.encode(part.to_string()))
+            .join(".");
         let algorithm = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
         let random = SystemRandom::new();
-        let key = signature::EcdsaKeyPair::from_pkcs8(algorithm, &self.key.serialize_der(), &random).unwrap();
+        let key =
+            signature::EcdsaKeyPair::from_pkcs8(algorithm, &self.key.serialize_der(), &random)
+                .unwrap();
         let signature = key.sign(&random, signed.as_bytes()).unwrap();
         format!("{signed}.{}", BASE64URL.encode(signature))
     }
@@ -97,12 +107,19 @@ impl Guarded {
     }
 
     async fn launch(closed: bool, change: impl FnOnce(&mut Settings)) -> Self {
-        let (folder, authority, issuer) = (tempfile::tempdir().unwrap(), Authority::new(), Issuer::new("one"));
+        let (folder, authority, issuer) = (
+            tempfile::tempdir().unwrap(),
+            Authority::new(),
+            Issuer::new("one"),
+        );
         let path = |name: &str| folder.path().join(name);
         let (certificate, key) = authority.issue("localhost");
-        for (name, text) in
-            [("cert.pem", certificate), ("key.pem", key), ("ca.pem", authority.pem()), ("jwks.json", issuer.jwks())]
-        {
+        for (name, text) in [
+            ("cert.pem", certificate),
+            ("key.pem", key),
+            ("ca.pem", authority.pem()),
+            ("jwks.json", issuer.jwks()),
+        ] {
             fs::write(path(name), text).unwrap();
         }
         let names = ["viewer", "deployer", "admin", "expired", "early", "revoked"];
@@ -124,10 +141,22 @@ impl Guarded {
             ("2_gate", "SELECT pg_advisory_xact_lock(77);", "SELECT 1;"),
         ]);
         let daemon = TestDaemon::launch(settings, &set).await;
-        let guarded = Self { folder, authority, issuer, tokens, database, daemon };
+        let guarded = Self {
+            folder,
+            authority,
+            issuer,
+            tokens,
+            database,
+            daemon,
+        };
         eventually("it is ready", async || {
-            let viewer = Shown { bearer: Some(guarded.tokens["viewer"].reveal()), ..Shown::default() };
-            let status = guarded.answer(viewer, "/schemad.v1.MigrationService/GetStatus").await;
+            let viewer = Shown {
+                bearer: Some(guarded.tokens["viewer"].reveal()),
+                ..Shown::default()
+            };
+            let status = guarded
+                .answer(viewer, "/schemad.v1.MigrationService/GetStatus")
+                .await;
             (status == Code::Ok).then_some(())
         })
         .await;
@@ -140,8 +169,9 @@ impl Guarded {
 
     /// A new connection's settings.
     pub fn endpoint(&self, certificate: Option<&(String, String)>) -> Endpoint {
-        let mut tls =
-            ClientTlsConfig::new().domain_name("localhost").ca_certificate(Certificate::from_pem(self.authority.pem()));
+        let mut tls = ClientTlsConfig::new()
+            .domain_name("localhost")
+            .ca_certificate(Certificate::from_pem(self.authority.pem()));
         if let Some((certificate, key)) = certificate {
             tls = tls.identity(Identity::from_pem(certificate, key));
         }
@@ -153,17 +183,27 @@ impl Guarded {
     pub async fn answer(&self, shown: Shown<'_>, path: &str) -> Code {
         let mut request = http::Request::post(format!("https://localhost{path}"))
             .header("content-type", "application/grpc")
-            .body(tonic::body::Body::new(axum::body::Body::from(vec![0_u8; 5])))
+            .body(tonic::body::Body::new(axum::body::Body::from(vec![
+                0_u8;
+                5
+            ])))
             .unwrap();
         if let Some(bearer) = shown.bearer {
-            request.headers_mut().insert("authorization", format!("Bearer {bearer}").parse().unwrap());
+            request
+                .headers_mut()
+                .insert("authorization", format!("Bearer {bearer}").parse().unwrap());
         }
         let mut channel = self.channel(shown.certificate);
-        if std::future::poll_fn(|cx| channel.poll_ready(cx)).await.is_err() {
+        if std::future::poll_fn(|cx| channel.poll_ready(cx))
+            .await
+            .is_err()
+        {
             return Code::Unavailable;
         }
         match channel.call(request).await {
-            Ok(response) => Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code()),
+            Ok(response) => {
+                Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
+            }
             Err(_) => Code::Unavailable, // no handshake
         }
     }
@@ -174,7 +214,10 @@ impl Guarded {
             "token" => self.tokens["viewer"].reveal().to_owned(),
             _ => self.issuer.token(json!({})),
         };
-        (MigrationServiceClient::new(self.channel(None)), format!("Bearer {token}").parse().unwrap())
+        (
+            MigrationServiceClient::new(self.channel(None)),
+            format!("Bearer {token}").parse().unwrap(),
+        )
     }
 
     /// Writes its certificate, its access file and its issuer's keys again.
@@ -185,23 +228,35 @@ impl Guarded {
         fs::write(path("cert.pem"), certificate).unwrap();
         let text = access(&path("jwks.json"), &self.tokens);
         fs::write(path("access.toml"), format!("{text}# {round}\n")).unwrap();
-        fs::write(path("jwks.json"), format!("{}{}", self.issuer.jwks(), " ".repeat(round % 2))).unwrap();
+        fs::write(
+            path("jwks.json"),
+            format!("{}{}", self.issuer.jwks(), " ".repeat(round % 2)),
+        )
+        .unwrap();
     }
 }
 
 fn access(jwks: &PathBuf, tokens: &BTreeMap<&str, Secret>) -> String {
     let mut text = String::new();
     for (name, secret) in tokens {
-        let role = if matches!(*name, "viewer" | "deployer") { name } else { "admin" };
+        let role = if matches!(*name, "viewer" | "deployer") {
+            name
+        } else {
+            "admin"
+        };
         let when = match *name {
             "expired" => "expires = \"2020-01-01T00:00:00Z\"\n",
             "early" => "not_before = \"2120-01-01T00:00:00Z\"\n",
             _ => "",
         };
-        text += &format!("[[token]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{}\"\n{when}", secret.digest());
+        text += &format!(
+            "[[token]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{}\"\n{when}",
+            secret.digest()
+        );
     }
     for (uri, role) in [("ops", "admin"), ("deploy/*", "deployer")] {
-        text += &format!("[[certificate]]\nuri = \"spiffe://example.org/{uri}\"\nrole = \"{role}\"\n");
+        text +=
+            &format!("[[certificate]]\nuri = \"spiffe://example.org/{uri}\"\nrole = \"{role}\"\n");
     }
     text + &format!(
         "[[oidc]]\nissuer = \"{ISSUER}\"\naudience = \"schemad\"\njwks = {jwks:?}\n\

@@ -21,7 +21,8 @@ enum Mode {
     Cut,
 }
 
-/// The mode, and how often it was cut or half closed: a connection sees a cut even when it is opened again at once.
+/// The mode, and how often it was cut or half closed: a connection sees a cut even when it is
+/// opened again at once.
 #[derive(Clone, Copy, Debug)]
 struct State {
     mode: Mode,
@@ -57,9 +58,20 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let user = config.get_user().unwrap().to_owned();
-        let password = config.get_password().map(|p| format!(":{}", String::from_utf8_lossy(p))).unwrap_or_default();
-        let url = format!("postgres://{user}{password}@127.0.0.1:{port}/{}", config.get_dbname().unwrap());
-        let (state, states) = watch::channel(State { mode: Mode::Open, cuts: 0, halves: [0; 2], fatal: false });
+        let password = config
+            .get_password()
+            .map(|p| format!(":{}", String::from_utf8_lossy(p)))
+            .unwrap_or_default();
+        let url = format!(
+            "postgres://{user}{password}@127.0.0.1:{port}/{}",
+            config.get_dbname().unwrap()
+        );
+        let (state, states) = watch::channel(State {
+            mode: Mode::Open,
+            cuts: 0,
+            halves: [0; 2],
+            fatal: false,
+        });
         let turns = Arc::new(AtomicUsize::new(0));
         let counter = turns.clone();
         tokio::spawn(async move {
@@ -70,20 +82,29 @@ impl Proxy {
                     match &config.get_hosts()[0] {
                         Host::Unix(dir) => {
                             // A server that is down refuses, and so does this.
-                            let Ok(server) = UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await else {
+                            let Ok(server) =
+                                UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await
+                            else {
                                 return;
                             };
                             carry(client, server, states, counter).await;
                         }
                         Host::Tcp(host) => {
-                            let Ok(server) = TcpStream::connect((host.as_str(), port)).await else { return };
+                            let Ok(server) = TcpStream::connect((host.as_str(), port)).await else {
+                                return;
+                            };
                             carry(client, server, states, counter).await;
                         }
                     }
                 });
             }
         });
-        Self { url, port, state, turns }
+        Self {
+            url,
+            port,
+            state,
+            turns,
+        }
     }
 
     /// Nothing passes any more, and nobody is told.
@@ -93,16 +114,23 @@ impl Proxy {
 
     /// Every connection is closed, and every new one at once.
     pub fn cut(&self) {
-        self.state.send_modify(|state| *state = State { mode: Mode::Cut, cuts: state.cuts + 1, ..*state });
+        self.state.send_modify(|state| {
+            *state = State {
+                mode: Mode::Cut,
+                cuts: state.cuts + 1,
+                ..*state
+            }
+        });
     }
 
     /// Whoever reads in this direction reads the end of it; the other direction goes on.
     pub fn half_close(&self, reader: Half) {
-        self.state.send_modify(|state| state.halves[reader as usize] += 1);
+        self.state
+            .send_modify(|state| state.halves[reader as usize] += 1);
     }
 
-    /// From now on an error ends its session, as a FATAL of the server does: with CREATE EXTENSION of a library that has to be
-    /// preloaded, for example. No other SQL makes one on every version.
+    /// From now on an error ends its session, as a FATAL of the server does: with CREATE EXTENSION
+    /// of a library that has to be preloaded, for example. No other SQL makes one on every version.
     pub fn make_errors_fatal(&self, fatal: bool) {
         self.state.send_modify(|state| state.fatal = fatal);
     }
@@ -116,8 +144,12 @@ impl Proxy {
     }
 }
 
-async fn carry<S>(client: TcpStream, server: S, mut states: watch::Receiver<State>, turns: Arc<AtomicUsize>)
-where
+async fn carry<S>(
+    client: TcpStream,
+    server: S,
+    mut states: watch::Receiver<State>,
+    turns: Arc<AtomicUsize>,
+) where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let born = states.borrow().cuts;
@@ -133,7 +165,13 @@ where
             }
         }
     });
-    let down = pump(server_reads, client_writes, states.clone(), Half::Client, move || last.store(0, Ordering::SeqCst));
+    let down = pump(
+        server_reads,
+        client_writes,
+        states.clone(),
+        Half::Client,
+        move || last.store(0, Ordering::SeqCst),
+    );
     let both = async {
         let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
         tokio::select! {
@@ -161,7 +199,9 @@ async fn pump(
     reader: Half,
     passed: impl Fn(),
 ) -> Pumped {
-    let State { cuts: born, halves, .. } = *states.borrow();
+    let State {
+        cuts: born, halves, ..
+    } = *states.borrow();
     let mut halved = states.clone();
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -172,9 +212,14 @@ async fn pump(
                 return Pumped::Halved;
             }
         };
-        let Ok(read @ 1..) = read else { return Pumped::Ended };
+        let Ok(read @ 1..) = read else {
+            return Pumped::Ended;
+        };
         // What was held back when the connection is cut is lost.
-        match states.wait_for(|state| state.mode != Mode::Stalled || state.cuts != born).await {
+        match states
+            .wait_for(|state| state.mode != Mode::Stalled || state.cuts != born)
+            .await
+        {
             Ok(state) if state.mode == Mode::Open && state.cuts == born => {}
             _ => return Pumped::Ended,
         }
@@ -196,7 +241,9 @@ async fn pump(
 /// Makes the first ErrorResponse in these bytes a FATAL one. Returns where it ends.
 fn last_word(bytes: &mut [u8]) -> Option<usize> {
     const ERROR: &[u8] = b"SERROR\0VERROR\0";
-    let at = bytes.windows(ERROR.len()).position(|window| window == ERROR)?;
+    let at = bytes
+        .windows(ERROR.len())
+        .position(|window| window == ERROR)?;
     bytes[at..at + ERROR.len()].copy_from_slice(b"SFATAL\0VFATAL\0");
     let length = u32::from_be_bytes(bytes[at.checked_sub(4)?..at].try_into().ok()?);
     Some((at - 4 + usize::try_from(length).ok()?).min(bytes.len()))

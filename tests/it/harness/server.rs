@@ -1,4 +1,5 @@
-//! A server of a test's own, for what needs another one than all tests share: TLS, standbys, shutdowns.
+//! A server of a test's own, for what needs another one than all tests share: TLS, standbys,
+//! shutdowns.
 
 use std::{
     os::unix::process::CommandExt as _,
@@ -22,14 +23,19 @@ pub struct Server {
 pub const TRUST: &str = "host all all 127.0.0.1/32 trust";
 
 impl Server {
-    /// A new server on a loopback port. `files` are put beside its data, with their contents; `settings` may name them as
-    /// `{dir}/name`.
+    /// A new server on a loopback port. `files` are put beside its data, with their contents;
+    /// `settings` may name them as `{dir}/name`.
     pub async fn start(files: &[(&str, &str)], settings: &[&str], hba: &str) -> Self {
         Self::start_in(&std::env::temp_dir(), files, settings, hba).await
     }
 
     /// The same with its data in a folder under `parent`, for example on a small disk.
-    pub async fn start_in(parent: &Path, files: &[(&str, &str)], settings: &[&str], hba: &str) -> Self {
+    pub async fn start_in(
+        parent: &Path,
+        files: &[(&str, &str)],
+        settings: &[&str],
+        hba: &str,
+    ) -> Self {
         let dir = tempfile::tempdir_in(parent).unwrap();
         let root = dir.path().join("server");
         let programs = find_programs().expect("server programs");
@@ -48,13 +54,17 @@ impl Server {
             format!("local all all trust\nlocal replication all trust\n{hba}\n"),
         )
         .unwrap();
-        let settings = settings.iter().map(|s| s.replace("{dir}", root.to_str().unwrap())).collect::<Vec<_>>();
+        let settings = settings
+            .iter()
+            .map(|s| s.replace("{dir}", root.to_str().unwrap()))
+            .collect::<Vec<_>>();
         Self::run(dir, &settings).await
     }
 
     /// A standby that follows this server.
     pub async fn standby(&self) -> Self {
-        self.standby_through(self.root().to_str().unwrap(), self.port).await
+        self.standby_through(self.root().to_str().unwrap(), self.port)
+            .await
     }
 
     /// A standby that follows this server by way of another address.
@@ -81,7 +91,11 @@ impl Server {
             .arg(root.join("data"))
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         // What a newer pg_basebackup writes, an older server does not understand.
         let primary = format!("primary_conninfo=host={host} port={port} user=postgres");
         Self::run(dir, &[primary]).await
@@ -93,23 +107,38 @@ impl Server {
             use std::os::unix::fs::PermissionsExt as _;
             std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let child = spawn(&root, port, settings);
-        let server = Self { child, dir, settings: settings.to_vec(), port };
+        let server = Self {
+            child,
+            dir,
+            settings: settings.to_vec(),
+            port,
+        };
         server.answers().await;
         server
     }
 
     async fn answers(&self) {
         eventually("the server answers", async || {
-            tokio_postgres::connect(&self.local_url(), tokio_postgres::NoTls).await.ok().map(drop)
+            tokio_postgres::connect(&self.local_url(), tokio_postgres::NoTls)
+                .await
+                .ok()
+                .map(drop)
         })
         .await;
     }
 
     /// What `pg_ctl stop -m immediate` does: no checkpoint, no goodbye.
     pub fn stop_immediately(&mut self) {
-        let _ = nix::sys::signal::kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGQUIT);
+        let _ = nix::sys::signal::kill(
+            Pid::from_raw(self.child.id().cast_signed()),
+            Signal::SIGQUIT,
+        );
         let _ = self.child.wait();
     }
 
@@ -140,13 +169,23 @@ impl Server {
 
     /// Through the unix socket, which trusts.
     pub fn local_url(&self) -> String {
-        format!("postgres://postgres@{}:{}/postgres", self.root().to_str().unwrap().replace('/', "%2F"), self.port)
+        format!(
+            "postgres://postgres@{}:{}/postgres",
+            self.root().to_str().unwrap().replace('/', "%2F"),
+            self.port
+        )
     }
 
     pub async fn execute(&self, sql: &str) {
-        let (client, connection) = tokio_postgres::connect(&self.local_url(), tokio_postgres::NoTls).await.unwrap();
+        let (client, connection) =
+            tokio_postgres::connect(&self.local_url(), tokio_postgres::NoTls)
+                .await
+                .unwrap();
         tokio::spawn(connection);
-        client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     }
 }
 
@@ -162,30 +201,46 @@ fn spawn(root: &Path, port: u16, settings: &[String]) -> Child {
     let mut command = as_server(&find_programs().unwrap().join("postgres"), root);
     command.arg("-D").arg(root.join("data")).arg("-k").arg(root);
     command.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
-    for setting in ["fsync=off", "log_min_messages=fatal"].into_iter().chain(settings.iter().map(String::as_str)) {
+    for setting in ["fsync=off", "log_min_messages=fatal"]
+        .into_iter()
+        .chain(settings.iter().map(String::as_str))
+    {
         command.args(["-c", setting]);
     }
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// A client program: `$PG_TOOLS`, else beside the server's, else on PATH.
 pub fn tool(name: &str) -> PathBuf {
-    let given = std::env::var_os("PG_TOOLS").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let given = std::env::var_os("PG_TOOLS")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from);
     let dirs = given.into_iter().chain(find_programs());
-    dirs.map(|dir| dir.join(name)).find(|program| program.is_file()).unwrap_or_else(|| name.into())
+    dirs.map(|dir| dir.join(name))
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| name.into())
 }
 
 fn user() -> Option<User> {
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).unwrap())
+    ["postgres", "nobody"]
+        .into_iter()
+        .find_map(|name| User::from_name(name).unwrap())
 }
 
 fn as_server(program: &Path, dir: &Path) -> Command {
     let mut command = Command::new(program);
     if let Some(user) = user() {
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).env("HOME", dir);
+        command
+            .uid(user.uid.as_raw())
+            .gid(user.gid.as_raw())
+            .env("HOME", dir);
     }
     command.current_dir(dir).stdin(Stdio::null());
     command

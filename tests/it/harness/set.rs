@@ -21,7 +21,11 @@ impl Set {
     pub fn tables(n: usize) -> Self {
         let set = Self(tempfile::tempdir().unwrap());
         for i in 1..=n {
-            set.add(&format!("{i:04}_t{i}"), &format!("CREATE TABLE t{i} (id int);"), &format!("DROP TABLE t{i};"));
+            set.add(
+                &format!("{i:04}_t{i}"),
+                &format!("CREATE TABLE t{i} (id int);"),
+                &format!("DROP TABLE t{i};"),
+            );
         }
         set
     }
@@ -38,7 +42,11 @@ impl Set {
     /// A migration that is not one transaction.
     pub fn add_non_transactional(&self, name: &str, up: &str, down: &str) {
         self.add(name, up, down);
-        fs::write(self.0.path().join(name).join("metadata.toml"), "run_in_transaction = false").unwrap();
+        fs::write(
+            self.0.path().join(name).join("metadata.toml"),
+            "run_in_transaction = false",
+        )
+        .unwrap();
     }
 
     pub fn path(&self) -> &Path {

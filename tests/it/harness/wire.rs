@@ -1,5 +1,5 @@
-//! gRPC as HTTP/2 carries it. This client keeps no deadline of its own, sends any method and content type, and shows the
-//! daemon's HTTP/2 settings; tonic's client does none of that.
+//! gRPC as HTTP/2 carries it. This client keeps no deadline of its own, sends any method and
+//! content type, and shows the daemon's HTTP/2 settings; tonic's client does none of that.
 
 use prost::bytes::Bytes;
 use tokio::net::TcpStream;
@@ -29,7 +29,8 @@ pub struct Answer {
 
 /// A gRPC request without a message.
 pub fn grpc(path: &str, deadline: Option<&str>) -> Request<()> {
-    let request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+    let request =
+        Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
     let request = match deadline {
         Some(deadline) => request.header("grpc-timeout", deadline),
         None => request,
@@ -62,7 +63,11 @@ impl Wire {
     }
 
     /// Sends the request. Without a body the client never finishes it.
-    pub async fn begin(&self, request: Request<()>, body: Option<Bytes>) -> h2::client::ResponseFuture {
+    pub async fn begin(
+        &self,
+        request: Request<()>,
+        body: Option<Bytes>,
+    ) -> h2::client::ResponseFuture {
         let mut sender = self.sender.clone().ready().await.unwrap();
         let (response, mut stream) = sender.send_request(request, false).unwrap();
         match body {
@@ -91,7 +96,12 @@ async fn read(response: tonic::codegen::http::Response<h2::RecvStream>) -> Answe
         body.extend_from_slice(&data);
     }
     let trailers = stream.trailers().await.unwrap().unwrap_or_default();
-    Answer { http: parts.status.as_u16(), headers: parts.headers, body, trailers }
+    Answer {
+        http: parts.status.as_u16(),
+        headers: parts.headers,
+        body,
+        trailers,
+    }
 }
 
 impl Answer {
@@ -99,6 +109,8 @@ impl Answer {
     #[track_caller]
     pub fn status(&self) -> Status {
         let of = |headers| Status::from_header_map(headers);
-        of(&self.trailers).or_else(|| of(&self.headers)).unwrap_or_else(|| panic!("no status: {self:?}"))
+        of(&self.trailers)
+            .or_else(|| of(&self.headers))
+            .unwrap_or_else(|| panic!("no status: {self:?}"))
     }
 }

@@ -18,7 +18,9 @@ mod rust;
 async fn place() -> (Place, Process) {
     let place = Place::new("CREATEDB").await;
     let mut command = schemad(&["serve", "--lease-pool", "2"]);
-    command.env("DATABASE_URL", &place.database.url).env("SCHEMAD_LEASE_DATABASE_URL", place.url());
+    command
+        .env("DATABASE_URL", &place.database.url)
+        .env("SCHEMAD_LEASE_DATABASE_URL", place.url());
     let daemon = Process::start(command).await;
     (place, daemon)
 }
@@ -26,11 +28,22 @@ async fn place() -> (Place, Process) {
 /// With `schemad` and PostgreSQL's programs on PATH.
 fn beside(daemon: &Process, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    let ours = Path::new(env!("CARGO_BIN_EXE_schemad")).parent().unwrap().to_owned();
+    let ours = Path::new(env!("CARGO_BIN_EXE_schemad"))
+        .parent()
+        .unwrap()
+        .to_owned();
     let theirs = tool("psql").parent().unwrap().to_owned();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths([ours, theirs].into_iter().chain(std::env::split_paths(&path))).unwrap();
-    command.env("PATH", path).env("SCHEMAD_ADDRESS", &daemon.address).kill_on_drop(true);
+    let path = std::env::join_paths(
+        [ours, theirs]
+            .into_iter()
+            .chain(std::env::split_paths(&path)),
+    )
+    .unwrap();
+    command
+        .env("PATH", path)
+        .env("SCHEMAD_ADDRESS", &daemon.address)
+        .kill_on_drop(true);
     command
 }
 
@@ -52,8 +65,13 @@ async fn the_shell_line_works() {
     let mut command = beside(&daemon, "sh");
     command.arg(folder().join("shell.sh"));
     let output = output(command).await;
-    let migrations = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations")).unwrap().count();
-    assert!(output.status.success() && stdout(&output).contains(&format!("{migrations}\n(1 row)")), "{output:?}");
+    let migrations = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations"))
+        .unwrap()
+        .count();
+    assert!(
+        output.status.success() && stdout(&output).contains(&format!("{migrations}\n(1 row)")),
+        "{output:?}"
+    );
     end(place, daemon).await;
 }
 
@@ -63,7 +81,12 @@ async fn the_rust_tests_work() {
     let mut command = beside(&daemon, std::env::current_exe().unwrap());
     command.args(["lease::examples::rust::", "--ignored"]);
     let output = output(command).await;
-    assert!(output.status.success() && stdout(&output).contains("2 passed"), "{}{}", stdout(&output), stderr(&output));
+    assert!(
+        output.status.success() && stdout(&output).contains("2 passed"),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
     end(place, daemon).await;
 }
 
@@ -78,7 +101,9 @@ async fn python() -> Option<PathBuf> {
 
 fn pytest(daemon: &Process, python: &Path) -> Command {
     let mut command = beside(daemon, python);
-    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 
@@ -89,7 +114,12 @@ async fn pytest_works() {
     let mut command = pytest(&daemon, &python);
     command.arg(folder().join("pytest"));
     let output = output(command).await;
-    assert!(output.status.success() && stdout(&output).contains("2 passed"), "{}{}", stdout(&output), stderr(&output));
+    assert!(
+        output.status.success() && stdout(&output).contains("2 passed"),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
     end(place, daemon).await;
 }
 
@@ -107,14 +137,26 @@ def test_a_database_of_its_own(connection, n):
     let Some(python) = python().await else { return };
     let (place, daemon) = place().await;
     let suite = tempfile::tempdir().unwrap();
-    std::fs::copy(folder().join("pytest/conftest.py"), suite.path().join("conftest.py")).unwrap();
+    std::fs::copy(
+        folder().join("pytest/conftest.py"),
+        suite.path().join("conftest.py"),
+    )
+    .unwrap();
     std::fs::write(suite.path().join("test_many.py"), SUITE).unwrap();
     let mut command = pytest(&daemon, &python);
     command.args(["-n", "4"]).arg(suite.path());
     let begun = std::time::Instant::now();
-    // Each test runs a program; a machine that is busy with other tests needs minutes for all of them.
-    let output = tokio::time::timeout(PATIENCE * 20, command.output()).await.expect("pytest hangs").unwrap();
-    println!("{:.1?}: {}", begun.elapsed(), stdout(&output).lines().last().unwrap_or_default());
+    // Each test runs a program; a machine that is busy with other tests needs minutes for all of
+    // them.
+    let output = tokio::time::timeout(PATIENCE * 20, command.output())
+        .await
+        .expect("pytest hangs")
+        .unwrap();
+    println!(
+        "{:.1?}: {}",
+        begun.elapsed(),
+        stdout(&output).lines().last().unwrap_or_default()
+    );
     assert!(
         output.status.success() && stdout(&output).contains("500 passed"),
         "{}{}",

@@ -1,4 +1,5 @@
-//! A schema of 10,000 tables: read, hashed and compared, beside pg_dump. `cargo test --release --test it -- --ignored schema::large`.
+//! A schema of 10,000 tables: read, hashed and compared, beside pg_dump. `cargo test --release
+//! --test it -- --ignored schema::large`.
 
 use std::time::Instant;
 
@@ -17,16 +18,27 @@ async fn ten_thousand_tables_are_read_faster_than_pg_dump_reads_them() {
     let database = TestDatabase::new().await;
     let session = database.connect().await;
     for piece in 0..100 {
-        let (from, to) = ((piece * 100 + 1).to_string(), (piece * 100 + 100).to_string());
-        session.batch_execute(&TABLES.replace("%from", &from).replace("%to", &to)).await.unwrap();
+        let (from, to) = (
+            (piece * 100 + 1).to_string(),
+            (piece * 100 + 100).to_string(),
+        );
+        session
+            .batch_execute(&TABLES.replace("%from", &from).replace("%to", &to))
+            .await
+            .unwrap();
     }
     let before = schema::read(&session, &Except::default()).await.unwrap();
-    session.batch_execute("ALTER TABLE t5000 ADD x int").await.unwrap();
+    session
+        .batch_execute("ALTER TABLE t5000 ADD x int")
+        .await
+        .unwrap();
     let (mut dumps, mut reads) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let begun = Instant::now();
-        let dump =
-            tokio::process::Command::new(tool("pg_dump")).args(["--schema-only", "-d", &database.url]).output().await;
+        let dump = tokio::process::Command::new(tool("pg_dump"))
+            .args(["--schema-only", "-d", &database.url])
+            .output()
+            .await;
         assert!(dump.unwrap().status.success());
         dumps.push(begun.elapsed());
         let begun = Instant::now();
@@ -43,7 +55,16 @@ async fn ten_thousand_tables_are_read_faster_than_pg_dump_reads_them() {
     let hash = begun.elapsed();
     assert_eq!(differences.len(), 1);
     let peak = std::fs::read_to_string("/proc/self/status").unwrap();
-    let peak = peak.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
-    println!("pg_dump {dumps:?}, snapshot {reads:?}, diff {diff:?}, fingerprint {hash:?}, {peak}, {fingerprint}");
-    assert!(reads.iter().min() < dumps.iter().min(), "{reads:?} {dumps:?}");
+    let peak = peak
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap_or_default();
+    println!(
+        "pg_dump {dumps:?}, snapshot {reads:?}, diff {diff:?}, fingerprint {hash:?}, {peak}, \
+         {fingerprint}"
+    );
+    assert!(
+        reads.iter().min() < dumps.iter().min(),
+        "{reads:?} {dumps:?}"
+    );
 }
