@@ -23,18 +23,16 @@ use std::{
     time::SystemTime,
 };
 
-pub use self::{
-    error::Error,
-    token::{Secret, TokenDigest},
-};
+pub(crate) use self::error::Error;
+pub use self::token::Secret;
 use self::{refusal::Refusal, state::State};
 use crate::{
     failure::Failure,
-    follow::{Follows, Take},
+    transport::reload::{Follows, Take},
 };
 
 /// Who calls where nobody has to say it.
-pub const ANONYMOUS: &str = "anonymous";
+pub(crate) const ANONYMOUS: &str = "anonymous";
 
 /// What somebody may do. Each role may do what the one before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

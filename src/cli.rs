@@ -1,37 +1,14 @@
 //! The command line: one binary that serves, and asks. The only place that reads the environment.
 
-mod client;
-mod credential;
-mod dev;
-mod doctor;
+pub(crate) mod client;
 mod env_file;
-mod escape;
 mod exit;
 mod file_name;
-mod generate;
-mod health;
-mod history;
-mod lease;
-mod ledger;
-mod list;
-mod log_queue;
+pub(crate) mod local;
 mod open_file;
-mod operate;
 mod output;
 mod rehearse;
-mod resolve;
-mod schema;
-mod serve;
-mod settings;
-mod show;
-mod signing;
 pub(crate) mod snippet;
-mod source;
-mod status;
-mod telemetry;
-mod token;
-mod wait;
-mod ways;
 
 use std::process::ExitCode;
 
@@ -41,7 +18,9 @@ use clap::{
 };
 use diesel::{migration::MigrationSource, pg::Pg};
 
+use client::{health, history, lease, ledger, list, operate, resolve, schema, show, status, wait};
 use exit::Exit;
+use local::{dev, doctor, generate, serve, token};
 use output::say;
 
 /// Owns the schema of a PostgreSQL database; deploy pipelines ask it to apply, roll back and report
@@ -105,15 +84,15 @@ enum Command {
 
 /// Parses the command line and runs it around `source`. Returns the process's exit code
 /// (docs/exit-codes.md).
-pub fn main(source: &dyn MigrationSource<Pg>) -> ExitCode {
+pub(crate) fn main(source: &dyn MigrationSource<Pg>) -> ExitCode {
     let is_daemon = std::env::args_os()
         .nth(1)
         .is_some_and(|command| command == "serve" || command == "dev");
     if is_daemon {
-        log_queue::start();
+        crate::telemetry::log_queue::start();
     }
     let code = run_command_line(source);
-    log_queue::flush();
+    crate::telemetry::log_queue::flush();
     code
 }
 

@@ -16,11 +16,10 @@ use tokio_postgres::{
 };
 
 use crate::{
-    catalog::Catalog,
-    db::{DatabaseUrl, Error, logins::Logins, session::Session},
     failure::Failure,
     lease::Settings as Leases,
-    signature::Keys,
+    migration::{set::Catalog, signature::Keys},
+    postgres::{DatabaseUrl, Error, logins::Logins, session::Session},
 };
 
 /// A few dozen round trips; a server that is slower than this is none to migrate.

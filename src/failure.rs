@@ -2,8 +2,9 @@
 //! the same whether it answers a call, is kept in the ledger or is printed by the command line.
 
 mod of_database;
+pub(crate) mod status;
 
-pub use of_database::{LEDGER_REPAIR, is_damage};
+pub(crate) use of_database::{LEDGER_REPAIR, is_damage};
 
 use std::{collections::BTreeMap, fmt};
 

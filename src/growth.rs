@@ -10,25 +10,25 @@ use std::{hint::black_box, time::Duration};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
-    blocking,
-    catalog::{
-        Catalog, fitness, folder,
-        tests::{Hand, Source},
+    api::{
+        describe::{Listing, Texts},
+        rehearsals, request,
     },
     cli::snippet,
-    db::SqlError,
-    failure::Failure,
-    grpc::{
-        describe::{Listing, Texts},
-        pb, rehearsal, request,
-        status::from_failure,
-    },
+    failure::{Failure, status::from_failure},
     migration::{
-        Checksum, Direction, Journal, Migration, Mode, Row, RunningPart, Script, TriedPart, Version,
+        Checksum, Direction, Journal, Migration, Mode, Row, RunningPart, Script, TriedPart,
+        Version, folder, run_mode,
+        set::{
+            Catalog,
+            tests::{Hand, Source},
+        },
     },
-    planner,
-    rehearse::together::Does,
+    pb, planner,
+    postgres::SqlError,
+    rehearse::single_transaction::Does,
     runner::{self, ScriptError, Step, Undone, message},
+    runtime::blocking,
     schema::{
         self, Column, Constraint, Enum, Publication, Relation, Routine, Snapshot, Sorted, Table,
     },
@@ -708,8 +708,8 @@ const FUNCTIONS: &[Function] = &[
     }),
 ];
 
-fn parts(sql: &str, mode: Mode) -> Result<Vec<fitness::Part>, Failure> {
-    fitness::parts(
+fn parts(sql: &str, mode: Mode) -> Result<Vec<run_mode::Part>, Failure> {
+    run_mode::parts(
         "1_a",
         &"1".parse().unwrap(),
         Direction::Up,
@@ -989,7 +989,7 @@ const COMPARISONS: &[Compare] = &[
     }),
     ("schema differences as messages", |before, after| {
         for difference in schema::diff(before, after) {
-            black_box(rehearsal::difference(&difference));
+            black_box(rehearsals::difference(&difference));
         }
     }),
     ("Snapshot::fingerprint", |before, _| {

@@ -5,13 +5,13 @@
 //! A lease ends at once, and its database is dropped as soon as the server can: `capacity` says how
 //! many may wait for that.
 //!
-//! Template and copies are [`scratch`](crate::scratch) databases of one maker per daemon, so that
+//! Template and copies are [`scratch`](crate::postgres::scratch) databases of one maker per daemon, so that
 //! what a killed daemon leaves is swept, and what a living one has is not.
 
 mod capacity;
+pub(crate) mod copier;
+pub(crate) mod pool;
 mod removal;
-mod sessions;
-mod stock;
 mod template;
 mod url;
 
@@ -25,20 +25,19 @@ use futures_util::{FutureExt as _, future::BoxFuture, future::Shared};
 use tokio::sync::{oneshot, watch};
 use tokio_postgres::error::SqlState;
 
-pub use stock::may_throw_out;
-pub use url::{ClientUrl, NotForClients};
+pub(crate) use pool::may_throw_out;
+pub(crate) use url::ClientUrl;
 
 use crate::{
-    catalog::Catalog,
-    db::{self, DatabaseUrl},
     failure::{Failure, Reason},
-    metrics::Metrics,
-    scratch::Error,
-    shutdown::Phase,
+    migration::set::Catalog,
+    postgres::{self, DatabaseUrl, scratch::Error},
+    runtime::shutdown::Phase,
+    telemetry::metrics::Metrics,
 };
 use capacity::{Capacity, Leased, Slot};
+use pool::{Database, State, Stock};
 use removal::Removed;
-use stock::{Database, State, Stock};
 
 /// A set that cannot be applied is not tried again for every lease that is asked for.
 const REMEMBER: Duration = Duration::from_secs(5);
@@ -92,7 +91,7 @@ impl Settings {
 
 /// Gives leases.
 #[derive(Clone)]
-pub struct Leases(Arc<Inner>);
+pub(crate) struct Leases(Arc<Inner>);
 
 struct Inner {
     settings: Option<Settings>,
@@ -122,7 +121,7 @@ impl Opening {
 }
 
 /// A leased database. It is dropped after this value.
-pub struct Lease {
+pub(crate) struct Lease {
     /// Its name.
     pub database: String,
     /// Where it is, with a password where the settings have one.
@@ -141,7 +140,7 @@ impl fmt::Debug for Lease {
 impl Lease {
     /// Why the lease has ended, once it has and its database is gone. Dropping the future changes
     /// nothing.
-    pub async fn ended(&mut self) -> Failure {
+    pub(crate) async fn ended(&mut self) -> Failure {
         let gone = |_| Failure::new(Reason::Internal, "a mistake in schemad ended the lease");
         (&mut self.ended).await.unwrap_or_else(gone)
     }
@@ -149,7 +148,7 @@ impl Lease {
 
 impl Leases {
     /// Nothing is made before somebody asks, or [`Leases::keep`].
-    pub fn new(
+    pub(crate) fn new(
         settings: Option<Settings>,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
@@ -172,12 +171,12 @@ impl Leases {
     ///
     /// # Errors
     /// [`Reason::LeasesOff`]: there are none, so there are no leases.
-    pub fn settings(&self) -> Result<&Settings, Failure> {
+    pub(crate) fn settings(&self) -> Result<&Settings, Failure> {
         self.0.settings.as_ref().ok_or_else(leases_off)
     }
 
     /// The digest of the set that leased databases have.
-    pub fn set_digest(&self) -> String {
+    pub(crate) fn set_digest(&self) -> String {
         self.0.catalog.digest().to_string()
     }
 
@@ -187,7 +186,7 @@ impl Leases {
     /// # Errors
     /// Why there is none: TOO_MANY_LEASES, the server's reasons, a migration's, or that the daemon
     /// ends.
-    pub async fn take(
+    pub(crate) async fn take(
         &self,
         ttl: Duration,
         wait: Option<Duration>,
@@ -235,7 +234,7 @@ impl Leases {
 
     /// Keeps a pool ready and drops what killed daemons left, until the daemon ends. Returns at
     /// once where there are no leases.
-    pub async fn keep(&self) {
+    pub(crate) async fn keep(&self) {
         let Ok(settings) = self.settings() else {
             return;
         };
@@ -266,7 +265,7 @@ impl Leases {
     }
 
     /// Drops all there is. To be called when the daemon has begun to end, which ends the leases.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let opening = self
             .0
             .stock
@@ -365,7 +364,7 @@ impl Running {
 /// has ended.
 fn is_gone(error: &Error) -> bool {
     match error {
-        Error::Database(db::Error::Lost(_)) => true,
+        Error::Database(postgres::Error::Lost(_)) => true,
         Error::Database(error) => error
             .sql()
             .is_some_and(|sql| sql.is(&SqlState::INVALID_CATALOG_NAME)),

@@ -2,27 +2,27 @@
 //! whose SQL names the ledger's tables or Diesel's. The Diesel table decides *what* is applied; the
 //! ledger tells *how* it came to be.
 
-pub mod claims;
-pub mod control;
-pub mod history;
-pub mod install;
-pub mod journals;
-pub mod last_operation;
-pub mod locked;
-pub mod one_database;
-pub mod operations;
+pub(crate) mod claims;
+pub(crate) mod control;
+pub(crate) mod history;
+pub(crate) mod install;
+pub(crate) mod journals;
+pub(crate) mod last_operation;
+pub(crate) mod locked;
+pub(crate) mod one_database;
+pub(crate) mod operations;
 mod outcome;
-pub mod public;
-pub mod read;
-pub mod rehearsal;
-pub mod rehearsals;
-pub mod settle;
-pub mod signatures;
-pub mod step_activity;
+pub(crate) mod public;
+pub(crate) mod read;
+pub(crate) mod rehearsal;
+pub(crate) mod rehearsals;
+pub(crate) mod settle;
+pub(crate) mod signatures;
+pub(crate) mod step_activity;
 mod text;
-pub mod upkeep;
+pub(crate) mod upkeep;
 
-pub use outcome::{Ending, Finished, Planned, State};
+pub(crate) use outcome::{Ending, Finished, Planned, State};
 
 use std::time::SystemTime;
 
@@ -30,7 +30,7 @@ use crate::migration::Row;
 
 /// What a read of the database found, all of it in one state.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// The server that answered.
     pub server: Server,
     /// The ledger, when there is one.
@@ -47,7 +47,7 @@ pub struct Snapshot {
 
 /// The server behind a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Server {
+pub(crate) struct Server {
     /// The database's name.
     pub database: String,
     /// For example "15.18".
@@ -60,7 +60,7 @@ pub struct Server {
 
 /// The ledger's own row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LedgerInfo {
+pub(crate) struct LedgerInfo {
     /// A random UUID.
     pub id: String,
     /// Its version.
@@ -71,7 +71,7 @@ pub struct LedgerInfo {
 
 /// An operation as the ledger has it.
 #[derive(Clone, Debug)]
-pub struct OperationRow {
+pub(crate) struct OperationRow {
     /// UUID.
     pub id: uuid::Uuid,
     /// `apply`, `rollback`, `resolve` or `sign`.

@@ -1,71 +1,66 @@
-//! schemad owns the schema of a PostgreSQL database; everybody else asks it over gRPC.
+//! schemad is a daemon that owns the schema of a PostgreSQL database. Deploy pipelines ask it over
+//! gRPC to apply, roll back and report migrations.
 //!
-//! To embed your own migrations, see [`Daemon`].
+//! A program embeds it with its own migrations through [`Daemon`].
 //!
 //! # Layout
-//! From the outside in; a module uses only what stands below it.
-//! - [`cli`]: the command line, one file a subcommand; the only reader of the environment
-//! - [`app`]: wires a daemon together, the one place that sees everything
-//! - [`grpc`], [`health`], [`admin`]: what others talk to
-//! - [`doctor`]: looks at a database before the daemon does
-//! - [`transport`], [`access`]: TLS and the limits of connections; who may do what
-//! - [`monitor`], [`preflight`], [`retention`]: how the database is, kept in memory; what is done
-//! -   beside operations
-//! - [`lease`]: migrated databases of one's own, for tests
-//! - [`operation`]: one Apply or Rollback, from request to result
-//! - [`rehearse`]: each migration up, down and up in a scratch database, compared
-//! - [`runner`]: runs steps, each as one message
-//! - [`ledger`]: what schemad remembers in the database
-//! - [`planner`]: decides, and touches nothing
-//! - [`schema`]: the schema of a database as values, and what makes two of them differ
-//! - [`scratch`]: databases that are made for a while, and swept when their maker is gone
-//! - [`db`]: connections, the lock, the way PostgreSQL says no
-//! - [`signature`]: which downs of the ledger are trusted
-//! - [`catalog`], [`sql`], [`migration`]: the embedded set, its SQL, its types
-//! - `blocking`: keeps long work off the threads that answer
-//! - [`failure`], [`metrics`], [`shutdown`], [`refresh`], [`watchers`], [`client`], [`tally`],
-//! -   [`pace`], [`pem`], [`follow`], [`systemd`]: shared by all of them
-//! - [`private_postgres`]: a server of one's own, for `schemad dev` and tests
+//! From the top down. A module uses only modules that are listed below it.
+//!
+//! - `cli`: the command line. `cli::client` asks a daemon, `cli::local` runs one or works without
+//!   one. The only reader of the environment.
+//! - `daemon`: one process. It wires everything together, owns the listeners and ends in order.
+//! - `api`: the gRPC services, the health service and the admin listener.
+//! - `doctor`: checks a database the way the daemon will use it.
+//! - `lease`: migrated databases that tests borrow.
+//! - `database`: the state of the managed database, kept current in the background.
+//! - `operation`: one Apply, Rollback, Resolve or SignLedger, from the request to its result.
+//! - `rehearse`: each migration up, down and up again in a scratch database, compared.
+//! - `runner`: runs scripts, each as one message or part by part with a journal.
+//! - `telemetry`: logs and metrics.
+//! - `ledger`: the tables in which schemad records what it does.
+//! - `planner`: decides which steps run. Pure: it reads no database.
+//! - `schema`: a database's schema as values, and the comparison of two.
+//! - `migration`: the set of migrations, its scripts and their signatures.
+//! - `access`: who may do what.
+//! - `failure`: the error type that every refusal and failure is converted to.
+//! - `postgres`: connections, the operation lock, server errors, scratch databases, a private server.
+//! - `sql`: SQL text, split and classified without a server.
+//! - `transport`: TLS, connections, quotas, and files that are read again when they change.
+//! - `text`, `runtime`, `pb`: escaping, long work and shutdown, generated code.
 
-pub mod access;
-pub mod admin;
-pub mod app;
-mod ascii;
-mod blocking;
-pub mod catalog;
-pub mod cli;
-pub mod client;
-pub mod db;
-pub mod doctor;
-pub mod failure;
-pub mod follow;
+mod access;
+mod api;
+mod cli;
+mod daemon;
+mod database;
+mod doctor;
+mod failure;
 #[cfg(test)]
 mod growth;
-pub mod grpc;
-pub mod health;
-pub mod lease;
-pub mod ledger;
-pub mod metrics;
-pub mod migration;
-pub mod monitor;
-pub mod operation;
-pub mod pace;
-pub mod pem;
-pub mod planner;
-pub mod preflight;
-pub mod private_postgres;
-pub mod refresh;
-pub mod rehearse;
-pub mod retention;
-pub mod runner;
-pub mod schema;
-pub mod scratch;
-pub mod shutdown;
-pub mod signature;
-pub mod sql;
-pub mod systemd;
-pub mod tally;
-pub mod transport;
-pub mod watchers;
+mod lease;
+mod ledger;
+mod migration;
+mod operation;
+#[doc(hidden)]
+pub mod pb;
+mod planner;
+mod postgres;
+mod rehearse;
+mod runner;
+mod runtime;
+mod schema;
+mod sql;
+mod telemetry;
+mod text;
+mod transport;
 
-pub use app::{Builder, Daemon, Settings};
+pub use daemon::{Builder, CannotServe, Daemon, Settings};
+pub use lease::Settings as LeaseSettings;
+pub use ledger::upkeep::Retention;
+pub use migration::{set::InvalidSet, signature::Keys as SigningKeys};
+pub use postgres::{DatabaseUrl, pool::PoolSettings};
+pub use transport::{ClientCertificates, Limits, TlsError, TlsFiles};
+
+/// What this repository's own tests and fuzz targets reach. No part of the public API.
+#[doc(hidden)]
+pub mod internals;

@@ -5,11 +5,17 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{blocking, catalog::folder};
+use crate::runtime::blocking;
 
+pub(crate) mod folder;
+pub(crate) mod origin;
 mod record;
+pub(crate) mod recorder;
+pub(crate) mod run_mode;
+pub(crate) mod set;
+pub(crate) mod signature;
 
-pub use record::{Journal, Recorded, Row, RunningPart, TriedPart};
+pub(crate) use record::{Journal, Recorded, Row, RunningPart, TriedPart};
 
 /// A migration's version: what stands before the first `_` of its folder's name, without `-`. 1 to
 /// 50 characters, none of them a control character. Versions order as text, as in Diesel.

@@ -10,19 +10,21 @@ mod rollback;
 mod sign;
 mod state;
 
-pub use apply::{Apply, Target as ApplyTarget, expect_set, plan_apply};
-pub use journal::{Earlier, Resume, earlier, is_contradicted, resume};
-pub use refusal::Refusal;
-pub use resolve::{Outcome, Resolution, Resolve, plan_resolve};
-pub use rollback::{Rollback, Source, Target as RollbackTarget, plan_rollback, stored_downs};
-pub use sign::{Sign, Signing, Target as SignTarget, Unsigned, plan_sign};
-pub use state::{Assessment, Problem, State, assess};
+pub(crate) use apply::{Apply, Target as ApplyTarget, expect_set, plan_apply};
+pub(crate) use journal::{Earlier, Resume, earlier, is_contradicted, resume};
+pub(crate) use refusal::Refusal;
+pub(crate) use resolve::{Outcome, Resolution, Resolve, plan_resolve};
+pub(crate) use rollback::{
+    Rollback, Source, Target as RollbackTarget, plan_rollback, stored_downs,
+};
+pub(crate) use sign::{Sign, Signing, Target as SignTarget, Unsigned, plan_sign};
+pub(crate) use state::{Assessment, Problem, State, assess};
 
 use crate::migration::{Checksum, Direction, Mode, Row, Script, Version};
 
 /// What will run, in order.
 #[derive(Clone, Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The steps; none: nothing to do.
     pub steps: Vec<Step>,
     /// What the caller should know although it is no reason to refuse.
@@ -35,7 +37,7 @@ pub struct Plan {
 
 /// One migration, run once, up or down.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub(crate) struct Step {
     /// The migration's version.
     pub version: Version,
     /// Its name.
@@ -50,7 +52,7 @@ pub struct Step {
 
 /// Where a step's script is.
 #[derive(Clone, Debug)]
-pub enum StepScript {
+pub(crate) enum StepScript {
     /// In the binary.
     Binary(Script),
     /// In the ledger, under this checksum.
@@ -59,7 +61,7 @@ pub enum StepScript {
 
 impl StepScript {
     /// The script's checksum.
-    pub fn checksum(&self) -> Checksum {
+    pub(crate) fn checksum(&self) -> Checksum {
         match self {
             Self::Binary(script) => script.checksum,
             Self::Ledger(checksum, _) => *checksum,
@@ -67,7 +69,7 @@ impl StepScript {
     }
 
     /// How it runs.
-    pub fn mode(&self) -> Mode {
+    pub(crate) fn mode(&self) -> Mode {
         match self {
             Self::Binary(script) => script.mode,
             Self::Ledger(_, mode) => *mode,

@@ -15,12 +15,12 @@
 //! do something else in the transaction of another (a DO block that asks for now(), a handler that
 //! hides it), and are not tried there (`together`).
 
-mod clean;
-mod contents;
+pub(crate) mod baseline;
 mod daemon;
+pub(crate) mod data_hash;
+pub(crate) mod scratch_session;
 mod selection;
-mod stage;
-pub(crate) mod together;
+pub(crate) mod single_transaction;
 mod verdict;
 
 use std::{
@@ -28,20 +28,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use daemon::{Begun, Rehearsals};
-pub use selection::Selection;
-pub use verdict::{Rehearsed, Verdict};
+pub(crate) use daemon::{Begun, Rehearsals};
+pub(crate) use selection::Selection;
+pub(crate) use verdict::Rehearsed;
+pub use verdict::Verdict;
 
-use clean::Clean;
-use stage::{Stage, State, Stop, Then, concluded};
-use together::Does;
+use baseline::Clean;
+use scratch_session::{Stage, State, Stop, Then, concluded};
+use single_transaction::Does;
 
 use crate::{
-    catalog::{Catalog, fitness},
     failure::{Failure, Reason},
-    migration::{Direction, Migration, Mode, Script, Version},
+    migration::{Direction, Migration, Mode, Script, Version, run_mode, set::Catalog},
+    postgres::scratch::Scratch,
     runner::Orders,
-    scratch::Scratch,
     sql,
 };
 
@@ -135,7 +135,7 @@ pub async fn rehearse(
     let mut ordinal = 0;
     for migration in catalog.iter() {
         if let Some(halt) = orders.halted() {
-            return Err(stage::halted(&halt));
+            return Err(scratch_session::halted(&halt));
         }
         if ordinal == total {
             break; // what comes after the last is nobody's question
@@ -286,9 +286,10 @@ impl<'a> Rehearsal<'a> {
         }
         let again = self.stage.state().await?;
         found.compared_up(&after.snapshot, &again.snapshot);
-        match back.is(&before) && again.is(&after) {
-            true => self.known = Some(again),
-            false => self.restore().await?,
+        if back.is(&before) && again.is(&after) {
+            self.known = Some(again)
+        } else {
+            self.restore().await?
         }
         Ok(found)
     }
@@ -319,9 +320,10 @@ impl<'a> Rehearsal<'a> {
             }
             Err(_) => is_told = false,
         }
-        match self.stage.contents().await?.is(&after.contents) {
-            true => self.known = is_told.then(|| after.clone()),
-            false => self.restore().await?, // sequences count on, whatever becomes of a transaction
+        if self.stage.contents().await?.is(&after.contents) {
+            self.known = is_told.then(|| after.clone())
+        } else {
+            self.restore().await?
         }
         Ok(is_told)
     }
@@ -409,9 +411,10 @@ impl<'a> Rehearsal<'a> {
             (Mode::Transactional, Some(known)) => self.stage.contents().await?.is(&known.contents),
             _ => false,
         };
-        match is_undone {
-            true => Ok(()),
-            false => self.restore().await,
+        if is_undone {
+            Ok(())
+        } else {
+            self.restore().await
         }
     }
 
@@ -419,9 +422,10 @@ impl<'a> Rehearsal<'a> {
     /// again, it is kept.
     async fn applied(&mut self, migration: &'a Migration) -> Result<(), Failure> {
         self.clean.passed(migration);
-        match sql::first_reach(&migration.up.sql).is_none() {
-            true => Ok(()),
-            false => self.clean.keep(&self.stage).await,
+        if sql::first_reach(&migration.up.sql).is_none() {
+            Ok(())
+        } else {
+            self.clean.keep(&self.stage).await
         }
     }
 
@@ -453,7 +457,7 @@ fn reaches_outside(
     let cure =
         "Rehearse it without the daemon: `schemad rehearse --dir FOLDER` has a server of its own";
     let (file, place) = (direction.file(&migration.name), (&*script.sql, reach.place));
-    fitness::not_run(
+    run_mode::not_run(
         Reason::ReachesOutside,
         &file,
         &migration.version,

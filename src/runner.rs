@@ -2,26 +2,27 @@
 //! flight (`window`), the others part by part with a journal (`journaled`). The guards in the
 //! ledger let a step begin only when the one before it is applied and the lock is still ours.
 
-mod answer;
-mod evidence;
+pub(crate) mod catalog_evidence;
+pub(crate) mod control;
 mod explain;
 mod journaled;
-mod left;
+pub(crate) mod leftover_index;
 pub(crate) mod message;
-mod orders;
-mod outside;
+pub(crate) mod non_transactional;
+pub(crate) mod response;
 mod window;
 
 use std::time::{Duration, Instant};
 
-pub use explain::{explain, grant_on_the_ledger};
-pub use journaled::Journaled;
-pub use orders::{Halt, Orders, Wait};
+pub(crate) use control::Halt;
+pub use control::{Orders, Wait};
+pub(crate) use explain::{explain, grant_on_the_ledger};
+pub(crate) use journaled::Journaled;
 
 use crate::{
-    db::{Error, SqlError, lock::LockedSession, session::Notice},
     ledger::operations,
     planner::Earlier,
+    postgres::{Error, SqlError, lock::LockedSession, session::Notice},
 };
 
 /// The pause before a step is tried again, doubled each time up to the second.
@@ -29,7 +30,7 @@ const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration:
 
 /// A step to run: its row's id and its script.
 #[derive(Clone, Debug)]
-pub struct Step<'a> {
+pub(crate) struct Step<'a> {
     /// schemad.steps.id.
     pub id: i64,
     /// The script.
@@ -58,7 +59,7 @@ impl Step<'_> {
 }
 
 /// Told what happens, in order. Must not block.
-pub trait Observer {
+pub(crate) trait Observer {
     /// Step `index` begins.
     fn started(&self, index: usize);
     /// The statements from the first to the last of these (from 1) of step `index`, which is not
@@ -77,7 +78,7 @@ pub trait Observer {
 /// The steps before `done` are committed, the rest are not (after [`Broken::Lost`] that is not
 /// known).
 #[derive(Debug)]
-pub struct Stopped {
+pub(crate) struct Stopped {
     /// How many are committed.
     pub done: usize,
     /// Of the next, if it is not one transaction: parts that are committed.
@@ -91,7 +92,7 @@ pub struct Stopped {
 
 /// Why a step was not committed.
 #[derive(Debug)]
-pub enum Broken {
+pub(crate) enum Broken {
     /// The server refused a statement.
     Sql(ScriptError),
     /// The server refused a statement that may have committed a part of its work before.
@@ -116,7 +117,7 @@ pub enum Broken {
 
 impl Broken {
     /// The server's words, or why there are none.
-    pub fn cause(&self) -> String {
+    pub(crate) fn cause(&self) -> String {
         match self {
             Self::Sql(failed) | Self::Doubt(failed) => failed.error.to_string(),
             Self::Locks { error, .. } | Self::Guard(error) => error.to_string(),
@@ -128,7 +129,7 @@ impl Broken {
 
 /// A refused statement and which one it was.
 #[derive(Debug)]
-pub struct ScriptError {
+pub(crate) struct ScriptError {
     /// What the server said.
     pub error: SqlError,
     /// Statements of the script that were through, as the server counted them.
@@ -141,7 +142,7 @@ pub struct ScriptError {
 
 /// The part of a script that was undone when it failed.
 #[derive(Clone, Copy, Debug)]
-pub struct Undone {
+pub(crate) struct Undone {
     /// Its first statement, from 0; of a block its BEGIN.
     pub first: usize,
     /// All its statements were through, and what is checked at its end failed.
@@ -159,7 +160,7 @@ pub struct Undone {
 /// # Errors
 /// [`Stopped`] says how many are committed and why the next is not. The session is clean again
 /// unless it is lost.
-pub async fn run(
+pub(crate) async fn run(
     session: &mut LockedSession,
     steps: &[Step<'_>],
     orders: Orders,
@@ -180,7 +181,9 @@ pub async fn run(
         ) {
             (Some(earlier), _) => {
                 observer.started(done);
-                let ran = left::clear_away(session, step, earlier, done, &orders, observer).await;
+                let ran =
+                    leftover_index::clear_away(session, step, earlier, done, &orders, observer)
+                        .await;
                 cleared = ran.is_ok().then_some(done);
                 ran
             }
@@ -262,7 +265,7 @@ pub async fn run(
                     // The ledger is what is locked, or is locked as well: the next try says so.
                     Err(error) if error.is_lock_timeout() => {}
                     Err(error) => {
-                        let broken = answer::of_our_own(error);
+                        let broken = response::of_our_own(error);
                         let session_lost = matches!(broken, Broken::Lost(_));
                         return Err(Stopped {
                             done,
@@ -301,7 +304,7 @@ async fn is_lost(session: &LockedSession, broken: &Broken) -> bool {
 ///
 /// # Errors
 /// Why it failed. The session is clean again unless it is lost.
-pub async fn run_open(
+pub(crate) async fn run_open(
     session: &mut LockedSession,
     step: &Step<'_>,
     orders: &Orders,

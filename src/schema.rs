@@ -3,50 +3,54 @@
 //! it depends on oids, on the search_path, or on the order in which things were made, except where
 //! that order is part of them: columns, labels, arguments. docs/schema.md says what is compared.
 
-mod ask;
-mod cells;
+pub(crate) mod collation;
 mod column;
 mod constraint;
 mod diff;
 mod fingerprint;
 mod foreign;
 mod name;
+pub(crate) mod namespace;
 mod not_compared;
 mod object;
 mod operator;
-mod place;
+pub(crate) mod query;
 mod read;
 mod render;
 mod routine;
+pub(crate) mod row;
 mod sequence;
-mod size;
 mod snapshot;
 mod sql;
 mod table;
-mod text;
+pub(crate) mod table_size;
 mod trigger;
 mod types;
 
-pub use ask::Prepared;
-pub use cells::{Acl, Sorted};
-pub use column::{Column, Generated, Identity};
-pub use constraint::{Constraint, ConstraintKind, Index, Statistics};
-pub use diff::{Change, Difference, diff};
-pub use fingerprint::Fingerprint;
-pub use foreign::{ForeignDataWrapper, ForeignServer, Publication, Rights};
-pub use name::{Relation, identifier};
-pub use object::{Key, Kind};
-pub use operator::{
+pub(crate) use collation::{Collation, Conversion, TextSearch};
+pub(crate) use column::{Column, Generated, Identity};
+pub(crate) use constraint::{Constraint, ConstraintKind, Index, Statistics};
+pub use diff::{Difference, diff};
+pub(crate) use fingerprint::Fingerprint;
+pub(crate) use foreign::{ForeignDataWrapper, ForeignServer, Publication, Rights};
+pub(crate) use name::{Relation, identifier};
+pub(crate) use namespace::{DefaultPrivileges, Extension, Schema};
+pub use object::Kind;
+pub(crate) use operator::{
     AccessMethod, Cast, Language, Operator, OperatorClass, OperatorFamily, Transform,
 };
-pub use place::{DefaultPrivileges, Extension, Schema};
-pub use read::{Except, SETTINGS, read, read_within};
+pub(crate) use query::Prepared;
+pub use read::{Except, read};
+pub(crate) use read::{SETTINGS, read_within};
 pub use render::{Styles, for_people, in_one_line};
-pub use routine::{Routine, RoutineKind};
-pub use sequence::Sequence;
-pub use size::{Size, sizes};
+pub(crate) use routine::Routine;
+pub(crate) use row::Acl;
+#[cfg(test)]
+pub(crate) use row::Sorted;
+pub(crate) use sequence::Sequence;
 pub use snapshot::Snapshot;
-pub use table::{Persistence, ReplicaIdentity, Table, TableKind, View, ViewKind};
-pub use text::{Collation, Conversion, TextSearch};
-pub use trigger::{Command, Enabled, EventTrigger, Policy, Rule, Trigger};
-pub use types::{BaseType, Composite, Domain, Enum, Range};
+pub(crate) use table::{Persistence, ReplicaIdentity, TableKind, ViewKind};
+pub use table::{Table, View};
+pub(crate) use table_size::{Size, sizes};
+pub(crate) use trigger::{Enabled, EventTrigger, Policy, Rule, Trigger};
+pub(crate) use types::{BaseType, Composite, Domain, Enum, Range};

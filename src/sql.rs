@@ -3,33 +3,34 @@
 
 use std::ops::Range;
 
-use crate::blocking::in_place;
+use crate::runtime::blocking::in_place;
 
 mod extension;
+pub(crate) mod external_effect;
 mod ident;
 mod kind;
-mod outside;
-mod reach;
+pub(crate) mod non_transactional;
 mod search_path;
 mod secret;
-mod session;
+pub(crate) mod session_state;
 mod settings;
 mod split;
 mod units;
 
-pub use extension::CreateExtension;
-pub use ident::{ident, literal};
+pub(crate) use extension::CreateExtension;
+pub use external_effect::{Reach, drops_roles, first_reach, first_role_change, is_dynamic};
+pub(crate) use ident::{ident, literal};
 pub use kind::Kind;
-pub use outside::Outside;
-pub use reach::{Reach, drops_roles, first_reach, first_role_change, is_dynamic};
-pub use secret::{NOT_SHOWN, Secrets};
-pub use session::{Loss, loses_session};
-pub use settings::{Settings, may_define, settings};
-pub use split::{Statement, semicolon_after, split, statements, unterminated};
-pub use units::{
-    Hazard, Unit, UnitSettings, Work, has_own_transactions, hazard, lone_begin, mentions,
-    transaction_modes, units,
-};
+pub(crate) use non_transactional::Outside;
+pub use secret::NOT_SHOWN;
+pub(crate) use secret::Secrets;
+pub(crate) use session_state::{Loss, loses_session};
+pub use settings::settings;
+pub(crate) use settings::{Settings, may_define};
+pub use split::{Statement, split, unterminated};
+pub(crate) use split::{semicolon_after, statements};
+pub(crate) use units::{Hazard, Unit, mentions};
+pub use units::{Work, has_own_transactions, hazard, lone_begin, transaction_modes, units};
 
 /// Line and column, both from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ fn cut_out(sql: &str, place: Place) -> (String, usize) {
 
 /// The part of a line around its character `at` that takes no more than `room`, by what each
 /// character takes.
-pub fn around(
+pub(crate) fn around(
     line: &[char],
     at: usize,
     room: usize,
@@ -141,7 +142,7 @@ pub fn statement_of(sql: &str, nth: usize) -> usize {
 }
 
 /// Which statement (from 0) stands at `place`; what stands between two belongs to the first.
-pub fn statement_at(sql: &str, place: Place) -> usize {
+pub(crate) fn statement_at(sql: &str, place: Place) -> usize {
     in_place(sql.len(), || {
         let line: usize = sql
             .split_inclusive('\n')

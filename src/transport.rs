@@ -4,6 +4,10 @@
 mod connection;
 mod http1;
 mod limits;
+pub(crate) mod pem;
+pub(crate) mod quota;
+pub(crate) mod quota_counter;
+pub(crate) mod reload;
 mod revocations;
 mod socket;
 mod tls;
@@ -18,11 +22,12 @@ use tokio::{
     sync::mpsc,
 };
 
-pub use connection::{Connection, Connections, InFlight, Seat, Timed};
-pub use http1::Http1;
+pub(crate) use connection::{Connection, Connections, InFlight, Seat, Timed};
+pub(crate) use http1::Http1;
 pub use limits::Limits;
-pub use socket::{Peer, Socket};
-pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles, Verified};
+pub(crate) use socket::{Peer, Socket};
+pub(crate) use tls::Verified;
+pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles};
 
 /// A plain or an encrypted socket.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -38,7 +43,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// The connections of a listener, as soon as each is ready to be served: those beyond the limits
 /// are closed, and a handshake that takes too long ends without holding up another.
-pub fn incoming(
+pub(crate) fn incoming(
     listener: TcpListener,
     tls: Option<ServerTls>,
     connections: Connections,

@@ -130,9 +130,10 @@ pub fn version_of(name: &str) -> String {
 
 /// What is wrong with the version of a folder's name, if anything.
 pub fn name_problem(version: &str) -> Option<String> {
-    match version.is_empty() {
-        true => Some("has no version: begin the name with a timestamp and `_`".into()),
-        false => version_problem(version),
+    if version.is_empty() {
+        Some("has no version: begin the name with a timestamp and `_`".into())
+    } else {
+        version_problem(version)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::OnceLock, time::Duration};
 
-use schemad::access::{Access, Presented};
+use schemad::internals::access::{Access, Presented};
 use tokio::runtime::{Builder, Runtime};
 
 /// A token, a certificate rule, and an issuer whose one key signs nothing here.

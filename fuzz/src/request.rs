@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use prost::Message;
 use schemad::{
-    failure::{Failure, Kind},
-    grpc::{pb, request, status::from_failure},
-    operation::Request,
+    internals::{
+        failure::{Failure, Kind, from_failure},
+        request::{self, Request},
+    },
+    pb,
 };
 use uuid::Uuid;
 

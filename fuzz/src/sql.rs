@@ -1,7 +1,7 @@
 //! The splitter and what is decided by it: hazards, units, places.
 
-use schemad::{
-    catalog::folder::is_blank,
+use schemad::internals::{
+    folder::is_blank,
     sql::{self, Kind, Statement, Work},
 };
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use schemad::{
-    catalog::folder,
+use schemad::internals::{
+    folder,
     migration::{Checksum, Version},
     sql,
 };

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use schemad::db::DatabaseUrl;
+use schemad::DatabaseUrl;
 
 const SECRET: &str = "s3cr3t0marker";
 
@@ -99,9 +99,10 @@ fn shown(told: &str, text: &str, form: u8) {
 /// Every byte that is not a letter or a digit as %XX.
 fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut all, byte| {
-        match byte.is_ascii_alphanumeric() {
-            true => all.push(char::from(byte)),
-            false => write!(all, "%{byte:02X}").expect("writing to a String"),
+        if byte.is_ascii_alphanumeric() {
+            all.push(char::from(byte))
+        } else {
+            write!(all, "%{byte:02X}").expect("writing to a String")
         }
         all
     })

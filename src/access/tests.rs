@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::*;
 use crate::{
     failure::Reason,
-    follow::{Told, follow, look},
+    transport::reload::{Told, follow, look},
 };
 
 /// An access file in a folder of its own.

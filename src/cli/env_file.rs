@@ -43,12 +43,12 @@ static FLAGS: OnceLock<BTreeSet<String>> = OnceLock::new();
 static WARNINGS: OnceLock<Vec<String>> = OnceLock::new();
 
 /// Keeps warnings for [`log_warnings`].
-pub(super) fn keep_warnings(warnings: Vec<String>) {
+pub(crate) fn keep_warnings(warnings: Vec<String>) {
     WARNINGS.get_or_init(|| warnings);
 }
 
 /// Logs the warnings that were kept.
-pub(super) fn log_warnings() {
+pub(crate) fn log_warnings() {
     for warning in WARNINGS.get().into_iter().flatten() {
         tracing::warn!(event = "setting.unknown", "{warning}");
     }
@@ -56,7 +56,7 @@ pub(super) fn log_warnings() {
 
 /// Reads the file, if there is one. What the environment sets already stays. Returns a warning for
 /// each variable of the file and of the environment that has schemad's prefix and is no setting.
-pub(super) fn load(command: &Command) -> Result<Vec<String>, String> {
+pub(crate) fn load(command: &Command) -> Result<Vec<String>, String> {
     let text = match fs::read(".env") {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| ".env is no UTF-8".to_owned())?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -109,7 +109,7 @@ pub(super) fn load(command: &Command) -> Result<Vec<String>, String> {
 }
 
 /// Remembers which settings are flags on the command line.
-pub(super) fn note_flags(command: &Command, matches: &ArgMatches) {
+pub(crate) fn note_flags(command: &Command, matches: &ArgMatches) {
     let mut flags = BTreeSet::new();
     let (mut command, mut matches) = (Some(command), Some(matches));
     while let (Some(level), Some(given)) = (command, matches) {
@@ -129,24 +129,24 @@ pub(super) fn note_flags(command: &Command, matches: &ArgMatches) {
 }
 
 /// Whether the setting of this variable was given as a flag.
-pub(super) fn is_flag(name: &str) -> bool {
+pub(crate) fn is_flag(name: &str) -> bool {
     FLAGS.get().is_some_and(|flags| flags.contains(name))
 }
 
 /// Whether a variable has the value that the file says.
-pub(super) fn sets(name: &str) -> bool {
+pub(crate) fn sets(name: &str) -> bool {
     FROM_FILE.get().is_some_and(|names| names.contains(name))
 }
 
 /// Whether a setting has the value that the file says: its variable is the file's, and there is no
 /// flag.
-pub(super) fn decides(name: &str) -> bool {
+pub(crate) fn decides(name: &str) -> bool {
     sets(name) && !is_flag(name)
 }
 
 /// Whether a file lies in the folder of `.env` itself, also when links are followed. Whoever wrote
 /// `.env` could write it, too.
-pub(super) fn is_beside(file: &Path) -> bool {
+pub(crate) fn is_beside(file: &Path) -> bool {
     let (Ok(folder), Ok(found)) = (Path::new(".").canonicalize(), file.canonicalize()) else {
         return false;
     };
@@ -155,7 +155,7 @@ pub(super) fn is_beside(file: &Path) -> bool {
 
 /// Refuses a file with a secret that `.env` names under the variable `name` and that does not lie
 /// beside it.
-pub(super) fn check_beside(name: &str, file: &Path) -> Result<(), String> {
+pub(crate) fn check_beside(name: &str, file: &Path) -> Result<(), String> {
     if !decides(name) || is_beside(file) {
         return Ok(());
     }
@@ -201,14 +201,15 @@ fn is_of_others(name: &str) -> bool {
 fn hint(name: &str, settings: &BTreeSet<String>) -> String {
     const NEAR: usize = 3;
     let without_prefix = name.trim_start_matches("SCHEMAD_");
-    let meant = match settings.contains(without_prefix) {
-        true => Some(without_prefix),
-        false => settings
+    let meant = if settings.contains(without_prefix) {
+        Some(without_prefix)
+    } else {
+        settings
             .iter()
             .map(|setting| (strsim::damerau_levenshtein(name, setting), setting.as_str()))
             .filter(|(distance, _)| *distance <= NEAR)
             .min()
-            .map(|(_, setting)| setting),
+            .map(|(_, setting)| setting)
     };
     meant.map_or_else(String::new, |meant| format!("; {meant} is one"))
 }

@@ -5,21 +5,23 @@ use std::{fmt, process::ExitCode};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{escape, output, snippet, ways};
+use super::{output, snippet};
+use crate::cli::client::remedies;
+use crate::text::escape;
 use crate::{
-    failure::{Failure, Reason},
-    grpc::{
-        pb,
+    failure::{
+        Failure, Reason,
         status::{DOMAIN, from_failure},
     },
+    pb,
 };
 
 /// The code of a command that Ctrl-C or SIGTERM ended.
-pub(super) const INTERRUPTED: i32 = 130;
+pub(crate) const INTERRUPTED: i32 = 130;
 
 /// An exit code and what to say on stderr.
 #[derive(Debug)]
-pub(super) struct Exit {
+pub(crate) struct Exit {
     code: u8,
     message: Option<String>,
     /// The message is ready to be shown as it is.
@@ -27,7 +29,7 @@ pub(super) struct Exit {
 }
 
 impl Exit {
-    pub(super) const DONE: Self = Self {
+    pub(crate) const DONE: Self = Self {
         code: 0,
         message: None,
         rendered: false,
@@ -41,36 +43,36 @@ impl Exit {
     const CANCELLED: u8 = 7;
     const UNKNOWN: u8 = 8;
     /// stdout could not be written.
-    pub(super) const NOT_PRINTED: u8 = 9;
+    pub(crate) const NOT_PRINTED: u8 = 9;
     const INTERRUPTED: u8 = 130;
 
     /// Wrong arguments or settings.
-    pub(super) fn usage(message: impl fmt::Display) -> Self {
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::with_code(Self::USAGE, Some(message.to_string()))
     }
 
     /// The state of the database does not allow it.
-    pub(super) fn refused(message: impl fmt::Display) -> Self {
+    pub(crate) fn refused(message: impl fmt::Display) -> Self {
         Self::with_code(Self::REFUSED, Some(message.to_string()))
     }
 
     /// Nobody answers, or not in time.
-    pub(super) fn unavailable(message: impl fmt::Display) -> Self {
+    pub(crate) fn unavailable(message: impl fmt::Display) -> Self {
         Self::with_code(Self::UNAVAILABLE, Some(message.to_string()))
     }
 
     /// The operation was accepted, and its result is not known.
-    pub(super) fn unknown(message: impl fmt::Display) -> Self {
+    pub(crate) fn unknown(message: impl fmt::Display) -> Self {
         Self::with_code(Self::UNKNOWN, Some(message.to_string()))
     }
 
     /// Ctrl-C.
-    pub(super) fn interrupted(message: impl fmt::Display) -> Self {
+    pub(crate) fn interrupted(message: impl fmt::Display) -> Self {
         Self::with_code(Self::INTERRUPTED, Some(message.to_string()))
     }
 
     /// Any other code; what there was to say has been said.
-    pub(super) fn with_code(code: u8, message: Option<String>) -> Self {
+    pub(crate) fn with_code(code: u8, message: Option<String>) -> Self {
         Self {
             code,
             message,
@@ -79,7 +81,7 @@ impl Exit {
     }
 
     /// A status as a result.
-    pub(super) fn from_status(status: &Status) -> Self {
+    pub(crate) fn from_status(status: &Status) -> Self {
         let reason = reason(status);
         let is = |r: Reason| reason.as_deref() == Some(r.as_str());
         let code = match status.code() {
@@ -115,14 +117,14 @@ impl Exit {
                 code,
                 Some(format!(
                     "{reason}: {}{ways}",
-                    ways::without_methods(message)
+                    remedies::without_methods(message)
                 )),
             ),
         }
     }
 
     /// How an operation ended that was only watched.
-    pub(super) fn from_failure(failure: Option<&pb::Failure>) -> Self {
+    pub(crate) fn from_failure(failure: Option<&pb::Failure>) -> Self {
         let Some(failure) = failure else {
             return Self::DONE;
         };
@@ -138,17 +140,17 @@ impl Exit {
     }
 
     /// What there is to say.
-    pub(super) fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         self.message.unwrap_or_default()
     }
 
     /// The exit code.
-    pub(super) fn code(&self) -> u8 {
+    pub(crate) fn code(&self) -> u8 {
         self.code
     }
 
     /// The same with another sentence at its end.
-    pub(super) fn adding(self, sentence: &str) -> Self {
+    pub(crate) fn adding(self, sentence: &str) -> Self {
         Self {
             message: self.message.map(|message| message + sentence),
             ..self
@@ -156,7 +158,7 @@ impl Exit {
     }
 
     /// The same code; what there was to say has been said.
-    pub(super) fn silently(self) -> Self {
+    pub(crate) fn silently(self) -> Self {
         Self {
             message: None,
             ..self
@@ -164,22 +166,23 @@ impl Exit {
     }
 
     /// The same message with another code.
-    pub(super) fn with(self, code: u8) -> Self {
+    pub(crate) fn with(self, code: u8) -> Self {
         Self { code, ..self }
     }
 
     /// Says the message and returns the code.
-    pub(super) fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         let code = self.code;
         ExitCode::from(self.report_as(code))
     }
 
     /// Says the message and returns another code.
-    pub(super) fn report_as(self, code: u8) -> u8 {
+    pub(crate) fn report_as(self, code: u8) -> u8 {
         if let Some(message) = self.message.filter(|m| !m.is_empty()) {
-            match self.rendered {
-                true => output::progress(&message),
-                false => output::complain(&message),
+            if self.rendered {
+                output::progress(&message)
+            } else {
+                output::complain(&message)
             }
         }
         code
@@ -194,14 +197,14 @@ fn ways(status: &Status) -> String {
     else {
         return String::new();
     };
-    let ways = ways::of_failure(Reason::parse(&info.reason), &info.metadata);
+    let ways = remedies::of_failure(Reason::parse(&info.reason), &info.metadata);
     ways.iter()
         .map(|way| format!("\n  {}", output::line(way)))
         .collect()
 }
 
 /// ErrorInfo.reason, when schemad itself answered.
-pub(super) fn reason(status: &Status) -> Option<String> {
+pub(crate) fn reason(status: &Status) -> Option<String> {
     status
         .get_details_error_info()
         .filter(|info| info.domain == DOMAIN)
@@ -209,7 +212,7 @@ pub(super) fn reason(status: &Status) -> Option<String> {
 }
 
 /// The status as one JSON object on stderr.
-pub(super) fn json_error(status: &Status) -> Exit {
+pub(crate) fn json_error(status: &Status) -> Exit {
     let info = status.get_details_error_info();
     let (reason, metadata) = info
         .map(|info| (info.reason, info.metadata))
@@ -225,7 +228,7 @@ pub(super) fn json_error(status: &Status) -> Exit {
 }
 
 /// The operation whose result this status is.
-pub(super) fn operation(status: &Status) -> Option<String> {
+pub(crate) fn operation(status: &Status) -> Option<String> {
     status
         .get_details_error_info()
         .filter(|info| info.domain == DOMAIN)?

@@ -6,7 +6,7 @@ use clap::{Arg, Command, Error, builder::TypedValueParser, error::ErrorKind};
 
 /// Takes the name of a file, and repeats nothing that looks like a secret.
 #[derive(Clone, Copy)]
-pub(super) struct FileName;
+pub(crate) struct FileName;
 
 impl TypedValueParser for FileName {
     type Value = PathBuf;
@@ -30,7 +30,7 @@ impl TypedValueParser for FileName {
 
 /// True for what nobody calls a file: a PEM, a URL or what is left of one, a token, a key in hex, a
 /// JWT.
-pub(super) fn is_content(text: &str) -> bool {
+pub(crate) fn is_content(text: &str) -> bool {
     let is_path = text.starts_with(['/', '.']);
     let is_userinfo = || {
         text.split_once('@')

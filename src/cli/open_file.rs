@@ -12,7 +12,7 @@ use super::output;
 
 /// What everybody on this machine may do with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Open {
+pub(crate) enum Open {
     /// Read it.
     Readable,
     /// Write it.
@@ -28,12 +28,12 @@ impl Open {
     }
 
     /// True for a file of which this is so.
-    pub(super) fn is(self, file: &Path) -> bool {
+    pub(crate) fn is(self, file: &Path) -> bool {
         std::fs::metadata(file).is_ok_and(|it| it.permissions().mode() & self.bit() != 0)
     }
 
     /// What to say about it.
-    pub(super) fn warning(self, file: &Path) -> String {
+    pub(crate) fn warning(self, file: &Path) -> String {
         let file = file.display();
         match self {
             Self::Readable => {
@@ -50,7 +50,7 @@ impl Open {
 }
 
 /// Warns the person at the terminal, once, of a file with a secret that everybody may read.
-pub(super) fn warn_if_readable(file: &Path) {
+pub(crate) fn warn_if_readable(file: &Path) {
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let is_new = || {
         WARNED

@@ -13,14 +13,16 @@ use prost::Message;
 use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage, SerializeOptions};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::{escape, exit::Exit, log_queue};
-use crate::grpc::pb;
+use super::exit::Exit;
+use crate::pb;
+use crate::telemetry::log_queue;
+use crate::text::escape;
 
-pub(super) use super::escape::{line, plain};
+pub(crate) use crate::text::escape::{line, plain};
 
 /// How to answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
+pub(crate) enum Output {
     /// For people.
     #[default]
     Table,
@@ -28,18 +30,18 @@ pub(super) enum Output {
     Json,
 }
 
-pub(super) const GOOD: Style = AnsiColor::Green.on_default();
-pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
-pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
-pub(super) const DIM: Style = Style::new().dimmed();
-pub(super) const BOLD: Style = Style::new().bold();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const WARN: Style = AnsiColor::Yellow.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const BOLD: Style = Style::new().bold();
 
 /// Why stdout could not be written, once it could not. A full disk, a quota, a device that is gone:
 /// whoever reads what was written has a part of an answer, or none.
 static NOT_PRINTED: OnceLock<io::Error> = OnceLock::new();
 
 /// True until something could not be written to stdout.
-pub(super) fn is_printed() -> bool {
+pub(crate) fn is_printed() -> bool {
     NOT_PRINTED.get().is_none()
 }
 
@@ -55,17 +57,17 @@ fn print(bytes: &[u8]) {
 }
 
 /// A line on stdout.
-pub(super) fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     print(format!("{}\n", escape::in_locale(&escape::last_look(line))).as_bytes());
 }
 
 /// A text on stdout that is somebody's data, a script: the same bytes in every locale.
-pub(super) fn say_data(text: &str) {
+pub(crate) fn say_data(text: &str) {
     print(format!("{}\n", escape::last_look(text)).as_bytes());
 }
 
 /// What was made for programs, as it is.
-pub(super) fn say_bytes(bytes: &[u8]) {
+pub(crate) fn say_bytes(bytes: &[u8]) {
     let mut stdout = io::stdout();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     if let Err(error) = written
@@ -77,7 +79,7 @@ pub(super) fn say_bytes(bytes: &[u8]) {
 
 /// What was done, as a line on stdout; on stderr where stdout cannot be written, for it has been
 /// done.
-pub(super) fn tell_done(line: &str) {
+pub(crate) fn tell_done(line: &str) {
     if is_printed() {
         say(line);
     }
@@ -88,7 +90,7 @@ pub(super) fn tell_done(line: &str) {
 
 /// How to exit after everything that was to be printed: as `exit` says, but not as a success when
 /// stdout could not be written. `code` is what says so.
-pub(super) fn checked(exit: Exit, code: u8) -> Exit {
+pub(crate) fn checked(exit: Exit, code: u8) -> Exit {
     let Some(error) = NOT_PRINTED.get() else {
         return exit;
     };
@@ -101,7 +103,7 @@ pub(super) fn checked(exit: Exit, code: u8) -> Exit {
 }
 
 /// A line on stderr: progress. That of a daemon goes where its log goes, which waits for no reader.
-pub(super) fn progress(line: &str) {
+pub(crate) fn progress(line: &str) {
     let line = escape::in_locale(&escape::last_look(line)).into_owned();
     let Some(queue) = log_queue::of_this_process() else {
         let _ = writeln!(anstream::stderr(), "{line}");
@@ -114,12 +116,12 @@ pub(super) fn progress(line: &str) {
 }
 
 /// A warning on stderr.
-pub(super) fn warn(message: &str) {
+pub(crate) fn warn(message: &str) {
     progress(&format!("{} {}", styled(WARN, "warning:"), line(message)));
 }
 
 /// An error on stderr.
-pub(super) fn complain(message: &str) {
+pub(crate) fn complain(message: &str) {
     let (sign, message) = ("error:", plain(message));
     let text = width().map_or_else(
         || message.clone(),
@@ -130,7 +132,7 @@ pub(super) fn complain(message: &str) {
 
 /// How wide the terminal is that shows stderr; none where it is no terminal, and lines are as long
 /// as they are.
-pub(super) fn width() -> Option<usize> {
+pub(crate) fn width() -> Option<usize> {
     // Narrower than this nothing is readable anyway.
     const NARROWEST: usize = 40;
     terminal_size::terminal_size_of(std::io::stderr())
@@ -139,7 +141,7 @@ pub(super) fn width() -> Option<usize> {
 
 /// `text` with a line's end before every word that would go beyond `width`; a terminal would break
 /// the word.
-pub(super) fn wrapped(text: &str, width: usize) -> String {
+pub(crate) fn wrapped(text: &str, width: usize) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {
         let mut current = String::new();
@@ -158,7 +160,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> String {
 }
 
 /// `text` in at most so many columns of a terminal, the last of them … where it is longer.
-pub(super) fn shortened(text: &str, most: usize) -> String {
+pub(crate) fn shortened(text: &str, most: usize) -> String {
     if text.width() <= most {
         return text.to_owned();
     }
@@ -173,7 +175,7 @@ pub(super) fn shortened(text: &str, most: usize) -> String {
 
 /// `text` as short as it has to be for what stands around it, of so many columns, on a terminal's
 /// line.
-pub(super) fn fitted(text: &str, around: usize) -> String {
+pub(crate) fn fitted(text: &str, around: usize) -> String {
     const SHORTEST: usize = 8;
     // In a C locale the sign for what is left out is three.
     let around = around + if escape::is_ascii() { 2 } else { 0 };
@@ -184,12 +186,12 @@ pub(super) fn fitted(text: &str, around: usize) -> String {
 }
 
 /// Text in a style.
-pub(super) fn styled(style: Style, text: &str) -> String {
+pub(crate) fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
 /// A message as proto3 JSON on one line of stdout.
-pub(super) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
+pub(crate) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
     let json = to_json(message, name)
         .map_err(|e| Exit::unknown(format!("the answer cannot be shown: {e}")))?;
     say_json(&json);
@@ -197,7 +199,7 @@ pub(super) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
 }
 
 /// JSON on one line of stdout.
-pub(super) fn say_json(json: &str) {
+pub(crate) fn say_json(json: &str) {
     print(format!("{}\n", escape::json(json)).as_bytes());
 }
 
@@ -216,12 +218,12 @@ fn to_json(message: &impl Message, name: &str) -> Result<String, Box<dyn std::er
 }
 
 /// Text on stdout that begins at column `at` of a terminal's line, and goes on there below.
-pub(super) fn hanging(text: &str, at: usize) -> String {
+pub(crate) fn hanging(text: &str, at: usize) -> String {
     hung(text, at, stdout_width())
 }
 
 /// The same on stderr.
-pub(super) fn indented(text: &str, at: usize) -> String {
+pub(crate) fn indented(text: &str, at: usize) -> String {
     hung(text, at, width())
 }
 
@@ -239,14 +241,14 @@ fn stdout_width() -> Option<usize> {
 }
 
 /// True for a terminal with fewer columns than that.
-pub(super) fn is_narrow(columns: usize) -> bool {
+pub(crate) fn is_narrow(columns: usize) -> bool {
     stdout_width().is_some_and(|width| width < columns)
 }
 
 /// A table as narrow as the terminal: the columns with these headers are left out while it is too
 /// wide, in that order, and then the cells of the column with the header `cut` are cut. Where
 /// stdout is no terminal, nothing is.
-pub(super) fn fitted_table(
+pub(crate) fn fitted_table(
     header: &[&str],
     rows: Vec<Vec<String>>,
     optional: &[&str],
@@ -300,7 +302,7 @@ fn narrowed(
 }
 
 /// A table without lines, as wide as it needs to be.
-pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -320,7 +322,7 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
 }
 
 /// A time as "2026-01-31 12:00:00Z".
-pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
+pub(crate) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
     let Some(timestamp) = timestamp else {
         return String::new();
     };
@@ -332,7 +334,7 @@ pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
 }
 
 /// A duration as people say it.
-pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
+pub(crate) fn duration(duration: Option<&prost_types::Duration>) -> String {
     let Some(Ok(duration)) = duration.cloned().map(std::time::Duration::try_from) else {
         return String::new();
     };

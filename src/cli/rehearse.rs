@@ -10,14 +10,15 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::Args;
 use diesel::{migration::MigrationSource, pg::Pg};
 
-use super::{client::Common, exit::Exit, output::Output};
+use super::{exit::Exit, output::Output};
+use crate::cli::client::connection::Common;
 use crate::rehearse::Selection;
 
 /// Run each migration up, down and up again in a scratch database, compare the schema after each,
 /// and say whether its down undoes it. It proves structure, not data.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("selection").args(["pending", "last", "all"]))]
-pub(super) struct Rehearse {
+pub(crate) struct Rehearse {
     /// What is not applied (without a daemon: everything); the default.
     #[arg(long)]
     pending: bool,
@@ -42,7 +43,7 @@ struct Remote {
 }
 
 impl Rehearse {
-    pub(super) async fn run(self, source: &dyn MigrationSource<Pg>, asks_daemon: bool) -> Exit {
+    pub(crate) async fn run(self, source: &dyn MigrationSource<Pg>, asks_daemon: bool) -> Exit {
         let selection = match self.last {
             Some(last) => Selection::Last(last),
             None if self.all => Selection::All,
@@ -67,7 +68,7 @@ fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
 
 /// A folder below which private servers lie.
 fn server_dir(given: Option<PathBuf>) -> Result<PathBuf, Exit> {
-    given.map_or_else(|| super::dev::state_dir("rehearse"), Ok)
+    given.map_or_else(|| crate::cli::local::dev::state_dir("rehearse"), Ok)
 }
 
 /// True for the form that programs read.

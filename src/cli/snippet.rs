@@ -7,11 +7,9 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::{
-    output::{self, plain},
-    ways,
-};
-use crate::{grpc::status::DOMAIN, sql};
+use super::output::{self, plain};
+use crate::cli::client::remedies;
+use crate::{failure::status::DOMAIN, sql};
 
 /// What to show instead of the status's message, which says the same in one line. None when it is
 /// no failed script's.
@@ -108,7 +106,7 @@ fn render(status: &Status, renderer: Renderer, width: usize) -> Option<String> {
     }
     for (level, key) in [(Level::HELP, "meaning"), (Level::NOTE, "consequence")] {
         if let Some(text) = get(key) {
-            group = group.element(level.message(wrapped(&ways::without_methods(&text), width)));
+            group = group.element(level.message(wrapped(&remedies::without_methods(&text), width)));
         }
     }
     Some(renderer.render(&[group]))
@@ -168,14 +166,16 @@ fn word(source: &str, column: usize) -> std::ops::Range<usize> {
 mod tests {
     use super::*;
     use crate::{
-        catalog::{
-            Catalog, fitness,
-            tests::{Hand, Source},
+        failure::status::from_failure,
+        migration::{
+            Checksum, Direction, Journal, Mode, Row, RunningPart, Script, run_mode,
+            set::{
+                Catalog,
+                tests::{Hand, Source},
+            },
         },
-        db::SqlError,
-        grpc::status::from_failure,
-        migration::{Checksum, Direction, Journal, Mode, Row, RunningPart, Script},
         planner::{Apply, plan_apply},
+        postgres::SqlError,
         runner::{ScriptError, explain},
     };
 
@@ -339,7 +339,7 @@ mod tests {
             Mode::Transactional,
         );
         let refused =
-            fitness::parts("1_i", &"1".parse().unwrap(), Direction::Up, &script).unwrap_err();
+            run_mode::parts("1_i", &"1".parse().unwrap(), Direction::Up, &script).unwrap_err();
         insta::assert_snapshot!(render(&from_failure(&refused), Renderer::plain(), 80).unwrap());
     }
 

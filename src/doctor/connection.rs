@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use super::{Asking, Check, Status};
 use crate::{
-    db::{DatabaseUrl, Error, TlsMode, pooler, session::Session},
     failure::{Failure, Reason},
+    postgres::{DatabaseUrl, Error, TlsMode, pooler, session::Session},
 };
 
 /// More would let tokens and certificates seem expired, or not yet valid, on one side only.
@@ -38,14 +38,15 @@ pub(super) async fn connection(
         (false, false) => "no TLS".into(),
     };
     let mode = url.tls();
-    let found = match socket {
-        true => format!("{} through {way}", url.target()),
-        false => format!(
+    let found = if socket {
+        format!("{} through {way}", url.target())
+    } else {
+        format!(
             "{} with {way}; sslmode={}: {}",
             url.target(),
             mode.as_str(),
             mode.meaning()
-        ),
+        )
     };
     Ok(match (socket || local, ssl, mode.verifies()) {
         (true, ..) | (_, true, true) => Check::ok(name, found),
@@ -122,9 +123,10 @@ pub(super) async fn clock(asking: &Asking<'_>) -> Result<Check, Error> {
         + took / 2;
     let ahead = row.get::<_, f64>(0) - here.as_secs_f64();
     let found = format!("the server's is {ahead:+.1} s from this machine's");
-    Ok(match ahead.abs() > (SKEW + took).as_secs_f64() {
-        false => Check::ok("clock", found),
-        true => Check::warn("clock", found)
-            .todo("let both follow NTP: times in the log and in the ledger disagree"),
+    Ok(if ahead.abs() <= (SKEW + took).as_secs_f64() {
+        Check::ok("clock", found)
+    } else {
+        Check::warn("clock", found)
+            .todo("let both follow NTP: times in the log and in the ledger disagree")
     })
 }

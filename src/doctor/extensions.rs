@@ -7,9 +7,8 @@ use tokio_postgres::types::Type;
 
 use super::{Asking, Check, Status};
 use crate::{
-    catalog::Catalog,
-    db::Error,
-    migration::{Row, Version},
+    migration::{Row, Version, set::Catalog},
+    postgres::Error,
     sql::{self, CreateExtension},
 };
 
@@ -97,7 +96,7 @@ fn created(catalog: &Catalog) -> BTreeMap<String, (&Version, CreateExtension<'_>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::tests::{Hand, Source};
+    use crate::migration::set::tests::{Hand, Source};
 
     #[test]
     fn the_extensions_of_a_set_are_found_whatever_their_form() {

@@ -2,9 +2,9 @@
 
 use super::{Asking, Check, Plan, Report, Status, connect, connection, extensions};
 use crate::{
-    catalog::Catalog,
-    db::{Error, session::Session},
     lease::{self, Settings},
+    migration::set::Catalog,
+    postgres::{Error, session::Session},
 };
 
 /// Looks at the server of the leases; `main` is a session on that of the database.
@@ -52,16 +52,17 @@ async fn role(asking: &Asking<'_>, settings: &Settings) -> Result<Check, Error> 
         return Ok(Check::fail(NAME, failure));
     }
     let clients = settings.client.role();
-    Ok(match superuser {
-        true => Check::warn(
+    Ok(if superuser {
+        Check::warn(
             NAME,
             format!("{role} is a superuser; clients are told to be {clients}"),
         )
-        .todo("make leases as a role with CREATEDB: docs/lease.md"),
-        false => Check::ok(
+        .todo("make leases as a role with CREATEDB: docs/lease.md")
+    } else {
+        Check::ok(
             NAME,
             format!("{role} may make databases; clients are told to be {clients}"),
-        ),
+        )
     })
 }
 
@@ -72,12 +73,13 @@ async fn server(asking: &Asking<'_>, main: &Asking<'_>) -> Result<Check, Error> 
         asking.one(WHICH).await?.get(0),
         main.one(WHICH).await?.get(0),
     );
-    Ok(match leases == database {
-        false => Check::ok("lease server", "another than the database's"),
-        true => Check::warn(
+    Ok(if leases != database {
+        Check::ok("lease server", "another than the database's")
+    } else {
+        Check::warn(
             "lease server",
             "the database's own, where whoever has a lease can connect, too",
         )
-        .todo("lease on another server: docs/lease.md"),
+        .todo("lease on another server: docs/lease.md")
     })
 }

@@ -2,13 +2,13 @@
 
 use super::{Asking, Check, Plan, Report, Status};
 use crate::{
-    catalog::Catalog,
-    db::{
+    ledger::{self, Snapshot, install, one_database, public},
+    migration::set::Catalog,
+    operation,
+    postgres::{
         DatabaseUrl, Error,
         pool::{Reader, Whose},
     },
-    ledger::{self, Snapshot, install, one_database, public},
-    operation,
 };
 
 /// Reads what status, lists and health read.
@@ -121,12 +121,13 @@ pub(super) async fn public(asking: &Asking<'_>) -> Result<Check, Error> {
         ));
     }
     todo.extend(intruders.into_iter().map(|(_, revoke)| revoke));
-    Ok(match found.is_empty() {
-        true => Check::ok("public", "PUBLIC has no right on the ledger"),
-        false => Check {
+    Ok(if found.is_empty() {
+        Check::ok("public", "PUBLIC has no right on the ledger")
+    } else {
+        Check {
             todo,
             ..Check::warn("public", found.join("; "))
-        },
+        }
     })
 }
 
@@ -154,13 +155,12 @@ pub(super) async fn signing(
         return Ok(Check::ok("signing", found));
     };
     let wanted = operation::signed_texts(catalog, &snapshot.rows);
-    let texts = match wanted.is_empty() {
-        true => Vec::new(),
-        false => {
-            let mut reader =
-                Reader::connect(&plan.database, "schemad doctor", Whose::default()).await?;
-            ledger::read::scripts(&mut reader, wanted).await?
-        }
+    let texts = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        let mut reader =
+            Reader::connect(&plan.database, "schemad doctor", Whose::default()).await?;
+        ledger::read::scripts(&mut reader, wanted).await?
     };
     let refused =
         operation::unverified(keys.signer(&ledger.id), catalog, &snapshot.rows, texts).len();

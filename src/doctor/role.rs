@@ -4,9 +4,9 @@ use tokio_postgres::types::Type;
 
 use super::{Asking, Check, Status};
 use crate::{
-    db::{Error, session::Session},
     failure::Failure,
     ledger::install,
+    postgres::{Error, session::Session},
 };
 
 /// Attributes that schemad never needs.
@@ -31,19 +31,20 @@ pub(super) async fn attributes(asking: &Asking<'_>) -> Result<Check, Error> {
         .filter(|(n, _)| row.get(n + 1))
         .map(|(_, word)| word)
         .collect();
-    Ok(match has.is_empty() {
-        true => Check::ok(
+    Ok(if has.is_empty() {
+        Check::ok(
             "role",
             format!("{role}, without attributes it does not need"),
-        ),
-        false => Check::warn(
+        )
+    } else {
+        Check::warn(
             "role",
             format!(
                 "{role} is {}, which is more than schemad needs",
                 has.join(", ")
             ),
         )
-        .todo("log in as a role made for it: docs/least-privilege.md"),
+        .todo("log in as a role made for it: docs/least-privilege.md")
     })
 }
 
@@ -170,14 +171,13 @@ pub(super) async fn login(
             tables) ORDER BY 1";
     let ways = asking.all(ways, &[(&role, Type::TEXT)]).await?;
     let found = format!("{keeps} keeps the ledger, and migrations run in sessions of {runs}");
-    Ok(match ways.is_empty() {
-        true => Check::ok(NAME, format!("{found}, which cannot write it")),
-        false => {
-            let found = format!("{found}; a script can write it all the same");
-            Check {
-                todo: ways.iter().map(|row| row.get(0)).collect(),
-                ..Check::warn(NAME, found)
-            }
+    Ok(if ways.is_empty() {
+        Check::ok(NAME, format!("{found}, which cannot write it"))
+    } else {
+        let found = format!("{found}; a script can write it all the same");
+        Check {
+            todo: ways.iter().map(|row| row.get(0)).collect(),
+            ..Check::warn(NAME, found)
         }
     })
 }
@@ -200,22 +200,22 @@ pub(super) async fn visibility(asking: &Asking<'_>) -> Result<Check, Error> {
              rights of all its roles all the time"
         ),
     };
-    let ending = match ends {
-        true => "may end the session of a silent daemon, whichever role it has",
-        false => "may end the session of a silent daemon of the same role only",
+    let ending = if ends {
+        "may end the session of a silent daemon, whichever role it has"
+    } else {
+        "may end the session of a silent daemon of the same role only"
     };
-    Ok(match sees {
-        true => Check::ok(
+    Ok(if sees {
+        Check::ok(
             "visibility",
             format!("sees what other sessions do; {ending}"),
-        ),
-        false => {
-            let found = format!(
-                "does not see the state of other roles' sessions, so who is in the way of a lock \
-                 is told without it; {ending}"
-            );
-            Check::warn("visibility", found).todo(todo)
-        }
+        )
+    } else {
+        let found = format!(
+            "does not see the state of other roles' sessions, so who is in the way of a lock \
+             is told without it; {ending}"
+        );
+        Check::warn("visibility", found).todo(todo)
     })
 }
 
@@ -295,9 +295,10 @@ pub(super) async fn settings(asking: &Asking<'_>, role: Option<&str>) -> Result<
         .collect();
     let mut check = Check::ok(
         "settings",
-        match set.is_empty() {
-            true => "no timeouts of the role, the database or the server".into(),
-            false => format!("{}; migrations set their own timeouts", shown.join(", ")),
+        if set.is_empty() {
+            "no timeouts of the role, the database or the server".into()
+        } else {
+            format!("{}; migrations set their own timeouts", shown.join(", "))
         },
     );
     if ledger_first {

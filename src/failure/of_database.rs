@@ -1,17 +1,17 @@
 //! What an error of the database means to whoever asked schemad for something.
 
 use super::{Failure, Reason};
-use crate::db::{Error, SqlError, error::POOL_TOO_SMALL};
+use crate::postgres::{Error, SqlError, error::POOL_TOO_SMALL};
 
 /// What to do about a damaged ledger.
-pub const LEDGER_REPAIR: &str = "the ledger (schema schemad) is damaged. Restore the schema \
+pub(crate) const LEDGER_REPAIR: &str = "the ledger (schema schemad) is damaged. Restore the schema \
     schemad from a backup; or rename it away (ALTER SCHEMA schemad RENAME TO schemad_damaged), and \
     the daemon makes a new ledger that adopts what Diesel's table lists";
 
 /// Something of the ledger is missing or was changed that its own version has: a table, a column, a
 /// function, or (SCH01 of the first guard) the rows of the step that runs; or a constraint of its
 /// tables refuses what schemad writes, because somebody added it, or set a sequence back.
-pub fn is_damage(error: &SqlError) -> bool {
+pub(crate) fn is_damage(error: &SqlError) -> bool {
     let texts = [Some(error.message.as_str()), error.context.as_deref()];
     let names_the_ledger = || texts.iter().flatten().any(|text| text.contains("schemad."));
     match error.sqlstate.as_str() {
@@ -89,7 +89,7 @@ impl From<Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::SqlError;
+    use crate::postgres::SqlError;
 
     #[test]
     fn what_the_server_says_shortly_is_told_with_what_to_do() {

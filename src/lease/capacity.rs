@@ -11,9 +11,11 @@ use tokio::{
 };
 
 use crate::{
-    client::{Client, Room},
     failure::{Failure, Reason},
-    tally::{Counted, Counter},
+    transport::{
+        quota::{Client, Room},
+        quota_counter::{Counted, Counter},
+    },
 };
 
 /// How long a caller at a limit waits that does not say: the end of its last lease may arrive after
@@ -55,7 +57,7 @@ impl Drop for Tell {
 
 impl Capacity {
     /// So many leases at once of one principal, and of all.
-    pub fn new(per_principal: usize, most: usize) -> Self {
+    pub(super) fn new(per_principal: usize, most: usize) -> Self {
         let databases = most.saturating_mul(2).min(Semaphore::MAX_PERMITS);
         Self {
             limits: Room {
@@ -74,7 +76,7 @@ impl Capacity {
     ///
     /// # Errors
     /// TOO_MANY_LEASES.
-    pub async fn enter(
+    pub(super) async fn enter(
         &self,
         principal: &str,
         wait: Option<Duration>,

@@ -8,10 +8,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::sessions::Sessions;
-use crate::{
-    db::{DatabaseUrl, Error, session::Session},
+use crate::lease::copier::Sessions;
+use crate::postgres::{
+    DatabaseUrl, Error,
     scratch::{Name, drop_database, orphans, sweep},
+    session::Session,
 };
 
 /// At once. DROP DATABASE first makes the server forget that the database's files have to be
@@ -40,7 +41,7 @@ pub(super) type Removed = oneshot::Receiver<()>;
 
 impl Removal {
     /// And what to wait for.
-    pub fn new(name: Name, held: impl Send + 'static) -> (Self, Removed) {
+    pub(super) fn new(name: Name, held: impl Send + 'static) -> (Self, Removed) {
         let (gone, removed) = oneshot::channel::<()>();
         // Dropping the sender says it, too.
         (

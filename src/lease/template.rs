@@ -8,21 +8,21 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    catalog::Catalog,
-    db::{
-        DatabaseUrl,
-        pool::{Pool, PoolSettings, Whose},
-        session::Session,
-    },
     failure::Failure,
     ledger::one_database::OneDatabase,
-    metrics::Metrics,
-    operation::{Action, LOCK_TIMEOUT, Operations, Parts, Request},
+    migration::set::Catalog,
+    operation::{
+        Action, LOCK_TIMEOUT, Operations, Parts, Request, refresh::Refresh, watchers::Watchers,
+    },
     planner::Apply,
-    refresh::Refresh,
-    scratch::{Name, Scratch, Template, close},
-    shutdown::Phase,
-    watchers::Watchers,
+    postgres::{
+        DatabaseUrl,
+        pool::{Pool, PoolSettings, Whose},
+        scratch::{Name, Scratch, Template, close},
+        session::Session,
+    },
+    runtime::shutdown::Phase,
+    telemetry::metrics::Metrics,
 };
 
 /// Who applies the set, in the template's ledger.

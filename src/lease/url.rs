@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::db::{DatabaseUrl, url::InvalidUrl};
+use crate::postgres::{DatabaseUrl, url::InvalidUrl};
 
 /// A URL of the server, as clients reach it, in which the database is exchanged for each lease.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,9 +28,10 @@ impl FromStr for ClientUrl {
     fn from_str(text: &str) -> Result<Self, NotForClients> {
         let text = text.trim();
         text.parse::<DatabaseUrl>()?;
-        match text.contains("://") {
-            true => Ok(Self(text.into())),
-            false => Err(NotForClients::Dsn),
+        if text.contains("://") {
+            Ok(Self(text.into()))
+        } else {
+            Err(NotForClients::Dsn)
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     history::operation_columns,
     text::{self, held},
 };
-use crate::db::{
+use crate::postgres::{
     Error,
     lock::{LockedSession, operation_lock},
     session::Session,
@@ -44,7 +44,7 @@ const EXISTING: &str = concat!(
 
 /// An operation to be claimed.
 #[derive(Debug)]
-pub struct NewOperation<'a> {
+pub(crate) struct NewOperation<'a> {
     /// `apply`, `rollback`, `resolve` or `sign`.
     pub kind: &'a str,
     /// Who asks.
@@ -62,7 +62,7 @@ pub struct NewOperation<'a> {
 }
 
 /// What became of a claim.
-pub enum Claim {
+pub(crate) enum Claim {
     /// The request is new, and this is its operation.
     Ours {
         /// Its id.
@@ -76,7 +76,7 @@ pub enum Claim {
 }
 
 /// An operation that was there before.
-pub struct Existing {
+pub(crate) struct Existing {
     /// Its id.
     pub id: Uuid,
     /// The hash of the request that began it.
@@ -96,7 +96,7 @@ pub struct Existing {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, Error> {
+pub(crate) async fn claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, Error> {
     held!(try_to_claim(session, new), or async {
         let (principal, reason) = (text::plain(new.principal), new.reason.as_deref().map(text::plain));
         try_to_claim(session, &NewOperation { principal: &principal, reason, ..*new }).await
@@ -155,7 +155,7 @@ async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn find(client: &Client, id: Uuid) -> Result<Option<Existing>, Error> {
+pub(crate) async fn find(client: &Client, id: Uuid) -> Result<Option<Existing>, Error> {
     let rows = client
         .query_typed(&format!("{EXISTING} WHERE o.id = $1"), &[(&id, Type::UUID)])
         .await?;
@@ -166,7 +166,7 @@ pub async fn find(client: &Client, id: Uuid) -> Result<Option<Existing>, Error> 
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn abandon(client: &Client, id: Uuid) -> Result<(), Error> {
+pub(crate) async fn abandon(client: &Client, id: Uuid) -> Result<(), Error> {
     let delete = "DELETE FROM schemad.operations WHERE id = $1 AND state = 'pending'";
     client.query_typed(delete, &[(&id, Type::UUID)]).await?;
     Ok(())
@@ -176,7 +176,7 @@ pub async fn abandon(client: &Client, id: Uuid) -> Result<(), Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
+pub(crate) async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
     of_the_lock(client, None).await
 }
 
@@ -184,7 +184,7 @@ pub async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn of_the_lock(
+pub(crate) async fn of_the_lock(
     client: &Client,
     session: Option<i32>,
 ) -> Result<Option<OperationRow>, Error> {
@@ -242,7 +242,7 @@ macro_rules! close {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
+pub(crate) async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
     let close = close!(
         "o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ",
         pending_alive!(),
@@ -262,7 +262,7 @@ pub async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Er
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn close_copied(client: &Client) -> Result<usize, Error> {
+pub(crate) async fn close_copied(client: &Client) -> Result<usize, Error> {
     let close = "UPDATE schemad.operations o SET finished_at = clock_timestamp(), state = \
         'interrupted', result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
         false, 'steps_done', d.done, 'steps_total', o.steps_total, 'warnings', '[]'::jsonb, \
@@ -285,7 +285,7 @@ pub async fn close_copied(client: &Client) -> Result<usize, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn close_queued(client: &Client) -> Result<(), Error> {
+pub(crate) async fn close_queued(client: &Client) -> Result<(), Error> {
     let close = close!("o.state = 'pending' AND NOT ", pending_alive!());
     say_closed(&client.query_typed(close, &[]).await?);
     Ok(())

@@ -16,12 +16,12 @@ use super::{
     text::{self, held},
 };
 use crate::{
-    db::{Error, activity::Backend, lock::operation_lock},
     failure::{Failure, Reason},
+    postgres::{Error, activity::Backend, lock::operation_lock},
 };
 
 /// How often a running operation's daemon says that it lives.
-pub const HEARTBEAT: Duration = Duration::from_secs(5);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// After so long without a word its session is ended, so that another daemon can go on.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ macro_rules! without_standbys {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn request_cancel(
+pub(crate) async fn request_cancel(
     client: &Client,
     id: Uuid,
     by: &str,
@@ -82,7 +82,10 @@ async fn ask_to_end(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn cancel_requested_by(client: &Client, id: Uuid) -> Result<Option<String>, Error> {
+pub(crate) async fn cancel_requested_by(
+    client: &Client,
+    id: Uuid,
+) -> Result<Option<String>, Error> {
     let query = "SELECT cancel_requested_by FROM schemad.operations WHERE id = $1";
     let rows = client.query_typed(query, &[(&id, Type::UUID)]).await?;
     Ok(rows.first().and_then(|row| row.get(0)))
@@ -92,7 +95,7 @@ pub async fn cancel_requested_by(client: &Client, id: Uuid) -> Result<Option<Str
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn beat(client: &Client, id: Uuid) -> Result<(), Error> {
+pub(crate) async fn beat(client: &Client, id: Uuid) -> Result<(), Error> {
     let update = concat!(
         "UPDATE schemad.operations SET heartbeat_at = clock_timestamp() WHERE id = $1 AND state = \
          'running' AND ",
@@ -161,7 +164,7 @@ pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, E
 
 /// Whether dead daemons left operations behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
+pub(crate) struct Left {
     /// One that waits and never will win.
     pub queued: bool,
     /// One that is 'running' although nobody holds the lock: its session is gone, or its daemon has
@@ -173,7 +176,7 @@ pub struct Left {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn left(client: &Client) -> Result<Left, Error> {
+pub(crate) async fn left(client: &Client) -> Result<Left, Error> {
     let query = concat!(
         "SELECT EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'pending' AND NOT ",
         pending_alive!(),
@@ -199,7 +202,7 @@ pub async fn left(client: &Client) -> Result<Left, Error> {
 }
 
 /// Why an operation cannot be cancelled: it has ended.
-pub fn ended(operation: &OperationRow) -> Option<Failure> {
+pub(crate) fn ended(operation: &OperationRow) -> Option<Failure> {
     let open = matches!(
         State::parse(&operation.state),
         Some(State::Pending | State::Running)
@@ -218,7 +221,7 @@ pub fn ended(operation: &OperationRow) -> Option<Failure> {
 }
 
 /// Nobody knows this operation.
-pub fn unknown(id: Uuid) -> Failure {
+pub(crate) fn unknown(id: Uuid) -> Failure {
     Failure::new(
         Reason::UnknownOperation,
         format!("operation {id} is unknown to this database"),

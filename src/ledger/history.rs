@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::{Ending, OperationRow, Planned, State, read::micros};
 use crate::{
-    db::{Error, pool::Reader},
     migration::Direction,
+    postgres::{Error, pool::Reader},
 };
 
 /// An operation's columns. to_jsonb, because a ledger of version 1 does not have them all.
@@ -54,7 +54,7 @@ pub struct Filter {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn list(
+pub(crate) async fn list(
     reader: &mut Reader,
     filter: &Filter,
     limit: usize,
@@ -98,7 +98,7 @@ pub async fn list(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn get(reader: &mut Reader, id: Uuid) -> Result<Option<OperationRow>, Error> {
+pub(crate) async fn get(reader: &mut Reader, id: Uuid) -> Result<Option<OperationRow>, Error> {
     let query = concat!(
         "SELECT ",
         operation_columns!(),
@@ -136,7 +136,7 @@ async fn exists(reader: &mut Reader) -> Result<bool, Error> {
 
 /// What changed in an operation.
 #[derive(Debug)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// The operation now.
     pub operation: OperationRow,
     /// The steps after those that were seen; all of them the first time.
@@ -149,7 +149,7 @@ pub struct Changes {
 
 /// A step, as the ledger has it.
 #[derive(Clone, Debug)]
-pub struct StepChange {
+pub(crate) struct StepChange {
     /// From 1.
     pub ordinal: usize,
     /// The migration's version.
@@ -167,7 +167,11 @@ pub struct StepChange {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn changes(reader: &mut Reader, id: Uuid, seen: usize) -> Result<Option<Changes>, Error> {
+pub(crate) async fn changes(
+    reader: &mut Reader,
+    id: Uuid,
+    seen: usize,
+) -> Result<Option<Changes>, Error> {
     if !exists(reader).await? {
         return Ok(None);
     }

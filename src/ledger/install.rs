@@ -11,13 +11,13 @@ use tokio_postgres::{
 
 use super::claims;
 use crate::{
-    db::{
+    failure::{Failure, LEDGER_REPAIR, Reason},
+    postgres::{
         self,
         error::Foreign,
         lock::{LockedSession, operation_lock},
         session::Session,
     },
-    failure::{Failure, LEDGER_REPAIR, Reason},
     sql,
 };
 
@@ -122,7 +122,7 @@ const DIESEL_TABLE_IS_LOOKED_AT: i32 = 6;
 
 /// What `check` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// This daemon can use it.
     Usable,
     /// There is none, and this daemon may create one, under the lock.
@@ -133,7 +133,7 @@ pub enum State {
 
 /// How much a look at the ledger takes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub(crate) enum Look {
     /// All, in two statements: also what stands on Diesel's table.
     Closely,
     /// All but that, in one.
@@ -142,7 +142,7 @@ pub enum Look {
 
 /// What one look at a ledger in use says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// Whether this daemon can use it.
     pub state: State,
     /// Operations are pending or running, or a session of schemad's holds the operation lock.
@@ -154,7 +154,7 @@ pub struct Standing {
 /// # Errors
 /// READ_ONLY_SERVER, MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, LEDGER_DAMAGED,
 /// DIESEL_TABLE_UNSAFE, ROW_SECURITY, or the database's.
-pub async fn check(session: &Session) -> Result<State, Failure> {
+pub(crate) async fn check(session: &Session) -> Result<State, Failure> {
     let keeping = session.ledger_session();
     let place = Place::of(&one(keeping.client(), PLACE).await?);
     place
@@ -176,7 +176,7 @@ pub async fn check(session: &Session) -> Result<State, Failure> {
 ///
 /// # Errors
 /// As `check`.
-pub async fn standing(session: &Session, look: Look) -> Result<Standing, Failure> {
+pub(crate) async fn standing(session: &Session, look: Look) -> Result<Standing, Failure> {
     let keeping = session.ledger_session();
     let (place, contents) = whole(keeping.client()).await?;
     place
@@ -296,20 +296,19 @@ async fn whole(client: &Client) -> Result<(Place, Contents), Failure> {
 ///
 /// # Errors
 /// As `check`, or the database's. Nothing is changed then.
-pub async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
+pub(crate) async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
     let session = locked.ledger_session();
     let client = session.client();
     let place = Place::of(&one(client, PLACE).await?);
     place.server_may_be_used()?;
     place.is_trusted()?;
-    let installed = match place.has_ledger {
-        true => {
-            may_be_read(session, &place).await?;
-            let (place, contents) = whole(client).await?;
-            judge(session, &place, &contents, Look::Closely).await?;
-            contents.version.unwrap_or_default()
-        }
-        false => 0,
+    let installed = if place.has_ledger {
+        may_be_read(session, &place).await?;
+        let (place, contents) = whole(client).await?;
+        judge(session, &place, &contents, Look::Closely).await?;
+        contents.version.unwrap_or_default()
+    } else {
+        0
     };
     if installed == 0 {
         create(session, &place).await?;
@@ -348,7 +347,7 @@ async fn recognise_copy(client: &Client) -> Result<(), Failure> {
     let rows = client
         .query_typed(query, &[])
         .await
-        .map_err(db::Error::from)?;
+        .map_err(postgres::Error::from)?;
     let Some(other) = rows.first().and_then(|row| row.get::<_, Option<String>>(0)) else {
         return Ok(());
     };
@@ -408,7 +407,7 @@ async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
     let rows = client
         .query_typed(query, &[])
         .await
-        .map_err(db::Error::from)?;
+        .map_err(postgres::Error::from)?;
     if let Some(row) = rows.first() {
         execute(client, &diesel_table(row.get(0))).await?;
     }
@@ -417,11 +416,14 @@ async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
 
 /// Creates the table that the server calls `name` where there is none; else makes sure, with the
 /// table locked, that writing it runs no code of others. For a transaction.
-pub(super) async fn prepare_diesel_table(client: &Client, name: &str) -> Result<(), db::Error> {
+pub(super) async fn prepare_diesel_table(
+    client: &Client,
+    name: &str,
+) -> Result<(), postgres::Error> {
     let there = "SELECT to_regclass($1)::oid";
     let look = async || {
         let rows = client.query_typed(there, &[(&name, Type::TEXT)]).await?;
-        Ok::<_, db::Error>(rows.first().and_then(|row| row.get::<_, Option<u32>>(0)))
+        Ok::<_, postgres::Error>(rows.first().and_then(|row| row.get::<_, Option<u32>>(0)))
     };
     if look().await?.is_none() {
         client.batch_execute(&diesel_table(name)).await?;
@@ -431,10 +433,10 @@ pub(super) async fn prepare_diesel_table(client: &Client, name: &str) -> Result<
         .await?;
     // What the name leads to now is what is locked.
     let Some(oid) = look().await? else {
-        return Err(db::Error::unsafe_table(name, "it is gone again"));
+        return Err(postgres::Error::unsafe_table(name, "it is gone again"));
     };
     match diesel_problem(client, oid).await? {
-        Some(problem) => Err(db::Error::unsafe_table(name, &problem)),
+        Some(problem) => Err(postgres::Error::unsafe_table(name, &problem)),
         None => Ok(()),
     }
 }
@@ -687,7 +689,7 @@ impl Place {
     fn is_trusted(&self) -> Result<(), Failure> {
         if let Some(foreign) = self.foreign.as_deref().and_then(Foreign::of) {
             let migrating_role = self.migrating_role.as_deref();
-            return Err(db::Error::foreign_ledger(
+            return Err(postgres::Error::foreign_ledger(
                 &foreign,
                 &self.role,
                 self.is_superuser,
@@ -808,7 +810,7 @@ impl Place {
 fn must_have(role: &str, lacks: &[String]) -> Result<(), Failure> {
     match lacks {
         [] => Ok(()),
-        [right] => Err(db::Error::MissingRight {
+        [right] => Err(postgres::Error::MissingRight {
             role: role.into(),
             right: right.clone(),
         }
@@ -886,14 +888,14 @@ impl Contents {
             return Ok(());
         };
         if !self.owner_is_trusted {
-            return Err(db::Error::untrusted_owner(
+            return Err(postgres::Error::untrusted_owner(
                 table,
                 self.diesel_owner.as_deref().unwrap_or_default(),
             )
             .into());
         }
         if !self.is_table {
-            return Err(db::Error::unsafe_table(table, "it is not an ordinary table").into());
+            return Err(postgres::Error::unsafe_table(table, "it is not an ordinary table").into());
         }
         if self.diesel_is_hidden {
             return Err(hidden(table, &session_role(session).await?));
@@ -928,13 +930,13 @@ impl Contents {
             return Ok(());
         };
         match diesel_problem(client, oid).await? {
-            Some(problem) => Err(db::Error::unsafe_table(table, &problem).into()),
+            Some(problem) => Err(postgres::Error::unsafe_table(table, &problem).into()),
             None => Ok(()),
         }
     }
 }
 
-async fn diesel_problem(client: &Client, oid: u32) -> Result<Option<String>, db::Error> {
+async fn diesel_problem(client: &Client, oid: u32) -> Result<Option<String>, postgres::Error> {
     let problem = "SELECT schemad.diesel_table_problem_v2($1::oid)";
     let rows = client.query_typed(problem, &[(&oid, Type::OID)]).await?;
     Ok(rows.first().and_then(|row| row.get(0)))
@@ -999,7 +1001,7 @@ impl Absent {
             .client()
             .query_typed(ABSENT, &parameters)
             .await
-            .map_err(db::Error::from)?;
+            .map_err(postgres::Error::from)?;
         let row = rows
             .first()
             .ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))?;
@@ -1036,10 +1038,12 @@ impl Absent {
         }
         if let Some(table) = &self.diesel {
             if let Some(owner) = &self.untrusted_owner {
-                return Err(db::Error::untrusted_owner(table, owner).into());
+                return Err(postgres::Error::untrusted_owner(table, owner).into());
             }
             if !self.is_table {
-                return Err(db::Error::unsafe_table(table, "it is not an ordinary table").into());
+                return Err(
+                    postgres::Error::unsafe_table(table, "it is not an ordinary table").into(),
+                );
             }
             if self.diesel_is_hidden {
                 return Err(hidden(table, &place.role));
@@ -1054,12 +1058,13 @@ impl Absent {
         }
         lacks.extend(self.lacks_diesel());
         let alternative = format!("CREATE SCHEMA schemad AUTHORIZATION {}", place.role);
-        place.has(&lacks).map_err(
-            |failure| match place.has_schema || place.may_create_schema {
-                true => failure,
-                false => failure.with("alternative", alternative),
-            },
-        )
+        place.has(&lacks).map_err(|failure| {
+            if place.has_schema || place.may_create_schema {
+                failure
+            } else {
+                failure.with("alternative", alternative)
+            }
+        })
     }
 
     /// What is missing to use Diesel's table, or to create it.
@@ -1084,7 +1089,7 @@ fn damaged(problem: &str) -> Failure {
 }
 
 fn hidden(table: &str, role: &str) -> Failure {
-    db::Error::RowSecurity {
+    postgres::Error::RowSecurity {
         table: table.into(),
         role: role.into(),
     }
@@ -1095,7 +1100,7 @@ async fn one(client: &Client, query: &str) -> Result<Row, Failure> {
     let mut rows = client
         .query_typed(query, &[])
         .await
-        .map_err(db::Error::from)?;
+        .map_err(postgres::Error::from)?;
     rows.pop()
         .ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))
 }
@@ -1105,7 +1110,7 @@ async fn execute(client: &Client, sql: &str) -> Result<(), Failure> {
     if let Err(error) = client.batch_execute(sql).await {
         // The session may be gone, and then so is the transaction.
         let _ = client.batch_execute("ROLLBACK").await;
-        return Err(db::Error::from(error).into());
+        return Err(postgres::Error::from(error).into());
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use tokio_postgres::{
 };
 
 use super::{operations::StepRow, settle::Settlement};
-use crate::db::{Error, lock::operation_lock, session::insist};
+use crate::postgres::{Error, lock::operation_lock, session::insist};
 
 /// Begins or takes over the journals of the scripts that are not one transaction, and ends those
 /// that others settled.
@@ -73,7 +73,7 @@ pub(super) async fn write(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn diesel_table(client: &Client) -> Result<String, Error> {
+pub(crate) async fn diesel_table(client: &Client) -> Result<String, Error> {
     let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l";
     let rows = insist!(client.query_typed(query, &[]))?;
     rows.first()
@@ -87,7 +87,7 @@ pub async fn diesel_table(client: &Client) -> Result<String, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn note(
+pub(crate) async fn note(
     client: &Client,
     (step, ordinal): (i64, i32),
     state: &str,
@@ -116,7 +116,7 @@ pub async fn note(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn note_failed(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
+pub(crate) async fn note_failed(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
     let change = "UPDATE schemad.statements SET finished_at = clock_timestamp() WHERE step = $1 \
         AND ordinal = $2 AND state = 'running'";
     insist!(client.query_typed(change, &[(&step, Type::INT8), (&ordinal, Type::INT4)]))?;
@@ -128,7 +128,7 @@ pub async fn note_failed(client: &Client, step: i64, ordinal: i32) -> Result<(),
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn forget_try(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
+pub(crate) async fn forget_try(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
     let change = "UPDATE schemad.statements SET indexes_before = NULL WHERE step = $1 AND ordinal \
         = $2 AND state = 'pending'";
     insist!(client.query_typed(change, &[(&step, Type::INT8), (&ordinal, Type::INT4)]))?;
@@ -140,7 +140,7 @@ pub async fn forget_try(client: &Client, step: i64, ordinal: i32) -> Result<(), 
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn forget_tried(
+pub(crate) async fn forget_tried(
     client: &Client,
     step: i64,
     done: usize,

@@ -8,8 +8,8 @@ use tokio_postgres::Client;
 
 use super::read;
 use crate::{
-    db::{Error, pool::Pool},
     failure::{Failure, Reason},
+    postgres::{Error, pool::Pool},
 };
 
 /// Reading is not what an operation waits for.
@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_secs(1);
 
 /// Which database a session is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The system identifier that initdb gave the server, and the database's oid. A physical
     /// standby has its primary's.
     pub database: String,
@@ -34,11 +34,11 @@ pub(super) const IDENTITY: &str = "SELECT c.system_identifier::text || '/' || d.
 
 /// Compares what is read with where migrations run.
 #[derive(Clone)]
-pub struct OneDatabase(Option<Pool>);
+pub(crate) struct OneDatabase(Option<Pool>);
 
 impl OneDatabase {
     /// `reading`: sessions of the other address. `None`: there is one address.
-    pub fn new(reading: Option<Pool>) -> Self {
+    pub(crate) fn new(reading: Option<Pool>) -> Self {
         Self(reading)
     }
 
@@ -47,7 +47,7 @@ impl OneDatabase {
     ///
     /// # Errors
     /// DATABASES_DIFFER, or the database's where migrations run.
-    pub async fn prove(&self, migrating: &Client) -> Result<bool, Failure> {
+    pub(crate) async fn prove(&self, migrating: &Client) -> Result<bool, Failure> {
         let Some(pool) = &self.0 else { return Ok(true) };
         let reading = async { read::identity(&mut *pool.get().await?).await };
         match tokio::time::timeout(WITHIN, reading).await {
@@ -61,7 +61,7 @@ impl OneDatabase {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn identity(client: &Client) -> Result<Identity, Error> {
+pub(crate) async fn identity(client: &Client) -> Result<Identity, Error> {
     let rows = client.query_typed(IDENTITY, &[]).await?;
     let row = rows
         .first()
@@ -76,19 +76,20 @@ pub async fn identity(client: &Client) -> Result<Identity, Error> {
 ///
 /// # Errors
 /// DATABASES_DIFFER.
-pub fn compare(reading: &Identity, migrating: &Identity) -> Result<(), Failure> {
+pub(crate) fn compare(reading: &Identity, migrating: &Identity) -> Result<(), Failure> {
     let both_take_writes = reading.primary_since.is_some() && migrating.primary_since.is_some();
     if reading.database == migrating.database
         && !(both_take_writes && reading.primary_since != migrating.primary_since)
     {
         return Ok(());
     }
-    let how = match reading.database == migrating.database {
-        true => "two servers that both take writes, one copied from the other".to_owned(),
-        false => format!(
+    let how = if reading.database == migrating.database {
+        "two servers that both take writes, one copied from the other".to_owned()
+    } else {
+        format!(
             "{} and {} (system identifier/oid)",
             reading.database, migrating.database
-        ),
+        )
     };
     Err(Failure::new(
         Reason::DatabasesDiffer,

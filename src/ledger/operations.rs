@@ -16,17 +16,17 @@ use super::{
     text::{self, held},
 };
 use crate::{
-    db::{
+    migration::{Direction, Migration, Mode, Row, Script},
+    planner::{Earlier, Resolution, Resume},
+    postgres::{
         Error,
         lock::{LockedSession, operation_lock},
         session::insist,
     },
-    migration::{Direction, Migration, Mode, Row, Script},
-    planner::{Earlier, Resolution, Resume},
 };
 
 /// A step to be recorded.
-pub struct StepRow<'a> {
+pub(crate) struct StepRow<'a> {
     /// The migration's version.
     pub version: &'a str,
     /// Its name.
@@ -60,7 +60,7 @@ pub struct StepRow<'a> {
 ///
 /// # Errors
 /// The database's, or its loss; nothing is written then.
-pub async fn begin(
+pub(crate) async fn begin(
     locked: &LockedSession,
     operation: Uuid,
     steps: &[StepRow<'_>],
@@ -417,7 +417,12 @@ fn seconds(at: Option<std::time::SystemTime>) -> f64 {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn end(client: &Client, id: Uuid, state: State, ending: &Ending) -> Result<bool, Error> {
+pub(crate) async fn end(
+    client: &Client,
+    id: Uuid,
+    state: State,
+    ending: &Ending,
+) -> Result<bool, Error> {
     let result = serde_json::to_string(ending).map_err(|e| Error::Lost(e.to_string()))?;
     held!(write_end(client, id, state, &result), or write_end(client, id, state, &text::plain(&result)))
 }
@@ -443,7 +448,7 @@ async fn write_end(client: &Client, id: Uuid, state: State, result: &str) -> Res
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn accept(client: &Client, id: Uuid) -> Result<(), Error> {
+pub(crate) async fn accept(client: &Client, id: Uuid) -> Result<(), Error> {
     note(client, id, "accepted", "{}").await
 }
 
@@ -451,7 +456,7 @@ pub async fn accept(client: &Client, id: Uuid) -> Result<(), Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<(), Error> {
+pub(crate) async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<(), Error> {
     // 0 would be without end.
     let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
     let update = "UPDATE schemad.steps SET lock_timeout_ms = $2 WHERE id = $1 AND state = \
@@ -464,7 +469,7 @@ pub async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn current_version(client: &Client) -> Result<Option<String>, Error> {
+pub(crate) async fn current_version(client: &Client) -> Result<Option<String>, Error> {
     let highest =
         "SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1";
     Ok(client
@@ -478,7 +483,7 @@ pub async fn current_version(client: &Client) -> Result<Option<String>, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn steps_done(client: &Client, id: Uuid) -> Result<usize, Error> {
+pub(crate) async fn steps_done(client: &Client, id: Uuid) -> Result<usize, Error> {
     let count = "SELECT count(*) FROM schemad.steps WHERE operation = $1 AND state = 'applied'";
     let rows = client.query_typed(count, &[(&id, Type::UUID)]).await?;
     Ok(rows.first().map_or(0, |row| {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{catalog::fitness::How, failure::Failure};
+use crate::{failure::Failure, migration::run_mode::How};
 
 /// The life of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl fmt::Display for State {
 /// What a plan said beside its steps; kept so that a replay says it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// For each step: its script comes from the ledger. Empty: an older daemon did not say.
     pub from_ledger: Vec<bool>,
     /// How each step's script runs. Empty: an older daemon did not say.
@@ -71,7 +71,7 @@ pub struct Planned {
 
 /// How far an operation came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// The plan was empty.
     pub nothing_to_do: bool,
     /// Steps committed.
@@ -86,7 +86,7 @@ pub struct Finished {
 
 /// How an operation ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Ending {
+pub(crate) struct Ending {
     /// How far it came.
     pub finished: Finished,
     /// Why not further.

@@ -18,13 +18,13 @@ use super::{
     one_database::{IDENTITY, Identity},
 };
 use crate::{
-    db::{
+    migration::{
+        Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, TriedPart, Version,
+    },
+    postgres::{
         Error,
         error::Foreign,
         pool::{Reader, TOLD},
-    },
-    migration::{
-        Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, TriedPart, Version,
     },
 };
 
@@ -32,7 +32,7 @@ use crate::{
 ///
 /// # Errors
 /// The database's, its loss, or [`Error::MissingRight`] with the GRANT that helps.
-pub async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
+pub(crate) async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
     reader.begin().await?;
     let other_login = reader.whose().other_login().map(str::to_owned);
     let result = read(reader.conn(), other_login).await;
@@ -43,7 +43,7 @@ pub async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
+pub(crate) async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
     #[derive(QueryableByName)]
     struct Found {
         #[diesel(sql_type = Text)]
@@ -72,7 +72,10 @@ pub async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
 /// # Errors
 /// The database's, or its loss. An error that the server reports may mean that something is gone,
 /// or locked: take a snapshot.
-pub async fn fingerprint(reader: &mut Reader, before: &Snapshot) -> Result<Option<String>, Error> {
+pub(crate) async fn fingerprint(
+    reader: &mut Reader,
+    before: &Snapshot,
+) -> Result<Option<String>, Error> {
     let (Some(_), Some(table), Some(oid)) =
         (&before.ledger, &before.diesel_table, before.diesel_oid)
     else {
@@ -102,7 +105,7 @@ pub async fn fingerprint(reader: &mut Reader, before: &Snapshot) -> Result<Optio
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn not_in_encoding(
+pub(crate) async fn not_in_encoding(
     reader: &mut Reader,
     characters: &BTreeSet<char>,
 ) -> Result<BTreeSet<char>, Error> {
@@ -138,7 +141,7 @@ pub async fn not_in_encoding(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn scripts(
+pub(crate) async fn scripts(
     reader: &mut Reader,
     checksums: Vec<Checksum>,
 ) -> Result<Vec<Option<String>>, Error> {
@@ -190,16 +193,17 @@ async fn read(
             role: place.role,
         }));
     }
-    let ledger = match place.has_ledger {
-        true => match sql_query(LEDGER).load::<LedgerRow>(conn).await?.pop() {
+    let ledger = if place.has_ledger {
+        match sql_query(LEDGER).load::<LedgerRow>(conn).await?.pop() {
             Some(ledger) => Some(ledger),
             None => {
                 return Ok(Err(Error::Damaged(
                     "the only row of schemad.ledger is missing".into(),
                 )));
             }
-        },
-        false => None,
+        }
+    } else {
+        None
     };
     let table = match &ledger {
         Some(ledger) => ledger.table().cloned(),
@@ -249,9 +253,10 @@ async fn read(
                 .await?
         }
     };
-    let running = match place.has_ledger {
-        true => sql_query(RUNNING).load::<RawOperation>(conn).await?.pop(),
-        false => None,
+    let running = if place.has_ledger {
+        sql_query(RUNNING).load::<RawOperation>(conn).await?.pop()
+    } else {
+        None
     };
     let mut rows: Vec<Row> = rows.into_iter().map(Row::from).collect();
     if running.is_some() {

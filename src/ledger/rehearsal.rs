@@ -4,7 +4,7 @@
 use tokio_postgres::types::{ToSql, Type};
 
 use super::operations::StepRow;
-use crate::db::{Error, lock::LockedSession};
+use crate::postgres::{Error, lock::LockedSession};
 
 const STEP: &str = "WITH operation AS (INSERT INTO schemad.operations (id, kind, principal, \
          request_id, request_hash, state, daemon, backend_pid, queue_until, started_at, \
@@ -20,7 +20,7 @@ const STEP: &str = "WITH operation AS (INSERT INTO schemad.operations (id, kind,
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn step(locked: &LockedSession, step: &StepRow<'_>) -> Result<i64, Error> {
+pub(crate) async fn step(locked: &LockedSession, step: &StepRow<'_>) -> Result<i64, Error> {
     let millis = |of: std::time::Duration| i32::try_from(of.as_millis()).unwrap_or(i32::MAX);
     let (lock_timeout, statement_timeout) =
         (millis(step.lock_timeout), millis(step.statement_timeout));

@@ -14,20 +14,20 @@ use super::{
     text::{self, held},
 };
 use crate::{
-    db::{Error, logins::Logins, pool::Reader, session::Session},
     failure::{Failure, Reason},
     migration::{Checksum, Mode, Version},
+    postgres::{Error, logins::Logins, pool::Reader, session::Session},
 };
 
 /// One verdict is kept, or not.
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// A script's checksum and how it runs.
-pub type Identity = (Checksum, Mode);
+pub(crate) type Identity = (Checksum, Mode);
 
 /// Exactly what was rehearsed.
 #[derive(Clone, Copy, Debug)]
-pub struct Scripts<'a> {
+pub(crate) struct Scripts<'a> {
     /// The migration's version.
     pub version: &'a Version,
     /// Its up.
@@ -37,7 +37,7 @@ pub struct Scripts<'a> {
 }
 
 /// Keeps verdicts, on a session of its own.
-pub struct Keeper {
+pub(crate) struct Keeper {
     logins: Logins,
     principal: String,
     daemon: String,
@@ -46,7 +46,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// In the ledger of that database.
-    pub fn new(logins: Logins, principal: &str, daemon: &str) -> Self {
+    pub(crate) fn new(logins: Logins, principal: &str, daemon: &str) -> Self {
         Self {
             logins,
             principal: principal.into(),
@@ -59,7 +59,7 @@ impl Keeper {
     ///
     /// # Errors
     /// LEDGER_NOT_READY, why the ledger cannot be used, the database's, or its loss.
-    pub async fn keep(&mut self, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
+    pub(crate) async fn keep(&mut self, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
         let was_there = self.session.is_some();
         match self.try_keep(of, verdict).await {
             Err(_) if was_there => self.try_keep(of, verdict).await,
@@ -130,7 +130,7 @@ impl Keeper {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn verdicts(
+pub(crate) async fn verdicts(
     reader: &mut Reader,
     of: &[Scripts<'_>],
 ) -> Result<Vec<Option<String>>, Error> {

@@ -8,15 +8,13 @@ use uuid::Uuid;
 
 use super::signatures::Signatures;
 use crate::{
-    catalog::Catalog,
-    migration::{Direction, Migration, Row},
+    migration::{Direction, Migration, Row, set::Catalog, signature::Signer},
     planner::{Resolution, is_contradicted},
-    signature::Signer,
 };
 
 /// What the next operation settles before its first step.
 #[derive(Debug, Default)]
-pub struct Settlement<'a> {
+pub(crate) struct Settlement<'a> {
     /// In the Diesel table only, in the order of run_on; with the embedded migration where the
     /// binary carries it.
     pub adopted: Vec<(&'a Row, Option<&'a Migration>)>,
@@ -35,7 +33,11 @@ pub struct Settlement<'a> {
 
 impl<'a> Settlement<'a> {
     /// Compares the two tables. What a resolution puts back into Diesel's table is not forgotten.
-    pub fn of(rows: &'a [Row], catalog: &'a Catalog, resolution: Option<Resolution>) -> Self {
+    pub(crate) fn of(
+        rows: &'a [Row],
+        catalog: &'a Catalog,
+        resolution: Option<Resolution>,
+    ) -> Self {
         let mut adopted: Vec<_> = rows
             .iter()
             .filter(|row| row.is_applied() && row.recorded.is_none() && !is_contradicted(row))
@@ -57,13 +59,13 @@ impl<'a> Settlement<'a> {
     }
 
     /// Whether the database can hold `text`.
-    pub fn holds(&self, text: &str) -> bool {
+    pub(crate) fn holds(&self, text: &str) -> bool {
         self.not_held.is_empty() || !text.contains(|c| self.not_held.contains(&c))
     }
 
     /// The steps of which nothing is done, and which others did, one way or the other: the Diesel
     /// table says so.
-    pub fn settled_journals(&self) -> impl Iterator<Item = i64> + '_ {
+    pub(crate) fn settled_journals(&self) -> impl Iterator<Item = i64> + '_ {
         let adopted = self.adopted.iter().map(|(row, _)| (*row, Direction::Up));
         let forgotten = self.forgotten.iter().map(|row| (*row, Direction::Down));
         adopted.chain(forgotten).filter_map(|(row, settled)| {
@@ -75,7 +77,7 @@ impl<'a> Settlement<'a> {
     }
 
     /// Says it.
-    pub fn log(&self, operation: Uuid) {
+    pub(crate) fn log(&self, operation: Uuid) {
         if !self.adopted.is_empty() {
             tracing::info!(event = "operation.adopted", %operation, count = self.adopted.len(),
                 "adopted migrations that something else applied");

@@ -11,11 +11,11 @@ use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
 use super::operations::note;
-use crate::db::{Error, pool::Reader};
+use crate::postgres::{Error, pool::Reader};
 
 /// What to write.
 #[derive(Debug, Default)]
-pub struct Signatures {
+pub(crate) struct Signatures {
     /// Version and signature.
     pub signed: Vec<(String, Vec<u8>)>,
     /// Version, and why it was not signed.
@@ -24,7 +24,7 @@ pub struct Signatures {
 
 /// What a SignLedger did, as the ledger keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signed {
+pub(crate) struct Signed {
     /// The versions that were signed.
     pub signed: Vec<String>,
     /// Version, and why it was not signed.
@@ -58,7 +58,7 @@ pub(super) async fn write(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn of(reader: &mut Reader, operation: Uuid) -> Result<Signed, Error> {
+pub(crate) async fn of(reader: &mut Reader, operation: Uuid) -> Result<Signed, Error> {
     #[derive(QueryableByName)]
     struct Data {
         #[diesel(sql_type = Nullable<Text>)]

@@ -14,7 +14,7 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use uuid::Uuid;
 
-use crate::db::{
+use crate::postgres::{
     Error,
     activity::{Blocker, Building, Waiting},
     lock::operation_lock,
@@ -23,7 +23,7 @@ use crate::db::{
 
 /// What a running step is doing.
 #[derive(Clone, Debug, Default)]
-pub struct StepActivity {
+pub(crate) struct StepActivity {
     /// The migration's version.
     pub version: String,
     /// The lock that it waits for.
@@ -80,7 +80,10 @@ const WAIT: &str = "SELECT w.locktype AS kind, w.mode, w.relation::regclass::tex
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn of(reader: &mut Reader, operation: Uuid) -> Result<Option<StepActivity>, Error> {
+pub(crate) async fn of(
+    reader: &mut Reader,
+    operation: Uuid,
+) -> Result<Option<StepActivity>, Error> {
     reader.begin().await?;
     let found = read(reader.conn(), operation).await;
     reader.end(found).await

@@ -4,7 +4,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::{ascii::in_ascii, db::Error};
+use crate::{postgres::Error, text::ascii::in_ascii};
 
 /// True for the refusal of a character that the database's encoding does not have.
 pub(super) fn is_not_held(error: &Error) -> bool {

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::text::{self, held};
 use crate::{
-    db::{Error, pool::Reader},
     failure::Failure,
     migration::Version,
+    postgres::{Error, pool::Reader},
 };
 
 /// Refusals deleted at once, so that nobody waits for a long transaction.
@@ -27,7 +27,7 @@ const BATCH_OPERATIONS: i64 = 100;
 const BATCH_STEPS: i64 = 2_000;
 
 /// Nothing is kept longer than for a hundred years: PostgreSQL's times begin somewhere.
-pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// What another daemon said of its watchers holds for so long.
 const WATCHERS_HOLD: Duration = Duration::from_secs(15);
@@ -43,7 +43,7 @@ pub struct Retention {
 
 /// A request that was refused before it became an operation.
 #[derive(Debug)]
-pub struct Refused<'a> {
+pub(crate) struct Refused<'a> {
     /// host:pid.
     pub daemon: &'a str,
     /// Who asked.
@@ -60,7 +60,7 @@ pub struct Refused<'a> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn refused(client: &Client, refused: &Refused<'_>) -> Result<(), Error> {
+pub(crate) async fn refused(client: &Client, refused: &Refused<'_>) -> Result<(), Error> {
     let message = &refused.failure.message;
     held!(write_refusal(client, refused, (refused.principal, message)), or async {
         let (principal, message) = (text::plain(refused.principal), text::plain(message));
@@ -141,7 +141,7 @@ pub async fn prune(client: &Client, keep: Retention) -> Result<usize, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn say_watchers(
+pub(crate) async fn say_watchers(
     client: &Client,
     daemon: &str,
     watched: &BTreeMap<Version, usize>,
@@ -188,7 +188,7 @@ async fn write_watchers(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn watchers_elsewhere(
+pub(crate) async fn watchers_elsewhere(
     reader: &mut Reader,
     daemon: &str,
 ) -> Result<BTreeMap<Version, usize>, Error> {

@@ -6,7 +6,7 @@ use super::{Checksum, Direction, Mode, Version};
 
 /// One version, as the Diesel table and the ledger know it.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// The version.
     pub version: Version,
     /// Diesel's run_on when the Diesel table lists it: it is applied.
@@ -19,19 +19,19 @@ pub struct Row {
 
 impl Row {
     /// The Diesel table decides.
-    pub fn is_applied(&self) -> bool {
+    pub(crate) fn is_applied(&self) -> bool {
         self.run_on.is_some()
     }
 
     /// schemad applied it and something else has taken it out of the Diesel table.
-    pub fn is_reverted_elsewhere(&self) -> bool {
+    pub(crate) fn is_reverted_elsewhere(&self) -> bool {
         self.run_on.is_none() && self.recorded.is_some()
     }
 }
 
 /// How far a script came that is not one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Journal {
+pub(crate) struct Journal {
     /// The row of the step that began it, in the ledger.
     pub step: i64,
     /// Which script it was.
@@ -50,7 +50,7 @@ pub struct Journal {
 
 /// An index build that failed, and may have left an invalid index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TriedPart {
+pub(crate) struct TriedPart {
     /// Its checksum.
     pub checksum: String,
     /// The indexes before the first try.
@@ -61,7 +61,7 @@ pub struct TriedPart {
 
 /// A part of a script of which it is not recorded whether it took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunningPart {
+pub(crate) struct RunningPart {
     /// Its checksum.
     pub checksum: String,
     /// Only a person can tell whether it took effect.
@@ -72,7 +72,7 @@ pub struct RunningPart {
 
 /// The ledger's record of an applied migration.
 #[derive(Clone, Debug)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// The folder's name.
     pub name: String,
     /// The order of application.

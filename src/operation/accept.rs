@@ -10,26 +10,27 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{
-    Action, Event, Log, Request,
-    holder::{Holder, busy},
-    open::{APPLIES, Inner, OPEN, Registered},
-    prepare::Prepared,
+use super::{Action, Event, Log, Request, prepare::Prepared};
+use crate::operation::{
+    lock_holder::{Holder, busy},
+    registry::{APPLIES, Inner, OPEN, Registered},
 };
 use crate::{
     access::ANONYMOUS,
-    client::{Client, Room},
-    db::{
+    failure::{Failure, Reason},
+    ledger::{Ending, Finished, State, claims, control, install, operations},
+    planner,
+    postgres::{
         self,
         lock::{Attempt, LockedSession},
         session::Session,
     },
-    failure::{Failure, Reason},
-    ledger::{Ending, Finished, State, claims, control, install, operations},
-    planner,
     runner::Halt,
-    shutdown::Phase,
-    tally::Counted,
+    runtime::shutdown::Phase,
+    transport::{
+        quota::{Client, Room},
+        quota_counter::Counted,
+    },
 };
 
 /// How often a waiting operation tries the lock. Short enough that nobody notices, long enough that
@@ -316,7 +317,7 @@ async fn give_up(
     client: &tokio_postgres::Client,
     id: Uuid,
     failure: &Failure,
-) -> Result<(), db::Error> {
+) -> Result<(), postgres::Error> {
     if failure.reason != Reason::LedgerLocked {
         return claims::abandon(client, id).await;
     }
@@ -356,8 +357,8 @@ impl From<Failure> for Stopped {
     }
 }
 
-impl From<db::Error> for Stopped {
-    fn from(error: db::Error) -> Self {
+impl From<postgres::Error> for Stopped {
+    fn from(error: postgres::Error) -> Self {
         Failure::from(error).into()
     }
 }

@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
-use super::{Log, Request, accept::reused, open::Inner, watch::Tail};
+use super::{Log, Request, accept::reused, watch::Tail};
+use crate::operation::registry::Inner;
 use crate::{
-    db::{lock::Attempt, lock::LockedSession, session::Session},
     failure::{Failure, Reason},
     ledger::claims::{self, Existing},
-    shutdown::Phase,
+    postgres::{
+        lock::{Attempt, LockedSession},
+        session::Session,
+    },
+    runtime::shutdown::Phase,
 };
 
 /// How often a repeat that reached another daemon looks for the end.

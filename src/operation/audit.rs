@@ -9,11 +9,12 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Operations, open::Inner};
+use super::Operations;
+use crate::operation::registry::Inner;
 use crate::{
-    db::Error,
     failure::Failure,
     ledger::upkeep::{self, Refused},
+    postgres::Error,
 };
 
 /// Of one principal within a second.
@@ -81,7 +82,7 @@ impl Audit {
 impl Operations {
     /// Keeps the refusal of a known caller in the ledger, as well as can be. Who is refused does
     /// not wait for that.
-    pub fn note_refusal(
+    pub(crate) fn note_refusal(
         &self,
         principal: &str,
         kind: &'static str,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Operations, open::Inner};
+use super::Operations;
+use crate::operation::registry::Inner;
 use crate::{
     access::{Principal, Role},
-    db::activity,
     failure::{Failure, Kind, Reason},
     ledger::{self, OperationRow, claims, control},
+    postgres::activity,
     runner::Halt,
 };
 
@@ -29,7 +30,7 @@ impl Operations {
     ///
     /// # Errors
     /// UNKNOWN_OPERATION, OPERATION_ENDED, PERMISSION_DENIED, or the database's.
-    pub async fn cancel(&self, id: Uuid, by: &Principal) -> Result<OperationRow, Failure> {
+    pub(crate) async fn cancel(&self, id: Uuid, by: &Principal) -> Result<OperationRow, Failure> {
         let inner = &self.0;
         // First what a connection of the pool is enough for: whoever may not, or comes too late,
         // opens no session.

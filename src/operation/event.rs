@@ -4,16 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use super::Holder;
 use crate::{
-    catalog::fitness::How,
-    db::activity::{Building, Waiting},
     failure::Failure,
     ledger::{Finished, State},
-    migration::Direction,
+    migration::{Direction, run_mode::How},
+    postgres::activity::{Building, Waiting},
 };
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// The operation is recorded and will run or has run.
     Accepted {
         /// `apply`, `rollback` or `resolve`.
@@ -114,7 +113,7 @@ pub enum Event {
 
 impl Event {
     /// A warning of schemad's own, while no step runs.
-    pub fn warning(message: String) -> Self {
+    pub(crate) fn warning(message: String) -> Self {
         let (version, detail, hint) = (String::new(), String::new(), String::new());
         Self::Notice {
             version,
@@ -126,7 +125,7 @@ impl Event {
     }
 
     /// A state change, which the ledger holds too; anything else is told live only.
-    pub fn is_durable(&self) -> bool {
+    pub(crate) fn is_durable(&self) -> bool {
         matches!(
             self,
             Self::Accepted { .. } | Self::Planned { .. } | Self::StepDone(..) | Self::Finished(..)
@@ -136,7 +135,7 @@ impl Event {
 
 /// One step of a plan.
 #[derive(Clone, Debug)]
-pub struct PlannedStep {
+pub(crate) struct PlannedStep {
     /// The migration's version.
     pub version: String,
     /// Its name.
@@ -151,7 +150,7 @@ pub struct PlannedStep {
 
 /// Which step of how many.
 #[derive(Clone, Debug)]
-pub struct StepName {
+pub(crate) struct StepName {
     /// From 1.
     pub ordinal: usize,
     /// Of so many.
@@ -166,7 +165,7 @@ pub struct StepName {
 
 /// An event with its number and time.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Of a state change, from 1; 0 for what is told live only.
     pub sequence: u64,
     /// When.

@@ -2,13 +2,13 @@
 
 use super::{accept::cancelled, prepare::Step};
 use crate::{
-    db::{
-        self,
-        activity::{Blocker, blocked_by},
-    },
     failure::{Failure, Reason},
     migration::Mode,
     planner::Outcome,
+    postgres::{
+        self,
+        activity::{Blocker, blocked_by},
+    },
     runner::{self, Broken, Halt, ScriptError},
     sql,
 };
@@ -34,8 +34,8 @@ fn halted_in_doubt(halt: Halt, step: &Step, progress: &str) -> Failure {
 }
 
 /// The session was lost and the lock could not be won again to read what it had committed.
-pub(super) fn unknown(error: &db::Error) -> db::Error {
-    db::Error::Lost(format!(
+pub(super) fn unknown(error: &postgres::Error) -> postgres::Error {
+    postgres::Error::Lost(format!(
         "{error}{NOT_KNOWN}. The next operation records it, and the status shows it"
     ))
 }
@@ -94,7 +94,7 @@ pub(super) fn failure(
         }
         Broken::Guard(error) => {
             let grant = runner::grant_on_the_ledger(&error, login);
-            let failure = Failure::from(db::Error::from(error));
+            let failure = Failure::from(postgres::Error::from(error));
             let mut message = format!(
                 "the ledger refused {}: {}; {progress}",
                 step.file(),
@@ -139,7 +139,7 @@ const NOT_KNOWN: &str =
 /// The session was ended, and the script ends sessions without sparing its own: the step is known
 /// to be undone. A server that is stopped says the same of a session, so a script that names its
 /// own is not suspected.
-fn ends_sessions(error: &db::Error, step: &Step) -> bool {
+fn ends_sessions(error: &postgres::Error, step: &Step) -> bool {
     let (error, sql) = (error.to_string(), &step.script.sql);
     error.contains(ADMIN_SHUTDOWN)
         && !error.contains(NOT_KNOWN)
@@ -151,8 +151,9 @@ fn explained(error: &ScriptError, step: &Step, role: &str, in_doubt: bool) -> Fa
     let failure = runner::explain(error, &step.script.sql, &step.file(), role, in_doubt)
         .with("version", &step.version)
         .with("file", step.file());
-    match in_doubt {
-        true => failure.with("resolve", Outcome::list(&Outcome::OF_A_DOUBT)),
-        false => failure,
+    if in_doubt {
+        failure.with("resolve", Outcome::list(&Outcome::OF_A_DOUBT))
+    } else {
+        failure
     }
 }

@@ -5,15 +5,15 @@
 
 use std::time::Duration;
 
-use super::open::Inner;
+use crate::operation::registry::Inner;
 use crate::{
-    db::{
+    failure::{Failure, Reason},
+    ledger::locked,
+    postgres::{
         Error,
         activity::{Blocker, blocked_by},
         session::OWN_LOCK_TIMEOUT,
     },
-    failure::{Failure, Reason},
-    ledger::locked,
 };
 
 /// How long the look for who is in the way may take; without it the answer names nobody.

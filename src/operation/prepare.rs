@@ -8,28 +8,26 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Action, Event, Operations, PlannedStep, Request, StepName,
-    accept::Candidate,
-    encoding,
-    holder::{Holder, busy},
-    open::Inner,
-    signed,
+use super::{Action, Event, Operations, PlannedStep, Request, StepName, accept::Candidate, signed};
+use crate::operation::{
+    lock_holder::{Holder, busy},
+    registry::Inner,
+    text_encoding,
 };
 use crate::{
-    blocking,
-    catalog::{Catalog, fitness},
-    db::{
+    database::preflight::spares_ledger,
+    failure::{Failure, Reason},
+    ledger::{self, Snapshot, claims, install, operations, settle::Settlement, upkeep},
+    migration::{
+        Checksum, Direction, Mode, Row, Script, Version, run_mode, set::Catalog, signature::Signer,
+    },
+    planner::{self, Earlier, Plan, Refusal, Resume, Rollback, StepScript},
+    postgres::{
         lock::LockedSession,
         pool::{Reader, Whose},
     },
-    failure::{Failure, Reason},
-    ledger::{self, Snapshot, claims, install, operations, settle::Settlement, upkeep},
-    migration::{Checksum, Direction, Mode, Row, Script, Version},
-    planner::{self, Earlier, Plan, Refusal, Resume, Rollback, StepScript},
-    preflight::spares_ledger,
     runner::Journaled,
-    signature::Signer,
+    runtime::blocking,
     sql,
 };
 
@@ -54,7 +52,7 @@ pub(super) struct Step {
     /// For an up: the down that the ledger keeps.
     pub down: Option<Script>,
     /// The parts of a script that is not one transaction.
-    pub parts: Vec<fitness::Part>,
+    pub parts: Vec<run_mode::Part>,
     /// Where such a script goes on.
     pub resume: Resume,
     /// A statement for an index that failed and was mended away.
@@ -66,17 +64,17 @@ pub(super) struct Step {
 
 impl Step {
     /// The file the script was, for error messages.
-    pub fn file(&self) -> String {
+    pub(super) fn file(&self) -> String {
         self.name.direction.file(&self.name.name)
     }
 
     /// How its script runs.
-    fn how(&self) -> fitness::How {
-        fitness::How::of(&self.script, self.parts.len())
+    fn how(&self) -> run_mode::How {
+        run_mode::How::of(&self.script, self.parts.len())
     }
 
     /// How the runner goes about a script that is not one transaction.
-    pub fn journaled(&self) -> Option<Journaled<'_>> {
+    pub(super) fn journaled(&self) -> Option<Journaled<'_>> {
         if self.script.mode == Mode::Transactional {
             return None;
         }
@@ -90,12 +88,12 @@ impl Step {
     }
 
     /// How long it may go on retrying for its locks; 0 is one try.
-    pub fn lock_wait(&self, request: &Request) -> Duration {
+    pub(super) fn lock_wait(&self, request: &Request) -> Duration {
         self.settings().lock_wait.unwrap_or(request.lock_wait)
     }
 
     /// How long one try may wait for a lock: never longer than all tries together.
-    pub fn lock_timeout(&self, request: &Request) -> Duration {
+    pub(super) fn lock_timeout(&self, request: &Request) -> Duration {
         let asked = self.settings().lock_timeout.unwrap_or(request.lock_timeout);
         match self.lock_wait(request) {
             Duration::ZERO => asked,
@@ -106,14 +104,14 @@ impl Step {
 
     /// What the file asks for. The catalog refuses a file with a mistake in it; an older release
     /// let none through.
-    pub fn settings(&self) -> sql::Settings {
+    pub(super) fn settings(&self) -> sql::Settings {
         sql::settings(&self.script.sql).unwrap_or_default()
     }
 }
 
 impl Prepared {
     /// The steps, as the followers see them.
-    pub fn event(&self) -> Event {
+    pub(super) fn event(&self) -> Event {
         planned(&self.steps, &self.warnings)
     }
 }
@@ -150,7 +148,7 @@ impl Inner {
         blocking::in_place(bytes, || {
             check(&mut steps, &snapshot.rows, self.role.as_deref())
         })?;
-        encoding::check(&steps, &mut reader, &snapshot.server.encoding, bytes).await?;
+        text_encoding::check(&steps, &mut reader, &snapshot.server.encoding, bytes).await?;
         self.is_rehearsed(&steps, &mut reader, install::VERSION)
             .await?;
         let signer = self.signer(&snapshot);
@@ -164,7 +162,7 @@ impl Inner {
             Settlement::of(&snapshot.rows, &self.catalog, resolution)
         });
         let not_held =
-            encoding::not_held_of(&settlement.adopted, &mut reader, &snapshot.server.encoding)
+            text_encoding::not_held_of(&settlement.adopted, &mut reader, &snapshot.server.encoding)
                 .await?;
         let settlement = Settlement {
             signatures,
@@ -227,7 +225,11 @@ impl Operations {
     ///
     /// # Errors
     /// What the real call would answer.
-    pub async fn validate(&self, reader: &mut Reader, request: &Request) -> Result<Event, Failure> {
+    pub(crate) async fn validate(
+        &self,
+        reader: &mut Reader,
+        request: &Request,
+    ) -> Result<Event, Failure> {
         let inner = &self.0;
         let snapshot = ledger::read::snapshot(reader).await?;
         if snapshot.running.is_some() && request.queue_timeout.is_zero() {
@@ -245,7 +247,7 @@ impl Operations {
         blocking::in_place(bytes, || {
             check(&mut steps, &snapshot.rows, inner.role.as_deref())
         })?;
-        encoding::check(&steps, reader, &snapshot.server.encoding, bytes).await?;
+        text_encoding::check(&steps, reader, &snapshot.server.encoding, bytes).await?;
         let ledger = snapshot.ledger.as_ref().map_or(0, |ledger| ledger.version);
         inner.is_rehearsed(&steps, reader, ledger).await?;
         blocking::in_place(bytes, || {
@@ -448,14 +450,14 @@ fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Fai
     steps.iter_mut().try_for_each(|step| {
         let row = rows.get(&step.version).copied();
         if role.is_some() {
-            fitness::keeps_role(
+            run_mode::keeps_role(
                 &step.name.name,
                 &step.version,
                 step.name.direction,
                 &step.script,
             )?;
         }
-        step.parts = fitness::parts(
+        step.parts = run_mode::parts(
             &step.name.name,
             &step.version,
             step.name.direction,
@@ -463,7 +465,7 @@ fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Fai
         )?;
         step.resume = planner::resume(row, step.name.direction, &step.parts)?;
         if step.name.direction == Direction::Up && step.resume == Resume::default() {
-            fitness::means_what_it_says(&step.name.name, &step.version, &step.script)?;
+            run_mode::means_what_it_says(&step.name.name, &step.version, &step.script)?;
         }
         step.earlier = planner::earlier(row, step.name.direction, &step.parts);
         Ok(())

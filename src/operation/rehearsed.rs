@@ -1,12 +1,13 @@
 //! `--require-rehearsed`: an up runs only when its rehearsal, with exactly this up and this down,
 //! ended well.
 
-use super::{open::Inner, prepare::Step};
+use super::prepare::Step;
+use crate::operation::registry::Inner;
 use crate::{
-    db::pool::Reader,
     failure::{Failure, Reason},
     ledger::rehearsals::{self, Scripts},
     migration::{Direction, Script},
+    postgres::pool::Reader,
     rehearse::Verdict,
 };
 

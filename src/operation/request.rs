@@ -11,7 +11,7 @@ use crate::{
 
 /// lock_timeout where nobody asks for another: what users wait behind a migration that waits. Short
 /// of the 15 s after which proxies give up.
-pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A checked request.
 #[derive(Clone, Debug)]

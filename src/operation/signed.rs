@@ -6,17 +6,19 @@ use std::collections::HashMap;
 
 use super::{
     Operations,
-    open::Inner,
     prepare::{Step, script_missing},
 };
+use crate::operation::registry::Inner;
 use crate::{
-    catalog::Catalog,
-    db::pool::Reader,
     failure::{Failure, Reason},
     ledger::{self, Snapshot, signatures::Signatures},
-    migration::{Checksum, Mode, Row, Script, Version},
+    migration::{
+        Checksum, Mode, Row, Script, Version,
+        set::Catalog,
+        signature::{Signer, Unverified},
+    },
     planner::{self, Problem, Refusal, Signing, StepScript, Unsigned},
-    signature::{Signer, Unverified},
+    postgres::pool::Reader,
 };
 
 impl Inner {
@@ -56,7 +58,7 @@ fn mac(row: &Row) -> Option<&[u8]> {
 
 impl Operations {
     /// The texts that [`Self::unverified`] needs. Without a key, none.
-    pub fn signed_texts(&self, snapshot: &Snapshot) -> Vec<Checksum> {
+    pub(crate) fn signed_texts(&self, snapshot: &Snapshot) -> Vec<Checksum> {
         self.0
             .signer(snapshot)
             .map_or_else(Vec::new, |_| signed_texts(&self.0.catalog, &snapshot.rows))
@@ -64,7 +66,11 @@ impl Operations {
 
     /// The downs that a rollback would refuse, for those who look beforehand. Without a key there
     /// are none.
-    pub fn unverified(&self, snapshot: &Snapshot, texts: Vec<Option<String>>) -> Vec<Problem> {
+    pub(crate) fn unverified(
+        &self,
+        snapshot: &Snapshot,
+        texts: Vec<Option<String>>,
+    ) -> Vec<Problem> {
         self.0.signer(snapshot).map_or_else(Vec::new, |signer| {
             unverified(signer, &self.0.catalog, &snapshot.rows, texts)
         })
@@ -73,7 +79,7 @@ impl Operations {
 
 /// The texts of the downs that only the ledger has and that are signed; the others need none to be
 /// refused.
-pub fn signed_texts(catalog: &Catalog, rows: &[Row]) -> Vec<Checksum> {
+pub(crate) fn signed_texts(catalog: &Catalog, rows: &[Row]) -> Vec<Checksum> {
     let signed = |(row, (checksum, _)): (&Row, (Checksum, Mode))| {
         row.recorded.as_ref()?.mac.as_ref().map(|_| checksum)
     };
@@ -84,7 +90,7 @@ pub fn signed_texts(catalog: &Catalog, rows: &[Row]) -> Vec<Checksum> {
 
 /// The downs that only the ledger has and that do not verify; `texts` as [`signed_texts`] asks for
 /// them.
-pub fn unverified(
+pub(crate) fn unverified(
     signer: Signer<'_>,
     catalog: &Catalog,
     rows: &[Row],
@@ -193,15 +199,14 @@ fn stored_script(
     mode: Mode,
 ) -> Result<Script, &'static str> {
     let sql = text.ok_or("schemad.scripts does not hold its text: somebody deleted it")?;
-    match Checksum::of_script(&sql) == checksum {
-        true => Ok(Script {
+    if Checksum::of_script(&sql) == checksum {
+        Ok(Script {
             sql: sql.into(),
             checksum,
             mode,
-        }),
-        false => {
-            Err("its text in schemad.scripts is not what its checksum says: somebody changed it")
-        }
+        })
+    } else {
+        Err("its text in schemad.scripts is not what its checksum says: somebody changed it")
     }
 }
 

@@ -9,15 +9,16 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Event, Follower, Log, Operations, PlannedStep, StepName, log::beyond, open::Inner};
+use super::{Event, Follower, Log, Operations, PlannedStep, StepName};
+use crate::operation::{events::beyond, registry::Inner};
 use crate::{
-    db::activity::{Building, Waiting},
     failure::{Failure, Kind, Reason},
     ledger::{
         Ending, Finished, State, control,
         history::{self, Changes, StepChange},
         step_activity::{self, StepActivity},
     },
+    postgres::activity::{Building, Waiting},
 };
 
 /// How often another daemon's operation is looked at, for all its watchers together.
@@ -31,7 +32,7 @@ impl Operations {
     ///
     /// # Errors
     /// UNKNOWN_OPERATION, INVALID_SEQUENCE for one beyond the end, or the database's.
-    pub async fn watch(&self, id: Uuid, after: u64) -> Result<Follower, Failure> {
+    pub(crate) async fn watch(&self, id: Uuid, after: u64) -> Result<Follower, Failure> {
         let inner = &self.0;
         let log = match inner.log_of(id) {
             Some(log) => log,

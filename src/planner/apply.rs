@@ -7,10 +7,7 @@ use super::{
     journal::half_applied_elsewhere,
     state::{Newer, blocked},
 };
-use crate::{
-    catalog::Catalog,
-    migration::{Checksum, Direction, Migration, Row, Version},
-};
+use crate::migration::{Checksum, Direction, Migration, Row, Version, set::Catalog};
 
 /// What to apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +36,11 @@ pub enum Target {
 ///
 /// # Errors
 /// A [`Refusal`]: set mismatch, unknown target, an edited up, or a pending migration out of order.
-pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Plan, Refusal> {
+pub(crate) fn plan_apply(
+    catalog: &Catalog,
+    rows: &[Row],
+    request: &Apply,
+) -> Result<Plan, Refusal> {
     expect_set(catalog, request)?;
     let applied: BTreeMap<&Version, &Row> = rows
         .iter()
@@ -93,7 +94,7 @@ pub fn plan_apply(catalog: &Catalog, rows: &[Row], request: &Apply) -> Result<Pl
 ///
 /// # Errors
 /// [`Refusal::SetMismatch`].
-pub fn expect_set(catalog: &Catalog, request: &Apply) -> Result<(), Refusal> {
+pub(crate) fn expect_set(catalog: &Catalog, request: &Apply) -> Result<(), Refusal> {
     match request
         .expected_set
         .filter(|expected| *expected != catalog.digest())

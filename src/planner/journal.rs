@@ -3,14 +3,13 @@
 
 use super::{Refusal, refusal::Sent};
 use crate::{
-    catalog::{Catalog, fitness::Part},
-    migration::{Checksum, Direction, Journal, Row},
+    migration::{Checksum, Direction, Journal, Row, run_mode::Part, set::Catalog},
     sql::{self, Statement},
 };
 
 /// Where a script goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resume {
+pub(crate) struct Resume {
     /// The step that began it, in the ledger.
     pub step: Option<i64>,
     /// Parts that are done.
@@ -87,7 +86,7 @@ fn look(statement: &Statement<'_>) -> String {
 
 /// A statement for an index that failed, when the script has something else in its place now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Earlier {
+pub(crate) struct Earlier {
     /// The step that has its row in the journal.
     pub step: i64,
     /// The parts before it.
@@ -103,7 +102,7 @@ pub struct Earlier {
 }
 
 /// The statement for an index that failed and was mended away.
-pub fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Option<Earlier> {
+pub(crate) fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Option<Earlier> {
     let journal = row?
         .journal
         .as_ref()
@@ -163,7 +162,7 @@ fn search_path(settings: &[Statement<'_>]) -> String {
 }
 
 /// The Diesel table says that a script is through which the journal says is not.
-pub fn is_contradicted(row: &Row) -> bool {
+pub(crate) fn is_contradicted(row: &Row) -> bool {
     row.journal.as_ref().is_some_and(|journal| {
         let has_begun = !journal.done.is_empty() || journal.running.is_some();
         has_begun
@@ -231,7 +230,11 @@ fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
 /// # Errors
 /// [`Refusal::JournalDiffers`] when a part that ran is no longer what it was,
 /// [`Refusal::JournalWithoutParts`] when the script is to run in one transaction now.
-pub fn resume(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Result<Resume, Refusal> {
+pub(crate) fn resume(
+    row: Option<&Row>,
+    direction: Direction,
+    parts: &[Part],
+) -> Result<Resume, Refusal> {
     let Some((row, journal)) = row.and_then(|row| {
         Some((
             row,

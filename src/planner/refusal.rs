@@ -4,9 +4,8 @@ use std::fmt;
 
 use crate::{
     failure::{Failure, Reason},
-    migration::{Checksum, Direction, Version},
+    migration::{Checksum, Direction, Version, signature::Unverified},
     planner::Outcome,
-    signature::Unverified,
     sql::Place,
 };
 
@@ -267,9 +266,10 @@ pub enum Refusal {
 
 /// What happened to a statement in doubt, and what to look for.
 fn doubt(sent: Option<&Sent>, failed: bool) -> String {
-    let happened = match failed {
-        true => "failed outside a transaction, and may have committed a part of its work before",
-        false => "was sent outside a transaction, and its end is not known",
+    let happened = if failed {
+        "failed outside a transaction, and may have committed a part of its work before"
+    } else {
+        "was sent outside a transaction, and its end is not known"
     };
     let question = if failed {
         "what of it is there"

@@ -2,10 +2,7 @@
 //! done script is given up, or that an applied up was changed on purpose.
 
 use super::{Refusal, journal::is_contradicted, state::table_lost};
-use crate::{
-    catalog::Catalog,
-    migration::{Journal, Migration, Row, Version},
-};
+use crate::migration::{Journal, Migration, Row, Version, set::Catalog};
 
 /// What to settle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +88,7 @@ impl Outcome {
 
 /// What the ledger has to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resolution {
+pub(crate) enum Resolution {
     /// The running part of this step's journal is done, or is to be run again.
     Statement {
         /// The row of the step.
@@ -116,7 +113,7 @@ pub enum Resolution {
 ///
 /// # Errors
 /// [`Refusal::UnknownVersion`], or [`Refusal::NothingToResolve`] with what there is instead.
-pub fn plan_resolve(
+pub(crate) fn plan_resolve(
     catalog: &Catalog,
     rows: &[Row],
     request: &Resolve,
@@ -195,9 +192,9 @@ fn instead(journal: Option<&Journal>, edited: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        catalog::tests::{Hand, Source},
-        migration::{Direction, RunningPart},
+    use crate::migration::{
+        Direction, RunningPart,
+        set::tests::{Hand, Source},
     };
 
     fn catalog() -> Catalog {

@@ -3,10 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::{Plan, Refusal, Step, StepScript, in_order_of_application, journal, state::table_lost};
-use crate::{
-    catalog::Catalog,
-    migration::{Checksum, Direction, Mode, Row, Version},
-};
+use crate::migration::{Checksum, Direction, Mode, Row, Version, set::Catalog};
 
 /// What to roll back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +41,11 @@ pub enum Source {
 /// # Errors
 /// A [`Refusal`]: unknown or unapplied target, fewer applied than asked, no down script, two that
 /// differ.
-pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Result<Plan, Refusal> {
+pub(crate) fn plan_rollback(
+    catalog: &Catalog,
+    rows: &[Row],
+    request: &Rollback,
+) -> Result<Plan, Refusal> {
     if let Some(refusal) = table_lost(rows) {
         return Err(refusal);
     }
@@ -99,7 +100,7 @@ pub fn plan_rollback(catalog: &Catalog, rows: &[Row], request: &Rollback) -> Res
 }
 
 /// The applied migrations whose down only the ledger has: a rollback runs it from there.
-pub fn stored_downs<'a>(
+pub(crate) fn stored_downs<'a>(
     catalog: &'a Catalog,
     rows: &'a [Row],
 ) -> impl Iterator<Item = (&'a Row, (Checksum, Mode))> + 'a {

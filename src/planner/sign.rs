@@ -2,10 +2,7 @@
 //! whether each is what its checksum says is found out later.
 
 use super::{Refusal, StepScript};
-use crate::{
-    catalog::Catalog,
-    migration::{Row, Version},
-};
+use crate::migration::{Row, Version, set::Catalog};
 
 /// What to sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +42,7 @@ impl Target {
 
 /// What a SignLedger comes to.
 #[derive(Clone, Debug, Default)]
-pub struct Signing {
+pub(crate) struct Signing {
     /// To be signed, if their texts are in order.
     pub wanted: Vec<Unsigned>,
     /// Named, and nothing that could be signed: the version, and why not.
@@ -54,7 +51,7 @@ pub struct Signing {
 
 /// A down to be signed.
 #[derive(Clone, Debug)]
-pub struct Unsigned {
+pub(crate) struct Unsigned {
     /// Of this migration.
     pub version: Version,
     /// Where it is. In the binary: of a migration that the same operation adopts.
@@ -71,7 +68,11 @@ pub struct Unsigned {
 ///
 /// # Errors
 /// [`Refusal::UnknownVersion`].
-pub fn plan_sign(catalog: &Catalog, rows: &[Row], request: &Sign) -> Result<Signing, Refusal> {
+pub(crate) fn plan_sign(
+    catalog: &Catalog,
+    rows: &[Row],
+    request: &Sign,
+) -> Result<Signing, Refusal> {
     let mut signing = Signing::default();
     match &request.target {
         Target::All => {

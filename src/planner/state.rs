@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Outcome, Refusal, journal};
 use crate::{
-    catalog::{Catalog, fitness},
     failure::{Failure, Reason},
-    migration::{Direction, Migration, Row, Version},
+    migration::{Direction, Migration, Row, Version, run_mode, set::Catalog},
 };
 
 /// The schema's state. DIVERGED means that an Apply without flags would be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
+pub(crate) enum State {
     /// Nothing is applied, something is pending.
     Empty,
     /// Exactly the embedded set is applied.
@@ -28,7 +27,7 @@ pub enum State {
 
 /// Something that somebody should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// UPPER_SNAKE.
     pub reason: &'static str,
     /// The migration concerned.
@@ -43,7 +42,7 @@ pub struct Problem {
 
 /// The comparison of an embedded set with a database.
 #[derive(Clone, Debug)]
-pub struct Assessment {
+pub(crate) struct Assessment {
     /// In one word.
     pub state: State,
     /// The highest applied version.
@@ -60,7 +59,7 @@ pub struct Assessment {
 
 impl Assessment {
     /// Takes in why Apply would be refused besides.
-    pub fn refuse(&mut self, failures: impl IntoIterator<Item = Failure>) {
+    pub(crate) fn refuse(&mut self, failures: impl IntoIterator<Item = Failure>) {
         let before = self.problems.len();
         self.problems
             .splice(0..0, failures.into_iter().map(blocking));
@@ -71,7 +70,7 @@ impl Assessment {
 }
 
 /// Compares.
-pub fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
+pub(crate) fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
     let applied: BTreeMap<&Version, &Row> = rows
         .iter()
         .filter(|row| row.is_applied())
@@ -221,7 +220,7 @@ fn changed(row: &Row, catalog: &Catalog) -> Option<Refusal> {
         .as_ref()
         .filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
     let m = catalog.get(&row.version)?;
-    let parts = fitness::parts(&m.name, &m.version, Direction::Up, &m.up).ok()?;
+    let parts = run_mode::parts(&m.name, &m.version, Direction::Up, &m.up).ok()?;
     journal::resume(Some(row), Direction::Up, &parts).err()
 }
 

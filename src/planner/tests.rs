@@ -5,12 +5,12 @@ use super::{
     rollback::{Source, Target as RollbackTarget},
     *,
 };
-use crate::{
-    catalog::{
+use crate::migration::{
+    Journal, Recorded,
+    set::{
         Catalog,
         tests::{Hand, Source as HandSource},
     },
-    migration::{Journal, Recorded},
 };
 
 const NAMES: [&str; 5] = ["1_a", "2_b", "3_c", "4_d", "5_e"];

@@ -11,20 +11,18 @@ use tokio::{
 
 use super::{Event, Outside, Rehearsed, Settings, rehearse};
 use crate::{
-    catalog::Catalog,
-    db::logins::Logins,
     failure::{Failure, Reason},
     ledger::rehearsals::{Keeper, Scripts},
-    migration::Version,
+    migration::{Version, set::Catalog},
+    postgres::{logins::Logins, scratch::Scratch},
     runner::{Halt, Orders, Wait},
+    runtime::shutdown::Phase,
     schema::in_one_line,
-    scratch::Scratch,
-    shutdown::Phase,
 };
 
 /// Begins rehearsals.
 #[derive(Clone)]
-pub struct Rehearsals {
+pub(crate) struct Rehearsals {
     inner: Arc<Inner>,
     /// One at a time: it is a load that nobody waits for.
     turn: Arc<Semaphore>,
@@ -39,7 +37,7 @@ struct Inner {
 }
 
 /// A rehearsal that was begun. Dropping it ends it.
-pub struct Begun {
+pub(crate) struct Begun {
     /// What happens.
     pub events: mpsc::UnboundedReceiver<Event>,
     /// How it ended, after the last event.
@@ -48,7 +46,7 @@ pub struct Begun {
 
 impl Rehearsals {
     /// On the server where the logins are, where migrations run as `role`.
-    pub fn new(
+    pub(crate) fn new(
         catalog: Arc<Catalog>,
         logins: Logins,
         role: Option<String>,
@@ -71,7 +69,11 @@ impl Rehearsals {
     ///
     /// # Errors
     /// BUSY when one runs, SHUTTING_DOWN.
-    pub fn begin(&self, selected: BTreeSet<Version>, principal: &str) -> Result<Begun, Failure> {
+    pub(crate) fn begin(
+        &self,
+        selected: BTreeSet<Version>,
+        principal: &str,
+    ) -> Result<Begun, Failure> {
         if *self.inner.phases.borrow() != Phase::Serving {
             return Err(Failure::new(
                 Reason::ShuttingDown,
@@ -95,7 +97,7 @@ impl Rehearsals {
     }
 
     /// Returns when none runs.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         let _ = self.turn.acquire().await; // nobody closes it
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
-use crate::{catalog::Catalog, migration::Version};
+use crate::migration::{Version, set::Catalog};
 
 /// Which migrations are rehearsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

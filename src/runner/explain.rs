@@ -7,14 +7,20 @@ mod place;
 
 use super::{ScriptError, Undone};
 use crate::{
-    db::SqlError,
     failure::{Failure, Reason},
+    postgres::SqlError,
     sql::{self, Place},
 };
 
 /// The failure that tells where `sql`, the script of `file`, was refused. `in_doubt`: the statement
 /// may have committed a part of its work before it failed.
-pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, in_doubt: bool) -> Failure {
+pub(crate) fn explain(
+    failed: &ScriptError,
+    sql: &str,
+    file: &str,
+    role: &str,
+    in_doubt: bool,
+) -> Failure {
     let found = place::find(failed, sql).without_secrets(sql);
     let (error, place) = (&found.failed.error, found.place);
     let total = sql::count(sql);
@@ -47,9 +53,10 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, in_doubt
             .with("statements", total);
     }
     if let Some(place) = place {
-        let (source, source_column) = match error.ran_secret {
-            true => (sql::NOT_SHOWN.to_owned(), 1),
-            false => sql::excerpt(sql, place),
+        let (source, source_column) = if error.ran_secret {
+            (sql::NOT_SHOWN.to_owned(), 1)
+        } else {
+            sql::excerpt(sql, place)
         };
         failure = failure
             .with("line", place.line)
@@ -92,7 +99,7 @@ pub fn explain(failed: &ScriptError, sql: &str, file: &str, role: &str, in_doubt
 
 /// The right that schemad itself lacks on its ledger or Diesel's table, if that is why it was
 /// refused. `login`: whose session it is.
-pub fn grant_on_the_ledger(error: &SqlError, login: &str) -> Option<String> {
+pub(crate) fn grant_on_the_ledger(error: &SqlError, login: &str) -> Option<String> {
     const TABLES: &str = "UPDATE schemad.steps, schemad.statements, schemad.operations, \
         schemad.migrations, schemad.ledger";
     const LOCK: &str = "LOCK TABLE __diesel_schema_migrations";

@@ -9,20 +9,22 @@ use tokio_postgres::error::SqlState;
 
 use super::{
     Broken, Observer, Orders, ScriptError, Step, Undone,
-    answer::{self, Received},
     message::{self, Preamble, Then},
-    outside,
+};
+use crate::runner::{
+    non_transactional,
+    response::{self, Received},
 };
 use crate::{
-    blocking,
-    db::{Error, SqlError, lock::LockedSession, session::Notice},
     planner::Resume,
+    postgres::{Error, SqlError, lock::LockedSession, session::Notice},
+    runtime::blocking,
     sql::{self, Kind, Outside, Statement, Unit, Work},
 };
 
 /// The parts of a script that is not one transaction.
 #[derive(Clone, Debug)]
-pub struct Journaled<'a> {
+pub(crate) struct Journaled<'a> {
     /// In order.
     pub units: Vec<Unit<'a>>,
     /// Where an earlier operation left off.
@@ -85,7 +87,7 @@ pub(super) struct Part<'a> {
 
 impl Part<'_> {
     /// Its ordinal in the ledger.
-    pub fn ordinal(&self) -> i32 {
+    pub(super) fn ordinal(&self) -> i32 {
         i32::try_from(self.number).unwrap_or(i32::MAX)
     }
 }
@@ -135,7 +137,7 @@ pub(super) async fn run(
                 in_transaction(session, &part, (begin, modes), then, orders, observer).await
             }
             Work::Outside(what) => {
-                outside::run(
+                non_transactional::run(
                     session,
                     &part,
                     what,
@@ -155,7 +157,7 @@ pub(super) async fn run(
                 } else {
                     Outside::Unknown
                 };
-                outside::run(session, &part, what, false, then, orders, observer).await?;
+                non_transactional::run(session, &part, what, false, then, orders, observer).await?;
             }
             other => other?,
         }
@@ -230,7 +232,7 @@ async fn in_transaction(
         ..
     } = received;
     result.map_err(
-        |error| match answer::broken(error, ended, statements, preamble) {
+        |error| match response::broken(error, ended, statements, preamble) {
             Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || {
                 in_the_file(part, failed)
             })),
@@ -252,7 +254,7 @@ pub(super) async fn send(
         .simple_query_raw(message)
         .await
         .map_err(|e| Broken::Lost(e.into()))?;
-    let received = answer::receive(
+    let received = response::receive(
         session,
         std::pin::pin!(answer),
         patience,
@@ -283,7 +285,7 @@ pub(super) async fn record(
     )
     .await;
     recorded.map_err(
-        |error| match answer::broken(error, None, 0, Preamble::default()) {
+        |error| match response::broken(error, None, 0, Preamble::default()) {
             // The file's statements are what may keep the ledger from being written.
             Broken::Sql(mut failed) => {
                 failed.error.position = None;

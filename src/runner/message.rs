@@ -3,20 +3,20 @@
 //! step's integer, and the name of Diesel's table as the server itself quotes it.
 
 use super::Step;
-use crate::{db::session::CONFIGURED_PATH, sql};
+use crate::{postgres::session::CONFIGURED_PATH, sql};
 
 /// The guards, in the schema `schemad` (src/ledger/0001.sql to 0006.sql).
-pub const BEGIN_STEP: &str = "begin_step_v3";
-pub const FINISH_STEP: &str = "finish_step_v4";
-pub const NOTE_STATEMENT: &str = "note_statement_v3";
-pub const CAN_BE_FINISHED: &str = "can_be_finished_v1";
+pub(crate) const BEGIN_STEP: &str = "begin_step_v3";
+pub(crate) const FINISH_STEP: &str = "finish_step_v4";
+pub(crate) const NOTE_STATEMENT: &str = "note_statement_v3";
+pub(crate) const CAN_BE_FINISHED: &str = "can_be_finished_v1";
 
 /// The column of a finished step's answer that says how long it took, in seconds.
-pub const TOOK: &str = "schemad_step_took";
+pub(crate) const TOOK: &str = "schemad_step_took";
 
 /// What stands in a message before its script.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Preamble {
+pub(crate) struct Preamble {
     pub statements: usize,
     pub characters: usize,
 }
@@ -32,9 +32,10 @@ fn begin(own: Option<&str>, modes: Option<&str>) -> String {
         .join(" ")
         .trim_end()
         .to_owned();
-    match begin.to_ascii_lowercase().contains("isolation") {
-        true => begin,
-        false => format!("{begin} ISOLATION LEVEL READ COMMITTED"),
+    if begin.to_ascii_lowercase().contains("isolation") {
+        begin
+    } else {
+        format!("{begin} ISOLATION LEVEL READ COMMITTED")
     }
 }
 
@@ -69,13 +70,13 @@ fn script_preamble(begin: &str, id: i64, diesel_table: Option<&str>) -> (String,
 
 /// The message for a step, and what stands before its script. `reset` ends what the script left in
 /// the session.
-pub fn of(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
+pub(crate) fn of(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
     let (message, preamble) = open(step, diesel_table, reset);
     (format!("{message};COMMIT"), preamble)
 }
 
 /// The same without its COMMIT.
-pub fn open(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
+pub(crate) fn open(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
     let begin = begin(None, sql::transaction_modes(step.sql));
     let (before, preamble) = script_preamble(&begin, step.id, diesel_table);
     (
@@ -86,7 +87,7 @@ pub fn open(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String
 
 /// What ends a part of a script that is not one transaction.
 #[derive(Clone, Copy)]
-pub enum Then {
+pub(crate) enum Then {
     /// The part is done, and there are more.
     Note(usize),
     /// The step is done.
@@ -96,7 +97,7 @@ pub enum Then {
 /// The message for a part of a script that is not one transaction, and what stands before `text`,
 /// which is the part with the file's settings before it. A part that keeps the step from being
 /// finished fails as the last would.
-pub fn of_part(
+pub(crate) fn of_part(
     id: i64,
     diesel_table: Option<&str>,
     (own, modes): (Option<&str>, Option<&str>),
@@ -119,17 +120,17 @@ pub fn of_part(
 }
 
 /// The message that records a part which ran outside a transaction.
-pub fn record(id: i64, then: Then) -> String {
+pub(crate) fn record(id: i64, then: Then) -> String {
     alone(id, &ending(id, then))
 }
 
 /// The message before a part that runs outside a transaction.
-pub fn announce(id: i64, number: usize) -> String {
+pub(crate) fn announce(id: i64, number: usize) -> String {
     alone(id, &note(id, number, "running"))
 }
 
 /// The message after such a part was refused by the server.
-pub fn take_back(id: i64, number: usize) -> String {
+pub(crate) fn take_back(id: i64, number: usize) -> String {
     alone(id, &note(id, number, "pending"))
 }
 

@@ -12,10 +12,10 @@ use tokio_postgres::{SimpleQueryStream, error::SqlState};
 
 use super::{
     Attempts, Broken, Observer, Orders, Step,
-    answer::{self, Received},
     message::{self, Preamble},
 };
-use crate::db::{lock::LockedSession, session::Notice};
+use crate::postgres::{lock::LockedSession, session::Notice};
+use crate::runner::response::{self, Received};
 
 /// Steps in flight. Measured over a 20 ms link, 1,000 steps take 4.5 s with 32 and 25 s with 1;
 /// more gains nothing.
@@ -180,14 +180,16 @@ async fn settle(
     // What a later step has already said waits for its turn.
     let said_before = std::mem::take(early);
     let in_flight = steps.iter().skip(index + 1).take(WINDOW);
-    let mut hear =
-        |notice: Notice| match in_flight.clone().any(|later| notice.step == Some(later.id)) {
-            true => early.push(notice),
-            false => observer.notice(index, notice),
-        };
+    let mut hear = |notice: Notice| {
+        if in_flight.clone().any(|later| notice.step == Some(later.id)) {
+            early.push(notice)
+        } else {
+            observer.notice(index, notice)
+        }
+    };
     said_before.into_iter().for_each(&mut hear);
     let received =
-        answer::receive(session, sent.answer.as_mut(), patience, orders, &mut hear).await;
+        response::receive(session, sent.answer.as_mut(), patience, orders, &mut hear).await;
     if let Some(notice) = session.take_left_out(steps[index].id) {
         observer.notice(index, notice);
     }
@@ -202,6 +204,6 @@ async fn settle(
             has_stray: ended.is_some(),
             took,
         }),
-        Err(error) => Err(answer::broken(error, ended, statements, sent.preamble)),
+        Err(error) => Err(response::broken(error, ended, statements, sent.preamble)),
     }
 }

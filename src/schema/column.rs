@@ -1,6 +1,6 @@
 //! Columns of tables and views, attributes of composite types.
 
-use super::cells::{Acl, Sorted, letters, record};
+use crate::schema::row::{Acl, Sorted, letters, record};
 
 letters! {
     /// Whose a column's value is when nobody gives one.

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::{
     Relation,
-    cells::{letters, record},
     name::identifier,
     object::{Key, Kind, Object},
     sql::{comment, comment_of, made_in_schema},
 };
+use crate::schema::row::{letters, record};
 
 letters! {
     /// The sorts of constraints.

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::blocking::in_place;
+use crate::runtime::blocking::in_place;
 
 use super::{
     Snapshot,

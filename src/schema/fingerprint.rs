@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::Snapshot;
-use crate::blocking::in_place;
+use crate::runtime::blocking::in_place;
 
 /// Raised when the same schema begins to have another fingerprint.
 const VERSION: u32 = 1;

@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 
 use super::{
-    cells::{Acl, Sorted, record},
     object::{Key, Kind, Object},
     sql::{comment, comment_of, made},
 };
+use crate::schema::row::{Acl, Sorted, record};
 
 record! {
     /// A foreign data wrapper.

@@ -62,7 +62,7 @@ const KEYWORDS: &str = "all analyse analyze and any array as asc asymmetric auth
 
 /// An identifier as SQL has to write it: in quotes when it is a keyword, or has anything but small
 /// letters, digits and underscores.
-pub fn identifier(name: &str) -> String {
+pub(crate) fn identifier(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name
             .chars()

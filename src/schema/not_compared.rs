@@ -1,8 +1,8 @@
 //! What a database has and a snapshot does not compare. It is counted, so that nobody takes silence
 //! for sameness.
 
-use super::ask::Ask;
-use crate::db::Error;
+use crate::postgres::Error;
+use crate::schema::query::Ask;
 
 /// Counts everything.
 pub(super) async fn count(ask: Ask<'_>) -> Result<Vec<String>, Error> {

@@ -5,7 +5,8 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{cells::Read, name::identifier};
+use super::name::identifier;
+use crate::schema::row::Read;
 
 macro_rules! kinds {
     ($($(#[$meta:meta])* $kind:ident = $words:literal,)*) => {
@@ -106,7 +107,7 @@ impl fmt::Display for Kind {
 /// A name in the order in which objects are listed: schema, name, and what tells apart those of one
 /// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key<'a> {
+pub(crate) struct Key<'a> {
     /// Empty for what lies in no schema.
     pub schema: &'a str,
     /// The table's name for what is part of one.
@@ -117,7 +118,7 @@ pub struct Key<'a> {
 
 impl<'a> Key<'a> {
     /// A name in a schema.
-    pub fn of(schema: &'a str, name: &'a str) -> Self {
+    pub(crate) fn of(schema: &'a str, name: &'a str) -> Self {
         Self {
             schema,
             name,

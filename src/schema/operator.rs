@@ -4,11 +4,11 @@
 use std::borrow::Cow;
 
 use super::{
-    cells::{Acl, Sorted, record},
     name::identifier,
     object::{Key, Kind, Object},
     sql::{comment, comment_of, made, made_in_schema},
 };
+use crate::schema::row::{Acl, Sorted, record};
 
 record! {
     /// A cast.

@@ -7,16 +7,18 @@ use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
     Relation, Snapshot,
-    ask::{Ask, Prepared},
-    cells::{Cells, Context, Read as _, Unread},
     column::{self, Column},
     not_compared,
     snapshot::{Answers, OBJECT},
     sql,
 };
+use crate::schema::{
+    query::{Ask, Prepared},
+    row::{Cells, Context, Read as _, Unread},
+};
 use crate::{
-    blocking,
-    db::{Error, SqlError},
+    postgres::{Error, SqlError},
+    runtime::blocking,
 };
 
 /// What is not part of the schema. Always left out besides: pg_catalog, information_schema,
@@ -60,7 +62,7 @@ impl Default for Except {
 
 /// What a read sets in its transaction: how the server writes constants and names, and the timeouts
 /// of all reads.
-pub const SETTINGS: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '10s'; \
+pub(crate) const SETTINGS: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '10s'; \
     SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL DateStyle = ISO; SET LOCAL \
     IntervalStyle = postgres; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1; SET \
     LOCAL bytea_output = hex; SET LOCAL quote_all_identifiers = off; SET LOCAL xmloption = \
@@ -116,7 +118,7 @@ pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
 ///
 /// # Errors
 /// The database's, which leave the transaction aborted, or its loss.
-pub async fn read_within(
+pub(crate) async fn read_within(
     client: &Client,
     except: &Except,
     prepared: &Prepared,

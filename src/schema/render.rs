@@ -102,14 +102,15 @@ impl fmt::Display for Difference {
             Change::Reordered { .. } => write!(f, "{kind} {name}: order of columns"),
             Change::Changed { property, from, to } => {
                 let ([from, to], property) = (both(property, from, to), property.replace('_', " "));
-                match from.contains('\n') || to.contains('\n') {
-                    true => write!(f, "{kind} {name}: {property} changed"),
-                    false => write!(
+                if from.contains('\n') || to.contains('\n') {
+                    write!(f, "{kind} {name}: {property} changed")
+                } else {
+                    write!(
                         f,
                         "{kind} {name}: {property} {} → {}",
                         short(&from),
                         short(&to)
-                    ),
+                    )
                 }
             }
         }

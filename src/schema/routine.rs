@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use super::{
-    cells::{Acl, letters, record},
     name::identifier,
     object::{Key, Kind, Object},
     sql::{comment, comment_of, made_in_schema},
 };
+use crate::schema::row::{Acl, letters, record};
 
 letters! {
     /// The sorts of routines.

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::{
     Relation,
-    cells::{Acl, record},
     object::{Key, Kind, Object},
     sql::{comment, comment_of},
     table::Persistence,
 };
+use crate::schema::row::{Acl, record};
 
 record! {
     /// A sequence.

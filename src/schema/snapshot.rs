@@ -9,12 +9,14 @@ use super::{
     Difference, Domain, Enum, EventTrigger, Extension, ForeignDataWrapper, ForeignServer, Index,
     Language, Operator, OperatorClass, OperatorFamily, Policy, Publication, Range, Rights, Routine,
     Rule, Schema, Sequence, Statistics, Table, TextSearch, Transform, Trigger, View,
-    ask::Ask,
-    cells::{Cells, Context, Unread},
     diff::{Wholes, compare},
     object::Object,
 };
-use crate::db::Error;
+use crate::postgres::Error;
+use crate::schema::{
+    query::Ask,
+    row::{Cells, Context, Unread},
+};
 
 /// Bytes of an object, as a rule of thumb: names, a definition, columns.
 pub(super) const OBJECT: usize = 512;
@@ -39,7 +41,7 @@ macro_rules! lists {
 
         impl Answers {
             /// Sends all queries at once; the server answers in turn.
-            pub async fn ask(on: Ask<'_>, major: u32, left_out: &[String]) -> Result<Self, Error> {
+            pub(super) async fn ask(on: Ask<'_>, major: u32, left_out: &[String]) -> Result<Self, Error> {
                 let ask = async |query: std::borrow::Cow<'static, str>| {
                     on.ask(&query, &[(&left_out, Type::TEXT_ARRAY)]).await
                 };
@@ -48,12 +50,12 @@ macro_rules! lists {
             }
 
             /// How many objects there are.
-            pub fn len(&self) -> usize {
+            pub(super) fn len(&self) -> usize {
                 0 $(+ self.$list.len())*
             }
 
             /// Reads and sorts them.
-            pub fn read(self, context: &mut Context) -> Result<Snapshot, Error> {
+            pub(super) fn read(self, context: &mut Context) -> Result<Snapshot, Error> {
                 Ok(Snapshot { $($list: sorted(self.$list, context)?,)* ..Snapshot::default() })
             }
         }

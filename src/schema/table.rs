@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::{
     Relation,
-    cells::{Acl, Sorted, letters, record},
     column::Column,
     object::{Key, Kind, Object},
     sql::{comment, comment_of},
 };
+use crate::schema::row::{Acl, Sorted, letters, record};
 
 letters! {
     /// The sorts of tables.

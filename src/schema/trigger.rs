@@ -5,11 +5,11 @@ use std::borrow::Cow;
 
 use super::{
     Relation,
-    cells::{letters, record},
     name::identifier,
     object::{Key, Kind, Object},
     sql::{comment, comment_of, made},
 };
+use crate::schema::row::{letters, record};
 
 letters! {
     /// When a trigger or a rule fires.

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::{
     Relation,
-    cells::{Acl, record},
     column::Column,
     object::{Key, Kind, Object},
     sql::{comment, comment_of, made_in_schema},
 };
+use crate::schema::row::{Acl, record};
 
 /// The rights on a type, as it has them and as a new one would.
 const ACL: &str = "t.typacl::text[], CASE WHEN t.typacl IS NOT NULL THEN acldefault('T', \

@@ -4,7 +4,7 @@ use super::Statement;
 
 /// What a CREATE EXTENSION asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CreateExtension<'a> {
+pub(crate) struct CreateExtension<'a> {
     /// As the catalog has it.
     pub name: String,
     /// Its schema as the statement writes it.
@@ -16,7 +16,7 @@ pub struct CreateExtension<'a> {
 impl<'a> CreateExtension<'a> {
     /// Of `CREATE EXTENSION [IF NOT EXISTS] name [[WITH] SCHEMA schema] …`; `None` for any other
     /// statement.
-    pub fn of(statement: &Statement<'a>) -> Option<Self> {
+    pub(crate) fn of(statement: &Statement<'a>) -> Option<Self> {
         let is = |token: &&str, word: &str| token.eq_ignore_ascii_case(word);
         let mut tokens = statement.tokens().peekable();
         for word in ["create", "extension"] {
@@ -44,7 +44,7 @@ impl<'a> CreateExtension<'a> {
 
     /// What stands behind the name, and what to do in the file after somebody has run the
     /// statement: ` WITH SCHEMA x`, and half a sentence.
-    pub fn advice(&self) -> (String, &'static str) {
+    pub(crate) fn advice(&self) -> (String, &'static str) {
         let schema = self
             .schema
             .map_or_else(String::new, |schema| format!(" WITH SCHEMA {schema}"));

@@ -13,24 +13,26 @@ const RESERVED: &str = " all analyse analyze and any array as asc asymmetric aut
     using variadic verbose when where window with ";
 
 /// A name, quoted where it has to be.
-pub fn ident(name: &str) -> String {
+pub(crate) fn ident(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && !RESERVED.contains(&format!(" {name} "));
-    match plain {
-        true => name.into(),
-        false => format!("\"{}\"", name.replace('"', "\"\"")),
+    if plain {
+        name.into()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
     }
 }
 
 /// A string constant that means the same whatever standard_conforming_strings says.
-pub fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     let text = text.replace('\'', "''");
-    match text.contains('\\') {
-        true => format!("E'{}'", text.replace('\\', "\\\\")),
-        false => format!("'{text}'"),
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\"))
+    } else {
+        format!("'{text}'")
     }
 }
 

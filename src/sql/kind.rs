@@ -170,9 +170,10 @@ impl<'a> Statement<'a> {
     }
 
     fn commit(&self) -> Kind<'a> {
-        match self.has(&["chain", "prepared"]) && !self.has(&["no"]) {
-            true => Kind::Ends,
-            false => Kind::Commit,
+        if self.has(&["chain", "prepared"]) && !self.has(&["no"]) {
+            Kind::Ends
+        } else {
+            Kind::Commit
         }
     }
 

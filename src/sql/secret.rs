@@ -173,14 +173,13 @@ fn holds_secret(text: &str, depth: usize) -> bool {
         "subscription",
         "dblink",
     ];
-    match depth < DEEPEST {
-        true => {
-            may_be_sql.iter().any(|word| lower.contains(word))
-                && split(&body(text))
-                    .iter()
-                    .any(|statement| statement.holds_secret_at(depth + 1))
-        }
-        false => lower.contains("passw"),
+    if depth < DEEPEST {
+        may_be_sql.iter().any(|word| lower.contains(word))
+            && split(&body(text))
+                .iter()
+                .any(|statement| statement.holds_secret_at(depth + 1))
+    } else {
+        lower.contains("passw")
     }
 }
 

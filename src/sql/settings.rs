@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::blocking::in_place;
+use crate::runtime::blocking::in_place;
 
 /// What a script asks for; `None`: schemad's own default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub fn settings(sql: &str) -> Result<Settings, String> {
 /// True where a script may give a value to a setting of one's own (`SET app.user = …`,
 /// set_config()): it stays defined, as an empty text, for as long as the session lives. By words,
 /// also in bodies; rather too often than not.
-pub fn may_define(sql: &str) -> bool {
+pub(crate) fn may_define(sql: &str) -> bool {
     in_place(sql.len(), || defines_settings(sql))
 }
 

@@ -4,7 +4,7 @@
 
 use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 
-use crate::blocking::in_place;
+use crate::runtime::blocking::in_place;
 
 /// One statement, from its first word to its last; comments before it and the semicolon are not
 /// part of it.
@@ -66,7 +66,7 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
 }
 
 /// The same one after the other, so that who looks only at the first ones does not pay for all.
-pub fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
+pub(crate) fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
     let mut open: Option<(usize, usize)> = None;
     let mut nesting = Nesting::default();
     let mut tokens = significant(sql).peekable();
@@ -147,7 +147,7 @@ pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
 }
 
 /// The semicolon (in bytes) that ends what ends at byte `at`, if one follows.
-pub fn semicolon_after(sql: &str, at: usize) -> Option<usize> {
+pub(crate) fn semicolon_after(sql: &str, at: usize) -> Option<usize> {
     let (kind, offset, _) = significant(&sql[at..]).next()?;
     (kind == TokenKind::Semi).then_some(at + offset)
 }

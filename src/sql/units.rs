@@ -3,7 +3,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use crate::blocking::in_place;
+use crate::runtime::blocking::in_place;
 
 use super::{Kind, Loss, Outside, Place, Statement, nth_character, place, split, statements};
 
@@ -415,7 +415,7 @@ impl Unit<'_> {
 }
 
 /// True when one of `words` stands in `sql`, in a comment or not: a quick look before a slow one.
-pub fn mentions(sql: &str, words: &[&str]) -> bool {
+pub(crate) fn mentions(sql: &str, words: &[&str]) -> bool {
     sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\\')
         .any(|word| words.iter().any(|w| w.eq_ignore_ascii_case(word)) || word.contains('\\'))
 }

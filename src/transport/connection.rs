@@ -17,7 +17,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use super::Limits;
-use crate::client::network;
+use crate::transport::quota::network;
 
 /// How often connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ const MOST_CREDIT: i64 = 256 << 10;
 
 /// All connections of a listener.
 #[derive(Clone, Debug)]
-pub struct Connections(Arc<Shared>);
+pub(crate) struct Connections(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -70,7 +70,7 @@ enum Leaves {
 
 /// A connection, as its requests see it.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     id: u64,
     address: IpAddr,
     shared: Weak<Shared>,
@@ -92,7 +92,7 @@ pub struct Connection {
 
 impl Connections {
     /// None yet. They are looked after as long as a clone lives.
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         let (seats, refused) = (Mutex::default(), AtomicU64::new(0));
         let shared = Arc::new(Shared {
             limits,
@@ -113,7 +113,7 @@ impl Connections {
 
     /// A seat for a new connection from this address; when there is none left, another loses its
     /// own. `None`: all of them are of known callers, and busy.
-    pub fn seat(&self, address: IpAddr) -> Option<Seat> {
+    pub(crate) fn seat(&self, address: IpAddr) -> Option<Seat> {
         let shared = &self.0;
         let mut seats = shared.seats();
         let client = network(address);
@@ -154,7 +154,7 @@ impl Connections {
     }
 
     /// How many are open, and how many were refused or had to give up their seat.
-    pub fn count(&self) -> (usize, u64) {
+    pub(crate) fn count(&self) -> (usize, u64) {
         (self.0.seats().taken.len(), self.0.refused.load(SeqCst))
     }
 }
@@ -209,12 +209,12 @@ impl Shared {
 
 impl Connection {
     /// Where it comes from.
-    pub fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.address
     }
 
     /// Somebody who is known calls on it.
-    pub fn mark_known(&self) {
+    pub(crate) fn mark_known(&self) {
         self.known.store(true, SeqCst);
     }
 
@@ -229,7 +229,7 @@ impl Connection {
     }
 
     /// Whom it is counted against: an address, of IPv6 a network.
-    pub fn client(&self) -> IpAddr {
+    pub(crate) fn client(&self) -> IpAddr {
         network(self.address)
     }
 
@@ -239,7 +239,7 @@ impl Connection {
     /// HTTP/2 lets a client open no more streams than the limit, and counts a stream that its
     /// client has reset as ended before the request of that stream is cleaned up. So there may be
     /// as many again.
-    pub fn request(self: &Arc<Self>) -> Option<InFlight> {
+    pub(crate) fn request(self: &Arc<Self>) -> Option<InFlight> {
         let limit = self.shared.upgrade().map_or(0, |shared| {
             shared.limits.streams_per_connection.saturating_mul(2)
         });
@@ -256,7 +256,7 @@ impl Connection {
     }
 
     /// It may say so many bytes more, for a message that is expected.
-    pub fn expect(&self, bytes: usize) {
+    pub(crate) fn expect(&self, bytes: usize) {
         self.credit
             .fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), SeqCst);
     }
@@ -305,11 +305,11 @@ impl Connection {
 
 /// A request under way.
 #[derive(Debug)]
-pub struct InFlight(Arc<Connection>);
+pub(crate) struct InFlight(Arc<Connection>);
 
 impl InFlight {
     /// Closes the connection unless the request is over within this time.
-    pub fn within(self, limit: Duration) -> Timed {
+    pub(crate) fn within(self, limit: Duration) -> Timed {
         let (over, ended) = oneshot::channel();
         let connection = self.0.clone();
         tokio::spawn(async move {
@@ -328,7 +328,7 @@ impl InFlight {
 
 /// A request under way whose time is limited.
 #[derive(Debug)]
-pub struct Timed {
+pub(crate) struct Timed {
     _request: InFlight,
     /// Dropped with the request, which ends the watch over it.
     _over: oneshot::Sender<()>,
@@ -343,19 +343,19 @@ impl Drop for InFlight {
 
 /// A connection's place among the others, given back when it is dropped.
 #[derive(Debug)]
-pub struct Seat {
+pub(crate) struct Seat {
     pub(super) connection: Arc<Connection>,
     shared: Arc<Shared>,
 }
 
 impl Seat {
     /// How long a handshake may take.
-    pub fn within(&self) -> Duration {
+    pub(crate) fn within(&self) -> Duration {
         self.shared.limits.arrive_within
     }
 
     /// Returns when the connection has to go.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         std::future::poll_fn(|cx| self.connection.poll_closed(cx)).await;
     }
 }

@@ -22,7 +22,7 @@ const LINGER_BYTES: u64 = 64 << 10;
 
 /// What a listener does with HTTP/1.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Http1 {
+pub(crate) enum Http1 {
     /// It serves that as well.
     IsServed,
     /// It names the port that serves it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::client::Room;
+use crate::transport::quota::Room;
 
 /// Files that are not connections of the main listener: the admin listener's, the database's, the
 /// log.

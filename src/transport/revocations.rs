@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem, pem::
 use x509_cert::{Certificate, crl::CertificateList, der::Decode as _, name::Name};
 
 use super::tls::{TlsError, of_file};
-use crate::pem::problem;
+use crate::transport::pem::problem;
 
 const SETTING: &str = "--tls-client-crl";
 
@@ -30,7 +30,7 @@ pub(super) struct Revocations {
 
 impl Revocations {
     /// Reads the file; `authorities` sign the clients' certificates.
-    pub fn read(file: &Path, authorities: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
+    pub(super) fn read(file: &Path, authorities: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
         let refuse = |e: pem::Error| of_file(SETTING, file, &problem(&e, "revocation list"));
         let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_file_iter(file)
             .map_err(refuse)?
@@ -71,7 +71,7 @@ impl Revocations {
     }
 
     /// Says what revokes nothing, or less than it should: once of each file.
-    pub fn complain(&self, now: SystemTime) {
+    pub(super) fn complain(&self, now: SystemTime) {
         let file = &self.file;
         if let Some(foreign) = self.foreign.as_ref()
             && !self.foreign_told.swap(true, Relaxed)

@@ -13,7 +13,7 @@ use tonic::transport::server::Connected;
 use super::{Connection, Io, Seat, Verified};
 
 /// A connection that is served. It reads the end of its stream when it has to go.
-pub struct Socket {
+pub(crate) struct Socket {
     io: Box<dyn Io>,
     seat: Seat,
     certificate: Option<Arc<Verified>>,
@@ -23,7 +23,7 @@ pub struct Socket {
 
 impl Socket {
     /// Serves `first` and then `io`, whose client has shown this certificate.
-    pub fn new(
+    pub(crate) fn new(
         io: Box<dyn Io>,
         seat: Seat,
         certificate: Option<Arc<Verified>>,
@@ -40,7 +40,7 @@ impl Socket {
 
 /// What a request knows of its connection.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// The connection.
     pub connection: Arc<Connection>,
     /// The client's certificate, which the handshake verified.

@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{revocations::Revocations, validity::Validity};
-use crate::{
-    follow::{Follows, Take},
+use crate::transport::{
     pem::problem,
+    reload::{Follows, Take},
 };
 
 /// Whether clients have to show a certificate.

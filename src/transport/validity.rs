@@ -40,7 +40,12 @@ enum Standing {
 
 impl Validity {
     /// Adds the certificates of a file. What cannot be read here, rustls says more of.
-    pub fn add(&mut self, setting: &'static str, file: &Path, certificates: &[CertificateDer<'_>]) {
+    pub(super) fn add(
+        &mut self,
+        setting: &'static str,
+        file: &Path,
+        certificates: &[CertificateDer<'_>],
+    ) {
         let read = certificates
             .iter()
             .filter_map(|der| Some(Certificate::from_der(der).ok()?.tbs_certificate));
@@ -55,7 +60,7 @@ impl Validity {
     }
 
     /// The settings, and when the first certificate of each expires.
-    pub fn ends(&self) -> Vec<(&'static str, SystemTime)> {
+    pub(super) fn ends(&self) -> Vec<(&'static str, SystemTime)> {
         let mut ends: Vec<(&'static str, SystemTime)> = Vec::new();
         for term in &self.0 {
             match ends
@@ -71,7 +76,7 @@ impl Validity {
 
     /// Says which certificates are not valid, or will not be for long: once of each that it has
     /// become so.
-    pub fn complain(&self, now: SystemTime) {
+    pub(super) fn complain(&self, now: SystemTime) {
         for term in &self.0 {
             let standing = term.standing(now);
             if term.told.swap(standing as u8, Relaxed) != standing as u8 {

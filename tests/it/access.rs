@@ -4,11 +4,11 @@ use std::{fs, time::SystemTime};
 
 use rcgen::SanType;
 use schemad::{
-    access::{Role, Secret},
-    grpc::{
+    internals::{
+        access::{Role, Secret},
         methods::METHODS,
-        pb::{self, migration_service_client::MigrationServiceClient, operation_event::Event},
     },
+    pb::{self, migration_service_client::MigrationServiceClient, operation_event::Event},
 };
 use serde_json::json;
 use tonic::Code;

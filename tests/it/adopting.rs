@@ -1,7 +1,7 @@
 //! A Diesel project moves in without a word and out whenever it wants: the same table, the same
 //! versions.
 
-use schemad::grpc::pb;
+use schemad::pb;
 
 use crate::harness::{Set, TestDaemon, TestDatabase, eventually};
 

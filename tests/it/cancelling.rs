@@ -1,7 +1,7 @@
 //! CancelOperation: from any daemon, in any state, without leaving anything behind and without
 //! delay.
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 use uuid::Uuid;
 

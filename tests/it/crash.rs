@@ -1,7 +1,7 @@
 //! kill -9 in the middle, and sessions that break: ledger, Diesel table and catalog agree, and a
 //! new request gets to the end.
 
-use schemad::grpc::pb::{
+use schemad::pb::{
     self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event,
 };
 use tonic::Code;

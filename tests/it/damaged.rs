@@ -1,7 +1,7 @@
 //! A ledger that somebody changed by hand, or that was restored in part: it is said what is damaged
 //! and what to do.
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 
 use crate::harness::{

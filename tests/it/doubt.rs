@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use schemad::{Settings, grpc::pb};
+use schemad::{Settings, pb};
 use tonic::Code;
 
 use super::journal::{index_state, journal, problems, set, until_active};

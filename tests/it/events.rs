@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use schemad::grpc::pb::{self, OperationEvent, operation_event::Event};
+use schemad::pb::{self, OperationEvent, operation_event::Event};
 
 use crate::harness::{Proxy, Set, TestDaemon, TestDatabase, daemon::settings, eventually};
 

@@ -1,9 +1,8 @@
 use std::time::Duration;
 
 use schemad::{
-    db::activity,
-    grpc::pb::{self, operation_event::Event},
-    ledger::control,
+    internals::{ledger, postgres},
+    pb::{self, operation_event::Event},
 };
 use tonic::Code;
 
@@ -372,8 +371,8 @@ async fn a_daemon_that_holds_the_lock_and_stands_still_is_named_and_counts_as_si
         failed.message
     );
 
-    let silent = async |so_long: Duration| control::silent(&by_hand, so_long).await.unwrap();
-    assert!(silent(control::DEAD_AFTER).await.is_empty());
+    let silent = async |so_long: Duration| ledger::silent(&by_hand, so_long).await.unwrap();
+    assert!(silent(ledger::DEAD_AFTER).await.is_empty());
     let found = silent(Duration::ZERO).await;
     assert_eq!((found.len(), found[0].daemon.as_str()), (1, "elsewhere:7"));
     assert!(found[0].operation.is_some());
@@ -388,7 +387,7 @@ async fn a_daemon_that_holds_the_lock_and_stands_still_is_named_and_counts_as_si
         .await
         .unwrap();
     assert!(
-        activity::terminate(&by_hand, found[0].backend)
+        postgres::terminate(&by_hand, found[0].backend)
             .await
             .unwrap()
     );

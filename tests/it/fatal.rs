@@ -2,7 +2,7 @@
 //! library that has to be preloaded: what the server said is the operation's result, with its file
 //! and place, and not that the session is gone.
 
-use schemad::grpc::pb::{self, rehearsal_event::Event, rehearse_request::Selection};
+use schemad::pb::{self, rehearsal_event::Event, rehearse_request::Selection};
 use tonic::Code;
 
 use crate::harness::{

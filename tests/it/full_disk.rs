@@ -3,7 +3,7 @@
 
 use std::{fs::File, path::Path, process::Stdio};
 
-use schemad::signature::Keys;
+use schemad::SigningKeys;
 use tokio::process::Command;
 
 use crate::harness::{
@@ -147,7 +147,7 @@ async fn what_was_done_and_could_not_be_said_is_said_on_stderr() {
 async fn a_lease_whose_url_nobody_got_ends_at_once() {
     let database = TestDatabase::new().await;
     let mut settings = crate::harness::daemon::settings(&database.url);
-    settings.leases = Some(schemad::lease::Settings {
+    settings.leases = Some(schemad::LeaseSettings {
         database: database.url.parse().unwrap(),
         client: database.url.parse().unwrap(),
         pool: 0,
@@ -204,7 +204,7 @@ async fn a_cancel_and_a_signature_that_could_not_be_said_are_said_on_stderr() {
         ("2_gate", "SELECT pg_advisory_xact_lock(77);", "SELECT 1;"),
     ]);
     let mut settings = crate::harness::daemon::settings(&database.url);
-    settings.signing = Keys::read(&["k".repeat(32)]).unwrap();
+    settings.signing = SigningKeys::read(&["k".repeat(32)]).unwrap();
     let daemon = TestDaemon::launch(settings, &set).await;
     daemon.until_ready().await;
     let gate = database.connect().await;

@@ -5,11 +5,11 @@ use std::fs;
 
 use axum::body::{Body, Bytes};
 use schemad::{
-    grpc::pb::{
+    ClientCertificates, TlsFiles,
+    pb::{
         self, operation_service_client::OperationServiceClient,
         schema_service_client::SchemaServiceClient,
     },
-    transport::{ClientCertificates, TlsFiles},
 };
 use tonic::{
     Code, Status,

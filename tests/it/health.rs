@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use schemad::grpc::pb;
+use schemad::pb;
 use tokio::io::AsyncReadExt as _;
 
 use crate::harness::{

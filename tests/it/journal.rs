@@ -1,7 +1,7 @@
 //! Scripts that are not one transaction: what commits with what, where a failed or killed one goes
 //! on, and what nobody can know.
 
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 use tonic::Code;
 
 use crate::harness::{Set, TestDaemon, TestDatabase, eventually};

@@ -75,8 +75,8 @@ async fn what_cannot_be_found_is_no_evidence() {
         let announced = "INSERT INTO schemad.statements (step, ordinal, checksum, settles_by, \
             state, indexes_before) SELECT max(s.id), 1, $1, 'drop_index', 'running', '{}' FROM \
             schemad.steps s ON CONFLICT (step, ordinal) DO UPDATE SET state = 'running'";
-        let checksum =
-            schemad::migration::Checksum::of_script(up.trim_end_matches(';')).to_string();
+        let checksum = schemad::internals::migration::Checksum::of_script(up.trim_end_matches(';'))
+            .to_string();
         database
             .execute(&announced.replace("$1", &format!("'{checksum}'")))
             .await;

@@ -1,7 +1,7 @@
 //! Scripts that are not one transaction and were changed, or met by others, between two tries:
 //! nothing is left behind, and nothing is taken for done.
 
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 use tonic::Code;
 
 use super::{
@@ -59,9 +59,10 @@ async fn mended(
     daemon.stop().await;
 
     let set = Set::of(&[TABLE, ("2_fails", "SELECT 1/0;", "")]);
-    match transactional {
-        true => set.add("3_index", mended, ""),
-        false => set.add_non_transactional("3_index", mended, ""),
+    if transactional {
+        set.add("3_index", mended, "")
+    } else {
+        set.add_non_transactional("3_index", mended, "")
     }
     let daemon = TestDaemon::start(database, &set).await;
     assert_eq!(daemon.apply_all().await.failure().metadata["version"], "2");

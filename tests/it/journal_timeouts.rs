@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 use tonic::Code;
 
 use super::journal::{index_state, journal, set};
@@ -26,11 +26,10 @@ async fn lock_wait_holds_whatever_lock_timeout_the_file_sets() {
         ("VACUUM FULL busy;", false),
     ] {
         let set = Set::of(&[]);
-        match transactional {
-            true => set.add("1_locked", &format!("{WITHOUT_END}{statement}"), ""),
-            false => {
-                set.add_non_transactional("1_locked", &format!("{WITHOUT_END}{statement}"), "")
-            }
+        if transactional {
+            set.add("1_locked", &format!("{WITHOUT_END}{statement}"), "")
+        } else {
+            set.add_non_transactional("1_locked", &format!("{WITHOUT_END}{statement}"), "")
         }
         let daemon = TestDaemon::start(&database, &set).await;
         for (lock_wait, lock_timeout) in [(1, None), (0, Some(1))] {

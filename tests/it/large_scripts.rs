@@ -10,7 +10,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use schemad::grpc::pb::{self, migration_service_client::MigrationServiceClient};
+use schemad::pb::{self, migration_service_client::MigrationServiceClient};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use schemad::{
-    Settings,
-    db::session::Session,
-    grpc::pb::{self, lease_response::Event, lease_service_client::LeaseServiceClient},
-    lease,
-    scratch::sweep,
+    LeaseSettings, Settings,
+    internals::{postgres::Session, scratch::sweep},
+    pb::{self, lease_response::Event, lease_service_client::LeaseServiceClient},
 };
 use tonic::{Code, Status, Streaming};
 
@@ -47,8 +45,8 @@ impl Place {
         self.database.url_as(&self.role)
     }
 
-    fn leases(&self, pool: usize) -> lease::Settings {
-        lease::Settings {
+    fn leases(&self, pool: usize) -> LeaseSettings {
+        LeaseSettings {
             database: self.url().parse().unwrap(),
             client: self.url().parse().unwrap(),
             pool,
@@ -59,7 +57,7 @@ impl Place {
         }
     }
 
-    async fn daemon(&self, leases: lease::Settings, set: &Set) -> TestDaemon {
+    async fn daemon(&self, leases: LeaseSettings, set: &Set) -> TestDaemon {
         TestDaemon::launch(
             Settings {
                 leases: Some(leases),
@@ -247,7 +245,7 @@ async fn clients_may_be_another_role_with_what_the_migrations_grant_it() {
         "CREATE TABLE a (id int); CREATE TABLE b (id int); GRANT SELECT, INSERT ON a TO {app};"
     );
     let set = Set::of(&[("1_a", &grants, "DROP TABLE a, b;")]);
-    let leases = lease::Settings {
+    let leases = LeaseSettings {
         client: place.database.url_as(&app).parse().unwrap(),
         ..place.leases(0)
     };
@@ -354,7 +352,7 @@ async fn a_daemon_that_ends_takes_its_leases_with_it() {
 async fn one_principal_and_all_have_so_many_and_what_ends_makes_room() {
     let place = Place::new("CREATEDB").await;
     for (per_principal, most) in [(1, 2), (2, 1)] {
-        let leases = lease::Settings {
+        let leases = LeaseSettings {
             per_principal,
             most,
             ..place.leases(0)
@@ -376,7 +374,7 @@ async fn one_principal_and_all_have_so_many_and_what_ends_makes_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_after_the_other_needs_room_for_one() {
     let place = Place::new("CREATEDB").await;
-    let leases = lease::Settings {
+    let leases = LeaseSettings {
         most: 1,
         ..place.leases(0)
     };

@@ -3,9 +3,11 @@
 
 use schemad::{
     Settings,
-    catalog::Catalog,
-    doctor::{self, Plan, Status},
-    sql,
+    internals::{
+        doctor::{self, Plan, Status},
+        migration::Catalog,
+        sql,
+    },
 };
 
 use crate::harness::{
@@ -267,7 +269,7 @@ async fn whatever_grant_is_taken_away_is_asked_for() {
         let failed = eventually(&grant, async || {
             let read = daemon
                 .client()
-                .get_status(schemad::grpc::pb::GetStatusRequest {})
+                .get_status(schemad::pb::GetStatusRequest {})
                 .await
                 .err();
             let ran = daemon.rollback_steps(1).await.status.err();

@@ -1,4 +1,4 @@
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 

@@ -2,7 +2,7 @@
 //! operation lock meanwhile, and whoever asks is told who is in the way.
 
 use futures_util::future::join_all;
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 use tokio_postgres::Client;
 use tonic::Code;
 
@@ -120,9 +120,10 @@ async fn apply_and_rollback_end_whichever_table_of_the_ledger_is_locked() {
                 let (locker, pid) = locker(&database, table, mode).await;
                 let what = format!("{table} in {mode} mode, down: {down}");
                 let asked = async {
-                    match down {
-                        true => daemon.rollback(impatient_rollback()).await,
-                        false => daemon.apply(impatient()).await,
+                    if down {
+                        daemon.rollback(impatient_rollback()).await
+                    } else {
+                        daemon.apply(impatient()).await
                     }
                 };
                 // Some times 5 s, and a busy machine.

@@ -1,7 +1,7 @@
 //! What others put on the ledger's tables or in its place does not run as the daemon: it is
 //! refused, named, and said beforehand.
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 
 use crate::harness::{

@@ -1,4 +1,4 @@
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 use tonic::Code;
 
 use crate::harness::{Set, TestDaemon, TestDatabase};

@@ -112,13 +112,14 @@ struct Flag {
 fn flags(help: &str) -> BTreeMap<String, Flag> {
     let mut entries: Vec<String> = Vec::new();
     for line in help.lines().map(str::trim) {
-        match line.starts_with("--") || line.starts_with("-h") {
-            true => entries.push(line.to_owned()),
-            false => entries
+        if line.starts_with("--") || line.starts_with("-h") {
+            entries.push(line.to_owned())
+        } else {
+            entries
                 .iter_mut()
                 .last()
                 .into_iter()
-                .for_each(|entry| *entry += &format!(" {line}")),
+                .for_each(|entry| *entry += &format!(" {line}"))
         }
     }
     let in_brackets = |entry: &str, name: &str| {

@@ -3,9 +3,11 @@
 
 use schemad::{
     Settings,
-    catalog::Catalog,
-    doctor::{self, Plan, Status},
-    grpc::pb,
+    internals::{
+        doctor::{self, Plan, Status},
+        migration::Catalog,
+    },
+    pb,
 };
 use tonic::Code;
 

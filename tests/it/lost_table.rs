@@ -1,6 +1,6 @@
 //! Diesel's table is gone, empty, or hidden: nothing is applied a second time because of that.
 
-use schemad::{Settings, grpc::pb};
+use schemad::{Settings, pb};
 use tonic::Code;
 
 use super::resolve::resolve;

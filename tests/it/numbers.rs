@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 
 use crate::harness::{
     Guarded, Process, Set, TestDaemon, TestDatabase, eventually, process::from_folder,

@@ -1,7 +1,7 @@
 //! OperationService: what was, what is, following and ending it, from any daemon.
 
 use futures_util::future::join_all;
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 use tonic::{Code, Streaming};
 use uuid::Uuid;
 

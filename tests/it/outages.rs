@@ -1,6 +1,6 @@
 //! What is gone under a daemon that serves: its database, its server's disk.
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 

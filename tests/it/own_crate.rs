@@ -59,9 +59,10 @@ async fn build(folder: &Path) -> Result<PathBuf, String> {
         .await
         .expect("the build hangs")
         .unwrap();
-    match output.status.success() {
-        true => Ok(target.join("debug/own-crate")),
-        false => Err(stderr(&output)),
+    if output.status.success() {
+        Ok(target.join("debug/own-crate"))
+    } else {
+        Err(stderr(&output))
     }
 }
 

@@ -118,9 +118,10 @@ async fn a_statement_with_a_password_that_fails_is_shown_nowhere() {
     for (what, text, transactional) in failing() {
         let (database, set) = (TestDatabase::new().await, Set::of(&[]));
         let text = text.replace("{role}", &database.name);
-        match transactional {
-            true => set.add("1_secret", &text, ""),
-            false => set.add_non_transactional("1_secret", &text, ""),
+        if transactional {
+            set.add("1_secret", &text, "")
+        } else {
+            set.add_non_transactional("1_secret", &text, "")
         }
         let mut command = from_folder(&set, &["serve", "--log-level", "trace"]);
         command.env("DATABASE_URL", &database.url);

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{

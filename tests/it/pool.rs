@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 
 use crate::harness::{Set, TestDaemon, TestDatabase, daemon::settings, eventually};

@@ -3,9 +3,9 @@
 
 use std::{path::PathBuf, process::Stdio};
 
-use schemad::{
-    catalog::Catalog,
+use schemad::internals::{
     doctor::{self, Plan, Status},
+    migration::Catalog,
 };
 use tokio::process::{Child, Command};
 use tonic::Code;

@@ -287,7 +287,7 @@ async fn the_rehearsal_is_what_is_printed() {
 /// Methods and fields; grpcurl itself is in no distribution.
 #[test]
 fn what_grpcurl_is_told_to_ask_there_is() {
-    let pool = DescriptorPool::decode(schemad::grpc::pb::DESCRIPTORS).unwrap();
+    let pool = DescriptorPool::decode(schemad::pb::DESCRIPTORS).unwrap();
     let typed = block("A session", 4);
     for line in typed
         .lines()

@@ -1,6 +1,6 @@
 //! What real files hold: each was met in somebody's migrations, and stands for its kind.
 
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 use tonic::Code;
 
 use crate::harness::{
@@ -549,9 +549,10 @@ async fn an_error_with_the_code_of_an_ended_session_is_the_scripts() {
         );
         for transactional in [true, false] {
             let (database, set) = (TestDatabase::new().await, Set::tables(0));
-            match transactional {
-                true => set.add("1_a", &raise, ""),
-                false => set.add_non_transactional("1_a", &raise, ""),
+            if transactional {
+                set.add("1_a", &raise, "")
+            } else {
+                set.add_non_transactional("1_a", &raise, "")
             }
             let daemon = TestDaemon::start(&database, &set).await;
             let failed = daemon.apply_all().await.failure();

@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use schemad::grpc::pb;
+use schemad::pb;
 
 use crate::harness::{
     Set, TestDaemon, TestDatabase,
@@ -19,9 +19,10 @@ fn set(folder: &str) -> Set {
         let dir = entry.unwrap().path();
         let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap();
         let name = dir.file_name().unwrap().to_str().unwrap();
-        match dir.join("metadata.toml").exists() {
-            true => set.add_non_transactional(name, &read("up.sql"), &read("down.sql")),
-            false => set.add(name, &read("up.sql"), &read("down.sql")),
+        if dir.join("metadata.toml").exists() {
+            set.add_non_transactional(name, &read("up.sql"), &read("down.sql"))
+        } else {
+            set.add(name, &read("up.sql"), &read("down.sql"))
         }
     }
     set

@@ -1,4 +1,4 @@
-use schemad::grpc::pb::{
+use schemad::pb::{
     self, migration_service_client::MigrationServiceClient,
     operation_service_client::OperationServiceClient,
 };
@@ -205,9 +205,10 @@ async fn a_syntax_error_names_the_statement_it_is_in() {
     let script = "SET search_path = public;\nSELECT 'é';\nSELCT 3;\nSELECT 4;";
     for one_transaction in [true, false] {
         let (database, set) = (TestDatabase::new().await, Set::of(&[]));
-        match one_transaction {
-            true => set.add("1_a", script, ""),
-            false => set.add_non_transactional("1_a", script, ""),
+        if one_transaction {
+            set.add("1_a", script, "")
+        } else {
+            set.add_non_transactional("1_a", script, "")
         }
         let daemon = TestDaemon::start(&database, &set).await;
         let failed = daemon.apply_all().await.failure();

@@ -5,8 +5,8 @@ mod beside;
 mod clean;
 mod ended;
 
-use schemad::{
-    catalog::Catalog,
+use schemad::internals::{
+    migration::Catalog,
     rehearse::{self, Event, Outside, Settings, Verdict},
     runner::{Orders, Wait},
     scratch::Scratch,

@@ -1,6 +1,6 @@
 //! What a person settles: doubt, half done scripts, edited ups.
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 
 use super::journal::{journal, problems, set};

@@ -1,6 +1,6 @@
 //! `--role`: the schema's owner runs the migrations, and needs no rights on the ledger.
 
-use schemad::{Settings, grpc::pb};
+use schemad::{Settings, pb};
 use tonic::Code;
 
 use crate::harness::{Set, TestDaemon, TestDatabase, daemon::settings};

@@ -1,4 +1,4 @@
-use schemad::grpc::pb::{self, ScriptSource, operation_event::Event};
+use schemad::pb::{self, ScriptSource, operation_event::Event};
 use tonic::Code;
 
 use crate::harness::{
@@ -293,7 +293,7 @@ async fn a_ledger_of_version_1_is_upgraded_read_gone_on_with_and_rolled_back() {
     );
     assert_eq!(
         status.ledger.unwrap().version,
-        schemad::ledger::install::VERSION
+        schemad::internals::ledger::VERSION
     );
     let history = daemon
         .operations()

@@ -1,6 +1,6 @@
 //! A rolling deploy: an old and a new release behind one address, while an apply runs.
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tokio::{net::TcpStream, sync::watch};
 use tonic::Code;
 

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use schemad::schema::{self, Difference, Except, Snapshot};
+use schemad::internals::schema::{self, Difference, Except, Snapshot};
 
 use crate::harness::TestDatabase;
 

@@ -1,9 +1,12 @@
 //! Scratch databases: made, copied, dropped, and swept when whoever made them is gone.
 
 use schemad::{
-    db::{DatabaseUrl, session::Session},
-    failure::{Failure, Reason},
-    scratch::{Name, Scratch, Template, sweep},
+    DatabaseUrl,
+    internals::{
+        failure::{Failure, Reason},
+        postgres::Session,
+        scratch::{Name, Scratch, Template, sweep},
+    },
 };
 
 use crate::harness::{TestDatabase, database::connect, database::with_database, eventually};

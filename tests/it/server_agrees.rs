@@ -249,7 +249,7 @@ async fn the_server_sees_a_statement_end_where_schemad_does() {
         } else {
             soup(&mut chance)
         };
-        let found = schemad::sql::count(&script);
+        let found = schemad::internals::sql::count(&script);
         match client.simple_query(&script).await {
             Ok(answers) => {
                 compared += 1;

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use schemad::{
     Settings,
-    grpc::pb::{self, operation_event::Event},
+    pb::{self, operation_event::Event},
 };
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;

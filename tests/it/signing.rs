@@ -1,7 +1,7 @@
 //! Signed downs: what was changed in the ledger does not run, and what was never signed waits for
 //! somebody who vouches for it.
 
-use schemad::{Settings, grpc::pb, signature::Keys};
+use schemad::{Settings, SigningKeys, pb};
 use tonic::Code;
 
 use crate::harness::{
@@ -10,9 +10,9 @@ use crate::harness::{
     process::{output, schemad, stderr, stdout},
 };
 
-fn keys(files: &[&str]) -> Option<Keys> {
+fn keys(files: &[&str]) -> Option<SigningKeys> {
     let files: Vec<String> = files.iter().map(|key| key.repeat(32)).collect();
-    Keys::read(&files).unwrap()
+    SigningKeys::read(&files).unwrap()
 }
 
 /// A daemon whose keys are made of these characters; none: without a key.
@@ -109,7 +109,7 @@ async fn what_was_signed_when_it_was_applied_comes_off_through_another_release()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_changed_in_the_ledger_is_refused_before_anything_runs() {
     let evil = "DROP TABLE t2; CREATE TABLE evil ();";
-    let of_evil = schemad::migration::Checksum::of_script(evil);
+    let of_evil = schemad::internals::migration::Checksum::of_script(evil);
     let another_script = format!(
         "INSERT INTO schemad.scripts VALUES ('{of_evil}', '{evil}'); \
          UPDATE schemad.migrations SET down_script = '{of_evil}' WHERE version = '0002'"
@@ -317,7 +317,7 @@ async fn what_was_changed_is_not_signed_with_all_the_others() {
 async fn what_lost_its_signature_is_signed_with_the_others_only_if_it_is_what_the_binary_carries() {
     let database = TestDatabase::new().await;
     let older = applied_and_older(&database, &["k"], &["k"]).await;
-    let evil = schemad::migration::Checksum::of_script("CREATE TABLE evil ();");
+    let evil = schemad::internals::migration::Checksum::of_script("CREATE TABLE evil ();");
     database
         .execute(&format!(
             "INSERT INTO schemad.scripts VALUES ('{evil}', 'CREATE TABLE evil ();')"

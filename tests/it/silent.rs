@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use schemad::grpc::pb;
+use schemad::pb;
 
 use crate::harness::{
     Process, Server, Set, TestDaemon, TestDatabase, daemon::settings, database::connect,

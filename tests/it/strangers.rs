@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use schemad::{
-    grpc::pb::{self, migration_service_client::MigrationServiceClient},
-    transport::Limits,
+    Limits,
+    pb::{self, migration_service_client::MigrationServiceClient},
 };
 use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::{

@@ -1,8 +1,8 @@
 //! sslmode as libpq means it, against a real server with certificates of three authorities.
 
-use schemad::{
-    catalog::Catalog,
+use schemad::internals::{
     doctor::{self, Check, Plan, Status},
+    migration::Catalog,
 };
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;

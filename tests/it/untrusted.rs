@@ -1,7 +1,7 @@
 //! What others write into the ledger, or do to Diesel's table, decides neither what runs nor as
 //! whom.
 
-use schemad::grpc::pb;
+use schemad::pb;
 use tonic::Code;
 
 use crate::harness::{Set, TestDaemon, TestDatabase, daemon::get, eventually};

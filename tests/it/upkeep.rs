@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schemad::{Settings, grpc::pb, ledger::upkeep::Retention};
+use schemad::{Retention, Settings, pb};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 
@@ -231,13 +231,13 @@ async fn operations_of_many_steps_go_a_few_at_a_time() {
     };
     // Longer than time goes back.
     assert_eq!(
-        schemad::ledger::upkeep::prune(&client, keep(Duration::MAX))
+        schemad::internals::ledger::prune(&client, keep(Duration::MAX))
             .await
             .unwrap(),
         0
     );
     let mut batches = Vec::new();
-    while let gone @ 1.. = schemad::ledger::upkeep::prune(&client, keep(Duration::from_secs(60)))
+    while let gone @ 1.. = schemad::internals::ledger::prune(&client, keep(Duration::from_secs(60)))
         .await
         .unwrap()
     {

@@ -1,7 +1,7 @@
 //! What a running step waits for is told by every daemon, and by status, not only to those who
 //! follow it where it runs.
 
-use schemad::grpc::pb::{self, operation_event::Event};
+use schemad::pb::{self, operation_event::Event};
 
 use super::{cancelling::cancel, operations::accepted};
 use crate::harness::{

@@ -2,10 +2,7 @@
 //! right content type, and words for those who speak another protocol.
 
 use prost::{Message as _, bytes::Bytes};
-use schemad::{
-    grpc::{methods::METHODS, pb},
-    transport::Limits,
-};
+use schemad::{Limits, internals::methods::METHODS, pb};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

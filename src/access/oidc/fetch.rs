@@ -9,7 +9,7 @@ use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use crate::db::error::chain;
+use crate::postgres::error::chain;
 
 /// Real ones have 2 to 20 KiB.
 pub(super) const MOST_BYTES: usize = 256 * 1024;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 /// The reason that a line cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} of .env {problem}")]
-pub(super) struct Unreadable {
+pub(crate) struct Unreadable {
     line: usize,
     problem: &'static str,
 }
@@ -23,7 +23,7 @@ const NOT_SET: &str = "puts in a ${NAME} that no line above it sets. Variables o
      are not put in; in single quotes a $ stands for itself";
 
 /// The names and values in the order of the file.
-pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, Unreadable> {
+pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, Unreadable> {
     let text = text
         .strip_prefix('\u{feff}')
         .unwrap_or(text)
@@ -42,7 +42,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, Unreadable> {
 }
 
 /// The pairs as a file in which no sign means anything.
-pub(super) fn written(pairs: &BTreeMap<String, String>) -> String {
+pub(crate) fn written(pairs: &BTreeMap<String, String>) -> String {
     pairs
         .iter()
         .map(|(name, value)| format!("{name}='{}'\n", value.replace('\'', "'\\''")))

@@ -13,24 +13,29 @@ use tokio::sync::watch;
 
 use super::{server_dir, show::Show};
 use crate::{
-    catalog::{Catalog, folder},
+    api::rehearsals::Tally,
     cli::{
         env_file,
         exit::{Exit, INTERRUPTED},
         file_name::FileName,
+        local::{
+            settings::{self, EnvFile, UrlSource},
+            source,
+        },
         open_file,
         output::{self, Output, WARN, styled},
-        settings::{self, EnvFile, UrlSource},
-        source,
     },
-    db::{DatabaseUrl, pooler, session::Session},
-    failure::{Failure, Reason},
-    grpc::{rehearsal::Tally, status::from_failure},
-    private_postgres::{Error, PrivatePostgres, find_programs},
+    failure::{Failure, Reason, status::from_failure},
+    migration::{folder, set::Catalog},
+    postgres::{
+        DatabaseUrl, pooler,
+        private_server::{Error, PrivatePostgres, find_programs},
+        scratch::Scratch,
+        session::Session,
+    },
     rehearse::{self, Outside, Selection, Settings, rehearse},
     runner::{Halt, Orders, Wait},
-    scratch::Scratch,
-    shutdown,
+    runtime::shutdown,
 };
 
 /// Said at each option: a heading for the next ones would hold for those of the commands, too,
@@ -38,7 +43,7 @@ use crate::{
 const HEADING: &str = "Without a daemon";
 
 #[derive(Debug, Args)]
-pub(super) struct Local {
+pub(crate) struct Local {
     /// A folder of migrations (NAME/up.sql and NAME/down.sql), instead of those that are compiled
     /// into this program.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_DIR", value_name = "DIR")]
@@ -70,14 +75,14 @@ pub(super) struct Local {
 
 impl Local {
     /// True where one of these was given as an argument.
-    pub(super) fn is_given(&self) -> bool {
+    pub(crate) fn is_given(&self) -> bool {
         env_file::is_flag("SCHEMAD_DIR")
             || self.scratch_database_url.is_some()
             || self.throwaway_server
             || !self.preload.is_empty()
     }
 
-    pub(super) async fn run(
+    pub(crate) async fn run(
         self,
         source: &dyn MigrationSource<Pg>,
         selection: Selection,

@@ -2,13 +2,13 @@
 
 use super::show::Show;
 use crate::{
-    cli::{client::Common, exit::Exit},
-    grpc::pb::{self, rehearsal_event::Event, rehearse_request::Selection as Asked},
+    cli::{client::connection::Common, exit::Exit},
+    pb::{self, rehearsal_event::Event, rehearse_request::Selection as Asked},
     rehearse::Selection,
-    shutdown,
+    runtime::shutdown,
 };
 
-pub(super) async fn run(common: &Common, selection: Selection) -> Result<(), Exit> {
+pub(crate) async fn run(common: &Common, selection: Selection) -> Result<(), Exit> {
     let selection = match selection {
         Selection::Pending => None,
         Selection::All => Some(Asked::All(true)),

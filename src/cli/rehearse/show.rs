@@ -1,18 +1,16 @@
 //! What people and programs see of a rehearsal.
 
 use crate::{
+    api::rehearsals::difference_of,
     cli::{
+        client::operate::Live,
         exit::Exit,
-        operate::Live,
         output::{
             self, BAD, DIM, GOOD, Output, WARN, duration, fitted, fitted_table, line, progress,
             say, styled,
         },
     },
-    grpc::{
-        pb::{self, rehearsal_event::Event},
-        rehearsal::difference_of,
-    },
+    pb::{self, rehearsal_event::Event},
     rehearse::Verdict,
     schema::{Styles, for_people},
 };
@@ -22,14 +20,14 @@ const SHOWN: usize = 30;
 
 /// Shows events as they come and the table at the end; on a terminal, what is rehearsed meanwhile,
 /// and since when.
-pub(super) struct Show {
+pub(crate) struct Show {
     output: Output,
     live: Live,
     done: Vec<pb::MigrationRehearsal>,
 }
 
 impl Show {
-    pub(super) fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output) -> Self {
         Self {
             output,
             live: Live::new(),
@@ -38,7 +36,7 @@ impl Show {
     }
 
     /// One event: progress on stderr, and for programs a migration's object on stdout.
-    pub(super) fn event(&mut self, event: &Event) {
+    pub(crate) fn event(&mut self, event: &Event) {
         match event {
             Event::Rehearsed(done) => {
                 self.live.above(|| progress(&ended(done)));
@@ -66,7 +64,7 @@ impl Show {
     }
 
     /// What there is of it when it ends before its end.
-    pub(super) fn broken_off(&mut self) {
+    pub(crate) fn broken_off(&mut self) {
         self.live.clear();
         if !super::is_json(self.output) && !self.done.is_empty() {
             say(&found(&self.done));
@@ -74,7 +72,7 @@ impl Show {
     }
 
     /// The end.
-    pub(super) fn summary(&mut self, summary: &pb::RehearsalSummary) {
+    pub(crate) fn summary(&mut self, summary: &pb::RehearsalSummary) {
         self.live.clear();
         if super::is_json(self.output) {
             let _ = output::json(summary, "schemad.v1.RehearsalSummary");
@@ -222,8 +220,8 @@ fn style(verdict: &str) -> anstyle::Style {
 mod tests {
     use super::*;
     use crate::{
+        api::rehearsals::CAVEAT,
         failure::{Failure, Reason},
-        grpc::rehearsal::CAVEAT,
     };
 
     fn rehearsed(ordinal: i32, verdict: &str, name: &str) -> pb::MigrationRehearsal {

@@ -2,7 +2,7 @@
 //! gets the general sentence.
 
 use crate::{
-    db::SqlError,
+    postgres::SqlError,
     sql::{CreateExtension, Statement, ident},
 };
 
@@ -113,13 +113,14 @@ fn specific(message: &str, role: &str, statement: Option<&Statement<'_>>) -> Opt
                 .iter()
                 .any(|words| m.contains(words)) =>
         {
-            Some(match statement.is_some_and(gives_away) {
-                true => format!(
+            Some(if statement.is_some_and(gives_away) {
+                format!(
                     "The statement gives what there is to another role. Leave OWNER TO out, so \
-                     that it stays with {role} (a dump: write it with pg_dump --no-owner \
-                     --no-privileges); or, where {name} is no superuser, GRANT {name} TO {role}"
-                ),
-                false => format!("GRANT {name} TO {role}"),
+                 that it stays with {role} (a dump: write it with pg_dump --no-owner \
+                 --no-privileges); or, where {name} is no superuser, GRANT {name} TO {role}"
+                )
+            } else {
+                format!("GRANT {name} TO {role}")
             })
         }
         ("permission denied to create role", _) => Some(format!(

@@ -2,7 +2,7 @@
 
 use super::grant;
 use crate::{
-    db::SqlError,
+    postgres::SqlError,
     runner::{ScriptError, message},
     sql,
 };

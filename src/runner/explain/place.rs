@@ -3,7 +3,7 @@
 
 use crate::runner::message;
 use crate::{
-    db::SqlError,
+    postgres::SqlError,
     runner::ScriptError,
     sql::{self, Place},
 };
@@ -19,7 +19,7 @@ pub(super) struct Found {
 
 impl Found {
     /// Without what the server quotes of a statement that holds a password.
-    pub fn without_secrets(self, sql: &str) -> Self {
+    pub(super) fn without_secrets(self, sql: &str) -> Self {
         let statement = sql::split(sql).into_iter().nth(self.failed.statements_done);
         let is_of_secret = statement.is_some_and(|statement| statement.holds_secret());
         let error = self

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use schemad::grpc::pb::{self, migration_service_client::MigrationServiceClient};
+use schemad::pb::{self, migration_service_client::MigrationServiceClient};
 use tokio::{runtime::Builder, sync::oneshot, time::timeout};
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

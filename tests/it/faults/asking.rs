@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
-use schemad::grpc::pb::{
+use schemad::pb::{
     self, OperationEvent, migration_service_client::MigrationServiceClient, operation_event::Event,
 };
 use tokio::sync::mpsc::UnboundedSender;

@@ -3,13 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use schemad::{
-    Daemon, Settings,
-    db::pool::PoolSettings,
-    grpc::pb::{
+    Daemon, PoolSettings, Retention, Settings,
+    pb::{
         self, OperationEvent, migration_service_client::MigrationServiceClient,
         operation_event::Event, operation_service_client::OperationServiceClient,
     },
-    ledger::upkeep::Retention,
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
@@ -56,7 +54,7 @@ pub fn settings(url: &str) -> Settings {
         reflection: true,
         tls: None,
         access: None,
-        limits: schemad::transport::Limits::default(),
+        limits: schemad::Limits::default(),
         insecure: false,
         leases: None,
     }

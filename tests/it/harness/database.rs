@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use schemad::private_postgres::{Durability, Error, PrivatePostgres, find_programs};
+use schemad::internals::private_server::{Durability, Error, PrivatePostgres, find_programs};
 use tokio_postgres::{Client, NoTls};
 
 use super::eventually;
@@ -168,7 +168,7 @@ impl TestDatabase {
     /// Waits until a daemon has made the ledger, and all of its versions.
     pub async fn until_ledger(&self) {
         let version = "SELECT version FROM schemad.ledger";
-        let latest = schemad::ledger::install::VERSION;
+        let latest = schemad::internals::ledger::VERSION;
         let client = self.connect().await;
         super::eventually("a ledger", async || {
             let row = client.query_one(version, &[]).await.ok()?;

@@ -6,10 +6,8 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use rcgen::{KeyPair, PublicKeyData as _};
 use ring::{rand::SystemRandom, signature};
 use schemad::{
-    Settings,
-    access::Secret,
-    grpc::pb::migration_service_client::MigrationServiceClient,
-    transport::{ClientCertificates, TlsFiles},
+    ClientCertificates, Settings, TlsFiles, internals::access::Secret,
+    pb::migration_service_client::MigrationServiceClient,
 };
 use serde_json::{Value, json};
 use tonic::{

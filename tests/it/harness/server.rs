@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::{sys::signal::Signal, unistd::Pid, unistd::User};
-use schemad::private_postgres::{Durability, PrivatePostgres, find_programs};
+use schemad::internals::private_server::{Durability, PrivatePostgres, find_programs};
 
 use super::eventually;
 

@@ -1,6 +1,6 @@
 //! What can go wrong with leases: an error that says what to do, and nothing left behind.
 
-use schemad::lease::Settings;
+use schemad::LeaseSettings;
 use tonic::Code;
 
 use super::{Place, ask, end_of, lease};
@@ -107,9 +107,9 @@ async fn what_a_killed_daemon_had_is_dropped_by_the_next_under_who_is_connected(
     let channel = tonic::transport::Channel::from_shared(format!("http://{}", killed.address))
         .unwrap()
         .connect_lazy();
-    let mut client = schemad::grpc::pb::lease_service_client::LeaseServiceClient::new(channel);
+    let mut client = schemad::pb::lease_service_client::LeaseServiceClient::new(channel);
     let mut stream = client
-        .lease(schemad::grpc::pb::LeaseRequest::default())
+        .lease(schemad::pb::LeaseRequest::default())
         .await
         .unwrap()
         .into_inner();
@@ -212,7 +212,7 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
     let mut server = Server::start_in(disk.path(), &[], &settings, TRUST).await;
     let place = Place::new("").await;
     let url = server.local_url();
-    let leases = Settings {
+    let leases = LeaseSettings {
         database: url.parse().unwrap(),
         client: url.parse().unwrap(),
         ..place.leases(0)

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use schemad::{
-    grpc::pb::{self, lease_service_client::LeaseServiceClient},
-    lease::Settings,
+    LeaseSettings,
+    pb::{self, lease_service_client::LeaseServiceClient},
 };
 use tonic::transport::Channel;
 
@@ -42,7 +42,7 @@ async fn a_lease_against_create_database() {
     let (place, set) = (Place::new("CREATEDB").await, Set::tables(50));
     let daemon = place
         .daemon(
-            Settings {
+            LeaseSettings {
                 per_principal: 1000,
                 most: 1000,
                 ..place.leases(0)
@@ -108,7 +108,7 @@ async fn a_lease_from_the_pool() {
     let (place, set) = (Place::new("CREATEDB").await, Set::tables(50));
     let daemon = place
         .daemon(
-            Settings {
+            LeaseSettings {
                 per_principal: 1000,
                 most: 1000,
                 ..place.leases(4)

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use schemad::{
-    grpc::pb::{self, lease_response::Event, lease_service_client::LeaseServiceClient},
-    lease,
+    LeaseSettings,
+    pb::{self, lease_response::Event, lease_service_client::LeaseServiceClient},
 };
 use tokio_postgres::Client;
 use tonic::{Code, Status};
@@ -66,7 +66,7 @@ async fn a_lease_that_has_ended_makes_room_before_its_database_is_dropped() {
     let place = Place::new("CREATEDB").await;
     let daemon = place
         .daemon(
-            lease::Settings {
+            LeaseSettings {
                 per_principal: 1,
                 ..place.leases(0)
             },
@@ -93,7 +93,7 @@ async fn a_lease_waits_while_too_many_that_ended_are_still_being_dropped() {
     // Two databases: one that is leased, and one that is being dropped.
     let daemon = place
         .daemon(
-            lease::Settings {
+            LeaseSettings {
                 most: 1,
                 ..place.leases(0)
             },
@@ -139,7 +139,7 @@ async fn who_is_over_a_limit_waits_as_long_as_asked_for_a_lease_to_end() {
     let place = Place::new("CREATEDB").await;
     let daemon = place
         .daemon(
-            lease::Settings {
+            LeaseSettings {
                 per_principal: 1,
                 ..place.leases(0)
             },
@@ -176,7 +176,7 @@ async fn tests_that_are_faster_than_drop_database_are_not_refused() {
     let place = Place::new("").await;
     let url = server.local_url();
     // The limits that `serve` and `dev` have.
-    let leases = lease::Settings {
+    let leases = LeaseSettings {
         database: url.parse().unwrap(),
         client: url.parse().unwrap(),
         per_principal: 32,

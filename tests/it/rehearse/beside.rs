@@ -2,7 +2,7 @@
 
 use schemad::{
     Settings,
-    grpc::pb::{self, rehearsal_event::Event, rehearse_request::Selection},
+    pb::{self, rehearsal_event::Event, rehearse_request::Selection},
 };
 use tonic::{Code, Status};
 

@@ -1,6 +1,6 @@
 //! The clean state before each migration, whatever the one before it did.
 
-use schemad::{db::session::Session, scratch::sweep};
+use schemad::internals::{postgres::Session, scratch::sweep};
 
 use super::{Said, run};
 use crate::{

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use schemad::{
-    grpc::pb::{
+    internals::schema::{self, Except, Kind as ObjectKind},
+    pb::{
         self, SchemaObjectKind as Kind,
         schema_service_client::SchemaServiceClient,
         schema_service_server::{SchemaService, SchemaServiceServer},
     },
-    schema::{self, Except, Kind as ObjectKind},
 };
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 

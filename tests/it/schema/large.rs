@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use schemad::schema::{self, Except};
+use schemad::internals::schema::{self, Except};
 
 use crate::harness::{TestDatabase, server::tool};
 

@@ -5,7 +5,7 @@
 
 use std::process::Stdio;
 
-use schemad::schema::{self, Snapshot, Table, View};
+use schemad::internals::schema::{self, Snapshot, Table, View};
 use tokio_postgres::Client;
 
 use super::{

@@ -1,0 +1,87 @@
+//! LeaseService.
+
+use futures_util::stream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    gate,
+    migrations::{Answer, Responses, malformed},
+    request,
+    stream::HEARTBEAT,
+};
+use crate::{
+    failure::Failure,
+    lease::{Lease, Leases},
+    telemetry::rate_limit::Pace,
+};
+use crate::{failure::status, pb};
+
+/// The service.
+pub(crate) struct LeaseService {
+    leases: Leases,
+}
+
+impl LeaseService {
+    /// Gives out `leases`.
+    pub(crate) fn new(leases: Leases) -> Self {
+        Self { leases }
+    }
+
+    async fn take(&self, asked: request::Lease, principal: &str) -> Result<Lease, Failure> {
+        let ttl = self.leases.settings()?.ttl(asked.ttl)?;
+        self.leases.take(ttl, asked.queue_timeout, principal).await
+    }
+}
+
+/// What the stream says first, then heartbeats, and why the lease has ended.
+fn responses(lease: Lease, set_digest: String) -> Responses<pb::LeaseResponse> {
+    use pb::lease_response::Event;
+    let first = Event::Database(pb::LeasedDatabase {
+        name: lease.database.clone(),
+        url: lease.url.clone(),
+        set_digest,
+        expire_time: Some(lease.expires.into()),
+    });
+    let says = |event| Ok(pb::LeaseResponse { event: Some(event) });
+    Box::pin(stream::unfold(
+        Some((lease, Some(first))),
+        move |state| async move {
+            let (mut lease, first) = state?;
+            if let Some(first) = first {
+                return Some((says(first), Some((lease, None))));
+            }
+            match tokio::time::timeout(HEARTBEAT, lease.ended()).await {
+                Ok(why) => Some((Err(status::from_failure(&why)), None)),
+                Err(_) => Some((
+                    says(Event::Heartbeat(pb::Heartbeat {})),
+                    Some((lease, None)),
+                )),
+            }
+        },
+    ))
+}
+
+#[tonic::async_trait]
+impl pb::lease_service_server::LeaseService for LeaseService {
+    type LeaseStream = Responses<pb::LeaseResponse>;
+
+    async fn lease(&self, request: Request<pb::LeaseRequest>) -> Answer<Self::LeaseStream> {
+        let (principal, message) = gate::caller(request)?;
+        let asked = request::lease(&message).map_err(|e| malformed(&e))?;
+        let lease = self
+            .take(asked, &principal.name)
+            .await
+            .map_err(|failure| refused(&principal.name, &failure))?;
+        Ok(Response::new(responses(lease, self.leases.set_digest())))
+    }
+}
+
+/// Whoever keeps the daemon reads why tests do not begin.
+fn refused(principal: &str, failure: &Failure) -> Status {
+    static TOLD: Pace = Pace::new(20);
+    if TOLD.allows() {
+        tracing::info!(event = "lease.refused", reason = %failure.reason, principal, "no lease: \
+            {}", failure.message);
+    }
+    status::from_failure(failure)
+}

@@ -1,0 +1,386 @@
+//! Statements that cannot run in a transaction, and the names in them that tell afterwards whether
+//! they have. Of PostgreSQL's grammar this knows what stands around those names. A name that the
+//! server's parse_ident() cannot read (U&"…") tells nothing.
+
+use super::Statement;
+
+/// A statement that cannot run in a transaction, and how it can be told afterwards whether it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside<'a> {
+    /// CREATE INDEX CONCURRENTLY. Names as they are written.
+    CreateIndex {
+        /// None: the server makes one up.
+        index: Option<&'a str>,
+        /// The table, perhaps with its schema.
+        table: &'a str,
+    },
+    /// DROP INDEX CONCURRENTLY.
+    DropIndex {
+        /// The index, perhaps with its schema, as it is written.
+        index: &'a str,
+    },
+    /// REINDEX … CONCURRENTLY: doing it again does no harm, once the copies are gone that a failed
+    /// one leaves.
+    Reindex,
+    /// ALTER TABLE … DETACH PARTITION … CONCURRENTLY, which a failure leaves half done. Names as
+    /// they are written.
+    Detach {
+        /// The partitioned table.
+        table: &'a str,
+        /// The partition.
+        partition: &'a str,
+    },
+    /// CREATE or DROP, DATABASE or TABLESPACE, which the catalog lists by name.
+    Shared {
+        /// CREATE.
+        creates: bool,
+        /// TABLESPACE.
+        is_tablespace: bool,
+        /// As it is written.
+        name: &'a str,
+    },
+    /// A block of the file's own that is READ ONLY: the journal cannot be written in it, and doing
+    /// it again does no harm.
+    ReadOnlyBlock,
+    /// Doing it again does no harm: VACUUM, REINDEX, ALTER SYSTEM, CLUSTER.
+    Repeatable,
+    /// Nobody can tell but a person.
+    Unknown,
+}
+
+impl Outside<'_> {
+    /// The ledger's word for how it can be told whether the statement took effect.
+    pub fn settles_by(self) -> &'static str {
+        match self {
+            Self::CreateIndex { .. } => "create_index",
+            Self::DropIndex { .. } => "drop_index",
+            Self::Reindex => "reindex",
+            Self::Detach { .. } => "detach",
+            Self::Shared { .. } => "catalog",
+            Self::ReadOnlyBlock | Self::Repeatable => "repeat",
+            Self::Unknown => "nothing",
+        }
+    }
+}
+
+/// As many words as a statement has up to the last name that matters here, and a few more.
+const WORDS: usize = 32;
+
+impl<'a> Statement<'a> {
+    /// How it runs when it cannot run in a transaction. None: it can, or only the server knows.
+    pub(super) fn outside(&self) -> Option<Outside<'a>> {
+        let mut words = Words {
+            sql: self.sql,
+            tokens: self.tokens().take(WORDS).collect(),
+            at: 0,
+        };
+        let named = |found: Option<Outside<'a>>| Some(found.unwrap_or(Outside::Unknown));
+        match () {
+            () if words.take(&["create", "index", "concurrently"])
+                || words.take(&["create", "unique", "index", "concurrently"]) =>
+            {
+                named(words.create_index())
+            }
+            () if words.take(&["drop", "index", "concurrently"]) => named(
+                words
+                    .existing(Words::name)
+                    .map(|index| Outside::DropIndex { index }),
+            ),
+            () if words.take(&["alter", "system"]) || words.take(&["vacuum"]) => {
+                Some(Outside::Repeatable)
+            }
+            () if words.take(&["alter", "table"])
+                && self.has(&["detach"])
+                && self.has(&["concurrently"]) =>
+            {
+                named(words.detach())
+            }
+            () if words.take(&["cluster"]) => {
+                words.is_cluster_of_all().then_some(Outside::Repeatable)
+            }
+            () if words.take(&["reindex"]) && self.has(&["concurrently"]) => Some(Outside::Reindex),
+            () if self.repeats() && self.has(&["database", "system", "schema"]) => {
+                Some(Outside::Repeatable)
+            }
+            () if words.take(&["create", "database"]) => Some(words.shared(true, false)),
+            () if words.take(&["create", "tablespace"]) => Some(words.shared(true, true)),
+            () if words.take(&["drop", "database"]) => Some(words.shared(false, false)),
+            () if words.take(&["drop", "tablespace"]) => Some(words.shared(false, true)),
+            () => None,
+        }
+    }
+
+    /// Doing it again does no harm: when the server refuses it in a transaction (as it does for a
+    /// partitioned table), nobody has to be asked afterwards whether it took effect.
+    pub fn repeats(&self) -> bool {
+        let first = self.tokens().next().unwrap_or_default();
+        ["reindex", "cluster", "vacuum"]
+            .iter()
+            .any(|word| first.eq_ignore_ascii_case(word))
+    }
+}
+
+/// The words of a statement, read from the left.
+struct Words<'a> {
+    sql: &'a str,
+    tokens: Vec<&'a str>,
+    at: usize,
+}
+
+impl<'a> Words<'a> {
+    /// Takes these words if they come next, or nothing.
+    fn take(&mut self, words: &[&str]) -> bool {
+        let next = self.tokens[self.at..].iter().take(words.len());
+        let come = next.len() == words.len()
+            && next
+                .zip(words)
+                .all(|(token, word)| token.eq_ignore_ascii_case(word));
+        self.at += if come { words.len() } else { 0 };
+        come
+    }
+
+    fn next(&mut self) -> Option<&'a str> {
+        let next = self.tokens.get(self.at).copied();
+        self.at += 1;
+        next
+    }
+
+    /// A name that the server can be asked about: parts joined by dots, as it is written.
+    fn name(&mut self) -> Option<&'a str> {
+        let offset = |token: &str| token.as_ptr() as usize - self.sql.as_ptr() as usize;
+        // U&"…" is one word.
+        let is_readable = |token: &&str| {
+            token.starts_with('"')
+                || token.starts_with(|c: char| c.is_alphabetic() || c == '_')
+                    && !token.contains('"')
+        };
+        let first = self.next().filter(is_readable)?;
+        let mut last = first;
+        while self.take(&["."]) {
+            last = self.next().filter(is_readable)?;
+        }
+        Some(&self.sql[offset(first)..offset(last) + last.len()])
+    }
+
+    /// PostgreSQL's relation_expr: `name`, `name *`, `ONLY name` or `ONLY (name)`.
+    fn relation(&mut self) -> Option<&'a str> {
+        let in_parentheses = self.take(&["only", "("]);
+        if !in_parentheses {
+            self.take(&["only"]);
+        }
+        let name = self.name()?;
+        if in_parentheses {
+            self.take(&[")"]).then_some(name)
+        } else {
+            self.take(&["*"]);
+            Some(name)
+        }
+    }
+
+    /// [IF EXISTS] and what `read` reads.
+    fn existing(&mut self, read: impl Fn(&mut Self) -> Option<&'a str>) -> Option<&'a str> {
+        self.take(&["if", "exists"]);
+        read(self)
+    }
+
+    /// [[IF NOT EXISTS] name] ON relation
+    fn create_index(&mut self) -> Option<Outside<'a>> {
+        self.take(&["if", "not", "exists"]);
+        if self.take(&["on"]) {
+            return Some(Outside::CreateIndex {
+                index: None,
+                table: self.relation()?,
+            });
+        }
+        let index = self.name()?;
+        let table = self.take(&["on"]).then(|| self.relation())??;
+        Some(Outside::CreateIndex {
+            index: Some(index),
+            table,
+        })
+    }
+
+    /// [IF EXISTS] relation DETACH PARTITION name CONCURRENTLY
+    fn detach(&mut self) -> Option<Outside<'a>> {
+        let table = self.existing(Self::relation)?;
+        let partition = self.take(&["detach", "partition"]).then(|| self.name())??;
+        self.take(&["concurrently"])
+            .then_some(Outside::Detach { table, partition })
+    }
+
+    /// [IF EXISTS] name
+    fn shared(&mut self, creates: bool, is_tablespace: bool) -> Outside<'a> {
+        match self.existing(Self::name) {
+            Some(name) => Outside::Shared {
+                creates,
+                is_tablespace,
+                name,
+            },
+            None => Outside::Unknown,
+        }
+    }
+
+    /// [VERBOSE] or [(option, …)] and no table.
+    fn is_cluster_of_all(&mut self) -> bool {
+        if self.take(&["("]) {
+            while self.next().is_some_and(|token| token != ")") {}
+        } else {
+            self.take(&["verbose"]);
+        }
+        self.at >= self.tokens.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Kind, split},
+        *,
+    };
+
+    fn kind(sql: &str) -> Kind<'_> {
+        split(sql)[0].kind()
+    }
+
+    #[test]
+    fn statements_that_need_no_transaction_are_known_with_their_names() {
+        let shared = |creates, is_tablespace, name| {
+            Kind::Outside(Outside::Shared {
+                creates,
+                is_tablespace,
+                name,
+            })
+        };
+        let create = |index, table| Kind::Outside(Outside::CreateIndex { index, table });
+        for (sql, expected) in [
+            (
+                "CREATE INDEX CONCURRENTLY i ON t (a)",
+                create(Some("i"), "t"),
+            ),
+            (
+                "create unique index concurrently if not exists \"I x\" on only s . \"T\" using \
+                 gin (a)",
+                create(Some("\"I x\""), "s . \"T\""),
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY ON /* x */ s.t(a)",
+                create(None, "s.t"),
+            ),
+            ("CREATE INDEX concurrently_used ON t (a)", Kind::Plain),
+            (
+                "DROP INDEX CONCURRENTLY IF EXISTS s.i",
+                Kind::Outside(Outside::DropIndex { index: "s.i" }),
+            ),
+            ("DROP INDEX i", Kind::Plain),
+            ("VACUUM (ANALYZE) t", Kind::Outside(Outside::Repeatable)),
+            (
+                "REINDEX INDEX CONCURRENTLY i",
+                Kind::Outside(Outside::Reindex),
+            ),
+            ("REINDEX SCHEMA s", Kind::Outside(Outside::Repeatable)),
+            ("REINDEX TABLE t", Kind::Plain),
+            ("CLUSTER", Kind::Outside(Outside::Repeatable)),
+            ("CLUSTER VERBOSE", Kind::Outside(Outside::Repeatable)),
+            ("CLUSTER (VERBOSE, x)", Kind::Outside(Outside::Repeatable)),
+            ("CLUSTER (VERBOSE) t", Kind::Plain),
+            ("CLUSTER VERBOSE t USING i", Kind::Plain),
+            ("VACUUM FULL VERBOSE t", Kind::Outside(Outside::Repeatable)),
+            (
+                "REINDEX (VERBOSE) TABLE CONCURRENTLY t",
+                Kind::Outside(Outside::Reindex),
+            ),
+            (
+                "REINDEX (CONCURRENTLY) TABLE t",
+                Kind::Outside(Outside::Reindex),
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY i ON ONLY (s.t) (a)",
+                create(Some("i"), "s.t"),
+            ),
+            (
+                "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS i ON ONLY(t)(a)",
+                create(Some("i"), "t"),
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY i ON t * (a)",
+                create(Some("i"), "t"),
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY ON ONLY t USING gin (a)",
+                create(None, "t"),
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY if ON t (a)",
+                create(Some("if"), "t"),
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY U&\"\\0061x\" ON t (a)",
+                Kind::Outside(Outside::Unknown),
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY i ON u&\"t\" (a)",
+                Kind::Outside(Outside::Unknown),
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY \"a & b\" ON é (a)",
+                create(Some("\"a & b\""), "é"),
+            ),
+            (
+                "DROP INDEX CONCURRENTLY s.U&\"i\"",
+                Kind::Outside(Outside::Unknown),
+            ),
+            ("CLUSTER t USING i", Kind::Plain),
+            ("CREATE DATABASE x OWNER o", shared(true, false, "x")),
+            (
+                "DROP DATABASE IF EXISTS \"X y\" WITH (FORCE)",
+                shared(false, false, "\"X y\""),
+            ),
+            ("create tablespace s location '/x'", shared(true, true, "s")),
+            ("DROP TABLESPACE s", shared(false, true, "s")),
+            (
+                "CREATE DATABASE U&\"d\\0061t\"",
+                Kind::Outside(Outside::Unknown),
+            ),
+            ("DISCARD ALL", Kind::Discard),
+            ("DISCARD TEMP", Kind::Plain),
+            (
+                "ALTER TABLE IF EXISTS s.t DETACH PARTITION \"p q\" CONCURRENTLY",
+                Kind::Outside(Outside::Detach {
+                    table: "s.t",
+                    partition: "\"p q\"",
+                }),
+            ),
+            (
+                "alter table only (s.t) detach partition p concurrently",
+                Kind::Outside(Outside::Detach {
+                    table: "s.t",
+                    partition: "p",
+                }),
+            ),
+            (
+                "ALTER TABLE IF EXISTS ONLY detach DETACH PARTITION s.p CONCURRENTLY",
+                Kind::Outside(Outside::Detach {
+                    table: "detach",
+                    partition: "s.p",
+                }),
+            ),
+            (
+                "ALTER TABLE if * DETACH PARTITION p CONCURRENTLY",
+                Kind::Outside(Outside::Detach {
+                    table: "if",
+                    partition: "p",
+                }),
+            ),
+            (
+                "ALTER TABLE t DETACH PARTITION U&\"p\" CONCURRENTLY",
+                Kind::Outside(Outside::Unknown),
+            ),
+            ("ALTER TABLE t DETACH PARTITION p FINALIZE", Kind::Plain),
+            ("ALTER TABLE t DETACH PARTITION p", Kind::Plain),
+            ("REFRESH MATERIALIZED VIEW CONCURRENTLY v", Kind::Plain),
+            ("DO $$ BEGIN COMMIT; END $$", Kind::Plain),
+        ] {
+            assert_eq!(kind(sql), expected, "{sql}");
+        }
+    }
+}
