@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::print_stdout,
     missing_docs,
+    unreachable_pub,
     reason = "tests"
 )]
 
@@ -21,7 +22,6 @@ mod clients;
 mod copies;
 mod crash;
 mod damaged;
-mod dependencies;
 mod dev;
 mod doctor;
 mod doubt;
@@ -86,6 +86,7 @@ mod silent;
 mod strangers;
 mod tls;
 mod two_databases;
+mod unsafe_code;
 mod untrusted;
 mod upkeep;
 mod waiting;
