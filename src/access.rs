@@ -23,12 +23,12 @@ use std::{
     time::SystemTime,
 };
 
-pub(crate) use self::error::Error;
-pub use self::token::Secret;
-use self::{refusal::Refusal, state::State};
+pub(crate) use self::error::AccessFileError;
+pub use self::token::SecretToken;
+use self::{refusal::CredentialRefusal, state::AccessRules};
 use crate::{
     failure::Failure,
-    transport::reload::{Follows, Take},
+    transport::reload::{ApplyChange, ReloadableFiles},
 };
 
 /// Who calls where nobody has to say it.
@@ -84,14 +84,14 @@ pub struct Principal {
 
 /// What a call brings to say who it is.
 #[derive(Clone, Copy, Default)]
-pub struct Presented<'a> {
+pub struct PresentedCredentials<'a> {
     /// The metadata `authorization`, as it came.
     pub authorization: Option<&'a str>,
     /// The client certificate that the TLS handshake verified against the client CA, in DER.
     pub certificate: Option<&'a [u8]>,
 }
 
-impl fmt::Debug for Presented<'_> {
+impl fmt::Debug for PresentedCredentials<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Presented")
             .field("authorization", &self.authorization.map(|_| "…"))
@@ -105,15 +105,15 @@ const LONGEST_CREDENTIAL: usize = 8 * 1024;
 
 /// The rules of an access file, as they are at the moment. A clone is the same one.
 #[derive(Clone)]
-pub struct Access(Arc<Shared>);
+pub struct Access(Arc<AccessState>);
 
-struct Shared {
+struct AccessState {
     path: PathBuf,
     /// Clients are asked for a certificate.
     certificates: AtomicBool,
     /// The file had no entry at the last look.
     was_empty: AtomicBool,
-    state: RwLock<Arc<State>>,
+    state: RwLock<Arc<AccessRules>>,
 }
 
 impl fmt::Debug for Access {
@@ -130,11 +130,11 @@ impl Access {
     ///
     /// # Errors
     /// What is wrong, with file and line; never a secret.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let state = State::open(path)?;
+    pub fn open(path: &Path) -> Result<Self, AccessFileError> {
+        let state = AccessRules::open(path)?;
         let (certificates, was_empty) = (AtomicBool::new(true), AtomicBool::new(false));
         let state = RwLock::new(Arc::new(state));
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(AccessState {
             path: path.into(),
             certificates,
             was_empty,
@@ -146,7 +146,7 @@ impl Access {
     ///
     /// # Errors
     /// There are some already: whoever wrote them expects otherwise.
-    pub fn without_certificates(&self) -> Result<(), Error> {
+    pub fn without_certificates(&self) -> Result<(), AccessFileError> {
         self.0.certificates.store(false, Relaxed);
         match self.useless_certificates() {
             Some(useless) => Err(useless),
@@ -154,7 +154,7 @@ impl Access {
         }
     }
 
-    fn take(&self, state: State) {
+    fn take(&self, state: AccessRules) {
         tracing::info!(
             event = "access.reloaded",
             tokens = state.tokens.len(),
@@ -176,9 +176,9 @@ impl Access {
         }
     }
 
-    fn useless_certificates(&self) -> Option<Error> {
+    fn useless_certificates(&self) -> Option<AccessFileError> {
         let useless = !self.0.certificates.load(Relaxed) && !self.state().certificates.is_empty();
-        useless.then(|| Error::UselessCertificates {
+        useless.then(|| AccessFileError::UselessCertificates {
             path: self.0.path.clone(),
         })
     }
@@ -187,7 +187,7 @@ impl Access {
     ///
     /// # Errors
     /// As [`Access::open`], but for the key files, which are not read.
-    pub fn check(path: &Path, text: &str) -> Result<(), Error> {
+    pub fn check(path: &Path, text: &str) -> Result<(), AccessFileError> {
         file::parse(path, text).map(drop)
     }
 
@@ -204,17 +204,20 @@ impl Access {
     /// [`Reason::CredentialMissing`]: crate::failure::Reason::CredentialMissing
     /// [`Reason::CredentialInvalid`]: crate::failure::Reason::CredentialInvalid
     /// [`Reason::CredentialExpired`]: crate::failure::Reason::CredentialExpired
-    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Principal, Failure> {
+    pub async fn authenticate(
+        &self,
+        presented: &PresentedCredentials<'_>,
+    ) -> Result<Principal, Failure> {
         self.authenticate_at(presented, SystemTime::now())
             .await
-            .map_err(Refusal::told)
+            .map_err(CredentialRefusal::told)
     }
 
     async fn authenticate_at(
         &self,
-        presented: &Presented<'_>,
+        presented: &PresentedCredentials<'_>,
         now: SystemTime,
-    ) -> Result<Principal, Refusal> {
+    ) -> Result<Principal, CredentialRefusal> {
         let state = self.state();
         let found = Self::by(&state, presented, now).await;
         // While it waited for an issuer's keys, the rules may have changed.
@@ -225,18 +228,18 @@ impl Access {
     }
 
     async fn by(
-        state: &State,
-        presented: &Presented<'_>,
+        state: &AccessRules,
+        presented: &PresentedCredentials<'_>,
         now: SystemTime,
-    ) -> Result<Principal, Refusal> {
+    ) -> Result<Principal, CredentialRefusal> {
         match (presented.authorization, presented.certificate) {
             (Some(authorization), _) => bearer(state, authorization, now).await,
             (None, Some(der)) => certificate::authenticate(&state.certificates, der, now),
-            (None, None) => Err(Refusal::Missing),
+            (None, None) => Err(CredentialRefusal::Missing),
         }
     }
 
-    fn state(&self) -> Arc<State> {
+    fn state(&self) -> Arc<AccessRules> {
         self.0
             .state
             .read()
@@ -245,19 +248,19 @@ impl Access {
     }
 }
 
-impl Follows for Access {
+impl ReloadableFiles for Access {
     const NOT_TAKEN: &'static str = "access.not_reloaded";
 
-    fn read_again(&self) -> Result<Option<Take>, String> {
+    fn read_again(&self) -> Result<Option<ApplyChange>, String> {
         let access = self.clone();
-        let found = State::open_again(&self.0.path, &self.state());
+        let found = AccessRules::open_again(&self.0.path, &self.state());
         let is_empty = matches!(&found, Ok(Some(state)) if state.is_empty());
         let was_empty = self.0.was_empty.swap(is_empty, Relaxed);
         if is_empty && !was_empty {
             return Ok(None); // a file that is just being written is empty for a moment
         }
         let state = found.map_err(|error| error.to_string())?;
-        Ok(state.map(|state| -> Take { Box::new(move || access.take(state)) }))
+        Ok(state.map(|state| -> ApplyChange { Box::new(move || access.take(state)) }))
     }
 
     /// Issuers' keys, too.
@@ -270,13 +273,19 @@ impl Follows for Access {
 }
 
 /// Whoever bears this `authorization` (RFC 6750, section 2.1).
-async fn bearer(state: &State, authorization: &str, now: SystemTime) -> Result<Principal, Refusal> {
+async fn bearer(
+    state: &AccessRules,
+    authorization: &str,
+    now: SystemTime,
+) -> Result<Principal, CredentialRefusal> {
     if authorization.len() > LONGEST_CREDENTIAL {
-        return Err(Refusal::invalid("an authorization longer than 8 KiB"));
+        return Err(CredentialRefusal::invalid(
+            "an authorization longer than 8 KiB",
+        ));
     }
     let (scheme, credential) = authorization.split_once(' ').unwrap_or((authorization, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Refusal::invalid(
+        return Err(CredentialRefusal::invalid(
             "an authorization that does not begin with Bearer",
         ));
     }
@@ -286,7 +295,7 @@ async fn bearer(state: &State, authorization: &str, now: SystemTime) -> Result<P
     } else if oidc::looks_like_one(credential) {
         oidc::authenticate(&state.issuers, credential, now).await
     } else {
-        Err(Refusal::invalid(
+        Err(CredentialRefusal::invalid(
             "a bearer credential that is neither a token nor a JWT",
         ))
     }

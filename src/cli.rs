@@ -19,7 +19,7 @@ use clap::{
 use diesel::{migration::MigrationSource, pg::Pg};
 
 use client::{health, history, lease, ledger, list, operate, resolve, schema, show, status, wait};
-use exit::Exit;
+use exit::CommandExit;
 use local::{dev, doctor, generate, serve, token};
 use output::say;
 
@@ -32,54 +32,54 @@ use output::say;
 #[command(name = "schemad", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Subcommands,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Subcommands {
     /// Run the daemon.
-    Serve(serve::Serve),
+    Serve(serve::ServeArgs),
     /// Run the daemon on a private PostgreSQL with everything applied, to try it out.
-    Dev(dev::Dev),
+    Dev(dev::DevArgs),
     /// Look at the database the way the daemon will use it, and say what it would stumble over.
-    Doctor(doctor::Doctor),
+    Doctor(doctor::DoctorArgs),
     /// Show the state of the schema.
-    Status(status::Status),
+    Status(status::StatusArgs),
     /// List all known migrations.
-    List(list::List),
+    List(list::ListArgs),
     /// Show the schema of the database: tables, types, views, functions; or an ER diagram.
-    Schema(schema::Schema),
+    Schema(schema::SchemaArgs),
     /// Show one migration with its SQL.
-    Show(show::Show),
+    Show(show::ShowArgs),
     /// Apply pending migrations.
-    Apply(operate::Apply),
+    Apply(operate::ApplyArgs),
     /// Roll back applied migrations.
-    Rollback(operate::Rollback),
+    Rollback(operate::RollbackArgs),
     /// Try each migration up, down and up again in a scratch database, and say whether its down
     /// undoes it.
-    Rehearse(rehearse::Rehearse),
+    Rehearse(rehearse::RehearseArgs),
     /// Settle what only a person can know: a statement in doubt, a half done script, an edited up.
-    Resolve(resolve::Resolve),
+    Resolve(resolve::ResolveArgs),
     /// Sign the down scripts that the ledger keeps.
-    Ledger(ledger::Ledger),
+    Ledger(ledger::LedgerArgs),
     /// List operations.
-    History(history::History),
+    History(history::HistoryArgs),
     /// Follow an operation.
-    Watch(history::Watch),
+    Watch(history::WatchArgs),
     /// Cancel an operation.
-    Cancel(history::Cancel),
+    Cancel(history::CancelArgs),
     /// Lease a migrated database for a test.
-    Lease(lease::Lease),
+    Lease(lease::LeaseArgs),
     /// Ask the gRPC health service, with the flags and exit codes of grpc_health_probe.
-    Health(health::Health),
+    Health(health::HealthArgs),
     /// Wait until the daemon, the database or the schema is ready.
-    Wait(wait::Wait),
+    Wait(wait::WaitArgs),
     /// Make a bearer token for the access file.
-    Token(token::Token),
+    Token(token::TokenCommand),
     /// Print a shell's completion script.
-    Completions(generate::Completions),
+    Completions(generate::CompletionsArgs),
     /// Print the manual page.
-    Man(generate::Man),
+    Man(generate::ManArgs),
 }
 
 /// Parses the command line and runs it around `source`. Returns the process's exit code
@@ -101,7 +101,7 @@ fn run_command_line(source: &dyn MigrationSource<Pg>) -> ExitCode {
     command.build();
     let warnings = match env_file::load(&command) {
         Ok(warnings) => warnings,
-        Err(error) => return Exit::usage(error).report(),
+        Err(error) => return CommandExit::usage(error).report(),
     };
     let args = health::with_double_dashes(std::env::args_os());
     let asks_health = args.get(1).is_some_and(|arg| arg == "health");
@@ -115,8 +115,8 @@ fn run_command_line(source: &dyn MigrationSource<Pg>) -> ExitCode {
             // A daemon logs them, and a probe that is made every few seconds would only repeat
             // them.
             match cli.command {
-                Command::Serve(_) | Command::Dev(_) => env_file::keep_warnings(warnings),
-                Command::Health(_) | Command::Completions(_) | Command::Man(_) => {}
+                Subcommands::Serve(_) | Subcommands::Dev(_) => env_file::keep_warnings(warnings),
+                Subcommands::Health(_) | Subcommands::Completions(_) | Subcommands::Man(_) => {}
                 _ => warnings.iter().for_each(|warning| output::warn(warning)),
             }
             let exit = run(cli.command, source, asks_daemon);
@@ -125,7 +125,7 @@ fn run_command_line(source: &dyn MigrationSource<Pg>) -> ExitCode {
                 if asks_health {
                     health::NOT_PRINTED
                 } else {
-                    Exit::NOT_PRINTED
+                    CommandExit::NOT_PRINTED
                 },
             )
             .report()
@@ -135,7 +135,7 @@ fn run_command_line(source: &dyn MigrationSource<Pg>) -> ExitCode {
             match error.exit_code() {
                 0 => {
                     say(text.trim_end());
-                    output::checked(Exit::DONE, Exit::NOT_PRINTED).report()
+                    output::checked(CommandExit::DONE, CommandExit::NOT_PRINTED).report()
                 }
                 code => {
                     output::progress(&without_secrets(&text));
@@ -161,38 +161,38 @@ fn names_a_daemon(matches: &ArgMatches) -> bool {
         .is_some_and(|(_, matches)| given(matches))
 }
 
-fn run(command: Command, source: &dyn MigrationSource<Pg>, asks_daemon: bool) -> Exit {
+fn run(command: Subcommands, source: &dyn MigrationSource<Pg>, asks_daemon: bool) -> CommandExit {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return Exit::usage(format!("cannot start: {error}")),
+        Err(error) => return CommandExit::usage(format!("cannot start: {error}")),
     };
     runtime.block_on(async {
         match command {
-            Command::Serve(serve) => serve.run(source).await,
-            Command::Dev(dev) => dev.run(source).await,
-            Command::Doctor(doctor) => doctor.run(source).await,
-            Command::Status(status) => status.run().await,
-            Command::List(list) => list.run().await,
-            Command::Schema(schema) => schema.run().await,
-            Command::Show(show) => show.run().await,
-            Command::Apply(apply) => apply.run().await,
-            Command::Rollback(rollback) => rollback.run().await,
-            Command::Rehearse(rehearse) => rehearse.run(source, asks_daemon).await,
-            Command::Resolve(resolve) => resolve.run().await,
-            Command::Ledger(ledger) => ledger.run().await,
-            Command::History(history) => history.run().await,
-            Command::Watch(watch) => watch.run().await,
-            Command::Cancel(cancel) => cancel.run().await,
-            Command::Lease(lease) => lease.run().await,
-            Command::Health(health) => health.run().await,
-            Command::Wait(wait) => wait.run().await,
-            Command::Token(token) => token.run(),
-            Command::Completions(completions) => completions.run(),
-            Command::Man(man) => man.run(),
+            Subcommands::Serve(serve) => serve.run(source).await,
+            Subcommands::Dev(dev) => dev.run(source).await,
+            Subcommands::Doctor(doctor) => doctor.run(source).await,
+            Subcommands::Status(status) => status.run().await,
+            Subcommands::List(list) => list.run().await,
+            Subcommands::Schema(schema) => schema.run().await,
+            Subcommands::Show(show) => show.run().await,
+            Subcommands::Apply(apply) => apply.run().await,
+            Subcommands::Rollback(rollback) => rollback.run().await,
+            Subcommands::Rehearse(rehearse) => rehearse.run(source, asks_daemon).await,
+            Subcommands::Resolve(resolve) => resolve.run().await,
+            Subcommands::Ledger(ledger) => ledger.run().await,
+            Subcommands::History(history) => history.run().await,
+            Subcommands::Watch(watch) => watch.run().await,
+            Subcommands::Cancel(cancel) => cancel.run().await,
+            Subcommands::Lease(lease) => lease.run().await,
+            Subcommands::Health(health) => health.run().await,
+            Subcommands::Wait(wait) => wait.run().await,
+            Subcommands::Token(token) => token.run(),
+            Subcommands::Completions(completions) => completions.run(),
+            Subcommands::Man(man) => man.run(),
         }
     })
 }

@@ -15,30 +15,31 @@ use uuid::Uuid;
 
 use crate::{
     access::{self, Access},
-    api::{gate::Gate, health::Health, reads::Reads},
+    api::{gate::RequestGate, health::HealthService, reads::ReadHandle},
     cli,
     database::{
-        monitor::{Monitor, View},
+        monitor::{DatabaseView, Monitor},
         preflight::Preflight,
     },
-    failure::Kind,
+    failure::FailureKind,
     lease::{self, Leases},
-    ledger::{one_database::OneDatabase, upkeep::Retention},
+    ledger::{one_database::SameDatabaseCheck, upkeep::Retention},
     migration::{
-        set::{Catalog, InvalidSet},
-        signature::Keys,
+        set::{InvalidSet, MigrationSet},
+        signature::SigningKeys,
     },
     operation::{
-        Action, LOCK_TIMEOUT, Operations, Parts, Request, refresh::Refresh, watchers::Watchers,
+        LOCK_TIMEOUT, OperationAction, OperationDeps, OperationRequest, Operations,
+        refresh::RefreshSignal, watchers::VersionWatchers,
     },
-    planner::Apply,
+    planner::ApplyRequest,
     postgres::{
         DatabaseUrl,
         logins::Logins,
-        pool::{Pool, PoolSettings, Whose},
+        pool::{LedgerOwner, PoolSettings, ReadPool},
     },
     rehearse::Rehearsals,
-    runtime::shutdown::{Phase, Shutdown},
+    runtime::shutdown::{Shutdown, ShutdownPhase},
     telemetry::metrics::Metrics,
     transport::{Connections, Limits, ServerTls, TlsError, TlsFiles, reload::follow},
 };
@@ -67,7 +68,7 @@ pub struct Settings {
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps; with it, a rollback from the ledger runs only what
     /// was signed.
-    pub signing: Option<Keys>,
+    pub signing: Option<SigningKeys>,
     /// Apply only what was rehearsed well, with exactly these scripts.
     pub require_rehearsed: bool,
     /// The reading pool.
@@ -87,7 +88,7 @@ pub struct Settings {
     /// What one client may take, and all of them.
     pub limits: Limits,
     /// Where databases are leased from, for tests. `None`: there are none.
-    pub leases: Option<lease::Settings>,
+    pub leases: Option<lease::LeaseSettings>,
     /// It is known that others than this machine reach it without TLS or without saying who they
     /// are.
     pub insecure: bool,
@@ -95,7 +96,7 @@ pub struct Settings {
 
 /// Why a daemon cannot be made of its settings.
 #[derive(Debug, thiserror::Error)]
-pub enum CannotServe {
+pub enum BuildError {
     /// The migrations.
     #[error(transparent)]
     Set(#[from] InvalidSet),
@@ -104,7 +105,7 @@ pub enum CannotServe {
     Tls(#[from] TlsError),
     /// The access file.
     #[error(transparent)]
-    Access(#[from] access::Error),
+    Access(#[from] access::AccessFileError),
 }
 
 /// A daemon that is ready to serve.
@@ -120,7 +121,7 @@ pub enum CannotServe {
 /// ```
 #[derive(Debug)]
 pub struct Daemon {
-    catalog: Arc<Catalog>,
+    catalog: Arc<MigrationSet>,
     settings: Settings,
     tls: Option<ServerTls>,
     access: Option<Access>,
@@ -150,10 +151,10 @@ impl<S: MigrationSource<Pg>> Builder<S> {
     /// Checks the set, and reads the certificates and the access file.
     ///
     /// # Errors
-    /// [`CannotServe`] with everything that is wrong: a bad set never serves, and neither does a
+    /// [`BuildError`] with everything that is wrong: a bad set never serves, and neither does a
     /// daemon that would let in others than it should.
-    pub fn build(self, settings: Settings) -> Result<Daemon, CannotServe> {
-        Daemon::around(Catalog::load(&self.source)?, settings)
+    pub fn build(self, settings: Settings) -> Result<Daemon, BuildError> {
+        Daemon::around(MigrationSet::load(&self.source)?, settings)
     }
 
     /// Runs the whole command line around the set: `serve`, `dev` and the clients.
@@ -164,7 +165,7 @@ impl<S: MigrationSource<Pg>> Builder<S> {
 
 impl Daemon {
     /// A daemon around a set that was loaded.
-    pub(crate) fn around(catalog: Catalog, settings: Settings) -> Result<Self, CannotServe> {
+    pub(crate) fn around(catalog: MigrationSet, settings: Settings) -> Result<Self, BuildError> {
         let tls = settings.tls.clone().map(ServerTls::open).transpose()?;
         let access = settings.access.as_deref().map(Access::open).transpose()?;
         if let Some(access) = &access
@@ -209,16 +210,16 @@ impl Daemon {
         // Both listen already. Said before anything begins that has events of its own.
         start_event(&settings, &catalog, main_address, admin_address);
         let shutdown = Shutdown::new();
-        let (refresh, metrics) = (Arc::new(Refresh::default()), Arc::new(Metrics::new()));
-        let watchers = Watchers::new(&daemon_name());
+        let (refresh, metrics) = (Arc::new(RefreshSignal::default()), Arc::new(Metrics::new()));
+        let watchers = VersionWatchers::new(&daemon_name());
         let logins = match &settings.migration_database {
             Some(migrating) => Logins::new(migrating.clone(), Some(settings.database.clone())),
             None => settings.database.clone().into(),
         };
-        let whose = Whose::of(&settings.database, settings.migration_database.as_ref());
-        let pool = Pool::new(settings.database.clone(), whose, &settings.pool);
+        let whose = LedgerOwner::of(&settings.database, settings.migration_database.as_ref());
+        let pool = ReadPool::new(settings.database.clone(), whose, &settings.pool);
         let one_database =
-            OneDatabase::new(settings.migration_database.is_some().then(|| pool.clone()));
+            SameDatabaseCheck::new(settings.migration_database.is_some().then(|| pool.clone()));
         let monitor = Monitor::start(
             settings.database.clone(),
             settings.migration_database.is_none(),
@@ -240,7 +241,7 @@ impl Daemon {
             daemon_name(),
             shutdown.phases(),
         );
-        let operations = Operations::new(Parts {
+        let operations = Operations::new(OperationDeps {
             catalog: catalog.clone(),
             logins,
             pool: pool.clone(),
@@ -275,21 +276,26 @@ impl Daemon {
             Connections::new(limits.of_admin()),
         );
         let has_strangers = access.is_some();
-        let parts = listeners::Parts {
+        let parts = listeners::ListenerParts {
             catalog: catalog.clone(),
-            reads: Reads {
+            reads: ReadHandle {
                 pool: pool.clone(),
                 views: monitor.views(),
             },
             operations: operations.clone(),
             rehearsals: rehearsals.clone(),
             database: settings.database.clone(),
-            health: Health::new(monitor.views(), shutdown.phases(), watchers, limits.names()),
+            health: HealthService::new(
+                monitor.views(),
+                shutdown.phases(),
+                watchers,
+                limits.names(),
+            ),
             metrics,
             leases,
             gates: [
-                Gate::new(access, tls.clone(), limits.clone(), operations.clone()),
-                Gate::of_admin(limits.of_admin(), has_strangers),
+                RequestGate::new(access, tls.clone(), limits.clone(), operations.clone()),
+                RequestGate::of_admin(limits.of_admin(), has_strangers),
             ],
             connections: connections.clone(),
             tls: tls.clone(),
@@ -330,13 +336,13 @@ impl Daemon {
             ended = admin_server => return ended?,
         }
         systemd::stopping();
-        shutdown.advance(Phase::Draining);
+        shutdown.advance(ShutdownPhase::Draining);
         let closing = tokio::spawn(async move { kept.close().await });
         if tokio::time::timeout(settings.shutdown_grace, operations.idle())
             .await
             .is_err()
         {
-            shutdown.advance(Phase::Stopping);
+            shutdown.advance(ShutdownPhase::Stopping);
             if tokio::time::timeout(STOP_WITHIN, operations.idle())
                 .await
                 .is_err()
@@ -355,7 +361,7 @@ impl Daemon {
                 "leased databases are left for the next start to sweep"
             );
         }
-        shutdown.advance(Phase::Ended);
+        shutdown.advance(ShutdownPhase::Ended);
         for mut server in servers {
             if tokio::time::timeout(DRAIN_WITHIN, &mut server)
                 .await
@@ -377,7 +383,7 @@ fn daemon_name() -> String {
     format!("{host}:{}", std::process::id())
 }
 
-fn start_event(settings: &Settings, catalog: &Catalog, main: SocketAddr, admin: SocketAddr) {
+fn start_event(settings: &Settings, catalog: &MigrationSet, main: SocketAddr, admin: SocketAddr) {
     tracing::info!(
         event = "daemon.start",
         version = env!("CARGO_PKG_VERSION"),
@@ -402,13 +408,13 @@ fn start_event(settings: &Settings, catalog: &Catalog, main: SocketAddr, admin: 
 }
 
 /// Applies everything pending, again after whatever passes by itself.
-async fn apply_on_start(operations: Operations, mut views: watch::Receiver<Arc<View>>) {
+async fn apply_on_start(operations: Operations, mut views: watch::Receiver<Arc<DatabaseView>>) {
     loop {
         if views.wait_for(|view| view.ready().is_ok()).await.is_err() {
             return; // the daemon ended first
         }
-        let request = Request {
-            action: Action::Apply(Apply::default()),
+        let request = OperationRequest {
+            action: OperationAction::Apply(ApplyRequest::default()),
             principal: "apply-on-start".into(),
             request_id: Uuid::new_v4(),
             queue_timeout: START_QUEUE,
@@ -419,7 +425,7 @@ async fn apply_on_start(operations: Operations, mut views: watch::Receiver<Arc<V
             Err(failure)
                 if matches!(
                     failure.reason.kind(),
-                    Kind::Unavailable | Kind::Interrupted | Kind::Busy
+                    FailureKind::Unavailable | FailureKind::Interrupted | FailureKind::Busy
                 ) =>
             {
                 tokio::time::sleep(Duration::from_secs(1)).await;

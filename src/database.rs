@@ -1,5 +1,5 @@
-//! Knowledge of the managed database, kept current in the background: its state (`monitor`), whether
-//! operations could run (`preflight`), and the deletion of old rows (`retention`).
+//! Knowledge of the managed database, kept current in the background: its state (`monitor`),
+//! whether operations could run (`preflight`), and the deletion of old rows (`retention`).
 
 pub(crate) mod monitor;
 pub(crate) mod preflight;

@@ -17,9 +17,9 @@ use tokio_postgres::{
 
 use crate::{
     failure::Failure,
-    lease::Settings as Leases,
-    migration::{set::Catalog, signature::Keys},
-    postgres::{DatabaseUrl, Error, logins::Logins, session::Session},
+    lease::LeaseSettings as Leases,
+    migration::{set::MigrationSet, signature::SigningKeys},
+    postgres::{DatabaseError, DatabaseUrl, logins::Logins, session::MigrationSession},
 };
 
 /// A few dozen round trips; a server that is slower than this is none to migrate.
@@ -27,7 +27,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 
 /// What is looked at: the settings that the daemon would have.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct DoctorSettings {
     /// Where it reads.
     pub database: DatabaseUrl,
     /// Where it migrates, when that is elsewhere.
@@ -35,7 +35,7 @@ pub struct Plan {
     /// Runs the migrations, where it is not the role that logs in.
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps.
-    pub signing: Option<Keys>,
+    pub signing: Option<SigningKeys>,
     /// Where databases are leased.
     pub leases: Option<Leases>,
 }
@@ -43,7 +43,7 @@ pub struct Plan {
 /// How something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum Status {
+pub enum CheckStatus {
     /// As it should be.
     Ok,
     /// It works, and somebody should know.
@@ -52,7 +52,7 @@ pub enum Status {
     Fail,
 }
 
-impl Status {
+impl CheckStatus {
     /// OK, WARN or FAIL.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,19 +65,19 @@ impl Status {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub struct CheckResult {
     /// Its name, the same for ever.
     pub check: &'static str,
     /// How it is.
-    pub status: Status,
+    pub status: CheckStatus,
     /// What was found.
     pub found: String,
     /// What to do, a statement or a sentence each.
     pub todo: Vec<String>,
 }
 
-impl Check {
-    fn new(check: &'static str, status: Status, found: impl Into<String>) -> Self {
+impl CheckResult {
+    fn new(check: &'static str, status: CheckStatus, found: impl Into<String>) -> Self {
         Self {
             check,
             status,
@@ -87,11 +87,11 @@ impl Check {
     }
 
     fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, Status::Ok, found)
+        Self::new(check, CheckStatus::Ok, found)
     }
 
     fn warn(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, Status::Warn, found)
+        Self::new(check, CheckStatus::Warn, found)
     }
 
     /// A no of schemad's own; the GRANTs in it are what to do.
@@ -111,7 +111,7 @@ impl Check {
             todo,
             ..Self::new(
                 check,
-                Status::Fail,
+                CheckStatus::Fail,
                 format!("{}: {}", failure.reason, failure.message),
             )
         }
@@ -125,45 +125,45 @@ impl Check {
 
 /// Everything that was looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct DoctorReport {
     /// In order.
-    pub checks: Vec<Check>,
+    pub checks: Vec<CheckResult>,
     /// There was no server to ask.
     pub unreachable: bool,
 }
 
-impl Report {
+impl DoctorReport {
     /// The worst of them.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> CheckStatus {
         self.checks
             .iter()
             .map(|check| check.status)
             .max()
-            .unwrap_or(Status::Ok)
+            .unwrap_or(CheckStatus::Ok)
     }
 
     /// What cannot be asked is not as it should be.
-    fn add(&mut self, name: &'static str, check: Result<Check, Error>) {
+    fn add(&mut self, name: &'static str, check: Result<CheckResult, DatabaseError>) {
         self.checks
-            .push(check.unwrap_or_else(|error| Check::fail(name, error)));
+            .push(check.unwrap_or_else(|error| CheckResult::fail(name, error)));
     }
 }
 
 /// Looks at everything. Dropped in the middle, its connections close and nothing remains.
-pub async fn examine(plan: &Plan, catalog: &Catalog) -> Report {
+pub async fn examine(plan: &DoctorSettings, catalog: &MigrationSet) -> DoctorReport {
     tokio::time::timeout(WITHIN, look(plan, catalog))
         .await
         .unwrap_or_else(|_| {
-            let check = Check::fail("connection", Error::Timeout(WITHIN));
-            Report {
+            let check = CheckResult::fail("connection", DatabaseError::Timeout(WITHIN));
+            DoctorReport {
                 checks: vec![check],
                 unreachable: true,
             }
         })
 }
 
-async fn look(plan: &Plan, catalog: &Catalog) -> Report {
-    let mut report = Report::default();
+async fn look(plan: &DoctorSettings, catalog: &MigrationSet) -> DoctorReport {
+    let mut report = DoctorReport::default();
     let migrating = plan.migration_database.as_ref().unwrap_or(&plan.database);
     let Some(session) = connect(&mut report, "connection", migrating).await else {
         return report;
@@ -181,7 +181,10 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
         }
         _ => session,
     };
-    let (asking, keeping) = (Asking(&session), Asking(session.ledger_session()));
+    let (asking, keeping) = (
+        ReadOnlySession(&session),
+        ReadOnlySession(session.ledger_session()),
+    );
     report.add("server", connection::server(&asking).await);
     report
         .checks
@@ -236,49 +239,53 @@ async fn look(plan: &Plan, catalog: &Catalog) -> Report {
     report
 }
 
-async fn connect(report: &mut Report, name: &'static str, url: &DatabaseUrl) -> Option<Session> {
-    match Session::open(url).await {
+async fn connect(
+    report: &mut DoctorReport,
+    name: &'static str,
+    url: &DatabaseUrl,
+) -> Option<MigrationSession> {
+    match MigrationSession::open(url).await {
         Ok(session) => {
             report.add(
                 name,
-                connection::connection(name, &Asking(&session), url).await,
+                connection::connection(name, &ReadOnlySession(&session), url).await,
             );
             Some(session)
         }
         Err(error) => {
             report.unreachable |= matches!(
                 error,
-                Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_)
+                DatabaseError::Connect { .. } | DatabaseError::Lost(_) | DatabaseError::Timeout(_)
             );
-            report.checks.push(Check::fail(name, error));
+            report.checks.push(CheckResult::fail(name, error));
             None
         }
     }
 }
 
 /// A session that only reads.
-struct Asking<'a>(&'a Session);
+struct ReadOnlySession<'a>(&'a MigrationSession);
 
-impl Asking<'_> {
+impl ReadOnlySession<'_> {
     async fn all(
         &self,
         query: &str,
         values: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>, Error> {
+    ) -> Result<Vec<Row>, DatabaseError> {
         self.only_reading(async || Ok(self.0.client().query_typed(query, values).await?))
             .await
     }
 
     /// The only row.
-    async fn one(&self, query: &str) -> Result<Row, Error> {
+    async fn one(&self, query: &str) -> Result<Row, DatabaseError> {
         self.all(query, &[])
             .await?
             .pop()
-            .ok_or_else(|| Error::Lost("the server returned no row".into()))
+            .ok_or_else(|| DatabaseError::Lost("the server returned no row".into()))
     }
 
     /// Does `work` in a transaction that cannot write.
-    async fn only_reading<T, E: From<Error>>(
+    async fn only_reading<T, E: From<DatabaseError>>(
         &self,
         work: impl AsyncFnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
@@ -286,12 +293,12 @@ impl Asking<'_> {
         client
             .batch_execute("BEGIN READ ONLY")
             .await
-            .map_err(Error::from)?;
+            .map_err(DatabaseError::from)?;
         let done = work().await;
         client
             .batch_execute("ROLLBACK")
             .await
-            .map_err(Error::from)?;
+            .map_err(DatabaseError::from)?;
         done
     }
 }

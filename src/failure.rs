@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// What kind of no: it decides the gRPC code and the command line's exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FailureKind {
     /// The request is malformed.
     Invalid,
     /// Nothing by that name.
@@ -65,8 +65,8 @@ macro_rules! reasons {
             }
 
             /// What kind of no it is.
-            pub fn kind(self) -> Kind {
-                match self { $(Self::$name => Kind::$kind,)+ }
+            pub fn kind(self) -> FailureKind {
+                match self { $(Self::$name => FailureKind::$kind,)+ }
             }
 
             /// One sentence for docs/errors.md.

@@ -11,23 +11,23 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     api::{
-        describe::{Listing, Texts},
+        describe::{SchemaListing, TextLength},
         rehearsals, request,
     },
     cli::snippet,
-    failure::{Failure, status::from_failure},
+    failure::{Failure, status::status_from_failure},
     migration::{
-        Checksum, Direction, Journal, Migration, Mode, Row, RunningPart, Script, TriedPart,
-        Version, folder, run_mode,
+        Checksum, Direction, JournalRecord, Migration, MigrationRow, RunningPart, Script,
+        ScriptMode, TriedPart, Version, folder, run_mode,
         set::{
-            Catalog,
+            MigrationSet,
             tests::{Hand, Source},
         },
     },
     pb, planner,
     postgres::SqlError,
-    rehearse::single_transaction::Does,
-    runner::{self, ScriptError, Step, Undone, message},
+    rehearse::single_transaction::ScriptTraits,
+    runner::{self, RunnableStep, ScriptError, UndoneExtent, message},
     runtime::blocking,
     schema::{
         self, Column, Constraint, Enum, Publication, Relation, Routine, Snapshot, Sorted, Table,
@@ -656,20 +656,20 @@ const FUNCTIONS: &[Function] = &[
     }),
     ("Checksum::of_script", |s| used(Checksum::of_script(s))),
     ("fitness::parts, one transaction", |s| {
-        used(parts(s, Mode::Transactional))
+        used(parts(s, ScriptMode::Transactional))
     }),
     ("fitness::parts, none", |s| {
-        used(parts(s, Mode::NonTransactional))
+        used(parts(s, ScriptMode::NonTransactional))
     }),
     ("Catalog::load_to_rehearse", |s| {
         // Leaked, as the sets of tests are.
         let hand = Hand("1_a", vec![s.to_owned().leak()], Some("SELECT 1"));
-        used(Catalog::load_to_rehearse(&Source(vec![hand])));
+        used(MigrationSet::load_to_rehearse(&Source(vec![hand])));
     }),
     ("rehearse::together", |s| {
-        let script = Script::new(s, Mode::Transactional);
+        let script = Script::new(s, ScriptMode::Transactional);
         let (version, name) = ("1".parse::<Version>().unwrap(), "1_a".to_owned());
-        black_box(Does::of(
+        black_box(ScriptTraits::of(
             &Migration {
                 version,
                 name,
@@ -681,7 +681,7 @@ const FUNCTIONS: &[Function] = &[
     }),
     ("runner::message", |s| {
         let (lock_wait, lock_timeout) = (Duration::ZERO, Duration::ZERO);
-        let step = Step {
+        let step = RunnableStep {
             id: 1,
             sql: s,
             lock_wait,
@@ -696,19 +696,20 @@ const FUNCTIONS: &[Function] = &[
         for failed in refused(s) {
             let failure = runner::explain(&failed, s, "1_a/up.sql", "deploy", false)
                 .with("file", "1_a/up.sql");
-            black_box(snippet::of(&from_failure(&failure)));
+            black_box(snippet::of(&status_from_failure(&failure)));
         }
     }),
     ("planner: a script in doubt", |s| {
         let row = half_done(s);
         let catalog =
-            Catalog::load_to_rehearse(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap();
+            MigrationSet::load_to_rehearse(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)]))
+                .unwrap();
         black_box(planner::assess(&catalog, std::slice::from_ref(&row)));
         black_box(planner::earlier(Some(&row), Direction::Up, &[]));
     }),
 ];
 
-fn parts(sql: &str, mode: Mode) -> Result<Vec<run_mode::Part>, Failure> {
+fn parts(sql: &str, mode: ScriptMode) -> Result<Vec<run_mode::JournalPart>, Failure> {
     run_mode::parts(
         "1_a",
         &"1".parse().unwrap(),
@@ -731,7 +732,7 @@ fn refused(sql: &str) -> Vec<ScriptError> {
         },
         statements_done,
         preamble: 0,
-        undone: Some(Undone {
+        undone: Some(UndoneExtent {
             first: 0,
             through: false,
             stays: false,
@@ -760,12 +761,12 @@ fn refused(sql: &str) -> Vec<ScriptError> {
 }
 
 /// Of this script everything but the last part is done.
-fn half_done(script: &str) -> Row {
+fn half_done(script: &str) -> MigrationRow {
     let units = sql::units(script).unwrap_or_default();
-    let checksum = |unit: &sql::Unit<'_>| Checksum::of_script(unit.body.sql).to_string();
+    let checksum = |unit: &sql::ScriptUnit<'_>| Checksum::of_script(unit.body.sql).to_string();
     let last = units.last().map(checksum).unwrap_or_default();
     let done: Vec<String> = units.iter().rev().skip(1).rev().map(checksum).collect();
-    let journal = Journal {
+    let journal = JournalRecord {
         step: 1,
         direction: Direction::Up,
         name: "1_a".into(),
@@ -782,7 +783,7 @@ fn half_done(script: &str) -> Row {
         }),
         script: Some(script.into()),
     };
-    Row {
+    MigrationRow {
         version: "1".parse().unwrap(),
         run_on: None,
         recorded: None,
@@ -1000,9 +1001,13 @@ const COMPARISONS: &[Compare] = &[
     }),
     ("DescribeSchema, all objects", |before, _| {
         let filter = request::schema(pb::DescribeSchemaRequest::default()).unwrap();
-        let listing = Listing::new(before, &filter);
+        let listing = SchemaListing::new(before, &filter);
         for (_, object) in listing.after(None) {
-            black_box(listing.message(object, &std::collections::HashMap::new(), Texts::Whole));
+            black_box(listing.message(
+                object,
+                &std::collections::HashMap::new(),
+                TextLength::Whole,
+            ));
         }
     }),
 ];
@@ -1027,7 +1032,11 @@ fn schemas() -> Vec<Case> {
 }
 
 /// Sets of many migrations: those from `applied` on are pending.
-fn set(n: usize, is_applied: impl Fn(usize) -> bool, unknown: usize) -> (Catalog, Vec<Row>) {
+fn set(
+    n: usize,
+    is_applied: impl Fn(usize) -> bool,
+    unknown: usize,
+) -> (MigrationSet, Vec<MigrationRow>) {
     let hand = |i: usize| {
         Hand(
             format!("{i:09}_a").leak(),
@@ -1035,8 +1044,8 @@ fn set(n: usize, is_applied: impl Fn(usize) -> bool, unknown: usize) -> (Catalog
             Some("SELECT 2"),
         )
     };
-    let catalog = Catalog::load(&Source((0..n).map(hand).collect())).unwrap();
-    let row = |i: usize| Row {
+    let catalog = MigrationSet::load(&Source((0..n).map(hand).collect())).unwrap();
+    let row = |i: usize| MigrationRow {
         version: format!("{i:09}").parse().unwrap(),
         run_on: Some(std::time::SystemTime::UNIX_EPOCH),
         recorded: None,
@@ -1051,7 +1060,7 @@ fn set(n: usize, is_applied: impl Fn(usize) -> bool, unknown: usize) -> (Catalog
     )
 }
 
-type SetShape = (&'static str, fn(usize) -> (Catalog, Vec<Row>));
+type SetShape = (&'static str, fn(usize) -> (MigrationSet, Vec<MigrationRow>));
 
 const SETS: &[SetShape] = &[
     ("many migrations, none applied", |n| set(n, |_| false, 0)),
@@ -1065,7 +1074,7 @@ const SETS: &[SetShape] = &[
     ("many migrations, as many unknown", |n| set(n, |i| i > 0, n)),
 ];
 
-type Plan = (&'static str, fn(&Catalog, &[Row]));
+type Plan = (&'static str, fn(&MigrationSet, &[MigrationRow]));
 
 fn sets() -> Vec<Case> {
     let plans: &[Plan] = &[
@@ -1073,19 +1082,19 @@ fn sets() -> Vec<Case> {
             used(planner::assess(catalog, rows))
         }),
         ("planner::plan_apply", |catalog, rows| {
-            let request = planner::Apply {
+            let request = planner::ApplyRequest {
                 allow_out_of_order: true,
-                ..planner::Apply::default()
+                ..planner::ApplyRequest::default()
             };
             used(planner::plan_apply(catalog, rows, &request));
             used(planner::plan_apply(
                 catalog,
                 rows,
-                &planner::Apply::default(),
+                &planner::ApplyRequest::default(),
             ));
         }),
         ("planner::plan_rollback", |catalog, rows| {
-            let request = planner::Rollback {
+            let request = planner::RollbackRequest {
                 target: planner::RollbackTarget::All,
                 down_from: None,
                 force: false,

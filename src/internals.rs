@@ -1,17 +1,17 @@
-//! What this repository's own tests and fuzz targets reach, a submodule for each module. It is no part
-//! of the public API, and it lists items one by one so that the compiler reports the others when
-//! nothing uses them.
+//! What this repository's own tests and fuzz targets reach, a submodule for each module. It is no
+//! part of the public API, and it lists items one by one so that the compiler reports the others
+//! when nothing uses them.
 
 pub mod access {
-    pub use crate::access::{Access, Presented, Role, Secret};
+    pub use crate::access::{Access, PresentedCredentials, Role, SecretToken};
 }
 
 pub mod doctor {
-    pub use crate::doctor::{Check, Plan, Report, Status, examine};
+    pub use crate::doctor::{CheckResult, CheckStatus, DoctorReport, DoctorSettings, examine};
 }
 
 pub mod failure {
-    pub use crate::failure::{Failure, Kind, Reason, status::from_failure};
+    pub use crate::failure::{Failure, FailureKind, Reason, status::status_from_failure};
 }
 
 pub mod folder {
@@ -31,19 +31,23 @@ pub mod methods {
 }
 
 pub mod migration {
-    pub use crate::migration::{Checksum, Version, set::Catalog};
+    pub use crate::migration::{Checksum, Version, set::MigrationSet};
 }
 
 pub mod postgres {
-    pub use crate::postgres::{activity::terminate, session::Session};
+    pub use crate::postgres::{activity::terminate, session::MigrationSession};
 }
 
 pub mod private_server {
-    pub use crate::postgres::private_server::{Durability, Error, PrivatePostgres, find_programs};
+    pub use crate::postgres::private_server::{
+        Durability, PrivatePostgres, PrivateServerError, find_programs,
+    };
 }
 
 pub mod rehearse {
-    pub use crate::rehearse::{Event, Outside, Settings, Verdict, rehearse};
+    pub use crate::rehearse::{
+        OutsideEffects, RehearsalEvent, RehearsalSettings, Verdict, rehearse,
+    };
 }
 
 pub mod request {
@@ -52,12 +56,12 @@ pub mod request {
             apply, lease, operation_id, operations, operations_page_token, page, page_token,
             rehearse, resolve, rollback, schema, sign_ledger, version, watch,
         },
-        operation::Request,
+        operation::OperationRequest,
     };
 }
 
 pub mod runner {
-    pub use crate::runner::{Orders, Wait};
+    pub use crate::runner::{LockWait, RunControl};
 }
 
 pub mod schema {
@@ -68,17 +72,18 @@ pub mod schema {
 }
 
 pub mod scratch {
-    pub use crate::postgres::scratch::{Name, Scratch, Template, sweep};
+    pub use crate::postgres::scratch::{ScratchMaker, ScratchName, ScratchTemplate, sweep};
 }
 
 pub mod sql {
     pub use crate::sql::{
-        Kind, NOT_SHOWN, Reach, Statement, Work, count, drops_roles, excerpt, first_reach,
-        first_role_change, has_own_transactions, hazard, is_dynamic, lone_begin, nth_character,
-        place, settings, split, start_of, statement_of, transaction_modes, units, unterminated,
+        ExternalEffect, NOT_SHOWN, Statement, StatementKind, UnitWork, count, drops_roles, excerpt,
+        first_reach, first_role_change, has_own_transactions, hazard, is_dynamic, lone_begin,
+        nth_character, place, settings, split, start_of, statement_of, transaction_modes, units,
+        unterminated,
     };
 }
 
 pub mod transport {
-    pub use crate::transport::{Io, ServerTls};
+    pub use crate::transport::{ByteStream, ServerTls};
 }

@@ -5,8 +5,8 @@
 //! A lease ends at once, and its database is dropped as soon as the server can: `capacity` says how
 //! many may wait for that.
 //!
-//! Template and copies are [`scratch`](crate::postgres::scratch) databases of one maker per daemon, so that
-//! what a killed daemon leaves is swept, and what a living one has is not.
+//! Template and copies are [`scratch`](crate::postgres::scratch) databases of one maker per daemon,
+//! so that what a killed daemon leaves is swept, and what a living one has is not.
 
 mod capacity;
 pub(crate) mod copier;
@@ -30,14 +30,14 @@ pub(crate) use url::ClientUrl;
 
 use crate::{
     failure::{Failure, Reason},
-    migration::set::Catalog,
-    postgres::{self, DatabaseUrl, scratch::Error},
-    runtime::shutdown::Phase,
+    migration::set::MigrationSet,
+    postgres::{self, DatabaseUrl, scratch::ScratchError},
+    runtime::shutdown::ShutdownPhase,
     telemetry::metrics::Metrics,
 };
-use capacity::{Capacity, Leased, Slot};
-use pool::{Database, State, Stock};
-use removal::Removed;
+use capacity::{DatabaseSlot, LeaseCapacity, LeaseSlot};
+use pool::{LeasePool, LeasePoolState, TemplateCopy};
+use removal::RemovalReceipt;
 
 /// A set that cannot be applied is not tried again for every lease that is asked for.
 const REMEMBER: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ const REMOVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What leases are made of.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct LeaseSettings {
     /// Where they are made: a direct address, of a role with CREATEDB. The databases lie beside the
     /// one that it names.
     pub database: DatabaseUrl,
@@ -70,7 +70,7 @@ pub struct Settings {
     pub most: usize,
 }
 
-impl Settings {
+impl LeaseSettings {
     /// What a lease that asks for `ttl` gets.
     ///
     /// # Errors
@@ -91,37 +91,37 @@ impl Settings {
 
 /// Gives leases.
 #[derive(Clone)]
-pub(crate) struct Leases(Arc<Inner>);
+pub(crate) struct Leases(Arc<LeasesInner>);
 
-struct Inner {
-    settings: Option<Settings>,
+struct LeasesInner {
+    settings: Option<LeaseSettings>,
     /// Where there are settings.
-    capacity: Option<Capacity>,
-    catalog: Arc<Catalog>,
+    capacity: Option<LeaseCapacity>,
+    catalog: Arc<MigrationSet>,
     metrics: Arc<Metrics>,
-    phases: watch::Receiver<Phase>,
-    stock: Mutex<Option<Opening>>,
+    phases: watch::Receiver<ShutdownPhase>,
+    stock: Mutex<Option<PoolOpening>>,
 }
 
 /// A stock that is being opened, or was. Whoever waits for it may go; it is opened all the same.
 #[derive(Clone)]
-struct Opening {
-    stock: Shared<BoxFuture<'static, Result<Arc<Stock>, Failure>>>,
+struct PoolOpening {
+    stock: Shared<BoxFuture<'static, Result<Arc<LeasePool>, Failure>>>,
     since: Instant,
 }
 
-impl Opening {
+impl PoolOpening {
     fn is_usable(&self) -> bool {
         match self.stock.peek() {
             None => true,
-            Some(Ok(stock)) => stock.state() == State::Open,
+            Some(Ok(stock)) => stock.state() == LeasePoolState::Open,
             Some(Err(_)) => self.since.elapsed() < REMEMBER,
         }
     }
 }
 
 /// A leased database. It is dropped after this value.
-pub(crate) struct Lease {
+pub(crate) struct LeasedDatabase {
     /// Its name.
     pub database: String,
     /// Where it is, with a password where the settings have one.
@@ -131,13 +131,13 @@ pub(crate) struct Lease {
     ended: oneshot::Receiver<Failure>,
 }
 
-impl fmt::Debug for Lease {
+impl fmt::Debug for LeasedDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.database)
     }
 }
 
-impl Lease {
+impl LeasedDatabase {
     /// Why the lease has ended, once it has and its database is gone. Dropping the future changes
     /// nothing.
     pub(crate) async fn ended(&mut self) -> Failure {
@@ -149,15 +149,15 @@ impl Lease {
 impl Leases {
     /// Nothing is made before somebody asks, or [`Leases::keep`].
     pub(crate) fn new(
-        settings: Option<Settings>,
-        catalog: Arc<Catalog>,
+        settings: Option<LeaseSettings>,
+        catalog: Arc<MigrationSet>,
         metrics: Arc<Metrics>,
-        phases: watch::Receiver<Phase>,
+        phases: watch::Receiver<ShutdownPhase>,
     ) -> Self {
         let capacity = settings
             .as_ref()
-            .map(|settings| Capacity::new(settings.per_principal, settings.most));
-        Self(Arc::new(Inner {
+            .map(|settings| LeaseCapacity::new(settings.per_principal, settings.most));
+        Self(Arc::new(LeasesInner {
             settings,
             capacity,
             catalog,
@@ -171,7 +171,7 @@ impl Leases {
     ///
     /// # Errors
     /// [`Reason::LeasesOff`]: there are none, so there are no leases.
-    pub(crate) fn settings(&self) -> Result<&Settings, Failure> {
+    pub(crate) fn settings(&self) -> Result<&LeaseSettings, Failure> {
         self.0.settings.as_ref().ok_or_else(leases_off)
     }
 
@@ -191,7 +191,7 @@ impl Leases {
         ttl: Duration,
         wait: Option<Duration>,
         principal: &str,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<LeasedDatabase, Failure> {
         let inner = &self.0;
         let client = &self.settings()?.client;
         let (leased, slot) = inner
@@ -216,7 +216,7 @@ impl Leases {
         tracing::info!(event = "lease.begun", database = %name, principal, ttl_s = ttl.as_secs(), ready = database.was_ready(),
             took_ms = begun.elapsed().as_millis(), "leased {name} to {principal}");
         let (tell, ended) = oneshot::channel();
-        let lease = Running {
+        let lease = RunningLease {
             stock,
             inner: inner.clone(),
             database,
@@ -224,7 +224,7 @@ impl Leases {
             tell,
         };
         tokio::spawn(lease.run(ttl, principal.to_owned()));
-        Ok(Lease {
+        Ok(LeasedDatabase {
             database: name.to_string(),
             url: client.with_database(&name.to_string()),
             expires: SystemTime::now() + ttl,
@@ -242,7 +242,7 @@ impl Leases {
         tokio::select! {
             () = removal::sweeps(&settings.database) => {}
             () = self.keep_ready(), if settings.pool > 0 => {}
-            _ = phases.wait_for(|phase| *phase > Phase::Serving) => {}
+            _ = phases.wait_for(|phase| *phase > ShutdownPhase::Serving) => {}
         }
     }
 
@@ -280,14 +280,14 @@ impl Leases {
     }
 
     /// The stock; a new one where there is none, or none that can be used any more.
-    async fn stock(&self) -> Result<Arc<Stock>, Failure> {
+    async fn stock(&self) -> Result<Arc<LeasePool>, Failure> {
         let opening = {
             // Under the lock that `close` takes: what is opened before it is closed by it.
             let mut slot = self.0.stock.lock().unwrap_or_else(PoisonError::into_inner);
-            if *self.0.phases.borrow() > Phase::Serving {
+            if *self.0.phases.borrow() > ShutdownPhase::Serving {
                 return Err(shutting_down());
             }
-            match slot.take().filter(Opening::is_usable) {
+            match slot.take().filter(PoolOpening::is_usable) {
                 Some(opening) => slot.insert(opening).clone(),
                 None => slot.insert(self.open()?).clone(),
             }
@@ -295,9 +295,9 @@ impl Leases {
         opening.stock.await
     }
 
-    fn open(&self) -> Result<Opening, Failure> {
+    fn open(&self) -> Result<PoolOpening, Failure> {
         let (settings, inner) = (self.settings()?.clone(), &self.0);
-        let opening = tokio::spawn(Stock::open(
+        let opening = tokio::spawn(LeasePool::open(
             settings.database,
             settings.client.role(),
             settings.pool,
@@ -315,7 +315,7 @@ impl Leases {
             .map(move |opened| opened.unwrap_or_else(panicked))
             .boxed()
             .shared();
-        Ok(Opening {
+        Ok(PoolOpening {
             stock,
             since: Instant::now(),
         })
@@ -323,16 +323,16 @@ impl Leases {
 }
 
 /// A lease under way.
-struct Running {
-    stock: Arc<Stock>,
-    inner: Arc<Inner>,
-    database: Database,
+struct RunningLease {
+    stock: Arc<LeasePool>,
+    inner: Arc<LeasesInner>,
+    database: TemplateCopy,
     /// Counts until the lease ends, whenever the database is dropped after it.
-    leased: Leased,
+    leased: LeaseSlot,
     tell: oneshot::Sender<Failure>,
 }
 
-impl Running {
+impl RunningLease {
     /// Waits for its end, has the database dropped, and says why. It does not depend on whether a
     /// client reads.
     async fn run(mut self, ttl: Duration, principal: String) {
@@ -342,7 +342,7 @@ impl Running {
             () = self.tell.closed() => None,
             () = tokio::time::sleep(ttl) => Some(expired(ttl)),
             () = self.stock.until_lost() => Some(lost()),
-            _ = phases.wait_for(|phase| *phase > Phase::Serving) => Some(shutting_down()),
+            _ = phases.wait_for(|phase| *phase > ShutdownPhase::Serving) => Some(shutting_down()),
         };
         let name = self.database.name();
         let why_shown = why
@@ -350,7 +350,7 @@ impl Running {
             .map_or("RETURNED", |failure| failure.reason.as_str());
         tracing::info!(event = "lease.ended", database = %name, principal, why = why_shown,
             seconds = begun.elapsed().as_secs_f64(), "the lease of {name} has ended");
-        let removed: Removed = self.database.remove();
+        let removed: RemovalReceipt = self.database.remove();
         self.inner.metrics.lease(false);
         drop(self.leased);
         if let Some(why) = why {
@@ -362,10 +362,10 @@ impl Running {
 
 /// True for what another stock might not meet: the template is not there any more, or a connection
 /// has ended.
-fn is_gone(error: &Error) -> bool {
+fn is_gone(error: &ScratchError) -> bool {
     match error {
-        Error::Database(postgres::Error::Lost(_)) => true,
-        Error::Database(error) => error
+        ScratchError::Database(postgres::DatabaseError::Lost(_)) => true,
+        ScratchError::Database(error) => error
             .sql()
             .is_some_and(|sql| sql.is(&SqlState::INVALID_CATALOG_NAME)),
         _ => false,

@@ -22,17 +22,17 @@ pub(crate) mod step_activity;
 mod text;
 pub(crate) mod upkeep;
 
-pub(crate) use outcome::{Ending, Finished, Planned, State};
+pub(crate) use outcome::{FinishedOperation, OperationEnding, OperationState, PlanRecord};
 
 use std::time::SystemTime;
 
-use crate::migration::Row;
+use crate::migration::MigrationRow;
 
 /// What a read of the database found, all of it in one state.
 #[derive(Clone, Debug)]
-pub(crate) struct Snapshot {
+pub(crate) struct LedgerSnapshot {
     /// The server that answered.
-    pub server: Server,
+    pub server: ServerInfo,
     /// The ledger, when there is one.
     pub ledger: Option<LedgerInfo>,
     /// The Diesel table, when there is one: schema-qualified and quoted where needed.
@@ -40,14 +40,14 @@ pub(crate) struct Snapshot {
     /// Its oid.
     pub diesel_oid: Option<u32>,
     /// One row for each version in the Diesel table or the ledger, in version order.
-    pub rows: Vec<Row>,
+    pub rows: Vec<MigrationRow>,
     /// The operation that holds the lock.
     pub running: Option<OperationRow>,
 }
 
 /// The server behind a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Server {
+pub(crate) struct ServerInfo {
     /// The database's name.
     pub database: String,
     /// For example "15.18".
@@ -76,7 +76,7 @@ pub(crate) struct OperationRow {
     pub id: uuid::Uuid,
     /// `apply`, `rollback`, `resolve` or `sign`.
     pub kind: String,
-    /// [`State`]'s word, or a newer daemon's.
+    /// [`OperationState`]'s word, or a newer daemon's.
     pub state: String,
     /// Who asked.
     pub principal: String,

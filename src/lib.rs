@@ -7,7 +7,7 @@
 //! From the top down. A module uses only modules that are listed below it.
 //!
 //! - `cli`: the command line. `cli::client` asks a daemon, `cli::local` runs one or works without
-//!   one. The only reader of the environment.
+//! -   one. The only reader of the environment.
 //! - `daemon`: one process. It wires everything together, owns the listeners and ends in order.
 //! - `api`: the gRPC services, the health service and the admin listener.
 //! - `doctor`: checks a database the way the daemon will use it.
@@ -23,7 +23,8 @@
 //! - `migration`: the set of migrations, its scripts and their signatures.
 //! - `access`: who may do what.
 //! - `failure`: the error type that every refusal and failure is converted to.
-//! - `postgres`: connections, the operation lock, server errors, scratch databases, a private server.
+//! - `postgres`: connections, the operation lock, server errors, scratch databases, a private
+//! -   server.
 //! - `sql`: SQL text, split and classified without a server.
 //! - `transport`: TLS, connections, quotas, and files that are read again when they change.
 //! - `text`, `runtime`, `pb`: escaping, long work and shutdown, generated code.
@@ -54,10 +55,10 @@ mod telemetry;
 mod text;
 mod transport;
 
-pub use daemon::{Builder, CannotServe, Daemon, Settings};
-pub use lease::Settings as LeaseSettings;
+pub use daemon::{BuildError, Builder, Daemon, Settings};
+pub use lease::LeaseSettings;
 pub use ledger::upkeep::Retention;
-pub use migration::{set::InvalidSet, signature::Keys as SigningKeys};
+pub use migration::{set::InvalidSet, signature::SigningKeys};
 pub use postgres::{DatabaseUrl, pool::PoolSettings};
 pub use transport::{ClientCertificates, Limits, TlsError, TlsFiles};
 

@@ -15,7 +15,7 @@ pub(crate) mod run_mode;
 pub(crate) mod set;
 pub(crate) mod signature;
 
-pub(crate) use record::{Journal, Recorded, Row, RunningPart, TriedPart};
+pub(crate) use record::{JournalRecord, MigrationRecord, MigrationRow, RunningPart, TriedPart};
 
 /// A migration's version: what stands before the first `_` of its folder's name, without `-`. 1 to
 /// 50 characters, none of them a control character. Versions order as text, as in Diesel.
@@ -126,7 +126,7 @@ impl FromStr for Checksum {
 
 /// How a script runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum ScriptMode {
     /// In one transaction with its ledger rows.
     Transactional,
     /// Statement by statement: `run_in_transaction = false` in metadata.toml, or BEGIN and COMMIT
@@ -134,7 +134,7 @@ pub enum Mode {
     NonTransactional,
 }
 
-impl Mode {
+impl ScriptMode {
     /// The ledger's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -190,12 +190,12 @@ pub struct Script {
     /// Over the text with normalised line endings.
     pub checksum: Checksum,
     /// How it runs.
-    pub mode: Mode,
+    pub mode: ScriptMode,
 }
 
 impl Script {
     /// A script from its text.
-    pub fn new(sql: impl Into<Arc<str>>, mode: Mode) -> Self {
+    pub fn new(sql: impl Into<Arc<str>>, mode: ScriptMode) -> Self {
         let sql = sql.into();
         Self {
             checksum: Checksum::of_script(&sql),

@@ -10,34 +10,34 @@ mod rollback;
 mod sign;
 mod state;
 
-pub(crate) use apply::{Apply, Target as ApplyTarget, expect_set, plan_apply};
-pub(crate) use journal::{Earlier, Resume, earlier, is_contradicted, resume};
-pub(crate) use refusal::Refusal;
-pub(crate) use resolve::{Outcome, Resolution, Resolve, plan_resolve};
+pub(crate) use apply::{ApplyRequest, ApplyTarget, expect_set, plan_apply};
+pub(crate) use journal::{AbandonedIndex, ResumePoint, earlier, is_contradicted, resume};
+pub(crate) use refusal::PlanRefusal;
+pub(crate) use resolve::{LedgerResolution, ResolveOutcome, ResolveRequest, plan_resolve};
 pub(crate) use rollback::{
-    Rollback, Source, Target as RollbackTarget, plan_rollback, stored_downs,
+    DownSource, RollbackRequest, RollbackTarget, plan_rollback, stored_downs,
 };
-pub(crate) use sign::{Sign, Signing, Target as SignTarget, Unsigned, plan_sign};
-pub(crate) use state::{Assessment, Problem, State, assess};
+pub(crate) use sign::{SignRequest, SignTarget, SigningPlan, UnsignedDown, plan_sign};
+pub(crate) use state::{Assessment, SchemaProblem, SchemaState, assess};
 
-use crate::migration::{Checksum, Direction, Mode, Row, Script, Version};
+use crate::migration::{Checksum, Direction, MigrationRow, Script, ScriptMode, Version};
 
 /// What will run, in order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
+pub(crate) struct StepPlan {
     /// The steps; none: nothing to do.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlannerStep>,
     /// What the caller should know although it is no reason to refuse.
     pub warnings: Vec<String>,
     /// What a person settles.
-    pub resolution: Option<Resolution>,
+    pub resolution: Option<LedgerResolution>,
     /// What is to be signed.
-    pub signing: Option<Signing>,
+    pub signing: Option<SigningPlan>,
 }
 
 /// One migration, run once, up or down.
 #[derive(Clone, Debug)]
-pub(crate) struct Step {
+pub(crate) struct PlannerStep {
     /// The migration's version.
     pub version: Version,
     /// Its name.
@@ -56,7 +56,7 @@ pub(crate) enum StepScript {
     /// In the binary.
     Binary(Script),
     /// In the ledger, under this checksum.
-    Ledger(Checksum, Mode),
+    Ledger(Checksum, ScriptMode),
 }
 
 impl StepScript {
@@ -69,7 +69,7 @@ impl StepScript {
     }
 
     /// How it runs.
-    pub(crate) fn mode(&self) -> Mode {
+    pub(crate) fn mode(&self) -> ScriptMode {
         match self {
             Self::Binary(script) => script.mode,
             Self::Ledger(_, mode) => *mode,
@@ -79,8 +79,8 @@ impl StepScript {
 
 /// The applied rows in the order of application: the ledger's where it has one; what is only in the
 /// Diesel table came after the ledger last looked, in the order of its run_on.
-fn in_order_of_application(rows: &[Row]) -> Vec<&Row> {
-    let mut applied: Vec<&Row> = rows.iter().filter(|row| row.is_applied()).collect();
+fn in_order_of_application(rows: &[MigrationRow]) -> Vec<&MigrationRow> {
+    let mut applied: Vec<&MigrationRow> = rows.iter().filter(|row| row.is_applied()).collect();
     applied.sort_by_key(|row| match &row.recorded {
         Some(recorded) => (false, recorded.position, None, &row.version),
         None => (true, 0, row.run_on, &row.version),

@@ -17,6 +17,6 @@ pub(crate) mod session;
 mod tls;
 pub(crate) mod url;
 
-pub(crate) use error::{Error, SqlError};
-pub(crate) use tls::Mode as TlsMode;
+pub(crate) use error::{DatabaseError, SqlError};
+pub(crate) use tls::VerifyMode as TlsMode;
 pub use url::DatabaseUrl;

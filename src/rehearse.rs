@@ -28,26 +28,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use daemon::{Begun, Rehearsals};
-pub(crate) use selection::Selection;
-pub(crate) use verdict::Rehearsed;
+pub(crate) use daemon::{Rehearsals, RunningRehearsal};
+pub(crate) use selection::RehearsalSelection;
+pub(crate) use verdict::RehearsedMigration;
 pub use verdict::Verdict;
 
-use baseline::Clean;
-use scratch_session::{Stage, State, Stop, Then, concluded};
-use single_transaction::Does;
+use baseline::Baseline;
+use scratch_session::{AfterScript, ScratchSession, ScriptStop, WorkingState, concluded};
+use single_transaction::ScriptTraits;
 
 use crate::{
     failure::{Failure, Reason},
-    migration::{Direction, Migration, Mode, Script, Version, run_mode, set::Catalog},
-    postgres::scratch::Scratch,
-    runner::Orders,
+    migration::{Direction, Migration, Script, ScriptMode, Version, run_mode, set::MigrationSet},
+    postgres::scratch::ScratchMaker,
+    runner::RunControl,
     sql,
 };
 
 /// What scripts may do to what lies outside the scratch database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
+pub enum OutsideEffects {
     /// Anything: the server is thrown away, or might as well be.
     Allowed,
     /// Nothing: others use the server. A script that does is not run.
@@ -67,16 +67,16 @@ const NOT_RUN: [Reason; 7] = [
 
 /// How to rehearse.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct RehearsalSettings {
     /// What scripts may do to what lies outside.
-    pub outside: Outside,
+    pub outside: OutsideEffects,
     /// Runs the scripts, where it is not the role that logs in.
     pub role: Option<String>,
 }
 
 /// Told what happens, in order.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum RehearsalEvent {
     /// A migration begins.
     Began {
         /// From 1, among those that are rehearsed.
@@ -96,7 +96,7 @@ pub enum Event {
         failure: Failure,
     },
     /// A migration was rehearsed.
-    Ended(Box<Rehearsed>),
+    Ended(Box<RehearsedMigration>),
 }
 
 /// Rehearses `selected` of the catalog, each on the state that all migrations before it make.
@@ -108,17 +108,17 @@ pub enum Event {
 /// CANCELLED, why no scratch database can be made, or the server's loss: then there are no more
 /// verdicts.
 pub async fn rehearse(
-    scratch: &mut Scratch,
-    catalog: &Catalog,
+    scratch: &mut ScratchMaker,
+    catalog: &MigrationSet,
     selected: &BTreeSet<Version>,
-    settings: &Settings,
-    orders: &Orders,
-    tell: &mut (dyn FnMut(Event) + Send),
+    settings: &RehearsalSettings,
+    orders: &RunControl,
+    tell: &mut (dyn FnMut(RehearsalEvent) + Send),
 ) -> Result<(), Failure> {
     if selected.is_empty() {
         return Ok(());
     }
-    let mut clean = Clean::begin(scratch, settings.role.as_deref()).await?;
+    let mut clean = Baseline::begin(scratch, settings.role.as_deref()).await?;
     let stage = clean.stage(orders).await?;
     let mut rehearsal = Rehearsal {
         catalog,
@@ -143,13 +143,13 @@ pub async fn rehearse(
         let (version, name) = (migration.version.clone(), migration.name.clone());
         if !selected.contains(&version) {
             if let Err(failure) = rehearsal.pass(migration).await? {
-                tell(Event::LeftOut { version, failure });
+                tell(RehearsalEvent::LeftOut { version, failure });
             }
             rehearsal.settle().await?;
             continue;
         }
         ordinal += 1;
-        tell(Event::Began {
+        tell(RehearsalEvent::Began {
             ordinal,
             total,
             version,
@@ -159,7 +159,7 @@ pub async fn rehearse(
         let rehearsed = rehearsal.one(migration).await?;
         rehearsal.settle().await?;
         let notes = rehearsal.notes(migration);
-        tell(Event::Ended(Box::new(Rehearsed {
+        tell(RehearsalEvent::Ended(Box::new(RehearsedMigration {
             ordinal,
             total,
             notes,
@@ -171,33 +171,33 @@ pub async fn rehearse(
 }
 
 struct Rehearsal<'a> {
-    catalog: &'a Catalog,
-    clean: Clean<'a>,
-    stage: Stage,
+    catalog: &'a MigrationSet,
+    clean: Baseline<'a>,
+    stage: ScratchSession,
     /// What the working database looks like, while that is known.
-    known: Option<State>,
-    settings: &'a Settings,
-    orders: &'a Orders,
+    known: Option<WorkingState>,
+    settings: &'a RehearsalSettings,
+    orders: &'a RunControl,
 }
 
 /// What follows when a script fails.
 fn goes_on(script: &Script) -> &'static str {
     match script.mode {
-        Mode::Transactional => "What it did is undone, and the rehearsal goes on",
-        Mode::NonTransactional => IN_ANOTHER,
+        ScriptMode::Transactional => "What it did is undone, and the rehearsal goes on",
+        ScriptMode::NonTransactional => IN_ANOTHER,
     }
 }
 
 const IN_ANOTHER: &str = "The rehearsal goes on in another database, without what it did";
 
 /// A script's end: well, after so long; or not, and why.
-type Ran = Result<Duration, Failure>;
+type ScriptEnd = Result<Duration, Failure>;
 
 impl<'a> Rehearsal<'a> {
     /// Applies a migration that is not rehearsed. The inner error is its own.
     async fn pass(&mut self, migration: &'a Migration) -> Result<Result<(), Failure>, Failure> {
         match self
-            .run(migration, Direction::Up, &migration.up, Then::Commit)
+            .run(migration, Direction::Up, &migration.up, AfterScript::Commit)
             .await?
         {
             Ok(_) => {
@@ -214,14 +214,14 @@ impl<'a> Rehearsal<'a> {
 
     /// Up, down, up, on the clean state; afterwards the clean state with this migration, where it
     /// can be applied.
-    async fn one(&mut self, migration: &'a Migration) -> Result<Rehearsed, Failure> {
+    async fn one(&mut self, migration: &'a Migration) -> Result<RehearsedMigration, Failure> {
         let before = match self.known.take() {
             Some(state) => state,
             None => self.stage.state().await?,
         };
-        let mut found = Rehearsed::of(migration);
+        let mut found = RehearsedMigration::of(migration);
         match self
-            .run(migration, Direction::Up, &migration.up, Then::Commit)
+            .run(migration, Direction::Up, &migration.up, AfterScript::Commit)
             .await?
         {
             Ok(took) => found.up_took = Some(took),
@@ -235,21 +235,21 @@ impl<'a> Rehearsal<'a> {
         self.applied(migration).await?;
         let Some(down) = &migration.down else {
             self.known = Some(after);
-            return Ok(Rehearsed {
+            return Ok(RehearsedMigration {
                 verdict: Verdict::Irreversible,
                 ..found
             });
         };
-        let is_the_same = |does: &Does| {
+        let is_the_same = |does: &ScriptTraits| {
             [&before, &after]
                 .iter()
                 .all(|state| does.is_the_same_in(&state.snapshot))
         };
-        let together = Does::of(migration, down).filter(is_the_same);
+        let together = ScriptTraits::of(migration, down).filter(is_the_same);
         let then = if together.is_some() {
-            Then::StayOpen
+            AfterScript::StayOpen
         } else {
-            Then::Commit
+            AfterScript::Commit
         };
         match self.run(migration, Direction::Down, down, then).await? {
             Ok(took) => found.down_took = Some(took),
@@ -270,7 +270,7 @@ impl<'a> Rehearsal<'a> {
             {
                 return Ok(found);
             } else if let Err(failure) = self
-                .run(migration, Direction::Down, down, Then::Commit)
+                .run(migration, Direction::Down, down, AfterScript::Commit)
                 .await?
             {
                 self.restore().await?;
@@ -278,7 +278,7 @@ impl<'a> Rehearsal<'a> {
             }
         }
         if let Err(failure) = self
-            .run(migration, Direction::Up, &migration.up, Then::Commit)
+            .run(migration, Direction::Up, &migration.up, AfterScript::Commit)
             .await?
         {
             self.restore().await?;
@@ -300,13 +300,18 @@ impl<'a> Rehearsal<'a> {
     async fn again_undone(
         &mut self,
         migration: &Migration,
-        does: Does,
-        after: &State,
-        found: &mut Rehearsed,
+        does: ScriptTraits,
+        after: &WorkingState,
+        found: &mut RehearsedMigration,
     ) -> Result<bool, Failure> {
         let mut is_told = true;
         match self
-            .run(migration, Direction::Up, &migration.up, Then::StayOpen)
+            .run(
+                migration,
+                Direction::Up,
+                &migration.up,
+                AfterScript::StayOpen,
+            )
             .await?
         {
             Ok(_) => {
@@ -335,7 +340,7 @@ impl<'a> Rehearsal<'a> {
             (Direction::Down, migration.down.as_ref()),
         ];
         let looks = |script: &&Script| {
-            self.settings.outside == Outside::Refused && sql::is_dynamic(&script.sql)
+            self.settings.outside == OutsideEffects::Refused && sql::is_dynamic(&script.sql)
         };
         let dynamic = scripts.iter().filter_map(|(direction, script)| {
             script.filter(looks)?;
@@ -360,20 +365,23 @@ impl<'a> Rehearsal<'a> {
         migration: &Migration,
         direction: Direction,
         script: &Script,
-        then: Then,
-    ) -> Result<Ran, Failure> {
+        then: AfterScript,
+    ) -> Result<ScriptEnd, Failure> {
         if direction == Direction::Up
             && let Some(failure) = self.catalog.unfit(&migration.version)
         {
             return Ok(Err(failure.clone()));
         }
-        if self.settings.outside == Outside::Refused
+        if self.settings.outside == OutsideEffects::Refused
             && let Some(reach) = sql::first_reach(&script.sql)
         {
             return Ok(Err(reaches_outside(migration, direction, script, &reach)));
         }
-        let is_one = script.mode == Mode::Transactional;
-        if !is_one && self.settings.outside == Outside::Allowed && sql::drops_roles(&script.sql) {
+        let is_one = script.mode == ScriptMode::Transactional;
+        if !is_one
+            && self.settings.outside == OutsideEffects::Allowed
+            && sql::drops_roles(&script.sql)
+        {
             // It cannot be run again when they were in its way.
             self.clean.drop_copies(&self.stage).await?;
         }
@@ -381,9 +389,9 @@ impl<'a> Rehearsal<'a> {
             .stage
             .run(migration, direction, script, then, self.orders)
             .await;
-        if let Err(Stop::Failed(failure)) = &ran
+        if let Err(ScriptStop::Failed(failure)) = &ran
             && is_one
-            && then == Then::Commit
+            && then == AfterScript::Commit
             && self.clean.makes_way(&self.stage, failure).await?
         {
             ran = self
@@ -393,10 +401,10 @@ impl<'a> Rehearsal<'a> {
         }
         match ran {
             Ok(took) => Ok(Ok(took)),
-            Err(Stop::Failed(failure)) => Ok(Err(concluded(*failure, goes_on(script)))),
-            Err(Stop::Ended(failure)) => Err(*failure),
+            Err(ScriptStop::Failed(failure)) => Ok(Err(concluded(*failure, goes_on(script)))),
+            Err(ScriptStop::Ended(failure)) => Err(*failure),
             // The script may have ended its own session. When the server is there, it goes on.
-            Err(Stop::Lost(failure)) => {
+            Err(ScriptStop::Lost(failure)) => {
                 self.restore().await?;
                 Ok(Err(concluded(*failure, IN_ANOTHER)))
             }
@@ -408,7 +416,9 @@ impl<'a> Rehearsal<'a> {
     async fn after_failure(&mut self, script: &Script, failure: &Failure) -> Result<(), Failure> {
         let is_undone = match (script.mode, &self.known) {
             _ if NOT_RUN.contains(&failure.reason) => true,
-            (Mode::Transactional, Some(known)) => self.stage.contents().await?.is(&known.contents),
+            (ScriptMode::Transactional, Some(known)) => {
+                self.stage.contents().await?.is(&known.contents)
+            }
             _ => false,
         };
         if is_undone {
@@ -448,7 +458,7 @@ fn reaches_outside(
     migration: &Migration,
     direction: Direction,
     script: &Script,
-    reach: &sql::Reach,
+    reach: &sql::ExternalEffect,
 ) -> Failure {
     let problem = format!(
         "this statement reaches {}, and the server is not thrown away afterwards",

@@ -14,15 +14,15 @@ mod window;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use control::Halt;
-pub use control::{Orders, Wait};
+pub(crate) use control::StopReason;
+pub use control::{LockWait, RunControl};
 pub(crate) use explain::{explain, grant_on_the_ledger};
-pub(crate) use journaled::Journaled;
+pub(crate) use journaled::JournaledScript;
 
 use crate::{
     ledger::operations,
-    planner::Earlier,
-    postgres::{Error, SqlError, lock::LockedSession, session::Notice},
+    planner::AbandonedIndex,
+    postgres::{DatabaseError, SqlError, lock::LockedSession, session::ServerNotice},
 };
 
 /// The pause before a step is tried again, doubled each time up to the second.
@@ -30,7 +30,7 @@ const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration:
 
 /// A step to run: its row's id and its script.
 #[derive(Clone, Debug)]
-pub(crate) struct Step<'a> {
+pub(crate) struct RunnableStep<'a> {
     /// schemad.steps.id.
     pub id: i64,
     /// The script.
@@ -42,12 +42,12 @@ pub(crate) struct Step<'a> {
     /// Runs the script, when it is not the session's own user.
     pub role: Option<&'a str>,
     /// What failed in an earlier try, when the script has something else in its place now.
-    pub earlier: Option<&'a Earlier>,
+    pub earlier: Option<&'a AbandonedIndex>,
     /// For a script that is not one transaction: its parts, and where it goes on.
-    pub journaled: Option<Journaled<'a>>,
+    pub journaled: Option<JournaledScript<'a>>,
 }
 
-impl Step<'_> {
+impl RunnableStep<'_> {
     /// How long an attempt may wait for its locks, all in all, of which `left` is left. A script
     /// that sets its own lock_timeout does not wait longer. Without a lock_wait one attempt is all.
     fn patience(&self, left: Duration) -> Option<Duration> {
@@ -59,7 +59,7 @@ impl Step<'_> {
 }
 
 /// Told what happens, in order. Must not block.
-pub(crate) trait Observer {
+pub(crate) trait StepObserver {
     /// Step `index` begins.
     fn started(&self, index: usize);
     /// The statements from the first to the last of these (from 1) of step `index`, which is not
@@ -70,21 +70,21 @@ pub(crate) trait Observer {
     /// Step `index` is committed.
     fn done(&self, index: usize, took: Duration);
     /// The server, or schemad itself, said something while step `index` ran.
-    fn notice(&self, index: usize, notice: Notice);
+    fn notice(&self, index: usize, notice: ServerNotice);
     /// Step `index` could not get its locks, was undone and is tried again after `delay`.
     fn retrying(&self, index: usize, attempt: u32, error: &SqlError, delay: Duration);
 }
 
-/// The steps before `done` are committed, the rest are not (after [`Broken::Lost`] that is not
+/// The steps before `done` are committed, the rest are not (after [`StepError::Lost`] that is not
 /// known).
 #[derive(Debug)]
-pub(crate) struct Stopped {
+pub(crate) struct RunStopped {
     /// How many are committed.
     pub done: usize,
     /// Of the next, if it is not one transaction: parts that are committed.
     pub parts: usize,
     /// Why the next is not.
-    pub broken: Broken,
+    pub broken: StepError,
     /// The session is gone. That it is says less than `broken`, which came before: the server
     /// itself ends a session after some errors.
     pub session_lost: bool,
@@ -92,7 +92,7 @@ pub(crate) struct Stopped {
 
 /// Why a step was not committed.
 #[derive(Debug)]
-pub(crate) enum Broken {
+pub(crate) enum StepError {
     /// The server refused a statement.
     Sql(ScriptError),
     /// The server refused a statement that may have committed a part of its work before.
@@ -105,17 +105,17 @@ pub(crate) enum Broken {
         waited: Duration,
     },
     /// It was told to end.
-    Halted(Halt),
+    Halted(StopReason),
     /// It was told to end while a statement ran that may have committed a part of its work before.
-    HaltedInDoubt(Halt),
+    HaltedInDoubt(StopReason),
     /// The server refused BEGIN, or a guard found the ledger or Diesel's table changed by others:
     /// nothing of the script stays.
     Guard(SqlError),
     /// The session is gone.
-    Lost(Error),
+    Lost(DatabaseError),
 }
 
-impl Broken {
+impl StepError {
     /// The server's words, or why there are none.
     pub(crate) fn cause(&self) -> String {
         match self {
@@ -137,12 +137,12 @@ pub(crate) struct ScriptError {
     /// Characters of the message before the script.
     pub preamble: usize,
     /// Of a script that is not one transaction: what was undone.
-    pub undone: Option<Undone>,
+    pub undone: Option<UndoneExtent>,
 }
 
 /// The part of a script that was undone when it failed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Undone {
+pub(crate) struct UndoneExtent {
     /// Its first statement, from 0; of a block its BEGIN.
     pub first: usize,
     /// All its statements were through, and what is checked at its end failed.
@@ -151,24 +151,24 @@ pub(crate) struct Undone {
     pub stays: bool,
 }
 
-/// Runs `steps` in order. A [`Halt`] ends it at a commit boundary: the running statement is
+/// Runs `steps` in order. A [`StopReason`] ends it at a commit boundary: the running statement is
 /// cancelled and its step undone.
 ///
 /// Dropping the future leaves up to a window of steps running on the server until the session is
 /// dropped too.
 ///
 /// # Errors
-/// [`Stopped`] says how many are committed and why the next is not. The session is clean again
+/// [`RunStopped`] says how many are committed and why the next is not. The session is clean again
 /// unless it is lost.
 pub(crate) async fn run(
     session: &mut LockedSession,
-    steps: &[Step<'_>],
-    orders: Orders,
-    observer: &impl Observer,
-) -> Result<(), Stopped> {
+    steps: &[RunnableStep<'_>],
+    orders: RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), RunStopped> {
     let mut done = 0;
-    let mut attempts = Attempts::default();
-    let mut progress = journaled::Progress::default();
+    let mut attempts = StepAttempts::default();
+    let mut progress = journaled::StepProgress::default();
     let mut cleared = None;
     while done < steps.len() {
         let step = &steps[done];
@@ -202,7 +202,7 @@ pub(crate) async fn run(
                 )
                 .await;
                 if progress.done() != before {
-                    attempts = Attempts::default(); // another part has its own patience
+                    attempts = StepAttempts::default(); // another part has its own patience
                 }
                 done += usize::from(ran.is_ok());
                 ran
@@ -221,7 +221,7 @@ pub(crate) async fn run(
         let parts = progress.done_of(done);
         let conflict = match broken {
             broken if session_lost => {
-                return Err(Stopped {
+                return Err(RunStopped {
                     done,
                     parts,
                     broken,
@@ -229,11 +229,11 @@ pub(crate) async fn run(
                 });
             }
             // What ran outside a transaction and could not be recorded must not run again.
-            Broken::Sql(ScriptError {
-                undone: Some(Undone { stays: true, .. }),
+            StepError::Sql(ScriptError {
+                undone: Some(UndoneExtent { stays: true, .. }),
                 ..
             }) => {
-                return Err(Stopped {
+                return Err(RunStopped {
                     done,
                     parts,
                     broken,
@@ -242,13 +242,13 @@ pub(crate) async fn run(
             }
             // The script's locks, or a table of the ledger that a guard needs: the step was undone
             // either way.
-            Broken::Sql(ScriptError { error, .. }) | Broken::Guard(error)
+            StepError::Sql(ScriptError { error, .. }) | StepError::Guard(error)
                 if error.is_lock_conflict() =>
             {
                 error
             }
             broken => {
-                return Err(Stopped {
+                return Err(RunStopped {
                     done,
                     parts,
                     broken,
@@ -266,8 +266,8 @@ pub(crate) async fn run(
                     Err(error) if error.is_lock_timeout() => {}
                     Err(error) => {
                         let broken = response::of_our_own(error);
-                        let session_lost = matches!(broken, Broken::Lost(_));
-                        return Err(Stopped {
+                        let session_lost = matches!(broken, StepError::Lost(_));
+                        return Err(RunStopped {
                             done,
                             parts,
                             broken,
@@ -278,11 +278,11 @@ pub(crate) async fn run(
                 }
             }
             Err(waited) => {
-                let broken = Broken::Locks {
+                let broken = StepError::Locks {
                     error: conflict,
                     waited,
                 };
-                return Err(Stopped {
+                return Err(RunStopped {
                     done,
                     parts,
                     broken,
@@ -295,8 +295,8 @@ pub(crate) async fn run(
 }
 
 /// Ends what a failed step left in its session. True: there is no session any more.
-async fn is_lost(session: &LockedSession, broken: &Broken) -> bool {
-    matches!(broken, Broken::Lost(_)) || session.clean().await.is_err()
+async fn is_lost(session: &LockedSession, broken: &StepError) -> bool {
+    matches!(broken, StepError::Lost(_)) || session.clean().await.is_err()
 }
 
 /// Runs one step that is a transaction, once, and leaves that open: nothing of it is committed
@@ -306,23 +306,23 @@ async fn is_lost(session: &LockedSession, broken: &Broken) -> bool {
 /// Why it failed. The session is clean again unless it is lost.
 pub(crate) async fn run_open(
     session: &mut LockedSession,
-    step: &Step<'_>,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Stopped> {
+    step: &RunnableStep<'_>,
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), RunStopped> {
     let begun = Instant::now();
     let Err(broken) = window::open(session, step, orders, observer).await else {
         return Ok(());
     };
     let session_lost = is_lost(session, &broken).await;
     let broken = match broken {
-        Broken::Sql(failed) if failed.error.is_lock_conflict() => Broken::Locks {
+        StepError::Sql(failed) if failed.error.is_lock_conflict() => StepError::Locks {
             error: failed.error,
             waited: begun.elapsed(),
         },
         broken => broken,
     };
-    Err(Stopped {
+    Err(RunStopped {
         done: 0,
         parts: 0,
         broken,
@@ -332,13 +332,13 @@ pub(crate) async fn run_open(
 
 /// The tries of one step.
 #[derive(Default)]
-struct Attempts {
+struct StepAttempts {
     step: usize,
     count: u32,
     since: Option<Instant>,
 }
 
-impl Attempts {
+impl StepAttempts {
     /// Step `step` begins, now unless it has begun before.
     fn begin(&mut self, step: usize) {
         if self.step != step || self.since.is_none() {
@@ -374,14 +374,14 @@ impl Attempts {
     }
 }
 
-impl Attempts {
+impl StepAttempts {
     /// What is left of `lock_wait`.
     fn left(&self, lock_wait: Duration) -> Duration {
         lock_wait.saturating_sub(self.since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 }
 
-async fn pause(delay: Duration, mut orders: Orders) {
+async fn pause(delay: Duration, mut orders: RunControl) {
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
         () = orders.until_halted() => {}

@@ -1,7 +1,8 @@
-//! The schema of a database as values: read from pg_catalog in one state ([`read`]), in a form that
-//! is equal exactly when the schema is ([`Snapshot::fingerprint`]), compared ([`diff`]). Nothing in
-//! it depends on oids, on the search_path, or on the order in which things were made, except where
-//! that order is part of them: columns, labels, arguments. docs/schema.md says what is compared.
+//! The schema of a database as values: read from pg_catalog in one state ([`read()`]), in a form
+//! that is equal exactly when the schema is ([`Snapshot::fingerprint`]), compared ([`diff()`]).
+//! Nothing in it depends on oids, on the search_path, or on the order in which things were made,
+//! except where that order is part of them: columns, labels, arguments. docs/schema.md says what is
+//! compared.
 
 pub(crate) mod collation;
 mod column;
@@ -28,18 +29,18 @@ mod trigger;
 mod types;
 
 pub(crate) use collation::{Collation, Conversion, TextSearch};
-pub(crate) use column::{Column, Generated, Identity};
+pub(crate) use column::{Column, Generated, IdentityColumn};
 pub(crate) use constraint::{Constraint, ConstraintKind, Index, Statistics};
 pub use diff::{Difference, diff};
 pub(crate) use fingerprint::Fingerprint;
 pub(crate) use foreign::{ForeignDataWrapper, ForeignServer, Publication, Rights};
 pub(crate) use name::{Relation, identifier};
-pub(crate) use namespace::{DefaultPrivileges, Extension, Schema};
+pub(crate) use namespace::{DefaultPrivileges, Extension, Namespace};
 pub use object::Kind;
 pub(crate) use operator::{
     AccessMethod, Cast, Language, Operator, OperatorClass, OperatorFamily, Transform,
 };
-pub(crate) use query::Prepared;
+pub(crate) use query::PreparedQueries;
 pub use read::{Except, read};
 pub(crate) use read::{SETTINGS, read_within};
 pub use render::{Styles, for_people, in_one_line};
@@ -52,5 +53,5 @@ pub use snapshot::Snapshot;
 pub(crate) use table::{Persistence, ReplicaIdentity, TableKind, ViewKind};
 pub use table::{Table, View};
 pub(crate) use table_size::{Size, sizes};
-pub(crate) use trigger::{Enabled, EventTrigger, Policy, Rule, Trigger};
+pub(crate) use trigger::{Enabled, EventTrigger, Policy, RewriteRule, Trigger};
 pub(crate) use types::{BaseType, Composite, Domain, Enum, Range};

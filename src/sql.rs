@@ -18,23 +18,25 @@ mod split;
 mod units;
 
 pub(crate) use extension::CreateExtension;
-pub use external_effect::{Reach, drops_roles, first_reach, first_role_change, is_dynamic};
+pub use external_effect::{
+    ExternalEffect, drops_roles, first_reach, first_role_change, is_dynamic,
+};
 pub(crate) use ident::{ident, literal};
-pub use kind::Kind;
-pub(crate) use non_transactional::Outside;
+pub use kind::StatementKind;
+pub(crate) use non_transactional::NonTransactional;
 pub use secret::NOT_SHOWN;
-pub(crate) use secret::Secrets;
-pub(crate) use session_state::{Loss, loses_session};
+pub(crate) use secret::SecretWords;
+pub(crate) use session_state::{SessionLoss, loses_session};
 pub use settings::settings;
-pub(crate) use settings::{Settings, may_define};
+pub(crate) use settings::{ScriptSettings, may_define};
 pub use split::{Statement, split, unterminated};
 pub(crate) use split::{semicolon_after, statements};
-pub(crate) use units::{Hazard, Unit, mentions};
-pub use units::{Work, has_own_transactions, hazard, lone_begin, transaction_modes, units};
+pub(crate) use units::{Hazard, ScriptUnit, mentions};
+pub use units::{UnitWork, has_own_transactions, hazard, lone_begin, transaction_modes, units};
 
 /// Line and column, both from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TextPosition {
     /// From 1.
     pub line: usize,
     /// In characters from 1.
@@ -42,19 +44,19 @@ pub struct Place {
 }
 
 /// Where the `nth` character (from 1) of `sql` is.
-pub fn place(sql: &str, nth: usize) -> Place {
+pub fn place(sql: &str, nth: usize) -> TextPosition {
     in_place(sql.len(), || count_lines(sql, nth))
 }
 
-fn count_lines(sql: &str, nth: usize) -> Place {
-    let mut place = Place { line: 1, column: 1 };
+fn count_lines(sql: &str, nth: usize) -> TextPosition {
+    let mut place = TextPosition { line: 1, column: 1 };
     for c in sql.chars().take(nth.saturating_sub(1)) {
         place = match c {
-            '\n' => Place {
+            '\n' => TextPosition {
                 line: place.line + 1,
                 column: 1,
             },
-            _ => Place {
+            _ => TextPosition {
                 column: place.column + 1,
                 ..place
             },
@@ -73,11 +75,11 @@ const EXCERPT: usize = 200;
 
 /// The line at `place`, or the part of a very long one around it, and the column in that. A line of
 /// a statement that holds a password is not shown.
-pub fn excerpt(sql: &str, place: Place) -> (String, usize) {
+pub fn excerpt(sql: &str, place: TextPosition) -> (String, usize) {
     in_place(sql.len(), || cut_out(sql, place))
 }
 
-fn cut_out(sql: &str, place: Place) -> (String, usize) {
+fn cut_out(sql: &str, place: TextPosition) -> (String, usize) {
     let start: usize = sql
         .split_inclusive('\n')
         .take(place.line - 1)
@@ -142,7 +144,7 @@ pub fn statement_of(sql: &str, nth: usize) -> usize {
 }
 
 /// Which statement (from 0) stands at `place`; what stands between two belongs to the first.
-pub(crate) fn statement_at(sql: &str, place: Place) -> usize {
+pub(crate) fn statement_at(sql: &str, place: TextPosition) -> usize {
     in_place(sql.len(), || {
         let line: usize = sql
             .split_inclusive('\n')
@@ -165,7 +167,7 @@ fn statement_before(sql: &str, at: usize) -> usize {
 }
 
 /// Where the `index`th statement (from 0) begins.
-pub fn start_of(sql: &str, index: usize) -> Option<Place> {
+pub fn start_of(sql: &str, index: usize) -> Option<TextPosition> {
     in_place(sql.len(), || {
         let statement = statements(sql).nth(index)?;
         Some(place(sql, nth_character(sql, statement.start)))
@@ -178,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_excerpt_is_the_line_or_the_part_that_matters() {
-        let at = |sql: &str, line, column| excerpt(sql, Place { line, column });
+        let at = |sql: &str, line, column| excerpt(sql, TextPosition { line, column });
         assert_eq!(at("a\n bé c\r\nd", 2, 3), (" bé c".into(), 3));
         assert_eq!(at("", 1, 1), (String::new(), 1));
         assert_eq!(at("a\rb\rc", 1, 5), ("a b c".into(), 5));
@@ -194,15 +196,19 @@ mod tests {
 
     #[test]
     fn places_count_characters() {
-        assert_eq!(place("a\né b", 5), Place { line: 2, column: 3 });
-        assert_eq!(place("a", 1), Place { line: 1, column: 1 });
+        assert_eq!(place("a\né b", 5), TextPosition { line: 2, column: 3 });
+        assert_eq!(place("a", 1), TextPosition { line: 1, column: 1 });
         assert_eq!(
             start_of("SELECT 1; -- x\n  SELECT 2", 1),
-            Some(Place { line: 2, column: 3 })
+            Some(TextPosition { line: 2, column: 3 })
         );
         assert_eq!(count("SELECT 1;; SELECT 2;"), 2);
-        let at =
-            |line, column| statement_at("SELECT 1; SELECT é;\n SELECT 2", Place { line, column });
+        let at = |line, column| {
+            statement_at(
+                "SELECT 1; SELECT é;\n SELECT 2",
+                TextPosition { line, column },
+            )
+        };
         assert_eq!(
             [at(1, 1), at(1, 11), at(2, 1), at(2, 2), at(9, 9)],
             [0, 1, 1, 2, 2]

@@ -22,17 +22,19 @@ use tokio::{
     sync::mpsc,
 };
 
-pub(crate) use connection::{Connection, Connections, InFlight, Seat, Timed};
-pub(crate) use http1::Http1;
+pub(crate) use connection::{
+    ClientConnection, ConnectionSlot, Connections, InFlightRequest, TimedRequest,
+};
+pub(crate) use http1::Http1Policy;
 pub use limits::Limits;
-pub(crate) use socket::{Peer, Socket};
-pub(crate) use tls::Verified;
+pub(crate) use socket::{PeerInfo, ServedSocket};
+pub(crate) use tls::VerifiedCertificate;
 pub use tls::{ClientCertificates, ServerTls, TlsError, TlsFiles};
 
 /// A plain or an encrypted socket.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// Handshakes that wait to be served. Each holds a seat, so there are no more of them than
 /// connections.
@@ -47,8 +49,8 @@ pub(crate) fn incoming(
     listener: TcpListener,
     tls: Option<ServerTls>,
     connections: Connections,
-    http1: Http1,
-) -> impl Stream<Item = io::Result<Socket>> {
+    http1: Http1Policy,
+) -> impl Stream<Item = io::Result<ServedSocket>> {
     let (ready, sockets) = mpsc::channel(READY);
     tokio::spawn(async move {
         loop {
@@ -84,14 +86,14 @@ async fn begin(
     stream: TcpStream,
     address: IpAddr,
     tls: Option<ServerTls>,
-    seat: Seat,
-    http1: Http1,
-    ready: mpsc::Sender<Socket>,
+    seat: ConnectionSlot,
+    http1: Http1Policy,
+    ready: mpsc::Sender<ServedSocket>,
 ) {
     let _ = stream.set_nodelay(true); // a refusal costs latency only
     let socket = tokio::select! {
         begun = tokio::time::timeout(seat.within(), handshake(stream, tls, http1)) => match begun {
-            Ok(Ok(Some((io, certificate, first)))) => Socket::new(io, seat, certificate, first),
+            Ok(Ok(Some((io, certificate, first)))) => ServedSocket::new(io, seat, certificate, first),
             Ok(Ok(None)) => return, // refused in words
             Ok(Err(error)) => return tracing::debug!(%address, cause = %error, "a TLS handshake \
                 failed"),
@@ -105,14 +107,18 @@ async fn begin(
 
 /// What a connection is served from: its bytes, the client's certificate, and the bytes that were
 /// read already.
-type Begun = (Box<dyn Io>, Option<Arc<Verified>>, Vec<u8>);
+type AcceptedConnection = (
+    Box<dyn ByteStream>,
+    Option<Arc<VerifiedCertificate>>,
+    Vec<u8>,
+);
 
 /// The beginning of a connection. `None`: it speaks another protocol, and was told so.
 async fn handshake(
     mut stream: TcpStream,
     tls: Option<ServerTls>,
-    http1: Http1,
-) -> io::Result<Option<Begun>> {
+    http1: Http1Policy,
+) -> io::Result<Option<AcceptedConnection>> {
     let Some(tls) = tls else {
         return http1.pass(Box::new(stream), None).await;
     };

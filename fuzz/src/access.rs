@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::OnceLock, time::Duration};
 
-use schemad::internals::access::{Access, Presented};
+use schemad::internals::access::{Access, PresentedCredentials};
 use tokio::runtime::{Builder, Runtime};
 
 /// A token, a certificate rule, and an issuer whose one key signs nothing here.
@@ -84,11 +84,11 @@ pub fn credential(data: &[u8]) {
         )
     });
     let shown = match (data.first(), std::str::from_utf8(data)) {
-        (Some(0x30), _) | (_, Err(_)) => Presented {
+        (Some(0x30), _) | (_, Err(_)) => PresentedCredentials {
             authorization: None,
             certificate: Some(data),
         },
-        (_, Ok(text)) => Presented {
+        (_, Ok(text)) => PresentedCredentials {
             authorization: Some(text),
             certificate: None,
         },

@@ -6,8 +6,8 @@ use std::time::Duration;
 use prost::Message;
 use schemad::{
     internals::{
-        failure::{Failure, Kind, from_failure},
-        request::{self, Request},
+        failure::{Failure, FailureKind, status_from_failure},
+        request::{self, OperationRequest},
     },
     pb,
 };
@@ -114,7 +114,7 @@ fn decoded<M: Message + Default>(bytes: &[u8]) -> Option<M> {
     M::decode(bytes).ok()
 }
 
-fn operation<M: Clone>(message: Option<M>, check: impl Fn(M) -> Result<Request, Failure>) {
+fn operation<M: Clone>(message: Option<M>, check: impl Fn(M) -> Result<OperationRequest, Failure>) {
     let Some(message) = message else { return };
     let Some(request) = taken(check(message.clone())) else {
         return;
@@ -171,9 +171,9 @@ fn ended(result: Option<Result<(), Failure>>) {
 fn taken<T>(result: Result<T, Failure>) -> Option<T> {
     result
         .inspect_err(|failure| {
-            assert_eq!(failure.reason.kind(), Kind::Invalid, "{failure:?}");
+            assert_eq!(failure.reason.kind(), FailureKind::Invalid, "{failure:?}");
             assert!(failure.field.is_some(), "{failure:?}");
-            let status = from_failure(failure);
+            let status = status_from_failure(failure);
             assert!(
                 status.message().len() <= 1000 && status.details().len() < 5000,
                 "{failure:?}"

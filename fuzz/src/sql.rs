@@ -2,7 +2,7 @@
 
 use schemad::internals::{
     folder::is_blank,
-    sql::{self, Kind, Statement, Work},
+    sql::{self, Statement, StatementKind, UnitWork},
 };
 
 /// The statements of a script are pieces of it, in order, with nothing between them that the server
@@ -41,7 +41,7 @@ pub fn split(data: &[u8]) {
     }
     assert!(is_blank(&text[end..]), "skipped: {:?}", &text[end..]);
     // A script is judged by its statements, each by itself.
-    let of_one = |look: fn(&str) -> Option<sql::Reach>| {
+    let of_one = |look: fn(&str) -> Option<sql::ExternalEffect>| {
         statements.iter().find(|one| look(one.sql).is_some())
     };
     for look in [sql::first_reach, sql::first_role_change] {
@@ -87,17 +87,21 @@ pub fn units(data: &[u8]) {
         return;
     };
     let statements = sql::split(text);
-    let kinds: Vec<Kind<'_>> = statements.iter().map(Statement::kind).collect();
-    let hazardous = |kind: &Kind<'_>| {
+    let kinds: Vec<StatementKind<'_>> = statements.iter().map(Statement::kind).collect();
+    let hazardous = |kind: &StatementKind<'_>| {
         matches!(
             kind,
-            Kind::Commit | Kind::Ends | Kind::Streams | Kind::Meta | Kind::Outside(_)
+            StatementKind::Commit
+                | StatementKind::Ends
+                | StatementKind::Streams
+                | StatementKind::Meta
+                | StatementKind::Outside(_)
         )
     };
-    let in_one = |kind: &Kind<'_>| hazardous(kind) || *kind == Kind::Discard;
+    let in_one = |kind: &StatementKind<'_>| hazardous(kind) || *kind == StatementKind::Discard;
     assert_eq!(
         sql::lone_begin(text).is_some(),
-        kinds.contains(&Kind::Begin),
+        kinds.contains(&StatementKind::Begin),
         "a BEGIN is overlooked"
     );
     assert_eq!(
@@ -105,8 +109,8 @@ pub fn units(data: &[u8]) {
         kinds.iter().any(in_one),
         "a hazard is overlooked"
     );
-    let begun = kinds.iter().position(|kind| *kind == Kind::Begin);
-    let own = begun.is_some_and(|at| kinds[at..].contains(&Kind::Commit));
+    let begun = kinds.iter().position(|kind| *kind == StatementKind::Begin);
+    let own = begun.is_some_and(|at| kinds[at..].contains(&StatementKind::Commit));
     assert_eq!(
         sql::has_own_transactions(text),
         own,
@@ -130,7 +134,7 @@ pub fn units(data: &[u8]) {
                         .iter()
                         .all(|setting| setting.end() <= unit.body.start)
                 );
-                if let Work::InTransaction { .. } = unit.work {
+                if let UnitWork::InTransaction { .. } = unit.work {
                     let inside = sql::split(unit.body.sql);
                     assert!(
                         !inside.is_empty() && !inside.iter().any(|part| hazardous(&part.kind()))

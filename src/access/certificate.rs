@@ -9,18 +9,18 @@ use x509_cert::{
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
-use super::{Principal, Role, file::printable, refusal::Refusal};
+use super::{Principal, Role, file::printable, refusal::CredentialRefusal};
 
 /// One `[[certificate]]`.
 #[derive(Debug)]
-pub(super) struct Rule {
-    pub pattern: Pattern,
+pub(super) struct CertificateRule {
+    pub pattern: NamePattern,
     pub role: Role,
 }
 
 /// Which name it wants.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Pattern {
+pub(super) enum NamePattern {
     /// This SAN URI.
     Uri(String),
     /// A SAN URI with one or more segments after this, which ends with a slash.
@@ -31,7 +31,7 @@ pub(super) enum Pattern {
     Cn(String),
 }
 
-impl Pattern {
+impl NamePattern {
     /// A URI, perhaps with `/*` at its end. `None`: it has no host, or a `*` elsewhere.
     pub(super) fn uri(text: &str) -> Option<Self> {
         let (fixed, pattern) = match text.strip_suffix("/*") {
@@ -54,7 +54,7 @@ impl Pattern {
     }
 
     /// The certificate's name that it matches.
-    fn matched<'a>(&self, names: &'a Names) -> Option<&'a str> {
+    fn matched<'a>(&self, names: &'a CertificateNames) -> Option<&'a str> {
         let found = match self {
             Self::Uri(uri) => names.uris.iter().find(|name| *name == uri),
             Self::UriUnder(parent) => names.uris.iter().find(|name| is_under(name, parent)),
@@ -80,7 +80,7 @@ fn is_under(uri: &str, parent: &str) -> bool {
 
 /// What a certificate says its bearer is called.
 #[derive(Debug, Default)]
-struct Names {
+struct CertificateNames {
     uris: Vec<String>,
     dns: Vec<String>,
     cn: Option<String>,
@@ -88,37 +88,41 @@ struct Names {
 
 /// Whose certificate it is: the first rule that matches says so.
 pub(super) fn authenticate(
-    rules: &[Rule],
+    rules: &[CertificateRule],
     der: &[u8],
     now: SystemTime,
-) -> Result<Principal, Refusal> {
+) -> Result<Principal, CredentialRefusal> {
     let certificate = Certificate::from_der(der)
-        .map_err(|_| Refusal::invalid("a certificate that cannot be read"))?;
-    let names = Names::of(&certificate)?;
+        .map_err(|_| CredentialRefusal::invalid("a certificate that cannot be read"))?;
+    let names = CertificateNames::of(&certificate)?;
     let (name, role) = rules
         .iter()
         .find_map(|rule| Some((rule.pattern.matched(&names)?, rule.role)))
-        .ok_or_else(|| Refusal::invalid("a certificate that no [[certificate]] matches"))?;
+        .ok_or_else(|| {
+            CredentialRefusal::invalid("a certificate that no [[certificate]] matches")
+        })?;
     if !printable(name) {
-        return Err(Refusal::invalid("a certificate whose name cannot be shown"));
+        return Err(CredentialRefusal::invalid(
+            "a certificate whose name cannot be shown",
+        ));
     }
     let name = format!("cert:{name}");
     let validity = certificate.tbs_certificate.validity;
     if now < validity.not_before.to_system_time() || now > validity.not_after.to_system_time() {
-        return Err(Refusal::expired(name));
+        return Err(CredentialRefusal::expired(name));
     }
     Ok(Principal { name, role })
 }
 
-impl Names {
-    fn of(certificate: &Certificate) -> Result<Self, Refusal> {
+impl CertificateNames {
+    fn of(certificate: &Certificate) -> Result<Self, CredentialRefusal> {
         let mut names = Self {
             cn: common_name(certificate),
             ..Self::default()
         };
         let alternative = certificate.tbs_certificate.get::<SubjectAltName>();
-        let alternative =
-            alternative.map_err(|_| Refusal::invalid("a certificate whose SAN cannot be read"))?;
+        let alternative = alternative
+            .map_err(|_| CredentialRefusal::invalid("a certificate whose SAN cannot be read"))?;
         for name in alternative
             .into_iter()
             .flat_map(|(_, SubjectAltName(names))| names)

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 
 /// The access file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum AccessFileError {
     /// It cannot be read.
     #[error("the access file {} cannot be read: {source}", path.display())]
     Unreadable {
@@ -59,12 +59,12 @@ pub enum Error {
 
 /// Something wrong at a byte of the file's text.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct AccessFileProblem {
     pub at: usize,
     pub text: String,
 }
 
-impl Problem {
+impl AccessFileProblem {
     /// At this byte.
     pub(super) fn new(at: usize, text: impl Into<String>) -> Self {
         Self {
@@ -74,10 +74,10 @@ impl Problem {
     }
 
     /// In the file that holds `text`.
-    pub(super) fn located(self, path: PathBuf, text: &str) -> Error {
+    pub(super) fn located(self, path: PathBuf, text: &str) -> AccessFileError {
         let before = text.as_bytes().get(..self.at).unwrap_or(text.as_bytes());
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        Error::Invalid {
+        AccessFileError::Invalid {
             path,
             line,
             problem: self.text,
@@ -87,7 +87,7 @@ impl Problem {
 
 /// The parser's problem, without what it quotes: somebody may have put a token where it does not
 /// belong.
-impl From<toml::de::Error> for Problem {
+impl From<toml::de::Error> for AccessFileProblem {
     fn from(error: toml::de::Error) -> Self {
         Self::new(
             error.span().map_or(0, |span| span.start),

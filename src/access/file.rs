@@ -11,26 +11,26 @@ use toml::Spanned;
 
 use super::{
     Role,
-    certificate::Rule as CertificateRule,
-    error::{Error, Problem},
-    oidc::Settings as OidcSettings,
-    token::{Period, Token},
+    certificate::CertificateRule,
+    error::{AccessFileError, AccessFileProblem},
+    oidc::OidcSettings,
+    token::{TokenRule, ValidityPeriod},
 };
 
 /// All rules of a file.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
-    pub tokens: Vec<Token>,
+pub(super) struct FileRules {
+    pub tokens: Vec<TokenRule>,
     pub certificates: Vec<CertificateRule>,
     pub issuers: Vec<OidcSettings>,
 }
 
 /// A word of the file, with its place.
-type Word = Spanned<String>;
+type SpannedText = Spanned<String>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct RawAccessFile {
     #[serde(default)]
     token: Vec<RawToken>,
     #[serde(default)]
@@ -42,23 +42,23 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawToken {
-    name: Word,
-    role: Word,
-    sha256: Word,
-    expires: Option<Word>,
-    not_before: Option<Word>,
+    name: SpannedText,
+    role: SpannedText,
+    sha256: SpannedText,
+    expires: Option<SpannedText>,
+    not_before: Option<SpannedText>,
 }
 
 /// Reads and checks the text of the file at `path`.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Rules, Error> {
-    let rules = toml::from_str::<File>(text)
-        .map_err(Problem::from)
-        .and_then(Rules::of);
+pub(super) fn parse(path: &Path, text: &str) -> Result<FileRules, AccessFileError> {
+    let rules = toml::from_str::<RawAccessFile>(text)
+        .map_err(AccessFileProblem::from)
+        .and_then(FileRules::of);
     rules.map_err(|problem| problem.located(path.into(), text))
 }
 
-impl Rules {
-    fn of(file: File) -> Result<Self, Problem> {
+impl FileRules {
+    fn of(file: RawAccessFile) -> Result<Self, AccessFileProblem> {
         let mut rules = Self::default();
         for raw in file.token {
             let token = raw.check(&rules.tokens)?;
@@ -77,7 +77,7 @@ impl Rules {
 }
 
 impl RawToken {
-    fn check(self, before: &[Token]) -> Result<Token, Problem> {
+    fn check(self, before: &[TokenRule]) -> Result<TokenRule, AccessFileProblem> {
         let name = name(&self.name)?;
         if before.iter().any(|token| token.name == name) {
             return Err(problem(
@@ -99,7 +99,7 @@ impl RawToken {
                 ),
             ));
         }
-        let period = Period {
+        let period = ValidityPeriod {
             not_before: time(self.not_before.as_ref())?,
             expires: time(self.expires.as_ref())?,
         };
@@ -109,7 +109,7 @@ impl RawToken {
         {
             return Err(problem(word, "expires is not after not_before"));
         }
-        Ok(Token {
+        Ok(TokenRule {
             name,
             role: role(&self.role)?,
             digest,
@@ -119,17 +119,17 @@ impl RawToken {
 }
 
 /// A problem with a word.
-fn problem<T>(word: &Spanned<T>, text: impl Into<String>) -> Problem {
-    Problem::new(word.span().start, text)
+fn problem<T>(word: &Spanned<T>, text: impl Into<String>) -> AccessFileProblem {
+    AccessFileProblem::new(word.span().start, text)
 }
 
-fn role(word: &Word) -> Result<Role, Problem> {
+fn role(word: &SpannedText) -> Result<Role, AccessFileProblem> {
     word.get_ref()
         .parse()
         .map_err(|()| problem(word, "role is viewer, deployer or admin"))
 }
 
-fn name(word: &Word) -> Result<String, Problem> {
+fn name(word: &SpannedText) -> Result<String, AccessFileProblem> {
     match word.get_ref() {
         name if printable(name) => Ok(name.clone()),
         _ => Err(problem(
@@ -139,8 +139,8 @@ fn name(word: &Word) -> Result<String, Problem> {
     }
 }
 
-fn time(word: Option<&Word>) -> Result<Option<SystemTime>, Problem> {
-    let parse = |word: &Word| humantime::parse_rfc3339(word.get_ref());
+fn time(word: Option<&SpannedText>) -> Result<Option<SystemTime>, AccessFileProblem> {
+    let parse = |word: &SpannedText| humantime::parse_rfc3339(word.get_ref());
     word.map(|word| {
         parse(word).map_err(|_| problem(word, "a time is written \"2027-01-01T00:00:00Z\""))
     })

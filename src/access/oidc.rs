@@ -22,48 +22,48 @@ use jsonwebtoken::{
 use serde::Deserialize;
 
 use self::{
-    key_set::{KeySet, NoKey},
-    verified::{Fingerprint, Verified, fingerprint},
+    key_set::{KeyNotFound, KeySet},
+    verified::{TokenFingerprint, VerifiedTokens, fingerprint},
 };
 pub(super) use self::{
     key_store::KeyStore,
     provider::{ALGORITHMS, install as install_provider},
-    rule::{Claims, Rule, Wanted},
-    source::Source,
+    rule::{ClaimPattern, ClaimRule, Claims},
+    source::KeySource,
 };
-use super::{Principal, file::printable, refusal::Refusal};
+use super::{Principal, file::printable, refusal::CredentialRefusal};
 
 /// Since 1970. The claims exp and nbf may have fractions (RFC 7519, section 2).
-type Seconds = f64;
+type NumericDate = f64;
 
 /// One `[[oidc]]`, as the file says it.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct OidcSettings {
     pub issuer: String,
     pub audience: Vec<String>,
-    pub source: Source,
+    pub source: KeySource,
     pub algorithms: Vec<Algorithm>,
     pub leeway: Duration,
-    pub rules: Vec<Rule>,
+    pub rules: Vec<ClaimRule>,
 }
 
 /// Settings with the keys and what was verified under them.
 #[derive(Debug)]
 pub(super) struct Issuer {
-    settings: Settings,
+    settings: OidcSettings,
     pub keys: Arc<KeyStore>,
-    verified: Verified,
+    verified: VerifiedTokens,
 }
 
 /// Why it is not let in yet.
-enum Not {
+enum NotAccepted {
     /// Perhaps with newer keys.
     KeyUnknown,
-    Refused(Refusal),
+    Refused(CredentialRefusal),
 }
 
-impl From<Refusal> for Not {
-    fn from(refusal: Refusal) -> Self {
+impl From<CredentialRefusal> for NotAccepted {
+    fn from(refusal: CredentialRefusal) -> Self {
         Self::Refused(refusal)
     }
 }
@@ -80,7 +80,7 @@ pub(super) async fn authenticate(
     issuers: &[Issuer],
     jwt: &str,
     now: SystemTime,
-) -> Result<Principal, Refusal> {
+) -> Result<Principal, CredentialRefusal> {
     let now = now
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -92,55 +92,57 @@ pub(super) async fn authenticate(
         return Ok(principal);
     }
     match issuer.verify(jwt, fingerprint, &keys, now) {
-        Err(Not::KeyUnknown) => issuer.keys.look_again(&keys).await,
-        Err(Not::Refused(refusal)) => return Err(refusal),
+        Err(NotAccepted::KeyUnknown) => issuer.keys.look_again(&keys).await,
+        Err(NotAccepted::Refused(refusal)) => return Err(refusal),
         Ok(principal) => return Ok(principal),
     }
     issuer
         .verify(jwt, fingerprint, &issuer.keys.current(), now)
         .map_err(|not| match not {
-            Not::KeyUnknown => issuer.refusal("names a key that is not in the issuer's key set"),
-            Not::Refused(refusal) => refusal,
+            NotAccepted::KeyUnknown => {
+                issuer.refusal("names a key that is not in the issuer's key set")
+            }
+            NotAccepted::Refused(refusal) => refusal,
         })
 }
 
 /// The issuer that it says it has. Nothing is believed yet.
-fn route<'a>(issuers: &'a [Issuer], jwt: &str) -> Result<&'a Issuer, Refusal> {
+fn route<'a>(issuers: &'a [Issuer], jwt: &str) -> Result<&'a Issuer, CredentialRefusal> {
     #[derive(Deserialize)]
-    struct Unverified {
+    struct TokenError {
         iss: String,
     }
-    let said = insecure_decode_claims::<Unverified>(jwt)
-        .map_err(|_| Refusal::invalid("a JWT without a readable iss"))?;
+    let said = insecure_decode_claims::<TokenError>(jwt)
+        .map_err(|_| CredentialRefusal::invalid("a JWT without a readable iss"))?;
     issuers
         .iter()
         .find(|issuer| issuer.settings.issuer == said.iss)
-        .ok_or_else(|| Refusal::invalid("a JWT whose iss is that of no [[oidc]]"))
+        .ok_or_else(|| CredentialRefusal::invalid("a JWT whose iss is that of no [[oidc]]"))
 }
 
 impl Issuer {
     /// With these keys.
-    pub(super) fn new(settings: Settings, keys: Arc<KeyStore>) -> Self {
+    pub(super) fn new(settings: OidcSettings, keys: Arc<KeyStore>) -> Self {
         Self {
             settings,
             keys,
-            verified: Verified::default(),
+            verified: VerifiedTokens::default(),
         }
     }
 
     fn verify(
         &self,
         jwt: &str,
-        fingerprint: Fingerprint,
+        fingerprint: TokenFingerprint,
         keys: &Arc<KeySet>,
-        now: Seconds,
-    ) -> Result<Principal, Not> {
+        now: NumericDate,
+    ) -> Result<Principal, NotAccepted> {
         let header = self.header(jwt)?;
         let key = keys
             .find(header.kid.as_deref(), header.alg)
             .map_err(|no_key| match no_key {
-                NoKey::Unknown => Not::KeyUnknown,
-                NoKey::OtherAlgorithm => self
+                KeyNotFound::Unknown => NotAccepted::KeyUnknown,
+                KeyNotFound::OtherAlgorithm => self
                     .refusal("names a key that is not for its algorithm")
                     .into(),
             })?;
@@ -153,7 +155,7 @@ impl Issuer {
     }
 
     /// What does not fit is refused before any cryptography.
-    fn header(&self, jwt: &str) -> Result<Header, Refusal> {
+    fn header(&self, jwt: &str) -> Result<Header, CredentialRefusal> {
         let header = decode_header(jwt).map_err(|_| {
             self.refusal("has no readable header, or an algorithm that is not known")
         })?;
@@ -174,7 +176,7 @@ impl Issuer {
         jwt: &str,
         key: &DecodingKey,
         algorithm: Algorithm,
-    ) -> Result<Claims, Refusal> {
+    ) -> Result<Claims, CredentialRefusal> {
         let mut validation = Validation::new(algorithm);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         validation.set_issuer(&[&self.settings.issuer]);
@@ -187,7 +189,7 @@ impl Issuer {
     }
 
     /// Whom the first rule that matches makes of it.
-    fn principal(&self, claims: &Claims) -> Result<Principal, Refusal> {
+    fn principal(&self, claims: &Claims) -> Result<Principal, CredentialRefusal> {
         let rule = self.settings.rules.iter().find(|rule| rule.matches(claims));
         let rule = rule
             .ok_or_else(|| self.refusal("is genuine, and no [[oidc.rule]] matches its claims"))?;
@@ -209,8 +211,8 @@ impl Issuer {
         &self,
         claims: &Claims,
         principal: &Principal,
-        now: Seconds,
-    ) -> Result<Seconds, Refusal> {
+        now: NumericDate,
+    ) -> Result<NumericDate, CredentialRefusal> {
         let time = |name: &str| match claims.get(name) {
             None => Ok(None),
             Some(claim) => claim
@@ -222,13 +224,13 @@ impl Issuer {
         let until = time("exp")?.ok_or_else(|| self.refusal("has no exp"))? + leeway;
         let from = time("nbf")?.map(|from| from - leeway);
         if until <= now || from.is_some_and(|from| from > now) {
-            return Err(Refusal::expired(&principal.name));
+            return Err(CredentialRefusal::expired(&principal.name));
         }
         Ok(until)
     }
 
-    fn refusal(&self, what: impl std::fmt::Display) -> Refusal {
-        Refusal::invalid(format!("a JWT of {} {what}", self.settings.issuer))
+    fn refusal(&self, what: impl std::fmt::Display) -> CredentialRefusal {
+        CredentialRefusal::invalid(format!("a JWT of {} {what}", self.settings.issuer))
     }
 }
 

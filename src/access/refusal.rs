@@ -8,7 +8,7 @@ use crate::failure::{Failure, Reason};
 
 /// A credential that does not let its bearer in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum CredentialRefusal {
     /// There is none.
     Missing,
     /// It is not one, not genuine, or not meant for this daemon. The cause.
@@ -17,7 +17,7 @@ pub(super) enum Refusal {
     Expired(String),
 }
 
-impl Refusal {
+impl CredentialRefusal {
     /// Not accepted, for this cause.
     pub(super) fn invalid(cause: impl fmt::Display) -> Self {
         Self::Invalid(cause.to_string())

@@ -4,30 +4,30 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     certificate,
-    error::Error,
-    file::{self, Rules},
+    error::AccessFileError,
+    file::{self, FileRules},
     oidc::{self, Issuer, KeyStore},
-    token::Token,
+    token::TokenRule,
 };
 
 /// A file's rules, with the keys of its issuers.
-pub(super) struct State {
+pub(super) struct AccessRules {
     /// The file's text, to tell whether it changed.
     pub text: String,
-    pub tokens: Vec<Token>,
-    pub certificates: Vec<certificate::Rule>,
+    pub tokens: Vec<TokenRule>,
+    pub certificates: Vec<certificate::CertificateRule>,
     pub issuers: Vec<Issuer>,
 }
 
-impl State {
+impl AccessRules {
     /// Reads the file, and key files.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
+    pub(super) fn open(path: &Path) -> Result<Self, AccessFileError> {
+        let text = std::fs::read_to_string(path).map_err(|source| AccessFileError::Unreadable {
             path: path.into(),
             source,
         })?;
         match Self::of(path, text, None)? {
-            state if state.is_empty() => Err(Error::Empty { path: path.into() }),
+            state if state.is_empty() => Err(AccessFileError::Empty { path: path.into() }),
             state => Ok(state),
         }
     }
@@ -39,8 +39,8 @@ impl State {
 
     /// The same if the file is not as `before` has it. Keys that that has of the same source are
     /// taken over, so that no token is refused while they are fetched again.
-    pub(super) fn open_again(path: &Path, before: &Self) -> Result<Option<Self>, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
+    pub(super) fn open_again(path: &Path, before: &Self) -> Result<Option<Self>, AccessFileError> {
+        let text = std::fs::read_to_string(path).map_err(|source| AccessFileError::Unreadable {
             path: path.into(),
             source,
         })?;
@@ -51,8 +51,8 @@ impl State {
         }
     }
 
-    fn of(path: &Path, text: String, before: Option<&Self>) -> Result<Self, Error> {
-        let Rules {
+    fn of(path: &Path, text: String, before: Option<&Self>) -> Result<Self, AccessFileError> {
+        let FileRules {
             tokens,
             certificates,
             issuers,
@@ -71,7 +71,11 @@ impl State {
     }
 }
 
-fn issuer(path: &Path, settings: oidc::Settings, before: Option<&State>) -> Result<Issuer, Error> {
+fn issuer(
+    path: &Path,
+    settings: oidc::OidcSettings,
+    before: Option<&AccessRules>,
+) -> Result<Issuer, AccessFileError> {
     let (name, source) = (&settings.issuer, &settings.source);
     let known = before.and_then(|state| {
         state
@@ -83,7 +87,7 @@ fn issuer(path: &Path, settings: oidc::Settings, before: Option<&State>) -> Resu
         Some(issuer) => issuer.keys.clone(),
         None => {
             let opened = KeyStore::open(name, source.clone());
-            let keys = opened.map_err(|problem| Error::Keys {
+            let keys = opened.map_err(|problem| AccessFileError::Keys {
                 path: path.into(),
                 issuer: name.clone(),
                 problem,

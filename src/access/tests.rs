@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::*;
 use crate::{
     failure::Reason,
-    transport::reload::{Told, follow, look},
+    transport::reload::{ReportedProblem, follow, look},
 };
 
 /// An access file in a folder of its own.
@@ -39,21 +39,21 @@ impl Case {
         fs::write(self.folder.path().join("access.toml"), text).unwrap();
     }
 
-    async fn bearer(&self, credential: &str) -> Result<Principal, Refusal> {
+    async fn bearer(&self, credential: &str) -> Result<Principal, CredentialRefusal> {
         bearer_of(&self.access, credential).await
     }
 }
 
-async fn bearer_of(access: &Access, credential: &str) -> Result<Principal, Refusal> {
+async fn bearer_of(access: &Access, credential: &str) -> Result<Principal, CredentialRefusal> {
     let authorization = format!("Bearer {credential}");
-    let presented = Presented {
+    let presented = PresentedCredentials {
         authorization: Some(&authorization),
         certificate: None,
     };
     access.authenticate_at(&presented, SystemTime::now()).await
 }
 
-fn token_entry(name: &str, role: &str, secret: &Secret) -> String {
+fn token_entry(name: &str, role: &str, secret: &SecretToken) -> String {
     format!(
         "[[token]]\nname = {name:?}\nrole = {role:?}\nsha256 = \"{}\"\n",
         secret.digest()
@@ -113,7 +113,7 @@ impl MakeWriter<'_> for Log {
 
 #[tokio::test]
 async fn an_authorization_decides_alone() {
-    let secret = Secret::generate().unwrap();
+    let secret = SecretToken::generate().unwrap();
     let text = token_entry("ci", "deployer", &secret)
         + "[[certificate]]\ndns = \"app.example.org\"\nrole = \"viewer\"\n";
     let case = Case::new(&text);
@@ -122,7 +122,7 @@ async fn an_authorization_decides_alone() {
     });
     let ask = async |authorization: Option<&str>, der: Option<&[u8]>| {
         case.access
-            .authenticate(&Presented {
+            .authenticate(&PresentedCredentials {
                 authorization,
                 certificate: der,
             })
@@ -151,10 +151,10 @@ async fn an_authorization_decides_alone() {
 
 #[tokio::test]
 async fn the_scheme_is_bearer_in_any_case_and_nothing_else() {
-    let secret = Secret::generate().unwrap();
+    let secret = SecretToken::generate().unwrap();
     let case = Case::new(&token_entry("ci", "admin", &secret));
     let ask = async |authorization: String| {
-        let presented = Presented {
+        let presented = PresentedCredentials {
             authorization: Some(&authorization),
             certificate: None,
         };
@@ -189,9 +189,9 @@ async fn the_scheme_is_bearer_in_any_case_and_nothing_else() {
 #[tokio::test]
 async fn every_refusal_of_a_kind_reads_alike_and_only_the_log_knows_why() {
     let (log, _guard) = Log::capture();
-    let secret = Secret::generate().unwrap();
+    let secret = SecretToken::generate().unwrap();
     let case = Case::new(&token_entry("ci", "viewer", &secret));
-    let unknown = Secret::generate().unwrap();
+    let unknown = SecretToken::generate().unwrap();
     let mut messages = Vec::new();
     for credential in [
         unknown.reveal(),
@@ -201,7 +201,7 @@ async fn every_refusal_of_a_kind_reads_alike_and_only_the_log_knows_why() {
         &"hunter2".repeat(2000),
     ] {
         let authorization = format!("Bearer {credential}");
-        let presented = Presented {
+        let presented = PresentedCredentials {
             authorization: Some(&authorization),
             certificate: Some(b"hunter2"),
         };
@@ -227,16 +227,19 @@ async fn every_refusal_of_a_kind_reads_alike_and_only_the_log_knows_why() {
 #[tokio::test]
 async fn a_changed_file_is_taken_over_and_a_removed_token_is_nobody() {
     let (log, _guard) = Log::capture();
-    let (first, second) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+    let (first, second) = (
+        SecretToken::generate().unwrap(),
+        SecretToken::generate().unwrap(),
+    );
     let case = Case::new(&token_entry("first", "viewer", &first));
-    let mut told = Told::default();
+    let mut told = ReportedProblem::default();
     look(&case.access, &mut told).await;
     assert!(!log.text().contains("reloaded"));
     case.rewrite(&token_entry("second", "admin", &second));
     look(&case.access, &mut told).await;
     assert!(matches!(
         case.bearer(first.reveal()).await,
-        Err(Refusal::Invalid(_))
+        Err(CredentialRefusal::Invalid(_))
     ));
     assert_eq!(
         case.bearer(second.reveal()).await,
@@ -251,10 +254,10 @@ async fn a_changed_file_is_taken_over_and_a_removed_token_is_nobody() {
 #[tokio::test]
 async fn a_broken_file_changes_nothing_and_is_complained_about_once() {
     let (log, _guard) = Log::capture();
-    let secret = Secret::generate().unwrap();
+    let secret = SecretToken::generate().unwrap();
     let good = token_entry("ci", "viewer", &secret);
     let case = Case::new(&good);
-    let mut told = Told::default();
+    let mut told = ReportedProblem::default();
     for _ in 0..3 {
         case.rewrite("[[token]]\nname = \"ci\"\nrole = \"root\"\nsha256 = \"schemad_hunter2\"\n");
         look(&case.access, &mut told).await;
@@ -285,10 +288,10 @@ async fn a_broken_file_changes_nothing_and_is_complained_about_once() {
 #[tokio::test]
 async fn whoever_takes_out_the_last_credential_has_taken_it_out() {
     let (log, _guard) = Log::capture();
-    let secret = Secret::generate().unwrap();
+    let secret = SecretToken::generate().unwrap();
     let good = token_entry("ci", "viewer", &secret);
     let case = Case::new(&good);
-    let mut told = Told::default();
+    let mut told = ReportedProblem::default();
     // A file that is written in place is empty for a moment.
     case.rewrite("");
     look(&case.access, &mut told).await;
@@ -301,7 +304,7 @@ async fn whoever_takes_out_the_last_credential_has_taken_it_out() {
     look(&case.access, &mut told).await;
     assert!(matches!(
         case.bearer(secret.reveal()).await,
-        Err(Refusal::Invalid(_))
+        Err(CredentialRefusal::Invalid(_))
     ));
     look(&case.access, &mut told).await;
     assert_eq!(
@@ -317,7 +320,7 @@ async fn whoever_takes_out_the_last_credential_has_taken_it_out() {
 
 #[tokio::test]
 async fn a_daemon_follows_its_file() {
-    let secret = Secret::generate().unwrap();
+    let secret = SecretToken::generate().unwrap();
     let case = Case::new(&token_entry("ci", "viewer", &secret));
     case.rewrite(&token_entry("ci", "admin", &secret));
     let keeping = tokio::spawn(follow(case.access.clone()));
@@ -326,7 +329,8 @@ async fn a_daemon_follows_its_file() {
     }
     keeping.abort();
     let access = case.access.clone(); // as a server calls it, from any thread
-    let asked = tokio::spawn(async move { access.authenticate(&Presented::default()).await });
+    let asked =
+        tokio::spawn(async move { access.authenticate(&PresentedCredentials::default()).await });
     assert_eq!(
         asked.await.unwrap().unwrap_err().reason,
         Reason::CredentialMissing

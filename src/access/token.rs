@@ -8,15 +8,15 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::{Principal, Role, refusal::Refusal};
+use super::{Principal, Role, refusal::CredentialRefusal};
 
 /// How every token begins, so that scanners for leaked secrets know one.
 pub(super) const PREFIX: &str = "schemad_";
 
-/// A token in clear. It cannot print; [`Secret::reveal`] gives it to whoever asked for it.
-pub struct Secret(String);
+/// A token in clear. It cannot print; [`SecretToken::reveal`] gives it to whoever asked for it.
+pub struct SecretToken(String);
 
-impl Secret {
+impl SecretToken {
     /// A new token.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for SecretToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
     }
@@ -86,12 +86,12 @@ impl fmt::Debug for TokenDigest {
 
 /// When a credential is valid.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Period {
+pub(super) struct ValidityPeriod {
     pub not_before: Option<SystemTime>,
     pub expires: Option<SystemTime>,
 }
 
-impl Period {
+impl ValidityPeriod {
     /// Whether `now` lies in it; its end does not.
     pub(super) fn contains(&self, now: SystemTime) -> bool {
         self.not_before.is_none_or(|begin| begin <= now) && self.expires.is_none_or(|end| now < end)
@@ -100,11 +100,11 @@ impl Period {
 
 /// One `[[token]]`.
 #[derive(Debug)]
-pub(super) struct Token {
+pub(super) struct TokenRule {
     pub name: String,
     pub role: Role,
     pub digest: TokenDigest,
-    pub period: Period,
+    pub period: ValidityPeriod,
 }
 
 /// Whether it has the form of a token, genuine or not.
@@ -114,20 +114,21 @@ pub(super) fn looks_like_one(credential: &str) -> bool {
 
 /// Whose token it is.
 pub(super) fn authenticate(
-    tokens: &[Token],
+    tokens: &[TokenRule],
     presented: &str,
     now: SystemTime,
-) -> Result<Principal, Refusal> {
+) -> Result<Principal, CredentialRefusal> {
     if !well_formed(presented) {
-        return Err(Refusal::invalid(
+        return Err(CredentialRefusal::invalid(
             "a token that `schemad token new` did not make",
         ));
     }
-    let token = find(tokens, TokenDigest::of(presented))
-        .ok_or_else(|| Refusal::invalid("a token whose SHA-256 is not in the access file"))?;
+    let token = find(tokens, TokenDigest::of(presented)).ok_or_else(|| {
+        CredentialRefusal::invalid("a token whose SHA-256 is not in the access file")
+    })?;
     let name = format!("token:{}", token.name);
     if !token.period.contains(now) {
-        return Err(Refusal::expired(name));
+        return Err(CredentialRefusal::expired(name));
     }
     Ok(Principal {
         name,
@@ -144,7 +145,7 @@ fn well_formed(token: &str) -> bool {
 }
 
 /// Walks all entries, wherever the right one stands.
-fn find(tokens: &[Token], presented: TokenDigest) -> Option<&Token> {
+fn find(tokens: &[TokenRule], presented: TokenDigest) -> Option<&TokenRule> {
     let mut found = u64::MAX;
     for (index, token) in (0u64..).zip(tokens) {
         found.conditional_assign(&index, token.digest.0.ct_eq(&presented.0));
@@ -160,8 +161,8 @@ mod tests {
 
     use super::*;
 
-    fn token(name: &str, secret: &Secret, period: Period) -> Token {
-        Token {
+    fn token(name: &str, secret: &SecretToken, period: ValidityPeriod) -> TokenRule {
+        TokenRule {
             name: name.into(),
             role: Role::Deployer,
             digest: secret.digest(),
@@ -171,11 +172,11 @@ mod tests {
 
     #[test]
     fn each_token_is_its_own_principal_and_others_are_nobody() {
-        let secrets: Vec<Secret> = (0..3).map(|_| Secret::generate().unwrap()).collect();
-        let tokens: Vec<Token> = secrets
+        let secrets: Vec<SecretToken> = (0..3).map(|_| SecretToken::generate().unwrap()).collect();
+        let tokens: Vec<TokenRule> = secrets
             .iter()
             .zip(["a", "b", "c"])
-            .map(|(s, name)| token(name, s, Period::default()))
+            .map(|(s, name)| token(name, s, ValidityPeriod::default()))
             .collect();
         let now = SystemTime::now();
         for (secret, name) in secrets.iter().zip(["token:a", "token:b", "token:c"]) {
@@ -188,14 +189,14 @@ mod tests {
                 }
             );
         }
-        let other = Secret::generate().unwrap();
+        let other = SecretToken::generate().unwrap();
         assert!(matches!(
             authenticate(&tokens, other.reveal(), now),
-            Err(Refusal::Invalid(_))
+            Err(CredentialRefusal::Invalid(_))
         ));
         assert!(matches!(
             authenticate(&[], other.reveal(), now),
-            Err(Refusal::Invalid(_))
+            Err(CredentialRefusal::Invalid(_))
         ));
     }
 
@@ -203,23 +204,23 @@ mod tests {
     fn a_token_outside_its_time_is_expired_and_an_unknown_one_is_not() {
         let now = SystemTime::now();
         let hour = Duration::from_secs(3600);
-        let secret = Secret::generate().unwrap();
+        let secret = SecretToken::generate().unwrap();
         let over = token(
             "over",
             &secret,
-            Period {
+            ValidityPeriod {
                 not_before: None,
                 expires: Some(now),
             },
         );
         assert_eq!(
             authenticate(&[over], secret.reveal(), now),
-            Err(Refusal::Expired("token:over".into()))
+            Err(CredentialRefusal::Expired("token:over".into()))
         );
         let early = token(
             "early",
             &secret,
-            Period {
+            ValidityPeriod {
                 not_before: Some(now + hour),
                 expires: None,
             },
@@ -227,7 +228,7 @@ mod tests {
         let early = [early];
         assert_eq!(
             authenticate(&early, secret.reveal(), now),
-            Err(Refusal::Expired("token:early".into()))
+            Err(CredentialRefusal::Expired("token:early".into()))
         );
         assert!(authenticate(&early, secret.reveal(), now + hour).is_ok());
     }
@@ -235,12 +236,12 @@ mod tests {
     #[test]
     fn a_password_is_no_token_even_when_its_hash_is_in_the_file() {
         for chosen in ["hunter2", "schemad_hunter2", "schemad_", "schemad_AAAA"] {
-            let secret = Secret(chosen.into());
-            let tokens = [token("weak", &secret, Period::default())];
+            let secret = SecretToken(chosen.into());
+            let tokens = [token("weak", &secret, ValidityPeriod::default())];
             assert!(
                 matches!(
                     authenticate(&tokens, chosen, SystemTime::now()),
-                    Err(Refusal::Invalid(_))
+                    Err(CredentialRefusal::Invalid(_))
                 ),
                 "{chosen}"
             );
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_digest_survives_its_text_and_secrets_do_not_print() {
-        let secret = Secret::generate().unwrap();
+        let secret = SecretToken::generate().unwrap();
         let digest = secret.digest();
         assert!(digest.to_string().parse() == Ok(digest));
         assert!(digest.to_string().to_uppercase().parse() == Ok(digest));
@@ -263,6 +264,6 @@ mod tests {
             assert!(wrong.parse::<TokenDigest>().is_err(), "{wrong}");
         }
         assert_eq!(format!("{secret:?} {digest:?}"), "Secret TokenDigest");
-        assert_ne!(secret.reveal(), Secret::generate().unwrap().reveal());
+        assert_ne!(secret.reveal(), SecretToken::generate().unwrap().reveal());
     }
 }

@@ -12,23 +12,23 @@ use axum::{
 use tokio::sync::watch;
 
 use crate::{
-    database::monitor::View,
+    database::monitor::DatabaseView,
     failure::{Failure, Reason},
-    postgres::pool::Pool,
-    runtime::shutdown::Phase,
+    postgres::pool::ReadPool,
+    runtime::shutdown::ShutdownPhase,
     telemetry::metrics::Metrics,
     transport::{Connections, ServerTls},
 };
 
 /// What the endpoints answer from.
 #[derive(Clone)]
-pub(crate) struct Admin {
+pub(crate) struct AdminState {
     /// How the database is.
-    pub views: watch::Receiver<Arc<View>>,
+    pub views: watch::Receiver<Arc<DatabaseView>>,
     /// Where the daemon is in its life.
-    pub phases: watch::Receiver<Phase>,
+    pub phases: watch::Receiver<ShutdownPhase>,
     /// For its connections.
-    pub pool: Pool,
+    pub pool: ReadPool,
     /// The numbers.
     pub metrics: Arc<Metrics>,
     /// Of the main listener.
@@ -39,7 +39,7 @@ pub(crate) struct Admin {
     pub insecure: bool,
 }
 
-impl Admin {
+impl AdminState {
     /// `/livez`, `/readyz`, `/health/db` and `/metrics`.
     pub(crate) fn router(self) -> Router {
         let [live, ready, database, metrics] = std::array::from_fn(|_| self.clone());
@@ -93,7 +93,7 @@ impl Admin {
     }
 
     fn serving(&self) -> Result<(), String> {
-        if *self.phases.borrow() == Phase::Serving {
+        if *self.phases.borrow() == ShutdownPhase::Serving {
             Ok(())
         } else {
             Err("SHUTTING_DOWN".into())

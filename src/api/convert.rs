@@ -7,15 +7,15 @@ use uuid::Uuid;
 use crate::pb;
 use crate::{
     failure::Failure,
-    ledger::{OperationRow, Snapshot, State, signatures::Signed},
+    ledger::{LedgerSnapshot, OperationRow, OperationState, signatures::SigningRecord},
     migration::{
-        Direction, Migration, Mode, Recorded, Row, Script, Version,
-        run_mode::{How, InParts},
-        set::Catalog,
+        Direction, Migration, MigrationRecord, MigrationRow, Script, ScriptMode, Version,
+        run_mode::{PartsReason, RunMode},
+        set::MigrationSet,
     },
-    operation::{Entry, Event, PlannedStep, StepName},
-    planner::{self, Assessment, Outcome},
-    postgres::activity::{Blocker, Waiting},
+    operation::{LogEntry, OperationEvent, PlannedStep, StepName},
+    planner::{self, Assessment, ResolveOutcome},
+    postgres::activity::{Blocker, LockWaiting},
 };
 
 /// Pending migrations and problems listed in a status; the counts are whole.
@@ -31,8 +31,8 @@ const MAX_SQL: usize = 1 << 20;
 
 /// The answer of GetStatus.
 pub(crate) fn status(
-    catalog: &Catalog,
-    snapshot: &Snapshot,
+    catalog: &MigrationSet,
+    snapshot: &LedgerSnapshot,
     assessment: &Assessment,
     insecure: bool,
 ) -> pb::SchemaStatus {
@@ -44,12 +44,12 @@ pub(crate) fn status(
     pb::SchemaStatus {
         insecure,
         state: match assessment.state {
-            planner::State::Empty => pb::SchemaState::Empty,
-            planner::State::Current => pb::SchemaState::Current,
-            planner::State::Behind => pb::SchemaState::Behind,
-            planner::State::Ahead => pb::SchemaState::Ahead,
-            planner::State::Diverged => pb::SchemaState::Diverged,
-            planner::State::InDoubt => pb::SchemaState::InDoubt,
+            planner::SchemaState::Empty => pb::SchemaState::Empty,
+            planner::SchemaState::Current => pb::SchemaState::Current,
+            planner::SchemaState::Behind => pb::SchemaState::Behind,
+            planner::SchemaState::Ahead => pb::SchemaState::Ahead,
+            planner::SchemaState::Diverged => pb::SchemaState::Diverged,
+            planner::SchemaState::InDoubt => pb::SchemaState::InDoubt,
         }
         .into(),
         current_version: assessment
@@ -102,7 +102,7 @@ pub(crate) fn status(
     }
 }
 
-fn problem(problem: &planner::Problem) -> pb::Problem {
+fn problem(problem: &planner::SchemaProblem) -> pb::Problem {
     pb::Problem {
         reason: problem.reason.into(),
         version: problem.version.clone(),
@@ -117,21 +117,21 @@ fn problem(problem: &planner::Problem) -> pb::Problem {
 }
 
 /// The outcome of a message; `None` for UNSPECIFIED.
-pub(crate) fn outcome_of(outcome: pb::ResolveOutcome) -> Option<Outcome> {
-    Outcome::ALL
+pub(crate) fn outcome_of(outcome: pb::ResolveOutcome) -> Option<ResolveOutcome> {
+    ResolveOutcome::ALL
         .into_iter()
         .find(|known| self::outcome(*known) == outcome)
 }
 
-fn outcome(outcome: Outcome) -> pb::ResolveOutcome {
+fn outcome(outcome: ResolveOutcome) -> pb::ResolveOutcome {
     match outcome {
-        Outcome::Applied => pb::ResolveOutcome::Applied,
-        Outcome::NotApplied => pb::ResolveOutcome::NotApplied,
-        Outcome::Retry => pb::ResolveOutcome::Retry,
-        Outcome::StartOver => pb::ResolveOutcome::StartOver,
-        Outcome::Accept => pb::ResolveOutcome::Accept,
-        Outcome::RestoreTable => pb::ResolveOutcome::RestoreDieselTable,
-        Outcome::NothingApplied => pb::ResolveOutcome::NothingApplied,
+        ResolveOutcome::Applied => pb::ResolveOutcome::Applied,
+        ResolveOutcome::NotApplied => pb::ResolveOutcome::NotApplied,
+        ResolveOutcome::Retry => pb::ResolveOutcome::Retry,
+        ResolveOutcome::StartOver => pb::ResolveOutcome::StartOver,
+        ResolveOutcome::Accept => pb::ResolveOutcome::Accept,
+        ResolveOutcome::RestoreTable => pb::ResolveOutcome::RestoreDieselTable,
+        ResolveOutcome::NothingApplied => pb::ResolveOutcome::NothingApplied,
     }
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn operation(row: &OperationRow) -> pb::Operation {
     pb::Operation {
         id: row.id.to_string(),
         kind: kind(&row.kind).into(),
-        state: State::parse(&row.state)
+        state: OperationState::parse(&row.state)
             .map_or(pb::OperationState::Unspecified, state)
             .into(),
         principal: row.principal.clone(),
@@ -158,7 +158,7 @@ pub(crate) fn operation(row: &OperationRow) -> pb::Operation {
 }
 
 /// The answer of SignLedger.
-pub(crate) fn signed(row: &OperationRow, signed: Signed) -> pb::SignLedgerResponse {
+pub(crate) fn signed(row: &OperationRow, signed: SigningRecord) -> pb::SignLedgerResponse {
     let refused = |(version, message)| pb::UnsignedDown { version, message };
     pb::SignLedgerResponse {
         operation: Some(operation(row)),
@@ -176,22 +176,22 @@ pub(crate) fn signed(row: &OperationRow, signed: Signed) -> pb::SignLedgerRespon
 pub(crate) fn migration(
     version: &Version,
     embedded: Option<&Migration>,
-    row: Option<&Row>,
+    row: Option<&MigrationRow>,
 ) -> pb::Migration {
     let recorded = row.and_then(|row| row.recorded.as_ref());
-    let applied = row.is_some_and(Row::is_applied);
+    let applied = row.is_some_and(MigrationRow::is_applied);
     let checksum =
         |script: Option<&Script>| script.map(|s| s.checksum.to_string()).unwrap_or_default();
     let state = match (applied, recorded) {
         _ if row.is_some_and(|row| row.journal.is_some()) => pb::MigrationState::HalfDone,
-        (true, Some(Recorded { adopted: false, .. })) => pb::MigrationState::Applied,
+        (true, Some(MigrationRecord { adopted: false, .. })) => pb::MigrationState::Applied,
         (true, _) => pb::MigrationState::Adopted,
         (false, Some(_)) => pb::MigrationState::RevertedElsewhere,
         (false, None) => pb::MigrationState::Pending,
     };
     let (up_how, down_how) = (
-        embedded.map(|m| How::counted(&m.up)),
-        embedded.and_then(|m| m.down.as_ref()).map(How::counted),
+        embedded.map(|m| RunMode::counted(&m.up)),
+        embedded.and_then(|m| m.down.as_ref()).map(RunMode::counted),
     );
     let (ledger_up, ledger_down) = recorded.map_or((None, None), |r| (r.up, r.down));
     let embedded_up = embedded.map(|m| &m.up);
@@ -271,8 +271,8 @@ fn planned_step(step: &PlannedStep) -> pb::PlannedStep {
         source: source.into(),
         mode: match step.how {
             None => pb::MigrationMode::Unspecified,
-            Some(How { in_parts: None, .. }) => pb::MigrationMode::Transactional,
-            Some(How {
+            Some(RunMode { in_parts: None, .. }) => pb::MigrationMode::Transactional,
+            Some(RunMode {
                 in_parts: Some(_), ..
             }) => pb::MigrationMode::NonTransactional,
         }
@@ -282,11 +282,11 @@ fn planned_step(step: &PlannedStep) -> pb::PlannedStep {
     }
 }
 
-fn mode_reason(how: Option<How>) -> pb::ModeReason {
+fn mode_reason(how: Option<RunMode>) -> pb::ModeReason {
     match how.and_then(|how| how.in_parts) {
         None => pb::ModeReason::Unspecified,
-        Some(InParts::Metadata) => pb::ModeReason::Metadata,
-        Some(InParts::OwnTransactions) => pb::ModeReason::OwnTransactions,
+        Some(PartsReason::Metadata) => pb::ModeReason::Metadata,
+        Some(PartsReason::OwnTransactions) => pb::ModeReason::OwnTransactions,
     }
 }
 
@@ -303,10 +303,10 @@ pub(crate) fn sql(text: &str) -> (String, bool) {
 }
 
 /// An event of a running operation.
-pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEvent {
+pub(crate) fn event(operation: Option<Uuid>, entry: &LogEntry) -> pb::OperationEvent {
     use pb::operation_event::Event as Pb;
     let event = match &entry.event {
-        Event::Accepted {
+        OperationEvent::Accepted {
             kind: word,
             request_id,
             repeated,
@@ -315,15 +315,15 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
             request_id: request_id.clone(),
             repeated: *repeated,
         }),
-        Event::Queued(holder) => Pb::Queued(pb::Queued {
+        OperationEvent::Queued(holder) => Pb::Queued(pb::Queued {
             running: holder.operation.as_ref().map(self::operation),
             holder: holder.session.as_ref().map(blocker),
         }),
-        Event::Planned { steps, warnings } => Pb::Planned(pb::Planned {
+        OperationEvent::Planned { steps, warnings } => Pb::Planned(pb::Planned {
             steps: steps.iter().take(MAX_PLANNED).map(planned_step).collect(),
             warnings: warnings.clone(),
         }),
-        Event::StepStarted(StepName {
+        OperationEvent::StepStarted(StepName {
             ordinal,
             total,
             version,
@@ -336,7 +336,7 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
             name: name.clone(),
             direction: direction(*way).into(),
         }),
-        Event::Notice {
+        OperationEvent::Notice {
             version,
             severity,
             message,
@@ -353,7 +353,7 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
                 hint,
             })
         }
-        Event::Retrying {
+        OperationEvent::Retrying {
             version,
             attempt,
             sqlstate,
@@ -366,7 +366,7 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
             message: message.clone(),
             delay: Some(duration(*delay)),
         }),
-        Event::StatementStarted {
+        OperationEvent::StatementStarted {
             version,
             first,
             last,
@@ -379,7 +379,7 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
             statements: count(*statements),
             summary: summary.clone(),
         }),
-        Event::StatementDone {
+        OperationEvent::StatementDone {
             version,
             first,
             last,
@@ -394,7 +394,7 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
             summary: summary.clone(),
             duration: Some(duration(*took)),
         }),
-        Event::StepDone(
+        OperationEvent::StepDone(
             StepName {
                 ordinal,
                 total,
@@ -411,7 +411,7 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
             direction: direction(*way).into(),
             duration: Some(duration(*took)),
         }),
-        Event::Finished(ended, finished, failure) => Pb::Finished(pb::Finished {
+        OperationEvent::Finished(ended, finished, failure) => Pb::Finished(pb::Finished {
             state: state(*ended).into(),
             nothing_to_do: finished.nothing_to_do,
             steps_done: count(finished.steps_done),
@@ -420,12 +420,12 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
             warnings: finished.warnings.clone(),
             failure: failure.as_ref().map(self::failure),
         }),
-        Event::Waiting {
+        OperationEvent::Waiting {
             version,
             waiting,
             waited,
         } => Pb::Waiting(self::waiting(version, waiting, *waited)),
-        Event::Progress { version, building } => Pb::Progress(pb::Progress {
+        OperationEvent::Progress { version, building } => Pb::Progress(pb::Progress {
             version: version.clone(),
             relation: building.relation.clone().unwrap_or_default(),
             index: building.index.clone().unwrap_or_default(),
@@ -438,7 +438,7 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
                 0.0
             },
         }),
-        Event::Dropped(events) => Pb::Dropped(pb::Dropped {
+        OperationEvent::Dropped(events) => Pb::Dropped(pb::Dropped {
             events: i64::try_from(*events).unwrap_or(i64::MAX),
         }),
     };
@@ -446,7 +446,7 @@ pub(crate) fn event(operation: Option<Uuid>, entry: &Entry) -> pb::OperationEven
 }
 
 /// What a step waits for.
-pub(crate) fn waiting(version: &str, waiting: &Waiting, waited: Duration) -> pb::Waiting {
+pub(crate) fn waiting(version: &str, waiting: &LockWaiting, waited: Duration) -> pb::Waiting {
     pb::Waiting {
         version: version.into(),
         mode: waiting.mode.clone(),
@@ -501,14 +501,14 @@ fn kind(word: &str) -> pb::OperationKind {
     }
 }
 
-fn state(state: State) -> pb::OperationState {
+fn state(state: OperationState) -> pb::OperationState {
     match state {
-        State::Pending => pb::OperationState::Pending,
-        State::Running => pb::OperationState::Running,
-        State::Succeeded => pb::OperationState::Succeeded,
-        State::Failed => pb::OperationState::Failed,
-        State::Interrupted => pb::OperationState::Interrupted,
-        State::Cancelled => pb::OperationState::Cancelled,
+        OperationState::Pending => pb::OperationState::Pending,
+        OperationState::Running => pb::OperationState::Running,
+        OperationState::Succeeded => pb::OperationState::Succeeded,
+        OperationState::Failed => pb::OperationState::Failed,
+        OperationState::Interrupted => pb::OperationState::Interrupted,
+        OperationState::Cancelled => pb::OperationState::Cancelled,
     }
 }
 
@@ -519,11 +519,11 @@ fn direction(direction: Direction) -> pb::Direction {
     }
 }
 
-fn mode(mode: Option<Mode>) -> pb::MigrationMode {
+fn mode(mode: Option<ScriptMode>) -> pb::MigrationMode {
     match mode {
         None => pb::MigrationMode::Unspecified,
-        Some(Mode::Transactional) => pb::MigrationMode::Transactional,
-        Some(Mode::NonTransactional) => pb::MigrationMode::NonTransactional,
+        Some(ScriptMode::Transactional) => pb::MigrationMode::Transactional,
+        Some(ScriptMode::NonTransactional) => pb::MigrationMode::NonTransactional,
     }
 }
 

@@ -27,30 +27,30 @@ use tokio::{
 use tonic::{Status, codegen::Service};
 use tower_layer::Layer;
 
-use crate::failure::status::from_failure;
+use crate::failure::status::status_from_failure;
 use crate::failure::{Failure, Reason};
 
 const HEADER: &str = "grpc-timeout";
 
 /// Gives every call its deadline. To be put where tonic's server takes layers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadlines;
+pub(crate) struct DeadlineLayer;
 
-impl<S> Layer<S> for Deadlines {
-    type Service = WithDeadline<S>;
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = DeadlineService<S>;
 
-    fn layer(&self, inner: S) -> WithDeadline<S> {
-        WithDeadline { inner }
+    fn layer(&self, inner: S) -> DeadlineService<S> {
+        DeadlineService { inner }
     }
 }
 
 /// A service whose calls end in time.
 #[derive(Clone, Debug)]
-pub(crate) struct WithDeadline<S> {
+pub(crate) struct DeadlineService<S> {
     inner: S,
 }
 
-impl<S, B, R> Service<Request<B>> for WithDeadline<S>
+impl<S, B, R> Service<Request<B>> for DeadlineService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,
@@ -113,7 +113,7 @@ fn expired(limit: Duration) -> Status {
         "the {limit:?} that the caller gave this call are over (grpc-timeout); an operation that \
          it began goes on, and WatchOperation follows it"
     );
-    from_failure(&Failure::new(Reason::DeadlineExceeded, message))
+    status_from_failure(&Failure::new(Reason::DeadlineExceeded, message))
 }
 
 /// `body` until its deadline, and then the status that says so.
@@ -121,7 +121,7 @@ fn until(deadline: Instant, limit: Duration, body: Body) -> Body {
     if body.is_end_stream() {
         return body; // the answer is in the headers
     }
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(DeadlineShared {
         body: Mutex::new(Some(body)),
         waker: AtomicWaker::new(),
     });
@@ -136,7 +136,7 @@ fn until(deadline: Instant, limit: Duration, body: Body) -> Body {
             watched.waker.wake();
         }
     });
-    Body::new(Limited {
+    Body::new(DeadlineBody {
         shared,
         limit,
         has_ended: false,
@@ -144,27 +144,27 @@ fn until(deadline: Instant, limit: Duration, body: Body) -> Body {
     })
 }
 
-struct Shared {
+struct DeadlineShared {
     /// `None` once the deadline has passed.
     body: Mutex<Option<Body>>,
     waker: AtomicWaker,
 }
 
-impl Shared {
+impl DeadlineShared {
     fn lock(&self) -> MutexGuard<'_, Option<Body>> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct Limited {
-    shared: Arc<Shared>,
+struct DeadlineBody {
+    shared: Arc<DeadlineShared>,
     limit: Duration,
     has_ended: bool,
     /// Dropped with the answer, which ends the task that watches the deadline.
     _over: oneshot::Sender<()>,
 }
 
-impl HttpBody for Limited {
+impl HttpBody for DeadlineBody {
     type Data = Bytes;
     type Error = Error;
 

@@ -5,38 +5,38 @@ mod publications;
 
 use std::collections::HashMap;
 
-use publications::Publications;
+use publications::PublicationIndex;
 
 use parts::{
-    Cut, column, constraint, domain, index, policy, range, rule, sequence, statistics, table,
-    trigger,
+    Truncation, column, constraint, domain, index, policy, range, rule, sequence, statistics,
+    table, trigger,
 };
 
-use super::request::{Filter, Place};
+use super::request::{ObjectFilter, PageCursor};
 use crate::pb::{self, SchemaObjectKind as Kind};
 use crate::schema::{
     Acl, BaseType, Composite, Constraint, ConstraintKind, Domain, Enum, Extension, Index, Policy,
-    Range, Relation, Routine, Rule, Sequence, Size, Snapshot, Statistics, Table, Trigger, View,
-    ViewKind,
+    Range, Relation, RewriteRule, Routine, Sequence, Size, Snapshot, Statistics, Table, Trigger,
+    View, ViewKind,
 };
 
 /// How long texts and lists may be: whole, texts up to a megabyte; or so short that an object fits
 /// into a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Texts {
+pub(crate) enum TextLength {
     /// Texts of 1 MiB.
     Whole,
     /// Texts of 256 bytes, and lists of 2 MiB, all in all.
     Cut,
 }
 
-impl Texts {
-    fn cut(self) -> Cut {
+impl TextLength {
+    fn cut(self) -> Truncation {
         let (limit, room) = match self {
             Self::Whole => (1 << 20, usize::MAX),
             Self::Cut => (256, 2 << 20),
         };
-        Cut {
+        Truncation {
             limit,
             room,
             did: false,
@@ -46,7 +46,7 @@ impl Texts {
 
 /// An object that is described.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Object<'a> {
+pub(crate) enum DescribedObject<'a> {
     /// An extension.
     Extension(&'a Extension),
     /// A table.
@@ -69,7 +69,7 @@ pub(crate) enum Object<'a> {
     Routine(&'a Routine),
 }
 
-impl<'a> Object<'a> {
+impl<'a> DescribedObject<'a> {
     fn kind(&self) -> Kind {
         match self {
             Self::Extension(_) => Kind::Extension,
@@ -114,34 +114,34 @@ impl<'a> Object<'a> {
 }
 
 /// What a filter wants of a snapshot, in the order of the list.
-pub(crate) struct Listing<'a> {
-    objects: Vec<(Place, Object<'a>)>,
+pub(crate) struct SchemaListing<'a> {
+    objects: Vec<(PageCursor, DescribedObject<'a>)>,
     constraints: HashMap<&'a Relation, Vec<&'a Constraint>>,
     /// Foreign keys by the table that they refer to.
     referencing: HashMap<Relation, Vec<&'a Constraint>>,
     indexes: HashMap<&'a Relation, Vec<&'a Index>>,
     triggers: HashMap<&'a Relation, Vec<&'a Trigger>>,
     policies: HashMap<&'a Relation, Vec<&'a Policy>>,
-    rules: HashMap<&'a Relation, Vec<&'a Rule>>,
+    rules: HashMap<&'a Relation, Vec<&'a RewriteRule>>,
     statistics: HashMap<&'a Relation, Vec<&'a Statistics>>,
     /// Partitions and inheriting tables by their parents.
     children: HashMap<Relation, Vec<&'a Relation>>,
-    publications: Publications<'a>,
+    publications: PublicationIndex<'a>,
 }
 
-impl<'a> Listing<'a> {
+impl<'a> SchemaListing<'a> {
     /// Sorts what the filter wants.
-    pub(crate) fn new(snapshot: &'a Snapshot, filter: &Filter) -> Self {
-        let all = (snapshot.extensions.iter().map(Object::Extension))
-            .chain(snapshot.tables.iter().map(Object::Table))
-            .chain(snapshot.views.iter().map(Object::View))
-            .chain(snapshot.sequences.iter().map(Object::Sequence))
-            .chain(snapshot.enums.iter().map(Object::Enum))
-            .chain(snapshot.domains.iter().map(Object::Domain))
-            .chain(snapshot.composites.iter().map(Object::Composite))
-            .chain(snapshot.ranges.iter().map(Object::Range))
-            .chain(snapshot.base_types.iter().map(Object::Base))
-            .chain(snapshot.routines.iter().map(Object::Routine));
+    pub(crate) fn new(snapshot: &'a Snapshot, filter: &ObjectFilter) -> Self {
+        let all = (snapshot.extensions.iter().map(DescribedObject::Extension))
+            .chain(snapshot.tables.iter().map(DescribedObject::Table))
+            .chain(snapshot.views.iter().map(DescribedObject::View))
+            .chain(snapshot.sequences.iter().map(DescribedObject::Sequence))
+            .chain(snapshot.enums.iter().map(DescribedObject::Enum))
+            .chain(snapshot.domains.iter().map(DescribedObject::Domain))
+            .chain(snapshot.composites.iter().map(DescribedObject::Composite))
+            .chain(snapshot.ranges.iter().map(DescribedObject::Range))
+            .chain(snapshot.base_types.iter().map(DescribedObject::Base))
+            .chain(snapshot.routines.iter().map(DescribedObject::Routine));
         let wanted = all.filter_map(|object| {
             let (kind, (schema, name, arguments)) = (object.kind(), object.names());
             filter.wants(kind, schema, name).then(|| {
@@ -151,7 +151,7 @@ impl<'a> Listing<'a> {
                 )
             })
         });
-        let mut objects: Vec<(Place, Object<'a>)> = wanted.collect();
+        let mut objects: Vec<(PageCursor, DescribedObject<'a>)> = wanted.collect();
         objects.sort_by(|(a, _), (b, _)| a.cmp(b));
         let foreign = snapshot
             .constraints
@@ -173,12 +173,15 @@ impl<'a> Listing<'a> {
             rules: by(&snapshot.rules, |rule| &rule.table),
             statistics: by(&snapshot.statistics, |statistics| &statistics.table),
             children: children(&snapshot.tables),
-            publications: Publications::new(snapshot),
+            publications: PublicationIndex::new(snapshot),
         }
     }
 
     /// What comes after a place.
-    pub(crate) fn after(&self, place: Option<&Place>) -> std::slice::Iter<'_, (Place, Object<'a>)> {
+    pub(crate) fn after(
+        &self,
+        place: Option<&PageCursor>,
+    ) -> std::slice::Iter<'_, (PageCursor, DescribedObject<'a>)> {
         let begin = place.map_or(0, |place| {
             self.objects.partition_point(|(at, _)| at <= place)
         });
@@ -188,9 +191,9 @@ impl<'a> Listing<'a> {
     /// One object with all that is its own.
     pub(crate) fn message(
         &self,
-        object: &Object<'a>,
+        object: &DescribedObject<'a>,
         sizes: &HashMap<Relation, Size>,
-        texts: Texts,
+        texts: TextLength,
     ) -> pb::SchemaObject {
         let mut cut = texts.cut();
         let (schema, name, arguments) = object.names();
@@ -201,11 +204,12 @@ impl<'a> Listing<'a> {
             arguments: arguments.into(),
             ..own(object, &mut cut)
         };
-        if let Object::Table(Table { relation, .. }) | Object::View(View { relation, .. }) = object
+        if let DescribedObject::Table(Table { relation, .. })
+        | DescribedObject::View(View { relation, .. }) = object
         {
             self.add_parts(relation, &mut message, &mut cut);
         }
-        if let Object::Table(table) = object {
+        if let DescribedObject::Table(table) = object {
             let children = self.children.get(&table.relation).into_iter().flatten();
             message.children =
                 cut.list(&children.map(|child| child.to_string()).collect::<Vec<_>>());
@@ -219,7 +223,7 @@ impl<'a> Listing<'a> {
         message
     }
 
-    fn add_parts(&self, relation: &Relation, message: &mut pb::SchemaObject, cut: &mut Cut) {
+    fn add_parts(&self, relation: &Relation, message: &mut pb::SchemaObject, cut: &mut Truncation) {
         fn all<'m, T>(
             map: &'m HashMap<&Relation, Vec<&'m T>>,
             of: &Relation,
@@ -271,7 +275,7 @@ fn children(tables: &[Table]) -> HashMap<Relation, Vec<&Relation>> {
 }
 
 /// What an object says of itself.
-fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
+fn own(object: &DescribedObject<'_>, cut: &mut Truncation) -> pb::SchemaObject {
     let with = |owner: &str, acl: &Acl, comment: String| pb::SchemaObject {
         owner: owner.into(),
         access: acl.0.clone().unwrap_or_default(),
@@ -279,17 +283,17 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
         ..pb::SchemaObject::default()
     };
     match object {
-        Object::Extension(of) => pb::SchemaObject {
+        DescribedObject::Extension(of) => pb::SchemaObject {
             definition: of.version.clone(),
             comment: cut.maybe(of.comment.as_ref()),
             ..pb::SchemaObject::default()
         },
-        Object::Table(of) => table(
+        DescribedObject::Table(of) => table(
             of,
             with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref())),
             cut,
         ),
-        Object::View(of) => pb::SchemaObject {
+        DescribedObject::View(of) => pb::SchemaObject {
             columns: cut.each(of.columns.iter(), column),
             definition: cut.text(&of.definition),
             options: cut.list(&of.options.0),
@@ -302,34 +306,34 @@ fn own(object: &Object<'_>, cut: &mut Cut) -> pb::SchemaObject {
             tablespace: of.tablespace.clone().unwrap_or_default(),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Sequence(of) => pb::SchemaObject {
+        DescribedObject::Sequence(of) => pb::SchemaObject {
             definition: sequence(of),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Enum(of) => pb::SchemaObject {
+        DescribedObject::Enum(of) => pb::SchemaObject {
             labels: cut.list(&of.labels),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Domain(of) => pb::SchemaObject {
+        DescribedObject::Domain(of) => pb::SchemaObject {
             definition: cut.text(&domain(of)),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Composite(of) => pb::SchemaObject {
+        DescribedObject::Composite(of) => pb::SchemaObject {
             columns: cut.each(of.columns.iter(), column),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Range(of) => pb::SchemaObject {
+        DescribedObject::Range(of) => pb::SchemaObject {
             definition: range(of),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Base(of) => pb::SchemaObject {
+        DescribedObject::Base(of) => pb::SchemaObject {
             definition: of
                 .definition
                 .as_ref()
                 .map_or_else(|| "only announced".into(), |text| cut.text(text)),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
         },
-        Object::Routine(of) => pb::SchemaObject {
+        DescribedObject::Routine(of) => pb::SchemaObject {
             definition: cut.text(&of.definition),
             returns: cut.maybe(of.returns.as_ref()),
             ..with(&of.owner, &of.acl, cut.maybe(of.comment.as_ref()))
@@ -379,10 +383,10 @@ mod tests {
             ..Snapshot::default()
         };
         let filter = request::schema(pb::DescribeSchemaRequest::default()).unwrap();
-        let listing = Listing::new(&snapshot, &filter);
+        let listing = SchemaListing::new(&snapshot, &filter);
         let (_, object) = listing.after(None).next().unwrap();
-        let whole = listing.message(object, &HashMap::new(), Texts::Whole);
-        let cut = listing.message(object, &HashMap::new(), Texts::Cut);
+        let whole = listing.message(object, &HashMap::new(), TextLength::Whole);
+        let cut = listing.message(object, &HashMap::new(), TextLength::Cut);
         assert_eq!((whole.truncated, whole.children.len()), (false, 39_999));
         assert!(
             cut.truncated && !cut.columns.is_empty() && cut.encoded_len() < 3 << 20,

@@ -5,7 +5,7 @@
 use axum::{extract::Request, middleware::Next, response::Response};
 use tonic::{Code, Status};
 
-use crate::failure::status::from_failure;
+use crate::failure::status::status_from_failure;
 use crate::failure::{Failure, Reason};
 
 /// A layer for the main listener. It changes statuses that are in the headers and have no details;
@@ -21,7 +21,7 @@ pub(crate) async fn own_words(request: Request, next: Next) -> Response {
     if let Some(failure) = named {
         // Every header of a status of ours is printable; were one not, the answer stays what it
         // was.
-        let _ = from_failure(&failure).add_header(response.headers_mut());
+        let _ = status_from_failure(&failure).add_header(response.headers_mut());
     }
     response
 }

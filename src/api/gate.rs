@@ -16,26 +16,26 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::methods::{self, Counts, Method as Row};
+use super::methods::{self, MethodPolicy as Row, QuotaKind};
 use crate::{
-    access::{ANONYMOUS, Access, Presented, Principal, Role},
+    access::{ANONYMOUS, Access, PresentedCredentials, Principal, Role},
     failure::{Failure, Reason},
     operation::Operations,
-    telemetry::rate_limit::Pace,
+    telemetry::rate_limit::LogRateLimiter,
     transport::{
-        InFlight, Limits, Peer, ServerTls, Timed,
-        quota::{Client, Room},
-        quota_counter::{Counted, Counter},
+        InFlightRequest, Limits, PeerInfo, ServerTls, TimedRequest,
+        quota::{Quota, QuotaKey},
+        quota_counter::{QuotaCounter, QuotaGuard},
     },
 };
 use crate::{
     api::{
         access_denied,
         error_details::unknown_method,
-        request_body::{Arrivals, Sender},
+        request_body::{IncomingBodies, RequestOrigin},
         response_guard::hold,
     },
-    failure::status::from_failure,
+    failure::status::status_from_failure,
 };
 
 /// Bytes of a body that are read before a request is refused which is no gRPC, and how long that
@@ -45,7 +45,7 @@ const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Reflection at once, of one client and of all: a person's tool asks once, and what it is told has
 /// 100 KiB.
-const REFLECTIONS: Room = Room { each: 16, all: 64 };
+const REFLECTIONS: Quota = Quota { each: 16, all: 64 };
 
 /// Refused callers are logged so often within a second, strangers and known ones each.
 const COMPLAINTS: u32 = 10;
@@ -56,9 +56,9 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Lets calls through, or not.
 #[derive(Clone)]
-pub(crate) struct Gate(Arc<Inner>);
+pub(crate) struct RequestGate(Arc<RequestGateInner>);
 
-struct Inner {
+struct RequestGateInner {
     /// `None`: nobody has to say who they are.
     access: Option<Access>,
     /// Whoever says no name is a stranger beside those who do.
@@ -68,15 +68,15 @@ struct Inner {
     limits: Limits,
     /// Where refusals of known callers are kept.
     operations: Option<Operations>,
-    requests: Counter,
-    watchers: Counter,
-    reflections: Counter,
-    arrivals: Arrivals,
-    unauthenticated: Pace,
-    denied: Pace,
+    requests: QuotaCounter,
+    watchers: QuotaCounter,
+    reflections: QuotaCounter,
+    arrivals: IncomingBodies,
+    unauthenticated: LogRateLimiter,
+    denied: LogRateLimiter,
 }
 
-impl Gate {
+impl RequestGate {
     /// The main listener's.
     pub(crate) fn new(
         access: Option<Access>,
@@ -85,24 +85,28 @@ impl Gate {
         operations: Operations,
     ) -> Self {
         let has_strangers = access.is_some();
-        Self(Arc::new(Inner {
+        Self(Arc::new(RequestGateInner {
             access,
             tls,
             operations: Some(operations),
-            ..Inner::new(limits, has_strangers)
+            ..RequestGateInner::new(limits, has_strangers)
         }))
     }
 
     /// The admin listener's: there are probes only, strangers where the main listener knows its
     /// callers.
     pub(crate) fn of_admin(limits: Limits, has_strangers: bool) -> Self {
-        Self(Arc::new(Inner::new(limits, has_strangers)))
+        Self(Arc::new(RequestGateInner::new(limits, has_strangers)))
     }
 }
 
 /// The layer.
-pub(crate) async fn pass(State(Gate(gate)): State<Gate>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().cloned();
+pub(crate) async fn pass(
+    State(RequestGate(gate)): State<RequestGate>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let peer = request.extensions().get::<PeerInfo>().cloned();
     let method = methods::of(request.uri().path());
     let serves_only_grpc = gate.operations.is_some();
     if (serves_only_grpc || method.is_some())
@@ -118,7 +122,7 @@ pub(crate) async fn pass(State(Gate(gate)): State<Gate>, request: Request, next:
     let Some(method) = method else {
         if serves_only_grpc {
             // Refused here and not by the router: what has no row must not be served by mistake.
-            return from_failure(&unknown_method(
+            return status_from_failure(&unknown_method(
                 request.uri().path().trim_start_matches('/'),
             ))
             .into_http();
@@ -129,7 +133,7 @@ pub(crate) async fn pass(State(Gate(gate)): State<Gate>, request: Request, next:
     };
     match gate.admit(method, peer.as_ref(), request).await {
         Ok((request, held)) => hold(next.run(request).await, held),
-        Err(failure) => from_failure(&failure).into_http(),
+        Err(failure) => status_from_failure(&failure).into_http(),
     }
 }
 
@@ -168,7 +172,7 @@ fn not_grpc(request: &Request) -> Option<Response> {
 pub(crate) fn caller<T>(request: tonic::Request<T>) -> Result<(Principal, T), tonic::Status> {
     let (_, mut extensions, message) = request.into_parts();
     let unknown = || {
-        from_failure(&Failure::new(
+        status_from_failure(&Failure::new(
             Reason::CredentialMissing,
             "nobody said who calls",
         ))
@@ -180,43 +184,43 @@ pub(crate) fn caller<T>(request: tonic::Request<T>) -> Result<(Principal, T), to
 }
 
 /// What a call occupies.
-struct Held {
-    _stream: Stream,
-    _request: Option<Counted>,
-    _open: Option<Counted>,
+struct HeldResources {
+    _stream: StreamSlot,
+    _request: Option<QuotaGuard>,
+    _open: Option<QuotaGuard>,
 }
 
 /// One of the connection's streams.
-enum Stream {
+enum StreamSlot {
     None,
-    Open { _request: InFlight },
-    Timed { _request: Timed },
+    Open { _request: InFlightRequest },
+    Timed { _request: TimedRequest },
 }
 
-impl Inner {
+impl RequestGateInner {
     fn new(limits: Limits, has_strangers: bool) -> Self {
-        let arrivals = Arrivals::new(limits.message_bytes, limits.arrive_within);
+        let arrivals = IncomingBodies::new(limits.message_bytes, limits.arrive_within);
         Self {
             access: None,
             has_strangers,
             tls: None,
             limits,
             operations: None,
-            requests: Counter::default(),
-            watchers: Counter::default(),
-            reflections: Counter::default(),
+            requests: QuotaCounter::default(),
+            watchers: QuotaCounter::default(),
+            reflections: QuotaCounter::default(),
             arrivals,
-            unauthenticated: Pace::new(COMPLAINTS),
-            denied: Pace::new(COMPLAINTS),
+            unauthenticated: LogRateLimiter::new(COMPLAINTS),
+            denied: LogRateLimiter::new(COMPLAINTS),
         }
     }
 
     async fn admit(
         self: &Arc<Self>,
         method: &'static Row,
-        peer: Option<&Peer>,
+        peer: Option<&PeerInfo>,
         request: Request,
-    ) -> Result<(Request, Held), Failure> {
+    ) -> Result<(Request, HeldResources), Failure> {
         let stream = self.stream(method, peer)?;
         let size = header_bytes(request.headers());
         if size > self.limits.header_bytes {
@@ -241,11 +245,11 @@ impl Inner {
         // Reflection asks again and again on one stream; everybody else says one thing.
         let begun = Instant::now();
         let mut request = match method.counts {
-            Counts::Reflection => request,
+            QuotaKind::Reflection => request,
             _ => {
                 self.arrivals
                     .arrived(
-                        Sender {
+                        RequestOrigin {
                             peer,
                             is_known: principal.is_some(),
                         },
@@ -263,7 +267,7 @@ impl Inner {
             return Err(Failure::new(Reason::CredentialInvalid, message));
         }
         // Only now: what is half said keeps nobody else of the same name out.
-        let held = Held {
+        let held = HeldResources {
             _stream: stream,
             _request: self.count_request(method, &principal)?,
             _open: open,
@@ -276,23 +280,23 @@ impl Inner {
     }
 
     /// Whom a call is counted against. The connection of a known caller keeps its seat.
-    fn client(&self, principal: Option<&Principal>, peer: Option<&Peer>) -> Client {
+    fn client(&self, principal: Option<&Principal>, peer: Option<&PeerInfo>) -> QuotaKey {
         let address = peer.map(|peer| peer.connection.client());
         match principal {
             Some(principal) => {
                 if let Some(peer) = peer {
                     peer.connection.mark_known();
                 }
-                Client::Principal(principal.name.clone())
+                QuotaKey::Principal(principal.name.clone())
             }
-            None if self.has_strangers => Client::Stranger(address),
-            None => Client::Address(address),
+            None if self.has_strangers => QuotaKey::Stranger(address),
+            None => QuotaKey::Address(address),
         }
     }
 
-    fn stream(&self, method: &Row, peer: Option<&Peer>) -> Result<Stream, Failure> {
+    fn stream(&self, method: &Row, peer: Option<&PeerInfo>) -> Result<StreamSlot, Failure> {
         let Some(peer) = peer else {
-            return Ok(Stream::None);
+            return Ok(StreamSlot::None);
         };
         let request = peer.connection.request().ok_or_else(|| {
             let limit = self.limits.streams_per_connection;
@@ -302,10 +306,10 @@ impl Inner {
             )
         })?;
         Ok(match method.counts {
-            Counts::Request | Counts::Reflection | Counts::Not => Stream::Timed {
+            QuotaKind::Request | QuotaKind::Reflection | QuotaKind::Not => StreamSlot::Timed {
                 _request: request.within(self.limits.read_within),
             },
-            Counts::Operation | Counts::Watcher => Stream::Open { _request: request },
+            QuotaKind::Operation | QuotaKind::Watcher => StreamSlot::Open { _request: request },
         })
     }
 
@@ -313,7 +317,7 @@ impl Inner {
     async fn principal(
         &self,
         method: &'static Row,
-        peer: Option<&Peer>,
+        peer: Option<&PeerInfo>,
         headers: &HeaderMap,
     ) -> Result<Principal, Failure> {
         let Some(access) = &self.access else {
@@ -336,7 +340,7 @@ impl Inner {
         method: &'static Row,
         least: Role,
         principal: &Principal,
-        peer: Option<&Peer>,
+        peer: Option<&PeerInfo>,
         request: Request,
     ) -> Failure {
         let name = access_denied::name(method.path);
@@ -361,7 +365,7 @@ impl Inner {
             let message = self
                 .arrivals
                 .message(
-                    Sender {
+                    RequestOrigin {
                         peer,
                         is_known: false,
                     },
@@ -380,13 +384,13 @@ impl Inner {
     async fn recognised(
         &self,
         method: &Row,
-        peer: Option<&Peer>,
+        peer: Option<&PeerInfo>,
         headers: &HeaderMap,
     ) -> Option<Principal> {
         let access = self
             .access
             .as_ref()
-            .filter(|_| method.counts != Counts::Not)?;
+            .filter(|_| method.counts != QuotaKind::Not)?;
         self.authenticate(access, peer, headers).await.ok()
     }
 
@@ -394,11 +398,11 @@ impl Inner {
     async fn authenticate(
         &self,
         access: &Access,
-        peer: Option<&Peer>,
+        peer: Option<&PeerInfo>,
         headers: &HeaderMap,
     ) -> Result<Principal, Failure> {
         let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-        let presented = Presented {
+        let presented = PresentedCredentials {
             authorization: authorization(headers)?,
             certificate: certificate.map(|certificate| certificate.der()),
         };
@@ -422,19 +426,20 @@ impl Inner {
         self: &Arc<Self>,
         method: &Row,
         principal: &Option<Principal>,
-    ) -> Result<Option<Counted>, Failure> {
-        let (Counts::Request | Counts::Operation, Some(principal)) = (method.counts, principal)
+    ) -> Result<Option<QuotaGuard>, Failure> {
+        let (QuotaKind::Request | QuotaKind::Operation, Some(principal)) =
+            (method.counts, principal)
         else {
             return Ok(None);
         };
         let limit = self.limits.requests_per_principal;
-        let room = Room {
+        let room = Quota {
             each: limit,
             all: usize::MAX,
         };
         let counted = self
             .requests
-            .enter(Client::Principal(principal.name.clone()), room);
+            .enter(QuotaKey::Principal(principal.name.clone()), room);
         counted.map(Some).ok_or_else(|| {
             too_many(
                 Reason::TooManyRequests,
@@ -446,26 +451,26 @@ impl Inner {
     fn count_open(
         self: &Arc<Self>,
         method: &Row,
-        client: Client,
-    ) -> Result<Option<Counted>, Failure> {
-        let watches = Room {
+        client: QuotaKey,
+    ) -> Result<Option<QuotaGuard>, Failure> {
+        let watches = Quota {
             each: self.limits.watchers_per_client,
             all: self.limits.watchers,
         };
         let (counter, room, reason, what) = match method.counts {
-            Counts::Watcher => (
+            QuotaKind::Watcher => (
                 &self.watchers,
                 watches,
                 Reason::TooManyWatchers,
                 "watches are open",
             ),
-            Counts::Reflection => (
+            QuotaKind::Reflection => (
                 &self.reflections,
                 REFLECTIONS,
                 Reason::TooManyRequests,
                 "ask for reflection",
             ),
-            Counts::Request | Counts::Operation | Counts::Not => return Ok(None),
+            QuotaKind::Request | QuotaKind::Operation | QuotaKind::Not => return Ok(None),
         };
         let counted = counter.enter(client, room).map(Some);
         let told = || {
@@ -478,7 +483,7 @@ impl Inner {
     }
 }
 
-fn address(peer: Option<&Peer>) -> String {
+fn address(peer: Option<&PeerInfo>) -> String {
     peer.map(|peer| peer.connection.address().to_string())
         .unwrap_or_default()
 }

@@ -17,13 +17,13 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    database::monitor::View,
-    failure::{Failure, Reason, status::from_failure},
+    database::monitor::DatabaseView,
+    failure::{Failure, Reason, status::status_from_failure},
     migration::Version,
-    operation::watchers::{Guard, Watchers},
+    operation::watchers::{VersionWatchers, WatchGuard},
     planner,
-    runtime::shutdown::Phase,
-    transport::quota::{Client, Room},
+    runtime::shutdown::ShutdownPhase,
+    transport::quota::{Quota, QuotaKey},
 };
 
 /// SERVING when an operation could be accepted.
@@ -37,7 +37,7 @@ pub(crate) const APPLIED: &str = "schemad.schema.applied.";
 
 /// What is asked for by a service name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Name {
+enum HealthName {
     Process,
     Ready,
     Database,
@@ -45,7 +45,7 @@ enum Name {
     Applied(Version),
 }
 
-impl Name {
+impl HealthName {
     fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "" => Self::Process,
@@ -56,16 +56,16 @@ impl Name {
         })
     }
 
-    fn is_serving(&self, view: &View, phase: Phase) -> bool {
+    fn is_serving(&self, view: &DatabaseView, phase: ShutdownPhase) -> bool {
         let seen = view.seen.as_deref();
         match self {
-            Self::Process => phase == Phase::Serving,
-            Self::Ready => phase == Phase::Serving && view.ready().is_ok(),
+            Self::Process => phase == ShutdownPhase::Serving,
+            Self::Ready => phase == ShutdownPhase::Serving && view.ready().is_ok(),
             Self::Database => view.database.is_ok(),
             Self::Current => seen.is_some_and(|seen| {
                 matches!(
                     seen.assessment.state,
-                    planner::State::Current | planner::State::Ahead
+                    planner::SchemaState::Current | planner::SchemaState::Ahead
                 )
             }),
             Self::Applied(version) => seen.is_some_and(|seen| {
@@ -79,21 +79,21 @@ impl Name {
 
 /// The health service.
 #[derive(Clone)]
-pub(crate) struct Health {
-    views: watch::Receiver<Arc<View>>,
-    phases: watch::Receiver<Phase>,
-    watchers: Watchers,
-    names: Room,
+pub(crate) struct HealthService {
+    views: watch::Receiver<Arc<DatabaseView>>,
+    phases: watch::Receiver<ShutdownPhase>,
+    watchers: VersionWatchers,
+    names: Quota,
 }
 
-impl Health {
+impl HealthService {
     /// Answers from what `views` and `phases` last said; who watches a version is counted among
     /// `watchers`, where there is room for so many different ones.
     pub(crate) fn new(
-        views: watch::Receiver<Arc<View>>,
-        phases: watch::Receiver<Phase>,
-        watchers: Watchers,
-        names: Room,
+        views: watch::Receiver<Arc<DatabaseView>>,
+        phases: watch::Receiver<ShutdownPhase>,
+        watchers: VersionWatchers,
+        names: Quota,
     ) -> Self {
         Self {
             views,
@@ -103,18 +103,18 @@ impl Health {
         }
     }
 
-    fn enter(&self, client: Client, version: &Version) -> Result<Guard, Status> {
+    fn enter(&self, client: QuotaKey, version: &Version) -> Result<WatchGuard, Status> {
         self.watchers.enter(client, version.clone(), self.names).ok_or_else(|| {
-            let Room { each, all } = self.names;
+            let Quota { each, all } = self.names;
             let message = format!(
                 "{each} different versions of one client, or {all} of all, are watched; end some, \
                  or ask again later"
             );
-            from_failure(&Failure::new(Reason::TooManyWatchers, message))
+            status_from_failure(&Failure::new(Reason::TooManyWatchers, message))
         })
     }
 
-    fn status(&self, name: &Name) -> ServingStatus {
+    fn status(&self, name: &HealthName) -> ServingStatus {
         if name.is_serving(&self.views.borrow(), *self.phases.borrow()) {
             ServingStatus::Serving
         } else {
@@ -124,13 +124,13 @@ impl Health {
 }
 
 #[tonic::async_trait]
-impl health_server::Health for Health {
+impl health_server::Health for HealthService {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
-        let name = Name::parse(&service)
+        let name = HealthName::parse(&service)
             .ok_or_else(|| Status::not_found("unknown service name; see docs/health.md"))?;
         Ok(Response::new(HealthCheckResponse {
             status: self.status(&name).into(),
@@ -147,11 +147,11 @@ impl health_server::Health for Health {
             .extensions()
             .get()
             .cloned()
-            .unwrap_or(Client::Stranger(None)); // the gate says who
-        let name = Name::parse(&request.into_inner().service);
+            .unwrap_or(QuotaKey::Stranger(None)); // the gate says who
+        let name = HealthName::parse(&request.into_inner().service);
         let health = self.clone();
         let watched = match &name {
-            Some(Name::Applied(version)) => Some(self.enter(client, version)?),
+            Some(HealthName::Applied(version)) => Some(self.enter(client, version)?),
             _ => None,
         };
         let changes = stream::select(
@@ -180,7 +180,9 @@ impl health_server::Health for Health {
         let mut phases = self.phases.clone();
         let ended = async move {
             // Its sender gone means ended too.
-            let _ = phases.wait_for(|phase| *phase == Phase::Ended).await;
+            let _ = phases
+                .wait_for(|phase| *phase == ShutdownPhase::Ended)
+                .await;
         };
         // A daemon that ends at once says so all the same.
         let farewell = stream::once(async move { at_the_end() }).filter_map(std::future::ready);
@@ -196,10 +198,10 @@ mod tests {
 
     #[test]
     fn only_the_promised_names_are_known() {
-        assert_eq!(Name::parse(""), Some(Name::Process));
+        assert_eq!(HealthName::parse(""), Some(HealthName::Process));
         assert!(matches!(
-            Name::parse("schemad.schema.applied.20260101"),
-            Some(Name::Applied(_))
+            HealthName::parse("schemad.schema.applied.20260101"),
+            Some(HealthName::Applied(_))
         ));
         let long = format!("{APPLIED}{}", "1".repeat(51));
         for unknown in [
@@ -209,7 +211,7 @@ mod tests {
             "schemad.schema",
             &long,
         ] {
-            assert_eq!(Name::parse(unknown), None, "{unknown}");
+            assert_eq!(HealthName::parse(unknown), None, "{unknown}");
         }
     }
 }

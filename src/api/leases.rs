@@ -5,14 +5,14 @@ use tonic::{Request, Response, Status};
 
 use super::{
     gate,
-    migrations::{Answer, Responses, malformed},
+    migrations::{EventResponses, MigrationAnswer, malformed},
     request,
     stream::HEARTBEAT,
 };
 use crate::{
     failure::Failure,
-    lease::{Lease, Leases},
-    telemetry::rate_limit::Pace,
+    lease::{LeasedDatabase, Leases},
+    telemetry::rate_limit::LogRateLimiter,
 };
 use crate::{failure::status, pb};
 
@@ -27,14 +27,18 @@ impl LeaseService {
         Self { leases }
     }
 
-    async fn take(&self, asked: request::Lease, principal: &str) -> Result<Lease, Failure> {
+    async fn take(
+        &self,
+        asked: request::LeaseParameters,
+        principal: &str,
+    ) -> Result<LeasedDatabase, Failure> {
         let ttl = self.leases.settings()?.ttl(asked.ttl)?;
         self.leases.take(ttl, asked.queue_timeout, principal).await
     }
 }
 
 /// What the stream says first, then heartbeats, and why the lease has ended.
-fn responses(lease: Lease, set_digest: String) -> Responses<pb::LeaseResponse> {
+fn responses(lease: LeasedDatabase, set_digest: String) -> EventResponses<pb::LeaseResponse> {
     use pb::lease_response::Event;
     let first = Event::Database(pb::LeasedDatabase {
         name: lease.database.clone(),
@@ -51,7 +55,7 @@ fn responses(lease: Lease, set_digest: String) -> Responses<pb::LeaseResponse> {
                 return Some((says(first), Some((lease, None))));
             }
             match tokio::time::timeout(HEARTBEAT, lease.ended()).await {
-                Ok(why) => Some((Err(status::from_failure(&why)), None)),
+                Ok(why) => Some((Err(status::status_from_failure(&why)), None)),
                 Err(_) => Some((
                     says(Event::Heartbeat(pb::Heartbeat {})),
                     Some((lease, None)),
@@ -63,9 +67,12 @@ fn responses(lease: Lease, set_digest: String) -> Responses<pb::LeaseResponse> {
 
 #[tonic::async_trait]
 impl pb::lease_service_server::LeaseService for LeaseService {
-    type LeaseStream = Responses<pb::LeaseResponse>;
+    type LeaseStream = EventResponses<pb::LeaseResponse>;
 
-    async fn lease(&self, request: Request<pb::LeaseRequest>) -> Answer<Self::LeaseStream> {
+    async fn lease(
+        &self,
+        request: Request<pb::LeaseRequest>,
+    ) -> MigrationAnswer<Self::LeaseStream> {
         let (principal, message) = gate::caller(request)?;
         let asked = request::lease(&message).map_err(|e| malformed(&e))?;
         let lease = self
@@ -78,10 +85,10 @@ impl pb::lease_service_server::LeaseService for LeaseService {
 
 /// Whoever keeps the daemon reads why tests do not begin.
 fn refused(principal: &str, failure: &Failure) -> Status {
-    static TOLD: Pace = Pace::new(20);
+    static TOLD: LogRateLimiter = LogRateLimiter::new(20);
     if TOLD.allows() {
         tracing::info!(event = "lease.refused", reason = %failure.reason, principal, "no lease: \
             {}", failure.message);
     }
-    status::from_failure(failure)
+    status::status_from_failure(failure)
 }

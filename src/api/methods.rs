@@ -5,18 +5,18 @@ use crate::access::Role;
 
 /// What a method needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Method {
+pub struct MethodPolicy {
     /// `/package.Service/Method`.
     pub path: &'static str,
     /// The least role; `None`: anybody may call it, known or not.
     pub role: Option<Role>,
     /// How it is counted.
-    pub counts: Counts,
+    pub counts: QuotaKind,
 }
 
 /// How a call is counted against its caller's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counts {
+pub enum QuotaKind {
     /// As a request, whose answer has to be read in time.
     Request,
     /// As a request that may take long.
@@ -29,100 +29,100 @@ pub enum Counts {
     Not,
 }
 
-const fn row(path: &'static str, role: Option<Role>, counts: Counts) -> Method {
-    Method { path, role, counts }
+const fn row(path: &'static str, role: Option<Role>, counts: QuotaKind) -> MethodPolicy {
+    MethodPolicy { path, role, counts }
 }
 
 /// Every method that is served.
-pub const METHODS: &[Method] = &[
+pub const METHODS: &[MethodPolicy] = &[
     row(
         "/schemad.v1.MigrationService/GetStatus",
         Some(Role::Viewer),
-        Counts::Request,
+        QuotaKind::Request,
     ),
     row(
         "/schemad.v1.MigrationService/ListMigrations",
         Some(Role::Viewer),
-        Counts::Request,
+        QuotaKind::Request,
     ),
     row(
         "/schemad.v1.MigrationService/GetMigration",
         Some(Role::Viewer),
-        Counts::Request,
+        QuotaKind::Request,
     ),
     row(
         "/schemad.v1.MigrationService/Apply",
         Some(Role::Deployer),
-        Counts::Operation,
+        QuotaKind::Operation,
     ),
     row(
         "/schemad.v1.MigrationService/Rollback",
         Some(Role::Admin),
-        Counts::Operation,
+        QuotaKind::Operation,
     ),
     row(
         "/schemad.v1.MigrationService/Rehearse",
         Some(Role::Deployer),
-        Counts::Operation,
+        QuotaKind::Operation,
     ),
     row(
         "/schemad.v1.MigrationService/Resolve",
         Some(Role::Admin),
-        Counts::Operation,
+        QuotaKind::Operation,
     ),
     row(
         "/schemad.v1.MigrationService/SignLedger",
         Some(Role::Admin),
-        Counts::Operation,
+        QuotaKind::Operation,
     ),
     row(
         "/schemad.v1.OperationService/GetOperation",
         Some(Role::Viewer),
-        Counts::Request,
+        QuotaKind::Request,
     ),
     row(
         "/schemad.v1.OperationService/ListOperations",
         Some(Role::Viewer),
-        Counts::Request,
+        QuotaKind::Request,
     ),
     row(
         "/schemad.v1.OperationService/WatchOperation",
         Some(Role::Viewer),
-        Counts::Watcher,
+        QuotaKind::Watcher,
     ),
     // A deployer its own, an admin any.
     row(
         "/schemad.v1.OperationService/CancelOperation",
         Some(Role::Deployer),
-        Counts::Request,
+        QuotaKind::Request,
     ),
     row(
         "/schemad.v1.SchemaService/DescribeSchema",
         Some(Role::Viewer),
-        Counts::Request,
+        QuotaKind::Request,
     ),
     // Whoever tests in CI. It gives rights on another server, and load.
     row(
         "/schemad.v1.LeaseService/Lease",
         Some(Role::Deployer),
-        Counts::Operation,
+        QuotaKind::Operation,
     ),
-    row("/grpc.health.v1.Health/Check", None, Counts::Not),
-    row("/grpc.health.v1.Health/Watch", None, Counts::Watcher),
+    row("/grpc.health.v1.Health/Check", None, QuotaKind::Not),
+    row("/grpc.health.v1.Health/Watch", None, QuotaKind::Watcher),
     row(
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         None,
-        Counts::Reflection,
+        QuotaKind::Reflection,
     ),
     row(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         None,
-        Counts::Reflection,
+        QuotaKind::Reflection,
     ),
 ];
 
 /// The row of a path.
-pub(crate) fn of(path: &str) -> Option<&'static Method> {
+pub(crate) fn of(path: &str) -> Option<&'static MethodPolicy> {
     METHODS.iter().find(|method| method.path == path)
 }
 

@@ -12,28 +12,30 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, gate,
-    reads::Reads,
+    reads::ReadHandle,
     request,
-    stream::{Ends, Events},
+    stream::{OperationEvents, StreamEnd},
 };
-use crate::{api::rehearsals::Tally, failure::status, pb};
+use crate::{api::rehearsals::RehearsalCounts, failure::status, pb};
 use crate::{
     failure::{Failure, Reason},
-    ledger::{self, Snapshot},
-    migration::{Checksum, Migration, Mode, Row, Script, Version, set::Catalog},
-    operation::{self, Event, Operations},
+    ledger::{self, LedgerSnapshot},
+    migration::{
+        Checksum, Migration, MigrationRow, Script, ScriptMode, Version, set::MigrationSet,
+    },
+    operation::{self, OperationEvent, Operations},
     planner,
-    rehearse::{Rehearsals, Selection},
+    rehearse::{RehearsalSelection, Rehearsals},
     runtime::blocking,
-    telemetry::rate_limit::Pace,
+    telemetry::rate_limit::LogRateLimiter,
 };
 
 /// The service.
-pub(crate) struct Migrations {
+pub(crate) struct MigrationHandlers {
     /// The embedded set.
-    pub catalog: Arc<Catalog>,
+    pub catalog: Arc<MigrationSet>,
     /// For reads.
-    pub reads: Reads,
+    pub reads: ReadHandle,
     /// For Apply and Rollback.
     pub operations: Operations,
     /// For Rehearse.
@@ -42,14 +44,14 @@ pub(crate) struct Migrations {
     pub insecure: bool,
 }
 
-pub(crate) type Answer<T> = Result<Response<T>, Status>;
-pub(crate) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type MigrationAnswer<T> = Result<Response<T>, Status>;
+pub(crate) type EventResponses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A request that is none is no operation's and no refusal's: only the log says that it came.
 pub(crate) fn malformed(failure: &Failure) -> Status {
-    static TOLD: Pace = Pace::new(20);
+    static TOLD: LogRateLimiter = LogRateLimiter::new(20);
     // Its message is cut; the failure's quotes what was said, which may be a megabyte.
-    let status = status::from_failure(failure);
+    let status = status::status_from_failure(failure);
     if TOLD.allows() {
         tracing::info!(event = "request.malformed", reason = %failure.reason, "malformed request: \
             {}", status.message());
@@ -57,8 +59,8 @@ pub(crate) fn malformed(failure: &Failure) -> Status {
     status
 }
 
-impl Migrations {
-    async fn snapshot(&self) -> Result<Snapshot, Failure> {
+impl MigrationHandlers {
+    async fn snapshot(&self) -> Result<LedgerSnapshot, Failure> {
         self.reads
             .read(|reader| Box::pin(ledger::read::snapshot(reader)))
             .await
@@ -66,24 +68,24 @@ impl Migrations {
 
     async fn start(
         &self,
-        checked: Result<operation::Request, Failure>,
+        checked: Result<operation::OperationRequest, Failure>,
         validate_only: bool,
         detach: bool,
-    ) -> Result<Events, Status> {
+    ) -> Result<OperationEvents, Status> {
         let checked = checked.map_err(|e| malformed(&e))?;
         if !validate_only {
             let ends = if detach {
-                Ends::Accepted
+                StreamEnd::Accepted
             } else {
-                Ends::AsTheOperation
+                StreamEnd::AsTheOperation
             };
             return Ok(super::stream::follow(self.operations.submit(checked), ends));
         }
         let planned = self
             .validate(&checked)
             .await
-            .map_err(|e| status::from_failure(&e))?;
-        let entry = operation::Entry {
+            .map_err(|e| status::status_from_failure(&e))?;
+        let entry = operation::LogEntry {
             sequence: 1,
             time: SystemTime::now(),
             event: planned,
@@ -91,7 +93,10 @@ impl Migrations {
         Ok(Box::pin(stream::iter([Ok(convert::event(None, &entry))])))
     }
 
-    async fn validate(&self, request: &operation::Request) -> Result<Event, Failure> {
+    async fn validate(
+        &self,
+        request: &operation::OperationRequest,
+    ) -> Result<OperationEvent, Failure> {
         self.reads.views.borrow().ready()?;
         self.reads
             .read(|reader| {
@@ -106,7 +111,7 @@ impl Migrations {
         let embedded = self.catalog.get(version);
         let row = snapshot.rows.iter().find(|row| row.version == *version);
         if embedded.is_none() && row.is_none() {
-            return Err(planner::Refusal::UnknownVersion(version.clone()).into());
+            return Err(planner::PlanRefusal::UnknownVersion(version.clone()).into());
         }
         let recorded = row.and_then(|row| row.recorded.as_ref());
         let (up, down) = match embedded {
@@ -120,7 +125,7 @@ impl Migrations {
             }
         };
         // The ledger's, where they are others: a rollback may run what stands there.
-        let others = |recorded: Option<(Checksum, Mode)>, own: Option<&Script>| {
+        let others = |recorded: Option<(Checksum, ScriptMode)>, own: Option<&Script>| {
             recorded.filter(|(checksum, _)| own.is_none_or(|own| own.checksum != *checksum))
         };
         let (recorded_up, recorded_down) = match embedded {
@@ -148,8 +153,8 @@ impl Migrations {
     /// The ledger's texts of these scripts.
     async fn stored(
         &self,
-        up: Option<(Checksum, Mode)>,
-        down: Option<(Checksum, Mode)>,
+        up: Option<(Checksum, ScriptMode)>,
+        down: Option<(Checksum, ScriptMode)>,
     ) -> Result<(Option<String>, Option<String>), Failure> {
         let wanted: Vec<_> = [up, down]
             .into_iter()
@@ -197,8 +202,8 @@ impl Migrations {
     /// Every version that anybody knows, in order.
     fn known<'a>(
         &'a self,
-        snapshot: &'a Snapshot,
-    ) -> BTreeMap<&'a Version, (Option<&'a Migration>, Option<&'a Row>)> {
+        snapshot: &'a LedgerSnapshot,
+    ) -> BTreeMap<&'a Version, (Option<&'a Migration>, Option<&'a MigrationRow>)> {
         let mut known: BTreeMap<_, _> = self
             .catalog
             .iter()
@@ -232,7 +237,7 @@ impl Migrations {
         }));
         if let Err(impossible) = &self.reads.views.borrow().preflight {
             let (version, message) = (String::new(), impossible.message.clone());
-            let problem = planner::Problem {
+            let problem = planner::SchemaProblem {
                 reason: impossible.reason.as_str(),
                 version,
                 message,
@@ -245,7 +250,7 @@ impl Migrations {
             .await?;
         if let Some(message) = self.catalog.change().await {
             let (reason, version) = ("FOLDER_CHANGED", String::new());
-            assessment.problems.push(planner::Problem {
+            assessment.problems.push(planner::SchemaProblem {
                 reason,
                 version,
                 message,
@@ -265,7 +270,7 @@ impl Migrations {
     /// characters.
     async fn say_what_the_encoding_lacks(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &LedgerSnapshot,
         assessment: &mut planner::Assessment,
     ) -> Result<(), Failure> {
         let (pending, encoding) = (assessment.pending.clone(), snapshot.server.encoding.clone());
@@ -287,7 +292,7 @@ impl Migrations {
     /// The operation that ended last, and what the running one waits for.
     async fn operation_of_interest(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &LedgerSnapshot,
     ) -> Result<(Option<pb::Operation>, Option<pb::Waiting>), Failure> {
         if snapshot.ledger.is_none() {
             return Ok((None, None));
@@ -315,11 +320,11 @@ impl Migrations {
     }
 }
 
-impl Migrations {
+impl MigrationHandlers {
     /// Runs what has no steps to its end.
     async fn settle(
         &self,
-        checked: Result<operation::Request, Failure>,
+        checked: Result<operation::OperationRequest, Failure>,
     ) -> Result<ledger::OperationRow, Failure> {
         let checked = checked.inspect_err(|e| {
             malformed(e);
@@ -341,8 +346,8 @@ impl Migrations {
     async fn rehearsal(
         &self,
         principal: &str,
-        selection: Selection,
-    ) -> Result<crate::api::rehearsals::Events, Failure> {
+        selection: RehearsalSelection,
+    ) -> Result<crate::api::rehearsals::RehearsalEvents, Failure> {
         self.reads.views.borrow().ready()?;
         let snapshot = self.snapshot().await?;
         let pending = planner::assess(&self.catalog, &snapshot.rows)
@@ -353,7 +358,7 @@ impl Migrations {
         let begun = self.rehearsals.begin(selected, principal)?;
         Ok(crate::api::rehearsals::follow(
             begun,
-            Tally::new(&self.catalog, pending),
+            RehearsalCounts::new(&self.catalog, pending),
         ))
     }
 
@@ -374,9 +379,15 @@ impl Migrations {
 }
 
 #[tonic::async_trait]
-impl pb::migration_service_server::MigrationService for Migrations {
-    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Answer<pb::GetStatusResponse> {
-        let status = self.status().await.map_err(|e| status::from_failure(&e))?;
+impl pb::migration_service_server::MigrationService for MigrationHandlers {
+    async fn get_status(
+        &self,
+        _: Request<pb::GetStatusRequest>,
+    ) -> MigrationAnswer<pb::GetStatusResponse> {
+        let status = self
+            .status()
+            .await
+            .map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(pb::GetStatusResponse {
             status: Some(status),
         }))
@@ -385,7 +396,7 @@ impl pb::migration_service_server::MigrationService for Migrations {
     async fn list_migrations(
         &self,
         request: Request<pb::ListMigrationsRequest>,
-    ) -> Answer<pb::ListMigrationsResponse> {
+    ) -> MigrationAnswer<pb::ListMigrationsResponse> {
         let pb::ListMigrationsRequest {
             page_size,
             page_token,
@@ -393,28 +404,31 @@ impl pb::migration_service_server::MigrationService for Migrations {
         Ok(Response::new(
             self.list(page_size, &page_token)
                 .await
-                .map_err(|e| status::from_failure(&e))?,
+                .map_err(|e| status::status_from_failure(&e))?,
         ))
     }
 
     async fn get_migration(
         &self,
         request: Request<pb::GetMigrationRequest>,
-    ) -> Answer<pb::GetMigrationResponse> {
+    ) -> MigrationAnswer<pb::GetMigrationResponse> {
         let version = request::version("version", &request.into_inner().version)
-            .map_err(|e| status::from_failure(&e))?;
+            .map_err(|e| status::status_from_failure(&e))?;
         let migration = self
             .migration(&version)
             .await
-            .map_err(|e| status::from_failure(&e))?;
+            .map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(pb::GetMigrationResponse {
             migration: Some(migration),
         }))
     }
 
-    type ApplyStream = Responses<pb::ApplyResponse>;
+    type ApplyStream = EventResponses<pb::ApplyResponse>;
 
-    async fn apply(&self, request: Request<pb::ApplyRequest>) -> Answer<Self::ApplyStream> {
+    async fn apply(
+        &self,
+        request: Request<pb::ApplyRequest>,
+    ) -> MigrationAnswer<Self::ApplyStream> {
         let (principal, message) = gate::caller(request)?;
         let (validate_only, detach) = (message.validate_only, message.detach);
         let events = self
@@ -429,12 +443,12 @@ impl pb::migration_service_server::MigrationService for Migrations {
         }))))
     }
 
-    type RollbackStream = Responses<pb::RollbackResponse>;
+    type RollbackStream = EventResponses<pb::RollbackResponse>;
 
     async fn rollback(
         &self,
         request: Request<pb::RollbackRequest>,
-    ) -> Answer<Self::RollbackStream> {
+    ) -> MigrationAnswer<Self::RollbackStream> {
         let (principal, message) = gate::caller(request)?;
         let (validate_only, detach) = (message.validate_only, message.detach);
         let events = self
@@ -449,30 +463,33 @@ impl pb::migration_service_server::MigrationService for Migrations {
         }))))
     }
 
-    type RehearseStream = Responses<pb::RehearseResponse>;
+    type RehearseStream = EventResponses<pb::RehearseResponse>;
 
     async fn rehearse(
         &self,
         request: Request<pb::RehearseRequest>,
-    ) -> Answer<Self::RehearseStream> {
+    ) -> MigrationAnswer<Self::RehearseStream> {
         let (principal, message) = gate::caller(request)?;
         let selection = request::rehearse(&message).map_err(|e| malformed(&e))?;
         let events = self
             .rehearsal(&principal.name, selection)
             .await
-            .map_err(|failure| status::from_failure(&failure))?;
+            .map_err(|failure| status::status_from_failure(&failure))?;
         Ok(Response::new(Box::pin(events.map(|event| {
             event.map(|event| pb::RehearseResponse { event: Some(event) })
         }))))
     }
 
-    async fn resolve(&self, request: Request<pb::ResolveRequest>) -> Answer<pb::ResolveResponse> {
+    async fn resolve(
+        &self,
+        request: Request<pb::ResolveRequest>,
+    ) -> MigrationAnswer<pb::ResolveResponse> {
         let (principal, message) = gate::caller(request)?;
         let checked = request::resolve(&principal.name, &message);
         let row = self
             .settle(checked)
             .await
-            .map_err(|e| status::from_failure(&e))?;
+            .map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(pb::ResolveResponse {
             operation: Some(convert::operation(&row)),
         }))
@@ -481,12 +498,12 @@ impl pb::migration_service_server::MigrationService for Migrations {
     async fn sign_ledger(
         &self,
         request: Request<pb::SignLedgerRequest>,
-    ) -> Answer<pb::SignLedgerResponse> {
+    ) -> MigrationAnswer<pb::SignLedgerResponse> {
         let (principal, message) = gate::caller(request)?;
         let response = self
             .sign(&principal.name, &message)
             .await
-            .map_err(|e| status::from_failure(&e))?;
+            .map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(response))
     }
 }

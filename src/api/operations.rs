@@ -7,10 +7,10 @@ use tonic::{Request, Response};
 
 use super::{
     convert, gate,
-    migrations::{Answer, Responses, malformed},
-    reads::Reads,
+    migrations::{EventResponses, MigrationAnswer, malformed},
+    reads::ReadHandle,
     request,
-    stream::Ends,
+    stream::StreamEnd,
 };
 use crate::{
     failure::Failure,
@@ -20,9 +20,9 @@ use crate::{
 use crate::{failure::status, pb};
 
 /// The service.
-pub(crate) struct Operations {
+pub(crate) struct OperationHandlers {
     /// For reads.
-    pub reads: Reads,
+    pub reads: ReadHandle,
     /// For those that run.
     pub operations: Running,
 }
@@ -34,7 +34,7 @@ fn well_formed<T>(checked: Result<T, Failure>) -> Result<T, Failure> {
     })
 }
 
-impl Operations {
+impl OperationHandlers {
     async fn get(&self, id: &str) -> Result<pb::Operation, Failure> {
         let id = well_formed(request::operation_id(id))?;
         let found = self
@@ -79,15 +79,15 @@ impl Operations {
 }
 
 #[tonic::async_trait]
-impl pb::operation_service_server::OperationService for Operations {
+impl pb::operation_service_server::OperationService for OperationHandlers {
     async fn get_operation(
         &self,
         request: Request<pb::GetOperationRequest>,
-    ) -> Answer<pb::GetOperationResponse> {
+    ) -> MigrationAnswer<pb::GetOperationResponse> {
         let operation = self
             .get(&request.into_inner().id)
             .await
-            .map_err(|e| status::from_failure(&e))?;
+            .map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(pb::GetOperationResponse {
             operation: Some(operation),
         }))
@@ -96,27 +96,27 @@ impl pb::operation_service_server::OperationService for Operations {
     async fn list_operations(
         &self,
         request: Request<pb::ListOperationsRequest>,
-    ) -> Answer<pb::ListOperationsResponse> {
+    ) -> MigrationAnswer<pb::ListOperationsResponse> {
         Ok(Response::new(
             self.list(request.into_inner())
                 .await
-                .map_err(|e| status::from_failure(&e))?,
+                .map_err(|e| status::status_from_failure(&e))?,
         ))
     }
 
-    type WatchOperationStream = Responses<pb::WatchOperationResponse>;
+    type WatchOperationStream = EventResponses<pb::WatchOperationResponse>;
 
     async fn watch_operation(
         &self,
         request: Request<pb::WatchOperationRequest>,
-    ) -> Answer<Self::WatchOperationStream> {
+    ) -> MigrationAnswer<Self::WatchOperationStream> {
         let (id, after) = request::watch(&request.into_inner()).map_err(|e| malformed(&e))?;
         let follower = self
             .operations
             .watch(id, after)
             .await
-            .map_err(|e| status::from_failure(&e))?;
-        let events = super::stream::follow(follower, Ends::Well);
+            .map_err(|e| status::status_from_failure(&e))?;
+        let events = super::stream::follow(follower, StreamEnd::Well);
         let wrap = |event| pb::WatchOperationResponse { event: Some(event) };
         Ok(Response::new(Box::pin(
             events.map(move |event| event.map(wrap)),
@@ -126,13 +126,13 @@ impl pb::operation_service_server::OperationService for Operations {
     async fn cancel_operation(
         &self,
         request: Request<pb::CancelOperationRequest>,
-    ) -> Answer<pb::CancelOperationResponse> {
+    ) -> MigrationAnswer<pb::CancelOperationResponse> {
         let (principal, message) = gate::caller(request)?;
         let cancel = async {
             let id = well_formed(request::operation_id(&message.id))?;
             self.operations.cancel(id, &principal).await
         };
-        let operation = cancel.await.map_err(|e| status::from_failure(&e))?;
+        let operation = cancel.await.map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(pb::CancelOperationResponse {
             operation: Some(convert::operation(&operation)),
         }))

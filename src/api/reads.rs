@@ -6,11 +6,11 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    database::monitor::View,
+    database::monitor::DatabaseView,
     failure::{Failure, Reason},
     postgres::{
-        Error,
-        pool::{Pool, Reader},
+        DatabaseError,
+        pool::{PooledReader, ReadPool},
     },
 };
 
@@ -18,18 +18,18 @@ use crate::{
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// A read under way.
-pub(crate) type Reading<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+pub(crate) type ActiveRead<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
 /// What reads need.
 #[derive(Clone)]
-pub(crate) struct Reads {
+pub(crate) struct ReadHandle {
     /// The connections.
-    pub pool: Pool,
+    pub pool: ReadPool,
     /// What is known about the database.
-    pub views: watch::Receiver<Arc<View>>,
+    pub views: watch::Receiver<Arc<DatabaseView>>,
 }
 
-impl Reads {
+impl ReadHandle {
     /// Reads with a connection of the pool, and with the next one when the server had closed that;
     /// nothing of a ledger that is somebody else's.
     ///
@@ -37,7 +37,7 @@ impl Reads {
     /// The read's own, or why it could not be made.
     pub(crate) async fn read<T, E: Into<Failure>>(
         &self,
-        read: impl Fn(&mut Reader) -> Reading<'_, T, E>,
+        read: impl Fn(&mut PooledReader) -> ActiveRead<'_, T, E>,
     ) -> Result<T, Failure> {
         if let Err(away) = &self.views.borrow().database
             && matches!(
@@ -59,7 +59,7 @@ impl Reads {
                 }
             }
         };
-        let late = |_| Err(Error::Timeout(READ_WITHIN).into());
+        let late = |_| Err(DatabaseError::Timeout(READ_WITHIN).into());
         tokio::time::timeout(READ_WITHIN, reading)
             .await
             .unwrap_or_else(late)

@@ -17,8 +17,8 @@ use crate::{
 };
 use crate::{
     failure::{Failure, Reason},
-    migration::{Version, set::Catalog},
-    rehearse::{Begun, Event, Rehearsed},
+    migration::{Version, set::MigrationSet},
+    rehearse::{RehearsalEvent, RehearsedMigration, RunningRehearsal},
     runtime::blocking,
     schema::Difference,
 };
@@ -27,34 +27,38 @@ use crate::{
 const MOST: usize = 1 << 20;
 
 /// What no rehearsal proves.
-pub(crate) const CAVEAT: &str = "A rehearsal proves structure, not data: rows that a down deletes or \
-    changes are not looked at, and nor are roles and their settings.";
+pub(crate) const CAVEAT: &str = "A rehearsal proves structure, not data: rows that a down deletes \
+    or changes are not looked at, and nor are roles and their settings.";
 
 /// What Rehearse returns, before it is wrapped into its own response type.
-pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<pb::RehearsalEvent, Status>> + Send>>;
+pub(crate) type RehearsalEvents =
+    Pin<Box<dyn Stream<Item = Result<pb::RehearsalEvent, Status>> + Send>>;
 
 /// Proxies cut a stream that is silent for longer.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Where a stream is.
-enum Stage {
-    Events(Begun, Tally, Instant),
+enum RehearsalStage {
+    Events(RunningRehearsal, RehearsalCounts, Instant),
     Result(Result<(), Failure>),
     End,
 }
 
 /// Follows a rehearsal to its end: its events, the summary, and its result as the final status.
 /// Dropping the stream ends it.
-pub(crate) fn follow(begun: Begun, tally: Tally) -> Events {
+pub(crate) fn follow(begun: RunningRehearsal, tally: RehearsalCounts) -> RehearsalEvents {
     Box::pin(stream::unfold(
-        Stage::Events(begun, tally, Instant::now()),
+        RehearsalStage::Events(begun, tally, Instant::now()),
         async |stage| {
             let (mut begun, mut tally, since) = match stage {
-                Stage::Events(begun, tally, since) => (begun, tally, since),
-                Stage::Result(result) => {
-                    return Some((Err(status::from_failure(&result.err()?)), Stage::End));
+                RehearsalStage::Events(begun, tally, since) => (begun, tally, since),
+                RehearsalStage::Result(result) => {
+                    return Some((
+                        Err(status::status_from_failure(&result.err()?)),
+                        RehearsalStage::End,
+                    ));
                 }
-                Stage::End => return None,
+                RehearsalStage::End => return None,
             };
             let event = match tokio::time::timeout(HEARTBEAT, begun.events.recv()).await {
                 Err(_) => Wire::Heartbeat(pb::Heartbeat {}),
@@ -69,13 +73,19 @@ pub(crate) fn follow(begun: Begun, tally: Tally) -> Events {
                     return match begun.result.await.unwrap_or_else(|_| Err(gone())) {
                         Ok(()) => {
                             let summary = timed(Wire::Summary(tally.summary(since.elapsed())));
-                            Some((Ok(summary), Stage::Result(tally.result())))
+                            Some((Ok(summary), RehearsalStage::Result(tally.result())))
                         }
-                        Err(failure) => Some((Err(status::from_failure(&failure)), Stage::End)),
+                        Err(failure) => Some((
+                            Err(status::status_from_failure(&failure)),
+                            RehearsalStage::End,
+                        )),
                     };
                 }
             };
-            Some((Ok(timed(event)), Stage::Events(begun, tally, since)))
+            Some((
+                Ok(timed(event)),
+                RehearsalStage::Events(begun, tally, since),
+            ))
         },
     ))
 }
@@ -88,16 +98,16 @@ fn timed(event: Wire) -> pb::RehearsalEvent {
 }
 
 /// Counts what is told, for the summary.
-pub(crate) struct Tally {
+pub(crate) struct RehearsalCounts {
     set_digest: String,
     pending: BTreeSet<Version>,
     verdicts: BTreeMap<&'static str, i32>,
     bad: Vec<String>,
 }
 
-impl Tally {
+impl RehearsalCounts {
     /// Of a set of which these are pending.
-    pub(crate) fn new(catalog: &Catalog, pending: BTreeSet<Version>) -> Self {
+    pub(crate) fn new(catalog: &MigrationSet, pending: BTreeSet<Version>) -> Self {
         Self {
             set_digest: catalog.digest().to_string(),
             pending,
@@ -107,9 +117,9 @@ impl Tally {
     }
 
     /// An event as it is sent.
-    pub(crate) fn event(&mut self, event: &Event) -> Wire {
+    pub(crate) fn event(&mut self, event: &RehearsalEvent) -> Wire {
         match event {
-            Event::Began {
+            RehearsalEvent::Began {
                 ordinal,
                 total,
                 version,
@@ -120,11 +130,11 @@ impl Tally {
                 ordinal: number(*ordinal),
                 total: number(*total),
             }),
-            Event::LeftOut { version, failure } => Wire::LeftOut(pb::RehearsalLeftOut {
+            RehearsalEvent::LeftOut { version, failure } => Wire::LeftOut(pb::RehearsalLeftOut {
                 version: version.to_string(),
                 failure: Some(self::failure(failure)),
             }),
-            Event::Ended(rehearsed) => {
+            RehearsalEvent::Ended(rehearsed) => {
                 let is_pending = self.pending.contains(&rehearsed.version);
                 *self.verdicts.entry(rehearsed.verdict.as_str()).or_default() += 1;
                 if is_pending && !rehearsed.verdict.is_good() {
@@ -179,7 +189,7 @@ impl Tally {
     }
 }
 
-fn migration(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
+fn migration(of: &RehearsedMigration, pending: bool) -> pb::MigrationRehearsal {
     // A difference is some hundred bytes, or a routine's whole body.
     blocking::in_place(
         512 * (of.differences.len() + of.up_differences.len()),
@@ -187,7 +197,7 @@ fn migration(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
     )
 }
 
-fn message(of: &Rehearsed, pending: bool) -> pb::MigrationRehearsal {
+fn message(of: &RehearsedMigration, pending: bool) -> pb::MigrationRehearsal {
     let mut room = MOST;
     let mut differences = |of: &[Difference]| -> Vec<pb::SchemaDifference> {
         let fits = |one: &pb::SchemaDifference| {

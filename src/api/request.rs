@@ -12,18 +12,19 @@ mod schema;
 pub use operations::{operation_id, operations, operations_page_token, watch};
 pub use page::{page, page_token};
 pub use schema::schema;
-pub(crate) use schema::{Filter, Place};
+pub(crate) use schema::{ObjectFilter, PageCursor};
 
 use super::convert;
 use crate::pb;
 use crate::{
     failure::{Failure, Reason},
     migration::Version,
-    operation::{Action, LOCK_TIMEOUT, Request},
+    operation::{LOCK_TIMEOUT, OperationAction, OperationRequest},
     planner::{
-        Apply, ApplyTarget, Outcome, Resolve, Rollback, RollbackTarget, Sign, SignTarget, Source,
+        ApplyRequest, ApplyTarget, DownSource, ResolveOutcome, ResolveRequest, RollbackRequest,
+        RollbackTarget, SignRequest, SignTarget,
     },
-    rehearse::Selection,
+    rehearse::RehearsalSelection,
 };
 
 /// More migrations than any project has.
@@ -39,7 +40,7 @@ const DEFAULT_LOCK_WAIT: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// The first malformed field.
-pub fn apply(principal: &str, request: pb::ApplyRequest) -> Result<Request, Failure> {
+pub fn apply(principal: &str, request: pb::ApplyRequest) -> Result<OperationRequest, Failure> {
     let target = match &request.target {
         None => ApplyTarget::All,
         Some(pb::apply_request::Target::To(to)) => ApplyTarget::To(version("to", to)?),
@@ -55,7 +56,7 @@ pub fn apply(principal: &str, request: pb::ApplyRequest) -> Result<Request, Fail
             )
         })?),
     };
-    let action = Action::Apply(Apply {
+    let action = OperationAction::Apply(ApplyRequest {
         target,
         allow_out_of_order: request.allow_out_of_order,
         expected_set,
@@ -74,7 +75,10 @@ pub fn apply(principal: &str, request: pb::ApplyRequest) -> Result<Request, Fail
 ///
 /// # Errors
 /// The first malformed field.
-pub fn rollback(principal: &str, request: pb::RollbackRequest) -> Result<Request, Failure> {
+pub fn rollback(
+    principal: &str,
+    request: pb::RollbackRequest,
+) -> Result<OperationRequest, Failure> {
     let target = match &request.target {
         Some(pb::rollback_request::Target::To(to)) => RollbackTarget::To(version("to", to)?),
         Some(pb::rollback_request::Target::Steps(n)) => RollbackTarget::Steps(steps(*n)?),
@@ -89,8 +93,8 @@ pub fn rollback(principal: &str, request: pb::RollbackRequest) -> Result<Request
     };
     let down_from = match pb::ScriptSource::try_from(request.down_from) {
         Ok(pb::ScriptSource::Unspecified) => None,
-        Ok(pb::ScriptSource::Ledger) => Some(Source::Ledger),
-        Ok(pb::ScriptSource::Binary) => Some(Source::Binary),
+        Ok(pb::ScriptSource::Ledger) => Some(DownSource::Ledger),
+        Ok(pb::ScriptSource::Binary) => Some(DownSource::Binary),
         Err(_) => {
             return Err(Failure::invalid(
                 Reason::InvalidSource,
@@ -99,7 +103,7 @@ pub fn rollback(principal: &str, request: pb::RollbackRequest) -> Result<Request
             ));
         }
     };
-    let action = Action::Rollback(Rollback {
+    let action = OperationAction::Rollback(RollbackRequest {
         target,
         down_from,
         force: request.force,
@@ -118,17 +122,17 @@ pub fn rollback(principal: &str, request: pb::RollbackRequest) -> Result<Request
 ///
 /// # Errors
 /// INVALID_SELECTION.
-pub fn rehearse(request: &pb::RehearseRequest) -> Result<Selection, Failure> {
+pub fn rehearse(request: &pb::RehearseRequest) -> Result<RehearsalSelection, Failure> {
     use pb::rehearse_request::Selection as Asked;
     let refused = |message: &str| Failure::invalid(Reason::InvalidSelection, "selection", message);
     match request.selection {
-        None => Ok(Selection::Pending),
-        Some(Asked::All(true)) => Ok(Selection::All),
+        None => Ok(RehearsalSelection::Pending),
+        Some(Asked::All(true)) => Ok(RehearsalSelection::All),
         Some(Asked::All(false)) => Err(refused(
             "say what to rehearse: last, all, or nothing for what is pending",
         )),
         Some(Asked::Last(n)) => match steps(n) {
-            Ok(n) => Ok(Selection::Last(n)),
+            Ok(n) => Ok(RehearsalSelection::Last(n)),
             Err(_) => Err(refused(&format!(
                 "last is {n}; it must be 1 to {MAX_STEPS}"
             ))),
@@ -138,7 +142,7 @@ pub fn rehearse(request: &pb::RehearseRequest) -> Result<Selection, Failure> {
 
 /// What a LeaseRequest asks for.
 #[derive(Clone, Copy, Debug)]
-pub struct Lease {
+pub struct LeaseParameters {
     /// How long it may last.
     pub ttl: Option<Duration>,
     /// How long to wait for room.
@@ -149,8 +153,8 @@ pub struct Lease {
 ///
 /// # Errors
 /// The first malformed field.
-pub fn lease(request: &pb::LeaseRequest) -> Result<Lease, Failure> {
-    Ok(Lease {
+pub fn lease(request: &pb::LeaseRequest) -> Result<LeaseParameters, Failure> {
+    Ok(LeaseParameters {
         ttl: wait("ttl", request.ttl)?,
         queue_timeout: wait("queue_timeout", request.queue_timeout)?,
     })
@@ -160,7 +164,7 @@ pub fn lease(request: &pb::LeaseRequest) -> Result<Lease, Failure> {
 ///
 /// # Errors
 /// The first malformed field.
-pub fn resolve(principal: &str, request: &pb::ResolveRequest) -> Result<Request, Failure> {
+pub fn resolve(principal: &str, request: &pb::ResolveRequest) -> Result<OperationRequest, Failure> {
     let outcome =
         pb::ResolveOutcome::try_from(request.outcome).ok().and_then(convert::outcome_of).ok_or_else(|| {
             let message =
@@ -170,15 +174,19 @@ pub fn resolve(principal: &str, request: &pb::ResolveRequest) -> Result<Request,
         })?;
     let reason = reason(&request.reason)?;
     let version = match outcome {
-        Outcome::RestoreTable | Outcome::NothingApplied if request.version.is_empty() => None,
-        Outcome::RestoreTable | Outcome::NothingApplied => {
+        ResolveOutcome::RestoreTable | ResolveOutcome::NothingApplied
+            if request.version.is_empty() =>
+        {
+            None
+        }
+        ResolveOutcome::RestoreTable | ResolveOutcome::NothingApplied => {
             let message =
                 "this outcome is of Diesel's table, and of no migration: leave the version empty";
             return Err(Failure::invalid(Reason::InvalidVersion, "version", message));
         }
         _ => Some(version("version", &request.version)?),
     };
-    let action = Action::Resolve(Resolve {
+    let action = OperationAction::Resolve(ResolveRequest {
         version,
         outcome,
         reason,
@@ -197,7 +205,10 @@ pub fn resolve(principal: &str, request: &pb::ResolveRequest) -> Result<Request,
 ///
 /// # Errors
 /// The first malformed field.
-pub fn sign_ledger(principal: &str, request: &pb::SignLedgerRequest) -> Result<Request, Failure> {
+pub fn sign_ledger(
+    principal: &str,
+    request: &pb::SignLedgerRequest,
+) -> Result<OperationRequest, Failure> {
     let target = match (request.all, request.versions.as_slice()) {
         (true, []) => SignTarget::All,
         (false, named @ [_, ..]) if i32::try_from(named.len()).is_ok_and(|n| n <= MAX_STEPS) => {
@@ -212,7 +223,7 @@ pub fn sign_ledger(principal: &str, request: &pb::SignLedgerRequest) -> Result<R
             return Err(Failure::invalid(Reason::TargetMissing, "versions", message));
         }
     };
-    let action = Action::Sign(Sign {
+    let action = OperationAction::Sign(SignRequest {
         target,
         reason: reason(&request.reason)?,
     });
@@ -237,12 +248,12 @@ fn reason(text: &str) -> Result<String, Failure> {
 
 fn operation(
     principal: &str,
-    action: Action,
+    action: OperationAction,
     request_id: &str,
     queue_timeout: Option<prost_types::Duration>,
     lock_wait: Option<prost_types::Duration>,
     lock_timeout: Option<prost_types::Duration>,
-) -> Result<Request, Failure> {
+) -> Result<OperationRequest, Failure> {
     let request_id = match request_id {
         "" => Uuid::new_v4(),
         id => Uuid::try_parse(id).map_err(|_| {
@@ -253,7 +264,7 @@ fn operation(
             )
         })?,
     };
-    Ok(Request {
+    Ok(OperationRequest {
         action,
         principal: principal.into(),
         request_id,
@@ -306,7 +317,7 @@ fn wait(field: &str, duration: Option<prost_types::Duration>) -> Result<Option<D
 mod tests {
     use super::*;
 
-    fn reason(result: Result<Request, Failure>) -> (Reason, String) {
+    fn reason(result: Result<OperationRequest, Failure>) -> (Reason, String) {
         let failure = result.unwrap_err();
         (failure.reason, failure.field.unwrap_or_default())
     }
@@ -395,8 +406,8 @@ mod tests {
     fn a_rehearsal_says_what_of() {
         use pb::rehearse_request::Selection as Asked;
         let of = |selection| rehearse(&pb::RehearseRequest { selection });
-        assert_eq!(of(None), Ok(Selection::Pending));
-        assert_eq!(of(Some(Asked::All(true))), Ok(Selection::All));
+        assert_eq!(of(None), Ok(RehearsalSelection::Pending));
+        assert_eq!(of(Some(Asked::All(true))), Ok(RehearsalSelection::All));
         for bad in [
             Asked::All(false),
             Asked::Last(0),

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     failure::{Failure, Reason},
-    transport::Peer,
+    transport::PeerInfo,
 };
 
 /// The five bytes before a gRPC message.
@@ -31,21 +31,21 @@ const LARGE_ONES: usize = 32;
 
 /// Where a request comes from.
 #[derive(Clone, Copy)]
-pub(crate) struct Sender<'a> {
-    pub peer: Option<&'a Peer>,
+pub(crate) struct RequestOrigin<'a> {
+    pub peer: Option<&'a PeerInfo>,
     /// Strangers have nothing large to say, and must not take the room of those who have.
     pub is_known: bool,
 }
 
 /// The requests that are arriving.
 #[derive(Debug)]
-pub(crate) struct Arrivals {
+pub(crate) struct IncomingBodies {
     most: usize,
     within: Duration,
     large: Arc<Semaphore>,
 }
 
-impl Arrivals {
+impl IncomingBodies {
     pub(crate) fn new(most: usize, within: Duration) -> Self {
         Self {
             most,
@@ -57,10 +57,10 @@ impl Arrivals {
     /// The request with its whole message.
     ///
     /// # Errors
-    /// As [`Arrivals::message`].
+    /// As [`IncomingBodies::message`].
     pub(crate) async fn arrived(
         &self,
-        from: Sender<'_>,
+        from: RequestOrigin<'_>,
         request: Request,
     ) -> Result<Request, Failure> {
         let (parts, body) = request.into_parts();
@@ -75,7 +75,11 @@ impl Arrivals {
     /// # Errors
     /// MESSAGE_TOO_LARGE, REQUEST_TOO_SLOW, MALFORMED_MESSAGE when it breaks off, TOO_MANY_REQUESTS
     /// when too many large ones arrive.
-    pub(crate) async fn message(&self, from: Sender<'_>, body: Body) -> Result<Bytes, Failure> {
+    pub(crate) async fn message(
+        &self,
+        from: RequestOrigin<'_>,
+        body: Body,
+    ) -> Result<Bytes, Failure> {
         tokio::time::timeout(self.within, self.whole(from, body))
             .await
             .unwrap_or_else(|_| {
@@ -87,7 +91,7 @@ impl Arrivals {
             })
     }
 
-    async fn whole(&self, from: Sender<'_>, mut body: Body) -> Result<Bytes, Failure> {
+    async fn whole(&self, from: RequestOrigin<'_>, mut body: Body) -> Result<Bytes, Failure> {
         let most = if from.is_known {
             self.most
         } else {

@@ -21,7 +21,7 @@ const PIECE: usize = 4 << 10;
 /// Keeps `held` as long as the answer lasts.
 pub(crate) fn hold<T: Send + Unpin + 'static>(response: Response, held: T) -> Response {
     response.map(|body| {
-        Body::new(Answer {
+        Body::new(GuardedResponse {
             body,
             rest: Bytes::new(),
             _held: held,
@@ -29,14 +29,14 @@ pub(crate) fn hold<T: Send + Unpin + 'static>(response: Response, held: T) -> Re
     })
 }
 
-struct Answer<T> {
+struct GuardedResponse<T> {
     body: Body,
     /// What is left of the frame that is being handed on.
     rest: Bytes,
     _held: T,
 }
 
-impl<T: Unpin> HttpBody for Answer<T> {
+impl<T: Unpin> HttpBody for GuardedResponse<T> {
     type Data = Bytes;
     type Error = Error;
 

@@ -8,24 +8,26 @@ use std::{
 use prost::Message as _;
 use tokio::sync::Semaphore;
 use tokio_postgres::{Client, error::SqlState};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response};
 
 use super::{
-    describe::{Listing, Texts},
-    migrations::Answer,
-    reads::Reads,
-    request::{self, Filter},
+    describe::{SchemaListing, TextLength},
+    migrations::MigrationAnswer,
+    reads::ReadHandle,
+    request::{self, ObjectFilter},
 };
+
 use crate::{failure::status, pb};
 use crate::{
     failure::{Failure, Reason},
     ledger,
-    postgres::{DatabaseUrl, Error, connect::Connected},
+    postgres::{DatabaseError, DatabaseUrl, connect::NewConnection},
     runtime::blocking,
     schema::{self, Except, Fingerprint, Snapshot},
     transport::{
-        quota::{Client as Caller, Room},
-        quota_counter::Counter,
+        quota::{Quota, QuotaKey as Caller},
+        quota_counter::QuotaCounter,
     },
 };
 
@@ -34,7 +36,7 @@ use crate::{
 const SESSIONS: usize = 2;
 
 /// Callers that wait for one of them, and of one caller: nobody's many keep another waiting.
-const WAITING: Room = Room { each: 4, all: 64 };
+const WAITING: Quota = Quota { each: 4, all: 64 };
 
 /// A description that takes longer is no use to whoever asked.
 const READ_WITHIN: Duration = Duration::from_secs(30);
@@ -46,37 +48,37 @@ const MAX_PAGE: usize = 5 << 19;
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// A schema that was read.
-struct Known {
+struct CachedSchema {
     snapshot: Snapshot,
     fingerprint: Fingerprint,
 }
 
 /// The service.
-pub(crate) struct Schemas {
-    reads: Reads,
+pub(crate) struct SchemaHandlers {
+    reads: ReadHandle,
     /// pg_catalog is read on a session of its own: diesel's connections hide the client that
     /// streams.
     url: DatabaseUrl,
     sessions: Arc<Semaphore>,
-    waiting: Counter,
+    waiting: QuotaCounter,
     /// The last that did not fit on one page: whoever turns pages sees one schema, and it is read
     /// once.
-    kept: Arc<Mutex<Option<Arc<Known>>>>,
+    kept: Arc<Mutex<Option<Arc<CachedSchema>>>>,
 }
 
-impl Schemas {
+impl SchemaHandlers {
     /// Reads the schema of the database at `url`; `reads` know whether it is there.
-    pub(crate) fn new(reads: Reads, url: DatabaseUrl) -> Self {
+    pub(crate) fn new(reads: ReadHandle, url: DatabaseUrl) -> Self {
         Self {
             reads,
             url,
             sessions: Arc::new(Semaphore::new(SESSIONS)),
-            waiting: Counter::default(),
+            waiting: QuotaCounter::default(),
             kept: Arc::default(),
         }
     }
 
-    async fn describe(&self, filter: &Filter) -> Result<pb::DescribeSchemaResponse, Failure> {
+    async fn describe(&self, filter: &ObjectFilter) -> Result<pb::DescribeSchemaResponse, Failure> {
         let ledger = self
             .reads
             .read(|reader| Box::pin(ledger::read::snapshot(reader)))
@@ -91,7 +93,7 @@ impl Schemas {
             self.page(filter, &Except::ours(ledger.diesel_table.as_deref()))
                 .await
         };
-        let late = |_| Err(Error::Timeout(READ_WITHIN).into());
+        let late = |_| Err(DatabaseError::Timeout(READ_WITHIN).into());
         tokio::time::timeout(READ_WITHIN, reading)
             .await
             .unwrap_or_else(late)
@@ -99,16 +101,16 @@ impl Schemas {
 
     async fn page(
         &self,
-        filter: &Filter,
+        filter: &ObjectFilter,
         except: &Except,
     ) -> Result<pb::DescribeSchemaResponse, Failure> {
-        let Connected {
+        let NewConnection {
             client, connection, ..
         } = self.url.connect("schemad reader").await?;
-        let driver = AbortOnDrop(tokio::spawn(connection));
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let known = self.known(&client, filter, except).await?;
         let bytes = known.snapshot.bytes();
-        let listing = blocking::in_place(bytes, || Listing::new(&known.snapshot, filter));
+        let listing = blocking::in_place(bytes, || SchemaListing::new(&known.snapshot, filter));
         let mut left = listing.after(filter.after.as_ref()).peekable();
         let relations: Vec<_> = left
             .clone()
@@ -122,13 +124,13 @@ impl Schemas {
             while let Some((place, object)) = left.peek()
                 && objects.len() < filter.size
             {
-                let message = listing.message(object, &sizes, Texts::Whole);
+                let message = listing.message(object, &sizes, TextLength::Whole);
                 bytes += message.encoded_len();
                 if bytes > MAX_PAGE && !objects.is_empty() {
                     break;
                 }
                 objects.push(if bytes > MAX_PAGE {
-                    listing.message(object, &sizes, Texts::Cut)
+                    listing.message(object, &sizes, TextLength::Cut)
                 } else {
                     message
                 });
@@ -156,9 +158,9 @@ impl Schemas {
     async fn known(
         &self,
         client: &Client,
-        filter: &Filter,
+        filter: &ObjectFilter,
         except: &Except,
-    ) -> Result<Arc<Known>, Failure> {
+    ) -> Result<Arc<CachedSchema>, Failure> {
         let kept = self
             .kept
             .lock()
@@ -172,7 +174,7 @@ impl Schemas {
         let snapshot =
             schema::read(client, except).await.map_err(|error| {
                 match error {
-            Error::Sql(error) if error.is(&SqlState::LOCK_NOT_AVAILABLE) => Failure::new(
+            DatabaseError::Sql(error) if error.is(&SqlState::LOCK_NOT_AVAILABLE) => Failure::new(
                 Reason::DatabaseUnavailable,
                 "somebody holds a lock on a table that the server opens to write what is made of \
                  it (views, indexes, checks, generated columns, rules, policies, triggers); try \
@@ -182,13 +184,13 @@ impl Schemas {
             error => error.into(),
         }
             })?;
-        Ok(Arc::new(Known {
+        Ok(Arc::new(CachedSchema {
             fingerprint: snapshot.fingerprint(),
             snapshot,
         }))
     }
 
-    fn keep(&self, known: &Arc<Known>) {
+    fn keep(&self, known: &Arc<CachedSchema>) {
         let before = self
             .kept
             .lock()
@@ -206,38 +208,30 @@ impl Schemas {
     }
 }
 
-/// The task that drives a connection ends with whoever uses that.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 #[tonic::async_trait]
-impl pb::schema_service_server::SchemaService for Schemas {
+impl pb::schema_service_server::SchemaService for SchemaHandlers {
     async fn describe_schema(
         &self,
         request: Request<pb::DescribeSchemaRequest>,
-    ) -> Answer<pb::DescribeSchemaResponse> {
+    ) -> MigrationAnswer<pb::DescribeSchemaResponse> {
         let caller = request
             .extensions()
             .get()
             .cloned()
             .unwrap_or(Caller::Address(None));
-        let Room { each, all } = WAITING;
+        let Quota { each, all } = WAITING;
         let _waiting = self.waiting.enter(caller, WAITING).ok_or_else(|| {
             let message = format!(
                 "{each} schemas of one caller, or {all} of all, are being read; ask again later"
             );
-            status::from_failure(&Failure::new(Reason::TooManyRequests, message))
+            status::status_from_failure(&Failure::new(Reason::TooManyRequests, message))
         })?;
-        let filter = request::schema(request.into_inner()).map_err(|e| status::from_failure(&e))?;
+        let filter =
+            request::schema(request.into_inner()).map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(
             self.describe(&filter)
                 .await
-                .map_err(|e| status::from_failure(&e))?,
+                .map_err(|e| status::status_from_failure(&e))?,
         ))
     }
 }

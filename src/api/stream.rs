@@ -10,7 +10,7 @@ use futures_util::stream::{self, Stream};
 use tonic::Status;
 
 use super::convert;
-use crate::operation::{Event, Follower, Next};
+use crate::operation::{LogFollower, NextEvent, OperationEvent};
 use crate::{failure::status, pb};
 
 /// Proxies cut a stream that is silent for longer; Envoy's default for a route is 15 s to the first
@@ -18,11 +18,12 @@ use crate::{failure::status, pb};
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// What the streaming methods return, before it is wrapped into their own response types.
-pub(super) type Events = Pin<Box<dyn Stream<Item = Result<pb::OperationEvent, Status>> + Send>>;
+pub(super) type OperationEvents =
+    Pin<Box<dyn Stream<Item = Result<pb::OperationEvent, Status>> + Send>>;
 
 /// How a stream ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ends {
+pub(super) enum StreamEnd {
     /// With the operation's result as its status.
     AsTheOperation,
     /// With OK: the result is in the last event.
@@ -32,25 +33,28 @@ pub(super) enum Ends {
 }
 
 /// Follows a log to its end. Dropping the stream changes nothing for the operation.
-pub(super) fn follow(follower: Follower, ends: Ends) -> Events {
+pub(super) fn follow(follower: LogFollower, ends: StreamEnd) -> OperationEvents {
     Box::pin(stream::unfold(Some((follower, ends)), async |state| {
         let (mut follower, ends) = state?;
         match tokio::time::timeout(HEARTBEAT, follower.next()).await {
-            Ok(Next::Event(operation, entry)) => {
-                let last = ends == Ends::Accepted && matches!(entry.event, Event::Accepted { .. });
+            Ok(NextEvent::Event(operation, entry)) => {
+                let last = ends == StreamEnd::Accepted
+                    && matches!(entry.event, OperationEvent::Accepted { .. });
                 Some((
                     Ok(convert::event(operation, &entry)),
                     (!last).then_some((follower, ends)),
                 ))
             }
-            Ok(Next::End(Ok(()))) => None,
+            Ok(NextEvent::End(Ok(()))) => None,
             // An operation's own failure names it; any other is of the following.
-            Ok(Next::End(Err(failure)))
-                if ends == Ends::Well && failure.metadata.contains_key("operation") =>
+            Ok(NextEvent::End(Err(failure)))
+                if ends == StreamEnd::Well && failure.metadata.contains_key("operation") =>
             {
                 None
             }
-            Ok(Next::End(Err(failure))) => Some((Err(status::from_failure(&failure)), None)),
+            Ok(NextEvent::End(Err(failure))) => {
+                Some((Err(status::status_from_failure(&failure)), None))
+            }
             Err(_) => {
                 let beat = pb::operation_event::Event::Heartbeat(pb::Heartbeat {});
                 Some((

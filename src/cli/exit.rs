@@ -11,7 +11,7 @@ use crate::text::escape;
 use crate::{
     failure::{
         Failure, Reason,
-        status::{DOMAIN, from_failure},
+        status::{DOMAIN, status_from_failure},
     },
     pb,
 };
@@ -21,14 +21,14 @@ pub(crate) const INTERRUPTED: i32 = 130;
 
 /// An exit code and what to say on stderr.
 #[derive(Debug)]
-pub(crate) struct Exit {
+pub(crate) struct CommandExit {
     code: u8,
     message: Option<String>,
     /// The message is ready to be shown as it is.
     rendered: bool,
 }
 
-impl Exit {
+impl CommandExit {
     pub(crate) const DONE: Self = Self {
         code: 0,
         message: None,
@@ -136,7 +136,7 @@ impl Exit {
             metadata,
             field: None,
         };
-        Self::from_status(&from_failure(&failure))
+        Self::from_status(&status_from_failure(&failure))
     }
 
     /// What there is to say.
@@ -212,7 +212,7 @@ pub(crate) fn reason(status: &Status) -> Option<String> {
 }
 
 /// The status as one JSON object on stderr.
-pub(crate) fn json_error(status: &Status) -> Exit {
+pub(crate) fn json_error(status: &Status) -> CommandExit {
     let info = status.get_details_error_info();
     let (reason, metadata) = info
         .map(|info| (info.reason, info.metadata))
@@ -224,7 +224,7 @@ pub(crate) fn json_error(status: &Status) -> Exit {
         "metadata": metadata,
     });
     output::progress(&escape::json(&error.to_string()));
-    Exit::from_status(status).silently()
+    CommandExit::from_status(status).silently()
 }
 
 /// The operation whose result this status is.
@@ -243,8 +243,8 @@ mod tests {
 
     #[test]
     fn a_method_that_there_is_not_is_told_in_the_daemons_words_when_it_is_one() {
-        let told = |status: &Status| Exit::from_status(status).message.unwrap();
-        let ours = from_failure(&Failure::new(Reason::UnknownMethod, "no method x"));
+        let told = |status: &Status| CommandExit::from_status(status).message.unwrap();
+        let ours = status_from_failure(&Failure::new(Reason::UnknownMethod, "no method x"));
         assert_eq!(told(&ours), "UNKNOWN_METHOD: no method x");
         assert!(told(&Status::unimplemented("")).contains("no schemad"));
     }
@@ -264,8 +264,8 @@ mod tests {
              --- | --- |\n",
         );
         for reason in Reason::ALL {
-            let status = from_failure(&Failure::new(*reason, "m"));
-            let exit = Exit::from_status(&status).code;
+            let status = status_from_failure(&Failure::new(*reason, "m"));
+            let exit = CommandExit::from_status(&status).code;
             text += &format!(
                 "| {reason} | {:?} | {exit} | {} |\n",
                 status.code(),

@@ -6,9 +6,9 @@ use clap::{Arg, Command, Error, builder::TypedValueParser, error::ErrorKind};
 
 /// Takes the name of a file, and repeats nothing that looks like a secret.
 #[derive(Clone, Copy)]
-pub(crate) struct FileName;
+pub(crate) struct FileNameParser;
 
-impl TypedValueParser for FileName {
+impl TypedValueParser for FileNameParser {
     type Value = PathBuf;
 
     fn parse_ref(

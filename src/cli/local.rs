@@ -1,5 +1,5 @@
-//! The subcommands that work in this process: the daemon itself (`serve`, `dev`), the checks before it
-//! starts (`doctor`), and their settings.
+//! The subcommands that work in this process: the daemon itself (`serve`, `dev`), the checks before
+//! it starts (`doctor`), and their settings.
 
 pub(crate) mod dev;
 pub(crate) mod doctor;

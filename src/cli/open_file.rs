@@ -12,14 +12,14 @@ use super::output;
 
 /// What everybody on this machine may do with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Open {
+pub(crate) enum FileExposure {
     /// Read it.
     Readable,
     /// Write it.
     Writable,
 }
 
-impl Open {
+impl FileExposure {
     fn bit(self) -> u32 {
         match self {
             Self::Readable => 0o004,
@@ -58,7 +58,7 @@ pub(crate) fn warn_if_readable(file: &Path) {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(file.to_owned())
     };
-    if Open::Readable.is(file) && is_new() {
-        output::warn(&Open::Readable.warning(file));
+    if FileExposure::Readable.is(file) && is_new() {
+        output::warn(&FileExposure::Readable.warning(file));
     }
 }

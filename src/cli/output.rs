@@ -13,7 +13,7 @@ use prost::Message;
 use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage, SerializeOptions};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::exit::Exit;
+use super::exit::CommandExit;
 use crate::pb;
 use crate::telemetry::log_queue;
 use crate::text::escape;
@@ -22,7 +22,7 @@ pub(crate) use crate::text::escape::{line, plain};
 
 /// How to answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
+pub(crate) enum OutputFormat {
     /// For people.
     #[default]
     Table,
@@ -90,7 +90,7 @@ pub(crate) fn tell_done(line: &str) {
 
 /// How to exit after everything that was to be printed: as `exit` says, but not as a success when
 /// stdout could not be written. `code` is what says so.
-pub(crate) fn checked(exit: Exit, code: u8) -> Exit {
+pub(crate) fn checked(exit: CommandExit, code: u8) -> CommandExit {
     let Some(error) = NOT_PRINTED.get() else {
         return exit;
     };
@@ -99,7 +99,7 @@ pub(crate) fn checked(exit: Exit, code: u8) -> Exit {
     complain(&format!(
         "stdout could not be written ({error}), so the answer is not complete there"
     ));
-    Exit::with_code(code, None)
+    CommandExit::with_code(code, None)
 }
 
 /// A line on stderr: progress. That of a daemon goes where its log goes, which waits for no reader.
@@ -191,9 +191,9 @@ pub(crate) fn styled(style: Style, text: &str) -> String {
 }
 
 /// A message as proto3 JSON on one line of stdout.
-pub(crate) fn json(message: &impl Message, name: &str) -> Result<(), Exit> {
+pub(crate) fn json(message: &impl Message, name: &str) -> Result<(), CommandExit> {
     let json = to_json(message, name)
-        .map_err(|e| Exit::unknown(format!("the answer cannot be shown: {e}")))?;
+        .map_err(|e| CommandExit::unknown(format!("the answer cannot be shown: {e}")))?;
     say_json(&json);
     Ok(())
 }

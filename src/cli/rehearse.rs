@@ -10,15 +10,15 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::Args;
 use diesel::{migration::MigrationSource, pg::Pg};
 
-use super::{exit::Exit, output::Output};
-use crate::cli::client::connection::Common;
-use crate::rehearse::Selection;
+use super::{exit::CommandExit, output::OutputFormat};
+use crate::cli::client::connection::ClientArgs;
+use crate::rehearse::RehearsalSelection;
 
 /// Run each migration up, down and up again in a scratch database, compare the schema after each,
 /// and say whether its down undoes it. It proves structure, not data.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("selection").args(["pending", "last", "all"]))]
-pub(crate) struct Rehearse {
+pub(crate) struct RehearseArgs {
     /// What is not applied (without a daemon: everything); the default.
     #[arg(long)]
     pending: bool,
@@ -29,36 +29,40 @@ pub(crate) struct Rehearse {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    local: local::Local,
+    local: local::LocalRehearseArgs,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteRehearseArgs,
 }
 
 /// Options of asking a daemon. Without --address none is asked: no variable may turn a local
 /// rehearsal into another.
 #[derive(Debug, Args)]
-struct Remote {
+struct RemoteRehearseArgs {
     #[command(flatten)]
-    common: Common,
+    common: ClientArgs,
 }
 
-impl Rehearse {
-    pub(crate) async fn run(self, source: &dyn MigrationSource<Pg>, asks_daemon: bool) -> Exit {
+impl RehearseArgs {
+    pub(crate) async fn run(
+        self,
+        source: &dyn MigrationSource<Pg>,
+        asks_daemon: bool,
+    ) -> CommandExit {
         let selection = match self.last {
-            Some(last) => Selection::Last(last),
-            None if self.all => Selection::All,
-            None => Selection::Pending,
+            Some(last) => RehearsalSelection::Last(last),
+            None if self.all => RehearsalSelection::All,
+            None => RehearsalSelection::Pending,
         };
         let common = self.remote.common;
         let ended = match asks_daemon {
-            true if self.local.is_given() => Err(Exit::usage(
+            true if self.local.is_given() => Err(CommandExit::usage(
                 "--address asks a daemon, which has its own migrations and server: leave --dir and \
                  the other local flags out",
             )),
             true => remote::run(&common, selection).await,
             false => self.local.run(source, selection, common.output).await,
         };
-        ended.err().unwrap_or(Exit::DONE)
+        ended.err().unwrap_or(CommandExit::DONE)
     }
 }
 
@@ -67,11 +71,11 @@ fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 /// A folder below which private servers lie.
-fn server_dir(given: Option<PathBuf>) -> Result<PathBuf, Exit> {
+fn server_dir(given: Option<PathBuf>) -> Result<PathBuf, CommandExit> {
     given.map_or_else(|| crate::cli::local::dev::state_dir("rehearse"), Ok)
 }
 
 /// True for the form that programs read.
-fn is_json(output: Output) -> bool {
-    output == Output::Json
+fn is_json(output: OutputFormat) -> bool {
+    output == OutputFormat::Json
 }

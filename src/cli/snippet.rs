@@ -166,15 +166,16 @@ fn word(source: &str, column: usize) -> std::ops::Range<usize> {
 mod tests {
     use super::*;
     use crate::{
-        failure::status::from_failure,
+        failure::status::status_from_failure,
         migration::{
-            Checksum, Direction, Journal, Mode, Row, RunningPart, Script, run_mode,
+            Checksum, Direction, JournalRecord, MigrationRow, RunningPart, Script, ScriptMode,
+            run_mode,
             set::{
-                Catalog,
+                MigrationSet,
                 tests::{Hand, Source},
             },
         },
-        planner::{Apply, plan_apply},
+        planner::{ApplyRequest, plan_apply},
         postgres::SqlError,
         runner::{ScriptError, explain},
     };
@@ -201,7 +202,7 @@ mod tests {
             preamble: 0,
             undone: None,
         };
-        let status = from_failure(
+        let status = status_from_failure(
             &explain(&failed, sql, "2026-01-05_users/up.sql", "deploy", false)
                 .with("file", "2026-01-05_users/up.sql"),
         );
@@ -336,11 +337,13 @@ mod tests {
     fn a_statement_that_cannot_run() {
         let script = Script::new(
             "SELECT 1;\nCREATE INDEX CONCURRENTLY i ON t (n);\n",
-            Mode::Transactional,
+            ScriptMode::Transactional,
         );
         let refused =
             run_mode::parts("1_i", &"1".parse().unwrap(), Direction::Up, &script).unwrap_err();
-        insta::assert_snapshot!(render(&from_failure(&refused), Renderer::plain(), 80).unwrap());
+        insta::assert_snapshot!(
+            render(&status_from_failure(&refused), Renderer::plain(), 80).unwrap()
+        );
     }
 
     #[test]
@@ -351,7 +354,7 @@ mod tests {
             in_doubt: true,
             failed: false,
         };
-        let journal = Journal {
+        let journal = JournalRecord {
             step: 7,
             direction: Direction::Up,
             name: "1_a".into(),
@@ -360,20 +363,20 @@ mod tests {
             tried: None,
             script: Some(script.into()),
         };
-        let row = Row {
+        let row = MigrationRow {
             version: "1".parse().unwrap(),
             run_on: None,
             recorded: None,
             journal: Some(journal),
         };
-        let refusal = plan_apply(&catalog(), &[row], &Apply::default()).unwrap_err();
+        let refusal = plan_apply(&catalog(), &[row], &ApplyRequest::default()).unwrap_err();
         insta::assert_snapshot!(
-            render(&from_failure(&refusal.into()), Renderer::plain(), 80).unwrap()
+            render(&status_from_failure(&refusal.into()), Renderer::plain(), 80).unwrap()
         );
     }
 
-    fn catalog() -> Catalog {
-        Catalog::load(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap()
+    fn catalog() -> MigrationSet {
+        MigrationSet::load(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap()
     }
 
     #[test]

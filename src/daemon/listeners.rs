@@ -12,25 +12,25 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::{
     api::{
         self,
-        admin::Admin,
-        deadline::Deadlines,
+        admin::AdminState,
+        deadline::DeadlineLayer,
         error_details::own_words,
-        gate::{self, Gate},
-        health::Health,
+        gate::{self, RequestGate},
+        health::HealthService,
         leases::LeaseService,
-        migrations::Migrations,
-        reads::Reads,
-        schemas::Schemas,
+        migrations::MigrationHandlers,
+        reads::ReadHandle,
+        schemas::SchemaHandlers,
     },
     lease::Leases,
-    migration::set::Catalog,
+    migration::set::MigrationSet,
     operation::Operations,
     pb,
     postgres::DatabaseUrl,
     rehearse::Rehearsals,
-    runtime::shutdown::Phase,
+    runtime::shutdown::ShutdownPhase,
     telemetry::metrics::Metrics,
-    transport::{Connections, Http1, Limits, ServerTls, incoming},
+    transport::{Connections, Http1Policy, Limits, ServerTls, incoming},
 };
 
 /// Notices a dead client. Half of the 60 s after which common load balancers forget an idle
@@ -46,28 +46,28 @@ const WINDOW: u32 = 65_535;
 const HEADER_HEADROOM: usize = 4;
 
 /// What is served.
-pub(super) struct Parts {
-    pub catalog: Arc<Catalog>,
-    pub reads: Reads,
+pub(super) struct ListenerParts {
+    pub catalog: Arc<MigrationSet>,
+    pub reads: ReadHandle,
     pub operations: Operations,
     pub rehearsals: Rehearsals,
     /// Where the schema is read, beside the pool.
     pub database: DatabaseUrl,
-    pub health: Health,
+    pub health: HealthService,
     pub metrics: Arc<Metrics>,
     pub leases: Leases,
     /// The main listener's and the admin's.
-    pub gates: [Gate; 2],
+    pub gates: [RequestGate; 2],
     /// Of the main listener, for the metrics.
     pub connections: Connections,
     pub tls: Option<ServerTls>,
     pub limits: Limits,
     pub reflection: bool,
     pub insecure: bool,
-    pub phases: watch::Receiver<Phase>,
+    pub phases: watch::Receiver<ShutdownPhase>,
 }
 
-impl Parts {
+impl ListenerParts {
     /// The main listener's routes and the admin's.
     pub(super) fn routes(self) -> io::Result<(Routes, Routes)> {
         let Self {
@@ -85,7 +85,7 @@ impl Parts {
             ..
         } = self;
         let (health, most) = (HealthServer::new(health), limits.message_bytes);
-        let admin = Admin {
+        let admin = AdminState {
             views: reads.views.clone(),
             phases: self.phases,
             pool: reads.pool.clone(),
@@ -94,12 +94,12 @@ impl Parts {
             tls: self.tls,
             insecure: self.insecure,
         };
-        let history = api::operations::Operations {
+        let history = api::operations::OperationHandlers {
             reads: reads.clone(),
             operations: operations.clone(),
         };
-        let schemas = Schemas::new(reads.clone(), database);
-        let migrations = Migrations {
+        let schemas = SchemaHandlers::new(reads.clone(), database);
+        let migrations = MigrationHandlers {
             catalog,
             reads,
             operations,
@@ -132,7 +132,7 @@ impl Parts {
     }
 }
 
-fn gated(router: Router, gate: Gate) -> Router {
+fn gated(router: Router, gate: RequestGate) -> Router {
     router.layer(middleware::from_fn_with_state(gate, gate::pass))
 }
 
@@ -176,15 +176,20 @@ pub(super) async fn main(
     routes: Routes,
     limits: Limits,
     admin_port: u16,
-    phases: watch::Receiver<Phase>,
+    phases: watch::Receiver<ShutdownPhase>,
 ) -> io::Result<()> {
     let headers =
         u32::try_from(limits.header_bytes.saturating_mul(HEADER_HEADROOM)).unwrap_or(u32::MAX);
     let server = server(&limits)
         .http2_max_header_list_size(headers)
-        .layer(Deadlines)
+        .layer(DeadlineLayer)
         .add_routes(routes);
-    let sockets = incoming(listener, tls, connections, Http1::IsServedOn(admin_port));
+    let sockets = incoming(
+        listener,
+        tls,
+        connections,
+        Http1Policy::IsServedOn(admin_port),
+    );
     server
         .serve_with_incoming_shutdown(sockets, ended(phases))
         .await
@@ -197,13 +202,13 @@ pub(super) async fn admin(
     connections: Connections,
     routes: Routes,
     limits: Limits,
-    phases: watch::Receiver<Phase>,
+    phases: watch::Receiver<ShutdownPhase>,
 ) -> io::Result<()> {
     let server = server(&limits)
         .accept_http1(true)
-        .layer(Deadlines)
+        .layer(DeadlineLayer)
         .add_routes(routes);
-    let sockets = incoming(listener, None, connections, Http1::IsServed);
+    let sockets = incoming(listener, None, connections, Http1Policy::IsServed);
     server
         .serve_with_incoming_shutdown(sockets, ended(phases))
         .await
@@ -221,7 +226,9 @@ fn server(limits: &Limits) -> Server {
         .initial_connection_window_size(WINDOW)
 }
 
-async fn ended(mut phases: watch::Receiver<Phase>) {
+async fn ended(mut phases: watch::Receiver<ShutdownPhase>) {
     // Its sender gone means ended too.
-    let _ = phases.wait_for(|phase| *phase == Phase::Ended).await;
+    let _ = phases
+        .wait_for(|phase| *phase == ShutdownPhase::Ended)
+        .await;
 }

@@ -43,12 +43,12 @@ pub(crate) async fn watchdog() {
 }
 
 /// A message, and who is to know that it was sent.
-type Message = (NotifyState<'static>, Sender<()>);
+type SystemdMessage = (NotifyState<'static>, Sender<()>);
 
 /// Hands a message over. Returns what says that it was sent; `None`: nobody is to be told, or the
 /// manager reads nothing.
 fn tell(state: NotifyState<'static>) -> Option<Receiver<()>> {
-    static MANAGER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
+    static MANAGER: OnceLock<Option<SyncSender<SystemdMessage>>> = OnceLock::new();
     std::env::var_os("NOTIFY_SOCKET")?;
     let manager = MANAGER.get_or_init(|| {
         let (sender, messages) = sync_channel(WAITING);
@@ -62,7 +62,7 @@ fn tell(state: NotifyState<'static>) -> Option<Receiver<()>> {
     Some(heard)
 }
 
-fn send(messages: &Receiver<Message>) {
+fn send(messages: &Receiver<SystemdMessage>) {
     for (state, sent) in messages {
         if let Err(error) = sd_notify::notify(&[state]) {
             tracing::warn!(event = "systemd.not_told", cause = %error, "systemd could not be told");

@@ -14,13 +14,13 @@ use crate::{
         retention::prune,
     },
     failure::{Failure, Reason},
-    ledger::{Snapshot, read, upkeep::Retention},
-    migration::set::Catalog,
-    operation::{Side, refresh::Refresh},
+    ledger::{LedgerSnapshot, read, upkeep::Retention},
+    migration::set::MigrationSet,
+    operation::{SideSession, refresh::RefreshSignal},
     planner::{self, Assessment, assess},
     postgres::{
-        DatabaseUrl, Error,
-        pool::{Reader, Whose},
+        DatabaseError, DatabaseUrl,
+        pool::{LedgerOwner, PooledReader},
     },
     telemetry::metrics::Metrics,
 };
@@ -49,25 +49,25 @@ pub(crate) const BACKOFF: (Duration, Duration) =
 
 /// What is known about the database.
 #[derive(Clone, Debug)]
-pub(crate) struct View {
+pub(crate) struct DatabaseView {
     /// Whether the last probe was answered, and why not.
     pub database: Result<(), Failure>,
     /// Whether operations could run, and why not.
     pub preflight: Result<(), Failure>,
     /// What the last successful read found; kept while the database is away.
-    pub seen: Option<Arc<Seen>>,
+    pub seen: Option<Arc<Observation>>,
 }
 
 /// What a read found.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Observation {
     /// The rows and the server.
-    pub snapshot: Snapshot,
+    pub snapshot: LedgerSnapshot,
     /// What they mean.
     pub assessment: Assessment,
 }
 
-impl View {
+impl DatabaseView {
     /// Why operations cannot be accepted, if they cannot.
     ///
     /// # Errors
@@ -80,14 +80,14 @@ impl View {
     pub(crate) fn in_doubt(&self) -> bool {
         self.seen
             .as_ref()
-            .is_some_and(|seen| seen.assessment.state == planner::State::InDoubt)
+            .is_some_and(|seen| seen.assessment.state == planner::SchemaState::InDoubt)
     }
 }
 
 /// Watches one database. Its tasks end when it is dropped.
 pub(crate) struct Monitor {
-    views: watch::Receiver<Arc<View>>,
-    side: Side,
+    views: watch::Receiver<Arc<DatabaseView>>,
+    side: SideSession,
     tasks: [tokio::task::JoinHandle<()>; 3],
 }
 
@@ -99,9 +99,9 @@ impl Monitor {
         is_direct: bool,
         preflight: Preflight,
         retention: Retention,
-        catalog: Arc<Catalog>,
+        catalog: Arc<MigrationSet>,
         metrics: Arc<Metrics>,
-        refresh: Arc<Refresh>,
+        refresh: Arc<RefreshSignal>,
     ) -> Self {
         let not_yet = || {
             Err(Failure::new(
@@ -109,14 +109,14 @@ impl Monitor {
                 "the database has not answered yet",
             ))
         };
-        let (sender, views) = watch::channel(Arc::new(View {
+        let (sender, views) = watch::channel(Arc::new(DatabaseView {
             database: not_yet(),
             preflight: not_yet(),
             seen: None,
         }));
         let sender = Arc::new(sender);
-        let whose = Whose::of(&reading, Some(preflight.logins.migrating()));
-        let probe = Probe {
+        let whose = LedgerOwner::of(&reading, Some(preflight.logins.migrating()));
+        let probe = StateProbe {
             url: reading,
             is_direct,
             whose,
@@ -136,12 +136,12 @@ impl Monitor {
 
     /// The session beside the one that migrates, for what has to be said and seen while that one is
     /// busy.
-    pub(crate) fn side(&self) -> Side {
+    pub(crate) fn side(&self) -> SideSession {
         self.side.clone()
     }
 
     /// The latest view, and every change of it.
-    pub(crate) fn views(&self) -> watch::Receiver<Arc<View>> {
+    pub(crate) fn views(&self) -> watch::Receiver<Arc<DatabaseView>> {
         self.views.clone()
     }
 }
@@ -153,22 +153,22 @@ impl Drop for Monitor {
 }
 
 /// The state that was read last.
-struct Known {
+struct CachedState {
     fingerprint: String,
     read_at: Instant,
 }
 
-struct Probe {
+struct StateProbe {
     url: DatabaseUrl,
     is_direct: bool,
-    whose: Whose,
-    catalog: Arc<Catalog>,
+    whose: LedgerOwner,
+    catalog: Arc<MigrationSet>,
     metrics: Arc<Metrics>,
-    views: Arc<watch::Sender<Arc<View>>>,
-    refresh: Arc<Refresh>,
+    views: Arc<watch::Sender<Arc<DatabaseView>>>,
+    refresh: Arc<RefreshSignal>,
 }
 
-impl Probe {
+impl StateProbe {
     async fn run(self) {
         let mut backoff = BACKOFF.0;
         loop {
@@ -179,7 +179,7 @@ impl Probe {
                     self.watch(reader).await
                 }
                 Ok(Err(error)) => error,
-                Err(_) => Error::Timeout(ANSWER_WITHIN),
+                Err(_) => DatabaseError::Timeout(ANSWER_WITHIN),
             };
             self.lost(&error);
             tokio::time::sleep(backoff).await;
@@ -187,8 +187,9 @@ impl Probe {
         }
     }
 
-    async fn connect(&self) -> Result<Reader, Error> {
-        let mut reader = Reader::connect(&self.url, "schemad probe", self.whose.clone()).await?;
+    async fn connect(&self) -> Result<PooledReader, DatabaseError> {
+        let mut reader =
+            PooledReader::connect(&self.url, "schemad probe", self.whose.clone()).await?;
         if self.is_direct {
             reader.keep_settings().await?;
         }
@@ -196,7 +197,7 @@ impl Probe {
     }
 
     /// Probes one connection until it fails; returns why it did.
-    async fn watch(&self, mut reader: Reader) -> Error {
+    async fn watch(&self, mut reader: PooledReader) -> DatabaseError {
         let mut first = true;
         let mut failing_since = None;
         let mut known = None;
@@ -217,21 +218,21 @@ impl Probe {
                 }
                 // The server answers, only not this. A migration that holds a lock is no reason for
                 // alarm.
-                Ok(Err(error @ Error::Sql(_))) if !reader.is_closed() => {
+                Ok(Err(error @ DatabaseError::Sql(_))) if !reader.is_closed() => {
                     let since = *failing_since.get_or_insert(asked);
                     if since.elapsed() > LOCKED_FOR || self.views.borrow().seen.is_none() {
                         self.unreadable(error.into());
                     }
                 }
                 Ok(Err(
-                    error @ (Error::MissingRight { .. }
-                    | Error::RowSecurity { .. }
-                    | Error::UnsafeTable { .. }
-                    | Error::ForeignLedger(_)
-                    | Error::Damaged(_)),
+                    error @ (DatabaseError::MissingRight { .. }
+                    | DatabaseError::RowSecurity { .. }
+                    | DatabaseError::UnsafeTable { .. }
+                    | DatabaseError::ForeignLedger(_)
+                    | DatabaseError::Damaged(_)),
                 )) => self.unreadable(error.into()),
                 Ok(Err(error)) => return error,
-                Err(_) => return Error::Timeout(ANSWER_WITHIN),
+                Err(_) => return DatabaseError::Timeout(ANSWER_WITHIN),
             }
             self.metrics.probe(true, asked.elapsed());
             if std::mem::take(&mut first) {
@@ -258,16 +259,16 @@ impl Probe {
     /// Reads the database, or only makes sure that it is as it was read last, which is `None`.
     async fn look(
         &self,
-        reader: &mut Reader,
-        known: &mut Option<Known>,
+        reader: &mut PooledReader,
+        known: &mut Option<CachedState>,
         is_wanted: bool,
-    ) -> Result<Option<Snapshot>, Error> {
+    ) -> Result<Option<LedgerSnapshot>, DatabaseError> {
         let seen = self.views.borrow().seen.clone();
         let fingerprint = match &seen {
             Some(seen) if seen.snapshot.running.is_none() => {
                 match read::fingerprint(reader, &seen.snapshot).await {
                     Ok(fingerprint) => fingerprint,
-                    Err(Error::Sql(_)) if !reader.is_broken() => None,
+                    Err(DatabaseError::Sql(_)) if !reader.is_broken() => None,
                     Err(error) => return Err(error),
                 }
             }
@@ -282,18 +283,18 @@ impl Probe {
         *known = None;
         let snapshot = read::snapshot(reader).await?;
         // Taken before the snapshot: what changes in between shows at the next look.
-        *known = fingerprint.map(|fingerprint| Known {
+        *known = fingerprint.map(|fingerprint| CachedState {
             fingerprint,
             read_at: Instant::now(),
         });
         Ok(Some(snapshot))
     }
 
-    fn answered(&self, snapshot: Snapshot) {
+    fn answered(&self, snapshot: LedgerSnapshot) {
         let assessment = assess(&self.catalog, &snapshot.rows);
         self.metrics.schema(&assessment);
         let was_in_doubt = self.views.borrow().in_doubt();
-        let seen = Arc::new(Seen {
+        let seen = Arc::new(Observation {
             snapshot,
             assessment,
         });
@@ -319,7 +320,7 @@ impl Probe {
             .send_modify(|view| Arc::make_mut(view).database = Err(failure));
     }
 
-    fn lost(&self, error: &Error) {
+    fn lost(&self, error: &DatabaseError) {
         self.metrics.probe(false, Duration::ZERO);
         let failure = Failure::from(error.clone());
         let was_there = self.views.borrow().database.is_ok();

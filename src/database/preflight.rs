@@ -10,22 +10,22 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    database::monitor::{ANSWER_WITHIN, BACKOFF, View},
+    database::monitor::{ANSWER_WITHIN, BACKOFF, DatabaseView},
     failure::{Failure, Reason},
     ledger::{
         claims, control,
-        install::{self, Look},
-        one_database::OneDatabase,
+        install::{self, InspectionDepth},
+        one_database::SameDatabaseCheck,
         upkeep,
     },
     migration::Version,
-    operation::watchers::Watchers,
+    operation::watchers::VersionWatchers,
     postgres::{
-        Error, SqlError,
+        DatabaseError, SqlError,
         activity::{self, Backend},
-        lock::{Attempt, LockedSession},
+        lock::{LockOutcome, LockedSession},
         logins::Logins,
-        session::Session,
+        session::MigrationSession,
     },
 };
 
@@ -57,22 +57,22 @@ pub(crate) struct Preflight {
     /// Where operations run: direct, or through a session pooler.
     pub logins: Logins,
     /// Whether that is what is read.
-    pub one_database: OneDatabase,
+    pub one_database: SameDatabaseCheck,
     /// Runs the migrations, where it is not the role that logs in.
     pub role: Option<String>,
     /// Who watches what here.
-    pub watchers: Watchers,
+    pub watchers: VersionWatchers,
 }
 
 /// When the watchers were said last, and which.
 #[derive(Default)]
-struct Upkeep {
+struct WatcherUpkeep {
     said: Option<(Instant, BTreeMap<Version, usize>)>,
 }
 
-impl Upkeep {
+impl WatcherUpkeep {
     /// Says who watches what when that is due. Not worth more than a word in the log when it fails.
-    async fn tick(&mut self, plan: &Preflight, session: &Session) {
+    async fn tick(&mut self, plan: &Preflight, session: &MigrationSession) {
         let watched = plan.watchers.count();
         let due = match &self.said {
             None => !watched.is_empty(),
@@ -91,15 +91,15 @@ impl Upkeep {
 
 /// Ends the sessions of daemons that say nothing any more.
 #[derive(Default)]
-struct TakeOver {
+struct SilentDaemonTakeover {
     /// The silent sessions that were spoken of, and whether each was ended.
     told: Vec<(Backend, bool)>,
 }
 
-impl TakeOver {
+impl SilentDaemonTakeover {
     /// Ends those that there are, and returns what dead daemons left. Without the right to end one
     /// (another role's) it says so, once, and goes on trying.
-    async fn look(&mut self, session: &Session) -> Result<control::Left, Failure> {
+    async fn look(&mut self, session: &MigrationSession) -> Result<control::DeadDaemons, Failure> {
         let client = session.ledger();
         let silent = control::silent(client, control::DEAD_AFTER).await?;
         self.told
@@ -112,20 +112,20 @@ impl TakeOver {
             match activity::terminate(client, silent.backend).await {
                 Ok(true) => self.tell(silent, None),
                 Ok(false) => {} // gone, or another session by now
-                Err(Error::Sql(error)) => self.tell(silent, Some(&error)),
+                Err(DatabaseError::Sql(error)) => self.tell(silent, Some(&error)),
                 Err(lost) => return Err(lost.into()),
             }
         }
         Ok(control::left(client).await?)
     }
 
-    fn tell(&mut self, silent: &control::Silent, refused: Option<&SqlError>) {
+    fn tell(&mut self, silent: &control::SilentDaemon, refused: Option<&SqlError>) {
         let state = (silent.backend, refused.is_none());
         if self.told.contains(&state) {
             return;
         }
         self.told.push(state);
-        let control::Silent {
+        let control::SilentDaemon {
             operation,
             daemon,
             backend,
@@ -167,11 +167,15 @@ fn unseen() -> SqlError {
 /// is watched.
 pub(crate) async fn preflights(
     plan: Preflight,
-    views: Arc<watch::Sender<Arc<View>>>,
-    side: watch::Sender<Option<Arc<Session>>>,
+    views: Arc<watch::Sender<Arc<DatabaseView>>>,
+    side: watch::Sender<Option<Arc<MigrationSession>>>,
 ) {
     let (mut backoff, mut is_direct) = (BACKOFF.0, false);
-    let (mut told, mut upkeep, mut silent) = (None, Upkeep::default(), TakeOver::default());
+    let (mut told, mut upkeep, mut silent) = (
+        None,
+        WatcherUpkeep::default(),
+        SilentDaemonTakeover::default(),
+    );
     let mut publish = |result: Result<(), Failure>| {
         let message = result.as_ref().err().map(|failure| failure.message.clone());
         if told != message {
@@ -212,16 +216,16 @@ pub(crate) async fn preflights(
                         proved = proved || plan.one_database.prove(session.client()).await?;
                         // An idle daemon stays below two statements a second.
                         let kind = if looks.is_multiple_of(CLOSELY_EVERY) {
-                            Look::Closely
+                            InspectionDepth::Closely
                         } else {
-                            Look::Shortly
+                            InspectionDepth::Shortly
                         };
                         let standing = stands(&plan, &session, kind).await?;
                         upkeep.tick(&plan, &session).await;
                         let left = if standing.is_busy {
                             silent.look(&session).await?
                         } else {
-                            control::Left::default()
+                            control::DeadDaemons::default()
                         };
                         Ok((standing, left))
                     };
@@ -248,9 +252,9 @@ pub(crate) async fn preflights(
 /// before.
 async fn stands(
     plan: &Preflight,
-    session: &Session,
-    look: Look,
-) -> Result<install::Standing, Failure> {
+    session: &MigrationSession,
+    look: InspectionDepth,
+) -> Result<install::LedgerStanding, Failure> {
     let standing = match install::standing(session, look).await {
         Ok(standing) => standing,
         // The statement reads the ledger whatever there is of it. Look step by step for what is
@@ -258,11 +262,12 @@ async fn stands(
         Err(failure) => return Err(install::check(session).await.err().unwrap_or(failure)),
     };
     match standing.state {
-        install::State::Usable => {}
-        install::State::ToBeCreated => return Err(not_made()),
-        install::State::ToBeUpgraded if standing.is_busy => {}
-        install::State::ToBeUpgraded => {
-            if let Attempt::Won(locked) = LockedSession::try_lock(plan.logins.open().await?).await?
+        install::LedgerState::Usable => {}
+        install::LedgerState::ToBeCreated => return Err(not_made()),
+        install::LedgerState::ToBeUpgraded if standing.is_busy => {}
+        install::LedgerState::ToBeUpgraded => {
+            if let LockOutcome::Won(locked) =
+                LockedSession::try_lock(plan.logins.open().await?).await?
             {
                 install::ensure(&locked).await?;
                 locked.release().await?;
@@ -286,7 +291,7 @@ async fn within<T>(
 ) -> Result<T, Failure> {
     tokio::time::timeout(limit, work)
         .await
-        .unwrap_or_else(|_| Err(Error::Timeout(limit).into()))
+        .unwrap_or_else(|_| Err(DatabaseError::Timeout(limit).into()))
 }
 
 /// A session that is proved direct, on a database whose ledger is in order or was just made; and
@@ -300,7 +305,7 @@ async fn preflight(
         ..
     }: &Preflight,
     is_direct: &mut bool,
-) -> Result<(Session, bool), Failure> {
+) -> Result<(MigrationSession, bool), Failure> {
     let session = logins.open().await?;
     // It takes dozens of statements. A daemon that looks again every second because of something
     // else proves it again only when nothing else is left, and before anything takes a lock of the
@@ -322,11 +327,13 @@ async fn preflight(
         *is_direct = true;
     }
     let session = match LockedSession::try_lock(session).await? {
-        Attempt::Held(_) if state == install::State::ToBeCreated => return Err(not_made()),
+        LockOutcome::Held(_) if state == install::LedgerState::ToBeCreated => {
+            return Err(not_made());
+        }
         // The ledger is there. The next operation, or the next look, upgrades it and closes what
         // dead daemons left.
-        Attempt::Held(session) => session,
-        Attempt::Won(locked) => {
+        LockOutcome::Held(session) => session,
+        LockOutcome::Won(locked) => {
             install::ensure(&locked).await?;
             claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
             locked.release().await?
@@ -337,7 +344,7 @@ async fn preflight(
         .ledger()
         .batch_execute(SIDE_SETTINGS)
         .await
-        .map_err(Error::from)?;
+        .map_err(DatabaseError::from)?;
     proved = proved || one_database.prove(session.client()).await?;
     Ok((session, proved))
 }
@@ -347,7 +354,10 @@ async fn preflight(
 ///
 /// # Errors
 /// What to do about it, or the database's failure.
-pub(crate) async fn spares_ledger(session: &Session, role: Option<&str>) -> Result<(), Failure> {
+pub(crate) async fn spares_ledger(
+    session: &MigrationSession,
+    role: Option<&str>,
+) -> Result<(), Failure> {
     match session.first_schema(role).await?.as_deref() {
         Some("schemad") => Err(Failure::new(
             Reason::SearchPathUnsafe,
@@ -361,8 +371,8 @@ pub(crate) async fn spares_ledger(session: &Session, role: Option<&str>) -> Resu
 }
 
 /// Closes what dead daemons left: the queued at once, the running under the lock, if it can be had.
-async fn close(logins: &Logins, left: control::Left) -> Result<(), Failure> {
-    if left == control::Left::default() {
+async fn close(logins: &Logins, left: control::DeadDaemons) -> Result<(), Failure> {
+    if left == control::DeadDaemons::default() {
         return Ok(());
     }
     let session = logins.open().await?;
@@ -370,7 +380,7 @@ async fn close(logins: &Logins, left: control::Left) -> Result<(), Failure> {
         claims::close_queued(session.ledger()).await?;
     }
     if left.running
-        && let Attempt::Won(locked) = LockedSession::try_lock(session).await?
+        && let LockOutcome::Won(locked) = LockedSession::try_lock(session).await?
     {
         claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
         locked.release().await?;

@@ -7,13 +7,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    database::monitor::View,
+    database::monitor::DatabaseView,
     failure::Failure,
     ledger::{
         install,
         upkeep::{self, Retention},
     },
-    postgres::{Error, logins::Logins, scratch},
+    postgres::{DatabaseError, logins::Logins, scratch},
 };
 
 /// How often old rows are looked for.
@@ -26,7 +26,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 const BATCH_WITHIN: Duration = Duration::from_secs(30);
 
 /// Deletes what is old whenever operations could run, until it is dropped.
-pub(crate) async fn prune(logins: Logins, keep: Retention, mut views: watch::Receiver<Arc<View>>) {
+pub(crate) async fn prune(
+    logins: Logins,
+    keep: Retention,
+    mut views: watch::Receiver<Arc<DatabaseView>>,
+) {
     let mut told = None;
     loop {
         if views.wait_for(|view| view.ready().is_ok()).await.is_err() {
@@ -54,12 +58,12 @@ pub(crate) async fn prune(logins: Logins, keep: Retention, mut views: watch::Rec
 async fn pass(logins: &Logins, keep: Retention) -> Result<(), Failure> {
     let session = logins.open().await?;
     scratch::sweep(session.client()).await?;
-    if install::check(&session).await? != install::State::Usable {
+    if install::check(&session).await? != install::LedgerState::Usable {
         return Ok(());
     }
     loop {
         let batch = tokio::time::timeout(BATCH_WITHIN, upkeep::prune(session.ledger(), keep)).await;
-        match batch.unwrap_or(Err(Error::Timeout(BATCH_WITHIN)))? {
+        match batch.unwrap_or(Err(DatabaseError::Timeout(BATCH_WITHIN)))? {
             0 => return Ok(()),
             _ => tokio::time::sleep(PAUSE).await,
         }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Asking, Check, Status};
+use super::{CheckResult, CheckStatus, ReadOnlySession};
 use crate::{
     failure::{Failure, Reason},
-    postgres::{DatabaseUrl, Error, TlsMode, pooler, session::Session},
+    postgres::{DatabaseError, DatabaseUrl, TlsMode, pooler, session::MigrationSession},
 };
 
 /// More would let tokens and certificates seem expired, or not yet valid, on one side only.
@@ -14,9 +14,9 @@ const SKEW: Duration = Duration::from_secs(5);
 /// Who answers, and what lies in between.
 pub(super) async fn connection(
     name: &'static str,
-    asking: &Asking<'_>,
+    asking: &ReadOnlySession<'_>,
     url: &DatabaseUrl,
-) -> Result<Check, Error> {
+) -> Result<CheckResult, DatabaseError> {
     let row = asking
         .one(
             "SELECT coalesce(s.ssl, false), s.version, s.cipher, inet_server_addr() IS NULL, \
@@ -49,18 +49,18 @@ pub(super) async fn connection(
         )
     };
     Ok(match (socket || local, ssl, mode.verifies()) {
-        (true, ..) | (_, true, true) => Check::ok(name, found),
-        (_, false, _) if mode == TlsMode::Disable => Check::warn(name, found)
+        (true, ..) | (_, true, true) => CheckResult::ok(name, found),
+        (_, false, _) if mode == TlsMode::Disable => CheckResult::warn(name, found)
             .todo("passwords and data can be read on the way: sslmode=verify-full"),
-        (_, false, _) => Check::warn(name, found)
+        (_, false, _) => CheckResult::warn(name, found)
             .todo("the server has TLS off: turn it on, and set sslmode=verify-full"),
-        (_, true, false) => Check::warn(name, found)
+        (_, true, false) => CheckResult::warn(name, found)
             .todo("whoever answers there is believed: sslmode=verify-full and sslrootcert"),
     })
 }
 
 /// Its version, and whether it takes writes.
-pub(super) async fn server(asking: &Asking<'_>) -> Result<Check, Error> {
+pub(super) async fn server(asking: &ReadOnlySession<'_>) -> Result<CheckResult, DatabaseError> {
     let row = asking
         .one(
             "SELECT current_setting('server_version'), pg_is_in_recovery(), (SELECT reset_val = \
@@ -81,14 +81,14 @@ pub(super) async fn server(asking: &Asking<'_>) -> Result<Check, Error> {
             format!("{found}, read-only by default"),
             "take default_transaction_read_only from the role, the database or the server",
         ),
-        (false, false) => Check::ok("server", found),
+        (false, false) => CheckResult::ok("server", found),
     })
 }
 
-fn read_only(found: String, todo: &str) -> Check {
-    Check::new(
+fn read_only(found: String, todo: &str) -> CheckResult {
+    CheckResult::new(
         "server",
-        Status::Fail,
+        CheckStatus::Fail,
         format!("{}: {found}", Reason::ReadOnlyServer),
     )
     .todo(todo)
@@ -97,21 +97,21 @@ fn read_only(found: String, todo: &str) -> Check {
 /// Whether a session is one.
 pub(super) async fn pooler(
     name: &'static str,
-    session: &Session,
+    session: &MigrationSession,
     url: &DatabaseUrl,
     setting: &str,
-) -> Check {
+) -> CheckResult {
     match pooler::prove_direct(session, url).await {
-        Ok(()) => Check::ok(name, "none, or one in session mode"),
-        Err(error @ Error::Pooler(_)) => Check::fail(name, error).todo(format!(
+        Ok(()) => CheckResult::ok(name, "none, or one in session mode"),
+        Err(error @ DatabaseError::Pooler(_)) => CheckResult::fail(name, error).todo(format!(
             "set {setting} to a direct or session-pooled address (docs/servers.md)"
         )),
-        Err(error) => Check::fail(name, Failure::from(error)),
+        Err(error) => CheckResult::fail(name, Failure::from(error)),
     }
 }
 
 /// Whether both sides know the same time, as far as the way allows to say.
-pub(super) async fn clock(asking: &Asking<'_>) -> Result<Check, Error> {
+pub(super) async fn clock(asking: &ReadOnlySession<'_>) -> Result<CheckResult, DatabaseError> {
     let before = SystemTime::now();
     let row = asking
         .one("SELECT extract(epoch FROM clock_timestamp())::float8")
@@ -124,9 +124,9 @@ pub(super) async fn clock(asking: &Asking<'_>) -> Result<Check, Error> {
     let ahead = row.get::<_, f64>(0) - here.as_secs_f64();
     let found = format!("the server's is {ahead:+.1} s from this machine's");
     Ok(if ahead.abs() <= (SKEW + took).as_secs_f64() {
-        Check::ok("clock", found)
+        CheckResult::ok("clock", found)
     } else {
-        Check::warn("clock", found)
+        CheckResult::warn("clock", found)
             .todo("let both follow NTP: times in the log and in the ledger disagree")
     })
 }

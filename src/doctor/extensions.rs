@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::types::Type;
 
-use super::{Asking, Check, Status};
+use super::{CheckResult, CheckStatus, ReadOnlySession};
 use crate::{
-    migration::{Row, Version, set::Catalog},
-    postgres::Error,
+    migration::{MigrationRow, Version, set::MigrationSet},
+    postgres::DatabaseError,
     sql::{self, CreateExtension},
 };
 
@@ -24,18 +24,18 @@ const WANTED: &str = "SELECT w.name, e.oid IS NOT NULL, a.name IS NOT NULL, NOT 
 
 pub(super) async fn extensions(
     check: &'static str,
-    asking: &Asking<'_>,
-    catalog: &Catalog,
-    rows: &[Row],
+    asking: &ReadOnlySession<'_>,
+    catalog: &MigrationSet,
+    rows: &[MigrationRow],
     role: Option<&str>,
-) -> Result<Check, Error> {
+) -> Result<CheckResult, DatabaseError> {
     let installed = asking
         .one(
             "SELECT coalesce(string_agg(extname || ' ' || extversion, ', ' ORDER BY extname), \
             'none') FROM pg_extension",
         )
         .await?;
-    let mut check = Check::ok(
+    let mut check = CheckResult::ok(
         check,
         format!("installed: {}", installed.get::<_, String>(0)),
     );
@@ -69,16 +69,18 @@ pub(super) async fn extensions(
         let pending = !rows
             .iter()
             .any(|row| row.version == **version && row.is_applied());
-        let status = check
-            .status
-            .max(if pending { Status::Fail } else { Status::Warn });
-        check = Check { status, ..check }.todo(format!("migration {version}: {problem}"));
+        let status = check.status.max(if pending {
+            CheckStatus::Fail
+        } else {
+            CheckStatus::Warn
+        });
+        check = CheckResult { status, ..check }.todo(format!("migration {version}: {problem}"));
     }
     Ok(check)
 }
 
 /// The extensions that the ups create, each with the first migration that does.
-fn created(catalog: &Catalog) -> BTreeMap<String, (&Version, CreateExtension<'_>)> {
+fn created(catalog: &MigrationSet) -> BTreeMap<String, (&Version, CreateExtension<'_>)> {
     let mut created = BTreeMap::new();
     for migration in catalog.iter() {
         for extension in sql::split(&migration.up.sql)
@@ -108,7 +110,7 @@ mod tests {
             "CREATE /* a */ EXTENSION IF NOT EXISTS A CASCADE; ALTER EXTENSION d UPDATE; CREATE \
              TABLE extension ()",
         ];
-        let catalog = Catalog::load(&Source(vec![
+        let catalog = MigrationSet::load(&Source(vec![
             Hand("1_a", ups, None),
             Hand("2_b", again, None),
         ]))

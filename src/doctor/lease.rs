@@ -1,20 +1,28 @@
 //! Where test databases are leased, as `serve` with the same settings would use it.
 
-use super::{Asking, Check, Plan, Report, Status, connect, connection, extensions};
+use super::{
+    CheckResult, CheckStatus, DoctorReport, DoctorSettings, ReadOnlySession, connect, connection,
+    extensions,
+};
 use crate::{
-    lease::{self, Settings},
-    migration::set::Catalog,
-    postgres::{Error, session::Session},
+    lease::{self, LeaseSettings},
+    migration::set::MigrationSet,
+    postgres::{DatabaseError, session::MigrationSession},
 };
 
 /// Looks at the server of the leases; `main` is a session on that of the database.
-pub(super) async fn examine(report: &mut Report, plan: &Plan, catalog: &Catalog, main: &Session) {
+pub(super) async fn examine(
+    report: &mut DoctorReport,
+    plan: &DoctorSettings,
+    catalog: &MigrationSet,
+    main: &MigrationSession,
+) {
     let Some(settings) = &plan.leases else { return };
     let unreachable = report.unreachable;
     let session = connect(report, "lease connection", &settings.database).await;
     report.unreachable = unreachable; // the daemon works without leases
     let Some(session) = session else { return };
-    let asking = Asking(&session);
+    let asking = ReadOnlySession(&session);
     let pooler = connection::pooler(
         "lease pooler",
         &session,
@@ -23,7 +31,10 @@ pub(super) async fn examine(report: &mut Report, plan: &Plan, catalog: &Catalog,
     );
     report.checks.push(pooler.await);
     report.add("lease role", role(&asking, settings).await);
-    report.add("lease server", server(&asking, &Asking(main)).await);
+    report.add(
+        "lease server",
+        server(&asking, &ReadOnlySession(main)).await,
+    );
     report.add(
         "lease extensions",
         extensions::extensions("lease extensions", &asking, catalog, &[], None).await,
@@ -31,7 +42,10 @@ pub(super) async fn examine(report: &mut Report, plan: &Plan, catalog: &Catalog,
 }
 
 /// Whether it may make databases, and drop them under those who use them.
-async fn role(asking: &Asking<'_>, settings: &Settings) -> Result<Check, Error> {
+async fn role(
+    asking: &ReadOnlySession<'_>,
+    settings: &LeaseSettings,
+) -> Result<CheckResult, DatabaseError> {
     const NAME: &str = "lease role";
     let row = asking
         .one(
@@ -41,25 +55,25 @@ async fn role(asking: &Asking<'_>, settings: &Settings) -> Result<Check, Error> 
         .await?;
     let (role, superuser, makes): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
     if !superuser && !makes {
-        let check = Check::new(
+        let check = CheckResult::new(
             NAME,
-            Status::Fail,
+            CheckStatus::Fail,
             format!("MISSING_RIGHT: {role} may not make databases"),
         );
         return Ok(check.todo(format!("ALTER ROLE {role} CREATEDB")));
     }
     if let Err(failure) = lease::may_throw_out(&settings.database, &settings.client.role()).await {
-        return Ok(Check::fail(NAME, failure));
+        return Ok(CheckResult::fail(NAME, failure));
     }
     let clients = settings.client.role();
     Ok(if superuser {
-        Check::warn(
+        CheckResult::warn(
             NAME,
             format!("{role} is a superuser; clients are told to be {clients}"),
         )
         .todo("make leases as a role with CREATEDB: docs/lease.md")
     } else {
-        Check::ok(
+        CheckResult::ok(
             NAME,
             format!("{role} may make databases; clients are told to be {clients}"),
         )
@@ -67,16 +81,19 @@ async fn role(asking: &Asking<'_>, settings: &Settings) -> Result<Check, Error> 
 }
 
 /// Whoever has a lease has its role on the whole server.
-async fn server(asking: &Asking<'_>, main: &Asking<'_>) -> Result<Check, Error> {
+async fn server(
+    asking: &ReadOnlySession<'_>,
+    main: &ReadOnlySession<'_>,
+) -> Result<CheckResult, DatabaseError> {
     const WHICH: &str = "SELECT system_identifier FROM pg_control_system()";
     let (leases, database): (i64, i64) = (
         asking.one(WHICH).await?.get(0),
         main.one(WHICH).await?.get(0),
     );
     Ok(if leases != database {
-        Check::ok("lease server", "another than the database's")
+        CheckResult::ok("lease server", "another than the database's")
     } else {
-        Check::warn(
+        CheckResult::warn(
             "lease server",
             "the database's own, where whoever has a lease can connect, too",
         )

@@ -1,66 +1,76 @@
 //! The ledger: whether it can be read and used, who else may, and whether its downs are signed.
 
-use super::{Asking, Check, Plan, Report, Status};
+use super::{CheckResult, CheckStatus, DoctorReport, DoctorSettings, ReadOnlySession};
 use crate::{
-    ledger::{self, Snapshot, install, one_database, public},
-    migration::set::Catalog,
+    ledger::{self, LedgerSnapshot, install, one_database, public},
+    migration::set::MigrationSet,
     operation,
     postgres::{
-        DatabaseUrl, Error,
-        pool::{Reader, Whose},
+        DatabaseError, DatabaseUrl,
+        pool::{LedgerOwner, PooledReader},
     },
 };
 
 /// Reads what status, lists and health read.
-pub(super) async fn reading(report: &mut Report, plan: &Plan) -> Option<Snapshot> {
+pub(super) async fn reading(
+    report: &mut DoctorReport,
+    plan: &DoctorSettings,
+) -> Option<LedgerSnapshot> {
     let read = async {
-        let whose = Whose::of(&plan.database, plan.migration_database.as_ref());
-        let mut reader = Reader::connect(&plan.database, "schemad doctor", whose).await?;
+        let whose = LedgerOwner::of(&plan.database, plan.migration_database.as_ref());
+        let mut reader = PooledReader::connect(&plan.database, "schemad doctor", whose).await?;
         ledger::read::snapshot(&mut reader).await
     };
     match read.await {
         Ok(snapshot) => {
             let table = snapshot.diesel_table.as_deref().unwrap_or("not made yet");
             let applied = snapshot.rows.iter().filter(|row| row.is_applied()).count();
-            report.checks.push(Check::ok(
+            report.checks.push(CheckResult::ok(
                 "reading",
                 format!("{applied} applied migrations; Diesel's table: {table}"),
             ));
             Some(snapshot)
         }
         Err(error) => {
-            report.checks.push(Check::fail("reading", error));
+            report.checks.push(CheckResult::fail("reading", error));
             None
         }
     }
 }
 
 /// Whether DATABASE_URL and MIGRATION_DATABASE_URL lead to one database.
-pub(super) async fn databases(asking: &Asking<'_>, url: &DatabaseUrl) -> Result<Check, Error> {
+pub(super) async fn databases(
+    asking: &ReadOnlySession<'_>,
+    url: &DatabaseUrl,
+) -> Result<CheckResult, DatabaseError> {
     let reading = ledger::read::identity(
-        &mut Reader::connect(url, "schemad doctor", Whose::default()).await?,
+        &mut PooledReader::connect(url, "schemad doctor", LedgerOwner::default()).await?,
     )
     .await?;
     let migrating = asking
         .only_reading(async || one_database::identity(asking.0.client()).await)
         .await?;
     Ok(match one_database::compare(&reading, &migrating) {
-        Err(failure) => Check::fail("databases", failure)
+        Err(failure) => CheckResult::fail("databases", failure)
             .todo("point DATABASE_URL and MIGRATION_DATABASE_URL at one database"),
-        Ok(()) => Check::ok("databases", "both addresses lead to one database"),
+        Ok(()) => CheckResult::ok("databases", "both addresses lead to one database"),
     })
 }
 
 /// Its version, and whether this release may upgrade it. That it is too new is among the rights.
 pub(super) async fn version(
-    asking: &Asking<'_>,
-    snapshot: Option<&Snapshot>,
-) -> Result<Check, Error> {
+    asking: &ReadOnlySession<'_>,
+    snapshot: Option<&LedgerSnapshot>,
+) -> Result<CheckResult, DatabaseError> {
     let Some(snapshot) = snapshot else {
-        return Ok(Check::new("ledger", Status::Fail, "it cannot be read"));
+        return Ok(CheckResult::new(
+            "ledger",
+            CheckStatus::Fail,
+            "it cannot be read",
+        ));
     };
     let Some(found) = &snapshot.ledger else {
-        return Ok(Check::ok(
+        return Ok(CheckResult::ok(
             "ledger",
             "none yet; the daemon makes it when it starts",
         ));
@@ -72,7 +82,7 @@ pub(super) async fn version(
         found.id
     );
     if found.compatible_with > install::VERSION {
-        return Ok(Check::new("ledger", Status::Fail, told).todo("use a newer release"));
+        return Ok(CheckResult::new("ledger", CheckStatus::Fail, told).todo("use a newer release"));
     }
     let upgrade = found.version < install::VERSION;
     let may = !upgrade
@@ -80,17 +90,17 @@ pub(super) async fn version(
             .only_reading(async || public::may_upgrade(asking.0.client()).await)
             .await?;
     Ok(match (upgrade, may) {
-        (false, _) => Check::ok("ledger", told),
-        (true, true) => Check::ok(
+        (false, _) => CheckResult::ok("ledger", told),
+        (true, true) => CheckResult::ok(
             "ledger",
             format!(
                 "{told}; the daemon upgrades it when it \
             starts"
             ),
         ),
-        (true, false) => Check::new(
+        (true, false) => CheckResult::new(
             "ledger",
-            Status::Fail,
+            CheckStatus::Fail,
             format!("{told}; the role does not own all of it, so it cannot upgrade it"),
         )
         .todo(
@@ -101,7 +111,7 @@ pub(super) async fn version(
 }
 
 /// Everybody has nothing to look for in it, and nobody else may put code into it.
-pub(super) async fn public(asking: &Asking<'_>) -> Result<Check, Error> {
+pub(super) async fn public(asking: &ReadOnlySession<'_>) -> Result<CheckResult, DatabaseError> {
     let mut todo = asking
         .only_reading(async || public::revokes(asking.0.client()).await)
         .await?;
@@ -122,23 +132,23 @@ pub(super) async fn public(asking: &Asking<'_>) -> Result<Check, Error> {
     }
     todo.extend(intruders.into_iter().map(|(_, revoke)| revoke));
     Ok(if found.is_empty() {
-        Check::ok("public", "PUBLIC has no right on the ledger")
+        CheckResult::ok("public", "PUBLIC has no right on the ledger")
     } else {
-        Check {
+        CheckResult {
             todo,
-            ..Check::warn("public", found.join("; "))
+            ..CheckResult::warn("public", found.join("; "))
         }
     })
 }
 
 /// Whether downs are signed, and which a rollback would refuse.
 pub(super) async fn signing(
-    plan: &Plan,
-    catalog: &Catalog,
-    snapshot: Option<&Snapshot>,
-) -> Result<Check, Error> {
+    plan: &DoctorSettings,
+    catalog: &MigrationSet,
+    snapshot: Option<&LedgerSnapshot>,
+) -> Result<CheckResult, DatabaseError> {
     let Some(keys) = &plan.signing else {
-        return Ok(Check::warn(
+        return Ok(CheckResult::warn(
             "signing",
             "no key: whoever can write the ledger chooses what a \
             rollback runs",
@@ -152,21 +162,21 @@ pub(super) async fn signing(
     let Some((snapshot, ledger)) =
         snapshot.and_then(|snapshot| Some((snapshot, snapshot.ledger.as_ref()?)))
     else {
-        return Ok(Check::ok("signing", found));
+        return Ok(CheckResult::ok("signing", found));
     };
     let wanted = operation::signed_texts(catalog, &snapshot.rows);
     let texts = if wanted.is_empty() {
         Vec::new()
     } else {
         let mut reader =
-            Reader::connect(&plan.database, "schemad doctor", Whose::default()).await?;
+            PooledReader::connect(&plan.database, "schemad doctor", LedgerOwner::default()).await?;
         ledger::read::scripts(&mut reader, wanted).await?
     };
     let refused =
         operation::unverified(keys.signer(&ledger.id), catalog, &snapshot.rows, texts).len();
     Ok(match refused {
-        0 => Check::ok("signing", found),
-        n => Check::warn(
+        0 => CheckResult::ok("signing", found),
+        n => CheckResult::warn(
             "signing",
             format!(
                 "{found}; {n} down(s) in the ledger do not verify, so a rollback would be refused"

@@ -2,15 +2,15 @@
 
 use tokio_postgres::types::Type;
 
-use super::{Asking, Check, Status};
+use super::{CheckResult, CheckStatus, ReadOnlySession};
 use crate::{
     failure::Failure,
     ledger::install,
-    postgres::{Error, session::Session},
+    postgres::{DatabaseError, session::MigrationSession},
 };
 
 /// Attributes that schemad never needs.
-pub(super) async fn attributes(asking: &Asking<'_>) -> Result<Check, Error> {
+pub(super) async fn attributes(asking: &ReadOnlySession<'_>) -> Result<CheckResult, DatabaseError> {
     let row = asking
         .one(
             "SELECT quote_ident(rolname), rolsuper, rolcreatedb, rolcreaterole, rolreplication, \
@@ -32,12 +32,12 @@ pub(super) async fn attributes(asking: &Asking<'_>) -> Result<Check, Error> {
         .map(|(_, word)| word)
         .collect();
     Ok(if has.is_empty() {
-        Check::ok(
+        CheckResult::ok(
             "role",
             format!("{role}, without attributes it does not need"),
         )
     } else {
-        Check::warn(
+        CheckResult::warn(
             "role",
             format!(
                 "{role} is {}, which is more than schemad needs",
@@ -49,30 +49,33 @@ pub(super) async fn attributes(asking: &Asking<'_>) -> Result<Check, Error> {
 }
 
 /// Whether the role that runs the migrations can be taken.
-pub(super) async fn migrating(session: &Session, role: Option<&str>) -> Result<Check, Error> {
+pub(super) async fn migrating(
+    session: &MigrationSession,
+    role: Option<&str>,
+) -> Result<CheckResult, DatabaseError> {
     const NAME: &str = "migrating role";
     if let Some(role) = role
         && let Err(error) = session.may_become(role).await
     {
-        return Ok(Check::fail(NAME, error));
+        return Ok(CheckResult::fail(NAME, error));
     }
     let found = match role {
         None => "migrations run as the role that logs in (no --role)".to_owned(),
         Some(role) => format!("migrations run as {}", crate::sql::ident(role)),
     };
     let Some((schema, todo)) = cannot_create(session, role).await? else {
-        return Ok(Check::ok(NAME, found));
+        return Ok(CheckResult::ok(NAME, found));
     };
     let found =
         format!("{found}, which may not create anything in {schema}, where unqualified names go");
-    Ok(Check::warn(NAME, found).todo(todo))
+    Ok(CheckResult::warn(NAME, found).todo(todo))
 }
 
 /// The schema for unqualified names, when the role may not create anything there, and the GRANT.
 async fn cannot_create(
-    session: &Session,
+    session: &MigrationSession,
     role: Option<&str>,
-) -> Result<Option<(String, String)>, Error> {
+) -> Result<Option<(String, String)>, DatabaseError> {
     let client = session.client();
     if let Some(role) = role {
         client
@@ -89,7 +92,7 @@ async fn cannot_create(
             .await?;
         let asked = "SELECT quote_ident(coalesce($1, 'public')), quote_ident(current_user), \
             $1 IS NOT NULL AND has_schema_privilege($1, 'CREATE')";
-        Ok::<_, Error>(
+        Ok::<_, DatabaseError>(
             client
                 .query_typed(asked, &[(&found.get(0), Type::TEXT)])
                 .await?,
@@ -108,18 +111,18 @@ async fn cannot_create(
 }
 
 /// What operations need on the database, the ledger and Diesel's table.
-pub(super) async fn rights(asking: &Asking<'_>) -> Result<Check, Error> {
-    let found: Result<install::State, Failure> = asking
+pub(super) async fn rights(asking: &ReadOnlySession<'_>) -> Result<CheckResult, DatabaseError> {
+    let found: Result<install::LedgerState, Failure> = asking
         .only_reading(async || install::check(asking.0).await)
         .await;
     Ok(match found {
-        Ok(install::State::Usable) => {
-            Check::ok("rights", "enough on the ledger and on Diesel's table")
+        Ok(install::LedgerState::Usable) => {
+            CheckResult::ok("rights", "enough on the ledger and on Diesel's table")
         }
-        Ok(install::State::ToBeCreated | install::State::ToBeUpgraded) => {
-            Check::ok("rights", "enough to make or upgrade the ledger")
+        Ok(install::LedgerState::ToBeCreated | install::LedgerState::ToBeUpgraded) => {
+            CheckResult::ok("rights", "enough to make or upgrade the ledger")
         }
-        Err(failure) => Check::fail("rights", failure),
+        Err(failure) => CheckResult::fail("rights", failure),
     })
 }
 
@@ -127,10 +130,10 @@ pub(super) async fn rights(asking: &Asking<'_>) -> Result<Check, Error> {
 /// another login's session then. `other`: the login of DATABASE_URL, where migrations run as
 /// another; `role`: runs the migrations.
 pub(super) async fn login(
-    asking: &Asking<'_>,
+    asking: &ReadOnlySession<'_>,
     other: Option<&str>,
     role: Option<&str>,
-) -> Result<Check, Error> {
+) -> Result<CheckResult, DatabaseError> {
     const NAME: &str = "migrating login";
     let Some(keeper) = asking.0.keeper() else {
         let found = "the login that runs migrations keeps the ledger, too: a script can do to it \
@@ -144,12 +147,12 @@ pub(super) async fn login(
             session_user)";
         let both = asking.all(both, &[(&other, Type::TEXT)]).await?;
         return Ok(match both.first() {
-            Some(row) => Check::warn(
+            Some(row) => CheckResult::warn(
                 NAME,
                 format!("{found}, although DATABASE_URL's could keep it"),
             )
             .todo(row.get::<_, String>(0)),
-            None => Check::ok(NAME, found),
+            None => CheckResult::ok(NAME, found),
         });
     };
     let (keeps, runs) = (keeper.url.role(), crate::sql::ident(&keeper.of.login));
@@ -172,18 +175,18 @@ pub(super) async fn login(
     let ways = asking.all(ways, &[(&role, Type::TEXT)]).await?;
     let found = format!("{keeps} keeps the ledger, and migrations run in sessions of {runs}");
     Ok(if ways.is_empty() {
-        Check::ok(NAME, format!("{found}, which cannot write it"))
+        CheckResult::ok(NAME, format!("{found}, which cannot write it"))
     } else {
         let found = format!("{found}; a script can write it all the same");
-        Check {
+        CheckResult {
             todo: ways.iter().map(|row| row.get(0)).collect(),
-            ..Check::warn(NAME, found)
+            ..CheckResult::warn(NAME, found)
         }
     })
 }
 
 /// Whether the role sees what others do, and may end what a silent daemon left.
-pub(super) async fn visibility(asking: &Asking<'_>) -> Result<Check, Error> {
+pub(super) async fn visibility(asking: &ReadOnlySession<'_>) -> Result<CheckResult, DatabaseError> {
     let row = asking
         .one(
             "SELECT quote_ident(current_user), pg_has_role('pg_read_all_stats', 'USAGE'), \
@@ -206,7 +209,7 @@ pub(super) async fn visibility(asking: &Asking<'_>) -> Result<Check, Error> {
         "may end the session of a silent daemon of the same role only"
     };
     Ok(if sees {
-        Check::ok(
+        CheckResult::ok(
             "visibility",
             format!("sees what other sessions do; {ending}"),
         )
@@ -215,16 +218,16 @@ pub(super) async fn visibility(asking: &Asking<'_>) -> Result<Check, Error> {
             "does not see the state of other roles' sessions, so who is in the way of a lock \
              is told without it; {ending}"
         );
-        Check::warn("visibility", found).todo(todo)
+        CheckResult::warn("visibility", found).todo(todo)
     })
 }
 
 /// Schemas of the search_path in which others may create objects. A function there can run in place
 /// of the one that a migration means.
 pub(super) async fn search_path(
-    asking: &Asking<'_>,
+    asking: &ReadOnlySession<'_>,
     migrating: Option<&str>,
-) -> Result<Check, Error> {
+) -> Result<CheckResult, DatabaseError> {
     const NAME: &str = "search_path";
     let found = asking
         .0
@@ -247,7 +250,7 @@ pub(super) async fn search_path(
         .await?;
     let creators: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     if creators.is_empty() {
-        return Ok(Check::ok(
+        return Ok(CheckResult::ok(
             NAME,
             format!(
                 "{}: nobody else may create objects there",
@@ -267,15 +270,18 @@ pub(super) async fn search_path(
     let revokes = creators
         .iter()
         .map(|(schema, role)| format!("REVOKE CREATE ON SCHEMA {schema} FROM {role}"));
-    Ok(Check {
+    Ok(CheckResult {
         todo: revokes.collect(),
-        ..Check::warn(NAME, found)
+        ..CheckResult::warn(NAME, found)
     })
 }
 
 /// Settings of the role, the database or the server, as far as they reach the daemon. Its migration
 /// session sets its own.
-pub(super) async fn settings(asking: &Asking<'_>, role: Option<&str>) -> Result<Check, Error> {
+pub(super) async fn settings(
+    asking: &ReadOnlySession<'_>,
+    role: Option<&str>,
+) -> Result<CheckResult, DatabaseError> {
     let rows = asking
         .all(
             "SELECT name, reset_val FROM pg_settings WHERE reset_val IS DISTINCT FROM boot_val AND \
@@ -293,7 +299,7 @@ pub(super) async fn settings(asking: &Asking<'_>, role: Option<&str>) -> Result<
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
-    let mut check = Check::ok(
+    let mut check = CheckResult::ok(
         "settings",
         if set.is_empty() {
             "no timeouts of the role, the database or the server".into()
@@ -305,8 +311,8 @@ pub(super) async fn settings(asking: &Asking<'_>, role: Option<&str>) -> Result<
         let todo = "search_path: it begins with the ledger's schema, where migrations would create \
             what they do not qualify; name another, or log in as a role that is not called \
             schemad";
-        check = Check {
-            status: Status::Fail,
+        check = CheckResult {
+            status: CheckStatus::Fail,
             ..check
         }
         .todo(todo);
@@ -326,8 +332,8 @@ pub(super) async fn settings(asking: &Asking<'_>, role: Option<&str>) -> Result<
             .iter()
             .any(|(found, value)| found == name && value != "0" && value != "none")
         {
-            check = Check {
-                status: Status::Warn,
+            check = CheckResult {
+                status: CheckStatus::Warn,
                 ..check
             }
             .todo(format!("{name}: {todo}"));

@@ -1,7 +1,7 @@
 //! What an error of the database means to whoever asked schemad for something.
 
 use super::{Failure, Reason};
-use crate::postgres::{Error, SqlError, error::POOL_TOO_SMALL};
+use crate::postgres::{DatabaseError, SqlError, error::POOL_TOO_SMALL};
 
 /// What to do about a damaged ledger.
 pub(crate) const LEDGER_REPAIR: &str = "the ledger (schema schemad) is damaged. Restore the schema \
@@ -23,31 +23,31 @@ pub(crate) fn is_damage(error: &SqlError) -> bool {
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
         let reason = match &error {
-            Error::Connect { .. } | Error::Lost(_) | Error::Timeout(_) => {
+            DatabaseError::Connect { .. } | DatabaseError::Lost(_) | DatabaseError::Timeout(_) => {
                 Reason::DatabaseUnavailable
             }
-            Error::PoolExhausted { .. } => Reason::PoolExhausted,
-            Error::Pooler(_) => Reason::TransactionPooler,
-            Error::MissingRight { .. } | Error::Role { .. } => Reason::MissingRight,
-            Error::Damaged(_) => Reason::LedgerDamaged,
-            Error::ForeignLedger(_) => Reason::LedgerForeign,
-            Error::RowSecurity { .. } => Reason::RowSecurity,
-            Error::UnsafeTable { .. } => Reason::DieselTableUnsafe,
-            Error::Sql(sql) if sql.sqlstate == "SCH08" => Reason::DieselTableUnsafe,
-            Error::Sql(sql) if is_damage(sql) => Reason::LedgerDamaged,
-            Error::ServerTooOld(_) => Reason::ServerTooOld,
-            Error::Sql(sql)
+            DatabaseError::PoolExhausted { .. } => Reason::PoolExhausted,
+            DatabaseError::Pooler(_) => Reason::TransactionPooler,
+            DatabaseError::MissingRight { .. } | DatabaseError::Role { .. } => Reason::MissingRight,
+            DatabaseError::Damaged(_) => Reason::LedgerDamaged,
+            DatabaseError::ForeignLedger(_) => Reason::LedgerForeign,
+            DatabaseError::RowSecurity { .. } => Reason::RowSecurity,
+            DatabaseError::UnsafeTable { .. } => Reason::DieselTableUnsafe,
+            DatabaseError::Sql(sql) if sql.sqlstate == "SCH08" => Reason::DieselTableUnsafe,
+            DatabaseError::Sql(sql) if is_damage(sql) => Reason::LedgerDamaged,
+            DatabaseError::ServerTooOld(_) => Reason::ServerTooOld,
+            DatabaseError::Sql(sql)
                 if sql.sqlstate == "42501" || sql.message.starts_with("permission denied") =>
             {
                 Reason::MissingRight
             }
-            Error::Sql(sql) if sql.sqlstate == "25006" => Reason::ReadOnlyServer,
+            DatabaseError::Sql(sql) if sql.sqlstate == "25006" => Reason::ReadOnlyServer,
             // Connection, rollback, resources, locks, operator, system: they pass. Empty: from
             // diesel, which drops it.
-            Error::Sql(sql) => match sql.sqlstate.get(..2).unwrap_or_default() {
+            DatabaseError::Sql(sql) => match sql.sqlstate.get(..2).unwrap_or_default() {
                 "" | "08" | "40" | "53" | "55" | "57" | "58" => Reason::DatabaseUnavailable,
                 _ => Reason::Internal,
             },
@@ -74,11 +74,13 @@ impl From<Error> for Failure {
         }
         let failure = Self::new(reason, message);
         match &error {
-            Error::Sql(sql) if !sql.sqlstate.is_empty() => failure.with("sqlstate", &sql.sqlstate),
-            Error::Role {
+            DatabaseError::Sql(sql) if !sql.sqlstate.is_empty() => {
+                failure.with("sqlstate", &sql.sqlstate)
+            }
+            DatabaseError::Role {
                 grant: Some(grant), ..
             } => failure.with("grant", grant),
-            Error::MissingRight { role, right } => {
+            DatabaseError::MissingRight { role, right } => {
                 failure.with("grant", format!("GRANT {right} TO {role}"))
             }
             _ => failure,
@@ -118,7 +120,7 @@ mod tests {
                 message: message.into(),
                 ..SqlError::default()
             };
-            let failure = Failure::from(Error::from(sql));
+            let failure = Failure::from(DatabaseError::from(sql));
             assert!(
                 failure.reason == reason && failure.message.contains(word),
                 "{failure}"

@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, FailureKind};
 
 /// ErrorInfo.domain of every error.
 pub(crate) const DOMAIN: &str = "schemad";
@@ -14,26 +14,26 @@ const VALUE_MAX: usize = 300;
 const METADATA_MAX: usize = 1500;
 
 /// The gRPC code for a kind of failure.
-pub(crate) fn code(kind: Kind) -> Code {
+pub(crate) fn code(kind: FailureKind) -> Code {
     match kind {
-        Kind::Invalid => Code::InvalidArgument,
-        Kind::NotFound => Code::NotFound,
-        Kind::Refused | Kind::Failed => Code::FailedPrecondition,
-        Kind::Busy | Kind::Interrupted => Code::Aborted,
-        Kind::Cancelled => Code::Cancelled,
-        Kind::Unavailable => Code::Unavailable,
-        Kind::Exhausted => Code::ResourceExhausted,
-        Kind::Expired => Code::DeadlineExceeded,
-        Kind::Unauthenticated => Code::Unauthenticated,
-        Kind::Denied => Code::PermissionDenied,
-        Kind::Unsupported => Code::Unimplemented,
-        Kind::Internal => Code::Internal,
+        FailureKind::Invalid => Code::InvalidArgument,
+        FailureKind::NotFound => Code::NotFound,
+        FailureKind::Refused | FailureKind::Failed => Code::FailedPrecondition,
+        FailureKind::Busy | FailureKind::Interrupted => Code::Aborted,
+        FailureKind::Cancelled => Code::Cancelled,
+        FailureKind::Unavailable => Code::Unavailable,
+        FailureKind::Exhausted => Code::ResourceExhausted,
+        FailureKind::Expired => Code::DeadlineExceeded,
+        FailureKind::Unauthenticated => Code::Unauthenticated,
+        FailureKind::Denied => Code::PermissionDenied,
+        FailureKind::Unsupported => Code::Unimplemented,
+        FailureKind::Internal => Code::Internal,
     }
 }
 
 /// A failure as a status: its reason and data in ErrorInfo, a BadRequest for a field, a
 /// PreconditionFailure for a refusal.
-pub fn from_failure(failure: &Failure) -> Status {
+pub fn status_from_failure(failure: &Failure) -> Status {
     let message = cut(&failure.message, MESSAGE_MAX);
     let mut details = ErrorDetails::new();
     let mut room = METADATA_MAX;
@@ -53,7 +53,10 @@ pub fn from_failure(failure: &Failure) -> Status {
     if let Some(field) = &failure.field {
         details.add_bad_request_violation(field, cut(&message, VALUE_MAX));
     }
-    if matches!(failure.reason.kind(), Kind::Refused | Kind::Failed) {
+    if matches!(
+        failure.reason.kind(),
+        FailureKind::Refused | FailureKind::Failed
+    ) {
         let subject = cut(
             failure
                 .metadata
@@ -103,7 +106,7 @@ mod tests {
         ] {
             failure = failure.with(key, &long);
         }
-        let status = from_failure(&failure);
+        let status = status_from_failure(&failure);
         let base64 = status.details().len().div_ceil(3) * 4;
         let percent_encoded: usize = status
             .message()
@@ -125,7 +128,7 @@ mod tests {
         for reason in Reason::ALL {
             assert_ne!(code(reason.kind()), Code::Ok);
         }
-        let status = from_failure(&Failure::invalid(Reason::InvalidSteps, "steps", "no"));
+        let status = status_from_failure(&Failure::invalid(Reason::InvalidSteps, "steps", "no"));
         assert_eq!(
             status.get_details_bad_request().unwrap().field_violations[0].field,
             "steps"

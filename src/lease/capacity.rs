@@ -13,8 +13,8 @@ use tokio::{
 use crate::{
     failure::{Failure, Reason},
     transport::{
-        quota::{Client, Room},
-        quota_counter::{Counted, Counter},
+        quota::{Quota, QuotaKey},
+        quota_counter::{QuotaCounter, QuotaGuard},
     },
 };
 
@@ -27,12 +27,12 @@ const AT_A_LIMIT: Duration = Duration::from_secs(2);
 const DROPPED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Keeps the room of one database, from before it is made until it is dropped.
-pub(super) type Slot = Arc<OwnedSemaphorePermit>;
+pub(super) type DatabaseSlot = Arc<OwnedSemaphorePermit>;
 
 /// The databases of a daemon's leases, counted.
-pub(super) struct Capacity {
-    limits: Room,
-    leased: Counter,
+pub(super) struct LeaseCapacity {
+    limits: Quota,
+    leased: QuotaCounter,
     /// Some lease has ended.
     ended: Arc<Notify>,
     slots: Arc<Semaphore>,
@@ -41,30 +41,30 @@ pub(super) struct Capacity {
 }
 
 /// One lease, as the limits count it.
-pub(super) struct Leased {
+pub(super) struct LeaseSlot {
     // The order matters: it is counted down before others are told.
-    _counted: Counted,
-    _tell: Tell,
+    _counted: QuotaGuard,
+    _tell: CapacityNotice,
 }
 
-struct Tell(Arc<Notify>);
+struct CapacityNotice(Arc<Notify>);
 
-impl Drop for Tell {
+impl Drop for CapacityNotice {
     fn drop(&mut self) {
         self.0.notify_waiters();
     }
 }
 
-impl Capacity {
+impl LeaseCapacity {
     /// So many leases at once of one principal, and of all.
     pub(super) fn new(per_principal: usize, most: usize) -> Self {
         let databases = most.saturating_mul(2).min(Semaphore::MAX_PERMITS);
         Self {
-            limits: Room {
+            limits: Quota {
                 each: per_principal,
                 all: most,
             },
-            leased: Counter::default(),
+            leased: QuotaCounter::default(),
             ended: Arc::default(),
             slots: Arc::new(Semaphore::new(databases)),
             databases,
@@ -80,7 +80,7 @@ impl Capacity {
         &self,
         principal: &str,
         wait: Option<Duration>,
-    ) -> Result<(Leased, Slot), Failure> {
+    ) -> Result<(LeaseSlot, DatabaseSlot), Failure> {
         let begun = Instant::now();
         let leased = self
             .lease(principal, begun + wait.unwrap_or(AT_A_LIMIT))
@@ -102,22 +102,22 @@ impl Capacity {
         }
     }
 
-    async fn lease(&self, principal: &str, deadline: Instant) -> Result<Leased, Failure> {
+    async fn lease(&self, principal: &str, deadline: Instant) -> Result<LeaseSlot, Failure> {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable(); // before the look, so that no end is missed between the two
             if let Some(counted) = self
                 .leased
-                .enter(Client::Principal(principal.to_owned()), self.limits)
+                .enter(QuotaKey::Principal(principal.to_owned()), self.limits)
             {
-                return Ok(Leased {
+                return Ok(LeaseSlot {
                     _counted: counted,
-                    _tell: Tell(self.ended.clone()),
+                    _tell: CapacityNotice(self.ended.clone()),
                 });
             }
             if tokio::time::timeout_at(deadline, ended).await.is_err() {
-                let Room { each, all } = self.limits;
+                let Quota { each, all } = self.limits;
                 let message = format!(
                     "{principal} may have {each} databases leased at once, and all together {all}, \
                      and one of the two is reached; end some, or ask again later"

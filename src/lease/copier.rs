@@ -6,25 +6,25 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::Client;
 
-use crate::postgres::{DatabaseUrl, Error, session::Session};
+use crate::postgres::{DatabaseError, DatabaseUrl, session::MigrationSession};
 
 /// Sessions that are kept for the next use; a burst has more.
 const KEPT: usize = 2;
 
-pub(super) struct Sessions {
+pub(super) struct SessionPool {
     url: DatabaseUrl,
     permits: Semaphore,
-    idle: Mutex<Vec<Session>>,
+    idle: Mutex<Vec<MigrationSession>>,
 }
 
-/// A session in use. Dropped, it is closed; [`Held::give_back`] keeps it.
-pub(super) struct Held<'a> {
-    session: Session,
-    sessions: &'a Sessions,
+/// A session in use. Dropped, it is closed; [`PooledSession::give_back`] keeps it.
+pub(super) struct PooledSession<'a> {
+    session: MigrationSession,
+    sessions: &'a SessionPool,
     _permit: SemaphorePermit<'a>,
 }
 
-impl Sessions {
+impl SessionPool {
     /// At most so many in use.
     pub(super) fn new(url: DatabaseUrl, most: usize) -> Self {
         Self {
@@ -35,12 +35,12 @@ impl Sessions {
     }
 
     /// One that nobody uses, or a new one; waits while all are in use.
-    pub(super) async fn get(&self) -> Result<Held<'_>, Error> {
+    pub(super) async fn get(&self) -> Result<PooledSession<'_>, DatabaseError> {
         let permit = self
             .permits
             .acquire()
             .await
-            .map_err(|_| Error::Lost("nobody closes this semaphore".into()))?;
+            .map_err(|_| DatabaseError::Lost("nobody closes this semaphore".into()))?;
         let idle = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.retain(|session| !session.client().is_closed());
@@ -48,9 +48,9 @@ impl Sessions {
         };
         let session = match idle {
             Some(session) => session,
-            None => Session::open(&self.url).await?,
+            None => MigrationSession::open(&self.url).await?,
         };
-        Ok(Held {
+        Ok(PooledSession {
             session,
             sessions: self,
             _permit: permit,
@@ -58,7 +58,7 @@ impl Sessions {
     }
 }
 
-impl Held<'_> {
+impl PooledSession<'_> {
     pub(super) fn client(&self) -> &Client {
         self.session.client()
     }

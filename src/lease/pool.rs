@@ -14,22 +14,22 @@ use tokio::{
 };
 
 use super::{
-    Slot,
-    removal::{self, Removal, Removed},
+    DatabaseSlot,
+    removal::{self, DatabaseRemoval, RemovalReceipt},
     template,
 };
-use crate::lease::copier::Sessions;
+use crate::lease::copier::SessionPool;
 use tokio_postgres::types::Type;
 
 use crate::{
     failure::{Failure, Reason},
-    migration::set::Catalog,
+    migration::set::MigrationSet,
     postgres::{
         self, DatabaseUrl,
-        scratch::{Error, Name, Scratch, copy},
-        session::Session,
+        scratch::{ScratchError, ScratchMaker, ScratchName, copy},
+        session::MigrationSession,
     },
-    runtime::shutdown::Phase,
+    runtime::shutdown::ShutdownPhase,
     telemetry::metrics::Metrics,
 };
 
@@ -47,7 +47,7 @@ const TRIES: u32 = 3;
 
 /// Whether leases can be had of a stock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum State {
+pub(super) enum LeasePoolState {
     Open,
     /// No new ones.
     Retired,
@@ -55,43 +55,43 @@ pub(super) enum State {
     Lost,
 }
 
-pub(super) struct Stock {
-    scratch: Mutex<Option<Scratch>>,
-    template: Name,
+pub(super) struct LeasePool {
+    scratch: Mutex<Option<ScratchMaker>>,
+    template: ScratchName,
     url: DatabaseUrl,
     /// As whom clients connect.
     client_role: String,
-    makers: Sessions,
+    makers: SessionPool,
     pool: usize,
-    ready: Mutex<VecDeque<Database>>,
+    ready: Mutex<VecDeque<TemplateCopy>>,
     taken: Notify,
-    state: watch::Sender<State>,
+    state: watch::Sender<LeasePoolState>,
     /// `None` once it is closed.
-    removals: Mutex<Option<mpsc::UnboundedSender<Removal>>>,
+    removals: Mutex<Option<mpsc::UnboundedSender<DatabaseRemoval>>>,
     /// `None` once its end has begun.
-    tasks: Mutex<Option<Tasks>>,
+    tasks: Mutex<Option<LeasePoolTasks>>,
     metrics: Arc<Metrics>,
 }
 
-struct Tasks {
+struct LeasePoolTasks {
     filler: JoinHandle<()>,
     remover: JoinHandle<()>,
 }
 
 /// A copy of the template; to be dropped when it is.
-pub(super) struct Database {
+pub(super) struct TemplateCopy {
     /// `None` once its removal is under way.
-    name: Option<Name>,
-    was: Name,
+    name: Option<ScratchName>,
+    was: ScratchName,
     was_ready: bool,
     /// Once it is leased: its room among the databases of all leases, kept until it is dropped.
-    slot: Option<Slot>,
-    removals: mpsc::UnboundedSender<Removal>,
+    slot: Option<DatabaseSlot>,
+    removals: mpsc::UnboundedSender<DatabaseRemoval>,
     metrics: Arc<Metrics>,
 }
 
-impl Database {
-    pub(super) fn name(&self) -> Name {
+impl TemplateCopy {
+    pub(super) fn name(&self) -> ScratchName {
         self.was
     }
 
@@ -101,20 +101,20 @@ impl Database {
     }
 
     /// Has it dropped.
-    pub(super) fn remove(mut self) -> Removed {
+    pub(super) fn remove(mut self) -> RemovalReceipt {
         self.name = None;
         self.send_to_be_dropped()
     }
 
-    fn send_to_be_dropped(&mut self) -> Removed {
+    fn send_to_be_dropped(&mut self) -> RemovalReceipt {
         let (removal, removed) =
-            Removal::new(self.was, (self.slot.take(), self.metrics.lease_dropping()));
+            DatabaseRemoval::new(self.was, (self.slot.take(), self.metrics.lease_dropping()));
         let _ = self.removals.send(removal); // the remover is gone only when the runtime is
         removed
     }
 }
 
-impl Drop for Database {
+impl Drop for TemplateCopy {
     fn drop(&mut self) {
         if self.name.take().is_some() {
             drop(self.send_to_be_dropped());
@@ -126,28 +126,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Stock {
+impl LeasePool {
     /// Connects, sweeps, makes the template and begins to fill the pool.
     pub(super) async fn open(
         url: DatabaseUrl,
         client_role: String,
         pool: usize,
-        catalog: Arc<Catalog>,
+        catalog: Arc<MigrationSet>,
         metrics: Arc<Metrics>,
-        phases: watch::Receiver<Phase>,
+        phases: watch::Receiver<ShutdownPhase>,
     ) -> Result<Arc<Self>, Failure> {
-        let mut scratch = Scratch::open(&url).await?;
+        let mut scratch = ScratchMaker::open(&url).await?;
         may_throw_out(&url, &client_role).await?;
         let template = template::make(&mut scratch, &url, &catalog, phases).await?;
         let (sender, inbox) = mpsc::unbounded_channel();
         let stock = Arc::new(Self {
             scratch: Mutex::new(Some(scratch)),
             template,
-            makers: Sessions::new(url.clone(), AT_ONCE),
+            makers: SessionPool::new(url.clone(), AT_ONCE),
             pool,
             ready: Mutex::default(),
             taken: Notify::new(),
-            state: watch::Sender::new(State::Open),
+            state: watch::Sender::new(LeasePoolState::Open),
             removals: Mutex::new(Some(sender)),
             tasks: Mutex::default(),
             metrics,
@@ -156,12 +156,12 @@ impl Stock {
         });
         let filler = tokio::spawn(fill(Arc::downgrade(&stock)));
         let remover = tokio::spawn(removal::run(url, inbox));
-        *lock(&stock.tasks) = Some(Tasks { filler, remover });
+        *lock(&stock.tasks) = Some(LeasePoolTasks { filler, remover });
         tokio::spawn(look(Arc::downgrade(&stock)));
         Ok(stock)
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> LeasePoolState {
         *self.state.borrow()
     }
 
@@ -169,7 +169,7 @@ impl Stock {
         let _ = self
             .state
             .subscribe()
-            .wait_for(|state| *state != State::Open)
+            .wait_for(|state| *state != LeasePoolState::Open)
             .await; // its sender is self
     }
 
@@ -177,13 +177,16 @@ impl Stock {
         let _ = self
             .state
             .subscribe()
-            .wait_for(|state| *state == State::Lost)
+            .wait_for(|state| *state == LeasePoolState::Lost)
             .await;
     }
 
     /// A ready copy, or a new one, with its room. Dropping the future has what is made meanwhile
     /// dropped, too.
-    pub(super) async fn take(self: &Arc<Self>, slot: &Slot) -> Result<Database, Error> {
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        slot: &DatabaseSlot,
+    ) -> Result<TemplateCopy, ScratchError> {
         let ready = lock(&self.ready).pop_front();
         if let Some(mut database) = ready {
             self.metrics.leases_ready(-1);
@@ -195,12 +198,16 @@ impl Stock {
         // In a task: CREATE DATABASE goes on when nobody waits for it any more.
         let (stock, slot) = (self.clone(), slot.clone());
         let made = tokio::spawn(async move { stock.make(Some(slot)).await }).await;
-        made.unwrap_or_else(|panic| Err(postgres::Error::Lost(panic.to_string()).into()))
+        made.unwrap_or_else(|panic| Err(postgres::DatabaseError::Lost(panic.to_string()).into()))
     }
 
     /// Copies the template.
-    async fn make(&self, slot: Option<Slot>) -> Result<Database, Error> {
-        let closed = || Error::from(postgres::Error::Lost("the leases have ended".into()));
+    async fn make(&self, slot: Option<DatabaseSlot>) -> Result<TemplateCopy, ScratchError> {
+        let closed = || {
+            ScratchError::from(postgres::DatabaseError::Lost(
+                "the leases have ended".into(),
+            ))
+        };
         let removals = lock(&self.removals).clone().ok_or_else(closed)?;
         let session = self.makers.get().await?;
         let mut tries = 0;
@@ -208,7 +215,7 @@ impl Stock {
             tries += 1;
             let name = lock(&self.scratch).as_mut().ok_or_else(closed)?.reserve();
             // Before it is made, so that one whose answer is lost is dropped.
-            let database = Database {
+            let database = TemplateCopy {
                 name: Some(name),
                 was: name,
                 was_ready: false,
@@ -230,8 +237,8 @@ impl Stock {
                     return Ok(database);
                 }
                 // It is somebody else's.
-                Err(Error::NameTaken(_)) if tries < TRIES => database.forget(),
-                Err(error @ Error::NameTaken(_)) => {
+                Err(ScratchError::NameTaken(_)) if tries < TRIES => database.forget(),
+                Err(error @ ScratchError::NameTaken(_)) => {
                     database.forget();
                     return Err(error);
                 }
@@ -242,10 +249,10 @@ impl Stock {
 
     /// Gives no more leases; the template is gone once those have ended that there are.
     pub(super) fn retire(self: &Arc<Self>) {
-        self.end(State::Retired);
+        self.end(LeasePoolState::Retired);
     }
 
-    fn end(self: &Arc<Self>, state: State) {
+    fn end(self: &Arc<Self>, state: LeasePoolState) {
         let later = self.state.send_if_modified(|current| {
             let later = state > *current;
             *current = state.max(*current);
@@ -260,18 +267,18 @@ impl Stock {
     /// Drops everything, as the daemon ends. As long as the server needs.
     pub(super) async fn close(self: &Arc<Self>) {
         self.state
-            .send_modify(|state| *state = State::Retired.max(*state));
+            .send_modify(|state| *state = LeasePoolState::Retired.max(*state));
         self.wind_up().await;
     }
 
     /// Ends what makes, drops the template and what is ready, and waits for what is leased.
     async fn wind_up(&self) {
-        let Some(Tasks { filler, remover }) = lock(&self.tasks).take() else {
+        let Some(LeasePoolTasks { filler, remover }) = lock(&self.tasks).take() else {
             return;
         };
         let _ = filler.await;
         if let Some(removals) = lock(&self.removals).take() {
-            let _ = removals.send(Removal::new(self.template, ()).0);
+            let _ = removals.send(DatabaseRemoval::new(self.template, ()).0);
         }
         let ready = std::mem::take(&mut *lock(&self.ready));
         self.metrics.leases_ready(-count(ready.len()));
@@ -286,7 +293,7 @@ impl Stock {
     }
 }
 
-impl Database {
+impl TemplateCopy {
     /// There is nothing to drop.
     fn forget(mut self) {
         self.name = None;
@@ -298,7 +305,7 @@ impl Database {
 /// # Errors
 /// MISSING_RIGHT with the GRANT that is enough, or the database's.
 pub(crate) async fn may_throw_out(url: &DatabaseUrl, client_role: &str) -> Result<(), Failure> {
-    let session = Session::open(url).await?;
+    let session = MigrationSession::open(url).await?;
     let query = "SELECT pg_catalog.pg_has_role(r::oid, 'USAGE') OR \
         pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') FROM (SELECT \
         pg_catalog.to_regrole($1) AS r) clients";
@@ -306,7 +313,7 @@ pub(crate) async fn may_throw_out(url: &DatabaseUrl, client_role: &str) -> Resul
         .client()
         .query_typed(query, &[(&client_role, Type::TEXT)])
         .await
-        .map_err(postgres::Error::from)?;
+        .map_err(postgres::DatabaseError::from)?;
     // There may be no such role yet: the migrations may make it.
     match rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) {
         Some(false) => {
@@ -326,12 +333,12 @@ fn count(n: usize) -> i64 {
 }
 
 /// Keeps the pool full while the stock is open.
-async fn fill(stock: Weak<Stock>) {
+async fn fill(stock: Weak<LeasePool>) {
     let Some(stock) = stock.upgrade().filter(|stock| stock.pool > 0) else {
         return;
     };
     let mut told = false;
-    while stock.state() == State::Open {
+    while stock.state() == LeasePoolState::Open {
         if lock(&stock.ready).len() >= stock.pool {
             tokio::select! {
                 () = stock.taken.notified() => {}
@@ -362,17 +369,17 @@ async fn fill(stock: Weak<Stock>) {
 }
 
 /// Notices that the maker's session has ended.
-async fn look(stock: Weak<Stock>) {
+async fn look(stock: Weak<LeasePool>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(stock) = stock.upgrade() else { return };
-        let Some(is_alive) = lock(&stock.scratch).as_ref().map(Scratch::is_alive) else {
+        let Some(is_alive) = lock(&stock.scratch).as_ref().map(ScratchMaker::is_alive) else {
             return;
         };
         if !is_alive {
             tracing::warn!(event = "lease.lost", reason = %Reason::DatabaseUnavailable,
                 "lost the server of the leased databases; they are dropped when it is back");
-            return stock.end(State::Lost);
+            return stock.end(LeasePoolState::Lost);
         }
     }
 }

@@ -8,11 +8,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::lease::copier::Sessions;
+use crate::lease::copier::SessionPool;
 use crate::postgres::{
-    DatabaseUrl, Error,
-    scratch::{Name, drop_database, orphans, sweep},
-    session::Session,
+    DatabaseError, DatabaseUrl,
+    scratch::{ScratchName, drop_database, orphans, sweep},
+    session::MigrationSession,
 };
 
 /// At once. DROP DATABASE first makes the server forget that the database's files have to be
@@ -30,18 +30,18 @@ const ROUND: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_secs(300);
 
 /// A database that is to be dropped.
-pub(super) struct Removal {
-    name: Name,
+pub(super) struct DatabaseRemoval {
+    name: ScratchName,
     /// Kept until it is gone.
     _held: Box<dyn Any + Send>,
 }
 
 /// Resolves when the database is gone.
-pub(super) type Removed = oneshot::Receiver<()>;
+pub(super) type RemovalReceipt = oneshot::Receiver<()>;
 
-impl Removal {
+impl DatabaseRemoval {
     /// And what to wait for.
-    pub(super) fn new(name: Name, held: impl Send + 'static) -> (Self, Removed) {
+    pub(super) fn new(name: ScratchName, held: impl Send + 'static) -> (Self, RemovalReceipt) {
         let (gone, removed) = oneshot::channel::<()>();
         // Dropping the sender says it, too.
         (
@@ -55,8 +55,8 @@ impl Removal {
 }
 
 /// Drops what comes, until nothing can come any more; what cannot be dropped is tried again.
-pub(super) async fn run(url: DatabaseUrl, mut inbox: mpsc::UnboundedReceiver<Removal>) {
-    let sessions = Arc::new(Sessions::new(url, AT_ONCE));
+pub(super) async fn run(url: DatabaseUrl, mut inbox: mpsc::UnboundedReceiver<DatabaseRemoval>) {
+    let sessions = Arc::new(SessionPool::new(url, AT_ONCE));
     let (mut running, mut later) = (JoinSet::new(), Vec::new());
     let mut rounds = tokio::time::interval(ROUND);
     loop {
@@ -80,14 +80,14 @@ pub(super) async fn run(url: DatabaseUrl, mut inbox: mpsc::UnboundedReceiver<Rem
 }
 
 /// Returns what could not be dropped.
-async fn remove(sessions: Arc<Sessions>, removal: Removal) -> Option<Removal> {
+async fn remove(sessions: Arc<SessionPool>, removal: DatabaseRemoval) -> Option<DatabaseRemoval> {
     let dropped = async {
         let session = sessions.get().await?;
         let dropped = drop_database(session.client(), &removal.name);
         let dropped = tokio::time::timeout(WITHIN, dropped)
             .await
-            .unwrap_or(Err(Error::Timeout(WITHIN)));
-        if matches!(dropped, Ok(()) | Err(Error::Sql(_))) {
+            .unwrap_or(Err(DatabaseError::Timeout(WITHIN)));
+        if matches!(dropped, Ok(()) | Err(DatabaseError::Sql(_))) {
             session.give_back();
         }
         dropped
@@ -114,10 +114,13 @@ pub(super) async fn sweeps(url: &DatabaseUrl) {
 }
 
 /// Returns what is left, because somebody is connected.
-async fn look(url: &DatabaseUrl, before: &HashSet<Name>) -> Result<HashSet<Name>, Error> {
-    let session = Session::open(url).await?;
+async fn look(
+    url: &DatabaseUrl,
+    before: &HashSet<ScratchName>,
+) -> Result<HashSet<ScratchName>, DatabaseError> {
+    let session = MigrationSession::open(url).await?;
     sweep(session.client()).await?;
-    let left: HashSet<Name> = orphans(session.client()).await?.into_iter().collect();
+    let left: HashSet<ScratchName> = orphans(session.client()).await?.into_iter().collect();
     for name in left.intersection(before) {
         drop_database(session.client(), name).await?;
         tracing::info!(event = "scratch.swept", database = %name, age_s = name.age(),

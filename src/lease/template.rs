@@ -9,19 +9,20 @@ use uuid::Uuid;
 
 use crate::{
     failure::Failure,
-    ledger::one_database::OneDatabase,
-    migration::set::Catalog,
+    ledger::one_database::SameDatabaseCheck,
+    migration::set::MigrationSet,
     operation::{
-        Action, LOCK_TIMEOUT, Operations, Parts, Request, refresh::Refresh, watchers::Watchers,
+        LOCK_TIMEOUT, OperationAction, OperationDeps, OperationRequest, Operations,
+        refresh::RefreshSignal, watchers::VersionWatchers,
     },
-    planner::Apply,
+    planner::ApplyRequest,
     postgres::{
         DatabaseUrl,
-        pool::{Pool, PoolSettings, Whose},
-        scratch::{Name, Scratch, Template, close},
-        session::Session,
+        pool::{LedgerOwner, PoolSettings, ReadPool},
+        scratch::{ScratchMaker, ScratchName, ScratchTemplate, close},
+        session::MigrationSession,
     },
-    runtime::shutdown::Phase,
+    runtime::shutdown::ShutdownPhase,
     telemetry::metrics::Metrics,
 };
 
@@ -30,16 +31,16 @@ const PRINCIPAL: &str = "lease-template";
 
 /// Makes the template. After an error there is none.
 pub(super) async fn make(
-    scratch: &mut Scratch,
+    scratch: &mut ScratchMaker,
     url: &DatabaseUrl,
-    catalog: &Arc<Catalog>,
-    phases: watch::Receiver<Phase>,
-) -> Result<Name, Failure> {
+    catalog: &Arc<MigrationSet>,
+    phases: watch::Receiver<ShutdownPhase>,
+) -> Result<ScratchName, Failure> {
     let begun = Instant::now();
-    let name = scratch.create(Template::Empty).await?;
+    let name = scratch.create(ScratchTemplate::Empty).await?;
     let made = async {
         apply(scratch.url(&name), catalog, phases).await?;
-        let session = Session::open(url).await?;
+        let session = MigrationSession::open(url).await?;
         close(session.client(), &name, 0)
             .await
             .map_err(Failure::from)
@@ -58,10 +59,10 @@ pub(super) async fn make(
 /// Applies the whole set as an operation like any other.
 async fn apply(
     url: DatabaseUrl,
-    catalog: &Arc<Catalog>,
-    phases: watch::Receiver<Phase>,
+    catalog: &Arc<MigrationSet>,
+    phases: watch::Receiver<ShutdownPhase>,
 ) -> Result<(), Failure> {
-    let (refresh, daemon) = (Arc::new(Refresh::default()), PRINCIPAL.to_owned());
+    let (refresh, daemon) = (Arc::new(RefreshSignal::default()), PRINCIPAL.to_owned());
     // Reads are for those who look on from elsewhere, and here is nobody.
     let no_reads = PoolSettings {
         size: 0,
@@ -69,23 +70,23 @@ async fn apply(
         timeout: LOCK_TIMEOUT,
         ping_after: LOCK_TIMEOUT,
     };
-    let operations = Operations::new(Parts {
+    let operations = Operations::new(OperationDeps {
         catalog: catalog.clone(),
-        pool: Pool::new(url.clone(), Whose::default(), &no_reads),
-        one_database: OneDatabase::new(None),
+        pool: ReadPool::new(url.clone(), LedgerOwner::default(), &no_reads),
+        one_database: SameDatabaseCheck::new(None),
         logins: url.into(),
         side: watch::Sender::new(None).subscribe(),
         role: None,
         signing: None,
         require_rehearsed: false,
-        watchers: Watchers::new(&daemon),
+        watchers: VersionWatchers::new(&daemon),
         daemon,
         metrics: Arc::new(Metrics::new()),
         refresh: refresh.clone(),
         phases,
     });
-    let request = Request {
-        action: Action::Apply(Apply::default()),
+    let request = OperationRequest {
+        action: OperationAction::Apply(ApplyRequest::default()),
         principal: PRINCIPAL.into(),
         request_id: Uuid::new_v4(),
         queue_timeout: Duration::ZERO,

@@ -10,7 +10,7 @@ pub struct ClientUrl(String);
 
 /// Why a text cannot be told to clients. It never repeats the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotForClients {
+pub enum ClientUrlError {
     /// It is no database URL.
     #[error(transparent)]
     Invalid(#[from] InvalidUrl),
@@ -23,15 +23,15 @@ pub enum NotForClients {
 }
 
 impl FromStr for ClientUrl {
-    type Err = NotForClients;
+    type Err = ClientUrlError;
 
-    fn from_str(text: &str) -> Result<Self, NotForClients> {
+    fn from_str(text: &str) -> Result<Self, ClientUrlError> {
         let text = text.trim();
         text.parse::<DatabaseUrl>()?;
         if text.contains("://") {
             Ok(Self(text.into()))
         } else {
-            Err(NotForClients::Dsn)
+            Err(ClientUrlError::Dsn)
         }
     }
 }
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn what_is_no_url_is_refused_without_repeating_it() {
         let of = |text: &str| text.parse::<ClientUrl>().unwrap_err();
-        assert_eq!(of("host=h user=u password=s3cret"), NotForClients::Dsn);
+        assert_eq!(of("host=h user=u password=s3cret"), ClientUrlError::Dsn);
         assert!(
             !of("postgres://u:s3cret@h:port/d")
                 .to_string()

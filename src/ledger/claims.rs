@@ -6,14 +6,14 @@ use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
 use super::{
-    Ending, OperationRow, State,
+    OperationEnding, OperationRow, OperationState,
     history::operation_columns,
     text::{self, held},
 };
 use crate::postgres::{
-    Error,
+    DatabaseError,
     lock::{LockedSession, operation_lock},
-    session::Session,
+    session::MigrationSession,
 };
 
 /// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its
@@ -62,7 +62,7 @@ pub(crate) struct NewOperation<'a> {
 }
 
 /// What became of a claim.
-pub(crate) enum Claim {
+pub(crate) enum ClaimOutcome {
     /// The request is new, and this is its operation.
     Ours {
         /// Its id.
@@ -72,21 +72,21 @@ pub(crate) enum Claim {
         created_at: SystemTime,
     },
     /// The request_id is taken.
-    Existing(Existing),
+    Existing(ExistingOperation),
 }
 
 /// An operation that was there before.
-pub(crate) struct Existing {
+pub(crate) struct ExistingOperation {
     /// Its id.
     pub id: Uuid,
     /// The hash of the request that began it.
     pub request_hash: String,
     /// Where it stands.
-    pub state: State,
+    pub state: OperationState,
     /// False for one that may still be refused, which takes it away.
     pub is_accepted: bool,
     /// How it ended.
-    pub result: Option<Ending>,
+    pub result: Option<OperationEnding>,
     /// False for one that can only have been left by a dead daemon: open, but nobody holds the lock
     /// or waits for it.
     pub is_alive: bool,
@@ -96,14 +96,20 @@ pub(crate) struct Existing {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, Error> {
+pub(crate) async fn claim(
+    session: &MigrationSession,
+    new: &NewOperation<'_>,
+) -> Result<ClaimOutcome, DatabaseError> {
     held!(try_to_claim(session, new), or async {
         let (principal, reason) = (text::plain(new.principal), new.reason.as_deref().map(text::plain));
         try_to_claim(session, &NewOperation { principal: &principal, reason, ..*new }).await
     })
 }
 
-async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim, Error> {
+async fn try_to_claim(
+    session: &MigrationSession,
+    new: &NewOperation<'_>,
+) -> Result<ClaimOutcome, DatabaseError> {
     let client = session.ledger();
     let of = session.keeper().map(|keeper| &keeper.of);
     let (pid, started) = (of.map(|of| of.pid), of.and_then(|of| of.started));
@@ -133,7 +139,7 @@ async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim
             )
             .await?;
         if let Some(row) = inserted.first() {
-            return Ok(Claim::Ours {
+            return Ok(ClaimOutcome::Ours {
                 id,
                 created_at: row.get(0),
             });
@@ -146,7 +152,7 @@ async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim
             )
             .await?;
         if let Some(row) = rows.first() {
-            return Ok(Claim::Existing(existing(row)));
+            return Ok(ClaimOutcome::Existing(existing(row)));
         } // else it was refused and taken back meanwhile
     }
 }
@@ -155,7 +161,10 @@ async fn try_to_claim(session: &Session, new: &NewOperation<'_>) -> Result<Claim
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn find(client: &Client, id: Uuid) -> Result<Option<Existing>, Error> {
+pub(crate) async fn find(
+    client: &Client,
+    id: Uuid,
+) -> Result<Option<ExistingOperation>, DatabaseError> {
     let rows = client
         .query_typed(&format!("{EXISTING} WHERE o.id = $1"), &[(&id, Type::UUID)])
         .await?;
@@ -166,7 +175,7 @@ pub(crate) async fn find(client: &Client, id: Uuid) -> Result<Option<Existing>, 
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn abandon(client: &Client, id: Uuid) -> Result<(), Error> {
+pub(crate) async fn abandon(client: &Client, id: Uuid) -> Result<(), DatabaseError> {
     let delete = "DELETE FROM schemad.operations WHERE id = $1 AND state = 'pending'";
     client.query_typed(delete, &[(&id, Type::UUID)]).await?;
     Ok(())
@@ -176,7 +185,7 @@ pub(crate) async fn abandon(client: &Client, id: Uuid) -> Result<(), Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn running(client: &Client) -> Result<Option<OperationRow>, Error> {
+pub(crate) async fn running(client: &Client) -> Result<Option<OperationRow>, DatabaseError> {
     of_the_lock(client, None).await
 }
 
@@ -187,7 +196,7 @@ pub(crate) async fn running(client: &Client) -> Result<Option<OperationRow>, Err
 pub(crate) async fn of_the_lock(
     client: &Client,
     session: Option<i32>,
-) -> Result<Option<OperationRow>, Error> {
+) -> Result<Option<OperationRow>, DatabaseError> {
     // Whoever holds the lock may be making the ledger just now.
     let ledger = client
         .query_typed("SELECT to_regclass('schemad.operations') IS NOT NULL", &[])
@@ -242,7 +251,10 @@ macro_rules! close {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result<(), Error> {
+pub(crate) async fn close_abandoned(
+    locked: &LockedSession,
+    own: Uuid,
+) -> Result<(), DatabaseError> {
     let close = close!(
         "o.id <> $1 AND (o.state = 'running' OR o.state = 'pending' AND NOT ",
         pending_alive!(),
@@ -262,7 +274,7 @@ pub(crate) async fn close_abandoned(locked: &LockedSession, own: Uuid) -> Result
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn close_copied(client: &Client) -> Result<usize, Error> {
+pub(crate) async fn close_copied(client: &Client) -> Result<usize, DatabaseError> {
     let close = "UPDATE schemad.operations o SET finished_at = clock_timestamp(), state = \
         'interrupted', result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
         false, 'steps_done', d.done, 'steps_total', o.steps_total, 'warnings', '[]'::jsonb, \
@@ -285,7 +297,7 @@ pub(crate) async fn close_copied(client: &Client) -> Result<usize, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn close_queued(client: &Client) -> Result<(), Error> {
+pub(crate) async fn close_queued(client: &Client) -> Result<(), DatabaseError> {
     let close = close!("o.state = 'pending' AND NOT ", pending_alive!());
     say_closed(&client.query_typed(close, &[]).await?);
     Ok(())
@@ -302,12 +314,12 @@ fn say_closed(rows: &[tokio_postgres::Row]) {
     }
 }
 
-fn existing(row: &tokio_postgres::Row) -> Existing {
-    Existing {
+fn existing(row: &tokio_postgres::Row) -> ExistingOperation {
+    ExistingOperation {
         id: row.get(0),
         request_hash: row.get(1),
         // A word of a newer daemon's is one for another end.
-        state: State::parse(row.get(2)).unwrap_or(State::Failed),
+        state: OperationState::parse(row.get(2)).unwrap_or(OperationState::Failed),
         result: row
             .get::<_, Option<&str>>(3)
             .and_then(|json| serde_json::from_str(json).ok()),

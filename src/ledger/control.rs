@@ -10,14 +10,14 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::{
-    OperationRow, State,
+    OperationRow, OperationState,
     claims::pending_alive,
     history::operation_columns,
     text::{self, held},
 };
 use crate::{
     failure::{Failure, Reason},
-    postgres::{Error, activity::Backend, lock::operation_lock},
+    postgres::{DatabaseError, activity::Backend, lock::operation_lock},
 };
 
 /// How often a running operation's daemon says that it lives.
@@ -47,7 +47,7 @@ pub(crate) async fn request_cancel(
     client: &Client,
     id: Uuid,
     by: &str,
-) -> Result<Option<(OperationRow, Backend)>, Error> {
+) -> Result<Option<(OperationRow, Backend)>, DatabaseError> {
     held!(ask_to_end(client, id, by), or ask_to_end(client, id, &text::plain(by)))
 }
 
@@ -55,7 +55,7 @@ async fn ask_to_end(
     client: &Client,
     id: Uuid,
     by: &str,
-) -> Result<Option<(OperationRow, Backend)>, Error> {
+) -> Result<Option<(OperationRow, Backend)>, DatabaseError> {
     let query = concat!(
         "WITH asked AS (UPDATE schemad.operations o SET cancel_requested_by = \
              coalesce(o.cancel_requested_by, $2) WHERE o.id = $1 AND o.state IN ('pending', \
@@ -85,7 +85,7 @@ async fn ask_to_end(
 pub(crate) async fn cancel_requested_by(
     client: &Client,
     id: Uuid,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<String>, DatabaseError> {
     let query = "SELECT cancel_requested_by FROM schemad.operations WHERE id = $1";
     let rows = client.query_typed(query, &[(&id, Type::UUID)]).await?;
     Ok(rows.first().and_then(|row| row.get(0)))
@@ -95,7 +95,7 @@ pub(crate) async fn cancel_requested_by(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn beat(client: &Client, id: Uuid) -> Result<(), Error> {
+pub(crate) async fn beat(client: &Client, id: Uuid) -> Result<(), DatabaseError> {
     let update = concat!(
         "UPDATE schemad.operations SET heartbeat_at = clock_timestamp() WHERE id = $1 AND state = \
          'running' AND ",
@@ -107,7 +107,7 @@ pub(crate) async fn beat(client: &Client, id: Uuid) -> Result<(), Error> {
 
 /// A daemon that holds the lock and says nothing.
 #[derive(Debug)]
-pub struct Silent {
+pub struct SilentDaemon {
     /// What it runs or prepares, where that is known.
     pub operation: Option<Uuid>,
     /// host:pid, where that is known.
@@ -130,7 +130,10 @@ pub struct Silent {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, Error> {
+pub async fn silent(
+    client: &Client,
+    so_long: Duration,
+) -> Result<Vec<SilentDaemon>, DatabaseError> {
     let query = concat!(
         "SELECT o.id, coalesce(o.daemon, ''), a.pid, coalesce((extract(epoch FROM a.backend_start) \
             * 1000000)::bigint, 0), a.state IS NOT NULL FROM pg_catalog.pg_locks k JOIN \
@@ -150,7 +153,7 @@ pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, E
         (&STANDS_STILL.as_secs_f64(), Type::FLOAT8),
     ];
     let rows = client.query_typed(query, &times).await?;
-    let silent = |row: &tokio_postgres::Row| Silent {
+    let silent = |row: &tokio_postgres::Row| SilentDaemon {
         operation: row.get(0),
         daemon: row.get(1),
         backend: Backend {
@@ -164,7 +167,7 @@ pub async fn silent(client: &Client, so_long: Duration) -> Result<Vec<Silent>, E
 
 /// Whether dead daemons left operations behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Left {
+pub(crate) struct DeadDaemons {
     /// One that waits and never will win.
     pub queued: bool,
     /// One that is 'running' although nobody holds the lock: its session is gone, or its daemon has
@@ -176,7 +179,7 @@ pub(crate) struct Left {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn left(client: &Client) -> Result<Left, Error> {
+pub(crate) async fn left(client: &Client) -> Result<DeadDaemons, DatabaseError> {
     let query = concat!(
         "SELECT EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'pending' AND NOT ",
         pending_alive!(),
@@ -194,7 +197,7 @@ pub(crate) async fn left(client: &Client) -> Result<Left, Error> {
         .await?;
     Ok(rows
         .first()
-        .map(|row| Left {
+        .map(|row| DeadDaemons {
             queued: row.get(0),
             running: row.get(1),
         })
@@ -204,8 +207,8 @@ pub(crate) async fn left(client: &Client) -> Result<Left, Error> {
 /// Why an operation cannot be cancelled: it has ended.
 pub(crate) fn ended(operation: &OperationRow) -> Option<Failure> {
     let open = matches!(
-        State::parse(&operation.state),
-        Some(State::Pending | State::Running)
+        OperationState::parse(&operation.state),
+        Some(OperationState::Pending | OperationState::Running)
     );
     (!open).then(|| {
         Failure::new(

@@ -10,10 +10,10 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 use uuid::Uuid;
 
-use super::{Ending, OperationRow, Planned, State, read::micros};
+use super::{OperationEnding, OperationRow, OperationState, PlanRecord, read::micros};
 use crate::{
     migration::Direction,
-    postgres::{Error, pool::Reader},
+    postgres::{DatabaseError, pool::PooledReader},
 };
 
 /// An operation's columns. to_jsonb, because a ledger of version 1 does not have them all.
@@ -33,11 +33,11 @@ pub(super) use operation_columns;
 
 /// Which operations.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct OperationFilter {
     /// Of this kind.
     pub kind: Option<&'static str>,
     /// In this state.
-    pub state: Option<State>,
+    pub state: Option<OperationState>,
     /// Asked for by this principal.
     pub principal: Option<String>,
     /// With a step of this version.
@@ -55,10 +55,10 @@ pub struct Filter {
 /// # Errors
 /// The database's, or its loss.
 pub(crate) async fn list(
-    reader: &mut Reader,
-    filter: &Filter,
+    reader: &mut PooledReader,
+    filter: &OperationFilter,
     limit: usize,
-) -> Result<Vec<OperationRow>, Error> {
+) -> Result<Vec<OperationRow>, DatabaseError> {
     // A parameter that is null asks for nothing. The range is said twice so that the index on the
     // time is of use.
     let query = concat!(
@@ -80,7 +80,7 @@ pub(crate) async fn list(
     reader.begin().await?;
     let result = sql_query(query)
         .bind::<Nullable<Text>, _>(filter.kind)
-        .bind::<Nullable<Text>, _>(filter.state.map(State::as_str))
+        .bind::<Nullable<Text>, _>(filter.state.map(OperationState::as_str))
         .bind::<Nullable<Text>, _>(filter.principal.as_deref())
         .bind::<Nullable<Text>, _>(filter.version.as_deref())
         .bind::<Nullable<BigInt>, _>(filter.from)
@@ -98,7 +98,10 @@ pub(crate) async fn list(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn get(reader: &mut Reader, id: Uuid) -> Result<Option<OperationRow>, Error> {
+pub(crate) async fn get(
+    reader: &mut PooledReader,
+    id: Uuid,
+) -> Result<Option<OperationRow>, DatabaseError> {
     let query = concat!(
         "SELECT ",
         operation_columns!(),
@@ -119,7 +122,7 @@ pub(crate) async fn get(reader: &mut Reader, id: Uuid) -> Result<Option<Operatio
 }
 
 /// A database without a ledger has no operations.
-async fn exists(reader: &mut Reader) -> Result<bool, Error> {
+async fn exists(reader: &mut PooledReader) -> Result<bool, DatabaseError> {
     #[derive(QueryableByName)]
     struct Exists {
         #[diesel(sql_type = Bool)]
@@ -136,15 +139,15 @@ async fn exists(reader: &mut Reader) -> Result<bool, Error> {
 
 /// What changed in an operation.
 #[derive(Debug)]
-pub(crate) struct Changes {
+pub(crate) struct OperationChanges {
     /// The operation now.
     pub operation: OperationRow,
     /// The steps after those that were seen; all of them the first time.
     pub steps: Vec<StepChange>,
     /// What the plan said beside its steps, once there is one.
-    pub planned: Planned,
+    pub planned: PlanRecord,
     /// How it ended, if it has.
-    pub ending: Option<Ending>,
+    pub ending: Option<OperationEnding>,
 }
 
 /// A step, as the ledger has it.
@@ -168,10 +171,10 @@ pub(crate) struct StepChange {
 /// # Errors
 /// The database's, or its loss.
 pub(crate) async fn changes(
-    reader: &mut Reader,
+    reader: &mut PooledReader,
     id: Uuid,
     seen: usize,
-) -> Result<Option<Changes>, Error> {
+) -> Result<Option<OperationChanges>, DatabaseError> {
     if !exists(reader).await? {
         return Ok(None);
     }
@@ -205,7 +208,7 @@ pub(crate) async fn changes(
     };
     let found = result.await;
     let found = reader.end(found).await?;
-    Ok(found.map(|(raw, steps)| Changes {
+    Ok(found.map(|(raw, steps)| OperationChanges {
         planned: raw
             .planned
             .as_deref()

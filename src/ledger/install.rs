@@ -14,9 +14,9 @@ use crate::{
     failure::{Failure, LEDGER_REPAIR, Reason},
     postgres::{
         self,
-        error::Foreign,
+        error::ForeignObject,
         lock::{LockedSession, operation_lock},
-        session::Session,
+        session::MigrationSession,
     },
     sql,
 };
@@ -122,7 +122,7 @@ const DIESEL_TABLE_IS_LOOKED_AT: i32 = 6;
 
 /// What `check` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum LedgerState {
     /// This daemon can use it.
     Usable,
     /// There is none, and this daemon may create one, under the lock.
@@ -133,7 +133,7 @@ pub(crate) enum State {
 
 /// How much a look at the ledger takes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum InspectionDepth {
     /// All, in two statements: also what stands on Diesel's table.
     Closely,
     /// All but that, in one.
@@ -142,9 +142,9 @@ pub(crate) enum Look {
 
 /// What one look at a ledger in use says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct LedgerStanding {
     /// Whether this daemon can use it.
-    pub state: State,
+    pub state: LedgerState,
     /// Operations are pending or running, or a session of schemad's holds the operation lock.
     pub is_busy: bool,
 }
@@ -154,21 +154,21 @@ pub(crate) struct Standing {
 /// # Errors
 /// READ_ONLY_SERVER, MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, LEDGER_DAMAGED,
 /// DIESEL_TABLE_UNSAFE, ROW_SECURITY, or the database's.
-pub(crate) async fn check(session: &Session) -> Result<State, Failure> {
+pub(crate) async fn check(session: &MigrationSession) -> Result<LedgerState, Failure> {
     let keeping = session.ledger_session();
-    let place = Place::of(&one(keeping.client(), PLACE).await?);
+    let place = LedgerPlace::of(&one(keeping.client(), PLACE).await?);
     place
         .server_may_be_used()
         .map_err(|failure| of_the_keeper(session, failure))?;
     place.is_trusted()?;
     if !place.has_ledger {
-        Absent::find(keeping, &place)
+        AbsentLedger::find(keeping, &place)
             .await?
             .may_be_created(&place)?;
-        return Ok(State::ToBeCreated);
+        return Ok(LedgerState::ToBeCreated);
     }
     may_be_read(keeping, &place).await?;
-    Ok(standing(session, Look::Closely).await?.state)
+    Ok(standing(session, InspectionDepth::Closely).await?.state)
 }
 
 /// The same for a ledger that was usable a moment ago, in one statement. Where the ledger is gone,
@@ -176,7 +176,10 @@ pub(crate) async fn check(session: &Session) -> Result<State, Failure> {
 ///
 /// # Errors
 /// As `check`.
-pub(crate) async fn standing(session: &Session, look: Look) -> Result<Standing, Failure> {
+pub(crate) async fn standing(
+    session: &MigrationSession,
+    look: InspectionDepth,
+) -> Result<LedgerStanding, Failure> {
     let keeping = session.ledger_session();
     let (place, contents) = whole(keeping.client()).await?;
     place
@@ -185,17 +188,17 @@ pub(crate) async fn standing(session: &Session, look: Look) -> Result<Standing, 
     place.is_trusted()?;
     may_be_read(keeping, &place).await?;
     let state = judge(keeping, &place, &contents, look).await?;
-    if state == State::Usable && session.keeper().is_some() {
+    if state == LedgerState::Usable && session.keeper().is_some() {
         guards_may_be_used(session.client()).await?;
     }
-    Ok(Standing {
+    Ok(LedgerStanding {
         state,
         is_busy: contents.is_busy,
     })
 }
 
 /// Where another login keeps the ledger, its address is the one that has to be the primary.
-fn of_the_keeper(session: &Session, failure: Failure) -> Failure {
+fn of_the_keeper(session: &MigrationSession, failure: Failure) -> Failure {
     if session.keeper().is_none() || failure.reason != Reason::ReadOnlyServer {
         return failure;
     }
@@ -233,10 +236,10 @@ async fn guards_may_be_used(client: &Client) -> Result<(), Failure> {
 /// The ledger's tables can be read, and their rows seen. All missing rights are named at once:
 /// while the ledger cannot say where Diesel's table is, those on the one that the search_path
 /// finds.
-async fn may_be_read(session: &Session, place: &Place) -> Result<(), Failure> {
+async fn may_be_read(session: &MigrationSession, place: &LedgerPlace) -> Result<(), Failure> {
     if !place.may_use_schema || place.lacks_tables {
         let mut lacks = place.lacks();
-        let absent = Absent::find(session, place).await?;
+        let absent = AbsentLedger::find(session, place).await?;
         lacks.extend(absent.diesel.as_ref().and_then(|_| absent.lacks_diesel()));
         return place.has(&lacks);
     }
@@ -247,11 +250,11 @@ async fn may_be_read(session: &Session, place: &Place) -> Result<(), Failure> {
 }
 
 async fn judge(
-    session: &Session,
-    place: &Place,
-    contents: &Contents,
-    look: Look,
-) -> Result<State, Failure> {
+    session: &MigrationSession,
+    place: &LedgerPlace,
+    contents: &LedgerContents,
+    look: InspectionDepth,
+) -> Result<LedgerState, Failure> {
     let Some(version) = contents.version else {
         return Err(damaged("the only row of schemad.ledger is missing"));
     };
@@ -271,24 +274,24 @@ async fn judge(
     }
     contents.diesel_may_be_used(session).await?;
     contents.guards_may_use_diesel()?;
-    if version >= DIESEL_TABLE_IS_LOOKED_AT && look == Look::Closely {
+    if version >= DIESEL_TABLE_IS_LOOKED_AT && look == InspectionDepth::Closely {
         contents.diesel_is_plain(session.client()).await?;
     }
     Ok(if version < VERSION {
-        State::ToBeUpgraded
+        LedgerState::ToBeUpgraded
     } else {
-        State::Usable
+        LedgerState::Usable
     })
 }
 
 /// Both in one statement, and so in one state: another daemon may upgrade the ledger just now.
-async fn whole(client: &Client) -> Result<(Place, Contents), Failure> {
+async fn whole(client: &Client) -> Result<(LedgerPlace, LedgerContents), Failure> {
     let row = one(
         client,
         &format!("SELECT * FROM ({PLACE_AND_TABLES}) place CROSS JOIN ({CONTENTS}) contents"),
     )
     .await?;
-    Ok((Place::of(&row), Contents::of(&row)))
+    Ok((LedgerPlace::of(&row), LedgerContents::of(&row)))
 }
 
 /// Creates or upgrades the ledger, and the Diesel table with Diesel's own DDL. Does nothing where
@@ -299,13 +302,13 @@ async fn whole(client: &Client) -> Result<(Place, Contents), Failure> {
 pub(crate) async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
     let session = locked.ledger_session();
     let client = session.client();
-    let place = Place::of(&one(client, PLACE).await?);
+    let place = LedgerPlace::of(&one(client, PLACE).await?);
     place.server_may_be_used()?;
     place.is_trusted()?;
     let installed = if place.has_ledger {
         may_be_read(session, &place).await?;
         let (place, contents) = whole(client).await?;
-        judge(session, &place, &contents, Look::Closely).await?;
+        judge(session, &place, &contents, InspectionDepth::Closely).await?;
         contents.version.unwrap_or_default()
     } else {
         0
@@ -347,7 +350,7 @@ async fn recognise_copy(client: &Client) -> Result<(), Failure> {
     let rows = client
         .query_typed(query, &[])
         .await
-        .map_err(postgres::Error::from)?;
+        .map_err(postgres::DatabaseError::from)?;
     let Some(other) = rows.first().and_then(|row| row.get::<_, Option<String>>(0)) else {
         return Ok(());
     };
@@ -362,8 +365,8 @@ async fn recognise_copy(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn create(session: &Session, place: &Place) -> Result<(), Failure> {
-    let absent = Absent::find(session, place).await?;
+async fn create(session: &MigrationSession, place: &LedgerPlace) -> Result<(), Failure> {
+    let absent = AbsentLedger::find(session, place).await?;
     absent.may_be_created(place)?;
     let mut message = String::from("BEGIN;");
     if !place.has_schema {
@@ -407,7 +410,7 @@ async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
     let rows = client
         .query_typed(query, &[])
         .await
-        .map_err(postgres::Error::from)?;
+        .map_err(postgres::DatabaseError::from)?;
     if let Some(row) = rows.first() {
         execute(client, &diesel_table(row.get(0))).await?;
     }
@@ -419,11 +422,11 @@ async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
 pub(super) async fn prepare_diesel_table(
     client: &Client,
     name: &str,
-) -> Result<(), postgres::Error> {
+) -> Result<(), postgres::DatabaseError> {
     let there = "SELECT to_regclass($1)::oid";
     let look = async || {
         let rows = client.query_typed(there, &[(&name, Type::TEXT)]).await?;
-        Ok::<_, postgres::Error>(rows.first().and_then(|row| row.get::<_, Option<u32>>(0)))
+        Ok::<_, postgres::DatabaseError>(rows.first().and_then(|row| row.get::<_, Option<u32>>(0)))
     };
     if look().await?.is_none() {
         client.batch_execute(&diesel_table(name)).await?;
@@ -433,10 +436,13 @@ pub(super) async fn prepare_diesel_table(
         .await?;
     // What the name leads to now is what is locked.
     let Some(oid) = look().await? else {
-        return Err(postgres::Error::unsafe_table(name, "it is gone again"));
+        return Err(postgres::DatabaseError::unsafe_table(
+            name,
+            "it is gone again",
+        ));
     };
     match diesel_problem(client, oid).await? {
-        Some(problem) => Err(postgres::Error::unsafe_table(name, &problem)),
+        Some(problem) => Err(postgres::DatabaseError::unsafe_table(name, &problem)),
         None => Ok(()),
     }
 }
@@ -630,7 +636,7 @@ const LOOK_UP: &str = "SELECT \
     pg_catalog.current_schema(), pg_catalog.current_setting('search_path')";
 
 /// The server, the role, and what there is of the ledger.
-struct Place {
+struct LedgerPlace {
     /// Quoted.
     role: String,
     is_superuser: bool,
@@ -659,7 +665,7 @@ struct Place {
     problem: Option<Vec<String>>,
 }
 
-impl Place {
+impl LedgerPlace {
     fn of(row: &Row) -> Self {
         let tables: Vec<String> = row.get("tables");
         Self {
@@ -687,9 +693,9 @@ impl Place {
 
     /// Nobody's code runs by what there is of the ledger who could not do as the daemon anyway.
     fn is_trusted(&self) -> Result<(), Failure> {
-        if let Some(foreign) = self.foreign.as_deref().and_then(Foreign::of) {
+        if let Some(foreign) = self.foreign.as_deref().and_then(ForeignObject::of) {
             let migrating_role = self.migrating_role.as_deref();
-            return Err(postgres::Error::foreign_ledger(
+            return Err(postgres::DatabaseError::foreign_ledger(
                 &foreign,
                 &self.role,
                 self.is_superuser,
@@ -785,7 +791,7 @@ impl Place {
             .collect()
     }
 
-    fn may_be_used(&self, contents: &Contents) -> Result<(), Failure> {
+    fn may_be_used(&self, contents: &LedgerContents) -> Result<(), Failure> {
         let mut lacks = self.lacks();
         match (
             &contents.diesel_schema,
@@ -810,7 +816,7 @@ impl Place {
 fn must_have(role: &str, lacks: &[String]) -> Result<(), Failure> {
     match lacks {
         [] => Ok(()),
-        [right] => Err(postgres::Error::MissingRight {
+        [right] => Err(postgres::DatabaseError::MissingRight {
             role: role.into(),
             right: right.clone(),
         }
@@ -835,7 +841,7 @@ fn must_have(role: &str, lacks: &[String]) -> Result<(), Failure> {
 
 /// What the ledger says of itself, and Diesel's table.
 #[derive(Default)]
-struct Contents {
+struct LedgerContents {
     /// `None`: the ledger's row is missing.
     version: Option<i32>,
     compatible_with: i32,
@@ -856,7 +862,7 @@ struct Contents {
     is_busy: bool,
 }
 
-impl Contents {
+impl LedgerContents {
     fn of(row: &Row) -> Self {
         let flag = |name: &str| row.get::<_, Option<bool>>(name).unwrap_or_default();
         Self {
@@ -883,19 +889,23 @@ impl Contents {
     /// Diesel's table, where there is one, has an owner that could do as the daemon anyway, and is
     /// a table whose rows can be seen. Others may be able to write the ledger, which says where it
     /// is.
-    async fn diesel_may_be_used(&self, session: &Session) -> Result<(), Failure> {
+    async fn diesel_may_be_used(&self, session: &MigrationSession) -> Result<(), Failure> {
         let Some(table) = &self.diesel else {
             return Ok(());
         };
         if !self.owner_is_trusted {
-            return Err(postgres::Error::untrusted_owner(
+            return Err(postgres::DatabaseError::untrusted_owner(
                 table,
                 self.diesel_owner.as_deref().unwrap_or_default(),
             )
             .into());
         }
         if !self.is_table {
-            return Err(postgres::Error::unsafe_table(table, "it is not an ordinary table").into());
+            return Err(postgres::DatabaseError::unsafe_table(
+                table,
+                "it is not an ordinary table",
+            )
+            .into());
         }
         if self.diesel_is_hidden {
             return Err(hidden(table, &session_role(session).await?));
@@ -904,7 +914,7 @@ impl Contents {
     }
 }
 
-impl Contents {
+impl LedgerContents {
     /// The guards write Diesel's table with the rights of the ledger's owner.
     fn guards_may_use_diesel(&self) -> Result<(), Failure> {
         match (
@@ -930,26 +940,29 @@ impl Contents {
             return Ok(());
         };
         match diesel_problem(client, oid).await? {
-            Some(problem) => Err(postgres::Error::unsafe_table(table, &problem).into()),
+            Some(problem) => Err(postgres::DatabaseError::unsafe_table(table, &problem).into()),
             None => Ok(()),
         }
     }
 }
 
-async fn diesel_problem(client: &Client, oid: u32) -> Result<Option<String>, postgres::Error> {
+async fn diesel_problem(
+    client: &Client,
+    oid: u32,
+) -> Result<Option<String>, postgres::DatabaseError> {
     let problem = "SELECT schemad.diesel_table_problem_v2($1::oid)";
     let rows = client.query_typed(problem, &[(&oid, Type::OID)]).await?;
     Ok(rows.first().and_then(|row| row.get(0)))
 }
 
-async fn session_role(session: &Session) -> Result<String, Failure> {
+async fn session_role(session: &MigrationSession) -> Result<String, Failure> {
     Ok(one(session.client(), "SELECT quote_ident(current_user)")
         .await?
         .get(0))
 }
 
 /// What there is in place of a ledger.
-struct Absent {
+struct AbsentLedger {
     /// Something in the schema that is not schemad's, whatever kind of thing: each depends on the
     /// schema, which pg_depend has an index for.
     foreign: Option<String>,
@@ -989,8 +1002,8 @@ const ABSENT: &str = concat!(
     $1::oid"
 );
 
-impl Absent {
-    async fn find(session: &Session, place: &Place) -> Result<Self, Failure> {
+impl AbsentLedger {
+    async fn find(session: &MigrationSession, place: &LedgerPlace) -> Result<Self, Failure> {
         let found = session.in_configured_path(LOOK_UP).await?;
         let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
             (&found.get(0), Type::TEXT),
@@ -1001,7 +1014,7 @@ impl Absent {
             .client()
             .query_typed(ABSENT, &parameters)
             .await
-            .map_err(postgres::Error::from)?;
+            .map_err(postgres::DatabaseError::from)?;
         let row = rows
             .first()
             .ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))?;
@@ -1018,7 +1031,7 @@ impl Absent {
         })
     }
 
-    fn may_be_created(&self, place: &Place) -> Result<(), Failure> {
+    fn may_be_created(&self, place: &LedgerPlace) -> Result<(), Failure> {
         if let Some(foreign) = &self.foreign {
             return Err(Failure::new(
                 Reason::LedgerForeign,
@@ -1038,12 +1051,14 @@ impl Absent {
         }
         if let Some(table) = &self.diesel {
             if let Some(owner) = &self.untrusted_owner {
-                return Err(postgres::Error::untrusted_owner(table, owner).into());
+                return Err(postgres::DatabaseError::untrusted_owner(table, owner).into());
             }
             if !self.is_table {
-                return Err(
-                    postgres::Error::unsafe_table(table, "it is not an ordinary table").into(),
-                );
+                return Err(postgres::DatabaseError::unsafe_table(
+                    table,
+                    "it is not an ordinary table",
+                )
+                .into());
             }
             if self.diesel_is_hidden {
                 return Err(hidden(table, &place.role));
@@ -1089,7 +1104,7 @@ fn damaged(problem: &str) -> Failure {
 }
 
 fn hidden(table: &str, role: &str) -> Failure {
-    postgres::Error::RowSecurity {
+    postgres::DatabaseError::RowSecurity {
         table: table.into(),
         role: role.into(),
     }
@@ -1100,7 +1115,7 @@ async fn one(client: &Client, query: &str) -> Result<Row, Failure> {
     let mut rows = client
         .query_typed(query, &[])
         .await
-        .map_err(postgres::Error::from)?;
+        .map_err(postgres::DatabaseError::from)?;
     rows.pop()
         .ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))
 }
@@ -1110,7 +1125,7 @@ async fn execute(client: &Client, sql: &str) -> Result<(), Failure> {
     if let Err(error) = client.batch_execute(sql).await {
         // The session may be gone, and then so is the transaction.
         let _ = client.batch_execute("ROLLBACK").await;
-        return Err(postgres::Error::from(error).into());
+        return Err(postgres::DatabaseError::from(error).into());
     }
     Ok(())
 }

@@ -6,17 +6,17 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::{operations::StepRow, settle::Settlement};
-use crate::postgres::{Error, lock::operation_lock, session::insist};
+use super::{operations::NewStepRow, settle::Settlement};
+use crate::postgres::{DatabaseError, lock::operation_lock, session::insist};
 
 /// Begins or takes over the journals of the scripts that are not one transaction, and ends those
 /// that others settled.
 pub(super) async fn write(
     client: &Client,
-    steps: &[StepRow<'_>],
+    steps: &[NewStepRow<'_>],
     ids: &[i64],
     settlement: &Settlement<'_>,
-) -> Result<(), Error> {
+) -> Result<(), DatabaseError> {
     let settled: Vec<i64> = settlement.settled_journals().collect();
     let taken_over: Vec<i64> = steps.iter().filter_map(|step| step.resume.step).collect();
     // Those without progress are of no use to anybody, and the parts that did not run may have been
@@ -73,12 +73,12 @@ pub(super) async fn write(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn diesel_table(client: &Client) -> Result<String, Error> {
+pub(crate) async fn diesel_table(client: &Client) -> Result<String, DatabaseError> {
     let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l";
     let rows = insist!(client.query_typed(query, &[]))?;
     rows.first()
         .map(|row| row.get(0))
-        .ok_or_else(|| Error::Lost("the ledger is empty".into()))
+        .ok_or_else(|| DatabaseError::Lost("the ledger is empty".into()))
 }
 
 /// Writes the state of a statement (its step, its ordinal) that runs outside a transaction, beside
@@ -92,7 +92,7 @@ pub(crate) async fn note(
     (step, ordinal): (i64, i32),
     state: &str,
     holder: i32,
-) -> Result<bool, Error> {
+) -> Result<bool, DatabaseError> {
     let change = concat!(
         "UPDATE schemad.statements s SET state = $3, started_at = CASE $3 WHEN 'pending' THEN NULL \
             ELSE coalesce(s.started_at, clock_timestamp()) END, finished_at = CASE $3 WHEN 'done' \
@@ -116,7 +116,11 @@ pub(crate) async fn note(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn note_failed(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
+pub(crate) async fn note_failed(
+    client: &Client,
+    step: i64,
+    ordinal: i32,
+) -> Result<(), DatabaseError> {
     let change = "UPDATE schemad.statements SET finished_at = clock_timestamp() WHERE step = $1 \
         AND ordinal = $2 AND state = 'running'";
     insist!(client.query_typed(change, &[(&step, Type::INT8), (&ordinal, Type::INT4)]))?;
@@ -128,7 +132,11 @@ pub(crate) async fn note_failed(client: &Client, step: i64, ordinal: i32) -> Res
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn forget_try(client: &Client, step: i64, ordinal: i32) -> Result<(), Error> {
+pub(crate) async fn forget_try(
+    client: &Client,
+    step: i64,
+    ordinal: i32,
+) -> Result<(), DatabaseError> {
     let change = "UPDATE schemad.statements SET indexes_before = NULL WHERE step = $1 AND ordinal \
         = $2 AND state = 'pending'";
     insist!(client.query_typed(change, &[(&step, Type::INT8), (&ordinal, Type::INT4)]))?;
@@ -145,7 +153,7 @@ pub(crate) async fn forget_tried(
     step: i64,
     done: usize,
     now: Option<(String, &str)>,
-) -> Result<(), Error> {
+) -> Result<(), DatabaseError> {
     let ordinal = i32::try_from(done + 1).unwrap_or(i32::MAX);
     let mut values: Vec<(&(dyn ToSql + Sync), Type)> =
         vec![(&step, Type::INT8), (&ordinal, Type::INT4)];

@@ -7,7 +7,7 @@ use super::{
     OperationRow,
     history::{RawOperation, operation_columns},
 };
-use crate::postgres::{Error, pool::Reader};
+use crate::postgres::{DatabaseError, pool::PooledReader};
 
 /// The newest operation that has ended, which the index on the time they were created at finds
 /// without reading the others: one runs at a time, so the newest is the last. `None`: there is none
@@ -15,7 +15,7 @@ use crate::postgres::{Error, pool::Reader};
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn read(reader: &mut Reader) -> Result<Option<OperationRow>, Error> {
+pub(crate) async fn read(reader: &mut PooledReader) -> Result<Option<OperationRow>, DatabaseError> {
     let query = concat!(
         "SELECT ",
         operation_columns!(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::postgres::{Error, activity::Blocker};
+use crate::postgres::{DatabaseError, activity::Blocker};
 
 /// Other sessions of this database that hold a lock on a table of the ledger, or on Diesel's, that
 /// schemad's own statements wait for. A lock on the whole table is named before one on rows, which
@@ -29,7 +29,7 @@ const BLOCKERS: &str = "SELECT DISTINCT ON (l.pid) l.pid, a.usename::text, a.app
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn by(client: &Client) -> Result<Vec<Blocker>, Error> {
+pub(crate) async fn by(client: &Client) -> Result<Vec<Blocker>, DatabaseError> {
     let rows = client.query_typed(BLOCKERS, &[]).await?;
     let is_weak = |row: &tokio_postgres::Row| row.get::<_, bool>(7);
     let only_weak = rows.iter().all(is_weak);

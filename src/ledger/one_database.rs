@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use super::read;
 use crate::{
     failure::{Failure, Reason},
-    postgres::{Error, pool::Pool},
+    postgres::{DatabaseError, pool::ReadPool},
 };
 
 /// Reading is not what an operation waits for.
@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_secs(1);
 
 /// Which database a session is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct DatabaseIdentity {
     /// The system identifier that initdb gave the server, and the database's oid. A physical
     /// standby has its primary's.
     pub database: String,
@@ -26,7 +26,7 @@ pub(crate) struct Identity {
     pub primary_since: Option<i64>,
 }
 
-/// One row: the columns of [`Identity`].
+/// One row: the columns of [`DatabaseIdentity`].
 pub(super) const IDENTITY: &str = "SELECT c.system_identifier::text || '/' || d.oid::text AS \
     database, CASE WHEN NOT pg_is_in_recovery() THEN (extract(epoch FROM \
     pg_postmaster_start_time()) * 1000000)::bigint END AS primary_since FROM pg_control_system() \
@@ -34,11 +34,11 @@ pub(super) const IDENTITY: &str = "SELECT c.system_identifier::text || '/' || d.
 
 /// Compares what is read with where migrations run.
 #[derive(Clone)]
-pub(crate) struct OneDatabase(Option<Pool>);
+pub(crate) struct SameDatabaseCheck(Option<ReadPool>);
 
-impl OneDatabase {
+impl SameDatabaseCheck {
     /// `reading`: sessions of the other address. `None`: there is one address.
-    pub(crate) fn new(reading: Option<Pool>) -> Self {
+    pub(crate) fn new(reading: Option<ReadPool>) -> Self {
         Self(reading)
     }
 
@@ -61,12 +61,12 @@ impl OneDatabase {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn identity(client: &Client) -> Result<Identity, Error> {
+pub(crate) async fn identity(client: &Client) -> Result<DatabaseIdentity, DatabaseError> {
     let rows = client.query_typed(IDENTITY, &[]).await?;
     let row = rows
         .first()
-        .ok_or_else(|| Error::Lost("the server returned no row".into()))?;
-    Ok(Identity {
+        .ok_or_else(|| DatabaseError::Lost("the server returned no row".into()))?;
+    Ok(DatabaseIdentity {
         database: row.get(0),
         primary_since: row.get(1),
     })
@@ -76,7 +76,10 @@ pub(crate) async fn identity(client: &Client) -> Result<Identity, Error> {
 ///
 /// # Errors
 /// DATABASES_DIFFER.
-pub(crate) fn compare(reading: &Identity, migrating: &Identity) -> Result<(), Failure> {
+pub(crate) fn compare(
+    reading: &DatabaseIdentity,
+    migrating: &DatabaseIdentity,
+) -> Result<(), Failure> {
     let both_take_writes = reading.primary_since.is_some() && migrating.primary_since.is_some();
     if reading.database == migrating.database
         && !(both_take_writes && reading.primary_since != migrating.primary_since)
@@ -108,7 +111,7 @@ mod tests {
 
     #[test]
     fn copies_are_told_apart_and_a_standby_is_the_same_database() {
-        let of = |database: &str, primary_since| Identity {
+        let of = |database: &str, primary_since| DatabaseIdentity {
             database: database.into(),
             primary_since,
         };

@@ -10,23 +10,23 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::{
-    Ending, Planned, State, install, journals,
+    OperationEnding, OperationState, PlanRecord, install, journals,
     settle::Settlement,
     signatures,
     text::{self, held},
 };
 use crate::{
-    migration::{Direction, Migration, Mode, Row, Script},
-    planner::{Earlier, Resolution, Resume},
+    migration::{Direction, Migration, MigrationRow, Script, ScriptMode},
+    planner::{AbandonedIndex, LedgerResolution, ResumePoint},
     postgres::{
-        Error,
+        DatabaseError,
         lock::{LockedSession, operation_lock},
         session::insist,
     },
 };
 
 /// A step to be recorded.
-pub(crate) struct StepRow<'a> {
+pub(crate) struct NewStepRow<'a> {
     /// The migration's version.
     pub version: &'a str,
     /// Its name.
@@ -47,9 +47,9 @@ pub(crate) struct StepRow<'a> {
     /// one took effect.
     pub parts: &'a [(String, &'static str)],
     /// Where such a script goes on.
-    pub resume: Resume,
+    pub resume: ResumePoint,
     /// A statement for an index that failed there, and is no longer in the script.
-    pub earlier: Option<&'a Earlier>,
+    pub earlier: Option<&'a AbandonedIndex>,
     /// Runs it, where it is not the session's own role.
     pub role: Option<&'a str>,
 }
@@ -63,10 +63,10 @@ pub(crate) struct StepRow<'a> {
 pub(crate) async fn begin(
     locked: &LockedSession,
     operation: Uuid,
-    steps: &[StepRow<'_>],
+    steps: &[NewStepRow<'_>],
     settlement: &Settlement<'_>,
-    planned: &Planned,
-) -> Result<Option<Vec<i64>>, Error> {
+    planned: &PlanRecord,
+) -> Result<Option<Vec<i64>>, DatabaseError> {
     let client = locked.ledger();
     client.batch_execute("BEGIN").await?;
     let written = write_begin(locked, operation, steps, settlement, planned).await;
@@ -85,10 +85,10 @@ pub(crate) async fn begin(
 async fn write_begin(
     locked: &LockedSession,
     operation: Uuid,
-    steps: &[StepRow<'_>],
+    steps: &[NewStepRow<'_>],
     settlement: &Settlement<'_>,
-    planned: &Planned,
-) -> Result<Option<Vec<i64>>, Error> {
+    planned: &PlanRecord,
+) -> Result<Option<Vec<i64>>, DatabaseError> {
     let client = locked.ledger();
     if let Some(keeper) = locked.keeper()
         && !still_holds(client, operation, keeper.of.pid).await?
@@ -101,7 +101,8 @@ async fn write_begin(
         .filter_map(|(_, migration)| *migration);
     // The journal's row keeps only its checksum until what it left is removed, which this operation
     // may not come to.
-    let tried = |earlier: &Earlier| Script::new(earlier.sql.as_str(), Mode::NonTransactional);
+    let tried =
+        |earlier: &AbandonedIndex| Script::new(earlier.sql.as_str(), ScriptMode::NonTransactional);
     let tried: Vec<Script> = steps
         .iter()
         .filter_map(|step| step.earlier)
@@ -139,7 +140,7 @@ async fn write_begin(
     if ours.is_empty() {
         return Ok(None);
     }
-    let planned = serde_json::to_string(planned).map_err(|e| Error::Lost(e.to_string()))?;
+    let planned = serde_json::to_string(planned).map_err(|e| DatabaseError::Lost(e.to_string()))?;
     note(client, operation, "started", &planned).await?;
     let ids = insert_steps(locked, operation, steps).await?;
     journals::write(client, steps, &ids, settlement).await?;
@@ -149,7 +150,7 @@ async fn write_begin(
 /// Whether the session for migrations still holds the operation lock, asked on the one that keeps
 /// the ledger. The operation's row is locked first: another daemon that wins the lock from now on
 /// closes it after this transaction, and plans after that.
-async fn still_holds(client: &Client, operation: Uuid, pid: i32) -> Result<bool, Error> {
+async fn still_holds(client: &Client, operation: Uuid, pid: i32) -> Result<bool, DatabaseError> {
     let row = "SELECT FROM schemad.operations o WHERE o.id = $1 AND o.state = 'pending' FOR \
         UPDATE";
     let holds = concat!(
@@ -166,7 +167,7 @@ async fn still_holds(client: &Client, operation: Uuid, pid: i32) -> Result<bool,
             .is_empty())
 }
 
-async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error> {
+async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), DatabaseError> {
     let checksums: Vec<String> = scripts.iter().map(|s| s.checksum.to_string()).collect();
     let texts: Vec<&str> = scripts.iter().map(|s| &*s.sql).collect();
     client
@@ -182,12 +183,12 @@ async fn store_scripts(client: &Client, scripts: &[&Script]) -> Result<(), Error
 async fn insert_steps(
     locked: &LockedSession,
     operation: Uuid,
-    steps: &[StepRow<'_>],
-) -> Result<Vec<i64>, Error> {
+    steps: &[NewStepRow<'_>],
+) -> Result<Vec<i64>, DatabaseError> {
     let column =
-        |of: &dyn Fn(&StepRow<'_>) -> Option<String>| steps.iter().map(of).collect::<Vec<_>>();
+        |of: &dyn Fn(&NewStepRow<'_>) -> Option<String>| steps.iter().map(of).collect::<Vec<_>>();
     // sql::settings keeps them within PostgreSQL's own range.
-    let millis = |of: &dyn Fn(&StepRow<'_>) -> Duration| {
+    let millis = |of: &dyn Fn(&NewStepRow<'_>) -> Duration| {
         steps
             .iter()
             .map(|s| i32::try_from(of(s).as_millis()).unwrap_or(i32::MAX))
@@ -253,7 +254,7 @@ async fn write_settlement(
     client: &Client,
     operation: Uuid,
     settlement: &Settlement<'_>,
-) -> Result<(), Error> {
+) -> Result<(), DatabaseError> {
     let adopted = &settlement.adopted;
     let column = |of: &dyn Fn(&Script) -> String, down: bool| -> Vec<Option<String>> {
         let script = |(_, migration): &(_, Option<&'_ Migration>)| {
@@ -287,7 +288,7 @@ async fn write_settlement(
             })
             .collect();
         let times: Vec<f64> = adopted.iter().map(|(row, _)| seconds(row.run_on)).collect();
-        let mac = |(row, migration): &(&Row, Option<&Migration>)| {
+        let mac = |(row, migration): &(&MigrationRow, Option<&Migration>)| {
             settlement
                 .signer
                 .zip(migration.as_ref()?.down.as_ref())
@@ -350,10 +351,10 @@ async fn write_settlement(
 async fn write_resolution(
     client: &Client,
     operation: Uuid,
-    resolution: &Resolution,
-) -> Result<(), Error> {
+    resolution: &LedgerResolution,
+) -> Result<(), DatabaseError> {
     let settled = match resolution {
-        Resolution::Statement { step, done } => {
+        LedgerResolution::Statement { step, done } => {
             let change = "UPDATE schemad.statements SET state = CASE WHEN $2 THEN 'done' ELSE \
                 'pending' END, finished_at = CASE WHEN $2 THEN clock_timestamp() END WHERE step = \
                 $1 AND state = 'running'";
@@ -362,7 +363,7 @@ async fn write_resolution(
                 .await?;
             serde_json::json!({ "step": step, "done": done })
         }
-        Resolution::StartOver { step } => {
+        LedgerResolution::StartOver { step } => {
             client
                 .query_typed(
                     "DELETE FROM schemad.statements WHERE step = $1",
@@ -371,7 +372,7 @@ async fn write_resolution(
                 .await?;
             serde_json::json!({ "step": step, "start_over": true })
         }
-        Resolution::Accept(migration) => {
+        LedgerResolution::Accept(migration) => {
             store_scripts(client, &[&migration.up]).await?;
             let (version, checksum) = (
                 migration.version.as_str(),
@@ -388,7 +389,7 @@ async fn write_resolution(
             client.query_typed(change, &values).await?;
             serde_json::json!({ "version": version, "up": checksum })
         }
-        Resolution::RestoreTable => {
+        LedgerResolution::RestoreTable => {
             let table = journals::diesel_table(client).await?;
             install::prepare_diesel_table(client, &table).await?;
             let restore = format!(
@@ -401,7 +402,7 @@ async fn write_resolution(
             serde_json::json!({ "restored_in_diesel_table": versions })
         }
         // What is forgotten is written with what others reverted.
-        Resolution::NothingApplied => serde_json::json!({ "nothing_applied": true }),
+        LedgerResolution::NothingApplied => serde_json::json!({ "nothing_applied": true }),
     };
     note(client, operation, "resolved", &settled.to_string()).await
 }
@@ -420,14 +421,19 @@ fn seconds(at: Option<std::time::SystemTime>) -> f64 {
 pub(crate) async fn end(
     client: &Client,
     id: Uuid,
-    state: State,
-    ending: &Ending,
-) -> Result<bool, Error> {
-    let result = serde_json::to_string(ending).map_err(|e| Error::Lost(e.to_string()))?;
+    state: OperationState,
+    ending: &OperationEnding,
+) -> Result<bool, DatabaseError> {
+    let result = serde_json::to_string(ending).map_err(|e| DatabaseError::Lost(e.to_string()))?;
     held!(write_end(client, id, state, &result), or write_end(client, id, state, &text::plain(&result)))
 }
 
-async fn write_end(client: &Client, id: Uuid, state: State, result: &str) -> Result<bool, Error> {
+async fn write_end(
+    client: &Client,
+    id: Uuid,
+    state: OperationState,
+    result: &str,
+) -> Result<bool, DatabaseError> {
     let update = "WITH ended AS (UPDATE schemad.operations SET state = $2, finished_at = \
             clock_timestamp(), result = $3::text::jsonb WHERE id = $1 AND (state IN ('pending', \
             'running') OR state = 'interrupted' AND $2 <> 'interrupted') RETURNING id) INSERT INTO \
@@ -448,7 +454,7 @@ async fn write_end(client: &Client, id: Uuid, state: State, result: &str) -> Res
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn accept(client: &Client, id: Uuid) -> Result<(), Error> {
+pub(crate) async fn accept(client: &Client, id: Uuid) -> Result<(), DatabaseError> {
     note(client, id, "accepted", "{}").await
 }
 
@@ -456,7 +462,11 @@ pub(crate) async fn accept(client: &Client, id: Uuid) -> Result<(), Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn shorten_wait(client: &Client, step: i64, left: Duration) -> Result<(), Error> {
+pub(crate) async fn shorten_wait(
+    client: &Client,
+    step: i64,
+    left: Duration,
+) -> Result<(), DatabaseError> {
     // 0 would be without end.
     let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
     let update = "UPDATE schemad.steps SET lock_timeout_ms = $2 WHERE id = $1 AND state = \
@@ -469,7 +479,7 @@ pub(crate) async fn shorten_wait(client: &Client, step: i64, left: Duration) -> 
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn current_version(client: &Client) -> Result<Option<String>, Error> {
+pub(crate) async fn current_version(client: &Client) -> Result<Option<String>, DatabaseError> {
     let highest =
         "SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1";
     Ok(client
@@ -483,7 +493,7 @@ pub(crate) async fn current_version(client: &Client) -> Result<Option<String>, E
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn steps_done(client: &Client, id: Uuid) -> Result<usize, Error> {
+pub(crate) async fn steps_done(client: &Client, id: Uuid) -> Result<usize, DatabaseError> {
     let count = "SELECT count(*) FROM schemad.steps WHERE operation = $1 AND state = 'applied'";
     let rows = client.query_typed(count, &[(&id, Type::UUID)]).await?;
     Ok(rows.first().map_or(0, |row| {
@@ -497,7 +507,7 @@ pub(super) async fn note(
     operation: Uuid,
     kind: &str,
     data: &str,
-) -> Result<(), Error> {
+) -> Result<(), DatabaseError> {
     if data.is_ascii() {
         return insert_event(client, operation, kind, data).await;
     }
@@ -516,7 +526,7 @@ async fn insert_event(
     operation: Uuid,
     kind: &str,
     data: &str,
-) -> Result<(), Error> {
+) -> Result<(), DatabaseError> {
     client
         .query_typed(
             "INSERT INTO schemad.events (operation, sequence, kind, data) VALUES ($1, 1 + (SELECT \

@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{failure::Failure, migration::run_mode::How};
+use crate::{failure::Failure, migration::run_mode::RunMode};
 
 /// The life of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum OperationState {
     /// Waits for the lock.
     Pending,
     /// Holds the lock.
@@ -23,7 +23,7 @@ pub enum State {
     Cancelled,
 }
 
-impl State {
+impl OperationState {
     /// The ledger's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for OperationState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -60,18 +60,18 @@ impl fmt::Display for State {
 /// What a plan said beside its steps; kept so that a replay says it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Planned {
+pub(crate) struct PlanRecord {
     /// For each step: its script comes from the ledger. Empty: an older daemon did not say.
     pub from_ledger: Vec<bool>,
     /// How each step's script runs. Empty: an older daemon did not say.
-    pub how: Vec<How>,
+    pub how: Vec<RunMode>,
     /// For the caller.
     pub warnings: Vec<String>,
 }
 
 /// How far an operation came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Finished {
+pub(crate) struct FinishedOperation {
     /// The plan was empty.
     pub nothing_to_do: bool,
     /// Steps committed.
@@ -86,9 +86,9 @@ pub(crate) struct Finished {
 
 /// How an operation ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Ending {
+pub(crate) struct OperationEnding {
     /// How far it came.
-    pub finished: Finished,
+    pub finished: FinishedOperation,
     /// Why not further.
     pub failure: Option<Failure>,
 }

@@ -4,13 +4,13 @@
 use tokio_postgres::Client;
 
 use super::install::ledger_owner;
-use crate::postgres::Error;
+use crate::postgres::DatabaseError;
 
 /// The REVOKEs that take from PUBLIC what it has in the schema `schemad`; none: it has nothing.
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn revokes(client: &Client) -> Result<Vec<String>, Error> {
+pub(crate) async fn revokes(client: &Client) -> Result<Vec<String>, DatabaseError> {
     // Columns too; and a sequence is no table to has_any_column_privilege.
     let query = "WITH s AS (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'schemad') SELECT \
         'REVOKE ALL ON SCHEMA schemad FROM PUBLIC' FROM s WHERE has_schema_privilege('public', \
@@ -33,7 +33,7 @@ pub(crate) async fn revokes(client: &Client) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn intruders(client: &Client) -> Result<Vec<(String, String)>, Error> {
+pub(crate) async fn intruders(client: &Client) -> Result<Vec<(String, String)>, DatabaseError> {
     const QUERY: &str = concat!(
         "SELECT DISTINCT quote_ident(r.rolname), format(g.revoke, quote_ident(r.rolname)) FROM \
             (SELECT a.grantee, n.nspowner AS owner, 'REVOKE CREATE ON SCHEMA schemad FROM %s' AS \
@@ -54,7 +54,7 @@ pub(crate) async fn intruders(client: &Client) -> Result<Vec<(String, String)>, 
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn may_upgrade(client: &Client) -> Result<bool, Error> {
+pub(crate) async fn may_upgrade(client: &Client) -> Result<bool, DatabaseError> {
     let query = "SELECT coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')), true) FROM pg_class c \
         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'schemad' AND c.relkind = \
         'r'";

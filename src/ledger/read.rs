@@ -12,27 +12,28 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 
 use super::{
-    LedgerInfo, OperationRow, Server, Snapshot,
+    LedgerInfo, LedgerSnapshot, OperationRow, ServerInfo,
     history::{RawOperation, operation_columns},
     install::{ledger_owner, trusted_owner},
-    one_database::{IDENTITY, Identity},
+    one_database::{DatabaseIdentity, IDENTITY},
 };
 use crate::{
     migration::{
-        Checksum, Direction, Journal, Mode, Recorded, Row, RunningPart, TriedPart, Version,
+        Checksum, Direction, JournalRecord, MigrationRecord, MigrationRow, RunningPart, ScriptMode,
+        TriedPart, Version,
     },
     postgres::{
-        Error,
-        error::Foreign,
-        pool::{Reader, TOLD},
+        DatabaseError,
+        error::ForeignObject,
+        pool::{PooledReader, TOLD},
     },
 };
 
 /// Everything that planning, status and health need to know.
 ///
 /// # Errors
-/// The database's, its loss, or [`Error::MissingRight`] with the GRANT that helps.
-pub(crate) async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
+/// The database's, its loss, or [`DatabaseError::MissingRight`] with the GRANT that helps.
+pub(crate) async fn snapshot(reader: &mut PooledReader) -> Result<LedgerSnapshot, DatabaseError> {
     reader.begin().await?;
     let other_login = reader.whose().other_login().map(str::to_owned);
     let result = read(reader.conn(), other_login).await;
@@ -43,7 +44,7 @@ pub(crate) async fn snapshot(reader: &mut Reader) -> Result<Snapshot, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
+pub(crate) async fn identity(reader: &mut PooledReader) -> Result<DatabaseIdentity, DatabaseError> {
     #[derive(QueryableByName)]
     struct Found {
         #[diesel(sql_type = Text)]
@@ -57,7 +58,7 @@ pub(crate) async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
         database,
         primary_since,
     } = reader.end(found).await?;
-    Ok(Identity {
+    Ok(DatabaseIdentity {
         database,
         primary_since,
     })
@@ -73,9 +74,9 @@ pub(crate) async fn identity(reader: &mut Reader) -> Result<Identity, Error> {
 /// The database's, or its loss. An error that the server reports may mean that something is gone,
 /// or locked: take a snapshot.
 pub(crate) async fn fingerprint(
-    reader: &mut Reader,
-    before: &Snapshot,
-) -> Result<Option<String>, Error> {
+    reader: &mut PooledReader,
+    before: &LedgerSnapshot,
+) -> Result<Option<String>, DatabaseError> {
     let (Some(_), Some(table), Some(oid)) =
         (&before.ledger, &before.diesel_table, before.diesel_oid)
     else {
@@ -106,9 +107,9 @@ pub(crate) async fn fingerprint(
 /// # Errors
 /// The database's, or its loss.
 pub(crate) async fn not_in_encoding(
-    reader: &mut Reader,
+    reader: &mut PooledReader,
     characters: &BTreeSet<char>,
-) -> Result<BTreeSet<char>, Error> {
+) -> Result<BTreeSet<char>, DatabaseError> {
     let code = |character: &char| {
         let bytes: String = character
             .to_string()
@@ -142,9 +143,9 @@ pub(crate) async fn not_in_encoding(
 /// # Errors
 /// The database's, or its loss.
 pub(crate) async fn scripts(
-    reader: &mut Reader,
+    reader: &mut PooledReader,
     checksums: Vec<Checksum>,
-) -> Result<Vec<Option<String>>, Error> {
+) -> Result<Vec<Option<String>>, DatabaseError> {
     #[derive(QueryableByName)]
     struct Sql {
         #[diesel(sql_type = Nullable<Text>)]
@@ -165,13 +166,13 @@ pub(crate) async fn scripts(
 async fn read(
     conn: &mut AsyncPgConnection,
     other_login: Option<String>,
-) -> diesel::QueryResult<Result<Snapshot, Error>> {
+) -> diesel::QueryResult<Result<LedgerSnapshot, DatabaseError>> {
     let place = sql_query(PLACE)
         .bind::<Nullable<Text>, _>(other_login)
-        .get_result::<Place>(conn)
+        .get_result::<DieselTablePlace>(conn)
         .await?;
-    if let Some(foreign) = place.foreign.as_deref().and_then(Foreign::of) {
-        return Ok(Err(Error::foreign_ledger(
+    if let Some(foreign) = place.foreign.as_deref().and_then(ForeignObject::of) {
+        return Ok(Err(DatabaseError::foreign_ledger(
             &foreign,
             &place.role,
             place.is_superuser,
@@ -179,16 +180,16 @@ async fn read(
         )));
     }
     if let Some(problem) = place.problem {
-        return Ok(Err(Error::Damaged(problem)));
+        return Ok(Err(DatabaseError::Damaged(problem)));
     }
     if let Some(right) = place.missing {
-        return Ok(Err(Error::MissingRight {
+        return Ok(Err(DatabaseError::MissingRight {
             role: place.role,
             right,
         }));
     }
     if let Some(table) = place.hidden {
-        return Ok(Err(Error::RowSecurity {
+        return Ok(Err(DatabaseError::RowSecurity {
             table,
             role: place.role,
         }));
@@ -197,7 +198,7 @@ async fn read(
         match sql_query(LEDGER).load::<LedgerRow>(conn).await?.pop() {
             Some(ledger) => Some(ledger),
             None => {
-                return Ok(Err(Error::Damaged(
+                return Ok(Err(DatabaseError::Damaged(
                     "the only row of schemad.ledger is missing".into(),
                 )));
             }
@@ -210,7 +211,7 @@ async fn read(
         None => match look_up(conn).await? {
             Some(oid) => sql_query(concat!("SELECT ", table_columns!(), " WHERE d.oid = $1"))
                 .bind::<Oid, _>(oid)
-                .load::<Table>(conn)
+                .load::<DieselTable>(conn)
                 .await?
                 .pop(),
             None => None,
@@ -222,7 +223,7 @@ async fn read(
         return Ok(Err(error));
     }
     // Nobody puts something else in its place from here on; what was there before is noticed.
-    if let Some(Table {
+    if let Some(DieselTable {
         oid: Some(oid),
         name: Some(name),
         ..
@@ -233,11 +234,11 @@ async fn read(
         if !sql_query(IS_THE_SAME)
             .bind::<Text, _>(name)
             .bind::<Oid, _>(oid)
-            .get_result::<Same>(conn)
+            .get_result::<ReadConsistency>(conn)
             .await?
             .same
         {
-            return Ok(Err(Error::unsafe_table(
+            return Ok(Err(DatabaseError::unsafe_table(
                 name,
                 "its name led to another table a moment before",
             )));
@@ -258,14 +259,14 @@ async fn read(
     } else {
         None
     };
-    let mut rows: Vec<Row> = rows.into_iter().map(Row::from).collect();
+    let mut rows: Vec<MigrationRow> = rows.into_iter().map(MigrationRow::from).collect();
     if running.is_some() {
         // What is under way is neither half done nor in doubt.
         rows.iter_mut().for_each(|row| row.journal = None);
         rows.retain(|row| row.is_applied() || row.recorded.is_some());
     }
-    Ok(Ok(Snapshot {
-        server: Server {
+    Ok(Ok(LedgerSnapshot {
+        server: ServerInfo {
             database: place.database,
             encoding: place.server_encoding,
             version: place
@@ -368,14 +369,14 @@ const LEDGER: &str = concat!(
 const IS_THE_SAME: &str = "SELECT coalesce(to_regclass($1)::oid = $2, false) AS same";
 
 #[derive(QueryableByName)]
-struct Same {
+struct ReadConsistency {
     #[diesel(sql_type = Bool)]
     same: bool,
 }
 
 /// Diesel's table, or what stands in its place.
 #[derive(Clone, QueryableByName)]
-struct Table {
+struct DieselTable {
     #[diesel(sql_type = Nullable<Oid>, column_name = table_oid)]
     oid: Option<u32>,
     /// With its schema, quoted.
@@ -395,27 +396,30 @@ struct Table {
     missing: Option<String>,
 }
 
-impl Table {
+impl DieselTable {
     /// Reading it runs no code of others, and shows every row.
-    fn may_be_read(&self, role: &str) -> Result<(), Error> {
+    fn may_be_read(&self, role: &str) -> Result<(), DatabaseError> {
         let name = self.name.clone().unwrap_or_default();
         if self.owner_is_trusted != Some(true) {
-            return Err(Error::untrusted_owner(
+            return Err(DatabaseError::untrusted_owner(
                 &name,
                 self.owner.as_deref().unwrap_or_default(),
             ));
         }
         if let Some(right) = &self.missing {
-            return Err(Error::MissingRight {
+            return Err(DatabaseError::MissingRight {
                 role: role.into(),
                 right: right.clone(),
             });
         }
         if self.is_table != Some(true) {
-            return Err(Error::unsafe_table(&name, "it is not an ordinary table"));
+            return Err(DatabaseError::unsafe_table(
+                &name,
+                "it is not an ordinary table",
+            ));
         }
         match self.is_hidden {
-            Some(true) => Err(Error::RowSecurity {
+            Some(true) => Err(DatabaseError::RowSecurity {
                 table: name,
                 role: role.into(),
             }),
@@ -479,7 +483,7 @@ const RUNNING: &str = concat!(
 );
 
 #[derive(QueryableByName)]
-struct Place {
+struct DieselTablePlace {
     #[diesel(sql_type = Text)]
     database: String,
     /// Quoted.
@@ -518,12 +522,12 @@ struct LedgerRow {
     #[diesel(sql_type = Integer)]
     compatible_with: i32,
     #[diesel(embed)]
-    table: Table,
+    table: DieselTable,
 }
 
 impl LedgerRow {
     /// Diesel's table; `None`: there is none where the ledger says it is.
-    fn table(&self) -> Option<&Table> {
+    fn table(&self) -> Option<&DieselTable> {
         Some(&self.table).filter(|table| table.oid.is_some())
     }
 }
@@ -579,7 +583,7 @@ struct RawJournal {
 }
 
 impl RawJournal {
-    fn parse(json: &str) -> Option<Journal> {
+    fn parse(json: &str) -> Option<JournalRecord> {
         let raw: Self = serde_json::from_str(json).ok()?;
         let done: Vec<String> = raw
             .parts
@@ -601,7 +605,7 @@ impl RawJournal {
                 before,
                 sql: raw.tried,
             });
-        Some(Journal {
+        Some(JournalRecord {
             step: raw.step,
             direction: Direction::parse(&raw.direction)?,
             name: raw.name,
@@ -613,12 +617,15 @@ impl RawJournal {
     }
 }
 
-impl From<RawRow> for Row {
+impl From<RawRow> for MigrationRow {
     fn from(raw: RawRow) -> Self {
         let script = |checksum: Option<String>, mode: Option<String>| {
-            Some((checksum?.parse::<Checksum>().ok()?, Mode::parse(&mode?)?))
+            Some((
+                checksum?.parse::<Checksum>().ok()?,
+                ScriptMode::parse(&mode?)?,
+            ))
         };
-        let recorded = raw.name.map(|name| Recorded {
+        let recorded = raw.name.map(|name| MigrationRecord {
             name,
             position: raw.position.unwrap_or_default(),
             up: script(raw.up_script, raw.up_mode),

@@ -3,8 +3,8 @@
 
 use tokio_postgres::types::{ToSql, Type};
 
-use super::operations::StepRow;
-use crate::postgres::{Error, lock::LockedSession};
+use super::operations::NewStepRow;
+use crate::postgres::{DatabaseError, lock::LockedSession};
 
 const STEP: &str = "WITH operation AS (INSERT INTO schemad.operations (id, kind, principal, \
          request_id, request_hash, state, daemon, backend_pid, queue_until, started_at, \
@@ -20,7 +20,10 @@ const STEP: &str = "WITH operation AS (INSERT INTO schemad.operations (id, kind,
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn step(locked: &LockedSession, step: &StepRow<'_>) -> Result<i64, Error> {
+pub(crate) async fn step(
+    locked: &LockedSession,
+    step: &NewStepRow<'_>,
+) -> Result<i64, DatabaseError> {
     let millis = |of: std::time::Duration| i32::try_from(of.as_millis()).unwrap_or(i32::MAX);
     let (lock_timeout, statement_timeout) =
         (millis(step.lock_timeout), millis(step.statement_timeout));
@@ -46,6 +49,6 @@ pub(crate) async fn step(locked: &LockedSession, step: &StepRow<'_>) -> Result<i
     let rows = locked.client().query_typed(STEP, &texts).await?;
     let row = rows
         .first()
-        .ok_or_else(|| Error::Lost("the server sent no row".into()))?;
+        .ok_or_else(|| DatabaseError::Lost("the server sent no row".into()))?;
     Ok(row.try_get(0)?)
 }

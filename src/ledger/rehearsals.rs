@@ -15,36 +15,36 @@ use super::{
 };
 use crate::{
     failure::{Failure, Reason},
-    migration::{Checksum, Mode, Version},
-    postgres::{Error, logins::Logins, pool::Reader, session::Session},
+    migration::{Checksum, ScriptMode, Version},
+    postgres::{DatabaseError, logins::Logins, pool::PooledReader, session::MigrationSession},
 };
 
 /// One verdict is kept, or not.
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// A script's checksum and how it runs.
-pub(crate) type Identity = (Checksum, Mode);
+pub(crate) type ScriptIdentity = (Checksum, ScriptMode);
 
 /// Exactly what was rehearsed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scripts<'a> {
+pub(crate) struct RehearsedScripts<'a> {
     /// The migration's version.
     pub version: &'a Version,
     /// Its up.
-    pub up: Identity,
+    pub up: ScriptIdentity,
     /// Its down, where there is one.
-    pub down: Option<Identity>,
+    pub down: Option<ScriptIdentity>,
 }
 
 /// Keeps verdicts, on a session of its own.
-pub(crate) struct Keeper {
+pub(crate) struct VerdictRecorder {
     logins: Logins,
     principal: String,
     daemon: String,
-    session: Option<Session>,
+    session: Option<MigrationSession>,
 }
 
-impl Keeper {
+impl VerdictRecorder {
     /// In the ledger of that database.
     pub(crate) fn new(logins: Logins, principal: &str, daemon: &str) -> Self {
         Self {
@@ -59,7 +59,11 @@ impl Keeper {
     ///
     /// # Errors
     /// LEDGER_NOT_READY, why the ledger cannot be used, the database's, or its loss.
-    pub(crate) async fn keep(&mut self, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
+    pub(crate) async fn keep(
+        &mut self,
+        of: RehearsedScripts<'_>,
+        verdict: &str,
+    ) -> Result<(), Failure> {
         let was_there = self.session.is_some();
         match self.try_keep(of, verdict).await {
             Err(_) if was_there => self.try_keep(of, verdict).await,
@@ -67,7 +71,7 @@ impl Keeper {
         }
     }
 
-    async fn try_keep(&mut self, of: Scripts<'_>, verdict: &str) -> Result<(), Failure> {
+    async fn try_keep(&mut self, of: RehearsedScripts<'_>, verdict: &str) -> Result<(), Failure> {
         let session = self.session.take();
         let keeping = async {
             let session = match session {
@@ -77,7 +81,7 @@ impl Keeper {
             self.insert(&session, of, verdict).await?;
             Ok::<_, Failure>(session)
         };
-        let late = |_| Err(Error::Timeout(WITHIN).into());
+        let late = |_| Err(DatabaseError::Timeout(WITHIN).into());
         self.session = Some(
             tokio::time::timeout(WITHIN, keeping)
                 .await
@@ -88,11 +92,11 @@ impl Keeper {
 
     async fn insert(
         &self,
-        session: &Session,
-        of: Scripts<'_>,
+        session: &MigrationSession,
+        of: RehearsedScripts<'_>,
         verdict: &str,
     ) -> Result<(), Failure> {
-        if install::check(session).await? != install::State::Usable {
+        if install::check(session).await? != install::LedgerState::Usable {
             let message = "the ledger is gone or of an older version; the next operation makes it";
             return Err(Failure::new(Reason::LedgerNotReady, message));
         }
@@ -120,7 +124,7 @@ impl Keeper {
                 .query_typed(query, &parameters)
                 .await
                 .map(drop)
-                .map_err(Error::from)
+                .map_err(DatabaseError::from)
         };
         Ok(held!(write(&self.principal), or write(&text::plain(&self.principal)))?)
     }
@@ -131,15 +135,16 @@ impl Keeper {
 /// # Errors
 /// The database's, or its loss.
 pub(crate) async fn verdicts(
-    reader: &mut Reader,
-    of: &[Scripts<'_>],
-) -> Result<Vec<Option<String>>, Error> {
+    reader: &mut PooledReader,
+    of: &[RehearsedScripts<'_>],
+) -> Result<Vec<Option<String>>, DatabaseError> {
     #[derive(QueryableByName)]
     struct Found {
         #[diesel(sql_type = Nullable<Text>)]
         verdict: Option<String>,
     }
-    let column = |text: &dyn Fn(&Scripts<'_>) -> String| of.iter().map(text).collect::<Vec<_>>();
+    let column =
+        |text: &dyn Fn(&RehearsedScripts<'_>) -> String| of.iter().map(text).collect::<Vec<_>>();
     reader.begin().await?;
     let query = "SELECT r.verdict FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
         $5::text[]) WITH ORDINALITY w (version, up_script, up_mode, down_script, down_mode, n) \
@@ -157,7 +162,7 @@ pub(crate) async fn verdicts(
     reader.end(result).await
 }
 
-fn texts(script: Option<Identity>) -> (String, &'static str) {
+fn texts(script: Option<ScriptIdentity>) -> (String, &'static str) {
     script.map_or_else(
         || (String::new(), ""),
         |(checksum, mode)| (checksum.to_string(), mode.as_str()),

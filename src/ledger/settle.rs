@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::signatures::Signatures;
+use super::signatures::NewSignatures;
 use crate::{
-    migration::{Direction, Migration, Row, set::Catalog, signature::Signer},
-    planner::{Resolution, is_contradicted},
+    migration::{Direction, Migration, MigrationRow, set::MigrationSet, signature::DownSigner},
+    planner::{LedgerResolution, is_contradicted},
 };
 
 /// What the next operation settles before its first step.
@@ -17,26 +17,26 @@ use crate::{
 pub(crate) struct Settlement<'a> {
     /// In the Diesel table only, in the order of run_on; with the embedded migration where the
     /// binary carries it.
-    pub adopted: Vec<(&'a Row, Option<&'a Migration>)>,
+    pub adopted: Vec<(&'a MigrationRow, Option<&'a Migration>)>,
     /// In the ledger only.
-    pub forgotten: Vec<&'a Row>,
+    pub forgotten: Vec<&'a MigrationRow>,
     /// What a person settles.
-    pub resolution: Option<Resolution>,
+    pub resolution: Option<LedgerResolution>,
     /// What a person vouches for.
-    pub signatures: Option<Signatures>,
+    pub signatures: Option<NewSignatures>,
     /// Characters of what is adopted that the database cannot hold: a script with one is not kept,
     /// because its text could not be.
     pub not_held: BTreeSet<char>,
     /// Signs the downs of what is adopted, where there is a key.
-    pub signer: Option<Signer<'a>>,
+    pub signer: Option<DownSigner<'a>>,
 }
 
 impl<'a> Settlement<'a> {
     /// Compares the two tables. What a resolution puts back into Diesel's table is not forgotten.
     pub(crate) fn of(
-        rows: &'a [Row],
-        catalog: &'a Catalog,
-        resolution: Option<Resolution>,
+        rows: &'a [MigrationRow],
+        catalog: &'a MigrationSet,
+        resolution: Option<LedgerResolution>,
     ) -> Self {
         let mut adopted: Vec<_> = rows
             .iter()
@@ -44,7 +44,7 @@ impl<'a> Settlement<'a> {
             .map(|row| (row, catalog.get(&row.version)))
             .collect();
         adopted.sort_by_key(|(row, _)| (row.run_on, &row.version));
-        let is_restored = matches!(resolution, Some(Resolution::RestoreTable));
+        let is_restored = matches!(resolution, Some(LedgerResolution::RestoreTable));
         let forgotten = rows
             .iter()
             .filter(|_| !is_restored)
@@ -86,7 +86,7 @@ impl<'a> Settlement<'a> {
             tracing::info!(event = "operation.forgotten", %operation, count = self.forgotten.len(),
                 "noted migrations that something else reverted");
         }
-        if let Some(Signatures { signed, refused }) = &self.signatures {
+        if let Some(NewSignatures { signed, refused }) = &self.signatures {
             tracing::info!(event = "operation.signed", %operation, signed = signed.len(), refused = refused.len(),
                 "signed downs that the ledger keeps");
         }

@@ -11,11 +11,11 @@ use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
 use super::operations::note;
-use crate::postgres::{Error, pool::Reader};
+use crate::postgres::{DatabaseError, pool::PooledReader};
 
 /// What to write.
 #[derive(Debug, Default)]
-pub(crate) struct Signatures {
+pub(crate) struct NewSignatures {
     /// Version and signature.
     pub signed: Vec<(String, Vec<u8>)>,
     /// Version, and why it was not signed.
@@ -24,7 +24,7 @@ pub(crate) struct Signatures {
 
 /// What a SignLedger did, as the ledger keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Signed {
+pub(crate) struct SigningRecord {
     /// The versions that were signed.
     pub signed: Vec<String>,
     /// Version, and why it was not signed.
@@ -35,8 +35,8 @@ pub(crate) struct Signed {
 pub(super) async fn write(
     client: &Client,
     operation: Uuid,
-    signatures: &Signatures,
-) -> Result<(), Error> {
+    signatures: &NewSignatures,
+) -> Result<(), DatabaseError> {
     let (versions, macs): (Vec<&str>, Vec<&[u8]>) = signatures
         .signed
         .iter()
@@ -58,7 +58,10 @@ pub(super) async fn write(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn of(reader: &mut Reader, operation: Uuid) -> Result<Signed, Error> {
+pub(crate) async fn of(
+    reader: &mut PooledReader,
+    operation: Uuid,
+) -> Result<SigningRecord, DatabaseError> {
     #[derive(QueryableByName)]
     struct Data {
         #[diesel(sql_type = Nullable<Text>)]

@@ -15,10 +15,10 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use uuid::Uuid;
 
 use crate::postgres::{
-    Error,
-    activity::{Blocker, Building, Waiting},
+    DatabaseError,
+    activity::{Blocker, IndexProgress, LockWaiting},
     lock::operation_lock,
-    pool::Reader,
+    pool::PooledReader,
 };
 
 /// What a running step is doing.
@@ -27,12 +27,12 @@ pub(crate) struct StepActivity {
     /// The migration's version.
     pub version: String,
     /// The lock that it waits for.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<LockWaiting>,
     /// How long it has waited for that: since the wait began, or before PostgreSQL 14 since the
     /// statement did.
     pub waited: Duration,
     /// The index that it builds.
-    pub building: Option<Building>,
+    pub building: Option<IndexProgress>,
 }
 
 /// The session of the operation, which step is next, and the index build that it is busy with. A
@@ -81,9 +81,9 @@ const WAIT: &str = "SELECT w.locktype AS kind, w.mode, w.relation::regclass::tex
 /// # Errors
 /// The database's, or its loss.
 pub(crate) async fn of(
-    reader: &mut Reader,
+    reader: &mut PooledReader,
     operation: Uuid,
-) -> Result<Option<StepActivity>, Error> {
+) -> Result<Option<StepActivity>, DatabaseError> {
     reader.begin().await?;
     let found = read(reader.conn(), operation).await;
     reader.end(found).await
@@ -106,7 +106,7 @@ async fn read(
         .load::<RawWait>(conn)
         .await?;
     let (waiting, waited) = waiting(wait);
-    let building = session.phase.map(|phase| Building {
+    let building = session.phase.map(|phase| IndexProgress {
         phase,
         relation: session.relation,
         index: session.index,
@@ -121,14 +121,14 @@ async fn read(
     }))
 }
 
-fn waiting(rows: Vec<RawWait>) -> (Option<Waiting>, Duration) {
+fn waiting(rows: Vec<RawWait>) -> (Option<LockWaiting>, Duration) {
     let seconds = |seconds: Option<f64>| {
         seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     };
-    let mut waiting: Option<(Waiting, Duration)> = None;
+    let mut waiting: Option<(LockWaiting, Duration)> = None;
     for row in rows {
         let (waiting, _) = waiting.get_or_insert_with(|| {
-            let waiting = Waiting {
+            let waiting = LockWaiting {
                 kind: row.kind,
                 mode: row.mode,
                 relation: row.relation,

@@ -4,10 +4,10 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::{postgres::Error, text::ascii::in_ascii};
+use crate::{postgres::DatabaseError, text::ascii::in_ascii};
 
 /// True for the refusal of a character that the database's encoding does not have.
-pub(super) fn is_not_held(error: &Error) -> bool {
+pub(super) fn is_not_held(error: &DatabaseError) -> bool {
     error
         .sql()
         .is_some_and(|sql| sql.is(&SqlState::UNTRANSLATABLE_CHARACTER))

@@ -15,7 +15,7 @@ use super::text::{self, held};
 use crate::{
     failure::Failure,
     migration::Version,
-    postgres::{Error, pool::Reader},
+    postgres::{DatabaseError, pool::PooledReader},
 };
 
 /// Refusals deleted at once, so that nobody waits for a long transaction.
@@ -43,7 +43,7 @@ pub struct Retention {
 
 /// A request that was refused before it became an operation.
 #[derive(Debug)]
-pub(crate) struct Refused<'a> {
+pub(crate) struct RefusedRequest<'a> {
     /// host:pid.
     pub daemon: &'a str,
     /// Who asked.
@@ -60,7 +60,10 @@ pub(crate) struct Refused<'a> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn refused(client: &Client, refused: &Refused<'_>) -> Result<(), Error> {
+pub(crate) async fn refused(
+    client: &Client,
+    refused: &RefusedRequest<'_>,
+) -> Result<(), DatabaseError> {
     let message = &refused.failure.message;
     held!(write_refusal(client, refused, (refused.principal, message)), or async {
         let (principal, message) = (text::plain(refused.principal), text::plain(message));
@@ -70,9 +73,9 @@ pub(crate) async fn refused(client: &Client, refused: &Refused<'_>) -> Result<()
 
 async fn write_refusal(
     client: &Client,
-    refused: &Refused<'_>,
+    refused: &RefusedRequest<'_>,
     (principal, message): (&str, &str),
-) -> Result<(), Error> {
+) -> Result<(), DatabaseError> {
     let insert = "INSERT INTO schemad.refusals (daemon, principal, kind, request_id, reason, \
         message) VALUES ($1, $2, $3, $4, $5, $6)";
     let reason = refused.failure.reason.as_str();
@@ -98,7 +101,7 @@ async fn write_refusal(
 ///
 /// # Errors
 /// The database's, or its loss.
-pub async fn prune(client: &Client, keep: Retention) -> Result<usize, Error> {
+pub async fn prune(client: &Client, keep: Retention) -> Result<usize, DatabaseError> {
     // Those that explain something are few, so they are found from there, and not from every old
     // step. An operation goes with its steps, so those are counted: all before it in the batch must
     // be few.
@@ -145,7 +148,7 @@ pub(crate) async fn say_watchers(
     client: &Client,
     daemon: &str,
     watched: &BTreeMap<Version, usize>,
-) -> Result<(), Error> {
+) -> Result<(), DatabaseError> {
     // A version is what a client asks for. What the database cannot hold is applied nowhere in it,
     // and must not hide the others.
     held!(write_watchers(client, daemon, watched), or async {
@@ -158,7 +161,7 @@ async fn write_watchers(
     client: &Client,
     daemon: &str,
     watched: &BTreeMap<Version, usize>,
-) -> Result<(), Error> {
+) -> Result<(), DatabaseError> {
     let versions: Vec<&str> = watched.keys().map(Version::as_str).collect();
     let clients: Vec<i32> = watched
         .values()
@@ -189,9 +192,9 @@ async fn write_watchers(
 /// # Errors
 /// The database's, or its loss.
 pub(crate) async fn watchers_elsewhere(
-    reader: &mut Reader,
+    reader: &mut PooledReader,
     daemon: &str,
-) -> Result<BTreeMap<Version, usize>, Error> {
+) -> Result<BTreeMap<Version, usize>, DatabaseError> {
     #[derive(QueryableByName)]
     struct There {
         #[diesel(sql_type = Bool)]

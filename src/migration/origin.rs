@@ -12,36 +12,36 @@ use std::{
 
 use diesel_migrations::FileBasedMigrations;
 
-use crate::migration::set::Catalog;
+use crate::migration::set::MigrationSet;
 use crate::migration::{Checksum, Version};
 
 /// A sentence names at most this many migrations of each kind; the others are counted.
 const NAMED: usize = 3;
 
 /// The modification time and the length of each file. `None`: the folder cannot be read.
-type Stamps = Option<BTreeMap<PathBuf, (SystemTime, u64)>>;
+type FileStamps = Option<BTreeMap<PathBuf, (SystemTime, u64)>>;
 
 /// The folder of a set, and the set as it was read from there.
 #[derive(Debug)]
-pub(crate) struct Origin {
+pub(crate) struct SourceFolder {
     dir: PathBuf,
-    read: BTreeMap<Version, Entry>,
+    read: BTreeMap<Version, FolderEntry>,
     /// The last comparison: the stamps that it was made for, and its result. `None` before the
     /// first, because files may change between the reading of the set and the first look at their
     /// stamps.
-    last: Mutex<Option<(Stamps, Option<String>)>>,
+    last: Mutex<Option<(FileStamps, Option<String>)>>,
 }
 
 /// One migration of a set: its folder's name, and the digest of its scripts and their mode.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+struct FolderEntry {
     name: String,
     scripts: Checksum,
 }
 
-impl Origin {
+impl SourceFolder {
     /// Remembers `catalog`, which was just read from `dir`.
-    pub(crate) fn new(dir: &Path, catalog: &Catalog) -> Self {
+    pub(crate) fn new(dir: &Path, catalog: &MigrationSet) -> Self {
         Self {
             dir: dir.to_path_buf(),
             read: contents(catalog),
@@ -74,19 +74,20 @@ impl Origin {
     fn difference(&self) -> Option<String> {
         let found = FileBasedMigrations::from_path(&self.dir).map_err(|error| error.to_string());
         let loaded =
-            found.and_then(|found| Catalog::load(&found).map_err(|error| error.to_string()));
+            found.and_then(|found| MigrationSet::load(&found).map_err(|error| error.to_string()));
         let what = match loaded {
             Err(error) => format!("which cannot be used as they are ({error})"),
             Ok(catalog) => {
                 let now = contents(&catalog);
-                let without = |these: &BTreeMap<Version, Entry>,
-                               those: &BTreeMap<Version, Entry>| {
-                    these
-                        .iter()
-                        .filter(|(version, _)| !those.contains_key(*version))
-                        .map(|(_, m)| m.name.clone())
-                        .collect()
-                };
+                let without =
+                    |these: &BTreeMap<Version, FolderEntry>,
+                     those: &BTreeMap<Version, FolderEntry>| {
+                        these
+                            .iter()
+                            .filter(|(version, _)| !those.contains_key(*version))
+                            .map(|(_, m)| m.name.clone())
+                            .collect()
+                    };
                 let changed = now.iter().filter(|(version, entry)| {
                     self.read
                         .get(*version)
@@ -137,8 +138,8 @@ fn named(kind: &str, names: &[String]) -> String {
     )
 }
 
-fn contents(catalog: &Catalog) -> BTreeMap<Version, Entry> {
-    let of = |m: &crate::migration::Migration| Entry {
+fn contents(catalog: &MigrationSet) -> BTreeMap<Version, FolderEntry> {
+    let of = |m: &crate::migration::Migration| FolderEntry {
         name: m.name.clone(),
         scripts: crate::migration::set::digest([m]),
     };
@@ -146,7 +147,7 @@ fn contents(catalog: &Catalog) -> BTreeMap<Version, Entry> {
 }
 
 /// Reads the stamps of the files one folder below `dir`, where the scripts of migrations are.
-fn stamps(dir: &Path) -> Stamps {
+fn stamps(dir: &Path) -> FileStamps {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).ok()?.flatten() {
         for file in fs::read_dir(entry.path()).into_iter().flatten().flatten() {

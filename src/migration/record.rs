@@ -2,22 +2,22 @@
 
 use std::time::SystemTime;
 
-use super::{Checksum, Direction, Mode, Version};
+use super::{Checksum, Direction, ScriptMode, Version};
 
 /// One version, as the Diesel table and the ledger know it.
 #[derive(Clone, Debug)]
-pub(crate) struct Row {
+pub(crate) struct MigrationRow {
     /// The version.
     pub version: Version,
     /// Diesel's run_on when the Diesel table lists it: it is applied.
     pub run_on: Option<SystemTime>,
     /// The ledger's record of it.
-    pub recorded: Option<Recorded>,
+    pub recorded: Option<MigrationRecord>,
     /// How far a script came that is not one transaction, while it is neither through nor given up.
-    pub journal: Option<Journal>,
+    pub journal: Option<JournalRecord>,
 }
 
-impl Row {
+impl MigrationRow {
     /// The Diesel table decides.
     pub(crate) fn is_applied(&self) -> bool {
         self.run_on.is_some()
@@ -31,7 +31,7 @@ impl Row {
 
 /// How far a script came that is not one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Journal {
+pub(crate) struct JournalRecord {
     /// The row of the step that began it, in the ledger.
     pub step: i64,
     /// Which script it was.
@@ -72,16 +72,16 @@ pub(crate) struct RunningPart {
 
 /// The ledger's record of an applied migration.
 #[derive(Clone, Debug)]
-pub(crate) struct Recorded {
+pub(crate) struct MigrationRecord {
     /// The folder's name.
     pub name: String,
     /// The order of application.
     pub position: i64,
     /// Checksum and mode of the up that ran; `None` when the migration was adopted by a binary that
     /// did not carry it.
-    pub up: Option<(Checksum, Mode)>,
+    pub up: Option<(Checksum, ScriptMode)>,
     /// Checksum and mode of the down that belonged to it.
-    pub down: Option<(Checksum, Mode)>,
+    pub down: Option<(Checksum, ScriptMode)>,
     /// The signature of that down; `None` where nobody signed it.
     pub mac: Option<Vec<u8>>,
     /// When.

@@ -15,14 +15,14 @@ use diesel_migrations::MigrationError;
 
 /// The text of a migration's up.
 pub(super) fn up(migration: &dyn Migration<Pg>) -> diesel::migration::Result<String> {
-    let mut recorder = Recorder::default();
+    let mut recorder = SqlRecorder::default();
     migration.run(&mut recorder)?;
     Ok(recorder.text())
 }
 
 /// The text of a migration's down, `None` when it has none or it is empty.
 pub(super) fn down(migration: &dyn Migration<Pg>) -> diesel::migration::Result<Option<String>> {
-    let mut recorder = Recorder::default();
+    let mut recorder = SqlRecorder::default();
     match migration.revert(&mut recorder) {
         Ok(()) => Ok(Some(recorder.text())),
         Err(error)
@@ -46,13 +46,13 @@ pub(super) fn down(migration: &dyn Migration<Pg>) -> diesel::migration::Result<O
 }
 
 #[derive(Default)]
-struct Recorder {
+struct SqlRecorder {
     scripts: Vec<String>,
     transactions: AnsiTransactionManager,
     instrumentation: Option<Box<dyn Instrumentation>>,
 }
 
-impl Recorder {
+impl SqlRecorder {
     /// What was sent, in one text; a line break keeps a trailing comment from swallowing what
     /// follows.
     fn text(self) -> String {
@@ -60,16 +60,16 @@ impl Recorder {
     }
 }
 
-impl SimpleConnection for Recorder {
+impl SimpleConnection for SqlRecorder {
     fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
         self.scripts.push(query.into());
         Ok(())
     }
 }
 
-impl ConnectionSealed for Recorder {}
+impl ConnectionSealed for SqlRecorder {}
 
-impl Connection for Recorder {
+impl Connection for SqlRecorder {
     type Backend = Pg;
     type TransactionManager = AnsiTransactionManager;
 

@@ -5,18 +5,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::{Failure, Reason},
-    migration::{Checksum, Direction, Mode, Script, Version},
-    sql::{self, Hazard, Loss, Place, Unit},
+    migration::{Checksum, Direction, Script, ScriptMode, Version},
+    sql::{self, Hazard, ScriptUnit, SessionLoss, TextPosition},
 };
 
 /// A part of a script that is not one transaction: its checksum, and how it can be told whether it
 /// took effect.
-pub(crate) type Part = (String, &'static str);
+pub(crate) type JournalPart = (String, &'static str);
 
 /// Why a script does not run in one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum InParts {
+pub(crate) enum PartsReason {
     /// Its metadata.toml says so.
     Metadata,
     /// It has BEGIN … COMMIT blocks of its own.
@@ -25,25 +25,25 @@ pub(crate) enum InParts {
 
 /// How a script runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct How {
+pub(crate) struct RunMode {
     /// Why it does not run in one transaction; `None`: it does.
-    pub in_parts: Option<InParts>,
+    pub in_parts: Option<PartsReason>,
     /// In how many parts it is committed; 0 for one transaction, and for a script that cannot run.
     pub parts: usize,
 }
 
-impl How {
+impl RunMode {
     /// Of a script with so many parts.
     pub(crate) fn of(script: &Script, parts: usize) -> Self {
         let why = || {
             if sql::has_own_transactions(&script.sql) {
-                InParts::OwnTransactions
+                PartsReason::OwnTransactions
             } else {
-                InParts::Metadata
+                PartsReason::Metadata
             }
         };
         Self {
-            in_parts: (script.mode == Mode::NonTransactional).then(why),
+            in_parts: (script.mode == ScriptMode::NonTransactional).then(why),
             parts,
         }
     }
@@ -53,7 +53,7 @@ impl How {
         let count = || sql::units(&script.sql).map_or(0, |units| units.len());
         Self::of(
             script,
-            if script.mode == Mode::NonTransactional {
+            if script.mode == ScriptMode::NonTransactional {
                 count()
             } else {
                 0
@@ -71,15 +71,15 @@ pub(crate) fn parts(
     version: &Version,
     direction: Direction,
     script: &Script,
-) -> Result<Vec<Part>, Failure> {
+) -> Result<Vec<JournalPart>, Failure> {
     let found = match script.mode {
-        Mode::Transactional => match sql::hazard(&script.sql) {
+        ScriptMode::Transactional => match sql::hazard(&script.sql) {
             Some(found) => Err(found),
             None => Ok(Vec::new()),
         },
-        Mode::NonTransactional => sql::units(&script.sql),
+        ScriptMode::NonTransactional => sql::units(&script.sql),
     };
-    let part = |unit: Unit<'_>| {
+    let part = |unit: ScriptUnit<'_>| {
         (
             Checksum::of_script(unit.body.sql).to_string(),
             unit.settles_by(),
@@ -103,10 +103,10 @@ pub(crate) fn means_what_it_says(
     up: &Script,
 ) -> Result<(), Failure> {
     let found = match up.mode {
-        Mode::Transactional => {
+        ScriptMode::Transactional => {
             sql::lone_begin(&up.sql).map(|place| (Hazard::EndsTransaction, place))
         }
-        Mode::NonTransactional => {
+        ScriptMode::NonTransactional => {
             sql::loses_session(&up.sql).map(|(loss, place)| (Hazard::LosesSession(loss), place))
         }
     };
@@ -119,7 +119,7 @@ fn unfit(
     file: &str,
     version: &Version,
     script: &Script,
-    (hazard, place): (Hazard, Place),
+    (hazard, place): (Hazard, TextPosition),
 ) -> Failure {
     let (reason, problem, cure) = words(hazard);
     let sql = &*script.sql;
@@ -129,7 +129,7 @@ fn unfit(
             problem,
             "pg_dump wrote it, at the dump's beginning and end: delete both lines",
         ),
-        Hazard::NeedsNoTransaction if script.mode == Mode::NonTransactional => (
+        Hazard::NeedsNoTransaction if script.mode == ScriptMode::NonTransactional => (
             "this statement cannot run in a transaction, and stands between the file's BEGIN and \
              COMMIT",
             "Write it before the BEGIN or behind the COMMIT",
@@ -182,14 +182,14 @@ pub(crate) fn not_run(
     reason: Reason,
     file: &str,
     version: &Version,
-    (sql, place): (&str, Place),
+    (sql, place): (&str, TextPosition),
     problem: &str,
     cure: &str,
 ) -> Failure {
     const CONSEQUENCE: &str = "Nothing of the file was run";
     let (statement, statements) = (sql::statement_at(sql, place) + 1, sql::count(sql));
     let (source, source_column) = sql::excerpt(sql, place);
-    let Place { line, column } = place;
+    let TextPosition { line, column } = place;
     let message = format!(
         "{file}, line {line}, column {column}, statement {statement} of {statements}: {problem}. \
          {cure}. {CONSEQUENCE}"
@@ -218,37 +218,37 @@ fn is_of_pg_dump(line: &str) -> bool {
 
 /// What does not reach the next part of a script that is not one transaction, and what to write
 /// instead.
-fn lost(loss: Loss) -> (&'static str, &'static str) {
+fn lost(loss: SessionLoss) -> (&'static str, &'static str) {
     const ONE_BLOCK: &str = "The file runs statement by statement, and every statement or BEGIN \
         ... COMMIT block begins with a clean session. Put what makes it and what uses it between \
         one BEGIN and COMMIT";
     match loss {
-        Loss::Temporary => (
+        SessionLoss::Temporary => (
             "this statement uses a temporary table, view or sequence that is gone by then",
             ONE_BLOCK,
         ),
-        Loss::Prepared => (
+        SessionLoss::Prepared => (
             "this statement uses a prepared statement that is gone by then",
             ONE_BLOCK,
         ),
-        Loss::Cursor => (
+        SessionLoss::Cursor => (
             "this statement uses a cursor that is gone by then",
             ONE_BLOCK,
         ),
-        Loss::Sequence => (
+        SessionLoss::Sequence => (
             "currval() and lastval() know only what the session did before, and here that is \
              nothing",
             "The file runs statement by statement, and every statement or BEGIN ... COMMIT block \
              begins with a clean session. Put it together with the INSERT or nextval() before it \
              between one BEGIN and COMMIT, or use INSERT ... RETURNING in a WITH",
         ),
-        Loss::Local => (
+        SessionLoss::Local => (
             "this statement holds to the end of its transaction, and it stands in none of the \
              file's",
             "Put it with what it is for between one BEGIN and COMMIT, or write SET without LOCAL, \
              which holds for the rest of the file",
         ),
-        Loss::Setting => (
+        SessionLoss::Setting => (
             "what this statement sets is gone before the next one, because it is not known before \
              it runs",
             "Write SET, or set_config() with texts and false, which hold for the rest of the file; \
@@ -302,7 +302,10 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_told_with_its_place_and_the_cure() {
-        let script = Script::new("SELECT 1;\n  VACUUM t;\nSELECT 2;", Mode::Transactional);
+        let script = Script::new(
+            "SELECT 1;\n  VACUUM t;\nSELECT 2;",
+            ScriptMode::Transactional,
+        );
         let failure = parts("1_a", &"1".parse().unwrap(), Direction::Up, &script).unwrap_err();
         insta::assert_snapshot!(failure.message, @"1_a/up.sql, line 2, column 3, statement 2 of 3: \
             this statement cannot run in a transaction, and its file is one. Put it into a \
@@ -321,25 +324,28 @@ mod tests {
                 failure.metadata["meaning"].clone(),
             )
         };
-        let block = problem("BEGIN; VACUUM t; COMMIT", Mode::NonTransactional);
+        let block = problem("BEGIN; VACUUM t; COMMIT", ScriptMode::NonTransactional);
         assert!(
             block.0.contains("between the file's BEGIN and COMMIT")
                 && block.1.contains("before the BEGIN"),
             "{block:?}"
         );
         for command in ["\\restrict AbC", "SELECT 1;\n\\unrestrict AbC\n"] {
-            let dump = problem(command, Mode::Transactional);
+            let dump = problem(command, ScriptMode::Transactional);
             assert!(dump.1.contains("pg_dump wrote it"), "{dump:?}");
         }
         assert!(
-            !problem("\\i other.sql", Mode::Transactional)
+            !problem("\\i other.sql", ScriptMode::Transactional)
                 .1
                 .contains("pg_dump")
         );
-        let alone = problem("CREATE INDEX CONCURRENTLY i ON t (n);", Mode::Transactional);
+        let alone = problem(
+            "CREATE INDEX CONCURRENTLY i ON t (n);",
+            ScriptMode::Transactional,
+        );
         assert!(alone.1.contains("beside this file"), "{alone:?}");
         assert!(
-            problem("COPY t FROM stdin", Mode::Transactional)
+            problem("COPY t FROM stdin", ScriptMode::Transactional)
                 .1
                 .contains("--inserts")
         );

@@ -11,18 +11,19 @@ use diesel::{
 use crate::{
     failure::{Failure, Reason},
     migration::{
-        Checksum, Direction, Migration, Mode, Script, Version, folder, origin, recorder, run_mode,
+        Checksum, Direction, Migration, Script, ScriptMode, Version, folder, origin, recorder,
+        run_mode,
     },
     sql,
 };
 
 /// The migrations that a daemon carries, by version.
 #[derive(Clone, Debug)]
-pub struct Catalog {
+pub struct MigrationSet {
     migrations: BTreeMap<Version, Migration>,
     unfit: BTreeMap<Version, Failure>,
     digest: Checksum,
-    origin: Option<Arc<origin::Origin>>,
+    origin: Option<Arc<origin::SourceFolder>>,
 }
 
 /// Why a set is not served: everything that is wrong with it, not just the first thing.
@@ -45,7 +46,7 @@ impl fmt::Display for InvalidSet {
     }
 }
 
-impl Catalog {
+impl MigrationSet {
     /// Reads any Diesel source: embedded, file-based or hand-made.
     ///
     /// # Errors
@@ -67,7 +68,7 @@ impl Catalog {
             let failure = Failure::new(Reason::InvalidMigration, format!("{name}: {problem}"));
             let up = Script::new(
                 recorder::up(migration).unwrap_or_default().as_str(),
-                Mode::Transactional,
+                ScriptMode::Transactional,
             );
             let failure = failure
                 .with("version", &version)
@@ -145,7 +146,7 @@ impl Catalog {
     /// them.
     pub fn read_from(self, dir: &Path) -> Self {
         Self {
-            origin: Some(Arc::new(origin::Origin::new(dir, &self))),
+            origin: Some(Arc::new(origin::SourceFolder::new(dir, &self))),
             ..self
         }
     }
@@ -230,9 +231,9 @@ fn read(migration: &dyn DieselMigration<Pg>) -> Result<Migration, String> {
     let one = migration.metadata().run_in_transaction();
     let mode = |sql: &str| {
         if one && !sql::has_own_transactions(sql) {
-            Mode::Transactional
+            ScriptMode::Transactional
         } else {
-            Mode::NonTransactional
+            ScriptMode::NonTransactional
         }
     };
     let up = recorder::up(migration).map_err(|e| unreadable("up", &e.to_string()))?;
@@ -322,7 +323,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_sql_of_any_source_is_read_and_statements_stay_apart() {
-        let catalog = Catalog::load(&Source(vec![
+        let catalog = MigrationSet::load(&Source(vec![
             Hand("2_b", vec!["SELECT 2 -- two", "SELECT 3"], None),
             Hand("1_a", vec!["SELECT 1"], Some("SELECT -1")),
         ]))
@@ -342,7 +343,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_down_without_a_statement_is_no_down() {
-        let catalog = Catalog::load(&Source(vec![Hand(
+        let catalog = MigrationSet::load(&Source(vec![Hand(
             "1_a",
             vec!["SELECT 1"],
             Some("-- This file should undo anything in `up.sql`"),
@@ -353,7 +354,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_bad_set_is_refused_with_every_reason() {
-        let error = Catalog::load(&Source(vec![
+        let error = MigrationSet::load(&Source(vec![
             Hand("1_a", vec!["SELECT 1"], None),
             Hand("1_b", vec!["SELECT 1"], None),
             Hand("_none", vec!["SELECT 1"], None),
@@ -367,7 +368,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_digest_sees_every_part_of_a_set() {
-        let set = |h: Vec<Hand>| Catalog::load(&Source(h)).unwrap().digest();
+        let set = |h: Vec<Hand>| MigrationSet::load(&Source(h)).unwrap().digest();
         let base = set(vec![Hand("1_a", vec!["SELECT 1"], Some("SELECT 2"))]);
         assert_eq!(
             base,

@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use crate::{
-    migration::{Direction, Mode, Script, Version, normalised},
+    migration::{Direction, Script, ScriptMode, Version, normalised},
     runtime::blocking,
 };
 
@@ -22,7 +22,7 @@ const DOMAIN: &str = "schemad.hmac-sha256.down.1";
 
 /// The signing keys. They cannot be printed.
 #[derive(Clone)]
-pub struct Keys(Arc<[Hmac<Sha256>]>);
+pub struct SigningKeys(Arc<[Hmac<Sha256>]>);
 
 /// Why a text is no key. Never repeats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +34,7 @@ pub struct InvalidKey;
 
 /// Why a stored down is not trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unverified {
+pub enum SignatureProblem {
     /// Nobody signed it.
     Missing,
     /// The script, its version, its mode or the ledger is not what was signed, or it was another
@@ -42,7 +42,7 @@ pub enum Unverified {
     Wrong,
 }
 
-impl Unverified {
+impl SignatureProblem {
     /// In a word, for metadata.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl Unverified {
     }
 }
 
-impl fmt::Display for Unverified {
+impl fmt::Display for SignatureProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Missing => {
@@ -67,7 +67,7 @@ impl fmt::Display for Unverified {
     }
 }
 
-impl Keys {
+impl SigningKeys {
     /// From the contents of the key files, the one that signs first. `None`: there are none.
     ///
     /// # Errors
@@ -91,12 +91,12 @@ impl Keys {
     }
 
     /// What signs for the ledger with this id.
-    pub fn signer<'a>(&'a self, ledger: &'a str) -> Signer<'a> {
-        Signer { keys: self, ledger }
+    pub fn signer<'a>(&'a self, ledger: &'a str) -> DownSigner<'a> {
+        DownSigner { keys: self, ledger }
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for SigningKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} signing key(s)", self.count())
     }
@@ -173,18 +173,18 @@ fn digits_of(file: &[u8]) -> Vec<u8> {
 
 /// Signs the downs of one ledger.
 #[derive(Clone, Copy)]
-pub struct Signer<'a> {
-    keys: &'a Keys,
+pub struct DownSigner<'a> {
+    keys: &'a SigningKeys,
     ledger: &'a str,
 }
 
-impl fmt::Debug for Signer<'_> {
+impl fmt::Debug for DownSigner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} for the ledger {}", self.keys, self.ledger)
     }
 }
 
-impl Signer<'_> {
+impl DownSigner<'_> {
     /// The signature of a migration's down: 32 bytes.
     pub fn sign(&self, version: &Version, down: &Script) -> Vec<u8> {
         let over = |key| self.over(key, version, down.mode, &down.sql);
@@ -196,14 +196,14 @@ impl Signer<'_> {
     /// Proves that one of the keys signed exactly this, in constant time.
     ///
     /// # Errors
-    /// [`Unverified`].
+    /// [`SignatureProblem`].
     pub fn verify(
         &self,
         version: &Version,
         down: &Script,
         mac: Option<&[u8]>,
-    ) -> Result<(), Unverified> {
-        let mac = mac.ok_or(Unverified::Missing)?;
+    ) -> Result<(), SignatureProblem> {
+        let mac = mac.ok_or(SignatureProblem::Missing)?;
         let signed = |key| {
             self.over(key, version, down.mode, &down.sql)
                 .verify_slice(mac)
@@ -212,12 +212,18 @@ impl Signer<'_> {
         if blocking::in_place(down.sql.len(), || self.keys.0.iter().any(signed)) {
             Ok(())
         } else {
-            Err(Unverified::Wrong)
+            Err(SignatureProblem::Wrong)
         }
     }
 
     /// Each part stands behind its length, so that none runs into the next.
-    fn over(&self, key: &Hmac<Sha256>, version: &Version, mode: Mode, sql: &str) -> Hmac<Sha256> {
+    fn over(
+        &self,
+        key: &Hmac<Sha256>,
+        version: &Version,
+        mode: ScriptMode,
+        sql: &str,
+    ) -> Hmac<Sha256> {
         let mut mac = key.clone();
         let sql = normalised(sql);
         for part in [
@@ -239,8 +245,8 @@ impl Signer<'_> {
 mod tests {
     use super::*;
 
-    fn keys(files: &[&str]) -> Keys {
-        Keys::read(files).unwrap().unwrap()
+    fn keys(files: &[&str]) -> SigningKeys {
+        SigningKeys::read(files).unwrap().unwrap()
     }
 
     fn version(text: &str) -> Version {
@@ -248,7 +254,7 @@ mod tests {
     }
 
     fn down(sql: &str) -> Script {
-        Script::new(sql, Mode::Transactional)
+        Script::new(sql, ScriptMode::Transactional)
     }
 
     #[test]
@@ -306,12 +312,12 @@ mod tests {
             "too short",
         ] {
             assert_eq!(
-                Keys::read(&[hex, short]).unwrap_err(),
+                SigningKeys::read(&[hex, short]).unwrap_err(),
                 (1, InvalidKey),
                 "{short}"
             );
         }
-        assert!(Keys::read::<&str>(&[]).unwrap().is_none());
+        assert!(SigningKeys::read::<&str>(&[]).unwrap().is_none());
     }
 
     #[test]
@@ -331,7 +337,7 @@ mod tests {
             verify("ledger", "1", &down("DROP TABLE a;\r\n"), &mac),
             Ok(())
         );
-        let other_mode = Script::new("DROP TABLE a;\n", Mode::NonTransactional);
+        let other_mode = Script::new("DROP TABLE a;\n", ScriptMode::NonTransactional);
         let mut flipped = mac.clone();
         flipped[31] ^= 1;
         for refused in [
@@ -345,12 +351,12 @@ mod tests {
             // A boundary that moved.
             verify("ledge", "r1", &down("DROP TABLE a;\n"), &mac),
         ] {
-            assert_eq!(refused, Err(Unverified::Wrong));
+            assert_eq!(refused, Err(SignatureProblem::Wrong));
         }
         let missing = keys
             .signer("ledger")
             .verify(&version("1"), &down("DROP TABLE a;\n"), None);
-        assert_eq!(missing, Err(Unverified::Missing));
+        assert_eq!(missing, Err(SignatureProblem::Missing));
     }
 
     #[test]
@@ -359,7 +365,7 @@ mod tests {
         let of_old = keys(&[&old]).signer("l").sign(&version("1"), &down("x"));
         let both = keys(&[&new, &old]);
         let of_both = both.signer("l").sign(&version("1"), &down("x"));
-        let verify = |keys: &Keys, mac: &[u8]| {
+        let verify = |keys: &SigningKeys, mac: &[u8]| {
             keys.signer("l")
                 .verify(&version("1"), &down("x"), Some(mac))
         };
@@ -370,7 +376,7 @@ mod tests {
         let only_new = keys(&[&new]);
         assert_eq!(
             (verify(&only_new, &of_old), verify(&only_new, &of_both)),
-            (Err(Unverified::Wrong), Ok(()))
+            (Err(SignatureProblem::Wrong), Ok(()))
         );
     }
 
@@ -397,7 +403,7 @@ mod tests {
             "1 signing key(s) 1 signing key(s) for the ledger l"
         );
         assert!(
-            !Keys::read(&["s3cret"])
+            !SigningKeys::read(&["s3cret"])
                 .unwrap_err()
                 .1
                 .to_string()

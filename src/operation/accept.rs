@@ -10,26 +10,30 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Action, Event, Log, Request, prepare::Prepared};
+use super::{
+    OperationAction, OperationEvent, OperationLog, OperationRequest, prepare::PreparedOperation,
+};
 use crate::operation::{
-    lock_holder::{Holder, busy},
-    registry::{APPLIES, Inner, OPEN, Registered},
+    lock_holder::{LockHolder, busy},
+    registry::{APPLIES, OPEN, OperationsInner, RegistryGuard},
 };
 use crate::{
     access::ANONYMOUS,
     failure::{Failure, Reason},
-    ledger::{Ending, Finished, State, claims, control, install, operations},
+    ledger::{
+        FinishedOperation, OperationEnding, OperationState, claims, control, install, operations,
+    },
     planner,
     postgres::{
         self,
-        lock::{Attempt, LockedSession},
-        session::Session,
+        lock::{LockOutcome, LockedSession},
+        session::MigrationSession,
     },
-    runner::Halt,
-    runtime::shutdown::Phase,
+    runner::StopReason,
+    runtime::shutdown::ShutdownPhase,
     transport::{
-        quota::{Client, Room},
-        quota_counter::Counted,
+        quota::{Quota, QuotaKey},
+        quota_counter::QuotaGuard,
     },
 };
 
@@ -41,12 +45,12 @@ const POLL: Duration = Duration::from_millis(100);
 /// is over in no time.
 const SHORT_HOLD: Duration = Duration::from_secs(2);
 
-impl Inner {
+impl OperationsInner {
     /// Runs a request to its end, or follows the operation that it began before.
     pub(super) async fn operate(
         self: &Arc<Self>,
-        request: &Request,
-        log: &Arc<Log>,
+        request: &OperationRequest,
+        log: &Arc<OperationLog>,
     ) -> Result<(), Failure> {
         match self.claim_and_run(request, log).await {
             Ok(()) => Ok(()),
@@ -56,10 +60,10 @@ impl Inner {
 
     async fn claim_and_run(
         self: &Arc<Self>,
-        request: &Request,
-        log: &Arc<Log>,
+        request: &OperationRequest,
+        log: &Arc<OperationLog>,
     ) -> Result<(), Failure> {
-        if *self.phases.borrow() > Phase::Serving {
+        if *self.phases.borrow() > ShutdownPhase::Serving {
             return Err(Failure::new(
                 Reason::ShuttingDown,
                 "this daemon is shutting down; ask another, or again later",
@@ -79,12 +83,12 @@ impl Inner {
                 reason: request.action.reason(),
             };
             match claims::claim(&session, &new).await? {
-                claims::Claim::Ours { id, created_at } => {
+                claims::ClaimOutcome::Ours { id, created_at } => {
                     return self
                         .claimed(session, request, (id, created_at), deadline, log)
                         .await;
                 }
-                claims::Claim::Existing(existing) => {
+                claims::ClaimOutcome::Existing(existing) => {
                     // None: it was refused before it was accepted, which binds nothing, so the id
                     // is free again.
                     if let Some(result) = self.attach(&session, request, existing, log).await? {
@@ -96,28 +100,33 @@ impl Inner {
     }
 
     /// A place among the operations that are open here.
-    fn place(&self, request: &Request) -> Result<(Option<Counted>, Counted), Failure> {
-        let who = Client::Principal(request.principal.clone());
+    fn place(
+        &self,
+        request: &OperationRequest,
+    ) -> Result<(Option<QuotaGuard>, QuotaGuard), Failure> {
+        let who = QuotaKey::Principal(request.principal.clone());
         let full = |count: usize, whose: &str| {
             let message =
                 format!("{count} {whose} are open in this daemon; cancel one, or ask again later");
             Failure::new(Reason::TooManyQueued, message)
         };
         let applies = match &request.action {
-            Action::Apply(_) => {
+            OperationAction::Apply(_) => {
                 let each = if request.principal == ANONYMOUS {
                     APPLIES.all
                 } else {
                     APPLIES.each
                 };
-                let entered = self.applies.enter(who.clone(), Room { each, ..APPLIES });
+                let entered = self.applies.enter(who.clone(), Quota { each, ..APPLIES });
                 let whose = format!(
                     "applies of {}, or {} of all,",
                     request.principal, APPLIES.all
                 );
                 Some(entered.ok_or_else(|| full(each, &whose))?)
             }
-            Action::Rollback(_) | Action::Resolve(_) | Action::Sign(_) => None,
+            OperationAction::Rollback(_)
+            | OperationAction::Resolve(_)
+            | OperationAction::Sign(_) => None,
         };
         Ok((
             applies,
@@ -130,14 +139,14 @@ impl Inner {
     /// The request is ours: runs it, or takes the claim back when it cannot begin.
     async fn claimed(
         self: &Arc<Self>,
-        session: Session,
-        request: &Request,
+        session: MigrationSession,
+        request: &OperationRequest,
         (id, created_at): (Uuid, SystemTime),
         deadline: Instant,
-        log: &Arc<Log>,
+        log: &Arc<OperationLog>,
     ) -> Result<(), Failure> {
         let halt = watch::Sender::new(None);
-        let mut candidate = Candidate {
+        let mut candidate = ClaimedRequest {
             request,
             id,
             created_at,
@@ -145,16 +154,16 @@ impl Inner {
             halt: halt.subscribe(),
             accepted: false,
         };
-        let _registered = Registered::new(self, id, halt);
+        let _registered = RegistryGuard::new(self, id, halt);
         match self.begin(session, &mut candidate, deadline).await {
             Ok(begun) => self.run(begun, &candidate).await,
-            Err(Stopped { failure, left }) if candidate.accepted => {
+            Err(BeginError { failure, left }) if candidate.accepted => {
                 let failure = self.name_who_locks(failure).await;
                 Err(self
-                    .end_without_steps(&candidate, Stopped { failure, left })
+                    .end_without_steps(&candidate, BeginError { failure, left })
                     .await)
             }
-            Err(Stopped { failure, left }) => {
+            Err(BeginError { failure, left }) => {
                 let failure = self.name_who_locks(failure).await;
                 self.take_back(id, left, &failure).await;
                 Err(failure)
@@ -164,17 +173,17 @@ impl Inner {
 
     /// Takes back a claim that was not accepted. Best effort: one that stays behind is closed for
     /// want of a session.
-    async fn take_back(&self, id: Uuid, left: Left, failure: &Failure) {
+    async fn take_back(&self, id: Uuid, left: RemainingSession, failure: &Failure) {
         let session = match left {
-            Left::Locked(locked) => {
+            RemainingSession::Locked(locked) => {
                 // Before the lock goes, which is released in so many words: the next operation must
                 // not find it held by a closing connection.
                 let _ = give_up(locked.ledger(), id, failure).await;
                 let _ = locked.release().await;
                 return;
             }
-            Left::Open(session) => Some(session),
-            Left::Lost => self.logins.open_ledger().await.ok(),
+            RemainingSession::Open(session) => Some(session),
+            RemainingSession::Lost => self.logins.open_ledger().await.ok(),
         };
         if let Some(session) = session {
             let _ = give_up(session.ledger(), id, failure).await;
@@ -185,27 +194,27 @@ impl Inner {
     /// with the session.
     async fn begin(
         &self,
-        session: Session,
-        candidate: &mut Candidate<'_>,
+        session: MigrationSession,
+        candidate: &mut ClaimedRequest<'_>,
         deadline: Instant,
-    ) -> Result<Begun, Stopped> {
-        if let Action::Apply(apply) = &candidate.request.action
+    ) -> Result<BegunOperation, BeginError> {
+        if let OperationAction::Apply(apply) = &candidate.request.action
             && let Err(refusal) = planner::expect_set(&self.catalog, apply)
         {
             // Whoever runs now, this daemon never could.
-            return Err(Stopped {
+            return Err(BeginError {
                 failure: refusal.into(),
-                left: Left::Open(session),
+                left: RemainingSession::Open(session),
             });
         }
         let mut locked = match LockedSession::try_lock(session).await? {
-            Attempt::Won(locked) => locked,
-            Attempt::Held(session) => {
+            LockOutcome::Won(locked) => locked,
+            LockOutcome::Held(session) => {
                 if !candidate.request.queue_timeout.is_zero() {
                     operations::accept(session.ledger(), candidate.id).await?;
                     candidate.accept();
-                    candidate.log.push(Event::Queued(Box::new(
-                        Holder::find(session.ledger()).await?,
+                    candidate.log.push(OperationEvent::Queued(Box::new(
+                        LockHolder::find(session.ledger()).await?,
                     )));
                 }
                 self.win(session, deadline, Some(candidate)).await?
@@ -215,26 +224,26 @@ impl Inner {
             Ok(prepared) => {
                 candidate.accept();
                 candidate.log.push(prepared.event());
-                Ok(Begun { locked, prepared })
+                Ok(BegunOperation { locked, prepared })
             }
-            Err(failure) => Err(Stopped {
+            Err(failure) => Err(BeginError {
                 failure,
-                left: Left::Locked(locked),
+                left: RemainingSession::Locked(locked),
             }),
         }
     }
 
     /// A direct session to a database whose ledger this daemon can use; creates or upgrades it
     /// first where needed.
-    async fn usable_session(&self, deadline: Instant) -> Result<Session, Failure> {
+    async fn usable_session(&self, deadline: Instant) -> Result<MigrationSession, Failure> {
         let session = self.open_session().await?;
         if let Some(role) = &self.role {
             session.may_become(role).await?;
         }
         self.one_database.prove(session.client()).await?; // not proved is not disproved
         match install::check(&session).await? {
-            install::State::Usable => Ok(session),
-            install::State::ToBeCreated | install::State::ToBeUpgraded => {
+            install::LedgerState::Usable => Ok(session),
+            install::LedgerState::ToBeCreated | install::LedgerState::ToBeUpgraded => {
                 let locked = self
                     .win(session, deadline, None)
                     .await
@@ -246,7 +255,7 @@ impl Inner {
     }
 
     /// Opens a session and proves that it is a direct one.
-    pub(super) async fn open_session(&self) -> Result<Session, Failure> {
+    pub(super) async fn open_session(&self) -> Result<MigrationSession, Failure> {
         Ok(self.logins.open_direct().await?)
     }
 
@@ -254,26 +263,26 @@ impl Inner {
     /// operation. An accepted operation can be cancelled meanwhile.
     pub(super) async fn win(
         &self,
-        session: Session,
+        session: MigrationSession,
         deadline: Instant,
-        candidate: Option<&Candidate<'_>>,
-    ) -> Result<LockedSession, Stopped> {
+        candidate: Option<&ClaimedRequest<'_>>,
+    ) -> Result<LockedSession, BeginError> {
         let mut session = session;
         let mut phases = self.phases.clone();
         let patience = Instant::now() + SHORT_HOLD;
         let failure = loop {
             session = match LockedSession::try_lock(session).await? {
-                Attempt::Won(locked) => return Ok(locked),
-                Attempt::Held(session) => session,
+                LockOutcome::Won(locked) => return Ok(locked),
+                LockOutcome::Held(session) => session,
             };
             let now = Instant::now();
             if now >= deadline
                 && (now >= patience || claims::running(session.ledger()).await?.is_some())
             {
-                break busy(&Holder::find(session.ledger()).await?);
+                break busy(&LockHolder::find(session.ledger()).await?);
             }
             // This daemon knows it first, and whatever keeps it from reading the ledger.
-            if let Some(Halt::Cancelled(by)) =
+            if let Some(StopReason::Cancelled(by)) =
                 candidate.and_then(|candidate| candidate.halt.borrow().clone())
             {
                 break cancelled(
@@ -298,15 +307,15 @@ impl Inner {
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
-                _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
+                _ = phases.wait_for(|phase| *phase > ShutdownPhase::Serving) => {
                     break Failure::new(Reason::Interrupted, "this daemon is shutting down; nothing \
                         was done");
                 }
             }
         };
-        Err(Stopped {
+        Err(BeginError {
             failure,
-            left: Left::Open(session),
+            left: RemainingSession::Open(session),
         })
     }
 }
@@ -317,65 +326,65 @@ async fn give_up(
     client: &tokio_postgres::Client,
     id: Uuid,
     failure: &Failure,
-) -> Result<(), postgres::Error> {
+) -> Result<(), postgres::DatabaseError> {
     if failure.reason != Reason::LedgerLocked {
         return claims::abandon(client, id).await;
     }
     let failure = Some(failure.clone().with("operation", id));
-    let ending = Ending {
-        finished: Finished::default(),
+    let ending = OperationEnding {
+        finished: FinishedOperation::default(),
         failure,
     };
-    operations::end(client, id, State::Failed, &ending)
+    operations::end(client, id, OperationState::Failed, &ending)
         .await
         .map(drop)
 }
 
 /// Why an operation could not begin. Its end is recorded on the session that is left, because
 /// others close what has none.
-pub(super) struct Stopped {
+pub(super) struct BeginError {
     pub failure: Failure,
-    pub left: Left,
+    pub left: RemainingSession,
 }
 
 /// What is left of an operation's session.
-pub(super) enum Left {
+pub(super) enum RemainingSession {
     /// It still holds the lock.
     Locked(LockedSession),
     /// It does not.
-    Open(Session),
+    Open(MigrationSession),
     /// Nothing.
     Lost,
 }
 
-impl From<Failure> for Stopped {
+impl From<Failure> for BeginError {
     fn from(failure: Failure) -> Self {
         Self {
             failure,
-            left: Left::Lost,
+            left: RemainingSession::Lost,
         }
     }
 }
 
-impl From<postgres::Error> for Stopped {
-    fn from(error: postgres::Error) -> Self {
+impl From<postgres::DatabaseError> for BeginError {
+    fn from(error: postgres::DatabaseError) -> Self {
         Failure::from(error).into()
     }
 }
 
 /// A claimed request that is not yet running.
-pub(super) struct Candidate<'a> {
-    pub request: &'a Request,
+pub(super) struct ClaimedRequest<'a> {
+    pub request: &'a OperationRequest,
     pub id: Uuid,
     /// When it was claimed, by the server's clock.
     pub created_at: SystemTime,
-    pub log: &'a Arc<Log>,
+    pub log: &'a Arc<OperationLog>,
     /// Set when it has to end.
-    pub halt: watch::Receiver<Option<Halt>>,
+    pub halt: watch::Receiver<Option<StopReason>>,
     pub accepted: bool,
 }
 
-impl Candidate<'_> {
+impl ClaimedRequest<'_> {
     /// Says so, once.
     fn accept(&mut self) {
         if !std::mem::replace(&mut self.accepted, true) {
@@ -384,7 +393,7 @@ impl Candidate<'_> {
             let request_id = self.request.request_id.to_string();
             self.log.push_at(
                 self.created_at,
-                Event::Accepted {
+                OperationEvent::Accepted {
                     kind: kind.into(),
                     request_id,
                     repeated: false,
@@ -397,9 +406,9 @@ impl Candidate<'_> {
 }
 
 /// An operation that holds the lock and whose rows are written.
-pub(super) struct Begun {
+pub(super) struct BegunOperation {
     pub locked: LockedSession,
-    pub prepared: Prepared,
+    pub prepared: PreparedOperation,
 }
 
 pub(super) fn reused(request_id: Uuid) -> Failure {

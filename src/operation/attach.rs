@@ -3,35 +3,35 @@
 
 use std::time::Duration;
 
-use super::{Log, Request, accept::reused, watch::Tail};
-use crate::operation::registry::Inner;
+use super::{OperationLog, OperationRequest, accept::reused, watch::LedgerReplay};
+use crate::operation::registry::OperationsInner;
 use crate::{
     failure::{Failure, Reason},
-    ledger::claims::{self, Existing},
+    ledger::claims::{self, ExistingOperation},
     postgres::{
-        lock::{Attempt, LockedSession},
-        session::Session,
+        lock::{LockOutcome, LockedSession},
+        session::MigrationSession,
     },
-    runtime::shutdown::Phase,
+    runtime::shutdown::ShutdownPhase,
 };
 
 /// How often a repeat that reached another daemon looks for the end.
 const POLL: Duration = Duration::from_millis(250);
 
-impl Inner {
+impl OperationsInner {
     /// Follows an operation through the ledger until it has ended. `None`: it was never accepted
     /// and its row is gone.
     pub(super) async fn attach(
         &self,
-        session: &Session,
-        request: &Request,
-        existing: Existing,
-        log: &Log,
+        session: &MigrationSession,
+        request: &OperationRequest,
+        existing: ExistingOperation,
+        log: &OperationLog,
     ) -> Result<Option<Result<(), Failure>>, Failure> {
         if existing.request_hash != request.hash().to_string() {
             return Err(reused(request.request_id));
         }
-        let (mut announced, mut tail) = (false, Tail::default());
+        let (mut announced, mut tail) = (false, LedgerReplay::default());
         let mut phases = self.phases.clone();
         let mut current = Some(existing);
         while let Some(operation) = current {
@@ -49,7 +49,7 @@ impl Inner {
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
-                _ = phases.wait_for(|phase| *phase > Phase::Serving) => {
+                _ = phases.wait_for(|phase| *phase > ShutdownPhase::Serving) => {
                     return Err(Failure::new(Reason::ShuttingDown, "this daemon is shutting down; \
                         repeat the request elsewhere"));
                 }
@@ -61,7 +61,9 @@ impl Inner {
 
     /// Closes what a dead daemon left, unless somebody has the lock after all.
     async fn bury(&self) -> Result<(), Failure> {
-        if let Attempt::Won(locked) = LockedSession::try_lock(self.open_session().await?).await? {
+        if let LockOutcome::Won(locked) =
+            LockedSession::try_lock(self.open_session().await?).await?
+        {
             claims::close_abandoned(&locked, uuid::Uuid::nil()).await?;
             locked.release().await?;
         }

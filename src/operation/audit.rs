@@ -10,11 +10,11 @@ use std::{
 use uuid::Uuid;
 
 use super::Operations;
-use crate::operation::registry::Inner;
+use crate::operation::registry::OperationsInner;
 use crate::{
     failure::Failure,
-    ledger::upkeep::{self, Refused},
-    postgres::Error,
+    ledger::upkeep::{self, RefusedRequest},
+    postgres::DatabaseError,
 };
 
 /// Of one principal within a second.
@@ -33,17 +33,17 @@ const TELL: Duration = Duration::from_secs(60);
 
 /// What was kept within this second.
 #[derive(Debug, Default)]
-pub(super) struct Audit(Mutex<State>);
+pub(super) struct RefusalAudit(Mutex<AuditWindow>);
 
 #[derive(Debug, Default)]
-struct State {
+struct AuditWindow {
     since: Option<Instant>,
     all: u32,
     of: HashMap<String, u32>,
     told: Option<Instant>,
 }
 
-impl Audit {
+impl RefusalAudit {
     /// Whether one more of this principal's is kept.
     fn keeps(&self, principal: &str, now: Instant) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,10 +51,10 @@ impl Audit {
             .since
             .is_none_or(|since| now.duration_since(since) >= SECOND)
         {
-            *state = State {
+            *state = AuditWindow {
                 since: Some(now),
                 told: state.told,
-                ..State::default()
+                ..AuditWindow::default()
             };
         }
         let own = state.of.get(principal).copied().unwrap_or_default();
@@ -98,7 +98,7 @@ impl Operations {
     }
 }
 
-impl Inner {
+impl OperationsInner {
     /// Keeps a refusal in the ledger, as well as can be and no more than a few a second.
     pub(super) async fn keep_refusal(
         &self,
@@ -122,7 +122,7 @@ impl Inner {
         let Some(session) = self.side.borrow().clone() else {
             return self.metrics.refusal_not_kept("database");
         };
-        let refused = Refused {
+        let refused = RefusedRequest {
             daemon: &self.daemon,
             principal,
             kind,
@@ -131,7 +131,7 @@ impl Inner {
         };
         let kept =
             tokio::time::timeout(KEPT_WITHIN, upkeep::refused(session.ledger(), &refused)).await;
-        if let Err(error) = kept.unwrap_or(Err(Error::Timeout(KEPT_WITHIN))) {
+        if let Err(error) = kept.unwrap_or(Err(DatabaseError::Timeout(KEPT_WITHIN))) {
             self.metrics.refusal_not_kept("database");
             tracing::debug!(cause = %error, "a refusal could not be kept");
         }
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn each_has_a_few_and_all_have_an_end() {
-        let (audit, now) = (Audit::default(), Instant::now());
+        let (audit, now) = (RefusalAudit::default(), Instant::now());
         let kept = |principal: &str, now| (0..20).filter(|_| audit.keeps(principal, now)).count();
         assert_eq!([kept("a", now), kept("a", now), kept("b", now)], [5, 0, 5]);
         let crowd: usize = (0..100).map(|n| kept(&n.to_string(), now)).sum();
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_said_now_and_then() {
-        let (audit, now) = (Audit::default(), Instant::now());
+        let (audit, now) = (RefusalAudit::default(), Instant::now());
         let told = [now, now, now + TELL, now + TELL].map(|now| audit.tells(now));
         assert_eq!(told, [true, false, true, false]);
     }

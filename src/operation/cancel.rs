@@ -6,13 +6,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Operations;
-use crate::operation::registry::Inner;
+use crate::operation::registry::OperationsInner;
 use crate::{
     access::{Principal, Role},
-    failure::{Failure, Kind, Reason},
+    failure::{Failure, FailureKind, Reason},
     ledger::{self, OperationRow, claims, control},
     postgres::activity,
-    runner::Halt,
+    runner::StopReason,
 };
 
 /// How long the answer waits for the end.
@@ -59,7 +59,7 @@ impl Operations {
                 match inner.read(id).await {
                     Ok(Some(operation)) if control::ended(&operation).is_none() => {}
                     // Whoever asks goes on asking while the database is away.
-                    Err(failure) if failure.reason.kind() == Kind::Unavailable => {}
+                    Err(failure) if failure.reason.kind() == FailureKind::Unavailable => {}
                     ended => return ended,
                 }
                 tokio::time::sleep(POLL).await;
@@ -68,7 +68,7 @@ impl Operations {
         match tokio::time::timeout(ENDED_WITHIN, ended).await {
             Ok(Ok(Some(ended))) => Ok(ended),
             Ok(Ok(None)) => Ok(OperationRow {
-                state: ledger::State::Cancelled.as_str().into(),
+                state: ledger::OperationState::Cancelled.as_str().into(),
                 ..operation
             }),
             Ok(Err(error)) => Err(error),
@@ -77,7 +77,7 @@ impl Operations {
     }
 }
 
-impl Inner {
+impl OperationsInner {
     async fn read(&self, id: Uuid) -> Result<Option<OperationRow>, Failure> {
         let mut reader = self.pool.get().await?;
         Ok(ledger::history::get(&mut reader, id).await?)
@@ -90,7 +90,7 @@ impl Inner {
         if by.role < Role::Admin && owner != by.name {
             return Some(Err(denied(id, &owner, by)));
         }
-        if !self.halt(id, Halt::Cancelled(by.name.clone())) {
+        if !self.halt(id, StopReason::Cancelled(by.name.clone())) {
             return None;
         }
         tracing::info!(event = "operation.cancel_requested", operation = %id, principal = by.name,
@@ -120,7 +120,8 @@ impl Inner {
         let asked = match control::request_cancel(session.ledger(), id, principal).await {
             // The wish cannot be written; the daemon that runs the operation can do without.
             Err(error)
-                if error.is_lock_timeout() && self.halt(id, Halt::Cancelled(principal.into())) =>
+                if error.is_lock_timeout()
+                    && self.halt(id, StopReason::Cancelled(principal.into())) =>
             {
                 return Ok(known);
             }
@@ -132,7 +133,7 @@ impl Inner {
         }
         tracing::info!(event = "operation.cancel_requested", operation = %id, principal, "asked to \
             cancel an operation");
-        if !self.halt(id, Halt::Cancelled(principal.into()))
+        if !self.halt(id, StopReason::Cancelled(principal.into()))
             && operation.state == "running"
             && let Err(error) = activity::cancel(session.client(), backend).await
         {

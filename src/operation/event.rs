@@ -2,17 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::Holder;
+use super::LockHolder;
 use crate::{
     failure::Failure,
-    ledger::{Finished, State},
-    migration::{Direction, run_mode::How},
-    postgres::activity::{Building, Waiting},
+    ledger::{FinishedOperation, OperationState},
+    migration::{Direction, run_mode::RunMode},
+    postgres::activity::{IndexProgress, LockWaiting},
 };
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
-pub(crate) enum Event {
+pub(crate) enum OperationEvent {
     /// The operation is recorded and will run or has run.
     Accepted {
         /// `apply`, `rollback` or `resolve`.
@@ -23,7 +23,7 @@ pub(crate) enum Event {
         repeated: bool,
     },
     /// Another operation holds the lock.
-    Queued(Box<Holder>),
+    Queued(Box<LockHolder>),
     /// The steps that will run.
     Planned {
         /// In order.
@@ -64,7 +64,7 @@ pub(crate) enum Event {
         /// The migration's version.
         version: String,
         /// For what, and who has it.
-        waiting: Waiting,
+        waiting: LockWaiting,
         /// How long the statement has waited so far.
         waited: Duration,
     },
@@ -73,7 +73,7 @@ pub(crate) enum Event {
         /// The migration's version.
         version: String,
         /// How far it is.
-        building: Building,
+        building: IndexProgress,
     },
     /// This follower was too slow for so many live-only events.
     Dropped(u64),
@@ -108,10 +108,10 @@ pub(crate) enum Event {
     /// A step is committed.
     StepDone(StepName, Duration),
     /// The end, and why it is not the one that was asked for.
-    Finished(State, Finished, Option<Failure>),
+    Finished(OperationState, FinishedOperation, Option<Failure>),
 }
 
-impl Event {
+impl OperationEvent {
     /// A warning of schemad's own, while no step runs.
     pub(crate) fn warning(message: String) -> Self {
         let (version, detail, hint) = (String::new(), String::new(), String::new());
@@ -145,7 +145,7 @@ pub(crate) struct PlannedStep {
     /// The script comes from the ledger; an older daemon did not say in its replays.
     pub from_ledger: Option<bool>,
     /// How it runs; an older daemon did not say.
-    pub how: Option<How>,
+    pub how: Option<RunMode>,
 }
 
 /// Which step of how many.
@@ -165,11 +165,11 @@ pub(crate) struct StepName {
 
 /// An event with its number and time.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct LogEntry {
     /// Of a state change, from 1; 0 for what is told live only.
     pub sequence: u64,
     /// When.
     pub time: SystemTime,
     /// What.
-    pub event: Event,
+    pub event: OperationEvent,
 }

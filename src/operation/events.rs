@@ -12,10 +12,10 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Entry, Event};
+use super::{LogEntry, OperationEvent};
 use crate::{
     failure::{Failure, Reason},
-    ledger::{OperationRow, State},
+    ledger::{OperationRow, OperationState},
 };
 
 /// Live-only events that are kept for slow followers; at most 8 KiB each.
@@ -23,20 +23,20 @@ const LIVE_KEPT: usize = 1_000;
 
 /// The log of one operation.
 #[derive(Debug)]
-pub(crate) struct Log {
-    content: Mutex<Content>,
+pub(crate) struct OperationLog {
+    content: Mutex<LogContent>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct Content {
+struct LogContent {
     operation: Option<Uuid>,
     /// The request that made this log was a repeat: another one had begun the operation.
     is_of_repeat: bool,
     /// State changes, each with its place among all events.
-    durable: Vec<(u64, Arc<Entry>)>,
+    durable: Vec<(u64, Arc<LogEntry>)>,
     /// The latest of the others.
-    live: VecDeque<(u64, Arc<Entry>)>,
+    live: VecDeque<(u64, Arc<LogEntry>)>,
     /// How many of the others are gone, which is the number of the first that is not.
     dropped: u64,
     /// All events so far.
@@ -44,15 +44,15 @@ struct Content {
     result: Option<Result<(), Failure>>,
 }
 
-impl Content {
-    fn push(&mut self, time: SystemTime, event: Event) {
+impl LogContent {
+    fn push(&mut self, time: SystemTime, event: OperationEvent) {
         let place = self.count;
         self.count += 1;
         if event.is_durable() {
             let sequence = self.durable.len() as u64 + 1;
             self.durable.push((
                 place,
-                Arc::new(Entry {
+                Arc::new(LogEntry {
                     sequence,
                     time,
                     event,
@@ -62,7 +62,7 @@ impl Content {
         }
         self.live.push_back((
             place,
-            Arc::new(Entry {
+            Arc::new(LogEntry {
                 sequence: 0,
                 time,
                 event,
@@ -75,7 +75,7 @@ impl Content {
     }
 
     /// The first event at `place` or later, and its place.
-    fn at(&self, place: u64) -> Option<(u64, Arc<Entry>)> {
+    fn at(&self, place: u64) -> Option<(u64, Arc<LogEntry>)> {
         let durable = self
             .durable
             .get(self.durable.partition_point(|(at, _)| *at < place));
@@ -90,7 +90,7 @@ impl Content {
     }
 }
 
-impl Log {
+impl OperationLog {
     /// An empty log.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -118,12 +118,12 @@ impl Log {
     }
 
     /// Appends.
-    pub(crate) fn push(&self, event: Event) {
+    pub(crate) fn push(&self, event: OperationEvent) {
         self.push_at(SystemTime::now(), event);
     }
 
     /// Appends what happened then.
-    pub(crate) fn push_at(&self, time: SystemTime, event: Event) {
+    pub(crate) fn push_at(&self, time: SystemTime, event: OperationEvent) {
         self.change(|content| content.push(time, event));
     }
 
@@ -136,7 +136,7 @@ impl Log {
             .durable
             .iter()
             .find_map(|(_, entry)| match &entry.event {
-                Event::Planned { steps, .. } => Some(steps.len() as u64),
+                OperationEvent::Planned { steps, .. } => Some(steps.len() as u64),
                 _ => None,
             });
         match content.result {
@@ -152,7 +152,7 @@ impl Log {
         content
             .durable
             .iter()
-            .filter(|(_, entry)| matches!(entry.event, Event::StepDone(..)))
+            .filter(|(_, entry)| matches!(entry.event, OperationEvent::StepDone(..)))
             .count()
     }
 
@@ -162,7 +162,7 @@ impl Log {
         let mut row = OperationRow {
             id,
             kind: String::new(),
-            state: State::Pending.as_str().into(),
+            state: OperationState::Pending.as_str().into(),
             principal: principal.into(),
             daemon: daemon.into(),
             created_at: SystemTime::UNIX_EPOCH,
@@ -178,20 +178,20 @@ impl Log {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, entry) in &content.durable {
             match &entry.event {
-                Event::Accepted {
+                OperationEvent::Accepted {
                     kind, request_id, ..
                 } => {
                     row.kind.clone_from(kind);
                     row.request_id.clone_from(request_id);
                     row.created_at = entry.time;
                 }
-                Event::Planned { steps, .. } => {
-                    row.state = State::Running.as_str().into();
+                OperationEvent::Planned { steps, .. } => {
+                    row.state = OperationState::Running.as_str().into();
                     row.started_at = Some(entry.time);
                     row.steps_total = i32::try_from(steps.len()).unwrap_or(i32::MAX);
                 }
-                Event::StepDone(..) => row.steps_done = row.steps_done.saturating_add(1),
-                Event::Finished(state, _, failure) => {
+                OperationEvent::StepDone(..) => row.steps_done = row.steps_done.saturating_add(1),
+                OperationEvent::Finished(state, _, failure) => {
                     row.state = state.as_str().into();
                     row.finished_at = Some(entry.time);
                     row.reason = failure.as_ref().map(|failure| failure.reason.to_string());
@@ -209,13 +209,13 @@ impl Log {
     }
 
     /// Reads it from the beginning.
-    pub(crate) fn follow(self: &Arc<Self>) -> Follower {
+    pub(crate) fn follow(self: &Arc<Self>) -> LogFollower {
         self.follow_after(0)
     }
 
     /// Reads what came after the state change with this sequence. What was dropped before this
     /// follower came is not missed.
-    pub(crate) fn follow_after(self: &Arc<Self>, sequence: u64) -> Follower {
+    pub(crate) fn follow_after(self: &Arc<Self>, sequence: u64) -> LogFollower {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = usize::try_from(sequence)
             .unwrap_or(usize::MAX)
@@ -225,7 +225,7 @@ impl Log {
             .map_or(0, |(place, _)| place + 1);
         let next_live = content.dropped + content.live.partition_point(|(at, _)| *at < next) as u64;
         drop(content);
-        Follower {
+        LogFollower {
             log: self.clone(),
             changed: self.changed.subscribe(),
             next,
@@ -235,7 +235,7 @@ impl Log {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Content)) {
+    fn change(&self, change: impl FnOnce(&mut LogContent)) {
         change(&mut self.content.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_replace(());
     }
@@ -251,8 +251,8 @@ pub(super) fn beyond(after: u64, highest: u64) -> Failure {
 
 /// Reads a log.
 #[derive(Debug)]
-pub(crate) struct Follower {
-    log: Arc<Log>,
+pub(crate) struct LogFollower {
+    log: Arc<OperationLog>,
     changed: watch::Receiver<()>,
     /// The place of the next event.
     next: u64,
@@ -277,16 +277,16 @@ enum OnBehalf {
 
 /// What a follower gets.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum NextEvent {
     /// An event of this operation.
-    Event(Option<Uuid>, Arc<Entry>),
+    Event(Option<Uuid>, Arc<LogEntry>),
     /// The operation's result.
     End(Result<(), Failure>),
 }
 
-impl Follower {
+impl LogFollower {
     /// What it reads.
-    pub(crate) fn log(&self) -> Arc<Log> {
+    pub(crate) fn log(&self) -> Arc<OperationLog> {
         self.log.clone()
     }
 
@@ -309,23 +309,23 @@ impl Follower {
     }
 
     /// The event as this follower is told it: a repeat hears that it is one.
-    fn told(&self, content: &Content, entry: Arc<Entry>) -> Arc<Entry> {
+    fn told(&self, content: &LogContent, entry: Arc<LogEntry>) -> Arc<LogEntry> {
         let is_repeat = match self.on_behalf {
             OnBehalf::Watcher => false,
             OnBehalf::Request => content.is_of_repeat,
             OnBehalf::Repeat => true,
         };
         match &entry.event {
-            Event::Accepted {
+            OperationEvent::Accepted {
                 kind, request_id, ..
             } if is_repeat => {
                 let (kind, request_id) = (kind.clone(), request_id.clone());
-                let event = Event::Accepted {
+                let event = OperationEvent::Accepted {
                     kind,
                     request_id,
                     repeated: true,
                 };
-                Arc::new(Entry {
+                Arc::new(LogEntry {
                     sequence: entry.sequence,
                     time: entry.time,
                     event,
@@ -337,7 +337,7 @@ impl Follower {
 
     /// The next event, or after the last one the result, again and again. Dropping the future loses
     /// nothing.
-    pub(crate) async fn next(&mut self) -> Next {
+    pub(crate) async fn next(&mut self) -> NextEvent {
         loop {
             self.changed.mark_unchanged();
             {
@@ -349,24 +349,24 @@ impl Follower {
                 if let Some((place, entry)) = content.at(self.next) {
                     if let Some(missed @ 1..) = content.dropped.checked_sub(self.next_live) {
                         self.next_live = content.dropped;
-                        let event = Event::Dropped(missed);
-                        let entry = Entry {
+                        let event = OperationEvent::Dropped(missed);
+                        let entry = LogEntry {
                             sequence: 0,
                             time: SystemTime::now(),
                             event,
                         };
-                        return Next::Event(content.operation, Arc::new(entry));
+                        return NextEvent::Event(content.operation, Arc::new(entry));
                     }
                     self.next = place + 1;
                     self.next_live += u64::from(entry.sequence == 0);
                     if entry.sequence == 0 || entry.sequence > self.after {
-                        return Next::Event(content.operation, self.told(&content, entry));
+                        return NextEvent::Event(content.operation, self.told(&content, entry));
                     }
                     continue;
                 }
                 if let Some(result) = &content.result {
                     let last = content.durable.len() as u64;
-                    return Next::End(if self.after > last {
+                    return NextEvent::End(if self.after > last {
                         Err(beyond(self.after, last))
                     } else {
                         result.clone()
@@ -384,7 +384,7 @@ impl Follower {
     /// The operation's failure.
     pub(crate) async fn result(mut self) -> Result<(), Failure> {
         loop {
-            if let Next::End(result) = self.next().await {
+            if let NextEvent::End(result) = self.next().await {
                 return result;
             }
         }
@@ -401,10 +401,10 @@ mod tests {
         operation::{PlannedStep, StepName},
     };
 
-    fn notice(n: usize) -> Event {
+    fn notice(n: usize) -> OperationEvent {
         let (version, severity, detail, hint) =
             ("1".into(), "NOTICE".into(), String::new(), String::new());
-        Event::Notice {
+        OperationEvent::Notice {
             version,
             severity,
             message: n.to_string(),
@@ -413,9 +413,9 @@ mod tests {
         }
     }
 
-    fn done(ordinal: usize) -> Event {
+    fn done(ordinal: usize) -> OperationEvent {
         let (version, name) = (ordinal.to_string(), format!("{ordinal}_t"));
-        Event::StepDone(
+        OperationEvent::StepDone(
             StepName {
                 ordinal,
                 total: 2,
@@ -427,9 +427,9 @@ mod tests {
         )
     }
 
-    async fn sequences(mut follower: Follower) -> Vec<u64> {
+    async fn sequences(mut follower: LogFollower) -> Vec<u64> {
         let mut seen = Vec::new();
-        while let Next::Event(_, entry) = follower.next().await {
+        while let NextEvent::Event(_, entry) = follower.next().await {
             seen.push(entry.sequence);
         }
         seen
@@ -437,7 +437,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_state_changes_count_and_a_follower_can_begin_after_one() {
-        let log = Log::new();
+        let log = OperationLog::new();
         for event in [done(1), notice(1), notice(2), done(2)] {
             log.push(event);
         }
@@ -449,9 +449,9 @@ mod tests {
 
     #[test]
     fn the_operation_is_told_from_its_log_while_the_ledger_cannot_be_read() {
-        let (log, id) = (Log::new(), Uuid::nil());
+        let (log, id) = (OperationLog::new(), Uuid::nil());
         assert_eq!(log.as_row(id, "p", "d").state, "pending");
-        log.push(Event::Accepted {
+        log.push(OperationEvent::Accepted {
             kind: "apply".into(),
             request_id: "r".into(),
             repeated: false,
@@ -464,7 +464,7 @@ mod tests {
             how: None,
         };
         let steps = vec![step; 2];
-        log.push(Event::Planned {
+        log.push(OperationEvent::Planned {
             steps,
             warnings: Vec::new(),
         });
@@ -475,9 +475,9 @@ mod tests {
             ("running", 1, 2)
         );
         let failure = Failure::new(Reason::Cancelled, "m");
-        log.push(Event::Finished(
-            State::Cancelled,
-            crate::ledger::Finished::default(),
+        log.push(OperationEvent::Finished(
+            OperationState::Cancelled,
+            crate::ledger::FinishedOperation::default(),
             Some(failure),
         ));
         let row = log.as_row(id, "p", "d");
@@ -490,17 +490,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_follower_loses_no_state_change_and_is_told_what_it_lost() {
-        let log = Log::new();
+        let log = OperationLog::new();
         let mut slow = log.follow();
         log.push(done(1));
         (0..LIVE_KEPT + 7).for_each(|n| log.push(notice(n)));
         log.push(done(2));
         log.close(Ok(()));
         let (mut durable, mut live, mut dropped) = (0, 0, 0);
-        while let Next::Event(_, entry) = slow.next().await {
+        while let NextEvent::Event(_, entry) = slow.next().await {
             match entry.event {
-                Event::StepDone(..) => durable += 1,
-                Event::Dropped(n) => dropped += n,
+                OperationEvent::StepDone(..) => durable += 1,
+                OperationEvent::Dropped(n) => dropped += n,
                 _ => live += 1,
             }
         }
@@ -509,7 +509,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_follower_has_read_is_not_dropped_for_it() {
-        let log = Log::new();
+        let log = OperationLog::new();
         (0..LIVE_KEPT).for_each(|n| log.push(notice(n)));
         let (mut quick, mut slow) = (log.follow(), log.follow());
         for _ in 0..LIVE_KEPT - 1 {
@@ -520,9 +520,9 @@ mod tests {
         let mut told = Vec::new();
         for follower in [&mut quick, &mut slow] {
             let mut counts = (0, 0);
-            while let Next::Event(_, entry) = follower.next().await {
+            while let NextEvent::Event(_, entry) = follower.next().await {
                 match entry.event {
-                    Event::Dropped(n) => counts.1 += n,
+                    OperationEvent::Dropped(n) => counts.1 += n,
                     _ => counts.0 += 1,
                 }
             }

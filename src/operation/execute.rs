@@ -6,28 +6,30 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio_postgres::{Client, error::SqlState};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Event,
-    accept::{Begun, Candidate, Left, Stopped},
+    OperationEvent,
+    accept::{BeginError, BegunOperation, ClaimedRequest, RemainingSession},
     failed::{failure, unknown},
-    prepare::{Prepared, Step},
+    prepare::{PreparedOperation, PreparedStep},
 };
-use crate::operation::{lock_monitor::Onlooker, registry::Inner};
+
+use crate::operation::{lock_monitor::LockMonitor, registry::OperationsInner};
 use crate::{
     failure::{Failure, Reason},
     ledger::{
-        Ending, Finished, State, claims, control,
+        FinishedOperation, OperationEnding, OperationState, claims, control,
         history::{self, StepChange},
         operations,
     },
     migration::Direction,
     postgres::{
         self, activity,
-        lock::{Attempt, LockedSession},
+        lock::{LockOutcome, LockedSession},
     },
-    runner::{self, Broken, Halt, Observer, Orders, Wait},
-    runtime::{blocking, shutdown::Phase},
+    runner::{self, LockWait, RunControl, StepError, StepObserver, StopReason},
+    runtime::{blocking, shutdown::ShutdownPhase},
 };
 
 /// How long the daemon tries to record an end while a table of the ledger is locked. It keeps the
@@ -38,10 +40,14 @@ const RECORDED_WITHIN: Duration = Duration::from_secs(30);
 /// knowing.
 const AFTER_LOSS: Duration = Duration::from_secs(30);
 
-impl Inner {
+impl OperationsInner {
     /// Runs the steps and records the end. The result is the operation's.
-    pub(super) async fn run(&self, begun: Begun, candidate: &Candidate<'_>) -> Result<(), Failure> {
-        let Begun {
+    pub(super) async fn run(
+        &self,
+        begun: BegunOperation,
+        candidate: &ClaimedRequest<'_>,
+    ) -> Result<(), Failure> {
+        let BegunOperation {
             mut locked,
             prepared,
         } = begun;
@@ -52,10 +58,10 @@ impl Inner {
             .iter()
             .map(|step| step.script.sql.len())
             .sum();
-        let runnable = || -> Vec<runner::Step<'_>> {
+        let runnable = || -> Vec<runner::RunnableStep<'_>> {
             let steps = prepared.steps.iter();
             steps
-                .map(|step| runner::Step {
+                .map(|step| runner::RunnableStep {
                     id: step.id,
                     sql: &step.script.sql,
                     lock_wait: step.lock_wait(request),
@@ -68,16 +74,16 @@ impl Inner {
         };
         let scripts = blocking::in_place(bytes, runnable);
         let (wait, version) = (
-            watch::Sender::new(Wait::default()),
+            watch::Sender::new(LockWait::default()),
             watch::Sender::new(String::new()),
         );
-        let orders = Orders {
+        let orders = RunControl {
             halt: candidate.halt.clone(),
             wait: wait.subscribe(),
         };
         let seen = orders.wait.clone();
         let onlooker = self.look_on(&locked, candidate, &version, wait).await;
-        let observer = Watch {
+        let observer = StepReporter {
             steps: &prepared.steps,
             candidate,
             inner: self,
@@ -90,7 +96,7 @@ impl Inner {
         let parts = ran.as_ref().err().map_or(0, |stopped| stopped.parts);
         let (locked, done, broken) = match ran {
             Ok(()) => (Some(locked), prepared.steps.len(), None),
-            Err(runner::Stopped {
+            Err(runner::RunStopped {
                 done: answered,
                 broken,
                 session_lost: true,
@@ -103,7 +109,7 @@ impl Inner {
                 self.tell_done(&prepared.steps, done, candidate).await;
                 // Everything may have been committed and only the answer lost.
                 let broken = (done < prepared.steps.len()).then(|| match broken {
-                    Broken::Lost(error) => Broken::Lost(if locked.is_some() {
+                    StepError::Lost(error) => StepError::Lost(if locked.is_some() {
                         error
                     } else {
                         unknown(&error)
@@ -111,11 +117,11 @@ impl Inner {
                     // What the server said before it ended the session is of the first step that is
                     // not done.
                     said if done == answered => said,
-                    said => Broken::Lost(postgres::Error::Lost(said.cause())),
+                    said => StepError::Lost(postgres::DatabaseError::Lost(said.cause())),
                 });
                 (locked, done, broken)
             }
-            Err(runner::Stopped { done, broken, .. }) => (Some(locked), done, Some(broken)),
+            Err(runner::RunStopped { done, broken, .. }) => (Some(locked), done, Some(broken)),
         };
         let broken = match broken {
             Some(broken) => Some(self.cancelled_elsewhere(broken, candidate).await),
@@ -139,7 +145,7 @@ impl Inner {
         });
         let finished = finished(&prepared, done);
         self.record(
-            locked.map_or(Left::Lost, Left::Locked),
+            locked.map_or(RemainingSession::Lost, RemainingSession::Locked),
             candidate,
             started,
             finished,
@@ -149,7 +155,7 @@ impl Inner {
     }
 
     /// Tells that steps are done whose answers were lost.
-    async fn tell_done(&self, steps: &[Step], done: usize, candidate: &Candidate<'_>) {
+    async fn tell_done(&self, steps: &[PreparedStep], done: usize, candidate: &ClaimedRequest<'_>) {
         let told = candidate.log.steps_done();
         let recorded = async {
             let mut reader = self.pool.get().await.ok()?;
@@ -168,7 +174,7 @@ impl Inner {
                 .unwrap_or((SystemTime::now(), Duration::ZERO));
             candidate
                 .log
-                .push_at(at, Event::StepDone(step.name.clone(), took));
+                .push_at(at, OperationEvent::StepDone(step.name.clone(), took));
         }
     }
 
@@ -176,11 +182,11 @@ impl Inner {
     async fn look_on(
         &self,
         locked: &LockedSession,
-        candidate: &Candidate<'_>,
+        candidate: &ClaimedRequest<'_>,
         version: &watch::Sender<String>,
-        wait: watch::Sender<Wait>,
-    ) -> Option<AbortOnDrop> {
-        let onlooker = Onlooker {
+        wait: watch::Sender<LockWait>,
+    ) -> Option<AbortOnDropHandle<()>> {
+        let onlooker = LockMonitor {
             side: self.side.clone(),
             operation: candidate.id,
             backend: activity::own(locked.client()).await.ok()?,
@@ -189,17 +195,24 @@ impl Inner {
             wait,
             halt: self.halt_sender(candidate.id)?,
         };
-        Some(AbortOnDrop(tokio::spawn(onlooker.run())))
+        Some(AbortOnDropHandle::new(tokio::spawn(onlooker.run())))
     }
 
     /// Another daemon cancels a statement before this one has heard that the operation is to end.
-    async fn cancelled_elsewhere(&self, broken: Broken, candidate: &Candidate<'_>) -> Broken {
-        let (is_cancel, halted): (bool, fn(Halt) -> Broken) = match &broken {
-            Broken::Sql(failed) => (failed.error.is(&SqlState::QUERY_CANCELED), Broken::Halted),
-            Broken::Guard(error) => (error.is(&SqlState::QUERY_CANCELED), Broken::Halted),
-            Broken::Doubt(failed) => (
+    async fn cancelled_elsewhere(
+        &self,
+        broken: StepError,
+        candidate: &ClaimedRequest<'_>,
+    ) -> StepError {
+        let (is_cancel, halted): (bool, fn(StopReason) -> StepError) = match &broken {
+            StepError::Sql(failed) => (
                 failed.error.is(&SqlState::QUERY_CANCELED),
-                Broken::HaltedInDoubt,
+                StepError::Halted,
+            ),
+            StepError::Guard(error) => (error.is(&SqlState::QUERY_CANCELED), StepError::Halted),
+            StepError::Doubt(failed) => (
+                failed.error.is(&SqlState::QUERY_CANCELED),
+                StepError::HaltedInDoubt,
             ),
             _ => return broken,
         };
@@ -211,7 +224,7 @@ impl Inner {
                     .ok()
                     .flatten()
                 {
-                    Some(by) => halted(Halt::Cancelled(by)),
+                    Some(by) => halted(StopReason::Cancelled(by)),
                     None => broken,
                 }
             }
@@ -223,8 +236,8 @@ impl Inner {
     /// the lock.
     pub(super) async fn end_without_steps(
         &self,
-        candidate: &Candidate<'_>,
-        stopped: Stopped,
+        candidate: &ClaimedRequest<'_>,
+        stopped: BeginError,
     ) -> Failure {
         let failure = stopped.failure.with("operation", candidate.id);
         // Best effort: it changed nothing, so this is only for whoever reads it.
@@ -236,9 +249,9 @@ impl Inner {
                 .flatten(),
             None => None,
         };
-        let finished = Finished {
+        let finished = FinishedOperation {
             current,
-            ..Finished::default()
+            ..FinishedOperation::default()
         };
         let recorded = self
             .record(
@@ -256,20 +269,20 @@ impl Inner {
     /// anybody is told.
     async fn record(
         &self,
-        left: Left,
-        candidate: &Candidate<'_>,
+        left: RemainingSession,
+        candidate: &ClaimedRequest<'_>,
         started: Instant,
-        finished: Finished,
+        finished: FinishedOperation,
         failure: Option<Failure>,
     ) -> Result<(), Failure> {
         let state = match &failure {
-            None => State::Succeeded,
-            Some(failure) if failure.reason == Reason::Interrupted => State::Interrupted,
-            Some(failure) if failure.reason == Reason::Cancelled => State::Cancelled,
-            Some(_) => State::Failed,
+            None => OperationState::Succeeded,
+            Some(failure) if failure.reason == Reason::Interrupted => OperationState::Interrupted,
+            Some(failure) if failure.reason == Reason::Cancelled => OperationState::Cancelled,
+            Some(_) => OperationState::Failed,
         };
-        let mut ending = Ending { finished, failure };
-        let (state, Ending { finished, failure }) = match self
+        let mut ending = OperationEnding { finished, failure };
+        let (state, OperationEnding { finished, failure }) = match self
             .write_end(left, candidate, state, &ending)
             .await
         {
@@ -295,7 +308,7 @@ impl Inner {
         let (steps_done, steps_total) = (finished.steps_done, finished.steps_total);
         candidate
             .log
-            .push(Event::Finished(state, finished, failure.clone()));
+            .push(OperationEvent::Finished(state, finished, failure.clone()));
         let seconds = started.elapsed().as_secs_f64();
         match failure {
             None => {
@@ -316,20 +329,20 @@ impl Inner {
     /// one for dead.
     async fn write_end(
         &self,
-        left: Left,
-        candidate: &Candidate<'_>,
-        state: State,
-        ending: &Ending,
-    ) -> Result<Option<(State, Ending)>, Failure> {
+        left: RemainingSession,
+        candidate: &ClaimedRequest<'_>,
+        state: OperationState,
+        ending: &OperationEnding,
+    ) -> Result<Option<(OperationState, OperationEnding)>, Failure> {
         let session = match left {
-            Left::Locked(locked) => {
+            RemainingSession::Locked(locked) => {
                 let written = match self
                     .insist_on_the_end(locked.ledger(), candidate, state, ending)
                     .await
                 {
                     // The session that keeps the ledger is gone, and the one that ran the steps is
                     // not.
-                    Err(postgres::Error::Lost(_)) if locked.keeper().is_some() => {
+                    Err(postgres::DatabaseError::Lost(_)) if locked.keeper().is_some() => {
                         self.end_elsewhere(candidate, state, ending).await?
                     }
                     written => written?,
@@ -342,7 +355,7 @@ impl Inner {
             }
             left => {
                 let session = match left {
-                    Left::Open(session) => session,
+                    RemainingSession::Open(session) => session,
                     _ => self.open_session().await?,
                 };
                 if self
@@ -361,10 +374,10 @@ impl Inner {
     /// Writes the end on another session that keeps the ledger, as soon as there is one.
     async fn end_elsewhere(
         &self,
-        candidate: &Candidate<'_>,
-        state: State,
-        ending: &Ending,
-    ) -> Result<bool, postgres::Error> {
+        candidate: &ClaimedRequest<'_>,
+        state: OperationState,
+        ending: &OperationEnding,
+    ) -> Result<bool, postgres::DatabaseError> {
         let deadline = Instant::now() + RECORDED_WITHIN;
         loop {
             let written = async {
@@ -388,10 +401,10 @@ impl Inner {
     async fn insist_on_the_end(
         &self,
         client: &Client,
-        candidate: &Candidate<'_>,
-        state: State,
-        ending: &Ending,
-    ) -> Result<bool, postgres::Error> {
+        candidate: &ClaimedRequest<'_>,
+        state: OperationState,
+        ending: &OperationEnding,
+    ) -> Result<bool, postgres::DatabaseError> {
         let (deadline, mut told) = (Instant::now() + RECORDED_WITHIN, false);
         loop {
             match operations::end(client, candidate.id, state, ending).await {
@@ -401,7 +414,7 @@ impl Inner {
                         let message = "the operation's end cannot be recorded yet, because another \
                             session has locked the ledger";
                         tracing::warn!(event = "ledger.locked", operation = %candidate.id, blocked_by, "{message}");
-                        candidate.log.push(Event::warning(format!(
+                        candidate.log.push(OperationEvent::warning(format!(
                             "{message} (in the way: {}); trying for {}",
                             if blocked_by.is_empty() {
                                 "not known; see pg_locks"
@@ -422,11 +435,11 @@ impl Inner {
     /// steps known to be done.
     async fn find_out(
         &self,
-        candidate: &Candidate<'_>,
+        candidate: &ClaimedRequest<'_>,
         known: usize,
     ) -> (Option<LockedSession>, usize) {
         let deadline = Instant::now() + AFTER_LOSS;
-        while Instant::now() < deadline && *self.phases.borrow() < Phase::Stopping {
+        while Instant::now() < deadline && *self.phases.borrow() < ShutdownPhase::Stopping {
             match self.try_to_find_out(candidate).await {
                 Ok(Some((locked, done))) => return (Some(locked), done),
                 Ok(None) => {}
@@ -439,11 +452,11 @@ impl Inner {
 
     async fn try_to_find_out(
         &self,
-        candidate: &Candidate<'_>,
+        candidate: &ClaimedRequest<'_>,
     ) -> Result<Option<(LockedSession, usize)>, Failure> {
         match LockedSession::try_lock(self.open_session().await?).await? {
-            Attempt::Held(_) => Ok(None),
-            Attempt::Won(locked) => {
+            LockOutcome::Held(_) => Ok(None),
+            LockOutcome::Won(locked) => {
                 let done = operations::steps_done(locked.ledger(), candidate.id).await?;
                 Ok(Some((locked, done)))
             }
@@ -452,43 +465,36 @@ impl Inner {
 }
 
 /// Turns what the runner sees into events and metrics.
-struct Watch<'a> {
-    steps: &'a [Step],
-    candidate: &'a Candidate<'a>,
-    inner: &'a Inner,
+struct StepReporter<'a> {
+    steps: &'a [PreparedStep],
+    candidate: &'a ClaimedRequest<'a>,
+    inner: &'a OperationsInner,
     /// Which version runs.
     version: watch::Sender<String>,
     /// What it was seen to wait for.
-    wait: watch::Receiver<Wait>,
+    wait: watch::Receiver<LockWait>,
 }
 
-/// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Observer for Watch<'_> {
+impl StepObserver for StepReporter<'_> {
     fn started(&self, index: usize) {
         let name = self.steps[index].name.clone();
         self.version.send_replace(name.version.clone());
-        self.candidate.log.push(Event::StepStarted(name));
+        self.candidate.log.push(OperationEvent::StepStarted(name));
     }
 
     fn done(&self, index: usize, took: Duration) {
         let name = self.steps[index].name.clone();
         self.inner.metrics.step(name.direction, took);
-        self.candidate.log.push(Event::StepDone(name, took));
+        self.candidate
+            .log
+            .push(OperationEvent::StepDone(name, took));
     }
 
     fn statement_started(&self, index: usize, (first, last): (usize, usize)) {
         let step = &self.steps[index];
         if let Some(summary) = step.summaries.get(first - 1).cloned() {
             let (version, statements) = (step.name.version.clone(), step.summaries.len());
-            self.candidate.log.push(Event::StatementStarted {
+            self.candidate.log.push(OperationEvent::StatementStarted {
                 version,
                 first,
                 last,
@@ -502,7 +508,7 @@ impl Observer for Watch<'_> {
         let step = &self.steps[index];
         if let Some(summary) = step.summaries.get(first - 1).cloned() {
             let (version, statements) = (step.name.version.clone(), step.summaries.len());
-            self.candidate.log.push(Event::StatementDone {
+            self.candidate.log.push(OperationEvent::StatementDone {
                 version,
                 first,
                 last,
@@ -513,8 +519,8 @@ impl Observer for Watch<'_> {
         }
     }
 
-    fn notice(&self, index: usize, notice: postgres::session::Notice) {
-        self.candidate.log.push(Event::Notice {
+    fn notice(&self, index: usize, notice: postgres::session::ServerNotice) {
+        self.candidate.log.push(OperationEvent::Notice {
             version: self.steps[index].name.version.clone(),
             severity: notice.severity,
             message: notice.message,
@@ -533,7 +539,7 @@ impl Observer for Watch<'_> {
         tracing::info!(event = "operation.retrying", operation = %self.candidate.id, version, attempt,
             sqlstate = error.sqlstate, blocked_by, "the step could not get its locks; trying \
                 again");
-        self.candidate.log.push(Event::Retrying {
+        self.candidate.log.push(OperationEvent::Retrying {
             version,
             attempt,
             sqlstate: error.sqlstate.clone(),
@@ -543,7 +549,7 @@ impl Observer for Watch<'_> {
     }
 }
 
-fn finished(prepared: &Prepared, done: usize) -> Finished {
+fn finished(prepared: &PreparedOperation, done: usize) -> FinishedOperation {
     let mut applied = prepared.applied.clone();
     for step in &prepared.steps[..done] {
         match step.name.direction {
@@ -551,7 +557,7 @@ fn finished(prepared: &Prepared, done: usize) -> Finished {
             Direction::Down => applied.remove(&step.version),
         };
     }
-    Finished {
+    FinishedOperation {
         nothing_to_do: prepared.nothing_to_do,
         steps_done: done,
         steps_total: prepared.steps.len(),

@@ -1,50 +1,50 @@
 //! Why an operation did not do all its steps, in an operator's words.
 
-use super::{accept::cancelled, prepare::Step};
+use super::{accept::cancelled, prepare::PreparedStep};
 use crate::{
     failure::{Failure, Reason},
-    migration::Mode,
-    planner::Outcome,
+    migration::ScriptMode,
+    planner::ResolveOutcome,
     postgres::{
         self,
         activity::{Blocker, blocked_by},
     },
-    runner::{self, Broken, Halt, ScriptError},
+    runner::{self, ScriptError, StepError, StopReason},
     sql,
 };
 
 /// The operation ends as it was told to; what its statement did is for a person to find out.
-fn halted_in_doubt(halt: Halt, step: &Step, progress: &str) -> Failure {
+fn halted_in_doubt(halt: StopReason, step: &PreparedStep, progress: &str) -> Failure {
     let doubt = format!(
         "{progress}. The statement that ran may have committed a part of its work, so {} is in \
          doubt: the status names the statement, and Resolve settles it",
         step.file(),
     );
     let failure = match halt {
-        Halt::Shutdown => Failure::new(
+        StopReason::Shutdown => Failure::new(
             Reason::Interrupted,
             format!("the daemon was told to stop; {doubt}"),
         ),
-        Halt::Cancelled(by) => cancelled(&by, &doubt),
+        StopReason::Cancelled(by) => cancelled(&by, &doubt),
     };
     failure
         .with("version", &step.version)
         .with("file", step.file())
-        .with("resolve", Outcome::list(&Outcome::OF_A_DOUBT))
+        .with("resolve", ResolveOutcome::list(&ResolveOutcome::OF_A_DOUBT))
 }
 
 /// The session was lost and the lock could not be won again to read what it had committed.
-pub(super) fn unknown(error: &postgres::Error) -> postgres::Error {
-    postgres::Error::Lost(format!(
+pub(super) fn unknown(error: &postgres::DatabaseError) -> postgres::DatabaseError {
+    postgres::DatabaseError::Lost(format!(
         "{error}{NOT_KNOWN}. The next operation records it, and the status shows it"
     ))
 }
 
 /// Why an operation did not do all its steps, in an operator's words.
 pub(super) fn failure(
-    broken: Broken,
+    broken: StepError,
     (done, parts): (usize, usize),
-    steps: &[Step],
+    steps: &[PreparedStep],
     (role, login): (&str, &str),
     blockers: &[Blocker],
 ) -> Failure {
@@ -52,14 +52,14 @@ pub(super) fn failure(
     // The runner stops at the first step that is not done, so there is one.
     let step = &steps[done.min(steps.len() - 1)];
     let undone = match (step.script.mode, parts) {
-        (Mode::Transactional, _) => "what ran of it was undone",
-        (Mode::NonTransactional, 0) => "nothing of it stays",
-        (Mode::NonTransactional, _) => "its statements before this one stay",
+        (ScriptMode::Transactional, _) => "what ran of it was undone",
+        (ScriptMode::NonTransactional, 0) => "nothing of it stays",
+        (ScriptMode::NonTransactional, _) => "its statements before this one stay",
     };
     match broken {
-        Broken::Sql(error) => explained(&error, step, role, false).with("steps_done", done),
-        Broken::Doubt(error) => explained(&error, step, role, true).with("steps_done", done),
-        Broken::Locks { error, waited } => {
+        StepError::Sql(error) => explained(&error, step, role, false).with("steps_done", done),
+        StepError::Doubt(error) => explained(&error, step, role, true).with("steps_done", done),
+        StepError::Locks { error, waited } => {
             let blocked_by = blocked_by(blockers);
             let who = match blocked_by.as_str() {
                 "" => "Find who holds them in pg_locks and pg_stat_activity".to_owned(),
@@ -82,19 +82,21 @@ pub(super) fn failure(
                 failure.with("blocked_by", blocked_by)
             }
         }
-        Broken::Halted(Halt::Shutdown) => Failure::new(
+        StepError::Halted(StopReason::Shutdown) => Failure::new(
             Reason::Interrupted,
             format!("the daemon was told to stop; {progress}, {undone}. Ask again"),
         ),
-        Broken::Halted(Halt::Cancelled(by)) => cancelled(&by, &format!("{progress}, {undone}"))
-            .with("version", &step.version)
-            .with("steps_done", done),
-        Broken::HaltedInDoubt(halt) => {
+        StepError::Halted(StopReason::Cancelled(by)) => {
+            cancelled(&by, &format!("{progress}, {undone}"))
+                .with("version", &step.version)
+                .with("steps_done", done)
+        }
+        StepError::HaltedInDoubt(halt) => {
             halted_in_doubt(halt, step, &progress).with("steps_done", done)
         }
-        Broken::Guard(error) => {
+        StepError::Guard(error) => {
             let grant = runner::grant_on_the_ledger(&error, login);
-            let failure = Failure::from(postgres::Error::from(error));
+            let failure = Failure::from(postgres::DatabaseError::from(error));
             let mut message = format!(
                 "the ledger refused {}: {}; {progress}",
                 step.file(),
@@ -109,7 +111,7 @@ pub(super) fn failure(
                 .fold(failure, |failure, grant| failure.with("grant", grant))
         }
         // Asking again would end as this did.
-        Broken::Lost(error) if ends_sessions(&error, step) => {
+        StepError::Lost(error) if ends_sessions(&error, step) => {
             let cure = "The file calls pg_terminate_backend(), and its own session was among those \
                 that it ended: leave that out with AND pid <> pg_backend_pid()";
             Failure::new(
@@ -122,7 +124,7 @@ pub(super) fn failure(
             .with("meaning", cure)
             .with("steps_done", done)
         }
-        Broken::Lost(error) => Failure::new(
+        StepError::Lost(error) => Failure::new(
             Reason::Interrupted,
             format!("{error}; {progress}. Ask again"),
         ),
@@ -139,7 +141,7 @@ const NOT_KNOWN: &str =
 /// The session was ended, and the script ends sessions without sparing its own: the step is known
 /// to be undone. A server that is stopped says the same of a session, so a script that names its
 /// own is not suspected.
-fn ends_sessions(error: &postgres::Error, step: &Step) -> bool {
+fn ends_sessions(error: &postgres::DatabaseError, step: &PreparedStep) -> bool {
     let (error, sql) = (error.to_string(), &step.script.sql);
     error.contains(ADMIN_SHUTDOWN)
         && !error.contains(NOT_KNOWN)
@@ -147,12 +149,12 @@ fn ends_sessions(error: &postgres::Error, step: &Step) -> bool {
         && !sql::mentions(sql, &["pg_backend_pid"])
 }
 
-fn explained(error: &ScriptError, step: &Step, role: &str, in_doubt: bool) -> Failure {
+fn explained(error: &ScriptError, step: &PreparedStep, role: &str, in_doubt: bool) -> Failure {
     let failure = runner::explain(error, &step.script.sql, &step.file(), role, in_doubt)
         .with("version", &step.version)
         .with("file", step.file());
     if in_doubt {
-        failure.with("resolve", Outcome::list(&Outcome::OF_A_DOUBT))
+        failure.with("resolve", ResolveOutcome::list(&ResolveOutcome::OF_A_DOUBT))
     } else {
         failure
     }

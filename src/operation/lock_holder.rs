@@ -6,30 +6,30 @@ use crate::{
     failure::{Failure, Reason},
     ledger::{OperationRow, claims},
     postgres::{
-        Error,
-        activity::{self, Blocker, Waiting},
+        DatabaseError,
+        activity::{self, Blocker, LockWaiting},
         lock,
     },
 };
 
 /// Who holds the operation lock.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Holder {
+pub(crate) struct LockHolder {
     /// The running operation, or the one that is about to begin. `None`: somebody makes the ledger,
     /// or no daemon holds the lock.
     pub operation: Option<OperationRow>,
     /// The session.
     pub session: Option<Blocker>,
     /// What it waits for itself: whoever is in its way is in the way of all who wait for it.
-    pub waits: Option<Waiting>,
+    pub waits: Option<LockWaiting>,
 }
 
-impl Holder {
+impl LockHolder {
     /// Looks who it is.
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub(super) async fn find(client: &Client) -> Result<Self, Error> {
+    pub(super) async fn find(client: &Client) -> Result<Self, DatabaseError> {
         let session = lock::holder(client).await?;
         let operation =
             claims::of_the_lock(client, session.as_ref().map(|session| session.pid)).await?;
@@ -48,11 +48,11 @@ impl Holder {
 }
 
 /// The refusal that names who it is.
-pub(super) fn busy(holder: &Holder) -> Failure {
+pub(super) fn busy(holder: &LockHolder) -> Failure {
     let blocked_by = holder
         .waits
         .as_ref()
-        .map(Waiting::blocked_by)
+        .map(LockWaiting::blocked_by)
         .filter(|who| !who.is_empty());
     let failure = of_the_holder(holder, blocked_by.as_deref());
     match blocked_by {
@@ -61,7 +61,7 @@ pub(super) fn busy(holder: &Holder) -> Failure {
     }
 }
 
-fn of_the_holder(holder: &Holder, blocked_by: Option<&str>) -> Failure {
+fn of_the_holder(holder: &LockHolder, blocked_by: Option<&str>) -> Failure {
     let waits = blocked_by
         .map(|who| format!(", and waits for {who}"))
         .unwrap_or_default();

@@ -10,16 +10,16 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Event, Log};
+use super::{OperationEvent, OperationLog};
 use crate::{
     ledger::control,
     postgres::{
-        Error,
-        activity::{self, Activity, Backend, Building},
-        session::Session,
+        DatabaseError,
+        activity::{self, Backend, IndexProgress, SessionActivity},
+        session::MigrationSession,
     },
-    runner::{Halt, Wait},
-    telemetry::rate_limit::Pace,
+    runner::{LockWait, StopReason},
+    telemetry::rate_limit::LogRateLimiter,
 };
 
 /// How often it looks. Most operations are over before the first look.
@@ -30,50 +30,51 @@ const EVERY: Duration = Duration::from_millis(250);
 const LOGGED: u32 = 1;
 
 /// The daemon's session beside the one that migrates; `None` while it is not connected.
-pub(crate) type Side = watch::Receiver<Option<Arc<Session>>>;
+pub(crate) type SideSession = watch::Receiver<Option<Arc<MigrationSession>>>;
 
 /// What an onlooker needs.
-pub(super) struct Onlooker {
-    pub side: Side,
+pub(super) struct LockMonitor {
+    pub side: SideSession,
     pub operation: Uuid,
     /// The session that runs the steps.
     pub backend: Backend,
-    pub log: Arc<Log>,
+    pub log: Arc<OperationLog>,
     /// Which version runs.
     pub version: watch::Receiver<String>,
-    pub wait: watch::Sender<Wait>,
-    pub halt: watch::Sender<Option<Halt>>,
+    pub wait: watch::Sender<LockWait>,
+    pub halt: watch::Sender<Option<StopReason>>,
 }
 
 /// What was told last, so that nothing is told twice.
-struct Told {
+struct ReportedWaits {
     /// The pids in the way.
     blockers: Vec<i32>,
-    building: Option<Building>,
+    building: Option<IndexProgress>,
     /// The statement whose waits are added up.
     statement: Option<i64>,
     /// It waited when it was looked at last.
     waits: bool,
     /// How often waits are logged.
-    logged: Pace,
+    logged: LogRateLimiter,
 }
 
-impl Told {
+impl ReportedWaits {
     fn nothing() -> Self {
         Self {
             blockers: Vec::new(),
             building: None,
             statement: None,
             waits: false,
-            logged: Pace::new(LOGGED),
+            logged: LogRateLimiter::new(LOGGED),
         }
     }
 }
 
-impl Onlooker {
+impl LockMonitor {
     /// Looks on until it is dropped. What it cannot see is no reason to end anything.
     pub(super) async fn run(self) {
-        let (mut told, mut last, mut beat) = (Told::nothing(), Instant::now(), None::<Instant>);
+        let (mut told, mut last, mut beat) =
+            (ReportedWaits::nothing(), Instant::now(), None::<Instant>);
         loop {
             tokio::time::sleep(EVERY).await;
             let Some(session) = self.side.borrow().clone() else {
@@ -94,7 +95,7 @@ impl Onlooker {
                 beat = Some(Instant::now());
             }
             match control::cancel_requested_by(session.ledger(), self.operation).await {
-                Ok(Some(by)) => halt(&self.halt, Halt::Cancelled(by)),
+                Ok(Some(by)) => halt(&self.halt, StopReason::Cancelled(by)),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(operation = %self.operation, cause = %error, "cannot hear who \
@@ -106,10 +107,10 @@ impl Onlooker {
 
     async fn look(
         &self,
-        session: &Session,
-        told: &mut Told,
+        session: &MigrationSession,
+        told: &mut ReportedWaits,
         passed: Duration,
-    ) -> Result<(), Error> {
+    ) -> Result<(), DatabaseError> {
         let Some(activity) = activity::look(session.client(), self.backend.pid).await? else {
             return Ok(());
         };
@@ -120,12 +121,19 @@ impl Onlooker {
             .filter(|building| told.building.as_ref() != Some(building))
         {
             told.building = Some(building.clone());
-            self.log.push(Event::Progress { version, building });
+            self.log
+                .push(OperationEvent::Progress { version, building });
         }
         Ok(())
     }
 
-    fn waits(&self, version: &str, activity: &Activity, told: &mut Told, passed: Duration) {
+    fn waits(
+        &self,
+        version: &str,
+        activity: &SessionActivity,
+        told: &mut ReportedWaits,
+        passed: Duration,
+    ) {
         let same_statement = told.statement == activity.query_start;
         told.statement = activity.query_start;
         if !same_statement {
@@ -154,7 +162,7 @@ impl Onlooker {
             return;
         };
         let waited = before + passed;
-        self.wait.send_replace(Wait {
+        self.wait.send_replace(LockWait {
             version: version.into(),
             waited,
             blockers: waiting.blockers.clone(),
@@ -169,7 +177,7 @@ impl Onlooker {
                         waits for a lock");
             }
             let (version, waiting) = (version.to_owned(), waiting.clone());
-            self.log.push(Event::Waiting {
+            self.log.push(OperationEvent::Waiting {
                 version,
                 waiting,
                 waited,
@@ -179,7 +187,7 @@ impl Onlooker {
 }
 
 /// Says once why the operation has to end.
-pub(super) fn halt(sender: &watch::Sender<Option<Halt>>, why: Halt) {
+pub(super) fn halt(sender: &watch::Sender<Option<StopReason>>, why: StopReason) {
     sender.send_if_modified(|halt| {
         let first = halt.is_none();
         if first {

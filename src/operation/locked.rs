@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use crate::operation::registry::Inner;
+use crate::operation::registry::OperationsInner;
 use crate::{
     failure::{Failure, Reason},
     ledger::locked,
     postgres::{
-        Error,
+        DatabaseError,
         activity::{Blocker, blocked_by},
         session::OWN_LOCK_TIMEOUT,
     },
@@ -19,7 +19,7 @@ use crate::{
 /// How long the look for who is in the way may take; without it the answer names nobody.
 const LOOK_WITHIN: Duration = Duration::from_secs(3);
 
-impl Inner {
+impl OperationsInner {
     /// A lock_timeout of a statement of schemad's own becomes LEDGER_LOCKED, which names who is in
     /// the way. Any other failure stays as it is.
     pub(super) async fn name_who_locks(&self, failure: Failure) -> Failure {
@@ -56,7 +56,7 @@ impl Inner {
         };
         match tokio::time::timeout(LOOK_WITHIN, look)
             .await
-            .unwrap_or(Err(Error::Timeout(LOOK_WITHIN)))
+            .unwrap_or(Err(DatabaseError::Timeout(LOOK_WITHIN)))
         {
             Ok(blockers) => blockers,
             Err(error) => {

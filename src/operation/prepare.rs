@@ -8,32 +8,38 @@ use std::{
     time::Duration,
 };
 
-use super::{Action, Event, Operations, PlannedStep, Request, StepName, accept::Candidate, signed};
+use super::{
+    OperationAction, OperationEvent, OperationRequest, Operations, PlannedStep, StepName,
+    accept::ClaimedRequest, signed,
+};
 use crate::operation::{
-    lock_holder::{Holder, busy},
-    registry::Inner,
+    lock_holder::{LockHolder, busy},
+    registry::OperationsInner,
     text_encoding,
 };
 use crate::{
     database::preflight::spares_ledger,
     failure::{Failure, Reason},
-    ledger::{self, Snapshot, claims, install, operations, settle::Settlement, upkeep},
+    ledger::{self, LedgerSnapshot, claims, install, operations, settle::Settlement, upkeep},
     migration::{
-        Checksum, Direction, Mode, Row, Script, Version, run_mode, set::Catalog, signature::Signer,
+        Checksum, Direction, MigrationRow, Script, ScriptMode, Version, run_mode,
+        set::MigrationSet, signature::DownSigner,
     },
-    planner::{self, Earlier, Plan, Refusal, Resume, Rollback, StepScript},
+    planner::{
+        self, AbandonedIndex, PlanRefusal, ResumePoint, RollbackRequest, StepPlan, StepScript,
+    },
     postgres::{
         lock::LockedSession,
-        pool::{Reader, Whose},
+        pool::{LedgerOwner, PooledReader},
     },
-    runner::Journaled,
+    runner::JournaledScript,
     runtime::blocking,
     sql,
 };
 
 /// What an operation will do, its rows written.
-pub(super) struct Prepared {
-    pub steps: Vec<Step>,
+pub(super) struct PreparedOperation {
+    pub steps: Vec<PreparedStep>,
     pub warnings: Vec<String>,
     /// The applied versions before the first step.
     pub applied: BTreeSet<Version>,
@@ -42,7 +48,7 @@ pub(super) struct Prepared {
 }
 
 /// A step with its text.
-pub(super) struct Step {
+pub(super) struct PreparedStep {
     /// The id of its row; 0 before it has one.
     pub id: i64,
     pub name: StepName,
@@ -52,34 +58,34 @@ pub(super) struct Step {
     /// For an up: the down that the ledger keeps.
     pub down: Option<Script>,
     /// The parts of a script that is not one transaction.
-    pub parts: Vec<run_mode::Part>,
+    pub parts: Vec<run_mode::JournalPart>,
     /// Where such a script goes on.
-    pub resume: Resume,
+    pub resume: ResumePoint,
     /// A statement for an index that failed and was mended away.
-    pub earlier: Option<Earlier>,
+    pub earlier: Option<AbandonedIndex>,
     /// How each statement of a script that is not one transaction begins; empty for more than
     /// anybody would follow.
     pub summaries: Vec<String>,
 }
 
-impl Step {
+impl PreparedStep {
     /// The file the script was, for error messages.
     pub(super) fn file(&self) -> String {
         self.name.direction.file(&self.name.name)
     }
 
     /// How its script runs.
-    fn how(&self) -> run_mode::How {
-        run_mode::How::of(&self.script, self.parts.len())
+    fn how(&self) -> run_mode::RunMode {
+        run_mode::RunMode::of(&self.script, self.parts.len())
     }
 
     /// How the runner goes about a script that is not one transaction.
-    pub(super) fn journaled(&self) -> Option<Journaled<'_>> {
-        if self.script.mode == Mode::Transactional {
+    pub(super) fn journaled(&self) -> Option<JournaledScript<'_>> {
+        if self.script.mode == ScriptMode::Transactional {
             return None;
         }
         let settings = self.settings();
-        Some(Journaled {
+        Some(JournaledScript {
             // `check` has refused what has none.
             units: sql::units(&self.script.sql).unwrap_or_default(),
             resume: self.resume,
@@ -88,12 +94,12 @@ impl Step {
     }
 
     /// How long it may go on retrying for its locks; 0 is one try.
-    pub(super) fn lock_wait(&self, request: &Request) -> Duration {
+    pub(super) fn lock_wait(&self, request: &OperationRequest) -> Duration {
         self.settings().lock_wait.unwrap_or(request.lock_wait)
     }
 
     /// How long one try may wait for a lock: never longer than all tries together.
-    pub(super) fn lock_timeout(&self, request: &Request) -> Duration {
+    pub(super) fn lock_timeout(&self, request: &OperationRequest) -> Duration {
         let asked = self.settings().lock_timeout.unwrap_or(request.lock_timeout);
         match self.lock_wait(request) {
             Duration::ZERO => asked,
@@ -104,25 +110,25 @@ impl Step {
 
     /// What the file asks for. The catalog refuses a file with a mistake in it; an older release
     /// let none through.
-    pub(super) fn settings(&self) -> sql::Settings {
+    pub(super) fn settings(&self) -> sql::ScriptSettings {
         sql::settings(&self.script.sql).unwrap_or_default()
     }
 }
 
-impl Prepared {
+impl PreparedOperation {
     /// The steps, as the followers see them.
-    pub(super) fn event(&self) -> Event {
+    pub(super) fn event(&self) -> OperationEvent {
         planned(&self.steps, &self.warnings)
     }
 }
 
-impl Inner {
+impl OperationsInner {
     /// Plans under the lock and writes the rows.
     pub(super) async fn prepare(
         &self,
         locked: &mut LockedSession,
-        candidate: &Candidate<'_>,
-    ) -> Result<Prepared, Failure> {
+        candidate: &ClaimedRequest<'_>,
+    ) -> Result<PreparedOperation, Failure> {
         install::ensure(locked).await?;
         claims::close_abandoned(locked, candidate.id).await?;
         // A second connection to the same place, because the migration session takes no prepared
@@ -130,7 +136,8 @@ impl Inner {
         let ledger = locked
             .keeper()
             .map_or(self.logins.migrating(), |keeper| &keeper.url);
-        let mut reader = Reader::connect(ledger, "schemad planner", Whose::default()).await?;
+        let mut reader =
+            PooledReader::connect(ledger, "schemad planner", LedgerOwner::default()).await?;
         let snapshot = ledger::read::snapshot(&mut reader).await?;
         let compared = compared_bytes(&self.catalog, &snapshot);
         let mut plan = blocking::in_place(compared, || {
@@ -179,9 +186,9 @@ impl Inner {
             candidate.id,
             &rows,
             &settlement,
-            &ledger::Planned {
+            &ledger::PlanRecord {
                 from_ledger: steps.iter().map(|step| step.from_ledger).collect(),
-                how: steps.iter().map(Step::how).collect(),
+                how: steps.iter().map(PreparedStep::how).collect(),
                 warnings: warnings.clone(),
             },
         )
@@ -211,7 +218,7 @@ impl Inner {
             .collect();
         let nothing_to_do =
             steps.is_empty() && settlement.resolution.is_none() && settlement.signatures.is_none();
-        Ok(Prepared {
+        Ok(PreparedOperation {
             steps,
             warnings,
             applied,
@@ -227,15 +234,15 @@ impl Operations {
     /// What the real call would answer.
     pub(crate) async fn validate(
         &self,
-        reader: &mut Reader,
-        request: &Request,
-    ) -> Result<Event, Failure> {
+        reader: &mut PooledReader,
+        request: &OperationRequest,
+    ) -> Result<OperationEvent, Failure> {
         let inner = &self.0;
         let snapshot = ledger::read::snapshot(reader).await?;
         if snapshot.running.is_some() && request.queue_timeout.is_zero() {
-            return Err(busy(&Holder {
+            return Err(busy(&LockHolder {
                 operation: snapshot.running,
-                ..Holder::default()
+                ..LockHolder::default()
             }));
         }
         let compared = compared_bytes(&inner.catalog, &snapshot);
@@ -257,11 +264,11 @@ impl Operations {
     }
 }
 
-impl Inner {
+impl OperationsInner {
     /// What somebody should know before the first step.
-    async fn warnings(&self, plan: &Plan, request: &Request) -> Vec<String> {
+    async fn warnings(&self, plan: &StepPlan, request: &OperationRequest) -> Vec<String> {
         let change = match request.action {
-            Action::Apply(_) => self.catalog.change().await,
+            OperationAction::Apply(_) => self.catalog.change().await,
             _ => None,
         };
         plan.warnings.iter().cloned().chain(change).collect()
@@ -270,11 +277,12 @@ impl Inner {
     /// Refuses to roll back what clients of any daemon watch, unless that is forced.
     async fn spare_users(
         &self,
-        plan: &Plan,
-        reader: &mut Reader,
-        request: &Request,
+        plan: &StepPlan,
+        reader: &mut PooledReader,
+        request: &OperationRequest,
     ) -> Result<(), Failure> {
-        let Action::Rollback(Rollback { force: false, .. }) = &request.action else {
+        let OperationAction::Rollback(RollbackRequest { force: false, .. }) = &request.action
+        else {
             return Ok(());
         };
         let mut watched = upkeep::watchers_elsewhere(reader, self.watchers.daemon()).await?;
@@ -289,7 +297,7 @@ impl Inner {
             None => Ok(()),
             Some((version, clients)) => {
                 let strangers = self.watchers.strangers(version);
-                Err(Refusal::InUse {
+                Err(PlanRefusal::InUse {
                     version: version.clone(),
                     clients,
                     strangers,
@@ -301,13 +309,13 @@ impl Inner {
 }
 
 /// About how many bytes a comparison of the set with the database's rows looks at.
-fn compared_bytes(catalog: &Catalog, snapshot: &Snapshot) -> usize {
+fn compared_bytes(catalog: &MigrationSet, snapshot: &LedgerSnapshot) -> usize {
     256 * (catalog.len() + snapshot.rows.len())
 }
 
 /// How many bytes the scripts have, and those that belong to them. Many small ones take as long as
 /// a large one.
-fn script_bytes(steps: &[Step]) -> usize {
+fn script_bytes(steps: &[PreparedStep]) -> usize {
     let length = |script: &Script| script.sql.len();
     steps
         .iter()
@@ -315,7 +323,11 @@ fn script_bytes(steps: &[Step]) -> usize {
         .sum()
 }
 
-fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Plan, Failure> {
+fn plan(
+    catalog: &MigrationSet,
+    snapshot: &LedgerSnapshot,
+    request: &OperationRequest,
+) -> Result<StepPlan, Failure> {
     if snapshot.server.read_only {
         return Err(Failure::new(
             Reason::ReadOnlyServer,
@@ -324,27 +336,29 @@ fn plan(catalog: &Catalog, snapshot: &Snapshot, request: &Request) -> Result<Pla
         ));
     }
     Ok(match &request.action {
-        Action::Apply(apply) => planner::plan_apply(catalog, &snapshot.rows, apply)?,
-        Action::Rollback(rollback) => planner::plan_rollback(catalog, &snapshot.rows, rollback)?,
-        Action::Resolve(resolve) => {
+        OperationAction::Apply(apply) => planner::plan_apply(catalog, &snapshot.rows, apply)?,
+        OperationAction::Rollback(rollback) => {
+            planner::plan_rollback(catalog, &snapshot.rows, rollback)?
+        }
+        OperationAction::Resolve(resolve) => {
             let resolution = planner::plan_resolve(catalog, &snapshot.rows, resolve)?;
-            Plan {
+            StepPlan {
                 resolution: Some(resolution),
-                ..Plan::default()
+                ..StepPlan::default()
             }
         }
-        Action::Sign(sign) => {
+        OperationAction::Sign(sign) => {
             let signing = planner::plan_sign(catalog, &snapshot.rows, sign)?;
-            Plan {
+            StepPlan {
                 signing: Some(signing),
-                ..Plan::default()
+                ..StepPlan::default()
             }
         }
     })
 }
 
 /// Fetches from the ledger the scripts that are not in the binary.
-async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
+async fn texts(plan: StepPlan, reader: &mut PooledReader) -> Result<Vec<PreparedStep>, Failure> {
     let wanted: Vec<Checksum> = plan
         .steps
         .iter()
@@ -360,7 +374,7 @@ async fn texts(plan: Plan, reader: &mut Reader) -> Result<Vec<Step>, Failure> {
     blocking::in_place(bytes, || with_texts(plan, found))
 }
 
-fn embedded_bytes(plan: &Plan) -> usize {
+fn embedded_bytes(plan: &StepPlan) -> usize {
     let length = |script: &StepScript| match script {
         StepScript::Binary(script) => script.sql.len(),
         StepScript::Ledger(..) => 0,
@@ -369,7 +383,7 @@ fn embedded_bytes(plan: &Plan) -> usize {
 }
 
 /// `found`: the ledger's scripts, in the order in which the plan names them.
-fn with_texts(plan: Plan, found: Vec<Option<String>>) -> Result<Vec<Step>, Failure> {
+fn with_texts(plan: StepPlan, found: Vec<Option<String>>) -> Result<Vec<PreparedStep>, Failure> {
     let mut found = found.into_iter();
     let total = plan.steps.len();
     plan.steps
@@ -401,8 +415,8 @@ fn with_texts(plan: Plan, found: Vec<Option<String>>) -> Result<Vec<Step>, Failu
                 direction: step.direction,
             };
             let summaries = summaries(&script);
-            let (version, down, resume) = (step.version, step.down, Resume::default());
-            Ok(Step {
+            let (version, down, resume) = (step.version, step.down, ResumePoint::default());
+            Ok(PreparedStep {
                 id: 0,
                 name,
                 version,
@@ -420,7 +434,7 @@ fn with_texts(plan: Plan, found: Vec<Option<String>>) -> Result<Vec<Step>, Failu
 
 fn summaries(script: &Script) -> Vec<String> {
     const MOST: usize = 1_000;
-    if script.mode == Mode::Transactional {
+    if script.mode == ScriptMode::Transactional {
         return Vec::new();
     }
     let statements = sql::split(&script.sql);
@@ -445,8 +459,13 @@ pub(super) fn script_missing(version: &Version, checksum: Checksum) -> Failure {
 
 /// Refuses scripts that cannot run, and finds out where the half done ones go on; before anything
 /// runs.
-fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Failure> {
-    let rows: HashMap<&Version, &Row> = rows.iter().map(|row| (&row.version, row)).collect();
+fn check(
+    steps: &mut [PreparedStep],
+    rows: &[MigrationRow],
+    role: Option<&str>,
+) -> Result<(), Failure> {
+    let rows: HashMap<&Version, &MigrationRow> =
+        rows.iter().map(|row| (&row.version, row)).collect();
     steps.iter_mut().try_for_each(|step| {
         let row = rows.get(&step.version).copied();
         if role.is_some() {
@@ -464,7 +483,7 @@ fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Fai
             &step.script,
         )?;
         step.resume = planner::resume(row, step.name.direction, &step.parts)?;
-        if step.name.direction == Direction::Up && step.resume == Resume::default() {
+        if step.name.direction == Direction::Up && step.resume == ResumePoint::default() {
             run_mode::means_what_it_says(&step.name.name, &step.version, &step.script)?;
         }
         step.earlier = planner::earlier(row, step.name.direction, &step.parts);
@@ -472,29 +491,29 @@ fn check(steps: &mut [Step], rows: &[Row], role: Option<&str>) -> Result<(), Fai
     })
 }
 
-fn planned(steps: &[Step], warnings: &[String]) -> Event {
-    let planned = |step: &Step| PlannedStep {
+fn planned(steps: &[PreparedStep], warnings: &[String]) -> OperationEvent {
+    let planned = |step: &PreparedStep| PlannedStep {
         version: step.name.version.clone(),
         name: step.name.name.clone(),
         direction: step.name.direction,
         from_ledger: Some(step.from_ledger),
         how: Some(step.how()),
     };
-    Event::Planned {
+    OperationEvent::Planned {
         steps: steps.iter().map(planned).collect(),
         warnings: warnings.to_vec(),
     }
 }
 
 fn rows<'a>(
-    steps: &'a [Step],
-    request: &Request,
+    steps: &'a [PreparedStep],
+    request: &OperationRequest,
     role: Option<&'a str>,
-    signer: Option<Signer<'_>>,
-) -> Vec<operations::StepRow<'a>> {
+    signer: Option<DownSigner<'_>>,
+) -> Vec<operations::NewStepRow<'a>> {
     steps
         .iter()
-        .map(|step| operations::StepRow {
+        .map(|step| operations::NewStepRow {
             version: step.version.as_str(),
             name: &step.name.name,
             direction: step.name.direction,

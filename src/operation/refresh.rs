@@ -14,13 +14,13 @@ const WITHIN: Duration = Duration::from_millis(1500);
 
 /// A counter of wishes and one of fulfilments.
 #[derive(Debug, Default)]
-pub(crate) struct Refresh {
+pub(crate) struct RefreshSignal {
     asked: AtomicU64,
     ask: Notify,
     answered: watch::Sender<u64>,
 }
 
-impl Refresh {
+impl RefreshSignal {
     /// Returns when the state as it is now has been seen, or after a probe's time.
     pub(crate) async fn now(&self) {
         let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;

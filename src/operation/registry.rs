@@ -9,111 +9,113 @@ use std::{
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use super::{Follower, Log, Request, accept::reused, audit::Audit, cancel};
-use crate::operation::lock_monitor::{self, Side};
+use super::{
+    LogFollower, OperationLog, OperationRequest, accept::reused, audit::RefusalAudit, cancel,
+};
+use crate::operation::lock_monitor::{self, SideSession};
 use crate::{
     failure::{Failure, Reason},
-    ledger::one_database::OneDatabase,
-    migration::{set::Catalog, signature::Keys},
-    operation::{refresh::Refresh, watchers::Watchers},
-    postgres::{logins::Logins, pool::Pool},
-    runner::Halt,
-    runtime::shutdown::Phase,
-    telemetry::{metrics::Metrics, rate_limit::Pace},
-    transport::{quota::Room, quota_counter::Counter},
+    ledger::one_database::SameDatabaseCheck,
+    migration::{set::MigrationSet, signature::SigningKeys},
+    operation::{refresh::RefreshSignal, watchers::VersionWatchers},
+    postgres::{logins::Logins, pool::ReadPool},
+    runner::StopReason,
+    runtime::shutdown::ShutdownPhase,
+    telemetry::{metrics::Metrics, rate_limit::LogRateLimiter},
+    transport::{quota::Quota, quota_counter::QuotaCounter},
 };
 
 /// Operations of this daemon that may be in preparation or queued; each has a database session.
 /// What only an admin may begin always finds a fifth of it.
-pub(super) const OPEN: Room = Room { each: 20, all: 20 };
+pub(super) const OPEN: Quota = Quota { each: 20, all: 20 };
 
 /// Applies among them: whoever has a name has half at most, so that nobody's queue is everybody's.
-pub(super) const APPLIES: Room = Room { each: 8, all: 16 };
+pub(super) const APPLIES: Quota = Quota { each: 8, all: 16 };
 
 /// Accepts and runs operations.
 #[derive(Clone)]
-pub(crate) struct Operations(pub(super) Arc<Inner>);
+pub(crate) struct Operations(pub(super) Arc<OperationsInner>);
 
-pub(super) struct Inner {
-    pub catalog: Arc<Catalog>,
+pub(super) struct OperationsInner {
+    pub catalog: Arc<MigrationSet>,
     pub logins: Logins,
     /// "host:pid" of this daemon.
     pub daemon: String,
     pub metrics: Arc<Metrics>,
     /// Asked after every operation, so that health has seen what the caller is told.
-    pub refresh: Arc<Refresh>,
+    pub refresh: Arc<RefreshSignal>,
     /// For reading what other daemons do.
-    pub pool: Pool,
+    pub pool: ReadPool,
     /// Whether what is read is where migrations run.
-    pub one_database: OneDatabase,
+    pub one_database: SameDatabaseCheck,
     /// The session beside the one that migrates.
-    pub side: Side,
+    pub side: SideSession,
     /// Runs the migrations, where it is not the session's own role.
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps, and verifies them.
-    pub signing: Option<Keys>,
+    pub signing: Option<SigningKeys>,
     /// Apply only what was rehearsed well.
     pub require_rehearsed: bool,
     /// Who watches which version here.
-    pub watchers: Watchers,
+    pub watchers: VersionWatchers,
     /// Which refusals are kept in the ledger.
-    pub audit: Audit,
+    pub audit: RefusalAudit,
     /// Says when no new operation may begin, and when a running one has to end.
-    pub phases: watch::Receiver<Phase>,
-    refusals_told: Pace,
-    pub open: Counter,
-    pub applies: Counter,
+    pub phases: watch::Receiver<ShutdownPhase>,
+    refusals_told: LogRateLimiter,
+    pub open: QuotaCounter,
+    pub applies: QuotaCounter,
     /// Who writes that an operation is to end.
     pub cancels: Semaphore,
     /// The open operations, by principal and request_id.
-    logs: Mutex<HashMap<(String, Uuid), Open>>,
+    logs: Mutex<HashMap<(String, Uuid), OpenOperation>>,
     /// The operations that this daemon itself runs or queues, and how each is told to end.
-    halts: Mutex<HashMap<Uuid, watch::Sender<Option<Halt>>>>,
+    halts: Mutex<HashMap<Uuid, watch::Sender<Option<StopReason>>>>,
     /// Operations that are watched here and are other daemons', or over.
-    pub tails: Mutex<HashMap<Uuid, Weak<Log>>>,
+    pub tails: Mutex<HashMap<Uuid, Weak<OperationLog>>>,
     running: watch::Sender<usize>,
 }
 
 /// An open operation: the hash of its request, and its log.
-struct Open {
+struct OpenOperation {
     hash: String,
-    log: Arc<Log>,
+    log: Arc<OperationLog>,
 }
 
 /// What operations need of the daemon around them.
-pub(crate) struct Parts {
+pub(crate) struct OperationDeps {
     /// The embedded set.
-    pub catalog: Arc<Catalog>,
+    pub catalog: Arc<MigrationSet>,
     /// Where migrations run, and where the ledger is written.
     pub logins: Logins,
     /// For reading.
-    pub pool: Pool,
+    pub pool: ReadPool,
     /// Whether what is read is where migrations run.
-    pub one_database: OneDatabase,
+    pub one_database: SameDatabaseCheck,
     /// The session beside the one that migrates.
-    pub side: Side,
+    pub side: SideSession,
     /// Runs the migrations, where it is not the session's own role.
     pub role: Option<String>,
     /// Signs the downs that the ledger keeps, and verifies them.
-    pub signing: Option<Keys>,
+    pub signing: Option<SigningKeys>,
     /// Apply only what was rehearsed well, with exactly these scripts.
     pub require_rehearsed: bool,
     /// Who watches which version here.
-    pub watchers: Watchers,
+    pub watchers: VersionWatchers,
     /// "host:pid" of this daemon.
     pub daemon: String,
     /// Counts them.
     pub metrics: Arc<Metrics>,
     /// Asked at each end.
-    pub refresh: Arc<Refresh>,
+    pub refresh: Arc<RefreshSignal>,
     /// Says when no new operation may begin and when a running one has to end.
-    pub phases: watch::Receiver<Phase>,
+    pub phases: watch::Receiver<ShutdownPhase>,
 }
 
 impl Operations {
     /// Accepts nothing before it is asked to.
-    pub(crate) fn new(parts: Parts) -> Self {
-        let Parts {
+    pub(crate) fn new(parts: OperationDeps) -> Self {
+        let OperationDeps {
             catalog,
             logins,
             pool,
@@ -128,7 +130,7 @@ impl Operations {
             refresh,
             phases,
         } = parts;
-        Self(Arc::new(Inner {
+        Self(Arc::new(OperationsInner {
             catalog,
             logins,
             daemon,
@@ -141,11 +143,11 @@ impl Operations {
             signing,
             require_rehearsed,
             watchers,
-            audit: Audit::default(),
+            audit: RefusalAudit::default(),
             phases,
-            refusals_told: Pace::new(20),
-            open: Counter::default(),
-            applies: Counter::default(),
+            refusals_told: LogRateLimiter::new(20),
+            open: QuotaCounter::default(),
+            applies: QuotaCounter::default(),
             cancels: Semaphore::new(cancel::AT_ONCE),
             logs: Mutex::default(),
             halts: Mutex::default(),
@@ -156,7 +158,7 @@ impl Operations {
 
     /// Begins an operation, or finds the one that this request began, and follows its log. Never
     /// waits.
-    pub(crate) fn submit(&self, request: Request) -> Follower {
+    pub(crate) fn submit(&self, request: OperationRequest) -> LogFollower {
         let inner = &self.0;
         let (key, hash) = (
             (request.principal.clone(), request.request_id),
@@ -166,7 +168,7 @@ impl Operations {
         match logs.get(&key) {
             Some(open) if open.hash == hash => return open.log.follow().for_repeat(),
             Some(_) => {
-                let (log, failure) = (Log::new(), reused(request.request_id));
+                let (log, failure) = (OperationLog::new(), reused(request.request_id));
                 log.close(Err(failure.clone()));
                 let inner = inner.clone();
                 tokio::spawn(async move { inner.refused(&request, &failure).await });
@@ -174,10 +176,10 @@ impl Operations {
             }
             None => {}
         }
-        let log = Log::new();
+        let log = OperationLog::new();
         logs.insert(
             key.clone(),
-            Open {
+            OpenOperation {
                 hash,
                 log: log.clone(),
             },
@@ -225,9 +227,9 @@ impl Operations {
     }
 }
 
-impl Inner {
+impl OperationsInner {
     /// Says in the log, the metrics and the ledger that a request was refused.
-    async fn refused(self: &Arc<Self>, request: &Request, failure: &Failure) {
+    async fn refused(self: &Arc<Self>, request: &OperationRequest, failure: &Failure) {
         let kind = request.action.kind();
         if self.refusals_told.allows() {
             tracing::info!(event = "operation.refused", kind, reason = %failure.reason, principal = request.principal,
@@ -239,7 +241,7 @@ impl Inner {
     }
 
     /// The log of an open operation of this daemon, its own or one that it follows for a repeat.
-    pub(super) fn log_of(&self, id: Uuid) -> Option<Arc<Log>> {
+    pub(super) fn log_of(&self, id: Uuid) -> Option<Arc<OperationLog>> {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         logs.values()
             .find(|open| open.log.operation() == Some(id))
@@ -247,7 +249,7 @@ impl Inner {
     }
 
     /// Who asked for an operation that is open here, and its log.
-    pub(super) fn own(&self, id: Uuid) -> Option<(String, Arc<Log>)> {
+    pub(super) fn own(&self, id: Uuid) -> Option<(String, Arc<OperationLog>)> {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let found = logs
             .iter()
@@ -256,7 +258,7 @@ impl Inner {
     }
 
     /// Tells an operation of this daemon to end. False: it is not here.
-    pub(super) fn halt(&self, id: Uuid, why: Halt) -> bool {
+    pub(super) fn halt(&self, id: Uuid, why: StopReason) -> bool {
         let halts = self.halts.lock().unwrap_or_else(PoisonError::into_inner);
         halts
             .get(&id)
@@ -265,7 +267,7 @@ impl Inner {
     }
 
     /// How an operation of this daemon is told to end.
-    pub(super) fn halt_sender(&self, id: Uuid) -> Option<watch::Sender<Option<Halt>>> {
+    pub(super) fn halt_sender(&self, id: Uuid) -> Option<watch::Sender<Option<StopReason>>> {
         self.halts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -275,15 +277,19 @@ impl Inner {
 }
 
 /// Keeps an operation among those that can be told to end, as long as it lives.
-pub(super) struct Registered<'a> {
-    inner: &'a Inner,
+pub(super) struct RegistryGuard<'a> {
+    inner: &'a OperationsInner,
     id: Uuid,
     /// Passes on that the daemon's grace is over.
     shutdown: tokio::task::JoinHandle<()>,
 }
 
-impl<'a> Registered<'a> {
-    pub(super) fn new(inner: &'a Inner, id: Uuid, halt: watch::Sender<Option<Halt>>) -> Self {
+impl<'a> RegistryGuard<'a> {
+    pub(super) fn new(
+        inner: &'a OperationsInner,
+        id: Uuid,
+        halt: watch::Sender<Option<StopReason>>,
+    ) -> Self {
         inner
             .halts
             .lock()
@@ -292,11 +298,11 @@ impl<'a> Registered<'a> {
         let mut phases = inner.phases.clone();
         let shutdown = tokio::spawn(async move {
             if phases
-                .wait_for(|phase| *phase >= Phase::Stopping)
+                .wait_for(|phase| *phase >= ShutdownPhase::Stopping)
                 .await
                 .is_ok()
             {
-                lock_monitor::halt(&halt, Halt::Shutdown);
+                lock_monitor::halt(&halt, StopReason::Shutdown);
             }
         });
         Self {
@@ -307,7 +313,7 @@ impl<'a> Registered<'a> {
     }
 }
 
-impl Drop for Registered<'_> {
+impl Drop for RegistryGuard<'_> {
     fn drop(&mut self) {
         self.shutdown.abort();
         self.inner

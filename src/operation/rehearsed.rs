@@ -1,29 +1,29 @@
 //! `--require-rehearsed`: an up runs only when its rehearsal, with exactly this up and this down,
 //! ended well.
 
-use super::prepare::Step;
-use crate::operation::registry::Inner;
+use super::prepare::PreparedStep;
+use crate::operation::registry::OperationsInner;
 use crate::{
     failure::{Failure, Reason},
-    ledger::rehearsals::{self, Scripts},
+    ledger::rehearsals::{self, RehearsedScripts},
     migration::{Direction, Script},
-    postgres::pool::Reader,
+    postgres::pool::PooledReader,
     rehearse::Verdict,
 };
 
 /// The ledger keeps verdicts from this version on.
 const SINCE: i32 = 4;
 
-impl Inner {
+impl OperationsInner {
     /// Refuses ups without a good verdict, where that is asked for. A rollback needs none: whoever
     /// rolls back has no choice.
     pub(super) async fn is_rehearsed(
         &self,
-        steps: &[Step],
-        reader: &mut Reader,
+        steps: &[PreparedStep],
+        reader: &mut PooledReader,
         ledger_version: i32,
     ) -> Result<(), Failure> {
-        let ups: Vec<&Step> = steps
+        let ups: Vec<&PreparedStep> = steps
             .iter()
             .filter(|step| step.name.direction == Direction::Up)
             .collect();
@@ -31,11 +31,12 @@ impl Inner {
             return Ok(());
         }
         let identity = |script: &Script| (script.checksum, script.mode);
-        let scripts = |step: &&Step| (identity(&step.script), step.down.as_ref().map(identity));
-        let of: Vec<Scripts<'_>> = ups
+        let scripts =
+            |step: &&PreparedStep| (identity(&step.script), step.down.as_ref().map(identity));
+        let of: Vec<RehearsedScripts<'_>> = ups
             .iter()
             .map(|step| (&step.version, scripts(step)))
-            .map(|(version, (up, down))| Scripts { version, up, down })
+            .map(|(version, (up, down))| RehearsedScripts { version, up, down })
             .collect();
         let found = match ledger_version {
             ..SINCE => vec![None; of.len()],
@@ -54,7 +55,7 @@ impl Inner {
     }
 }
 
-fn refused(step: &Step, verdict: Option<Verdict>) -> Failure {
+fn refused(step: &PreparedStep, verdict: Option<Verdict>) -> Failure {
     let why = match verdict {
         Some(verdict) => format!("its rehearsal ended with {verdict}"),
         None => "it was not rehearsed with exactly these scripts".to_owned(),

@@ -6,7 +6,10 @@ use uuid::Uuid;
 
 use crate::{
     migration::Checksum,
-    planner::{Apply, ApplyTarget, Resolve, Rollback, RollbackTarget, Sign, SignTarget, Source},
+    planner::{
+        ApplyRequest, ApplyTarget, DownSource, ResolveRequest, RollbackRequest, RollbackTarget,
+        SignRequest, SignTarget,
+    },
 };
 
 /// lock_timeout where nobody asks for another: what users wait behind a migration that waits. Short
@@ -15,9 +18,9 @@ pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A checked request.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct OperationRequest {
     /// What to do.
-    pub action: Action,
+    pub action: OperationAction,
     /// Who asks.
     pub principal: String,
     /// The caller's id for the request; a new one when the caller gave none.
@@ -33,18 +36,18 @@ pub struct Request {
 
 /// What to do.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub enum OperationAction {
     /// Run pending migrations.
-    Apply(Apply),
+    Apply(ApplyRequest),
     /// Revert applied ones.
-    Rollback(Rollback),
+    Rollback(RollbackRequest),
     /// Settle what nobody but a person can know.
-    Resolve(Resolve),
+    Resolve(ResolveRequest),
     /// Vouch for downs that the ledger keeps.
-    Sign(Sign),
+    Sign(SignRequest),
 }
 
-impl Action {
+impl OperationAction {
     /// The ledger's word for it.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -56,7 +59,7 @@ impl Action {
     }
 }
 
-impl Action {
+impl OperationAction {
     /// What the ledger keeps of what was said with it.
     pub fn reason(&self) -> Option<String> {
         match self {
@@ -77,13 +80,13 @@ impl Action {
     }
 }
 
-impl Request {
+impl OperationRequest {
     /// The same for two requests exactly when they ask for the same. Kept in the ledger, so its
     /// form never changes: a new field is added only where it is set.
     pub fn hash(&self) -> Checksum {
         let mut parts = vec![self.action.kind().to_owned()];
         match &self.action {
-            Action::Resolve(resolve) => {
+            OperationAction::Resolve(resolve) => {
                 let version = resolve
                     .version
                     .as_ref()
@@ -95,7 +98,7 @@ impl Request {
                     resolve.reason.clone(),
                 ]);
             }
-            Action::Sign(Sign { target, reason }) => {
+            OperationAction::Sign(SignRequest { target, reason }) => {
                 parts.push(reason.clone());
                 match target {
                     SignTarget::All => parts.push("all".into()),
@@ -104,7 +107,7 @@ impl Request {
                     }
                 }
             }
-            Action::Apply(apply) => {
+            OperationAction::Apply(apply) => {
                 parts.push(match &apply.target {
                     ApplyTarget::All => "all".into(),
                     ApplyTarget::To(version) => format!("to {version}"),
@@ -113,15 +116,15 @@ impl Request {
                 parts.push(format!("out of order {}", apply.allow_out_of_order));
                 parts.extend(apply.expected_set.map(|digest| digest.to_string()));
             }
-            Action::Rollback(rollback) => {
+            OperationAction::Rollback(rollback) => {
                 parts.push(match &rollback.target {
                     RollbackTarget::All => "all".into(),
                     RollbackTarget::To(version) => format!("to {version}"),
                     RollbackTarget::Steps(steps) => format!("steps {steps}"),
                 });
                 parts.extend(rollback.down_from.map(|source| match source {
-                    Source::Ledger => "from ledger".into(),
-                    Source::Binary => "from binary".into(),
+                    DownSource::Ledger => "from ledger".into(),
+                    DownSource::Binary => "from binary".into(),
                 }));
                 if rollback.force {
                     parts.push("force".into());

@@ -6,36 +6,37 @@ use std::collections::HashMap;
 
 use super::{
     Operations,
-    prepare::{Step, script_missing},
+    prepare::{PreparedStep, script_missing},
 };
-use crate::operation::registry::Inner;
+use crate::operation::registry::OperationsInner;
 use crate::{
     failure::{Failure, Reason},
-    ledger::{self, Snapshot, signatures::Signatures},
+    ledger::{self, LedgerSnapshot, signatures::NewSignatures},
     migration::{
-        Checksum, Mode, Row, Script, Version,
-        set::Catalog,
-        signature::{Signer, Unverified},
+        Checksum, MigrationRow, Script, ScriptMode, Version,
+        set::MigrationSet,
+        signature::{DownSigner, SignatureProblem},
     },
-    planner::{self, Problem, Refusal, Signing, StepScript, Unsigned},
-    postgres::pool::Reader,
+    planner::{self, PlanRefusal, SchemaProblem, SigningPlan, StepScript, UnsignedDown},
+    postgres::pool::PooledReader,
 };
 
-impl Inner {
+impl OperationsInner {
     /// What signs and verifies, where there is a key and a ledger.
-    pub(super) fn signer<'a>(&'a self, snapshot: &'a Snapshot) -> Option<Signer<'a>> {
+    pub(super) fn signer<'a>(&'a self, snapshot: &'a LedgerSnapshot) -> Option<DownSigner<'a>> {
         Some(self.signing.as_ref()?.signer(&snapshot.ledger.as_ref()?.id))
     }
 }
 
 /// Refuses downs from the ledger that nobody vouches for; before anything runs.
 pub(super) fn verify(
-    signer: Option<Signer<'_>>,
-    steps: &[Step],
-    rows: &[Row],
-) -> Result<(), Refusal> {
+    signer: Option<DownSigner<'_>>,
+    steps: &[PreparedStep],
+    rows: &[MigrationRow],
+) -> Result<(), PlanRefusal> {
     let Some(signer) = signer else { return Ok(()) };
-    let rows: HashMap<&Version, &Row> = rows.iter().map(|row| (&row.version, row)).collect();
+    let rows: HashMap<&Version, &MigrationRow> =
+        rows.iter().map(|row| (&row.version, row)).collect();
     steps
         .iter()
         .filter(|step| step.from_ledger)
@@ -45,20 +46,20 @@ pub(super) fn verify(
                 &step.script,
                 rows.get(&step.version).and_then(|row| mac(row)),
             );
-            verified.map_err(|unverified| Refusal::SignatureInvalid {
+            verified.map_err(|unverified| PlanRefusal::SignatureInvalid {
                 version: step.version.clone(),
                 unverified,
             })
         })
 }
 
-fn mac(row: &Row) -> Option<&[u8]> {
+fn mac(row: &MigrationRow) -> Option<&[u8]> {
     row.recorded.as_ref()?.mac.as_deref()
 }
 
 impl Operations {
     /// The texts that [`Self::unverified`] needs. Without a key, none.
-    pub(crate) fn signed_texts(&self, snapshot: &Snapshot) -> Vec<Checksum> {
+    pub(crate) fn signed_texts(&self, snapshot: &LedgerSnapshot) -> Vec<Checksum> {
         self.0
             .signer(snapshot)
             .map_or_else(Vec::new, |_| signed_texts(&self.0.catalog, &snapshot.rows))
@@ -68,9 +69,9 @@ impl Operations {
     /// are none.
     pub(crate) fn unverified(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &LedgerSnapshot,
         texts: Vec<Option<String>>,
-    ) -> Vec<Problem> {
+    ) -> Vec<SchemaProblem> {
         self.0.signer(snapshot).map_or_else(Vec::new, |signer| {
             unverified(signer, &self.0.catalog, &snapshot.rows, texts)
         })
@@ -79,8 +80,8 @@ impl Operations {
 
 /// The texts of the downs that only the ledger has and that are signed; the others need none to be
 /// refused.
-pub(crate) fn signed_texts(catalog: &Catalog, rows: &[Row]) -> Vec<Checksum> {
-    let signed = |(row, (checksum, _)): (&Row, (Checksum, Mode))| {
+pub(crate) fn signed_texts(catalog: &MigrationSet, rows: &[MigrationRow]) -> Vec<Checksum> {
+    let signed = |(row, (checksum, _)): (&MigrationRow, (Checksum, ScriptMode))| {
         row.recorded.as_ref()?.mac.as_ref().map(|_| checksum)
     };
     planner::stored_downs(catalog, rows)
@@ -91,30 +92,31 @@ pub(crate) fn signed_texts(catalog: &Catalog, rows: &[Row]) -> Vec<Checksum> {
 /// The downs that only the ledger has and that do not verify; `texts` as [`signed_texts`] asks for
 /// them.
 pub(crate) fn unverified(
-    signer: Signer<'_>,
-    catalog: &Catalog,
-    rows: &[Row],
+    signer: DownSigner<'_>,
+    catalog: &MigrationSet,
+    rows: &[MigrationRow],
     texts: Vec<Option<String>>,
-) -> Vec<Problem> {
+) -> Vec<SchemaProblem> {
     let mut texts = texts.into_iter();
-    let refused = |(row, (checksum, mode)): (&Row, (Checksum, Mode))| -> Option<Failure> {
-        let version = &row.version;
-        let Some(mac) = mac(row) else {
-            return Some(invalid(version, Unverified::Missing));
+    let refused =
+        |(row, (checksum, mode)): (&MigrationRow, (Checksum, ScriptMode))| -> Option<Failure> {
+            let version = &row.version;
+            let Some(mac) = mac(row) else {
+                return Some(invalid(version, SignatureProblem::Missing));
+            };
+            let Some(sql) = texts.next().flatten() else {
+                return Some(script_missing(version, checksum));
+            };
+            let script = Script {
+                sql: sql.into(),
+                checksum,
+                mode,
+            };
+            signer
+                .verify(version, &script, Some(mac))
+                .err()
+                .map(|unverified| invalid(version, unverified))
         };
-        let Some(sql) = texts.next().flatten() else {
-            return Some(script_missing(version, checksum));
-        };
-        let script = Script {
-            sql: sql.into(),
-            checksum,
-            mode,
-        };
-        signer
-            .verify(version, &script, Some(mac))
-            .err()
-            .map(|unverified| invalid(version, unverified))
-    };
     planner::stored_downs(catalog, rows)
         .filter_map(refused)
         .map(not_to_be_rolled_back)
@@ -122,9 +124,9 @@ pub(crate) fn unverified(
 }
 
 /// It is in nobody's way but a rollback's.
-fn not_to_be_rolled_back(mut failure: Failure) -> Problem {
+fn not_to_be_rolled_back(mut failure: Failure) -> SchemaProblem {
     let version = failure.metadata.remove("version").unwrap_or_default();
-    Problem {
+    SchemaProblem {
         reason: failure.reason.as_str(),
         version,
         message: failure.message,
@@ -133,8 +135,8 @@ fn not_to_be_rolled_back(mut failure: Failure) -> Problem {
     }
 }
 
-fn invalid(version: &Version, unverified: Unverified) -> Failure {
-    Refusal::SignatureInvalid {
+fn invalid(version: &Version, unverified: SignatureProblem) -> Failure {
+    PlanRefusal::SignatureInvalid {
         version: version.clone(),
         unverified,
     }
@@ -146,10 +148,10 @@ fn invalid(version: &Version, unverified: Unverified) -> Failure {
 /// # Errors
 /// SIGNING_KEY_MISSING, or the database's.
 pub(super) async fn sign(
-    signer: Option<Signer<'_>>,
-    reader: &mut Reader,
-    signing: Signing,
-) -> Result<Signatures, Failure> {
+    signer: Option<DownSigner<'_>>,
+    reader: &mut PooledReader,
+    signing: SigningPlan,
+) -> Result<NewSignatures, Failure> {
     let Some(signer) = signer else {
         return Err(Failure::new(
             Reason::SigningKeyMissing,
@@ -157,7 +159,7 @@ pub(super) async fn sign(
              SCHEMAD_SIGNING_KEY_FILE)",
         ));
     };
-    let stored = |unsigned: &Unsigned| matches!(unsigned.script, StepScript::Ledger(..));
+    let stored = |unsigned: &UnsignedDown| matches!(unsigned.script, StepScript::Ledger(..));
     let wanted: Vec<Checksum> = signing
         .wanted
         .iter()
@@ -169,7 +171,7 @@ pub(super) async fn sign(
         .refused
         .into_iter()
         .map(|(version, why)| (version.to_string(), why.to_owned()));
-    let mut signatures = Signatures {
+    let mut signatures = NewSignatures {
         signed: Vec::new(),
         refused: refused.collect(),
     };
@@ -196,7 +198,7 @@ pub(super) async fn sign(
 fn stored_script(
     text: Option<String>,
     checksum: Checksum,
-    mode: Mode,
+    mode: ScriptMode,
 ) -> Result<Script, &'static str> {
     let sql = text.ok_or("schemad.scripts does not hold its text: somebody deleted it")?;
     if Checksum::of_script(&sql) == checksum {
@@ -213,15 +215,19 @@ fn stored_script(
 /// Vouches for what somebody named, what the binary itself carries, and what one of the keys signed
 /// before. Anything else may be what whoever can write the ledger put there, having taken the
 /// signature away, and is not signed with all the others.
-fn signature(signer: Signer<'_>, unsigned: &Unsigned, down: &Script) -> Result<Vec<u8>, String> {
+fn signature(
+    signer: DownSigner<'_>,
+    unsigned: &UnsignedDown,
+    down: &Script,
+) -> Result<Vec<u8>, String> {
     let verified = signer.verify(&unsigned.version, down, unsigned.mac.as_deref());
     let what = match verified {
         Err(what) if !unsigned.named && !unsigned.carried => what,
         _ => return Ok(signer.sign(&unsigned.version, down)),
     };
     let what = match what {
-        Unverified::Missing => "it has no signature",
-        Unverified::Wrong => "it has a signature that none of this daemon's keys made",
+        SignatureProblem::Missing => "it has no signature",
+        SignatureProblem::Wrong => "it has a signature that none of this daemon's keys made",
     };
     Err(format!(
         "{what}, and this daemon does not carry it ({}); read it, and name it to sign it all the \

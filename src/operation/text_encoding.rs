@@ -4,12 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use super::prepare::Step;
+use super::prepare::PreparedStep;
 use crate::{
     failure::{Failure, Reason},
     ledger::read,
-    migration::{Direction, Migration, Row, Script, Version, run_mode, set::Catalog},
-    postgres::pool::Reader,
+    migration::{Direction, Migration, MigrationRow, Script, Version, run_mode, set::MigrationSet},
+    postgres::pool::PooledReader,
     runtime::blocking,
     sql,
 };
@@ -17,12 +17,12 @@ use crate::{
 /// Refuses the steps when one of their scripts, or a down that the ledger would keep, has a
 /// character that the database cannot hold.
 pub(super) async fn check(
-    steps: &[Step],
-    reader: &mut Reader,
+    steps: &[PreparedStep],
+    reader: &mut PooledReader,
     encoding: &str,
     bytes: usize,
 ) -> Result<(), Failure> {
-    let files: Vec<File<'_>> = steps.iter().flat_map(of_step).collect();
+    let files: Vec<ScriptFile<'_>> = steps.iter().flat_map(of_step).collect();
     match unfit(&files, reader, encoding, bytes)
         .await?
         .into_iter()
@@ -38,12 +38,12 @@ pub(super) async fn check(
 /// # Errors
 /// The database's, or its loss.
 pub(crate) async fn unfit_pending(
-    catalog: &Catalog,
+    catalog: &MigrationSet,
     pending: &[Version],
-    reader: &mut Reader,
+    reader: &mut PooledReader,
     encoding: &str,
 ) -> Result<Vec<Failure>, Failure> {
-    let files: Vec<File<'_>> = pending
+    let files: Vec<ScriptFile<'_>> = pending
         .iter()
         .filter_map(|version| catalog.get(version))
         .flat_map(of_migration)
@@ -58,7 +58,7 @@ pub(crate) fn holds_everything(encoding: &str) -> bool {
 }
 
 /// A script, and whose it is.
-struct File<'a> {
+struct ScriptFile<'a> {
     version: &'a Version,
     name: &'a str,
     direction: Direction,
@@ -66,9 +66,9 @@ struct File<'a> {
 }
 
 /// What runs, and of an up what the ledger keeps for its way back.
-fn of_step(step: &Step) -> impl Iterator<Item = File<'_>> {
+fn of_step(step: &PreparedStep) -> impl Iterator<Item = ScriptFile<'_>> {
     let (version, name) = (&step.version, step.name.name.as_str());
-    let file = move |direction, script| File {
+    let file = move |direction, script| ScriptFile {
         version,
         name,
         direction,
@@ -81,9 +81,9 @@ fn of_step(step: &Step) -> impl Iterator<Item = File<'_>> {
     std::iter::once(file(step.name.direction, &step.script)).chain(down)
 }
 
-fn of_migration(migration: &Migration) -> impl Iterator<Item = File<'_>> {
+fn of_migration(migration: &Migration) -> impl Iterator<Item = ScriptFile<'_>> {
     let (version, name) = (&migration.version, migration.name.as_str());
-    let file = move |direction, script| File {
+    let file = move |direction, script| ScriptFile {
         version,
         name,
         direction,
@@ -99,8 +99,8 @@ fn of_migration(migration: &Migration) -> impl Iterator<Item = File<'_>> {
 /// What has a character that the database cannot hold, each with the first one's place; of one
 /// migration only the first file.
 async fn unfit(
-    files: &[File<'_>],
-    reader: &mut Reader,
+    files: &[ScriptFile<'_>],
+    reader: &mut PooledReader,
     encoding: &str,
     bytes: usize,
 ) -> Result<Vec<Failure>, Failure> {
@@ -126,8 +126,8 @@ async fn unfit(
 
 /// The characters of the files, and of their names, that the database cannot hold.
 async fn not_held(
-    files: &[File<'_>],
-    reader: &mut Reader,
+    files: &[ScriptFile<'_>],
+    reader: &mut PooledReader,
     bytes: usize,
 ) -> Result<BTreeSet<char>, Failure> {
     let texts = || files.iter().flat_map(|file| [file.name, &*file.script.sql]);
@@ -148,14 +148,14 @@ async fn not_held(
 /// # Errors
 /// The database's, or its loss.
 pub(super) async fn not_held_of(
-    adopted: &[(&Row, Option<&Migration>)],
-    reader: &mut Reader,
+    adopted: &[(&MigrationRow, Option<&Migration>)],
+    reader: &mut PooledReader,
     encoding: &str,
 ) -> Result<BTreeSet<char>, Failure> {
     if holds_everything(encoding) {
         return Ok(BTreeSet::new());
     }
-    let files: Vec<File<'_>> = adopted
+    let files: Vec<ScriptFile<'_>> = adopted
         .iter()
         .filter_map(|(_, migration)| *migration)
         .flat_map(of_migration)
@@ -165,7 +165,7 @@ pub(super) async fn not_held_of(
 }
 
 /// The first character of the file that the encoding does not have.
-fn first(file: &File<'_>, unknown: &BTreeSet<char>, encoding: &str) -> Option<Failure> {
+fn first(file: &ScriptFile<'_>, unknown: &BTreeSet<char>, encoding: &str) -> Option<Failure> {
     let sql = &*file.script.sql;
     let lacks = |character: char| {
         format!(

@@ -9,16 +9,16 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Event, Follower, Log, Operations, PlannedStep, StepName};
-use crate::operation::{events::beyond, registry::Inner};
+use super::{LogFollower, OperationEvent, OperationLog, Operations, PlannedStep, StepName};
+use crate::operation::{events::beyond, registry::OperationsInner};
 use crate::{
-    failure::{Failure, Kind, Reason},
+    failure::{Failure, FailureKind, Reason},
     ledger::{
-        Ending, Finished, State, control,
-        history::{self, Changes, StepChange},
+        FinishedOperation, OperationEnding, OperationState, control,
+        history::{self, OperationChanges, StepChange},
         step_activity::{self, StepActivity},
     },
-    postgres::activity::{Building, Waiting},
+    postgres::activity::{IndexProgress, LockWaiting},
 };
 
 /// How often another daemon's operation is looked at, for all its watchers together.
@@ -32,7 +32,7 @@ impl Operations {
     ///
     /// # Errors
     /// UNKNOWN_OPERATION, INVALID_SEQUENCE for one beyond the end, or the database's.
-    pub(crate) async fn watch(&self, id: Uuid, after: u64) -> Result<Follower, Failure> {
+    pub(crate) async fn watch(&self, id: Uuid, after: u64) -> Result<LogFollower, Failure> {
         let inner = &self.0;
         let log = match inner.log_of(id) {
             Some(log) => log,
@@ -45,15 +45,15 @@ impl Operations {
     }
 }
 
-impl Inner {
+impl OperationsInner {
     /// The log of an operation that is not this daemon's, shared by all its watchers; filled as far
     /// as the ledger is now.
-    async fn tailed(self: &Arc<Self>, id: Uuid) -> Result<Arc<Log>, Failure> {
+    async fn tailed(self: &Arc<Self>, id: Uuid) -> Result<Arc<OperationLog>, Failure> {
         if let Some(log) = self.tails().get(&id).and_then(Weak::upgrade) {
             return Ok(log);
         }
-        let log = Log::new();
-        let mut tail = Tail::default();
+        let log = OperationLog::new();
+        let mut tail = LedgerReplay::default();
         let mut reader = self.pool.get().await?;
         let first = history::changes(&mut reader, id, 0)
             .await?
@@ -81,12 +81,12 @@ impl Inner {
         Ok(log)
     }
 
-    fn tails(&self) -> MutexGuard<'_, HashMap<Uuid, Weak<Log>>> {
+    fn tails(&self) -> MutexGuard<'_, HashMap<Uuid, Weak<OperationLog>>> {
         self.tails.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes on telling until the operation ends or nobody listens.
-    async fn tail(&self, id: Uuid, mut tail: Tail, log: &Weak<Log>) {
+    async fn tail(&self, id: Uuid, mut tail: LedgerReplay, log: &Weak<OperationLog>) {
         loop {
             tokio::time::sleep(POLL).await;
             let Some(log) = log.upgrade() else { return };
@@ -94,7 +94,7 @@ impl Inner {
                 Ok(None) => {}
                 Ok(Some(_)) => return log.close(Ok(())),
                 // While the database is away nothing happens to the operation that could be told.
-                Err(failure) if failure.reason.kind() == Kind::Unavailable => {}
+                Err(failure) if failure.reason.kind() == FailureKind::Unavailable => {}
                 Err(failure) => return log.close(Err(failure)),
             }
         }
@@ -103,7 +103,7 @@ impl Inner {
 
 /// What was told of an operation from the ledger.
 #[derive(Default)]
-pub(super) struct Tail {
+pub(super) struct LedgerReplay {
     accepted: bool,
     planned: bool,
     steps: Vec<StepChange>,
@@ -113,19 +113,19 @@ pub(super) struct Tail {
     /// When the session that runs it was looked at last.
     looked: Option<Instant>,
     /// What it waited for then.
-    waiting: Option<Waiting>,
+    waiting: Option<LockWaiting>,
     /// And which index it built.
-    building: Option<Building>,
+    building: Option<IndexProgress>,
 }
 
-impl Tail {
+impl LedgerReplay {
     /// Reads what changed and tells it. Returns how the operation ended, once it has.
     pub(super) async fn advance(
         &mut self,
-        inner: &Inner,
+        inner: &OperationsInner,
         id: Uuid,
-        log: &Log,
-    ) -> Result<Option<Ending>, Failure> {
+        log: &OperationLog,
+    ) -> Result<Option<OperationEnding>, Failure> {
         let mut reader = inner.pool.get().await?;
         let seen = if self.planned { self.done } else { 0 };
         let changes = history::changes(&mut reader, id, seen)
@@ -148,7 +148,7 @@ impl Tail {
 
     /// Tells what the running step waits for, each time that somebody else is in the way, and how
     /// far an index build is.
-    fn tell_activity(&mut self, activity: StepActivity, log: &Log) {
+    fn tell_activity(&mut self, activity: StepActivity, log: &OperationLog) {
         let StepActivity {
             version,
             waiting,
@@ -161,7 +161,7 @@ impl Tail {
                 .as_ref()
                 .is_some_and(|told| told.is_for_the_same(waiting))
         {
-            log.push(Event::Waiting {
+            log.push(OperationEvent::Waiting {
                 version: version.clone(),
                 waiting: waiting.clone(),
                 waited,
@@ -170,7 +170,7 @@ impl Tail {
         if let Some(building) = &building
             && self.building.as_ref() != Some(building)
         {
-            log.push(Event::Progress {
+            log.push(OperationEvent::Progress {
                 version,
                 building: building.clone(),
             });
@@ -178,8 +178,8 @@ impl Tail {
         (self.waiting, self.building) = (waiting, building);
     }
 
-    fn tell(&mut self, changes: Changes, log: &Log) -> Option<Ending> {
-        let Changes {
+    fn tell(&mut self, changes: OperationChanges, log: &OperationLog) -> Option<OperationEnding> {
+        let OperationChanges {
             operation,
             steps,
             planned,
@@ -189,7 +189,7 @@ impl Tail {
             let (kind, request_id) = (operation.kind.clone(), operation.request_id.clone());
             log.push_at(
                 operation.created_at,
-                Event::Accepted {
+                OperationEvent::Accepted {
                     kind,
                     request_id,
                     repeated: false,
@@ -217,7 +217,7 @@ impl Tail {
             };
             log.push_at(
                 at,
-                Event::Planned {
+                OperationEvent::Planned {
                     steps: steps.iter().map(plan).collect(),
                     warnings: planned.warnings,
                 },
@@ -226,20 +226,20 @@ impl Tail {
         for step in &steps {
             let Some((at, took)) = step.done else { break };
             self.done = step.ordinal;
-            log.push_at(at, Event::StepDone(self.name(step), took));
+            log.push_at(at, OperationEvent::StepDone(self.name(step), took));
         }
-        let state = State::parse(&operation.state).unwrap_or(State::Failed);
-        if matches!(state, State::Pending | State::Running) {
+        let state = OperationState::parse(&operation.state).unwrap_or(OperationState::Failed);
+        if matches!(state, OperationState::Pending | OperationState::Running) {
             if let Some(next) = self.steps.get(self.done)
                 && self.started <= self.done
             {
                 self.started = self.done + 1;
-                log.push(Event::StepStarted(self.name(next)));
+                log.push(OperationEvent::StepStarted(self.name(next)));
             }
             return None;
         }
-        let ending = ending.unwrap_or_else(|| Ending {
-            finished: Finished::default(),
+        let ending = ending.unwrap_or_else(|| OperationEnding {
+            finished: FinishedOperation::default(),
             failure: Some(
                 Failure::new(
                     Reason::Internal,
@@ -250,7 +250,10 @@ impl Tail {
         });
         let failure = ending.failure.clone();
         let at = operation.finished_at.unwrap_or(operation.created_at);
-        log.push_at(at, Event::Finished(state, ending.finished.clone(), failure));
+        log.push_at(
+            at,
+            OperationEvent::Finished(state, ending.finished.clone(), failure),
+        );
         Some(ending)
     }
 

@@ -8,31 +8,31 @@ use std::{
 
 use crate::{
     migration::Version,
-    transport::quota::{Client, Room},
+    transport::quota::{Quota, QuotaKey},
 };
 
 /// The watches of one daemon.
 #[derive(Clone, Debug)]
-pub(crate) struct Watchers {
-    watched: Arc<Mutex<Watched>>,
+pub(crate) struct VersionWatchers {
+    watched: Arc<Mutex<WatchedVersions>>,
     daemon: Arc<str>,
 }
 
 #[derive(Debug, Default)]
-struct Watched {
-    versions: BTreeMap<Version, Watches>,
+struct WatchedVersions {
+    versions: BTreeMap<Version, WatchCount>,
     /// How many of which version each client has.
-    of: HashMap<Client, HashMap<Version, usize>>,
+    of: HashMap<QuotaKey, HashMap<Version, usize>>,
 }
 
 /// The watches of one version.
 #[derive(Debug, Default)]
-struct Watches {
+struct WatchCount {
     all: usize,
     strangers: usize,
 }
 
-impl Watchers {
+impl VersionWatchers {
     /// No watches yet. Two daemons may have one host name and process id (containers do), so a
     /// random part tells them apart.
     pub(crate) fn new(daemon: &str) -> Self {
@@ -49,7 +49,12 @@ impl Watchers {
 
     /// A client watches this version until the guard is dropped. `None`: it is one more different
     /// version than there is `room` for.
-    pub(crate) fn enter(&self, client: Client, version: Version, room: Room) -> Option<Guard> {
+    pub(crate) fn enter(
+        &self,
+        client: QuotaKey,
+        version: Version,
+        room: Quota,
+    ) -> Option<WatchGuard> {
         let mut watched = self.watched();
         if !watched.has_room(&client, &version, room) {
             return None;
@@ -63,7 +68,7 @@ impl Watchers {
             .or_default()
             .entry(version.clone())
             .or_default() += 1;
-        Some(Guard {
+        Some(WatchGuard {
             watchers: self.clone(),
             client,
             version,
@@ -87,13 +92,13 @@ impl Watchers {
             .map_or(0, |watches| watches.strangers)
     }
 
-    fn watched(&self) -> MutexGuard<'_, Watched> {
+    fn watched(&self) -> MutexGuard<'_, WatchedVersions> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watched {
-    fn has_room(&self, client: &Client, version: &Version, room: Room) -> bool {
+impl WatchedVersions {
+    fn has_room(&self, client: &QuotaKey, version: &Version, room: Quota) -> bool {
         let own = self.of.get(client);
         if own.is_some_and(|own| own.len() >= room.each && !own.contains_key(version)) {
             return false;
@@ -113,7 +118,7 @@ impl Watched {
         !new_to_strangers || strangers() < room.of_strangers()
     }
 
-    fn leave(&mut self, client: &Client, version: &Version) {
+    fn leave(&mut self, client: &QuotaKey, version: &Version) {
         if let Some(watches) = self.versions.get_mut(version) {
             watches.all -= 1;
             watches.strangers -= usize::from(client.is_stranger());
@@ -138,13 +143,13 @@ impl Watched {
 
 /// One client's watch.
 #[derive(Debug)]
-pub(crate) struct Guard {
-    watchers: Watchers,
-    client: Client,
+pub(crate) struct WatchGuard {
+    watchers: VersionWatchers,
+    client: QuotaKey,
     version: Version,
 }
 
-impl Drop for Guard {
+impl Drop for WatchGuard {
     fn drop(&mut self) {
         self.watchers.watched().leave(&self.client, &self.version);
     }
@@ -160,8 +165,14 @@ mod tests {
 
     #[test]
     fn watches_are_counted_while_they_last() {
-        let watchers = Watchers::new("d");
-        let enter = |n| watchers.enter(Client::Address(None), version(n), Room { each: 1, all: 1 });
+        let watchers = VersionWatchers::new("d");
+        let enter = |n| {
+            watchers.enter(
+                QuotaKey::Address(None),
+                version(n),
+                Quota { each: 1, all: 1 },
+            )
+        };
         let (one, two) = (enter(1), enter(1));
         assert_eq!(watchers.count().get(&version(1)), Some(&2));
         assert!(enter(2).is_none());
@@ -173,10 +184,10 @@ mod tests {
 
     #[test]
     fn names_are_for_each_for_strangers_and_for_all_and_come_back() {
-        let watchers = Watchers::new("d");
-        let room = Room { each: 3, all: 5 };
-        let stranger = |host: u8| Client::Stranger(Some([127, 0, 0, host].into()));
-        let known = || Client::Principal("a".into());
+        let watchers = VersionWatchers::new("d");
+        let room = Quota { each: 3, all: 5 };
+        let stranger = |host: u8| QuotaKey::Stranger(Some([127, 0, 0, host].into()));
+        let known = || QuotaKey::Principal("a".into());
         let enter = |client, n| watchers.enter(client, version(n), room);
         let own: Vec<_> = (0..3).map(|n| enter(stranger(1), n).unwrap()).collect();
         assert!(enter(stranger(1), 3).is_none() && enter(stranger(1), 2).is_some());

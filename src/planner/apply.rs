@@ -3,17 +3,17 @@
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use super::{
-    Plan, Refusal, Step, StepScript,
+    PlanRefusal, PlannerStep, StepPlan, StepScript,
     journal::half_applied_elsewhere,
-    state::{Newer, blocked},
+    state::{NewerVersions, blocked},
 };
-use crate::migration::{Checksum, Direction, Migration, Row, Version, set::Catalog};
+use crate::migration::{Checksum, Direction, Migration, MigrationRow, Version, set::MigrationSet};
 
 /// What to apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Apply {
+pub struct ApplyRequest {
     /// How far.
-    pub target: Target,
+    pub target: ApplyTarget,
     /// Also what is older than something applied.
     pub allow_out_of_order: bool,
     /// Refuse unless exactly this set is embedded.
@@ -22,7 +22,7 @@ pub struct Apply {
 
 /// How far to apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Target {
+pub enum ApplyTarget {
     /// Everything pending.
     #[default]
     All,
@@ -35,23 +35,24 @@ pub enum Target {
 /// Plans an Apply.
 ///
 /// # Errors
-/// A [`Refusal`]: set mismatch, unknown target, an edited up, or a pending migration out of order.
+/// A [`PlanRefusal`]: set mismatch, unknown target, an edited up, or a pending migration out of
+/// order.
 pub(crate) fn plan_apply(
-    catalog: &Catalog,
-    rows: &[Row],
-    request: &Apply,
-) -> Result<Plan, Refusal> {
+    catalog: &MigrationSet,
+    rows: &[MigrationRow],
+    request: &ApplyRequest,
+) -> Result<StepPlan, PlanRefusal> {
     expect_set(catalog, request)?;
-    let applied: BTreeMap<&Version, &Row> = rows
+    let applied: BTreeMap<&Version, &MigrationRow> = rows
         .iter()
         .filter(|row| row.is_applied())
         .map(|row| (&row.version, row))
         .collect();
-    if let Target::To(version) = &request.target
+    if let ApplyTarget::To(version) = &request.target
         && catalog.get(version).is_none()
         && !applied.contains_key(version)
     {
-        return Err(Refusal::UnknownVersion(version.clone()));
+        return Err(PlanRefusal::UnknownVersion(version.clone()));
     }
     if let Some(refusal) = blocked(catalog, rows).next() {
         return Err(refusal);
@@ -59,11 +60,11 @@ pub(crate) fn plan_apply(
 
     let pending = catalog.iter().filter(|m| !applied.contains_key(&m.version));
     let chosen: Vec<&Migration> = match &request.target {
-        Target::All => pending.collect(),
-        Target::To(version) => pending.take_while(|m| m.version <= *version).collect(),
-        Target::Steps(steps) => pending.take(steps.get()).collect(),
+        ApplyTarget::All => pending.collect(),
+        ApplyTarget::To(version) => pending.take_while(|m| m.version <= *version).collect(),
+        ApplyTarget::Steps(steps) => pending.take(steps.get()).collect(),
     };
-    let newer = Newer::new(catalog, &applied);
+    let newer = NewerVersions::new(catalog, &applied);
     if !request.allow_out_of_order
         && let Some(refusal) = chosen.iter().find_map(|m| newer.out_of_order(m))
     {
@@ -83,32 +84,35 @@ pub(crate) fn plan_apply(
              is an older one"
         )],
     };
-    Ok(Plan {
+    Ok(StepPlan {
         steps: chosen.into_iter().map(up).collect(),
         warnings,
-        ..Plan::default()
+        ..StepPlan::default()
     })
 }
 
 /// Refuses another set than the embedded one, which needs no database to know.
 ///
 /// # Errors
-/// [`Refusal::SetMismatch`].
-pub(crate) fn expect_set(catalog: &Catalog, request: &Apply) -> Result<(), Refusal> {
+/// [`PlanRefusal::SetMismatch`].
+pub(crate) fn expect_set(
+    catalog: &MigrationSet,
+    request: &ApplyRequest,
+) -> Result<(), PlanRefusal> {
     match request
         .expected_set
         .filter(|expected| *expected != catalog.digest())
     {
         None => Ok(()),
-        Some(expected) => Err(Refusal::SetMismatch {
+        Some(expected) => Err(PlanRefusal::SetMismatch {
             expected,
             actual: catalog.digest(),
         }),
     }
 }
 
-fn up(migration: &Migration) -> Step {
-    Step {
+fn up(migration: &Migration) -> PlannerStep {
+    PlannerStep {
         version: migration.version.clone(),
         name: migration.name.clone(),
         direction: Direction::Up,

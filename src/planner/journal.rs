@@ -1,15 +1,17 @@
 //! Scripts that are not one transaction and ended before their last statement: what may go on, and
 //! what has to wait for a person.
 
-use super::{Refusal, refusal::Sent};
+use super::{PlanRefusal, refusal::SentStatement};
 use crate::{
-    migration::{Checksum, Direction, Journal, Row, run_mode::Part, set::Catalog},
+    migration::{
+        Checksum, Direction, JournalRecord, MigrationRow, run_mode::JournalPart, set::MigrationSet,
+    },
     sql::{self, Statement},
 };
 
 /// Where a script goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Resume {
+pub(crate) struct ResumePoint {
     /// The step that began it, in the ledger.
     pub step: Option<i64>,
     /// Parts that are done.
@@ -19,10 +21,10 @@ pub(crate) struct Resume {
 }
 
 /// Refuses to plan anything while nobody knows what a statement did.
-pub(super) fn in_doubt(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+pub(super) fn in_doubt(rows: &[MigrationRow]) -> impl Iterator<Item = PlanRefusal> + '_ {
     journals(rows)
         .filter(|(_, journal)| journal.running.as_ref().is_some_and(|part| part.in_doubt))
-        .map(|(row, journal)| Refusal::InDoubt {
+        .map(|(row, journal)| PlanRefusal::InDoubt {
             version: row.version.clone(),
             direction: journal.direction,
             statement: journal.done.len() + 1,
@@ -32,7 +34,7 @@ pub(super) fn in_doubt(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
 }
 
 /// The statement that was sent, in the script as it was then; the binary's may have changed since.
-fn sent(journal: &Journal) -> Option<Sent> {
+fn sent(journal: &JournalRecord) -> Option<SentStatement> {
     let script = journal.script.as_deref()?;
     let unit = sql::units(script)
         .ok()?
@@ -44,7 +46,7 @@ fn sent(journal: &Journal) -> Option<Sent> {
         .as_ref()
         .filter(|running| running.checksum == checksum)?;
     let place = sql::place(script, sql::nth_character(script, unit.body.start));
-    Some(Sent {
+    Some(SentStatement {
         file: journal.direction.file(&journal.name),
         place,
         statement: unit.statements_before + 1,
@@ -86,7 +88,7 @@ fn look(statement: &Statement<'_>) -> String {
 
 /// A statement for an index that failed, when the script has something else in its place now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Earlier {
+pub(crate) struct AbandonedIndex {
     /// The step that has its row in the journal.
     pub step: i64,
     /// The parts before it.
@@ -102,7 +104,11 @@ pub(crate) struct Earlier {
 }
 
 /// The statement for an index that failed and was mended away.
-pub(crate) fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -> Option<Earlier> {
+pub(crate) fn earlier(
+    row: Option<&MigrationRow>,
+    direction: Direction,
+    parts: &[JournalPart],
+) -> Option<AbandonedIndex> {
     let journal = row?
         .journal
         .as_ref()
@@ -135,7 +141,7 @@ pub(crate) fn earlier(row: Option<&Row>, direction: Direction, parts: &[Part]) -
                 .to_owned(),
         ),
     };
-    Some(Earlier {
+    Some(AbandonedIndex {
         step,
         done,
         settings,
@@ -162,7 +168,7 @@ fn search_path(settings: &[Statement<'_>]) -> String {
 }
 
 /// The Diesel table says that a script is through which the journal says is not.
-pub(crate) fn is_contradicted(row: &Row) -> bool {
+pub(crate) fn is_contradicted(row: &MigrationRow) -> bool {
     row.journal.as_ref().is_some_and(|journal| {
         let has_begun = !journal.done.is_empty() || journal.running.is_some();
         has_begun
@@ -174,10 +180,10 @@ pub(crate) fn is_contradicted(row: &Row) -> bool {
 }
 
 /// The migrations of which nobody knows whether they are wholly applied, or reverted.
-pub(super) fn contradicted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+pub(super) fn contradicted(rows: &[MigrationRow]) -> impl Iterator<Item = PlanRefusal> + '_ {
     journals(rows)
         .filter(|(row, _)| is_contradicted(row))
-        .map(|(row, journal)| Refusal::Contradicted {
+        .map(|(row, journal)| PlanRefusal::Contradicted {
             version: row.version.clone(),
             direction: journal.direction,
             done: journal.done.len(),
@@ -185,22 +191,22 @@ pub(super) fn contradicted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
 }
 
 /// The migrations that are half rolled back; only rolling back goes on from there.
-pub(super) fn half_reverted(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+pub(super) fn half_reverted(rows: &[MigrationRow]) -> impl Iterator<Item = PlanRefusal> + '_ {
     journals(rows)
         .filter(|(row, journal)| row.is_applied() && journal.direction == Direction::Down)
-        .map(|(row, journal)| Refusal::HalfReverted {
+        .map(|(row, journal)| PlanRefusal::HalfReverted {
             version: row.version.clone(),
             done: journal.done.len(),
         })
 }
 
 /// The migrations that are half applied; nothing they stand on may go.
-pub(super) fn half_applied(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
+pub(super) fn half_applied(rows: &[MigrationRow]) -> impl Iterator<Item = PlanRefusal> + '_ {
     journals(rows)
         .filter(|(row, journal)| {
             !row.is_applied() && journal.direction == Direction::Up && !journal.done.is_empty()
         })
-        .map(|(row, journal)| Refusal::HalfApplied {
+        .map(|(row, journal)| PlanRefusal::HalfApplied {
             version: row.version.clone(),
             done: journal.done.len(),
         })
@@ -209,18 +215,18 @@ pub(super) fn half_applied(rows: &[Row]) -> impl Iterator<Item = Refusal> + '_ {
 /// The migrations that are half applied and that this binary does not carry, so it cannot go on
 /// with them.
 pub(super) fn half_applied_elsewhere<'a>(
-    catalog: &'a Catalog,
-    rows: &'a [Row],
-) -> impl Iterator<Item = Refusal> + 'a {
+    catalog: &'a MigrationSet,
+    rows: &'a [MigrationRow],
+) -> impl Iterator<Item = PlanRefusal> + 'a {
     half_applied(rows).filter_map(|refusal| match refusal {
-        Refusal::HalfApplied { version, done } if catalog.get(&version).is_none() => {
-            Some(Refusal::HalfAppliedElsewhere { version, done })
+        PlanRefusal::HalfApplied { version, done } if catalog.get(&version).is_none() => {
+            Some(PlanRefusal::HalfAppliedElsewhere { version, done })
         }
         _ => None,
     })
 }
 
-fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
+fn journals(rows: &[MigrationRow]) -> impl Iterator<Item = (&MigrationRow, &JournalRecord)> {
     rows.iter()
         .filter_map(|row| Some((row, row.journal.as_ref()?)))
 }
@@ -228,13 +234,13 @@ fn journals(rows: &[Row]) -> impl Iterator<Item = (&Row, &Journal)> {
 /// Where a script with these parts goes on. A part that is not done yet may have been mended.
 ///
 /// # Errors
-/// [`Refusal::JournalDiffers`] when a part that ran is no longer what it was,
-/// [`Refusal::JournalWithoutParts`] when the script is to run in one transaction now.
+/// [`PlanRefusal::JournalDiffers`] when a part that ran is no longer what it was,
+/// [`PlanRefusal::JournalWithoutParts`] when the script is to run in one transaction now.
 pub(crate) fn resume(
-    row: Option<&Row>,
+    row: Option<&MigrationRow>,
     direction: Direction,
-    parts: &[Part],
-) -> Result<Resume, Refusal> {
+    parts: &[JournalPart],
+) -> Result<ResumePoint, PlanRefusal> {
     let Some((row, journal)) = row.and_then(|row| {
         Some((
             row,
@@ -243,7 +249,7 @@ pub(crate) fn resume(
                 .filter(|journal| journal.direction == direction)?,
         ))
     }) else {
-        return Ok(Resume::default());
+        return Ok(ResumePoint::default());
     };
     let running = journal.running.as_ref().map(|part| &part.checksum);
     let differs = journal
@@ -253,14 +259,14 @@ pub(crate) fn resume(
         .enumerate()
         .find(|(n, ran)| parts.get(*n).map(|(checksum, _)| checksum) != Some(ran));
     match differs {
-        Some(_) if parts.is_empty() => Err(Refusal::JournalWithoutParts {
+        Some(_) if parts.is_empty() => Err(PlanRefusal::JournalWithoutParts {
             version: row.version.clone(),
         }),
-        Some((n, _)) => Err(Refusal::JournalDiffers {
+        Some((n, _)) => Err(PlanRefusal::JournalDiffers {
             version: row.version.clone(),
             statement: n + 1,
         }),
-        None => Ok(Resume {
+        None => Ok(ResumePoint {
             step: Some(journal.step),
             done: journal.done.len(),
             interrupted: journal.running.is_some(),
@@ -273,7 +279,7 @@ mod tests {
     use super::*;
     use crate::migration::{RunningPart, TriedPart};
 
-    fn row(done: &[&str], running: Option<(&str, bool)>) -> Row {
+    fn row(done: &[&str], running: Option<(&str, bool)>) -> MigrationRow {
         let running = running.map(|(checksum, in_doubt)| RunningPart {
             checksum: checksum.into(),
             in_doubt,
@@ -281,7 +287,7 @@ mod tests {
         });
         let done = done.iter().map(|c| (*c).to_owned()).collect();
         let (tried, script) = (None, None);
-        let journal = Journal {
+        let journal = JournalRecord {
             step: 7,
             direction: Direction::Up,
             name: "1_a".into(),
@@ -290,7 +296,7 @@ mod tests {
             tried,
             script,
         };
-        Row {
+        MigrationRow {
             version: "1".parse().unwrap(),
             run_on: None,
             recorded: None,
@@ -298,7 +304,7 @@ mod tests {
         }
     }
 
-    fn parts(parts: &[&str]) -> Vec<Part> {
+    fn parts(parts: &[&str]) -> Vec<JournalPart> {
         parts
             .iter()
             .map(|p| ((*p).to_owned(), "transaction"))
@@ -307,9 +313,10 @@ mod tests {
 
     #[test]
     fn a_script_goes_on_after_what_is_done() {
-        let go_on = |row: &Row, given: &[&str]| resume(Some(row), Direction::Up, &parts(given));
+        let go_on =
+            |row: &MigrationRow, given: &[&str]| resume(Some(row), Direction::Up, &parts(given));
         let expected = |done, interrupted| {
-            Ok(Resume {
+            Ok(ResumePoint {
                 step: Some(7),
                 done,
                 interrupted,
@@ -329,21 +336,24 @@ mod tests {
         );
         assert_eq!(
             resume(Some(&row(&["a"], None)), Direction::Down, &parts(&["x"])),
-            Ok(Resume::default())
+            Ok(ResumePoint::default())
         );
         assert_eq!(
             resume(None, Direction::Up, &parts(&["x"])),
-            Ok(Resume::default())
+            Ok(ResumePoint::default())
         );
     }
 
     #[test]
     fn what_ran_may_not_have_changed() {
-        let statement =
-            |row: &Row, given: &[&str]| match resume(Some(row), Direction::Up, &parts(given)) {
-                Err(Refusal::JournalDiffers { statement, .. }) => statement,
-                other => panic!("{other:?}"),
-            };
+        let statement = |row: &MigrationRow, given: &[&str]| match resume(
+            Some(row),
+            Direction::Up,
+            &parts(given),
+        ) {
+            Err(PlanRefusal::JournalDiffers { statement, .. }) => statement,
+            other => panic!("{other:?}"),
+        };
         assert_eq!(statement(&row(&["a", "b"], None), &["a", "x"]), 2);
         assert_eq!(statement(&row(&["a", "b"], None), &["a"]), 2);
         assert_eq!(statement(&row(&[], Some(("a", false))), &["x"]), 1);
@@ -361,7 +371,7 @@ mod tests {
         let script = "SELECT 1;\n  CALL app.work(1);";
         let running = Checksum::of_script("CALL app.work(1)").to_string();
         let mut rows = [row(&["a"], Some((&running, true)))];
-        let refusal = |rows: &[Row]| in_doubt(rows).next().unwrap().to_string();
+        let refusal = |rows: &[MigrationRow]| in_doubt(rows).next().unwrap().to_string();
         assert!(
             refusal(&rows).contains("part 2 of the up of migration 1 was sent"),
             "{}",
@@ -390,12 +400,13 @@ mod tests {
         journal.script = Some(format!(
             "SET search_path = app; SET ROLE other; SELECT 1; {build};"
         ));
-        let of = |row: &Row, parts: &[Part]| earlier(Some(row), Direction::Up, parts);
+        let of =
+            |row: &MigrationRow, parts: &[JournalPart]| earlier(Some(row), Direction::Up, parts);
         let (settings, sql) = (
             "SET search_path = pg_catalog, \"app\";\n".to_owned(),
             build.to_owned(),
         );
-        let expected = Earlier {
+        let expected = AbandonedIndex {
             step: 7,
             done: 1,
             settings,

@@ -4,14 +4,14 @@ use std::fmt;
 
 use crate::{
     failure::{Failure, Reason},
-    migration::{Checksum, Direction, Version, signature::Unverified},
-    planner::Outcome,
-    sql::Place,
+    migration::{Checksum, Direction, Version, signature::SignatureProblem},
+    planner::ResolveOutcome,
+    sql::TextPosition,
 };
 
 /// A plan that is not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum PlanRefusal {
     /// Nobody knows this version.
     #[error("version {0} is unknown to this daemon and to the database")]
     UnknownVersion(Version),
@@ -138,7 +138,7 @@ pub enum Refusal {
         /// The server has answered that it failed.
         failed: bool,
         /// What was sent, where the ledger has its text.
-        sent: Option<Box<Sent>>,
+        sent: Option<Box<SentStatement>>,
     },
     /// A script that ended before its last statement, and the Diesel table says that it is through.
     #[error("migration {version} {}", contradiction(*.direction, *.done))]
@@ -232,7 +232,7 @@ pub enum Refusal {
         /// Which.
         version: Version,
         /// How it was to be settled.
-        outcome: Outcome,
+        outcome: ResolveOutcome,
         /// What there is.
         instead: &'static str,
     },
@@ -246,7 +246,7 @@ pub enum Refusal {
         /// Which.
         version: Version,
         /// What is wrong.
-        unverified: Unverified,
+        unverified: SignatureProblem,
     },
     /// Two downs.
     #[error(
@@ -265,7 +265,7 @@ pub enum Refusal {
 }
 
 /// What happened to a statement in doubt, and what to look for.
-fn doubt(sent: Option<&Sent>, failed: bool) -> String {
+fn doubt(sent: Option<&SentStatement>, failed: bool) -> String {
     let happened = if failed {
         "failed outside a transaction, and may have committed a part of its work before"
     } else {
@@ -307,11 +307,11 @@ fn contradiction(direction: Direction, done: usize) -> String {
 
 /// A statement that was sent outside a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub struct SentStatement {
     /// The file it stood in.
     pub file: String,
     /// Where.
-    pub place: Place,
+    pub place: TextPosition,
     /// From 1.
     pub statement: usize,
     /// Of so many.
@@ -324,11 +324,11 @@ pub struct Sent {
     pub look: String,
 }
 
-impl fmt::Display for Sent {
+impl fmt::Display for SentStatement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             file,
-            place: Place { line, column },
+            place: TextPosition { line, column },
             statement,
             statements,
             ..
@@ -340,7 +340,7 @@ impl fmt::Display for Sent {
     }
 }
 
-impl Sent {
+impl SentStatement {
     fn told_in(self, failure: Failure) -> Failure {
         let (source, column) = self.excerpt;
         let meaning = format!(
@@ -365,49 +365,51 @@ impl Sent {
     }
 }
 
-impl Refusal {
+impl PlanRefusal {
     /// How Resolve can settle it.
-    fn outcomes(&self) -> &'static [Outcome] {
+    fn outcomes(&self) -> &'static [ResolveOutcome] {
         match self {
-            Self::Edited { .. } => &[Outcome::Accept],
-            Self::DieselTableLost { .. } => &[Outcome::RestoreTable, Outcome::NothingApplied],
-            Self::InDoubt { .. } => &Outcome::OF_A_DOUBT,
-            Self::Contradicted { .. } => &[Outcome::Applied],
+            Self::Edited { .. } => &[ResolveOutcome::Accept],
+            Self::DieselTableLost { .. } => {
+                &[ResolveOutcome::RestoreTable, ResolveOutcome::NothingApplied]
+            }
+            Self::InDoubt { .. } => &ResolveOutcome::OF_A_DOUBT,
+            Self::Contradicted { .. } => &[ResolveOutcome::Applied],
             Self::HalfReverted { .. }
             | Self::HalfApplied { .. }
             | Self::HalfAppliedElsewhere { .. }
             | Self::JournalWithoutParts { .. }
-            | Self::JournalDiffers { .. } => &[Outcome::StartOver],
+            | Self::JournalDiffers { .. } => &[ResolveOutcome::StartOver],
             _ => &[],
         }
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
+impl From<PlanRefusal> for Failure {
+    fn from(refusal: PlanRefusal) -> Self {
         let (message, outcomes) = (refusal.to_string(), refusal.outcomes());
         let failure = |reason| {
             let failure = Self::new(reason, message);
             if outcomes.is_empty() {
                 failure
             } else {
-                failure.with("resolve", Outcome::list(outcomes))
+                failure.with("resolve", ResolveOutcome::list(outcomes))
             }
         };
         match refusal {
-            Refusal::UnknownVersion(version) => {
+            PlanRefusal::UnknownVersion(version) => {
                 failure(Reason::UnknownVersion).with("version", version)
             }
-            Refusal::OutOfOrder { pending, applied } => failure(Reason::OutOfOrder)
+            PlanRefusal::OutOfOrder { pending, applied } => failure(Reason::OutOfOrder)
                 .with("version", pending)
                 .with("applied", applied),
-            Refusal::ForeignSet { pending, applied } => failure(Reason::ForeignSet)
+            PlanRefusal::ForeignSet { pending, applied } => failure(Reason::ForeignSet)
                 .with("version", pending)
                 .with("applied", applied),
-            Refusal::UnknownNewer { pending, applied } => failure(Reason::UnknownNewer)
+            PlanRefusal::UnknownNewer { pending, applied } => failure(Reason::UnknownNewer)
                 .with("version", pending)
                 .with("applied", applied),
-            Refusal::Edited {
+            PlanRefusal::Edited {
                 version,
                 recorded,
                 embedded,
@@ -415,21 +417,23 @@ impl From<Refusal> for Failure {
                 .with("version", version)
                 .with("recorded_checksum", recorded)
                 .with("embedded_checksum", embedded),
-            Refusal::SetMismatch { expected, actual } => failure(Reason::SetMismatch)
+            PlanRefusal::SetMismatch { expected, actual } => failure(Reason::SetMismatch)
                 .with("expected", expected)
                 .with("embedded", actual),
-            Refusal::DieselTableLost { listed } => {
+            PlanRefusal::DieselTableLost { listed } => {
                 failure(Reason::DieselTableLost).with("listed", listed)
             }
-            Refusal::TableNotLost => failure(Reason::NothingToResolve),
-            Refusal::NotApplied(version) => failure(Reason::NotApplied).with("version", version),
-            Refusal::TooFewApplied { applied, asked } => failure(Reason::TooFewApplied)
+            PlanRefusal::TableNotLost => failure(Reason::NothingToResolve),
+            PlanRefusal::NotApplied(version) => {
+                failure(Reason::NotApplied).with("version", version)
+            }
+            PlanRefusal::TooFewApplied { applied, asked } => failure(Reason::TooFewApplied)
                 .with("applied", applied)
                 .with("asked", asked),
-            Refusal::Irreversible { version, .. } => {
+            PlanRefusal::Irreversible { version, .. } => {
                 failure(Reason::Irreversible).with("version", version)
             }
-            Refusal::InUse {
+            PlanRefusal::InUse {
                 version,
                 clients,
                 strangers,
@@ -437,10 +441,10 @@ impl From<Refusal> for Failure {
                 .with("version", version)
                 .with("clients", clients)
                 .with("strangers", strangers),
-            Refusal::NothingToResolve { version, .. } => {
+            PlanRefusal::NothingToResolve { version, .. } => {
                 failure(Reason::NothingToResolve).with("version", version)
             }
-            Refusal::InDoubt {
+            PlanRefusal::InDoubt {
                 version,
                 statement,
                 sent,
@@ -454,38 +458,38 @@ impl From<Refusal> for Failure {
                     None => failure,
                 }
             }
-            Refusal::JournalWithoutParts { version } => {
+            PlanRefusal::JournalWithoutParts { version } => {
                 failure(Reason::JournalDiffers).with("version", version)
             }
-            Refusal::HalfApplied { version, .. }
-            | Refusal::HalfAppliedElsewhere { version, .. } => {
+            PlanRefusal::HalfApplied { version, .. }
+            | PlanRefusal::HalfAppliedElsewhere { version, .. } => {
                 failure(Reason::HalfApplied).with("version", version)
             }
-            Refusal::Contradicted {
+            PlanRefusal::Contradicted {
                 version,
                 direction: Direction::Up,
                 ..
             } => failure(Reason::HalfApplied).with("version", version),
-            Refusal::Contradicted {
+            PlanRefusal::Contradicted {
                 version,
                 direction: Direction::Down,
                 ..
             } => failure(Reason::HalfReverted).with("version", version),
-            Refusal::HalfReverted { version, .. } => {
+            PlanRefusal::HalfReverted { version, .. } => {
                 failure(Reason::HalfReverted).with("version", version)
             }
-            Refusal::JournalDiffers {
+            PlanRefusal::JournalDiffers {
                 version, statement, ..
             } => failure(Reason::JournalDiffers)
                 .with("version", version)
                 .with("part", statement),
-            Refusal::SignatureInvalid {
+            PlanRefusal::SignatureInvalid {
                 version,
                 unverified,
             } => failure(Reason::SignatureInvalid)
                 .with("version", version)
                 .with("signature", unverified.as_str()),
-            Refusal::DownsDiffer {
+            PlanRefusal::DownsDiffer {
                 version,
                 ledger,
                 binary,

@@ -1,23 +1,23 @@
 //! What a person settles that schemad cannot know: whether a statement took effect, that a half
 //! done script is given up, or that an applied up was changed on purpose.
 
-use super::{Refusal, journal::is_contradicted, state::table_lost};
-use crate::migration::{Journal, Migration, Row, Version, set::Catalog};
+use super::{PlanRefusal, journal::is_contradicted, state::table_lost};
+use crate::migration::{JournalRecord, Migration, MigrationRow, Version, set::MigrationSet};
 
 /// What to settle.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolve {
+pub struct ResolveRequest {
     /// Of this migration. `None`: of Diesel's table.
     pub version: Option<Version>,
     /// How.
-    pub outcome: Outcome,
+    pub outcome: ResolveOutcome,
     /// Why, in the words of whoever asks; kept in the ledger.
     pub reason: String,
 }
 
 /// How something is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ResolveOutcome {
     /// The statement in doubt took effect: the script goes on after it. Of one that Diesel's table
     /// says is through: it is.
     Applied,
@@ -37,7 +37,7 @@ pub enum Outcome {
     NothingApplied,
 }
 
-impl Outcome {
+impl ResolveOutcome {
     /// Each of them.
     pub const ALL: [Self; 7] = [
         Self::Applied,
@@ -88,7 +88,7 @@ impl Outcome {
 
 /// What the ledger has to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Resolution {
+pub(crate) enum LedgerResolution {
     /// The running part of this step's journal is done, or is to be run again.
     Statement {
         /// The row of the step.
@@ -112,50 +112,55 @@ pub(crate) enum Resolution {
 /// Plans a Resolve.
 ///
 /// # Errors
-/// [`Refusal::UnknownVersion`], or [`Refusal::NothingToResolve`] with what there is instead.
+/// [`PlanRefusal::UnknownVersion`], or [`PlanRefusal::NothingToResolve`] with what there is
+/// instead.
 pub(crate) fn plan_resolve(
-    catalog: &Catalog,
-    rows: &[Row],
-    request: &Resolve,
-) -> Result<Resolution, Refusal> {
+    catalog: &MigrationSet,
+    rows: &[MigrationRow],
+    request: &ResolveRequest,
+) -> Result<LedgerResolution, PlanRefusal> {
     let Some(version) = &request.version else {
         return match (table_lost(rows), request.outcome) {
-            (Some(_), Outcome::RestoreTable) => Ok(Resolution::RestoreTable),
-            (Some(_), _) => Ok(Resolution::NothingApplied),
-            (None, _) => Err(Refusal::TableNotLost),
+            (Some(_), ResolveOutcome::RestoreTable) => Ok(LedgerResolution::RestoreTable),
+            (Some(_), _) => Ok(LedgerResolution::NothingApplied),
+            (None, _) => Err(PlanRefusal::TableNotLost),
         };
     };
     let row = rows.iter().find(|row| row.version == *version);
     if row.is_none() && catalog.get(version).is_none() {
-        return Err(Refusal::UnknownVersion(version.clone()));
+        return Err(PlanRefusal::UnknownVersion(version.clone()));
     }
     let journal = row.and_then(|row| row.journal.as_ref());
     let running = journal.filter(|journal| journal.running.is_some());
     let contradicted = journal.filter(|_| row.is_some_and(is_contradicted));
     let settled = match request.outcome {
-        Outcome::Applied if running.is_none() => {
-            contradicted.map(|journal| Resolution::StartOver { step: journal.step })
+        ResolveOutcome::Applied if running.is_none() => {
+            contradicted.map(|journal| LedgerResolution::StartOver { step: journal.step })
         }
-        Outcome::Applied => running.map(|journal| Resolution::Statement {
+        ResolveOutcome::Applied => running.map(|journal| LedgerResolution::Statement {
             step: journal.step,
             done: true,
         }),
-        Outcome::NotApplied | Outcome::Retry => running.map(|journal| Resolution::Statement {
-            step: journal.step,
-            done: false,
-        }),
-        Outcome::StartOver if contradicted.is_some() => None,
-        Outcome::StartOver => journal.map(|journal| Resolution::StartOver { step: journal.step }),
-        Outcome::RestoreTable | Outcome::NothingApplied => None,
-        Outcome::Accept => {
-            edited(catalog, row).map(|migration| Resolution::Accept(migration.clone()))
+        ResolveOutcome::NotApplied | ResolveOutcome::Retry => {
+            running.map(|journal| LedgerResolution::Statement {
+                step: journal.step,
+                done: false,
+            })
+        }
+        ResolveOutcome::StartOver if contradicted.is_some() => None,
+        ResolveOutcome::StartOver => {
+            journal.map(|journal| LedgerResolution::StartOver { step: journal.step })
+        }
+        ResolveOutcome::RestoreTable | ResolveOutcome::NothingApplied => None,
+        ResolveOutcome::Accept => {
+            edited(catalog, row).map(|migration| LedgerResolution::Accept(migration.clone()))
         }
     };
-    settled.ok_or_else(|| Refusal::NothingToResolve {
+    settled.ok_or_else(|| PlanRefusal::NothingToResolve {
         version: version.clone(),
         outcome: request.outcome,
         instead: match contradicted {
-            Some(Journal { running: None, .. }) => {
+            Some(JournalRecord { running: None, .. }) => {
                 "Diesel's table contradicts its journal: mend its row there first, or applied \
                  where all of it is done"
             }
@@ -165,7 +170,7 @@ pub(crate) fn plan_resolve(
 }
 
 /// The embedded migration, when its up is not the one that was applied.
-fn edited<'a>(catalog: &'a Catalog, row: Option<&Row>) -> Option<&'a Migration> {
+fn edited<'a>(catalog: &'a MigrationSet, row: Option<&MigrationRow>) -> Option<&'a Migration> {
     let row = row.filter(|row| row.is_applied())?;
     let (recorded, _) = row.recorded.as_ref()?.up?;
     catalog
@@ -173,9 +178,9 @@ fn edited<'a>(catalog: &'a Catalog, row: Option<&Row>) -> Option<&'a Migration> 
         .filter(|migration| migration.up.checksum != recorded)
 }
 
-fn instead(journal: Option<&Journal>, edited: bool) -> &'static str {
+fn instead(journal: Option<&JournalRecord>, edited: bool) -> &'static str {
     match journal {
-        Some(Journal {
+        Some(JournalRecord {
             running: Some(_), ..
         }) => {
             "one of its statements is in doubt: applied, not applied, retry or start over settles \
@@ -197,11 +202,11 @@ mod tests {
         set::tests::{Hand, Source},
     };
 
-    fn catalog() -> Catalog {
-        Catalog::load(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap()
+    fn catalog() -> MigrationSet {
+        MigrationSet::load(&Source(vec![Hand("1_a", vec!["SELECT 1"], None)])).unwrap()
     }
 
-    fn row(done: usize, running: bool) -> Row {
+    fn row(done: usize, running: bool) -> MigrationRow {
         let running = running.then(|| RunningPart {
             checksum: "c".into(),
             in_doubt: true,
@@ -209,7 +214,7 @@ mod tests {
         });
         let done = vec!["d".to_owned(); done];
         let (tried, script) = (None, None);
-        let journal = Journal {
+        let journal = JournalRecord {
             step: 7,
             direction: Direction::Up,
             name: "1_a".into(),
@@ -218,7 +223,7 @@ mod tests {
             tried,
             script,
         };
-        Row {
+        MigrationRow {
             version: "1".parse().unwrap(),
             run_on: None,
             recorded: None,
@@ -226,8 +231,11 @@ mod tests {
         }
     }
 
-    fn plan(rows: &[Row], outcome: Outcome) -> Result<Resolution, Refusal> {
-        let request = Resolve {
+    fn plan(
+        rows: &[MigrationRow],
+        outcome: ResolveOutcome,
+    ) -> Result<LedgerResolution, PlanRefusal> {
+        let request = ResolveRequest {
             version: Some("1".parse().unwrap()),
             outcome,
             reason: "r".into(),
@@ -239,47 +247,50 @@ mod tests {
     fn a_statement_in_doubt_is_settled_either_way() {
         let doubt = [row(1, true)];
         assert_eq!(
-            plan(&doubt, Outcome::Applied),
-            Ok(Resolution::Statement {
+            plan(&doubt, ResolveOutcome::Applied),
+            Ok(LedgerResolution::Statement {
                 step: 7,
                 done: true
             })
         );
         assert_eq!(
-            plan(&doubt, Outcome::NotApplied),
-            Ok(Resolution::Statement {
+            plan(&doubt, ResolveOutcome::NotApplied),
+            Ok(LedgerResolution::Statement {
                 step: 7,
                 done: false
             })
         );
         assert_eq!(
-            plan(&doubt, Outcome::Retry),
-            Ok(Resolution::Statement {
+            plan(&doubt, ResolveOutcome::Retry),
+            Ok(LedgerResolution::Statement {
                 step: 7,
                 done: false
             })
         );
         assert_eq!(
-            plan(&doubt, Outcome::StartOver),
-            Ok(Resolution::StartOver { step: 7 })
+            plan(&doubt, ResolveOutcome::StartOver),
+            Ok(LedgerResolution::StartOver { step: 7 })
         );
     }
 
     #[test]
     fn what_is_not_there_cannot_be_settled_and_what_is_there_is_told() {
-        let instead = |rows: &[Row], outcome| match plan(rows, outcome) {
-            Err(Refusal::NothingToResolve { instead, .. }) => instead,
+        let instead = |rows: &[MigrationRow], outcome| match plan(rows, outcome) {
+            Err(PlanRefusal::NothingToResolve { instead, .. }) => instead,
             other => panic!("{other:?}"),
         };
-        assert!(instead(&[row(1, false)], Outcome::Applied).contains("half done"));
-        assert!(instead(&[row(1, true)], Outcome::Accept).contains("in doubt"));
-        assert!(instead(&[], Outcome::Retry).contains("nothing"));
-        let unknown = Resolve {
+        assert!(instead(&[row(1, false)], ResolveOutcome::Applied).contains("half done"));
+        assert!(instead(&[row(1, true)], ResolveOutcome::Accept).contains("in doubt"));
+        assert!(instead(&[], ResolveOutcome::Retry).contains("nothing"));
+        let unknown = ResolveRequest {
             version: Some("9".parse().unwrap()),
-            outcome: Outcome::Retry,
+            outcome: ResolveOutcome::Retry,
             reason: "r".into(),
         };
         let refused = plan_resolve(&catalog(), &[], &unknown);
-        assert_eq!(refused, Err(Refusal::UnknownVersion("9".parse().unwrap())));
+        assert_eq!(
+            refused,
+            Err(PlanRefusal::UnknownVersion("9".parse().unwrap()))
+        );
     }
 }

@@ -2,23 +2,26 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Plan, Refusal, Step, StepScript, in_order_of_application, journal, state::table_lost};
-use crate::migration::{Checksum, Direction, Mode, Row, Version, set::Catalog};
+use super::{
+    PlanRefusal, PlannerStep, StepPlan, StepScript, in_order_of_application, journal,
+    state::table_lost,
+};
+use crate::migration::{Checksum, Direction, MigrationRow, ScriptMode, Version, set::MigrationSet};
 
 /// What to roll back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rollback {
+pub struct RollbackRequest {
     /// How far.
-    pub target: Target,
+    pub target: RollbackTarget,
     /// Which down where two differ.
-    pub down_from: Option<Source>,
+    pub down_from: Option<DownSource>,
     /// Also what clients watch.
     pub force: bool,
 }
 
 /// How far to roll back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum RollbackTarget {
     /// The last so many.
     Steps(NonZeroUsize),
     /// Everything applied after this version, which stays.
@@ -29,7 +32,7 @@ pub enum Target {
 
 /// Where a down script comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum DownSource {
     /// What belonged to the migration when it was applied.
     Ledger,
     /// What the running binary carries.
@@ -39,38 +42,39 @@ pub enum Source {
 /// Plans a Rollback, newest application first.
 ///
 /// # Errors
-/// A [`Refusal`]: unknown or unapplied target, fewer applied than asked, no down script, two that
-/// differ.
+/// A [`PlanRefusal`]: unknown or unapplied target, fewer applied than asked, no down script, two
+/// that differ.
 pub(crate) fn plan_rollback(
-    catalog: &Catalog,
-    rows: &[Row],
-    request: &Rollback,
-) -> Result<Plan, Refusal> {
+    catalog: &MigrationSet,
+    rows: &[MigrationRow],
+    request: &RollbackRequest,
+) -> Result<StepPlan, PlanRefusal> {
     if let Some(refusal) = table_lost(rows) {
         return Err(refusal);
     }
     let applied = in_order_of_application(rows);
     let keep = match &request.target {
-        Target::All => 0,
+        RollbackTarget::All => 0,
         // Nothing applied is nothing to do, so that a repeated pipeline does not fail.
-        Target::Steps(_) if applied.is_empty() => 0,
-        Target::Steps(steps) => {
+        RollbackTarget::Steps(_) if applied.is_empty() => 0,
+        RollbackTarget::Steps(steps) => {
             applied
                 .len()
                 .checked_sub(steps.get())
-                .ok_or(Refusal::TooFewApplied {
+                .ok_or(PlanRefusal::TooFewApplied {
                     applied: applied.len(),
                     asked: steps.get(),
                 })?
         }
-        Target::To(version) => match applied.iter().position(|row| row.version == *version) {
+        RollbackTarget::To(version) => match applied.iter().position(|row| row.version == *version)
+        {
             Some(index) => index + 1,
             None if catalog.get(version).is_some()
                 || rows.iter().any(|row| row.version == *version) =>
             {
-                return Err(Refusal::NotApplied(version.clone()));
+                return Err(PlanRefusal::NotApplied(version.clone()));
             }
-            None => return Err(Refusal::UnknownVersion(version.clone())),
+            None => return Err(PlanRefusal::UnknownVersion(version.clone())),
         },
     };
     if let Some(refusal) = journal::in_doubt(rows)
@@ -84,7 +88,7 @@ pub(crate) fn plan_rollback(
     // schema.
     let first = applied[keep..].last().map(|row| &row.version);
     if let Some(refusal) = journal::half_reverted(rows)
-        .find(|refusal| !matches!(refusal, Refusal::HalfReverted { version, .. } if Some(version) == first))
+        .find(|refusal| !matches!(refusal, PlanRefusal::HalfReverted { version, .. } if Some(version) == first))
     {
         return Err(refusal);
     }
@@ -93,17 +97,17 @@ pub(crate) fn plan_rollback(
         .rev()
         .map(|row| down(catalog, row, request.down_from))
         .collect::<Result<_, _>>()?;
-    Ok(Plan {
+    Ok(StepPlan {
         steps,
-        ..Plan::default()
+        ..StepPlan::default()
     })
 }
 
 /// The applied migrations whose down only the ledger has: a rollback runs it from there.
 pub(crate) fn stored_downs<'a>(
-    catalog: &'a Catalog,
-    rows: &'a [Row],
-) -> impl Iterator<Item = (&'a Row, (Checksum, Mode))> + 'a {
+    catalog: &'a MigrationSet,
+    rows: &'a [MigrationRow],
+) -> impl Iterator<Item = (&'a MigrationRow, (Checksum, ScriptMode))> + 'a {
     rows.iter()
         .filter(|row| row.is_applied())
         .filter_map(|row| {
@@ -115,7 +119,11 @@ pub(crate) fn stored_downs<'a>(
         })
 }
 
-fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Refusal> {
+fn down(
+    catalog: &MigrationSet,
+    row: &MigrationRow,
+    chosen: Option<DownSource>,
+) -> Result<PlannerStep, PlanRefusal> {
     let embedded = catalog.get(&row.version);
     let binary = embedded.and_then(|m| m.down.as_ref());
     let ledger = row.recorded.as_ref().and_then(|recorded| recorded.down);
@@ -123,7 +131,7 @@ fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Re
         (Some((checksum, mode)), Some(script), None)
             if checksum != script.checksum || mode != script.mode =>
         {
-            return Err(Refusal::DownsDiffer {
+            return Err(PlanRefusal::DownsDiffer {
                 version: row.version.clone(),
                 ledger: checksum,
                 binary: script.checksum,
@@ -134,14 +142,14 @@ fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Re
             StepScript::Binary(script.clone())
         }
         (Some((checksum, mode)), None, _)
-        | (Some((checksum, mode)), Some(_), None | Some(Source::Ledger)) => {
+        | (Some((checksum, mode)), Some(_), None | Some(DownSource::Ledger)) => {
             StepScript::Ledger(checksum, mode)
         }
-        (Some(_), Some(script), Some(Source::Binary)) | (None, Some(script), _) => {
+        (Some(_), Some(script), Some(DownSource::Binary)) | (None, Some(script), _) => {
             StepScript::Binary(script.clone())
         }
         (None, None, _) => {
-            return Err(Refusal::Irreversible {
+            return Err(PlanRefusal::Irreversible {
                 version: row.version.clone(),
                 adopted: row
                     .recorded
@@ -155,7 +163,7 @@ fn down(catalog: &Catalog, row: &Row, chosen: Option<Source>) -> Result<Step, Re
         .as_ref()
         .map(|r| r.name.clone())
         .or_else(|| embedded.map(|m| m.name.clone()));
-    Ok(Step {
+    Ok(PlannerStep {
         version: row.version.clone(),
         name: name.unwrap_or_else(|| row.version.to_string()),
         direction: Direction::Down,

@@ -1,28 +1,28 @@
 //! Which stored downs a SignLedger signs, and which it cannot. Their texts lie in the database, so
 //! whether each is what its checksum says is found out later.
 
-use super::{Refusal, StepScript};
-use crate::migration::{Row, Version, set::Catalog};
+use super::{PlanRefusal, StepScript};
+use crate::migration::{MigrationRow, Version, set::MigrationSet};
 
 /// What to sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sign {
+pub struct SignRequest {
     /// Which migrations' downs.
-    pub target: Target,
+    pub target: SignTarget,
     /// Why, in the words of whoever asks; kept in the ledger.
     pub reason: String,
 }
 
 /// Which migrations' downs to sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum SignTarget {
     /// Every applied one that this binary carries just so, or that one of the keys signed before.
     All,
     /// These, whatever signature they have.
     Versions(Vec<Version>),
 }
 
-impl Target {
+impl SignTarget {
     /// In a few words, however many they are.
     pub fn summary(&self) -> String {
         const MOST: usize = 10;
@@ -42,16 +42,16 @@ impl Target {
 
 /// What a SignLedger comes to.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Signing {
+pub(crate) struct SigningPlan {
     /// To be signed, if their texts are in order.
-    pub wanted: Vec<Unsigned>,
+    pub wanted: Vec<UnsignedDown>,
     /// Named, and nothing that could be signed: the version, and why not.
     pub refused: Vec<(Version, &'static str)>,
 }
 
 /// A down to be signed.
 #[derive(Clone, Debug)]
-pub(crate) struct Unsigned {
+pub(crate) struct UnsignedDown {
     /// Of this migration.
     pub version: Version,
     /// Where it is. In the binary: of a migration that the same operation adopts.
@@ -67,25 +67,25 @@ pub(crate) struct Unsigned {
 /// Plans a SignLedger.
 ///
 /// # Errors
-/// [`Refusal::UnknownVersion`].
+/// [`PlanRefusal::UnknownVersion`].
 pub(crate) fn plan_sign(
-    catalog: &Catalog,
-    rows: &[Row],
-    request: &Sign,
-) -> Result<Signing, Refusal> {
-    let mut signing = Signing::default();
+    catalog: &MigrationSet,
+    rows: &[MigrationRow],
+    request: &SignRequest,
+) -> Result<SigningPlan, PlanRefusal> {
+    let mut signing = SigningPlan::default();
     match &request.target {
-        Target::All => {
+        SignTarget::All => {
             let applied = rows.iter().filter(|row| row.is_applied());
             signing
                 .wanted
                 .extend(applied.filter_map(|row| unsigned(catalog, row, false)));
         }
-        Target::Versions(versions) => {
+        SignTarget::Versions(versions) => {
             for version in versions {
                 let row = rows.iter().find(|row| row.version == *version);
                 if row.is_none() && catalog.get(version).is_none() {
-                    return Err(Refusal::UnknownVersion(version.clone()));
+                    return Err(PlanRefusal::UnknownVersion(version.clone()));
                 }
                 match row.filter(|row| row.is_applied()) {
                     None => signing.refused.push((
@@ -105,7 +105,7 @@ pub(crate) fn plan_sign(
     Ok(signing)
 }
 
-fn unsigned(catalog: &Catalog, row: &Row, named: bool) -> Option<Unsigned> {
+fn unsigned(catalog: &MigrationSet, row: &MigrationRow, named: bool) -> Option<UnsignedDown> {
     let own = catalog
         .get(&row.version)
         .and_then(|migration| migration.down.as_ref());
@@ -121,7 +121,7 @@ fn unsigned(catalog: &Catalog, row: &Row, named: bool) -> Option<Unsigned> {
         .recorded
         .as_ref()
         .and_then(|recorded| recorded.mac.clone());
-    Some(Unsigned {
+    Some(UnsignedDown {
         version: row.version.clone(),
         script,
         mac,
@@ -135,13 +135,13 @@ mod tests {
     use super::*;
     use crate::planner::tests::{applied, set, version};
 
-    fn plan(target: Target) -> Result<Signing, Refusal> {
+    fn plan(target: SignTarget) -> Result<SigningPlan, PlanRefusal> {
         let mut rows = applied(&[1, 2]);
         rows[1].recorded.as_mut().unwrap().down = None;
         plan_sign(
             &set(&[1, 2, 3]),
             &rows,
-            &Sign {
+            &SignRequest {
                 target,
                 reason: "r".into(),
             },
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn all_are_those_that_have_a_down_and_named_ones_are_refused_without() {
-        let all = plan(Target::All).unwrap();
+        let all = plan(SignTarget::All).unwrap();
         assert_eq!(
             all.wanted
                 .iter()
@@ -159,7 +159,12 @@ mod tests {
             [("1", false)]
         );
         assert!(all.refused.is_empty());
-        let named = plan(Target::Versions(vec![version(1), version(2), version(3)])).unwrap();
+        let named = plan(SignTarget::Versions(vec![
+            version(1),
+            version(2),
+            version(3),
+        ]))
+        .unwrap();
         assert_eq!(
             named
                 .wanted
@@ -176,15 +181,15 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["2", "3"]
         );
-        let unknown = plan(Target::Versions(vec![version(9)])).unwrap_err();
-        assert_eq!(unknown, Refusal::UnknownVersion(version(9)));
+        let unknown = plan(SignTarget::Versions(vec![version(9)])).unwrap_err();
+        assert_eq!(unknown, PlanRefusal::UnknownVersion(version(9)));
     }
 
     #[test]
     fn a_target_is_told_in_a_few_words() {
-        let versions = |n| Target::Versions((0..n).map(version).collect());
+        let versions = |n| SignTarget::Versions((0..n).map(version).collect());
         assert_eq!(
-            [Target::All, versions(2), versions(11)].map(|t| t.summary()),
+            [SignTarget::All, versions(2), versions(11)].map(|t| t.summary()),
             ["all", "0, 1", "11 versions"]
         );
     }

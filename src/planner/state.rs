@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Outcome, Refusal, journal};
+use super::{PlanRefusal, ResolveOutcome, journal};
 use crate::{
     failure::{Failure, Reason},
-    migration::{Direction, Migration, Row, Version, run_mode, set::Catalog},
+    migration::{Direction, Migration, MigrationRow, Version, run_mode, set::MigrationSet},
 };
 
 /// The schema's state. DIVERGED means that an Apply without flags would be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum State {
+pub(crate) enum SchemaState {
     /// Nothing is applied, something is pending.
     Empty,
     /// Exactly the embedded set is applied.
@@ -27,7 +27,7 @@ pub(crate) enum State {
 
 /// Something that somebody should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub(crate) struct SchemaProblem {
     /// UPPER_SNAKE.
     pub reason: &'static str,
     /// The migration concerned.
@@ -37,14 +37,14 @@ pub(crate) struct Problem {
     /// Apply as it is by default is refused because of it.
     pub blocking: bool,
     /// How Resolve can settle it.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<ResolveOutcome>,
 }
 
 /// The comparison of an embedded set with a database.
 #[derive(Clone, Debug)]
 pub(crate) struct Assessment {
     /// In one word.
-    pub state: State,
+    pub state: SchemaState,
     /// The highest applied version.
     pub current: Option<Version>,
     /// How many are applied.
@@ -54,7 +54,7 @@ pub(crate) struct Assessment {
     /// Applied and not embedded.
     pub unknown: Vec<Version>,
     /// Blocking ones first.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<SchemaProblem>,
 }
 
 impl Assessment {
@@ -63,15 +63,15 @@ impl Assessment {
         let before = self.problems.len();
         self.problems
             .splice(0..0, failures.into_iter().map(blocking));
-        if self.problems.len() > before && self.state != State::InDoubt {
-            self.state = State::Diverged;
+        if self.problems.len() > before && self.state != SchemaState::InDoubt {
+            self.state = SchemaState::Diverged;
         }
     }
 }
 
 /// Compares.
-pub(crate) fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
-    let applied: BTreeMap<&Version, &Row> = rows
+pub(crate) fn assess(catalog: &MigrationSet, rows: &[MigrationRow]) -> Assessment {
+    let applied: BTreeMap<&Version, &MigrationRow> = rows
         .iter()
         .filter(|row| row.is_applied())
         .map(|row| (&row.version, row))
@@ -86,8 +86,8 @@ pub(crate) fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
         .map(|v| (*v).clone())
         .collect();
 
-    let mut problems: Vec<Problem> = blocked(catalog, rows).map(blocking).collect();
-    let newer = Newer::new(catalog, &applied);
+    let mut problems: Vec<SchemaProblem> = blocked(catalog, rows).map(blocking).collect();
+    let newer = NewerVersions::new(catalog, &applied);
     problems.extend(
         pending
             .iter()
@@ -122,24 +122,25 @@ pub(crate) fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
         pending.is_empty(),
         unknown.is_empty(),
     ) {
-        _ if in_doubt => State::InDoubt,
-        (false, ..) => State::Diverged,
-        (_, true, false, _) => State::Empty,
-        (_, _, false, _) => State::Behind,
-        (_, _, true, false) => State::Ahead,
-        (_, _, true, true) => State::Current,
+        _ if in_doubt => SchemaState::InDoubt,
+        (false, ..) => SchemaState::Diverged,
+        (_, true, false, _) => SchemaState::Empty,
+        (_, _, false, _) => SchemaState::Behind,
+        (_, _, true, false) => SchemaState::Ahead,
+        (_, _, true, true) => SchemaState::Current,
     };
     if pending.is_empty() {
-        problems.extend(elsewhere().map(|problem| Problem {
+        problems.extend(elsewhere().map(|problem| SchemaProblem {
             blocking: false,
             ..problem
         }));
     }
     problems.extend(rows.iter().filter_map(|row| half_applied(row, catalog)));
     let is_lost = table_lost(rows).is_some();
-    let reverted =
-        |row: &&Row| !is_lost && row.is_reverted_elsewhere() && !journal::is_contradicted(row);
-    problems.extend(rows.iter().filter(reverted).map(|row| Problem {
+    let reverted = |row: &&MigrationRow| {
+        !is_lost && row.is_reverted_elsewhere() && !journal::is_contradicted(row)
+    };
+    problems.extend(rows.iter().filter(reverted).map(|row| SchemaProblem {
         reason: "REVERTED_ELSEWHERE",
         version: row.version.to_string(),
         message: format!(
@@ -163,8 +164,8 @@ pub(crate) fn assess(catalog: &Catalog, rows: &[Row]) -> Assessment {
 /// Refuses to take a Diesel's table for the truth that has none of the migrations which the ledger
 /// lists as applied: it was dropped, renamed, emptied or left out of a restore, and perhaps begun
 /// anew, more probably than everything was reverted by another program.
-pub(super) fn table_lost(rows: &[Row]) -> Option<Refusal> {
-    let listed: Vec<&Row> = rows
+pub(super) fn table_lost(rows: &[MigrationRow]) -> Option<PlanRefusal> {
+    let listed: Vec<&MigrationRow> = rows
         .iter()
         .filter(|row| row.is_reverted_elsewhere() && !journal::is_contradicted(row))
         .collect();
@@ -172,16 +173,16 @@ pub(super) fn table_lost(rows: &[Row]) -> Option<Refusal> {
         && !rows
             .iter()
             .any(|row| row.is_applied() && row.recorded.is_some());
-    is_lost.then_some(Refusal::DieselTableLost {
+    is_lost.then_some(PlanRefusal::DieselTableLost {
         listed: listed.len(),
     })
 }
 
 /// Why nothing may be applied.
 pub(super) fn blocked<'a>(
-    catalog: &'a Catalog,
-    rows: &'a [Row],
-) -> impl Iterator<Item = Refusal> + 'a {
+    catalog: &'a MigrationSet,
+    rows: &'a [MigrationRow],
+) -> impl Iterator<Item = PlanRefusal> + 'a {
     table_lost(rows)
         .into_iter()
         .chain(journal::in_doubt(rows))
@@ -191,7 +192,7 @@ pub(super) fn blocked<'a>(
 }
 
 /// An up that is not one transaction and ended before its last statement.
-fn half_applied(row: &Row, catalog: &Catalog) -> Option<Problem> {
+fn half_applied(row: &MigrationRow, catalog: &MigrationSet) -> Option<SchemaProblem> {
     let journal = row
         .journal
         .as_ref()
@@ -200,7 +201,7 @@ fn half_applied(row: &Row, catalog: &Catalog) -> Option<Problem> {
     if in_doubt || catalog.get(&row.version).is_none() || changed(row, catalog).is_some() {
         return None; // said already, and no Apply goes on
     }
-    Some(Problem {
+    Some(SchemaProblem {
         reason: "HALF_APPLIED",
         version: row.version.to_string(),
         message: format!(
@@ -215,7 +216,7 @@ fn half_applied(row: &Row, catalog: &Catalog) -> Option<Problem> {
 }
 
 /// An up that ended before its last statement and was changed in what had run.
-fn changed(row: &Row, catalog: &Catalog) -> Option<Refusal> {
+fn changed(row: &MigrationRow, catalog: &MigrationSet) -> Option<PlanRefusal> {
     row.journal
         .as_ref()
         .filter(|journal| journal.direction == Direction::Up && !row.is_applied())?;
@@ -226,15 +227,15 @@ fn changed(row: &Row, catalog: &Catalog) -> Option<Refusal> {
 
 /// The applied migrations whose embedded up is no longer the one that ran.
 pub(super) fn edited<'a>(
-    catalog: &'a Catalog,
-    rows: &'a [Row],
-) -> impl Iterator<Item = Refusal> + 'a {
+    catalog: &'a MigrationSet,
+    rows: &'a [MigrationRow],
+) -> impl Iterator<Item = PlanRefusal> + 'a {
     rows.iter()
         .filter(|row| row.is_applied())
         .filter_map(|row| {
             let (recorded, _) = row.recorded.as_ref()?.up?;
             let embedded = catalog.get(&row.version)?.up.checksum;
-            (recorded != embedded).then(|| Refusal::Edited {
+            (recorded != embedded).then(|| PlanRefusal::Edited {
                 version: row.version.clone(),
                 recorded,
                 embedded,
@@ -243,7 +244,7 @@ pub(super) fn edited<'a>(
 }
 
 /// The applied versions that a pending migration may be older than.
-pub(super) struct Newer<'a> {
+pub(super) struct NewerVersions<'a> {
     newest: Option<&'a Version>,
     /// Those that are not embedded, in order.
     unknown: Vec<&'a Version>,
@@ -251,8 +252,11 @@ pub(super) struct Newer<'a> {
     is_foreign: bool,
 }
 
-impl<'a> Newer<'a> {
-    pub(super) fn new(catalog: &Catalog, applied: &BTreeMap<&'a Version, &Row>) -> Self {
+impl<'a> NewerVersions<'a> {
+    pub(super) fn new(
+        catalog: &MigrationSet,
+        applied: &BTreeMap<&'a Version, &MigrationRow>,
+    ) -> Self {
         let unknown: Vec<&Version> = applied
             .keys()
             .copied()
@@ -268,24 +272,24 @@ impl<'a> Newer<'a> {
 
     /// Why a pending migration may not simply be applied: something newer is, or nothing that is
     /// applied belongs to the same set.
-    pub(super) fn out_of_order(&self, pending: &Migration) -> Option<Refusal> {
+    pub(super) fn out_of_order(&self, pending: &Migration) -> Option<PlanRefusal> {
         let pending = pending.version.clone();
         match self
             .unknown
             .get(self.unknown.partition_point(|version| **version < pending))
         {
-            Some(applied) => Some(Refusal::UnknownNewer {
+            Some(applied) => Some(PlanRefusal::UnknownNewer {
                 pending,
                 applied: (*applied).clone(),
             }),
-            None if self.is_foreign => Some(Refusal::ForeignSet {
+            None if self.is_foreign => Some(PlanRefusal::ForeignSet {
                 pending,
                 applied: self.unknown.len(),
             }),
             None => self
                 .newest
                 .filter(|newest| **newest >= pending)
-                .map(|newest| Refusal::OutOfOrder {
+                .map(|newest| PlanRefusal::OutOfOrder {
                     applied: newest.clone(),
                     pending,
                 }),
@@ -294,12 +298,12 @@ impl<'a> Newer<'a> {
 }
 
 /// A refusal, as a problem.
-fn blocking(refusal: impl Into<Failure>) -> Problem {
+fn blocking(refusal: impl Into<Failure>) -> SchemaProblem {
     let mut failure = refusal.into();
-    Problem {
+    SchemaProblem {
         reason: failure.reason.as_str(),
         version: failure.metadata.remove("version").unwrap_or_default(),
-        outcomes: Outcome::of_list(&failure.metadata.remove("resolve").unwrap_or_default()),
+        outcomes: ResolveOutcome::of_list(&failure.metadata.remove("resolve").unwrap_or_default()),
         message: failure.message,
         blocking: true,
     }

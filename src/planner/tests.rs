@@ -1,26 +1,26 @@
 use std::{num::NonZeroUsize, time::SystemTime};
 
 use super::{
-    apply::Target as ApplyTarget,
-    rollback::{Source, Target as RollbackTarget},
+    apply::ApplyTarget,
+    rollback::{DownSource, RollbackTarget},
     *,
 };
 use crate::migration::{
-    Journal, Recorded,
+    JournalRecord, MigrationRecord,
     set::{
-        Catalog,
+        MigrationSet,
         tests::{Hand, Source as HandSource},
     },
 };
 
 const NAMES: [&str; 5] = ["1_a", "2_b", "3_c", "4_d", "5_e"];
 
-pub(super) fn set(numbers: &[usize]) -> Catalog {
+pub(super) fn set(numbers: &[usize]) -> MigrationSet {
     let hands = numbers
         .iter()
         .map(|n| Hand(NAMES[n - 1], vec!["SELECT 1"], Some("SELECT 2")))
         .collect();
-    Catalog::load(&HandSource(hands)).unwrap()
+    MigrationSet::load(&HandSource(hands)).unwrap()
 }
 
 pub(super) fn version(n: usize) -> Version {
@@ -28,15 +28,15 @@ pub(super) fn version(n: usize) -> Version {
 }
 
 /// Applied by schemad, in this order.
-pub(super) fn applied(numbers: &[usize]) -> Vec<Row> {
-    let script = |sql: &str| Some((Checksum::of_script(sql), Mode::Transactional));
-    let mut rows: Vec<Row> = numbers
+pub(super) fn applied(numbers: &[usize]) -> Vec<MigrationRow> {
+    let script = |sql: &str| Some((Checksum::of_script(sql), ScriptMode::Transactional));
+    let mut rows: Vec<MigrationRow> = numbers
         .iter()
         .enumerate()
-        .map(|(position, n)| Row {
+        .map(|(position, n)| MigrationRow {
             version: version(*n),
             run_on: Some(SystemTime::UNIX_EPOCH),
-            recorded: Some(Recorded {
+            recorded: Some(MigrationRecord {
                 name: NAMES[n - 1].into(),
                 position: position as i64,
                 up: script("SELECT 1"),
@@ -54,22 +54,22 @@ pub(super) fn applied(numbers: &[usize]) -> Vec<Row> {
     rows
 }
 
-fn apply(target: ApplyTarget) -> Apply {
-    Apply {
+fn apply(target: ApplyTarget) -> ApplyRequest {
+    ApplyRequest {
         target,
-        ..Apply::default()
+        ..ApplyRequest::default()
     }
 }
 
-fn rollback(target: RollbackTarget) -> Rollback {
-    Rollback {
+fn rollback(target: RollbackTarget) -> RollbackRequest {
+    RollbackRequest {
         target,
         down_from: None,
         force: false,
     }
 }
 
-fn versions(plan: &Plan) -> Vec<&str> {
+fn versions(plan: &StepPlan) -> Vec<&str> {
     plan.steps
         .iter()
         .map(|step| step.version.as_str())
@@ -86,14 +86,14 @@ fn subsets() -> impl Iterator<Item = Vec<usize>> {
 
 #[test]
 fn a_set_with_nothing_of_what_is_applied_is_refused() {
-    let refused = plan_apply(&set(&[3]), &applied(&[1, 2]), &Apply::default()).unwrap_err();
+    let refused = plan_apply(&set(&[3]), &applied(&[1, 2]), &ApplyRequest::default()).unwrap_err();
     assert!(
-        matches!(refused, Refusal::ForeignSet { applied: 2, .. }),
+        matches!(refused, PlanRefusal::ForeignSet { applied: 2, .. }),
         "{refused}"
     );
-    let insists = Apply {
+    let insists = ApplyRequest {
         allow_out_of_order: true,
-        ..Apply::default()
+        ..ApplyRequest::default()
     };
     assert_eq!(
         versions(&plan_apply(&set(&[3]), &applied(&[1, 2]), &insists).unwrap()),
@@ -101,20 +101,20 @@ fn a_set_with_nothing_of_what_is_applied_is_refused() {
     );
     // One that both have is enough: the others may have been put together.
     assert_eq!(
-        versions(&plan_apply(&set(&[2, 3]), &applied(&[1, 2]), &Apply::default()).unwrap()),
+        versions(&plan_apply(&set(&[2, 3]), &applied(&[1, 2]), &ApplyRequest::default()).unwrap()),
         ["3"]
     );
     // Nothing is pending, so nothing is refused.
-    assert!(plan_apply(&set(&[]), &applied(&[1, 2]), &Apply::default()).is_ok());
+    assert!(plan_apply(&set(&[]), &applied(&[1, 2]), &ApplyRequest::default()).is_ok());
 }
 
 #[test]
 fn planning_after_applying_a_plan_yields_nothing() {
     for (embedded, done) in subsets().flat_map(|e| subsets().map(move |d| (e.clone(), d))) {
         let (catalog, rows) = (set(&embedded), applied(&done));
-        let request = Apply {
+        let request = ApplyRequest {
             allow_out_of_order: true,
-            ..Apply::default()
+            ..ApplyRequest::default()
         };
         let plan = plan_apply(&catalog, &rows, &request).unwrap();
         let mut after = done.clone();
@@ -127,7 +127,7 @@ fn planning_after_applying_a_plan_yields_nothing() {
         assert!(again.steps.is_empty(), "{embedded:?} {done:?}");
         let state = assess(&catalog, &applied(&after)).state;
         assert!(
-            matches!(state, State::Current | State::Ahead),
+            matches!(state, SchemaState::Current | SchemaState::Ahead),
             "{embedded:?} {done:?} {state:?}"
         );
     }
@@ -137,13 +137,13 @@ fn planning_after_applying_a_plan_yields_nothing() {
 fn status_and_plan_agree_on_every_database() {
     for (embedded, done) in subsets().flat_map(|e| subsets().map(move |d| (e.clone(), d))) {
         let (catalog, rows) = (set(&embedded), applied(&done));
-        let plan = plan_apply(&catalog, &rows, &Apply::default());
+        let plan = plan_apply(&catalog, &rows, &ApplyRequest::default());
         let expected = match (&plan, done.is_empty()) {
-            (Err(_), _) => State::Diverged,
-            (Ok(plan), true) if !plan.steps.is_empty() => State::Empty,
-            (Ok(plan), false) if !plan.steps.is_empty() => State::Behind,
-            (Ok(_), _) if done.iter().all(|n| embedded.contains(n)) => State::Current,
-            (Ok(_), _) => State::Ahead,
+            (Err(_), _) => SchemaState::Diverged,
+            (Ok(plan), true) if !plan.steps.is_empty() => SchemaState::Empty,
+            (Ok(plan), false) if !plan.steps.is_empty() => SchemaState::Behind,
+            (Ok(_), _) if done.iter().all(|n| embedded.contains(n)) => SchemaState::Current,
+            (Ok(_), _) => SchemaState::Ahead,
         };
         assert_eq!(
             assess(&catalog, &rows).state,
@@ -179,7 +179,7 @@ fn what_only_diesel_knows_was_applied_last_in_the_order_of_run_on() {
     let mut rows = applied(&[2, 1]);
     for (v, second) in [(5, 1), (3, 2)] {
         let run_on = Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second));
-        rows.push(Row {
+        rows.push(MigrationRow {
             version: version(v),
             run_on,
             recorded: None,
@@ -215,17 +215,17 @@ fn targets_stop_where_they_say() {
 #[test]
 fn a_late_merge_is_refused_unless_allowed() {
     let (catalog, rows) = (set(&[1, 2, 3]), applied(&[1, 3]));
-    let refusal = plan_apply(&catalog, &rows, &Apply::default()).unwrap_err();
+    let refusal = plan_apply(&catalog, &rows, &ApplyRequest::default()).unwrap_err();
     assert_eq!(
         refusal,
-        Refusal::OutOfOrder {
+        PlanRefusal::OutOfOrder {
             pending: version(2),
             applied: version(3)
         }
     );
-    let allowed = Apply {
+    let allowed = ApplyRequest {
         allow_out_of_order: true,
-        ..Apply::default()
+        ..ApplyRequest::default()
     };
     assert_eq!(
         versions(&plan_apply(&catalog, &rows, &allowed).unwrap()),
@@ -235,15 +235,16 @@ fn a_late_merge_is_refused_unless_allowed() {
 
 #[test]
 fn pending_below_an_unknown_newer_one_is_refused_and_ahead_is_nothing_to_do() {
-    let refusal = plan_apply(&set(&[1, 2]), &applied(&[1, 3]), &Apply::default()).unwrap_err();
+    let refusal =
+        plan_apply(&set(&[1, 2]), &applied(&[1, 3]), &ApplyRequest::default()).unwrap_err();
     assert_eq!(
         refusal,
-        Refusal::UnknownNewer {
+        PlanRefusal::UnknownNewer {
             pending: version(2),
             applied: version(3)
         }
     );
-    let plan = plan_apply(&set(&[1]), &applied(&[1, 2]), &Apply::default()).unwrap();
+    let plan = plan_apply(&set(&[1]), &applied(&[1, 2]), &ApplyRequest::default()).unwrap();
     assert!(
         plan.steps.is_empty() && plan.warnings[0].contains("ahead"),
         "{plan:?}"
@@ -254,25 +255,28 @@ fn pending_below_an_unknown_newer_one_is_refused_and_ahead_is_nothing_to_do() {
 fn an_edited_up_refuses_apply_and_an_edited_down_does_not() {
     let mut rows = applied(&[1]);
     rows[0].recorded.as_mut().unwrap().up =
-        Some((Checksum::of_script("SELECT 0"), Mode::Transactional));
+        Some((Checksum::of_script("SELECT 0"), ScriptMode::Transactional));
     let catalog = set(&[1, 2]);
     assert!(matches!(
-        plan_apply(&catalog, &rows, &Apply::default()),
-        Err(Refusal::Edited { .. })
+        plan_apply(&catalog, &rows, &ApplyRequest::default()),
+        Err(PlanRefusal::Edited { .. })
     ));
-    assert_eq!(assess(&catalog, &rows).state, State::Diverged);
+    assert_eq!(assess(&catalog, &rows).state, SchemaState::Diverged);
 
     let mut rows = applied(&[1]);
     rows[0].recorded.as_mut().unwrap().down =
-        Some((Checksum::of_script("SELECT 0"), Mode::Transactional));
+        Some((Checksum::of_script("SELECT 0"), ScriptMode::Transactional));
     assert_eq!(
-        versions(&plan_apply(&catalog, &rows, &Apply::default()).unwrap()),
+        versions(&plan_apply(&catalog, &rows, &ApplyRequest::default()).unwrap()),
         ["2"]
     );
     let differ = plan_rollback(&catalog, &rows, &rollback(RollbackTarget::All));
-    assert!(matches!(differ, Err(Refusal::DownsDiffer { .. })));
-    for (source, expected) in [(Source::Ledger, "SELECT 0"), (Source::Binary, "SELECT 2")] {
-        let request = Rollback {
+    assert!(matches!(differ, Err(PlanRefusal::DownsDiffer { .. })));
+    for (source, expected) in [
+        (DownSource::Ledger, "SELECT 0"),
+        (DownSource::Binary, "SELECT 2"),
+    ] {
+        let request = RollbackRequest {
             target: RollbackTarget::All,
             down_from: Some(source),
             force: false,
@@ -287,21 +291,21 @@ fn an_edited_up_refuses_apply_and_an_edited_down_does_not() {
 
 #[test]
 fn another_set_than_expected_is_refused() {
-    let request = Apply {
+    let request = ApplyRequest {
         expected_set: Some(set(&[1]).digest()),
-        ..Apply::default()
+        ..ApplyRequest::default()
     };
     assert!(plan_apply(&set(&[1]), &[], &request).is_ok());
     assert!(matches!(
         plan_apply(&set(&[1, 2]), &[], &request),
-        Err(Refusal::SetMismatch { .. })
+        Err(PlanRefusal::SetMismatch { .. })
     ));
 }
 
 #[test]
 fn unknown_and_unapplied_targets_are_told_apart() {
     let (catalog, rows) = (set(&[1, 2]), applied(&[1]));
-    let unknown = Err(Refusal::UnknownVersion(version(4)));
+    let unknown = Err(PlanRefusal::UnknownVersion(version(4)));
     assert_eq!(
         plan_apply(&catalog, &rows, &apply(ApplyTarget::To(version(4)))).map(|_| ()),
         unknown
@@ -310,12 +314,12 @@ fn unknown_and_unapplied_targets_are_told_apart() {
         plan_rollback(&catalog, &rows, &rollback(RollbackTarget::To(version(4)))).map(|_| ()),
         unknown
     );
-    let unapplied = Err(Refusal::NotApplied(version(2)));
+    let unapplied = Err(PlanRefusal::NotApplied(version(2)));
     assert_eq!(
         plan_rollback(&catalog, &rows, &rollback(RollbackTarget::To(version(2)))).map(|_| ()),
         unapplied
     );
-    let few = Err(Refusal::TooFewApplied {
+    let few = Err(PlanRefusal::TooFewApplied {
         applied: 1,
         asked: 2,
     });
@@ -338,7 +342,7 @@ fn a_migration_without_any_down_cannot_be_rolled_back_and_says_why() {
     let known = plan_rollback(&set(&[]), &rows, &rollback(RollbackTarget::All)).unwrap_err();
     assert_eq!(
         known,
-        Refusal::Irreversible {
+        PlanRefusal::Irreversible {
             version: version(1),
             adopted: false
         }
@@ -347,7 +351,7 @@ fn a_migration_without_any_down_cannot_be_rolled_back_and_says_why() {
     let adopted = plan_rollback(&set(&[]), &rows, &rollback(RollbackTarget::All)).unwrap_err();
     assert_eq!(
         adopted,
-        Refusal::Irreversible {
+        PlanRefusal::Irreversible {
             version: version(1),
             adopted: true
         }
@@ -364,7 +368,7 @@ fn what_somebody_else_reverted_is_told_and_pending_again() {
     let mut rows = applied(&[1, 2]);
     rows[1].run_on = None;
     let assessment = assess(&set(&[1, 2]), &rows);
-    assert_eq!(assessment.state, State::Behind);
+    assert_eq!(assessment.state, SchemaState::Behind);
     assert_eq!(
         (
             assessment.problems[0].reason,
@@ -377,7 +381,7 @@ fn what_somebody_else_reverted_is_told_and_pending_again() {
 /// A half done up that this binary lacks: it cannot go on with it, and nothing is applied on top.
 #[test]
 fn what_another_release_left_half_applied_is_in_the_way() {
-    let journal = Journal {
+    let journal = JournalRecord {
         step: 7,
         direction: Direction::Up,
         name: "1_a".into(),
@@ -386,14 +390,18 @@ fn what_another_release_left_half_applied_is_in_the_way() {
         tried: None,
         script: None,
     };
-    let half = Row {
+    let half = MigrationRow {
         version: version(1),
         run_on: None,
         recorded: None,
         journal: Some(journal),
     };
-    let refused =
-        plan_apply(&set(&[2]), std::slice::from_ref(&half), &Apply::default()).unwrap_err();
+    let refused = plan_apply(
+        &set(&[2]),
+        std::slice::from_ref(&half),
+        &ApplyRequest::default(),
+    )
+    .unwrap_err();
     assert!(
         refused.to_string().contains("does not carry it")
             && refused.to_string().contains("starts over"),
@@ -402,7 +410,7 @@ fn what_another_release_left_half_applied_is_in_the_way() {
     let assessment = assess(&set(&[2]), std::slice::from_ref(&half));
     assert_eq!(
         (assessment.state, assessment.problems.len()),
-        (State::Diverged, 1)
+        (SchemaState::Diverged, 1)
     );
     assert_eq!(
         (
@@ -414,7 +422,7 @@ fn what_another_release_left_half_applied_is_in_the_way() {
     // With nothing to apply it is told, and nothing is in the way of what others wait for.
     let rows = [half, applied(&[2]).remove(0)];
     assert!(
-        plan_apply(&set(&[2]), &rows, &Apply::default())
+        plan_apply(&set(&[2]), &rows, &ApplyRequest::default())
             .unwrap()
             .steps
             .is_empty()
@@ -422,6 +430,6 @@ fn what_another_release_left_half_applied_is_in_the_way() {
     let assessment = assess(&set(&[2]), &rows);
     assert_eq!(
         (assessment.state, assessment.problems[0].blocking),
-        (State::Current, false)
+        (SchemaState::Current, false)
     );
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Row, types::Type};
 
-use super::{Error, lock::operation_lock};
+use super::{DatabaseError, lock::operation_lock};
 
 /// A session, by its process id and when it began: a process id alone is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,18 +19,18 @@ pub struct Backend {
 
 /// What a session is doing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Activity {
+pub(crate) struct SessionActivity {
     /// Changes with every statement.
     pub query_start: Option<i64>,
     /// What it waits for, if it waits for a lock.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<LockWaiting>,
     /// The index build it is busy with.
-    pub building: Option<Building>,
+    pub building: Option<IndexProgress>,
 }
 
 /// A wait for a lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Waiting {
+pub(crate) struct LockWaiting {
     /// For example "relation", "virtualxid", "transactionid".
     pub kind: String,
     /// The mode it wants, for example "AccessExclusiveLock".
@@ -41,7 +41,7 @@ pub(crate) struct Waiting {
     pub blockers: Vec<Blocker>,
 }
 
-impl Waiting {
+impl LockWaiting {
     /// Whether both are waits for the same lock behind the same sessions, whose state and age
     /// change all the time.
     pub(crate) fn is_for_the_same(&self, other: &Self) -> bool {
@@ -92,7 +92,7 @@ pub struct Blocker {
 
 /// How far an index build is, as pg_stat_progress_create_index says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Building {
+pub(crate) struct IndexProgress {
     /// For example "building index: scanning table".
     pub phase: String,
     /// The table.
@@ -136,14 +136,14 @@ impl std::fmt::Display for Blocker {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn own(client: &Client) -> Result<Backend, Error> {
+pub(crate) async fn own(client: &Client) -> Result<Backend, DatabaseError> {
     // A login whose settings name another role may not see when it began itself.
     let query = "SELECT a.pid, coalesce((extract(epoch FROM a.backend_start) * 1000000)::bigint, \
                  0) FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
     let rows = client.query_typed(query, &[]).await?;
     let row = rows
         .first()
-        .ok_or_else(|| Error::Lost("the server does not list this session".into()))?;
+        .ok_or_else(|| DatabaseError::Lost("the server does not list this session".into()))?;
     Ok(Backend {
         pid: row.get(0),
         started: row.get(1),
@@ -176,13 +176,16 @@ const BLOCKERS: &str = "SELECT w.locktype, w.mode, w.relation::regclass::text, b
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn look(client: &Client, pid: i32) -> Result<Option<Activity>, Error> {
+pub(crate) async fn look(
+    client: &Client,
+    pid: i32,
+) -> Result<Option<SessionActivity>, DatabaseError> {
     let rows = client.query_typed(LOOK, &[(&pid, Type::INT4)]).await?;
     let Some(row) = rows.first() else {
         return Ok(None);
     };
     let waits: Option<bool> = row.get(1);
-    let building = row.get::<_, Option<String>>(2).map(|phase| Building {
+    let building = row.get::<_, Option<String>>(2).map(|phase| IndexProgress {
         phase,
         relation: row.get(3),
         index: row.get(4),
@@ -193,14 +196,14 @@ pub(crate) async fn look(client: &Client, pid: i32) -> Result<Option<Activity>, 
         Some(true) => waiting(&client.query_typed(BLOCKERS, &[(&pid, Type::INT4)]).await?),
         _ => None,
     };
-    Ok(Some(Activity {
+    Ok(Some(SessionActivity {
         query_start: row.get(0),
         waiting,
         building,
     }))
 }
 
-fn waiting(rows: &[Row]) -> Option<Waiting> {
+fn waiting(rows: &[Row]) -> Option<LockWaiting> {
     let first = rows.first()?;
     let blocker = |row: &Row| Blocker {
         pid: row.get(3),
@@ -215,7 +218,7 @@ fn waiting(rows: &[Row]) -> Option<Waiting> {
     };
     let mut blockers: Vec<Blocker> = rows.iter().map(blocker).collect();
     blockers.dedup_by_key(|blocker| blocker.pid);
-    Some(Waiting {
+    Some(LockWaiting {
         kind: first.get(0),
         mode: first.get(1),
         relation: first.get(2),
@@ -227,7 +230,7 @@ fn waiting(rows: &[Row]) -> Option<Waiting> {
 ///
 /// # Errors
 /// The database's (another role's session may not be touched), or its loss.
-pub(crate) async fn cancel(client: &Client, backend: Backend) -> Result<bool, Error> {
+pub(crate) async fn cancel(client: &Client, backend: Backend) -> Result<bool, DatabaseError> {
     signal(client, "pg_cancel_backend", "true", backend).await
 }
 
@@ -235,7 +238,7 @@ pub(crate) async fn cancel(client: &Client, backend: Backend) -> Result<bool, Er
 ///
 /// # Errors
 /// The database's (another role's session may not be touched), or its loss.
-pub async fn terminate(client: &Client, backend: Backend) -> Result<bool, Error> {
+pub async fn terminate(client: &Client, backend: Backend) -> Result<bool, DatabaseError> {
     signal(
         client,
         "pg_terminate_backend",
@@ -253,7 +256,7 @@ async fn signal(
     how: &'static str,
     only_if: &'static str,
     backend: Backend,
-) -> Result<bool, Error> {
+) -> Result<bool, DatabaseError> {
     let query = format!(
         "SELECT pg_catalog.{how}(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1 AND \
          a.datname = pg_catalog.current_database() AND a.application_name = 'schemad' AND \

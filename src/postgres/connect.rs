@@ -12,7 +12,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     DatabaseUrl,
-    error::{Error, SqlError, chain},
+    error::{DatabaseError, SqlError, chain},
 };
 use crate::postgres::connect_advice;
 use crate::sql;
@@ -22,15 +22,15 @@ use crate::sql;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The half of a connection that a task has to drive.
-pub(crate) type Connection =
+pub(crate) type ConnectionDriver =
     tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// A new connection.
-pub struct Connected {
+pub struct NewConnection {
     /// The half that asks.
     pub client: Client,
     /// The half that a task has to drive.
-    pub connection: Connection,
+    pub connection: ConnectionDriver,
     /// For cancelling what runs on it.
     pub tls: MakeRustlsConnect,
 }
@@ -43,7 +43,7 @@ impl DatabaseUrl {
     /// # Errors
     /// `Error::Connect` with every cause, for example the server's own "password authentication
     /// failed"; `Error::MissingRight` where the role may not connect.
-    pub async fn connect(&self, application_name: &str) -> Result<Connected, Error> {
+    pub async fn connect(&self, application_name: &str) -> Result<NewConnection, DatabaseError> {
         if self.prefers_primary {
             let mut writing = self.config.clone();
             writing.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -59,7 +59,7 @@ impl DatabaseUrl {
         &self,
         mut config: Config,
         application_name: &str,
-    ) -> Result<Connected, Error> {
+    ) -> Result<NewConnection, DatabaseError> {
         config.application_name(application_name);
         // A dead peer is noticed after 30 s + 3 × 10 s instead of the kernel's two hours.
         config
@@ -68,7 +68,7 @@ impl DatabaseUrl {
             .keepalives_retries(3);
         let timeout = *config.get_connect_timeout().unwrap_or(&CONNECT_TIMEOUT);
         config.connect_timeout(timeout);
-        let failed = |cause: String| Error::Connect {
+        let failed = |cause: String| DatabaseError::Connect {
             target: self.target.clone(),
             cause,
         };
@@ -82,7 +82,7 @@ impl DatabaseUrl {
         )
         .await
         {
-            Ok(Ok((client, connection))) => Ok(Connected {
+            Ok(Ok((client, connection))) => Ok(NewConnection {
                 client,
                 connection,
                 tls,
@@ -117,8 +117,8 @@ impl DatabaseUrl {
 
     /// 42501 while connecting has one cause (InitPostgres in postinit.c): the role has no CONNECT
     /// on the database.
-    fn may_not_connect(&self) -> Error {
-        Error::MissingRight {
+    fn may_not_connect(&self) -> DatabaseError {
+        DatabaseError::MissingRight {
             role: self.role(),
             right: format!("CONNECT ON DATABASE {}", self.database()),
         }

@@ -3,10 +3,10 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::{error::POOL_TOO_SMALL, tls::Mode};
+use super::{error::POOL_TOO_SMALL, tls::VerifyMode};
 
 /// `cause` with what it means and what to do.
-pub(super) fn explained(cause: String, code: Option<&SqlState>, mode: Mode) -> String {
+pub(super) fn explained(cause: String, code: Option<&SqlState>, mode: VerifyMode) -> String {
     let has = |words: &str| cause.contains(words);
     let meaning = match code.map_or("", SqlState::code) {
         "28P01" => {
@@ -33,7 +33,7 @@ pub(super) fn explained(cause: String, code: Option<&SqlState>, mode: Mode) -> S
             "the server's certificate is for another name; verify-ca would not look at it"
         }
         _ if has("server does not support TLS") => match mode {
-            Mode::VerifyCa | Mode::VerifyFull => {
+            VerifyMode::VerifyCa | VerifyMode::VerifyFull => {
                 "the server has TLS off, so nothing proves that it is the right one: turn TLS on \
                  there (ssl = on), or check host and port"
             }
@@ -69,43 +69,43 @@ mod tests {
         };
         for (mode, cause, code, word) in [
             (
-                Mode::Prefer,
+                VerifyMode::Prefer,
                 "password authentication failed",
                 Some("28P01"),
                 "check user and password",
             ),
             (
-                Mode::Prefer,
+                VerifyMode::Prefer,
                 "no pg_hba.conf entry for host",
                 Some("28000"),
                 "pg_hba.conf lets",
             ),
             (
-                Mode::Prefer,
+                VerifyMode::Prefer,
                 "query_wait_timeout",
                 Some("08P01"),
                 "SCHEMAD_POOL_SIZE",
             ),
             (
-                Mode::Prefer,
+                VerifyMode::Prefer,
                 "error connecting: Connection refused (os error 111)",
                 None,
                 "nobody listens",
             ),
             (
-                Mode::Prefer,
+                VerifyMode::Prefer,
                 "failed to lookup address information",
                 None,
                 "DNS",
             ),
             (
-                Mode::Require,
+                VerifyMode::Require,
                 "server does not support TLS",
                 None,
                 "sslmode=prefer",
             ),
             (
-                Mode::VerifyFull,
+                VerifyMode::VerifyFull,
                 "server does not support TLS",
                 None,
                 "ssl = on",
@@ -113,7 +113,7 @@ mod tests {
         ] {
             assert!(explained(mode, cause, code).contains(word), "{cause}");
         }
-        let verified = explained(Mode::VerifyFull, "server does not support TLS", None);
+        let verified = explained(VerifyMode::VerifyFull, "server does not support TLS", None);
         assert!(!verified.contains("sslmode"), "{verified}");
     }
 }

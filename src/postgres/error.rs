@@ -6,7 +6,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
 
-use crate::sql::Secrets;
+use crate::sql::SecretWords;
 
 /// What stands in the place of the server's words where they quote a password.
 const WITHHELD: &str = "refused; the server's words are not shown, because they may quote the \
@@ -76,16 +76,16 @@ impl SqlError {
     }
 
     /// The passwords in statements that the server ran itself, and quotes.
-    fn inner_secrets(&self) -> Secrets {
+    fn inner_secrets(&self) -> SecretWords {
         let quoted = self
             .context
             .as_deref()
-            .map(Secrets::of_context)
+            .map(SecretWords::of_context)
             .unwrap_or_default();
         quoted.and(
             self.internal_query
                 .as_deref()
-                .map(Secrets::of)
+                .map(SecretWords::of)
                 .unwrap_or_default(),
         )
     }
@@ -93,7 +93,7 @@ impl SqlError {
     /// The error without what shows one of `secrets`. `is_of_secret`: the statement that was
     /// refused holds one, and a syntax error quotes it wherever it went wrong.
     #[must_use]
-    pub fn without(self, secrets: &Secrets, is_of_secret: bool) -> Self {
+    pub fn without(self, secrets: &SecretWords, is_of_secret: bool) -> Self {
         let is_own = |message: &str| {
             message.starts_with("unterminated ") && !message.contains("at or near")
                 || message.ends_with("end of file")
@@ -159,7 +159,7 @@ impl fmt::Display for SqlError {
 
 /// Why something could not be asked of the database.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
+pub enum DatabaseError {
     /// No connection could be made.
     #[error("cannot connect to {target}: {cause}")]
     Connect {
@@ -243,7 +243,7 @@ pub enum Error {
 
 /// Something of the ledger that belongs to somebody else.
 #[derive(Clone, Copy, Debug)]
-pub struct Foreign<'a> {
+pub struct ForeignObject<'a> {
     /// schema, table or function.
     pub kind: &'a str,
     /// The object's name, quoted by the server.
@@ -252,7 +252,7 @@ pub struct Foreign<'a> {
     pub owner: &'a str,
 }
 
-impl<'a> Foreign<'a> {
+impl<'a> ForeignObject<'a> {
     /// Reads the array of kind, name and owner that a query returns; `None` for another length.
     pub fn of(found: &'a [String]) -> Option<Self> {
         let [kind, name, owner] = found else {
@@ -262,7 +262,7 @@ impl<'a> Foreign<'a> {
     }
 }
 
-impl Error {
+impl DatabaseError {
     /// Diesel's table, as the server quotes it, is not what it should be.
     pub fn unsafe_table(table: &str, problem: &str) -> Self {
         Self::UnsafeTable {
@@ -289,12 +289,12 @@ impl Error {
     /// The refusal of a ledger whose `object` belongs to a role that `role`, the daemon's, has no
     /// reason to trust. Names are as the server quotes them.
     pub fn foreign_ledger(
-        object: &Foreign<'_>,
+        object: &ForeignObject<'_>,
         role: &str,
         is_superuser: bool,
         migrating_role: Option<&str>,
     ) -> Self {
-        let Foreign { kind, name, owner } = object;
+        let ForeignObject { kind, name, owner } = object;
         let alter = format!("ALTER {} {name} OWNER TO {role}", kind.to_uppercase());
         let (who, cure) = match migrating_role == Some(owner) {
             true => (
@@ -331,13 +331,13 @@ impl Error {
     }
 }
 
-impl From<SqlError> for Error {
+impl From<SqlError> for DatabaseError {
     fn from(error: SqlError) -> Self {
         Self::Sql(Box::new(error))
     }
 }
 
-impl From<tokio_postgres::Error> for Error {
+impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
             // The server closes the session after these (shutdown, termination, crash of a
@@ -369,9 +369,9 @@ pub(super) fn sqlstate_of(message: &str) -> &'static str {
 }
 
 /// What a pooler means that gives up before it has a server connection to give.
-pub(crate) const POOL_TOO_SMALL: &str = "the pooler's pool has no server connection left: schemad keeps \
-    up to SCHEMAD_POOL_SIZE and 5 more open (10 by default), and SCHEMAD_POOL_OVERFLOW more under \
-    load; give the pool as many, or lower those";
+pub(crate) const POOL_TOO_SMALL: &str = "the pooler's pool has no server connection left: schemad \
+    keeps up to SCHEMAD_POOL_SIZE and 5 more open (10 by default), and SCHEMAD_POOL_OVERFLOW more \
+    under load; give the pool as many, or lower those";
 
 /// An error with all its causes, each once.
 pub(crate) fn chain(error: &dyn StdError) -> String {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio_postgres::{Client, types::Type};
 
 use super::{
-    Error,
+    DatabaseError,
     activity::Blocker,
-    session::{Session, insist},
+    session::{MigrationSession, insist},
 };
 
 /// The key: "schemad" in ASCII. The guards in `ledger/0001.sql` hold the same number.
@@ -28,15 +28,15 @@ pub(crate) use operation_lock;
 /// A session that holds the lock. It is given back with the session: closing the connection
 /// releases it.
 pub(crate) struct LockedSession {
-    session: Session,
+    session: MigrationSession,
 }
 
 /// What came of trying.
-pub(crate) enum Attempt {
+pub(crate) enum LockOutcome {
     /// The lock is ours.
     Won(LockedSession),
     /// Another session has it; this one is given back.
-    Held(Session),
+    Held(MigrationSession),
 }
 
 impl LockedSession {
@@ -44,16 +44,16 @@ impl LockedSession {
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub(crate) async fn try_lock(session: Session) -> Result<Attempt, Error> {
+    pub(crate) async fn try_lock(session: MigrationSession) -> Result<LockOutcome, DatabaseError> {
         let row = session
             .client()
             .query_typed("SELECT pg_try_advisory_lock($1)", &[(&KEY, Type::INT8)])
             .await?;
         let won = row.first().is_some_and(|r| r.get::<_, bool>(0));
         Ok(if won {
-            Attempt::Won(Self { session })
+            LockOutcome::Won(Self { session })
         } else {
-            Attempt::Held(session)
+            LockOutcome::Held(session)
         })
     }
 
@@ -61,7 +61,7 @@ impl LockedSession {
     ///
     /// # Errors
     /// The database's, or its loss (which releases the lock too).
-    pub(crate) async fn release(self) -> Result<Session, Error> {
+    pub(crate) async fn release(self) -> Result<MigrationSession, DatabaseError> {
         let client = self.session.client();
         insist!(client.query_typed("SELECT pg_advisory_unlock($1)", &[(&KEY, Type::INT8)]))?;
         Ok(self.session)
@@ -72,7 +72,7 @@ impl LockedSession {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn holder(client: &Client) -> Result<Option<Blocker>, Error> {
+pub(crate) async fn holder(client: &Client) -> Result<Option<Blocker>, DatabaseError> {
     let query = concat!(
         "SELECT k.pid, a.usename::text, a.application_name, a.state, \
          extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.state_change))::float8 \
@@ -93,15 +93,15 @@ pub(crate) async fn holder(client: &Client) -> Result<Option<Blocker>, Error> {
 }
 
 impl std::ops::Deref for LockedSession {
-    type Target = Session;
+    type Target = MigrationSession;
 
-    fn deref(&self) -> &Session {
+    fn deref(&self) -> &MigrationSession {
         &self.session
     }
 }
 
 impl std::ops::DerefMut for LockedSession {
-    fn deref_mut(&mut self) -> &mut Session {
+    fn deref_mut(&mut self) -> &mut MigrationSession {
         &mut self.session
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use tokio_postgres::types::Type;
 
-use super::{DatabaseUrl, Error, pooler, session::Session};
+use super::{DatabaseError, DatabaseUrl, pooler, session::MigrationSession};
 
 /// The addresses of one database.
 #[derive(Clone, Debug)]
@@ -18,18 +18,18 @@ pub(crate) struct Logins {
 }
 
 /// Another login's session, beside one for migrations that may not write the ledger.
-pub struct Keeper {
+pub struct LedgerSession {
     /// It writes the ledger.
-    pub(super) session: Session,
+    pub(super) session: MigrationSession,
     /// Where it is connected.
     pub url: DatabaseUrl,
     /// The session for migrations, which the ledger lists as the operation's.
-    pub of: Migrating,
+    pub of: MigratingSession,
 }
 
 /// A session for migrations, as it says itself: to other logins the server may not show when it
 /// began.
-pub struct Migrating {
+pub struct MigratingSession {
     /// Its process id.
     pub pid: i32,
     /// When it began, where either login may see it: not where a setting of the login names another
@@ -68,9 +68,9 @@ impl Logins {
     /// Opens a session for migrations, and the ledger's beside it where that is another login's.
     ///
     /// # Errors
-    /// As [`Session::open`].
-    pub(crate) async fn open(&self) -> Result<Session, Error> {
-        let session = Session::open(&self.migrating).await?;
+    /// As [`MigrationSession::open`].
+    pub(crate) async fn open(&self) -> Result<MigrationSession, DatabaseError> {
+        let session = MigrationSession::open(&self.migrating).await?;
         let Some(reading) = &self.reading else {
             return Ok(session);
         };
@@ -80,17 +80,17 @@ impl Logins {
             .await?;
         let row = rows
             .first()
-            .ok_or_else(|| Error::Lost("the server does not list this session".into()))?;
+            .ok_or_else(|| DatabaseError::Lost("the server does not list this session".into()))?;
         if !row.get::<_, bool>(4) {
             return Ok(session);
         }
-        let mut of = Migrating {
+        let mut of = MigratingSession {
             pid: row.get(0),
             started: row.get(1),
             user: row.get(2),
             login: row.get(3),
         };
-        let keeping = Session::open(reading).await?;
+        let keeping = MigrationSession::open(reading).await?;
         if of.started.is_none() {
             let seen = "SELECT a.backend_start FROM pg_stat_activity a WHERE a.pid = $1";
             let rows = keeping
@@ -99,7 +99,7 @@ impl Logins {
                 .await?;
             of.started = rows.first().and_then(|row| row.get(0));
         }
-        let keeper = Keeper {
+        let keeper = LedgerSession {
             session: keeping,
             url: reading.clone(),
             of,
@@ -111,8 +111,8 @@ impl Logins {
     /// statements.
     ///
     /// # Errors
-    /// As [`Logins::open`], and [`Error::Pooler`].
-    pub(crate) async fn open_direct(&self) -> Result<Session, Error> {
+    /// As [`Logins::open`], and [`DatabaseError::Pooler`].
+    pub(crate) async fn open_direct(&self) -> Result<MigrationSession, DatabaseError> {
         let session = self.open().await?;
         self.prove_direct(&session).await?;
         Ok(session)
@@ -121,8 +121,11 @@ impl Logins {
     /// Proves it of a session that is open.
     ///
     /// # Errors
-    /// [`Error::Pooler`], or the database's, or its loss.
-    pub(crate) async fn prove_direct(&self, session: &Session) -> Result<(), Error> {
+    /// [`DatabaseError::Pooler`], or the database's, or its loss.
+    pub(crate) async fn prove_direct(
+        &self,
+        session: &MigrationSession,
+    ) -> Result<(), DatabaseError> {
         pooler::prove_direct(session, &self.migrating).await?;
         if let Some(keeper) = session.keeper() {
             let proved = pooler::prove_direct(&keeper.session, &keeper.url).await;
@@ -135,20 +138,20 @@ impl Logins {
     ///
     /// # Errors
     /// As [`Logins::open`].
-    pub(crate) async fn open_ledger(&self) -> Result<Session, Error> {
+    pub(crate) async fn open_ledger(&self) -> Result<MigrationSession, DatabaseError> {
         Ok(self.open().await?.into_ledger_session())
     }
 }
 
 /// The address that is at fault is the other one.
-fn of_the_keeper(error: Error) -> Error {
-    let Error::Pooler(_) = error else {
+fn of_the_keeper(error: DatabaseError) -> DatabaseError {
+    let DatabaseError::Pooler(_) = error else {
         return error;
     };
     let told = "DATABASE_URL goes through a transaction pooler (two connections share a server \
         connection), and its login keeps the ledger, because that of MIGRATION_DATABASE_URL may \
         not write it: set DATABASE_URL to a direct or session-pooled address";
-    Error::Pooler(told.into())
+    DatabaseError::Pooler(told.into())
 }
 
 impl From<DatabaseUrl> for Logins {

@@ -63,7 +63,7 @@ const REFUSED: [(&str, &str); 11] = [
 ];
 
 /// The options taken out, by name.
-pub(super) type Options = BTreeMap<&'static str, String>;
+pub(super) type UrlOptions = BTreeMap<&'static str, String>;
 
 /// A form that other programs use, and what to write instead.
 pub(super) fn foreign_form(text: &str) -> Option<String> {
@@ -89,8 +89,8 @@ pub(super) fn foreign_form(text: &str) -> Option<String> {
 }
 
 /// Splits `text` into what tokio-postgres parses and the rest.
-pub(super) fn take(text: &str) -> Result<(String, Options), InvalidUrl> {
-    let mut options = Options::new();
+pub(super) fn take(text: &str) -> Result<(String, UrlOptions), InvalidUrl> {
+    let mut options = UrlOptions::new();
     let rest = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
         let (mut kept, mut hosts, mut ports) = (Vec::new(), None, None);
@@ -179,7 +179,7 @@ fn with_hosts(base: &str, hosts: Option<&str>, ports: Option<&str>) -> String {
 }
 
 /// True for an option that tokio-postgres shall see.
-fn keep(name: &str, value: &str, options: &mut Options) -> Result<bool, InvalidUrl> {
+fn keep(name: &str, value: &str, options: &mut UrlOptions) -> Result<bool, InvalidUrl> {
     if let Some((name, instead)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
         return Err(InvalidUrl::Option {
             name,
@@ -264,7 +264,7 @@ mod tests {
         }
         assert_eq!(
             take("postgres://h/d").unwrap(),
-            ("postgres://h/d".into(), Options::new())
+            ("postgres://h/d".into(), UrlOptions::new())
         );
     }
 

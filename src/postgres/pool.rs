@@ -15,7 +15,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 use tokio::task::JoinHandle;
 use tokio_postgres::AsyncMessage;
 
-use super::{DatabaseUrl, Error, SqlError, connect::Connected, error::sqlstate_of};
+use super::{DatabaseError, DatabaseUrl, SqlError, connect::NewConnection, error::sqlstate_of};
 
 /// Connections are closed after this long without use; bb8 opens new ones up to the size that is
 /// kept.
@@ -38,9 +38,9 @@ pub struct PoolSettings {
 /// belong to a superuser, to the reader's role, to one that this is a member of, and where another
 /// login runs migrations, to that or to one that that is a member of.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Whose(Option<Arc<str>>);
+pub(crate) struct LedgerOwner(Option<Arc<str>>);
 
-impl Whose {
+impl LedgerOwner {
     /// For a connection of the login at `reading`, where operations run as the login at
     /// `migrating`.
     pub(crate) fn of(reading: &DatabaseUrl, migrating: Option<&DatabaseUrl>) -> Self {
@@ -58,14 +58,14 @@ impl Whose {
 }
 
 /// A connection that reads, and what is known about it.
-pub(crate) struct Reader {
+pub(crate) struct PooledReader {
     conn: AsyncPgConnection,
     closed: Arc<AtomicBool>,
     /// A transaction was begun and not ended: its future was dropped, or the connection failed.
     dirty: bool,
     /// The settings of a reading transaction are the session's own.
     keeps_settings: bool,
-    whose: Whose,
+    whose: LedgerOwner,
     /// The last message of SQLSTATE [`TOLD`].
     told: Arc<Mutex<Option<String>>>,
     last_used: Instant,
@@ -76,24 +76,24 @@ pub(crate) struct Reader {
 /// return.
 pub(crate) const TOLD: &str = "SCH0F";
 
-impl Drop for Reader {
+impl Drop for PooledReader {
     /// Closes the connection even when an answer is still awaited.
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-impl Reader {
+impl PooledReader {
     /// Connects.
     ///
     /// # Errors
-    /// [`Error::Connect`] with the server's own words.
+    /// [`DatabaseError::Connect`] with the server's own words.
     pub(crate) async fn connect(
         url: &DatabaseUrl,
         application_name: &str,
-        whose: Whose,
-    ) -> Result<Self, Error> {
-        let Connected {
+        whose: LedgerOwner,
+    ) -> Result<Self, DatabaseError> {
+        let NewConnection {
             client,
             mut connection,
             ..
@@ -115,7 +115,7 @@ impl Reader {
         // diesel-async prepares what it sets up. A transaction keeps that on one server connection,
         // whatever pooler is between.
         client.batch_execute("BEGIN").await?;
-        let failed = |cause: String| Error::Connect {
+        let failed = |cause: String| DatabaseError::Connect {
             target: url.target().into(),
             cause,
         };
@@ -143,7 +143,7 @@ impl Reader {
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub(crate) async fn keep_settings(&mut self) -> Result<(), Error> {
+    pub(crate) async fn keep_settings(&mut self) -> Result<(), DatabaseError> {
         let settings = "SET search_path=pg_catalog,pg_temp;SET quote_all_identifiers=off;SET \
                         lock_timeout='500ms';SET statement_timeout='10s';SET \
                         default_transaction_read_only=on";
@@ -158,7 +158,7 @@ impl Reader {
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub(crate) async fn told_by(&mut self, block: &str) -> Result<Option<String>, Error> {
+    pub(crate) async fn told_by(&mut self, block: &str) -> Result<Option<String>, DatabaseError> {
         self.take_told();
         let is_in_transaction = !self.keeps_settings;
         if is_in_transaction {
@@ -181,7 +181,7 @@ impl Reader {
     }
 
     /// Whose ledger it reads.
-    pub(crate) fn whose(&self) -> &Whose {
+    pub(crate) fn whose(&self) -> &LedgerOwner {
         &self.whose
     }
 
@@ -193,8 +193,8 @@ impl Reader {
     /// Dropped before [`Self::end`], the connection is not used again.
     ///
     /// # Errors
-    /// [`Error::Lost`]: the connection does not work any more.
-    pub(crate) async fn begin(&mut self) -> Result<(), Error> {
+    /// [`DatabaseError::Lost`]: the connection does not work any more.
+    pub(crate) async fn begin(&mut self) -> Result<(), DatabaseError> {
         self.dirty = true;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SET LOCAL \
                      search_path=pg_catalog,pg_temp;SET LOCAL quote_all_identifiers=off;SET LOCAL \
@@ -204,14 +204,17 @@ impl Reader {
         self.conn
             .batch_execute(begin)
             .await
-            .map_err(|e| Error::Lost(e.to_string()))
+            .map_err(|e| DatabaseError::Lost(e.to_string()))
     }
 
     /// Ends the transaction and passes the result on.
     ///
     /// # Errors
     /// The result's own error, or that of ending.
-    pub(crate) async fn end<T>(&mut self, result: diesel::QueryResult<T>) -> Result<T, Error> {
+    pub(crate) async fn end<T>(
+        &mut self,
+        result: diesel::QueryResult<T>,
+    ) -> Result<T, DatabaseError> {
         let ended = self.conn.batch_execute("ROLLBACK").await;
         self.dirty = ended.is_err();
         let value = result.map_err(|e| self.error(e))?;
@@ -220,13 +223,13 @@ impl Reader {
     }
 
     /// Converts diesel's error, which has no SQLSTATE; some are told from the message.
-    pub(crate) fn error(&self, error: diesel::result::Error) -> Error {
+    pub(crate) fn error(&self, error: diesel::result::Error) -> DatabaseError {
         match error {
-            _ if self.is_closed() => Error::Lost(error.to_string()),
+            _ if self.is_closed() => DatabaseError::Lost(error.to_string()),
             diesel::result::Error::DatabaseError(
                 diesel::result::DatabaseErrorKind::ClosedConnection,
                 info,
-            ) => Error::Lost(info.message().into()),
+            ) => DatabaseError::Lost(info.message().into()),
             diesel::result::Error::DatabaseError(_, info) => SqlError {
                 sqlstate: sqlstate_of(info.message()).into(),
                 message: info.message().into(),
@@ -235,7 +238,7 @@ impl Reader {
                 ..SqlError::default()
             }
             .into(),
-            other => Error::Lost(other.to_string()),
+            other => DatabaseError::Lost(other.to_string()),
         }
     }
 
@@ -258,16 +261,16 @@ impl Reader {
 
 /// A pool of readers.
 #[derive(Clone)]
-pub(crate) struct Pool {
-    pool: bb8::Pool<Manager>,
+pub(crate) struct ReadPool {
+    pool: bb8::Pool<ConnectionManager>,
     timeout: Duration,
     last_failure: LastFailure,
 }
 
-impl Pool {
+impl ReadPool {
     /// A pool that connects in the background; nothing is awaited and no database needs to be there
     /// yet.
-    pub(crate) fn new(url: DatabaseUrl, whose: Whose, settings: &PoolSettings) -> Self {
+    pub(crate) fn new(url: DatabaseUrl, whose: LedgerOwner, settings: &PoolSettings) -> Self {
         let last_failure = LastFailure::default();
         let pool = bb8::Pool::builder()
             .max_size(settings.size.saturating_add(settings.overflow))
@@ -276,7 +279,7 @@ impl Pool {
             .connection_timeout(settings.timeout)
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .error_sink(Box::new(last_failure.clone()))
-            .build_unchecked(Manager {
+            .build_unchecked(ConnectionManager {
                 url,
                 whose,
                 ping_after: settings.ping_after,
@@ -291,16 +294,18 @@ impl Pool {
     /// A connection, waiting for at most the pool's timeout.
     ///
     /// # Errors
-    /// [`Error::PoolExhausted`], or the error that kept the pool from connecting (bb8 itself says
-    /// only "timed out").
-    pub(crate) async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, Error> {
+    /// [`DatabaseError::PoolExhausted`], or the error that kept the pool from connecting (bb8
+    /// itself says only "timed out").
+    pub(crate) async fn get(
+        &self,
+    ) -> Result<bb8::PooledConnection<'_, ConnectionManager>, DatabaseError> {
         let asked = Instant::now();
         self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => error,
             bb8::RunError::TimedOut => {
                 self.last_failure
                     .since(asked)
-                    .unwrap_or_else(|| Error::PoolExhausted {
+                    .unwrap_or_else(|| DatabaseError::PoolExhausted {
                         size: self.max_size(),
                         waited: self.timeout,
                     })
@@ -322,36 +327,38 @@ impl Pool {
 
 /// Opens and checks connections for bb8.
 #[derive(Debug)]
-pub(crate) struct Manager {
+pub(crate) struct ConnectionManager {
     url: DatabaseUrl,
-    whose: Whose,
+    whose: LedgerOwner,
     ping_after: Duration,
 }
 
-impl bb8::ManageConnection for Manager {
-    type Connection = Reader;
-    type Error = Error;
+impl bb8::ManageConnection for ConnectionManager {
+    type Connection = PooledReader;
+    type Error = DatabaseError;
 
-    async fn connect(&self) -> Result<Reader, Error> {
-        Reader::connect(&self.url, "schemad reader", self.whose.clone()).await
+    async fn connect(&self) -> Result<PooledReader, DatabaseError> {
+        PooledReader::connect(&self.url, "schemad reader", self.whose.clone()).await
     }
 
-    async fn is_valid(&self, reader: &mut Reader) -> Result<(), Error> {
+    async fn is_valid(&self, reader: &mut PooledReader) -> Result<(), DatabaseError> {
         if reader.is_closed() {
-            return Err(Error::Lost("the server closed it while it was idle".into()));
+            return Err(DatabaseError::Lost(
+                "the server closed it while it was idle".into(),
+            ));
         }
         if reader.last_used.elapsed() >= self.ping_after {
             reader
                 .conn
                 .batch_execute("SELECT 1")
                 .await
-                .map_err(|e| Error::Lost(e.to_string()))?;
+                .map_err(|e| DatabaseError::Lost(e.to_string()))?;
         }
         Ok(())
     }
 
     /// Called when a connection comes back, which makes it the place to note when it was last used.
-    fn has_broken(&self, reader: &mut Reader) -> bool {
+    fn has_broken(&self, reader: &mut PooledReader) -> bool {
         reader.last_used = Instant::now();
         reader.is_broken()
     }
@@ -359,10 +366,10 @@ impl bb8::ManageConnection for Manager {
 
 /// The last error that kept the pool from connecting, which bb8 tells to this sink only.
 #[derive(Clone, Debug, Default)]
-struct LastFailure(Arc<Mutex<Option<(Instant, Error)>>>);
+struct LastFailure(Arc<Mutex<Option<(Instant, DatabaseError)>>>);
 
 impl LastFailure {
-    fn since(&self, start: Instant) -> Option<Error> {
+    fn since(&self, start: Instant) -> Option<DatabaseError> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref()
             .filter(|(at, _)| *at >= start)
@@ -370,12 +377,12 @@ impl LastFailure {
     }
 }
 
-impl bb8::ErrorSink<Error> for LastFailure {
-    fn sink(&self, error: Error) {
+impl bb8::ErrorSink<DatabaseError> for LastFailure {
+    fn sink(&self, error: DatabaseError) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error));
     }
 
-    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Error>> {
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<DatabaseError>> {
         Box::new(self.clone())
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{DatabaseUrl, Error, session::Session};
+use super::{DatabaseError, DatabaseUrl, session::MigrationSession};
 
 /// A server that needs longer for one `SELECT pg_backend_pid()` is in no state to be migrated, and
 /// so is a pool whose server connections are all taken.
@@ -25,8 +25,11 @@ const WHO_AM_I: &str =
 /// Proves that `session` keeps its server connection to itself.
 ///
 /// # Errors
-/// [`Error::Pooler`] when it does not; otherwise the database's or its loss.
-pub(crate) async fn prove_direct(session: &Session, url: &DatabaseUrl) -> Result<(), Error> {
+/// [`DatabaseError::Pooler`] when it does not; otherwise the database's or its loss.
+pub(crate) async fn prove_direct(
+    session: &MigrationSession,
+    url: &DatabaseUrl,
+) -> Result<(), DatabaseError> {
     match is_shared(session, url).await {
         Ok(false) => Ok(()),
         Ok(true) => Err(pooled(url)),
@@ -34,13 +37,13 @@ pub(crate) async fn prove_direct(session: &Session, url: &DatabaseUrl) -> Result
     }
 }
 
-async fn is_shared(session: &Session, url: &DatabaseUrl) -> Result<bool, Error> {
+async fn is_shared(session: &MigrationSession, url: &DatabaseUrl) -> Result<bool, DatabaseError> {
     // Of this proof only: what an earlier one set may still be in the server connection of a pool.
     let mark = uuid::Uuid::new_v4().to_string();
     let own = who_am_i(session, &format!("SET schemad.probe='{mark}';{WHO_AM_I}"))
         .await?
         .0;
-    let other = Session::open(url).await?;
+    let other = MigrationSession::open(url).await?;
     for round in 0..ROUNDS {
         // While the other's transaction holds a server connection, a pool gives the next
         // transaction another one ...
@@ -69,7 +72,10 @@ async fn is_shared(session: &Session, url: &DatabaseUrl) -> Result<bool, Error> 
 }
 
 /// The server connection and the mark in it, as the last row of `query` says.
-async fn who_am_i(session: &Session, query: &str) -> Result<(String, String), Error> {
+async fn who_am_i(
+    session: &MigrationSession,
+    query: &str,
+) -> Result<(String, String), DatabaseError> {
     let messages = in_time(session.client().simple_query(query)).await?;
     let row = messages
         .into_iter()
@@ -78,22 +84,22 @@ async fn who_am_i(session: &Session, query: &str) -> Result<(String, String), Er
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         });
-    let row = row.ok_or_else(|| Error::Lost("the server returned no row".into()))?;
+    let row = row.ok_or_else(|| DatabaseError::Lost("the server returned no row".into()))?;
     let column = |n| row.get(n).unwrap_or_default().to_owned();
     Ok((column(0), column(1)))
 }
 
 async fn in_time<T>(
     answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Error> {
+) -> Result<T, DatabaseError> {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::Timeout(PATIENCE)),
+        Err(_) => Err(DatabaseError::Timeout(PATIENCE)),
     }
 }
 
-fn pooled(url: &DatabaseUrl) -> Error {
-    Error::Pooler(
+fn pooled(url: &DatabaseUrl) -> DatabaseError {
+    DatabaseError::Pooler(
         format!(
             "{} goes through a transaction pooler (two connections share a server connection): set \
              MIGRATION_DATABASE_URL to a direct or session-pooled address",

@@ -42,7 +42,7 @@ const LINES: usize = 5;
 
 /// Why there is no private PostgreSQL.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum PrivateServerError {
     /// No server programs.
     #[error(
         "no PostgreSQL server programs found ($PG_BIN, /usr/lib/postgresql/*/bin, PATH). Install \
@@ -112,10 +112,10 @@ impl Loopback {
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub fn new(role: &'static str) -> Result<Self, Error> {
+    pub fn new(role: &'static str) -> Result<Self, PrivateServerError> {
         let mut bytes = [0; 24];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
-            .map_err(|_| Error::NoRandom)?;
+            .map_err(|_| PrivateServerError::NoRandom)?;
         let password = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self {
             role,
@@ -225,8 +225,12 @@ impl PrivatePostgres {
     /// Starts a server on `dir`, which is created on first use. Blocks until it takes connections.
     ///
     /// # Errors
-    /// [`Error`]; [`Error::InUse`] when a live process has `dir`.
-    pub fn start(programs: &Path, dir: &Path, durability: Durability) -> Result<Self, Error> {
+    /// [`PrivateServerError`]; [`PrivateServerError::InUse`] when a live process has `dir`.
+    pub fn start(
+        programs: &Path,
+        dir: &Path,
+        durability: Durability,
+    ) -> Result<Self, PrivateServerError> {
         let user = run_as()?;
         let dir = owned_dir(dir, user.as_ref())?;
         let lock = lock(&dir)?;
@@ -238,13 +242,13 @@ impl PrivatePostgres {
     /// its start. The caller gives the role and its password to the server.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`PrivateServerError`].
     pub fn start_on_loopback(
         programs: &Path,
         dir: &Path,
         mut loopback: Loopback,
         preload: &[String],
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, PrivateServerError> {
         // Somebody else may take a port between the look and the start.
         const TRIES: usize = 5;
         let user = run_as()?;
@@ -269,7 +273,7 @@ impl PrivatePostgres {
                 preload,
                 user.as_ref(),
             ) {
-                Err(Error::Program { output, .. })
+                Err(PrivateServerError::Program { output, .. })
                     if tries < TRIES && output.contains("could not create any TCP/IP") => {}
                 started => return started,
             }
@@ -285,7 +289,7 @@ impl PrivatePostgres {
         loopback: Option<Loopback>,
         preload: &[String],
         user: Option<&User>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, PrivateServerError> {
         let data = dir.join("data");
         let port = loopback.as_ref().map_or(5432, |loopback| loopback.port);
         let socket_dir = socket_dir(dir, user)?;
@@ -405,8 +409,8 @@ impl PrivatePostgres {
 
     /// pg_ctl's own test: our pid on line 1 of postmaster.pid (a killed server leaves its file),
     /// "ready" on line 8.
-    fn wait_until_ready(&mut self, data: &Path, log: &Path) -> Result<(), Error> {
-        let failed = |output: String| Error::Program {
+    fn wait_until_ready(&mut self, data: &Path, log: &Path) -> Result<(), PrivateServerError> {
+        let failed = |output: String| PrivateServerError::Program {
             program: "postgres",
             output,
         };
@@ -462,22 +466,22 @@ impl Drop for PrivatePostgres {
     }
 }
 
-fn io_error(path: &Path, error: io::Error) -> Error {
-    Error::Io {
+fn io_error(path: &Path, error: io::Error) -> PrivateServerError {
+    PrivateServerError::Io {
         path: path.into(),
         error,
     }
 }
 
 /// PostgreSQL refuses to run as root.
-fn run_as() -> Result<Option<User>, Error> {
+fn run_as() -> Result<Option<User>, PrivateServerError> {
     if !geteuid().is_root() {
         return Ok(None);
     }
     let found = ["postgres", "nobody"]
         .into_iter()
         .find_map(|name| User::from_name(name).ok().flatten());
-    found.map(Some).ok_or(Error::NobodyToRunAs)
+    found.map(Some).ok_or(PrivateServerError::NobodyToRunAs)
 }
 
 /// In every folder that is ours. Nothing else is touched, whatever is asked for.
@@ -485,7 +489,7 @@ const MARKER: &str = "schemad.private-postgres";
 
 /// Creates `dir`, or takes it when it is empty or was ours before, for the server alone:
 /// authentication is `trust`, and who can reach the socket is in.
-fn owned_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
+fn owned_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, PrivateServerError> {
     let failed = |error| io_error(dir, error);
     fs::create_dir_all(dir).map_err(failed)?;
     let dir = dir.canonicalize().map_err(failed)?;
@@ -496,7 +500,7 @@ fn owned_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
         if entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != MARKER))
             && !dir.join(MARKER).exists()
         {
-            return Err(Error::NotOurs(dir));
+            return Err(PrivateServerError::NotOurs(dir));
         }
         fs::write(dir.join(MARKER), "").map_err(failed)?;
     }
@@ -509,7 +513,7 @@ fn owned_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
 
 /// The folder for the socket: `dir`, or where that is too long a private one in the temporary
 /// folder.
-fn socket_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
+fn socket_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, PrivateServerError> {
     if dir.as_os_str().len() <= MAX_SOCKET_DIR {
         return Ok(dir.into());
     }
@@ -531,7 +535,7 @@ fn socket_dir(dir: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
     Ok(short)
 }
 
-fn lock(dir: &Path) -> Result<fs::File, Error> {
+fn lock(dir: &Path) -> Result<fs::File, PrivateServerError> {
     let path = dir.join("lock");
     let file = fs::File::create(&path).map_err(|error| io_error(&path, error))?;
     match file.try_lock() {
@@ -545,14 +549,19 @@ fn lock(dir: &Path) -> Result<fs::File, Error> {
                     return Ok(file);
                 }
             }
-            Err(Error::InUse(dir.into()))
+            Err(PrivateServerError::InUse(dir.into()))
         }
         Err(fs::TryLockError::Error(error)) => Err(io_error(&path, error)),
     }
 }
 
 /// Runs initdb unless it has been run to its end before.
-fn init(programs: &Path, dir: &Path, data: &Path, user: Option<&User>) -> Result<(), Error> {
+fn init(
+    programs: &Path,
+    dir: &Path,
+    data: &Path,
+    user: Option<&User>,
+) -> Result<(), PrivateServerError> {
     let complete = data.join("schemad.initialized");
     if complete.exists() {
         return Ok(());
@@ -583,10 +592,10 @@ fn init(programs: &Path, dir: &Path, data: &Path, user: Option<&User>) -> Result
 
 /// That a program failed, and what it said, as far as a person reads on: cp complains of every
 /// file.
-fn failed(program: &'static str, dir: &Path, stderr: &[u8]) -> Error {
+fn failed(program: &'static str, dir: &Path, stderr: &[u8]) -> PrivateServerError {
     let text = String::from_utf8_lossy(stderr);
     if text.contains("No space left on device") {
-        return Error::NoRoom(dir.into());
+        return PrivateServerError::NoRoom(dir.into());
     }
     let lines: Vec<&str> = text.trim().lines().collect();
     let more = lines.len().saturating_sub(LINES);
@@ -596,7 +605,7 @@ fn failed(program: &'static str, dir: &Path, stderr: &[u8]) -> Error {
     } else {
         format!("{first}\n… and {more} lines more")
     };
-    Error::Program { program, output }
+    PrivateServerError::Program { program, output }
 }
 
 fn command(programs: &Path, program: &str, dir: &Path, user: Option<&User>) -> Command {

@@ -1,11 +1,11 @@
 //! Scratch databases: made on a server for a while, for rehearsals and leases, and gone afterwards,
 //! however their maker ends.
 //!
-//! Whoever makes some ([`Scratch`]) keeps one session, and on it an advisory lock with a number of
-//! its own, which is part of each name. Nobody but its owner gets into one, and for whom it was
-//! made. A database whose maker has no lock any more, and that nobody is connected to, was left
-//! behind and is dropped by the next who looks ([`sweep`]): everybody who opens a [`Scratch`], and
-//! the daemon now and then.
+//! Whoever makes some ([`ScratchMaker`]) keeps one session, and on it an advisory lock with a
+//! number of its own, which is part of each name. Nobody but its owner gets into one, and for whom
+//! it was made. A database whose maker has no lock any more, and that nobody is connected to, was
+//! left behind and is dropped by the next who looks ([`sweep()`]): everybody who opens a
+//! [`ScratchMaker`], and the daemon now and then.
 
 pub(crate) mod create_options;
 mod error;
@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, error::SqlState, types::Type};
 
-pub(crate) use error::Error;
-pub use name::Name;
+pub(crate) use error::ScratchError;
+pub use name::ScratchName;
 pub(crate) use sweep::orphans;
 pub use sweep::sweep;
 
 use crate::{
-    postgres::{self, DatabaseUrl, session::Session},
+    postgres::{self, DatabaseUrl, session::MigrationSession},
     sql::ident,
 };
 
@@ -41,7 +41,7 @@ const REMOVED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a new database begins as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Template<'a> {
+pub enum ScratchTemplate<'a> {
     /// Empty, with the encoding and the locale of the database at the maker's URL.
     Empty,
     /// A copy of this database, which nobody may be connected to meanwhile (but the session that
@@ -49,29 +49,29 @@ pub enum Template<'a> {
     Copy(&'a str),
 }
 
-/// A maker of scratch databases. [`Scratch::close`] drops them all; where that is not called (the
-/// future is dropped, the process killed), the session ends, its lock with it, and the next
+/// A maker of scratch databases. [`ScratchMaker::close`] drops them all; where that is not called
+/// (the future is dropped, the process killed), the session ends, its lock with it, and the next
 /// `sweep` drops them.
-pub struct Scratch {
-    session: Session,
+pub struct ScratchMaker {
+    session: MigrationSession,
     url: DatabaseUrl,
     /// The number.
     maker: u32,
     /// What the next database is called.
-    next: Name,
+    next: ScratchName,
     /// What there is.
-    made: Vec<Name>,
+    made: Vec<ScratchName>,
 }
 
-impl Scratch {
+impl ScratchMaker {
     /// Connects, sweeps, and takes a number. `url` names a database to be connected to for as long
     /// as this lives; the scratch databases lie beside it. It has to be a direct address (not of a
     /// transaction pooler).
     ///
     /// # Errors
-    /// [`Error::Database`]: no connection, or the server's own.
-    pub async fn open(url: &DatabaseUrl) -> Result<Self, Error> {
-        let session = Session::open(url).await?;
+    /// `DatabaseError`: no connection, or the server's own.
+    pub async fn open(url: &DatabaseUrl) -> Result<Self, ScratchError> {
+        let session = MigrationSession::open(url).await?;
         if let Err(error) = sweep(session.client()).await {
             tracing::debug!(cause = %error, "what others left could not be looked for");
         }
@@ -86,7 +86,7 @@ impl Scratch {
                 .client()
                 .query_typed(query, parameters)
                 .await
-                .map_err(postgres::Error::from)?;
+                .map_err(postgres::DatabaseError::from)?;
             if rows.first().is_some_and(|row| row.get(0)) {
                 break maker;
             }
@@ -95,7 +95,7 @@ impl Scratch {
             session,
             url: url.clone(),
             maker,
-            next: Name::first_of(maker),
+            next: ScratchName::first_of(maker),
             made: Vec::new(),
         })
     }
@@ -105,8 +105,11 @@ impl Scratch {
     /// Dropped before it returns, the database may come to be all the same; it is swept.
     ///
     /// # Errors
-    /// [`Error`], each a situation.
-    pub async fn create(&mut self, template: Template<'_>) -> Result<Name, Error> {
+    /// [`ScratchError`], each a situation.
+    pub async fn create(
+        &mut self,
+        template: ScratchTemplate<'_>,
+    ) -> Result<ScratchName, ScratchError> {
         let name = self.make(None, template).await?;
         open(self.session.client(), &name, None).await?;
         Ok(name)
@@ -117,12 +120,16 @@ impl Scratch {
     /// the copy, which so can be copied at any time.
     ///
     /// # Errors
-    /// As [`Scratch::create`].
-    pub async fn put_aside(&mut self, of: &Name, own: &Client) -> Result<Name, Error> {
+    /// As [`ScratchMaker::create`].
+    pub async fn put_aside(
+        &mut self,
+        of: &ScratchName,
+        own: &Client,
+    ) -> Result<ScratchName, ScratchError> {
         let rows = own
             .query_typed("SELECT pg_catalog.pg_backend_pid()", &[])
             .await
-            .map_err(postgres::Error::from)?;
+            .map_err(postgres::DatabaseError::from)?;
         let own_pid = rows.first().map_or(0, |row| row.get(0));
         self.revive().await?;
         let copied = match close(self.session.client(), of, own_pid).await {
@@ -134,20 +141,23 @@ impl Scratch {
             .client()
             .batch_execute(&reopen)
             .await
-            .map_err(postgres::Error::from)?;
+            .map_err(postgres::DatabaseError::from)?;
         copied
     }
 
     async fn copy_when_alone(
         &mut self,
-        of: &Name,
+        of: &ScratchName,
         own: &Client,
         own_pid: i32,
-    ) -> Result<Name, Error> {
+    ) -> Result<ScratchName, ScratchError> {
         let begun = Instant::now();
         loop {
-            match self.make(Some(own), Template::Copy(&of.to_string())).await {
-                Err(Error::TemplateInUse { .. }) if begun.elapsed() < LEFT_WITHIN => {
+            match self
+                .make(Some(own), ScratchTemplate::Copy(&of.to_string()))
+                .await
+            {
+                Err(ScratchError::TemplateInUse { .. }) if begun.elapsed() < LEFT_WITHIN => {
                     send_away(self.session.client(), of, own_pid).await?;
                 }
                 made => return made,
@@ -156,11 +166,15 @@ impl Scratch {
     }
 
     /// Makes a database that nobody can connect to yet.
-    async fn make(&mut self, on: Option<&Client>, template: Template<'_>) -> Result<Name, Error> {
+    async fn make(
+        &mut self,
+        on: Option<&Client>,
+        template: ScratchTemplate<'_>,
+    ) -> Result<ScratchName, ScratchError> {
         let client = on.unwrap_or(self.session.client());
         let options = match template {
-            Template::Empty => create_options::options(self.session.client()).await?,
-            Template::Copy(database) => format!("TEMPLATE {}", ident(database)),
+            ScratchTemplate::Empty => create_options::options(self.session.client()).await?,
+            ScratchTemplate::Copy(database) => format!("TEMPLATE {}", ident(database)),
         };
         let mut tries = 0;
         loop {
@@ -172,24 +186,26 @@ impl Scratch {
                     self.made.push(name);
                     return Ok(name);
                 }
-                Err(refused) => match Error::of(refused.into(), &name, template, &self.url) {
-                    Error::NameTaken(_) if tries < TRIES => {}
-                    error => return Err(error.with_who(client).await),
-                },
+                Err(refused) => {
+                    match ScratchError::of(refused.into(), &name, template, &self.url) {
+                        ScratchError::NameTaken(_) if tries < TRIES => {}
+                        error => return Err(error.with_who(client).await),
+                    }
+                }
             }
         }
     }
 
     /// A name of this maker's for a [`copy`]: several can be made at once, each on a session of its
     /// own. `databases` and `close` do not know of it; the sweep does.
-    pub fn reserve(&mut self) -> Name {
+    pub fn reserve(&mut self) -> ScratchName {
         let name = self.next;
         self.next = name.next();
         name
     }
 
     /// Where a database is.
-    pub fn url(&self, name: &Name) -> DatabaseUrl {
+    pub fn url(&self, name: &ScratchName) -> DatabaseUrl {
         self.url.with_database(&name.to_string())
     }
 
@@ -197,20 +213,20 @@ impl Scratch {
     ///
     /// # Errors
     /// The server's, or its loss: it is swept later.
-    pub async fn remove(&mut self, name: &Name) -> Result<(), Error> {
+    pub async fn remove(&mut self, name: &ScratchName) -> Result<(), ScratchError> {
         // FORCE, because a migration may have left a session behind that it opened itself.
         let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         match tokio::time::timeout(REMOVED_WITHIN, self.session.client().batch_execute(&drop)).await
         {
-            Ok(dropped) => dropped.map_err(postgres::Error::from)?,
-            Err(_) => return Err(postgres::Error::Timeout(REMOVED_WITHIN).into()),
+            Ok(dropped) => dropped.map_err(postgres::DatabaseError::from)?,
+            Err(_) => return Err(postgres::DatabaseError::Timeout(REMOVED_WITHIN).into()),
         }
         self.made.retain(|made| made != name);
         Ok(())
     }
 
     /// What there is.
-    pub fn databases(&self) -> &[Name] {
+    pub fn databases(&self) -> &[ScratchName] {
         &self.made
     }
 
@@ -228,12 +244,12 @@ impl Scratch {
     /// ended all sessions but its own.
     ///
     /// # Errors
-    /// [`Error::Database`]: no connection, or the server's own.
-    pub async fn revive(&mut self) -> Result<(), Error> {
+    /// `DatabaseError`: no connection, or the server's own.
+    pub async fn revive(&mut self) -> Result<(), ScratchError> {
         if self.session.client().simple_query("").await.is_ok() {
             return Ok(());
         }
-        let session = Session::open(&self.url).await?;
+        let session = MigrationSession::open(&self.url).await?;
         let parameters = &[
             (&LOCK as _, Type::INT4),
             (&self.maker.cast_signed() as _, Type::INT4),
@@ -242,7 +258,7 @@ impl Scratch {
             .client()
             .query_typed("SELECT pg_advisory_lock($1, $2)", parameters)
             .await
-            .map_err(postgres::Error::from)?;
+            .map_err(postgres::DatabaseError::from)?;
         self.session = session;
         Ok(())
     }
@@ -251,7 +267,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The first that came; the rest was tried all the same, and what is left is swept later.
-    pub async fn close(mut self) -> Result<(), Error> {
+    pub async fn close(mut self) -> Result<(), ScratchError> {
         let mut result = Ok(());
         for name in std::mem::take(&mut self.made) {
             let removed = self.remove(&name).await;
@@ -267,26 +283,29 @@ impl Scratch {
 /// Dropped before it returns, the database may come to be all the same.
 ///
 /// # Errors
-/// [`Error`], each a situation.
+/// [`ScratchError`], each a situation.
 pub(crate) async fn copy(
     client: &Client,
-    name: &Name,
-    from: &Name,
+    name: &ScratchName,
+    from: &ScratchName,
     url: &DatabaseUrl,
     guest: &str,
-) -> Result<(), Error> {
+) -> Result<(), ScratchError> {
     let made = client
         .batch_execute(&create(name, &format!("TEMPLATE {from}")))
         .await;
     if let Err(refused) = made {
-        return Err(
-            Error::of(refused.into(), name, Template::Copy(&from.to_string()), url)
-                .with_who(client)
-                .await,
-        );
+        return Err(ScratchError::of(
+            refused.into(),
+            name,
+            ScratchTemplate::Copy(&from.to_string()),
+            url,
+        )
+        .with_who(client)
+        .await);
     }
     match open(client, name, Some(guest)).await {
-        Err(postgres::Error::Sql(error)) if error.is(&SqlState::UNDEFINED_OBJECT) => {
+        Err(postgres::DatabaseError::Sql(error)) if error.is(&SqlState::UNDEFINED_OBJECT) => {
             Ok(open(client, name, None).await?)
         }
         opened => Ok(opened?),
@@ -295,14 +314,18 @@ pub(crate) async fn copy(
 
 /// A new database lets everybody in who has an account on the server, so nobody gets in before
 /// [`open`].
-fn create(name: &Name, options: &str) -> String {
+fn create(name: &ScratchName, options: &str) -> String {
     format!("CREATE DATABASE {name} {options} ALLOW_CONNECTIONS false")
 }
 
 /// Lets its owner in, and `guest`. Whoever may not connect can do nothing with what else PUBLIC
 /// has, and the roles that scripts take keep it: temporary tables, and CREATE in the schema public
 /// before PostgreSQL 15.
-async fn open(client: &Client, name: &Name, guest: Option<&str>) -> Result<(), postgres::Error> {
+async fn open(
+    client: &Client,
+    name: &ScratchName,
+    guest: Option<&str>,
+) -> Result<(), postgres::DatabaseError> {
     let grant = guest
         .map(|guest| format!("GRANT CONNECT ON DATABASE {name} TO {guest};"))
         .unwrap_or_default();
@@ -321,9 +344,9 @@ async fn open(client: &Client, name: &Name, guest: Option<&str>) -> Result<(), p
 /// The server's, or its loss.
 pub(crate) async fn close(
     client: &Client,
-    name: &Name,
+    name: &ScratchName,
     but_for: i32,
-) -> Result<(), postgres::Error> {
+) -> Result<(), postgres::DatabaseError> {
     client
         .batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
         .await?;
@@ -331,7 +354,11 @@ pub(crate) async fn close(
 }
 
 /// Ends the sessions in a database, as far as this role may.
-async fn send_away(client: &Client, name: &Name, but_for: i32) -> Result<(), postgres::Error> {
+async fn send_away(
+    client: &Client,
+    name: &ScratchName,
+    but_for: i32,
+) -> Result<(), postgres::DatabaseError> {
     let there = "SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE a.datname = $1::name AND \
         a.pid <> $2";
     let rows = client
@@ -350,9 +377,9 @@ async fn send_away(client: &Client, name: &Name, but_for: i32) -> Result<(), pos
                 &[(&pid, Type::INT4)],
             )
             .await;
-        match ended.map_err(postgres::Error::from) {
+        match ended.map_err(postgres::DatabaseError::from) {
             Ok(_) => {}
-            Err(error @ postgres::Error::Sql(_)) => {
+            Err(error @ postgres::DatabaseError::Sql(_)) => {
                 tracing::debug!(pid, cause = %error, "a session in a scratch database stays")
             }
             Err(lost) => return Err(lost),
@@ -366,7 +393,10 @@ async fn send_away(client: &Client, name: &Name, but_for: i32) -> Result<(), pos
 ///
 /// # Errors
 /// The server's, or its loss.
-pub(crate) async fn drop_database(client: &Client, name: &Name) -> Result<(), postgres::Error> {
+pub(crate) async fn drop_database(
+    client: &Client,
+    name: &ScratchName,
+) -> Result<(), postgres::DatabaseError> {
     Ok(client
         .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
         .await?)

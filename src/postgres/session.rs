@@ -16,9 +16,9 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    DatabaseUrl, Error,
-    connect::{Connected, Connection},
-    logins::Keeper,
+    DatabaseError, DatabaseUrl,
+    connect::{ConnectionDriver, NewConnection},
+    logins::LedgerSession,
 };
 use crate::sql;
 
@@ -104,8 +104,8 @@ macro_rules! insist {
         let mut tries = 5;
         loop {
             tries -= 1;
-            match $work.await.map_err($crate::postgres::Error::from) {
-                Err($crate::postgres::Error::Sql(error))
+            match $work.await.map_err($crate::postgres::DatabaseError::from) {
+                Err($crate::postgres::DatabaseError::Sql(error))
                     if tries > 0
                         && error.is(&::tokio_postgres::error::SqlState::QUERY_CANCELED) => {}
                 done => break done,
@@ -116,11 +116,11 @@ macro_rules! insist {
 pub(crate) use insist;
 
 /// How many messages of a step were left out.
-type LeftOut = Arc<Mutex<BTreeMap<Option<i64>, u64>>>;
+type OmittedNotices = Arc<Mutex<BTreeMap<Option<i64>, u64>>>;
 
 /// Something the server said beside the result.
 #[derive(Clone, Debug, Default)]
-pub struct Notice {
+pub struct ServerNotice {
     /// The step that ran, as the first guard announced it.
     pub step: Option<i64>,
     /// NOTICE, WARNING, INFO and so on.
@@ -135,30 +135,30 @@ pub struct Notice {
 
 /// A session for changing the schema. Dropping it closes the connection, also when an answer is
 /// still awaited, which ends its transaction and its locks.
-pub struct Session {
+pub struct MigrationSession {
     client: Client,
     tls: MakeRustlsConnect,
-    notices: mpsc::Receiver<Notice>,
-    left_out: LeftOut,
+    notices: mpsc::Receiver<ServerNotice>,
+    left_out: OmittedNotices,
     server_major: u32,
     /// Ends prepared statements, all of them or those of scripts.
     deallocate: &'static str,
-    /// What the guards compare, as SET statements; empty until [`Session::pin`].
+    /// What the guards compare, as SET statements; empty until [`MigrationSession::pin`].
     pins: String,
     pinned_table: Option<String>,
     reset: String,
     /// Another login's session, which writes the ledger.
-    keeper: Option<Box<Keeper>>,
+    keeper: Option<Box<LedgerSession>>,
     driver: JoinHandle<()>,
 }
 
 /// Cancels what a session runs.
-pub struct Canceller {
+pub struct QueryCanceller {
     token: CancelToken,
     tls: MakeRustlsConnect,
 }
 
-impl Canceller {
+impl QueryCanceller {
     /// Asks the server, on a connection of its own, to cancel what runs. That nothing may run then
     /// is no mistake, and a server that is gone shows in the answer that is awaited.
     pub async fn cancel(&self) {
@@ -166,19 +166,20 @@ impl Canceller {
     }
 }
 
-impl Drop for Session {
+impl Drop for MigrationSession {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-impl Session {
+impl MigrationSession {
     /// Connects and makes the settings.
     ///
     /// # Errors
-    /// [`Error::Connect`], [`Error::ServerTooOld`], or what the server says to the settings.
-    pub async fn open(url: &DatabaseUrl) -> Result<Self, Error> {
-        let Connected {
+    /// [`DatabaseError::Connect`], [`DatabaseError::ServerTooOld`], or what the server says to the
+    /// settings.
+    pub async fn open(url: &DatabaseUrl) -> Result<Self, DatabaseError> {
+        let NewConnection {
             client,
             connection,
             tls,
@@ -189,10 +190,10 @@ impl Session {
             .to_owned();
         let server_major = major(&version);
         if server_major < 13 {
-            return Err(Error::ServerTooOld(version));
+            return Err(DatabaseError::ServerTooOld(version));
         }
         let (sender, notices) = mpsc::channel(NOTICE_BUFFER);
-        let left_out = LeftOut::default();
+        let left_out = OmittedNotices::default();
         let driver = tokio::spawn(drive(connection, sender, left_out.clone()));
         let (deallocate, pins) = (DEALLOCATE, String::new());
         let reset = reset(deallocate, server_major, &pins);
@@ -230,11 +231,11 @@ impl Session {
     }
 
     /// The other login's session that writes the ledger. `None`: this session writes it itself.
-    pub fn keeper(&self) -> Option<&Keeper> {
+    pub fn keeper(&self) -> Option<&LedgerSession> {
         self.keeper.as_deref()
     }
 
-    pub(super) fn with_keeper(mut self, keeper: Keeper) -> Self {
+    pub(super) fn with_keeper(mut self, keeper: LedgerSession) -> Self {
         self.keeper = Some(Box::new(keeper));
         self
     }
@@ -248,19 +249,19 @@ impl Session {
     }
 
     /// Cancels what runs here, from beside it.
-    pub fn canceller(&self) -> Canceller {
-        Canceller {
+    pub fn canceller(&self) -> QueryCanceller {
+        QueryCanceller {
             token: self.client.cancel_token(),
             tls: self.tls.clone(),
         }
     }
 
     /// Proves that the session may take `role`, and is itself again afterwards; says so in
-    /// `schemad.role`, as [`Session::pin`] does.
+    /// `schemad.role`, as [`MigrationSession::pin`] does.
     ///
     /// # Errors
-    /// [`Error::Role`] with the server's words, or the session's loss.
-    pub async fn may_become(&self, role: &str) -> Result<(), Error> {
+    /// [`DatabaseError::Role`] with the server's words, or the session's loss.
+    pub async fn may_become(&self, role: &str) -> Result<(), DatabaseError> {
         let taken = self
             .client
             .query_typed(
@@ -268,9 +269,9 @@ impl Session {
                 &[(&role, Type::TEXT)],
             )
             .await;
-        match taken.map_err(Error::from) {
+        match taken.map_err(DatabaseError::from) {
             Ok(_) => {}
-            Err(Error::Sql(error)) => {
+            Err(DatabaseError::Sql(error)) => {
                 let found = "SELECT format('GRANT %I TO %I', rolname, session_user) FROM pg_roles \
                     WHERE rolname = $1";
                 let rows = self
@@ -278,7 +279,7 @@ impl Session {
                     .query_typed(found, &[(&role, Type::TEXT)])
                     .await?;
                 let grant = rows.first().map(|row| row.get(0));
-                return Err(Error::Role {
+                return Err(DatabaseError::Role {
                     role: role.into(),
                     cause: error.message.clone(),
                     grant,
@@ -306,7 +307,10 @@ impl Session {
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub async fn in_configured_path(&self, query: &'static str) -> Result<SimpleQueryRow, Error> {
+    pub async fn in_configured_path(
+        &self,
+        query: &'static str,
+    ) -> Result<SimpleQueryRow, DatabaseError> {
         let answer = self
             .client
             .simple_query(&format!("{CONFIGURED_PATH};{query};{OWN_PATH}"))
@@ -315,7 +319,7 @@ impl Session {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         });
-        row.ok_or_else(|| Error::Lost("the server returned no row".into()))
+        row.ok_or_else(|| DatabaseError::Lost("the server returned no row".into()))
     }
 
     /// Returns the schema in which a script creates what it does not qualify: the first one that
@@ -324,7 +328,7 @@ impl Session {
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub async fn first_schema(&self, role: Option<&str>) -> Result<Option<String>, Error> {
+    pub async fn first_schema(&self, role: Option<&str>) -> Result<Option<String>, DatabaseError> {
         let (become_it, back) = match role {
             Some(role) => (format!("SET ROLE {};", sql::ident(role)), ";RESET ROLE"),
             None => (String::new(), ""),
@@ -352,7 +356,11 @@ impl Session {
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub async fn pin(&mut self, role: Option<&str>, diesel_table: &str) -> Result<(), Error> {
+    pub async fn pin(
+        &mut self,
+        role: Option<&str>,
+        diesel_table: &str,
+    ) -> Result<(), DatabaseError> {
         let (role, table) = (
             sql::literal(role.unwrap_or_default()),
             sql::literal(diesel_table),
@@ -363,13 +371,13 @@ impl Session {
         Ok(self.client.batch_execute(&self.pins).await?)
     }
 
-    /// Whether [`Session::pin`] was called.
+    /// Whether [`MigrationSession::pin`] was called.
     pub fn is_pinned(&self) -> bool {
         self.pinned_table.is_some()
     }
 
-    /// Where Diesel's table is, as [`Session::pin`] said, for who may lock it: where another login
-    /// keeps the ledger, this one has no right on it.
+    /// Where Diesel's table is, as [`MigrationSession::pin`] said, for who may lock it: where
+    /// another login keeps the ledger, this one has no right on it.
     pub fn table_to_lock(&self) -> Option<&str> {
         self.pinned_table
             .as_deref()
@@ -397,7 +405,7 @@ impl Session {
     }
 
     /// The next notice. Dropping the future loses none.
-    pub async fn next_notice(&mut self) -> Notice {
+    pub async fn next_notice(&mut self) -> ServerNotice {
         match self.notices.recv().await {
             Some(notice) => notice,
             // The connection is gone, which shows in the answer that is awaited.
@@ -406,24 +414,24 @@ impl Session {
     }
 
     /// The notices that have arrived.
-    pub fn take_notices(&mut self) -> Vec<Notice> {
+    pub fn take_notices(&mut self) -> Vec<ServerNotice> {
         std::iter::from_fn(|| self.notices.try_recv().ok()).collect()
     }
 
     /// That more was said while `step` ran than is passed on, if it was. To be asked when the
     /// step's answer is through.
-    pub fn take_left_out(&mut self, step: i64) -> Option<Notice> {
+    pub fn take_left_out(&mut self, step: i64) -> Option<ServerNotice> {
         let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
         let count = left_out.remove(&Some(step))?;
         let message = format!(
             "{count} more messages are left out: of what a step, or a part of one, says, the first \
              {NOTICES_PER_STEP} are passed on"
         );
-        Some(Notice {
+        Some(ServerNotice {
             step: Some(step),
             severity: "NOTICE".into(),
             message,
-            ..Notice::default()
+            ..ServerNotice::default()
         })
     }
 
@@ -431,7 +439,7 @@ impl Session {
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub async fn clean(&self) -> Result<(), Error> {
+    pub async fn clean(&self) -> Result<(), DatabaseError> {
         insist!(self.client.batch_execute("ROLLBACK"))?;
         self.reset().await
     }
@@ -440,7 +448,7 @@ impl Session {
     ///
     /// # Errors
     /// The database's, or its loss.
-    pub async fn reset(&self) -> Result<(), Error> {
+    pub async fn reset(&self) -> Result<(), DatabaseError> {
         insist!(self.client.batch_execute(&self.reset))
     }
 }
@@ -448,7 +456,11 @@ impl Session {
 /// Carries the connection until it ends; its end shows in the client's next call. Steps are sent
 /// ahead, so which one a notice belongs to only the order on the wire tells: the first guard
 /// announces each step with an INFO of its own SQLSTATE.
-async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>, left_out: LeftOut) {
+async fn drive(
+    mut connection: ConnectionDriver,
+    notices: mpsc::Sender<ServerNotice>,
+    left_out: OmittedNotices,
+) {
     let (mut step, mut room) = (None, NOTICES_PER_STEP);
     while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
         let AsyncMessage::Notice(notice) = message else {
@@ -459,7 +471,7 @@ async fn drive(mut connection: Connection, notices: mpsc::Sender<Notice>, left_o
             continue;
         }
         let kept = |text: &str| text[..text.floor_char_boundary(NOTICE_BYTES)].to_owned();
-        let notice = || Notice {
+        let notice = || ServerNotice {
             step,
             severity: notice.severity().into(),
             message: kept(notice.message()),
@@ -494,7 +506,7 @@ mod tests {
     #[tokio::test]
     async fn a_late_cancel_does_not_keep_from_what_has_to_be_done() {
         let cancelled = || {
-            Error::from(SqlError {
+            DatabaseError::from(SqlError {
                 sqlstate: "57014".into(),
                 ..SqlError::default()
             })

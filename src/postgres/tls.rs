@@ -22,12 +22,12 @@ use rustls::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{options::Options, url::InvalidUrl};
+use super::{options::UrlOptions, url::InvalidUrl};
 use crate::transport::pem;
 
 /// How the server has to prove who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum VerifyMode {
     /// No TLS.
     Disable,
     /// TLS where the server has it; no proof.
@@ -40,7 +40,7 @@ pub enum Mode {
     VerifyFull,
 }
 
-impl Mode {
+impl VerifyMode {
     /// libpq's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,9 +71,9 @@ impl Mode {
 
 /// What a URL says about TLS.
 #[derive(Clone, Debug)]
-pub(super) struct Tls {
-    pub mode: Mode,
-    roots: Roots,
+pub(super) struct DatabaseTls {
+    pub mode: VerifyMode,
+    roots: RootCertificates,
     /// Certificate and key.
     identity: Option<(PathBuf, PathBuf)>,
     only_13: bool,
@@ -81,13 +81,13 @@ pub(super) struct Tls {
 }
 
 #[derive(Clone, Debug)]
-enum Roots {
+enum RootCertificates {
     /// What the operating system trusts.
     System,
     File(PathBuf),
 }
 
-impl Tls {
+impl DatabaseTls {
     /// The client's certificate and key.
     pub(super) fn identity_files(&self) -> Option<[&Path; 2]> {
         self.identity
@@ -96,7 +96,7 @@ impl Tls {
     }
 
     /// Reads the options of a URL.
-    pub(super) fn of(options: &Options) -> Result<Self, InvalidUrl> {
+    pub(super) fn of(options: &UrlOptions) -> Result<Self, InvalidUrl> {
         let get = |name: &str| {
             options
                 .get(name)
@@ -110,26 +110,27 @@ impl Tls {
             })
         };
         let roots = match get("sslrootcert") {
-            Some("system") => Some(Roots::System),
-            Some(file) => Some(Roots::File(file.into())),
+            Some("system") => Some(RootCertificates::System),
+            Some(file) => Some(RootCertificates::File(file.into())),
             None => None,
         };
         let mode = match (get("sslmode"), &roots) {
             // As libpq: whoever names the system's authorities wants the name checked too.
-            (None | Some("verify-full"), Some(Roots::System)) | (Some("verify-full"), _) => {
-                Mode::VerifyFull
-            }
-            (Some(_), Some(Roots::System)) => {
+            (None | Some("verify-full"), Some(RootCertificates::System))
+            | (Some("verify-full"), _) => VerifyMode::VerifyFull,
+            (Some(_), Some(RootCertificates::System)) => {
                 return invalid(
                     "sslmode",
                     "is weaker than sslrootcert=system allows: use verify-full",
                 );
             }
             // As libpq: with a root certificate, require verifies.
-            (Some("verify-ca"), _) | (Some("require"), Some(Roots::File(_))) => Mode::VerifyCa,
-            (Some("disable"), _) => Mode::Disable,
-            (None | Some("allow" | "prefer"), _) => Mode::Prefer,
-            (Some("require"), None) => Mode::Require,
+            (Some("verify-ca"), _) | (Some("require"), Some(RootCertificates::File(_))) => {
+                VerifyMode::VerifyCa
+            }
+            (Some("disable"), _) => VerifyMode::Disable,
+            (None | Some("allow" | "prefer"), _) => VerifyMode::Prefer,
+            (Some("require"), None) => VerifyMode::Require,
             (Some(_), _) => {
                 return invalid(
                     "sslmode",
@@ -173,7 +174,7 @@ impl Tls {
     /// Which file cannot be used, and why.
     pub(super) fn connector(&self) -> Result<MakeRustlsConnect, String> {
         let provider = Arc::new(ring::default_provider());
-        let verifier = Verifier::new(self, provider.clone())?;
+        let verifier = ServerVerifier::new(self, provider.clone())?;
         let versions = if self.only_13 {
             &[&TLS13][..]
         } else {
@@ -187,7 +188,7 @@ impl Tls {
         let mut config = match self
             .identity
             .as_ref()
-            .filter(|_| self.mode != Mode::Disable)
+            .filter(|_| self.mode != VerifyMode::Disable)
         {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
@@ -217,8 +218,8 @@ impl Tls {
     fn root_store(&self) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
         let mut store = RootCertStore::empty();
         let roots = match &self.roots {
-            Roots::File(file) => certificates(file)?,
-            Roots::System => rustls_native_certs::load_native_certs().certs,
+            RootCertificates::File(file) => certificates(file)?,
+            RootCertificates::System => rustls_native_certs::load_native_certs().certs,
         };
         let (added, _) = store.add_parsable_certificates(roots.iter().cloned());
         match added {
@@ -233,10 +234,10 @@ impl Tls {
 }
 
 /// libpq's own file, where there is one; else what the operating system trusts.
-fn default_roots() -> Roots {
+fn default_roots() -> RootCertificates {
     let file = std::env::home_dir().map(|home| home.join(".postgresql/root.crt"));
     file.filter(|file| file.exists())
-        .map_or(Roots::System, Roots::File)
+        .map_or(RootCertificates::System, RootCertificates::File)
 }
 
 fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -253,33 +254,33 @@ fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> 
 
 /// Checks as much as the mode asks for, and always that the server holds its certificate's key.
 #[derive(Debug)]
-struct Verifier {
+struct ServerVerifier {
     provider: Arc<CryptoProvider>,
     /// None: no proof is asked for.
-    authorities: Option<Authorities>,
+    authorities: Option<RootStore>,
 }
 
 #[derive(Debug)]
-struct Authorities {
+struct RootStore {
     webpki: Arc<WebPkiServerVerifier>,
     roots: Vec<CertificateDer<'static>>,
     check_name: bool,
 }
 
-impl Verifier {
-    fn new(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+impl ServerVerifier {
+    fn new(tls: &DatabaseTls, provider: Arc<CryptoProvider>) -> Result<Self, String> {
         let authorities = match tls.mode {
-            Mode::Disable | Mode::Prefer | Mode::Require => None,
-            Mode::VerifyCa | Mode::VerifyFull => {
+            VerifyMode::Disable | VerifyMode::Prefer | VerifyMode::Require => None,
+            VerifyMode::VerifyCa | VerifyMode::VerifyFull => {
                 let (store, roots) = tls.root_store()?;
                 let webpki =
                     WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
                         .build()
                         .map_err(|e| e.to_string())?;
-                Some(Authorities {
+                Some(RootStore {
                     webpki,
                     roots,
-                    check_name: tls.mode == Mode::VerifyFull,
+                    check_name: tls.mode == VerifyMode::VerifyFull,
                 })
             }
         };
@@ -290,7 +291,7 @@ impl Verifier {
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

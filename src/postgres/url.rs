@@ -15,7 +15,7 @@ use tokio_postgres::{
 use super::{
     error::chain,
     options,
-    tls::{Mode, Tls},
+    tls::{DatabaseTls, VerifyMode},
 };
 use crate::sql;
 
@@ -23,7 +23,7 @@ use crate::sql;
 #[derive(Clone)]
 pub struct DatabaseUrl {
     pub(super) config: Config,
-    pub(super) tls: Tls,
+    pub(super) tls: DatabaseTls,
     pub(super) target: String,
     /// Several hosts, and the URL does not say which.
     pub(super) prefers_primary: bool,
@@ -68,7 +68,7 @@ impl FromStr for DatabaseUrl {
                 .flatten();
             config.user(own.map_or_else(|| "postgres".into(), |user| user.name));
         }
-        let mut tls = Tls::of(&options)?;
+        let mut tls = DatabaseTls::of(&options)?;
         // As libpq: a unix socket has no name to prove, and no files are looked at.
         if config
             .get_hosts()
@@ -76,12 +76,12 @@ impl FromStr for DatabaseUrl {
             .all(|host| matches!(host, Host::Unix(_)))
             && config.get_hostaddrs().is_empty()
         {
-            tls.mode = Mode::Disable;
+            tls.mode = VerifyMode::Disable;
         }
         config.ssl_mode(match tls.mode {
-            Mode::Disable => SslMode::Disable,
-            Mode::Prefer => SslMode::Prefer,
-            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+            VerifyMode::Disable => SslMode::Disable,
+            VerifyMode::Prefer => SslMode::Prefer,
+            VerifyMode::Require | VerifyMode::VerifyCa | VerifyMode::VerifyFull => SslMode::Require,
         });
         config.target_session_attrs(
             match options.get("target_session_attrs").map(String::as_str) {
@@ -142,7 +142,7 @@ impl DatabaseUrl {
     }
 
     /// How the server has to prove who it is.
-    pub fn tls(&self) -> Mode {
+    pub fn tls(&self) -> VerifyMode {
         self.tls.mode
     }
 
@@ -302,47 +302,47 @@ mod tests {
             (
                 "postgresql://postgres:pw@localhost:5433/app",
                 "postgres@localhost:5433/app",
-                Mode::Prefer,
+                VerifyMode::Prefer,
             ),
             (
                 "postgresql://postgres.abcdef:p%40w@aws-0-eu-central-1.pooler.supabase.com:5432/postgres",
                 "postgres.abcdef@aws-0-eu-central-1.pooler.supabase.com:5432/postgres",
-                Mode::Prefer,
+                VerifyMode::Prefer,
             ),
             (
                 "postgresql://app_owner:pw@ep-cool-1.eu-central-1.aws.neon.tech/app?sslmode=require&channel_binding=require",
                 "app_owner@ep-cool-1.eu-central-1.aws.neon.tech:5432/app",
-                Mode::Require,
+                VerifyMode::Require,
             ),
             (
                 "postgresql://postgres:pw@roundhouse.proxy.rlwy.net:12345/railway",
                 "postgres@roundhouse.proxy.rlwy.net:12345/railway",
-                Mode::Prefer,
+                VerifyMode::Prefer,
             ),
             (
                 "host=a port=6432 user=u dbname=d sslmode=verify-ca",
                 "u@a:6432/d",
-                Mode::VerifyCa,
+                VerifyMode::VerifyCa,
             ),
             (
                 "postgres://u@h/d?sslmode=verify-full&sslrootcert=system",
                 "u@h:5432/d",
-                Mode::VerifyFull,
+                VerifyMode::VerifyFull,
             ),
             (
                 "postgres://u@h/d?sslrootcert=system",
                 "u@h:5432/d",
-                Mode::VerifyFull,
+                VerifyMode::VerifyFull,
             ),
             (
                 "postgres://u@h/d?sslmode=require&sslrootcert=/ca.pem",
                 "u@h:5432/d",
-                Mode::VerifyCa,
+                VerifyMode::VerifyCa,
             ),
             (
                 "postgres://u@h/d?sslmode=disable",
                 "u@h:5432/d",
-                Mode::Disable,
+                VerifyMode::Disable,
             ),
         ] {
             let url: DatabaseUrl = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
@@ -407,7 +407,10 @@ mod tests {
                 .parse()
                 .unwrap();
         let other = url.with_database("x");
-        assert_eq!((other.target(), other.tls.mode), ("u@h:7/x", Mode::Require));
+        assert_eq!(
+            (other.target(), other.tls.mode),
+            ("u@h:7/x", VerifyMode::Require)
+        );
         assert_eq!(
             (other.config.get_password(), other.config.get_options()),
             (url.config.get_password(), url.config.get_options())

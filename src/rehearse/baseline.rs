@@ -6,16 +6,16 @@ use std::collections::HashSet;
 
 use tokio_postgres::types::Type;
 
-use crate::rehearse::scratch_session::{Stage, Stop, Then, concluded};
+use crate::rehearse::scratch_session::{AfterScript, ScratchSession, ScriptStop, concluded};
 use crate::{
     failure::{Failure, Reason},
     ledger::install,
     migration::{Direction, Migration},
     postgres::{
-        Error,
-        scratch::{Name, Scratch, Template},
+        DatabaseError,
+        scratch::{ScratchMaker, ScratchName, ScratchTemplate},
     },
-    runner::Orders,
+    runner::RunControl,
     runtime::blocking,
     sql::ident,
 };
@@ -28,11 +28,11 @@ const CADENCE: usize = 4;
 const DEPENDENT_OBJECTS: &str = "2BP01";
 
 /// Makes working databases in the clean state.
-pub(super) struct Clean<'a> {
-    scratch: &'a mut Scratch,
+pub(super) struct Baseline<'a> {
+    scratch: &'a mut ScratchMaker,
     role: Option<&'a str>,
     /// The database that was put aside; none: an empty one.
-    aside: Option<Name>,
+    aside: Option<ScratchName>,
     /// What was applied, in order.
     applied: Vec<&'a Migration>,
     /// So many of them are in what was put aside.
@@ -42,13 +42,13 @@ pub(super) struct Clean<'a> {
     /// The server's roles at the beginning.
     roles: Vec<String>,
     /// Given up, and to be dropped when their sessions are gone.
-    given_up: Vec<Name>,
+    given_up: Vec<ScratchName>,
 }
 
-impl<'a> Clean<'a> {
+impl<'a> Baseline<'a> {
     /// Begins with an empty database.
     pub(super) async fn begin(
-        scratch: &'a mut Scratch,
+        scratch: &'a mut ScratchMaker,
         role: Option<&'a str>,
     ) -> Result<Self, Failure> {
         let roles = roles(scratch).await?;
@@ -71,12 +71,12 @@ impl<'a> Clean<'a> {
     }
 
     /// Drops a database, by and by.
-    pub(super) fn give_up(&mut self, stage: Stage) {
+    pub(super) fn give_up(&mut self, stage: ScratchSession) {
         self.given_up.push(stage.name);
     }
 
     /// Puts the clean state aside, which `stage` is in.
-    pub(super) async fn keep(&mut self, stage: &Stage) -> Result<(), Failure> {
+    pub(super) async fn keep(&mut self, stage: &ScratchSession) -> Result<(), Failure> {
         let copy = self
             .scratch
             .put_aside(&stage.name, stage.session().client())
@@ -90,7 +90,7 @@ impl<'a> Clean<'a> {
     /// cannot be dropped. True when the script can be run again.
     pub(super) async fn makes_way(
         &mut self,
-        stage: &Stage,
+        stage: &ScratchSession,
         failure: &Failure,
     ) -> Result<bool, Failure> {
         let text = |key: &str| failure.metadata.get(key).map_or("", |text| text);
@@ -99,7 +99,7 @@ impl<'a> Clean<'a> {
             .databases()
             .iter()
             .filter(|name| **name != stage.name)
-            .map(Name::to_string);
+            .map(ScratchName::to_string);
         let is_in_the_way = text("sqlstate") == DEPENDENT_OBJECTS
             && names.any(|name| text("detail").contains(&name));
         if is_in_the_way {
@@ -110,8 +110,8 @@ impl<'a> Clean<'a> {
 
     /// Drops every database but that one. Until the clean state is kept again it can be made only
     /// from nothing.
-    pub(super) async fn drop_copies(&mut self, stage: &Stage) -> Result<(), Failure> {
-        let copies: Vec<Name> = self
+    pub(super) async fn drop_copies(&mut self, stage: &ScratchSession) -> Result<(), Failure> {
+        let copies: Vec<ScratchName> = self
             .scratch
             .databases()
             .iter()
@@ -129,7 +129,7 @@ impl<'a> Clean<'a> {
     }
 
     /// Keeps the clean state, which `stage` is in, when what was kept had to go.
-    pub(super) async fn settle(&mut self, stage: &Stage) -> Result<(), Failure> {
+    pub(super) async fn settle(&mut self, stage: &ScratchSession) -> Result<(), Failure> {
         if self.is_lost {
             self.keep(stage).await
         } else {
@@ -141,9 +141,9 @@ impl<'a> Clean<'a> {
     /// the roles that migrations made go first, with everything that depends on them.
     pub(super) async fn instead_of(
         &mut self,
-        stage: &Stage,
-        orders: &Orders,
-    ) -> Result<Stage, Failure> {
+        stage: &ScratchSession,
+        orders: &RunControl,
+    ) -> Result<ScratchSession, Failure> {
         self.scratch.revive().await?;
         if self.is_lost {
             self.scratch.remove(&stage.name).await?;
@@ -180,7 +180,7 @@ impl<'a> Clean<'a> {
     }
 
     /// A database in the clean state.
-    pub(super) async fn stage(&mut self, orders: &Orders) -> Result<Stage, Failure> {
+    pub(super) async fn stage(&mut self, orders: &RunControl) -> Result<ScratchSession, Failure> {
         for name in std::mem::take(&mut self.given_up) {
             // One that cannot be dropped, because a subscription is in it, is in nobody's way.
             match self.scratch.remove(&name).await {
@@ -194,9 +194,9 @@ impl<'a> Clean<'a> {
             Some(aside) => {
                 let name = self
                     .scratch
-                    .create(Template::Copy(&aside.to_string()))
+                    .create(ScratchTemplate::Copy(&aside.to_string()))
                     .await?;
-                Stage::open(self.scratch, name, self.role).await?
+                ScratchSession::open(self.scratch, name, self.role).await?
             }
             None => self.empty().await?,
         };
@@ -206,7 +206,7 @@ impl<'a> Clean<'a> {
                     migration,
                     Direction::Up,
                     &migration.up,
-                    Then::Commit,
+                    AfterScript::Commit,
                     orders,
                 )
                 .await;
@@ -221,9 +221,9 @@ impl<'a> Clean<'a> {
 
     /// An empty database with a ledger, in which scripts find what they find in the real one: their
     /// role's rights, and the schema that the search_path names first.
-    async fn empty(&mut self) -> Result<Stage, Failure> {
-        let name = self.scratch.create(Template::Empty).await?;
-        let stage = Stage::open(self.scratch, name, self.role).await?;
+    async fn empty(&mut self) -> Result<ScratchSession, Failure> {
+        let name = self.scratch.create(ScratchTemplate::Empty).await?;
+        let stage = ScratchSession::open(self.scratch, name, self.role).await?;
         let client = stage.session().client();
         let path = "SELECT pg_catalog.current_schema(), pg_catalog.current_setting('search_path')";
         let path = stage.session().in_configured_path(path).await?;
@@ -234,41 +234,44 @@ impl<'a> Clean<'a> {
         let rows = client
             .query_typed(missing, &[(&schema, Type::TEXT), (&path, Type::TEXT)])
             .await
-            .map_err(Error::from)?;
+            .map_err(DatabaseError::from)?;
         for row in &rows {
             client
                 .batch_execute(row.get(0))
                 .await
-                .map_err(Error::from)?;
+                .map_err(DatabaseError::from)?;
         }
         if let Some(role) = self.role.map(ident) {
             let grant = format!(
                 "GRANT ALL ON DATABASE {name} TO {role}; GRANT ALL ON SCHEMA public TO {role}"
             );
-            client.batch_execute(&grant).await.map_err(Error::from)?;
+            client
+                .batch_execute(&grant)
+                .await
+                .map_err(DatabaseError::from)?;
         }
         install::ensure(stage.session()).await?;
         Ok(stage)
     }
 }
 
-async fn roles(scratch: &Scratch) -> Result<Vec<String>, Failure> {
+async fn roles(scratch: &ScratchMaker) -> Result<Vec<String>, Failure> {
     let rows = scratch
         .client()
         .query_typed("SELECT rolname::text FROM pg_catalog.pg_roles", &[])
         .await;
     Ok(rows
-        .map_err(Error::from)?
+        .map_err(DatabaseError::from)?
         .iter()
         .map(|row| row.get(0))
         .collect())
 }
 
 /// What ran once on an empty server does not run a second time beside it.
-fn cannot_be_made_again(stop: Stop, migration: &Migration) -> Failure {
+fn cannot_be_made_again(stop: ScriptStop, migration: &Migration) -> Failure {
     match stop {
-        Stop::Ended(failure) => *failure,
-        Stop::Failed(failure) | Stop::Lost(failure) => {
+        ScriptStop::Ended(failure) => *failure,
+        ScriptStop::Failed(failure) | ScriptStop::Lost(failure) => {
             let failure = concluded(*failure, "The rehearsal ends");
             let message = format!(
                 "{} ran once and does not run a second time in another database of the same \

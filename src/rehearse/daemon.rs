@@ -4,42 +4,41 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Event, Outside, Rehearsed, Settings, rehearse};
+use super::{OutsideEffects, RehearsalEvent, RehearsalSettings, RehearsedMigration, rehearse};
+
 use crate::{
     failure::{Failure, Reason},
-    ledger::rehearsals::{Keeper, Scripts},
-    migration::{Version, set::Catalog},
-    postgres::{logins::Logins, scratch::Scratch},
-    runner::{Halt, Orders, Wait},
-    runtime::shutdown::Phase,
+    ledger::rehearsals::{RehearsedScripts, VerdictRecorder},
+    migration::{Version, set::MigrationSet},
+    postgres::{logins::Logins, scratch::ScratchMaker},
+    runner::{LockWait, RunControl, StopReason},
+    runtime::shutdown::ShutdownPhase,
     schema::in_one_line,
 };
 
 /// Begins rehearsals.
 #[derive(Clone)]
 pub(crate) struct Rehearsals {
-    inner: Arc<Inner>,
+    inner: Arc<RehearsalsInner>,
     /// One at a time: it is a load that nobody waits for.
     turn: Arc<Semaphore>,
 }
 
-struct Inner {
-    catalog: Arc<Catalog>,
+struct RehearsalsInner {
+    catalog: Arc<MigrationSet>,
     logins: Logins,
     role: Option<String>,
     daemon: String,
-    phases: watch::Receiver<Phase>,
+    phases: watch::Receiver<ShutdownPhase>,
 }
 
 /// A rehearsal that was begun. Dropping it ends it.
-pub(crate) struct Begun {
+pub(crate) struct RunningRehearsal {
     /// What happens.
-    pub events: mpsc::UnboundedReceiver<Event>,
+    pub events: mpsc::UnboundedReceiver<RehearsalEvent>,
     /// How it ended, after the last event.
     pub result: oneshot::Receiver<Result<(), Failure>>,
 }
@@ -47,14 +46,14 @@ pub(crate) struct Begun {
 impl Rehearsals {
     /// On the server where the logins are, where migrations run as `role`.
     pub(crate) fn new(
-        catalog: Arc<Catalog>,
+        catalog: Arc<MigrationSet>,
         logins: Logins,
         role: Option<String>,
         daemon: String,
-        phases: watch::Receiver<Phase>,
+        phases: watch::Receiver<ShutdownPhase>,
     ) -> Self {
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(RehearsalsInner {
                 catalog,
                 logins,
                 role,
@@ -73,8 +72,8 @@ impl Rehearsals {
         &self,
         selected: BTreeSet<Version>,
         principal: &str,
-    ) -> Result<Begun, Failure> {
-        if *self.inner.phases.borrow() != Phase::Serving {
+    ) -> Result<RunningRehearsal, Failure> {
+        if *self.inner.phases.borrow() != ShutdownPhase::Serving {
             return Err(Failure::new(
                 Reason::ShuttingDown,
                 "the daemon is shutting down",
@@ -93,7 +92,7 @@ impl Rehearsals {
             // Nobody waits any more.
             let _ = ended.send(inner.run(selected, &principal, sender, turn).await);
         });
-        Ok(Begun { events, result })
+        Ok(RunningRehearsal { events, result })
     }
 
     /// Returns when none runs.
@@ -102,12 +101,12 @@ impl Rehearsals {
     }
 }
 
-impl Inner {
+impl RehearsalsInner {
     async fn run(
         &self,
         selected: BTreeSet<Version>,
         principal: &str,
-        sender: mpsc::UnboundedSender<Event>,
+        sender: mpsc::UnboundedSender<RehearsalEvent>,
         _turn: OwnedSemaphorePermit,
     ) -> Result<(), Failure> {
         if selected.is_empty() {
@@ -121,28 +120,28 @@ impl Inner {
         );
         let (halt, wait) = (
             watch::Sender::new(None),
-            watch::Sender::new(Wait::default()),
+            watch::Sender::new(LockWait::default()),
         );
-        let orders = Orders {
+        let orders = RunControl {
             halt: halt.subscribe(),
             wait: wait.subscribe(),
         };
-        let _ender = AbortOnDrop(tokio::spawn(end_with(
+        let _ender = AbortOnDropHandle::new(tokio::spawn(end_with(
             sender.clone(),
             self.phases.clone(),
             halt,
         )));
-        let mut scratch = Scratch::open(self.logins.migrating()).await?;
-        let settings = Settings {
-            outside: Outside::Refused,
+        let mut scratch = ScratchMaker::open(self.logins.migrating()).await?;
+        let settings = RehearsalSettings {
+            outside: OutsideEffects::Refused,
             role: self.role.clone(),
         };
         let (verdicts, to_be_kept) = mpsc::unbounded_channel();
-        let keeper = Keeper::new(self.logins.clone(), principal, &self.daemon);
+        let keeper = VerdictRecorder::new(self.logins.clone(), principal, &self.daemon);
         let kept = tokio::spawn(keep(keeper, to_be_kept));
         let mut rehearsed_so_far = 0;
-        let mut tell = |event: Event| {
-            if let Event::Ended(rehearsed) = &event {
+        let mut tell = |event: RehearsalEvent| {
+            if let RehearsalEvent::Ended(rehearsed) = &event {
                 let found = match &rehearsed.failure {
                     Some(failure) => failure.reason.to_string(),
                     None => in_one_line(
@@ -194,12 +193,12 @@ impl Inner {
 /// Keeps each verdict as it comes: whatever ends the rehearsal, what it has found is not found in
 /// vain.
 async fn keep(
-    mut keeper: Keeper,
-    mut verdicts: mpsc::UnboundedReceiver<Box<Rehearsed>>,
+    mut keeper: VerdictRecorder,
+    mut verdicts: mpsc::UnboundedReceiver<Box<RehearsedMigration>>,
 ) -> Result<(), Failure> {
     let (mut lost, mut first) = (0, None);
     while let Some(rehearsed) = verdicts.recv().await {
-        let of = Scripts {
+        let of = RehearsedScripts {
             version: &rehearsed.version,
             up: rehearsed.up,
             down: rehearsed.down,
@@ -225,24 +224,15 @@ async fn keep(
 
 /// Tells the rehearsal to end when nobody listens to it, or the daemon ends.
 async fn end_with(
-    sender: mpsc::UnboundedSender<Event>,
-    mut phases: watch::Receiver<Phase>,
-    halt: watch::Sender<Option<Halt>>,
+    sender: mpsc::UnboundedSender<RehearsalEvent>,
+    mut phases: watch::Receiver<ShutdownPhase>,
+    halt: watch::Sender<Option<StopReason>>,
 ) {
     let why = tokio::select! {
-        () = sender.closed() => Halt::Cancelled("the end of the call".into()),
-        _ = phases.wait_for(|phase| *phase != Phase::Serving) => Halt::Shutdown,
+        () = sender.closed() => StopReason::Cancelled("the end of the call".into()),
+        _ = phases.wait_for(|phase| *phase != ShutdownPhase::Serving) => StopReason::Shutdown,
     };
     halt.send_replace(Some(why));
     // The orders stay in force as long as their sender lives.
     std::future::pending::<()>().await;
-}
-
-/// A task that ends with its owner.
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

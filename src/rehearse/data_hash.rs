@@ -4,7 +4,7 @@
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::Client;
 
-use crate::postgres::Error;
+use crate::postgres::DatabaseError;
 
 /// More than this is not read: copying the database again is cheaper, and rehearsals run on seeds,
 /// not on data.
@@ -12,7 +12,7 @@ const MOST: i64 = 4 << 20;
 
 /// The contents of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Contents {
+pub(super) enum DataHash {
     /// No table has a row, no sequence was asked or set, there is no large object.
     Nothing,
     /// All of it, as a hash.
@@ -39,15 +39,15 @@ const LARGE: &str = "SELECT md5(string_agg(h, '' ORDER BY h)) FROM (SELECT md5((
 /// So many sequences are asked at once.
 const AT_ONCE: usize = 100;
 
-impl Contents {
+impl DataHash {
     /// Reads them.
     ///
     /// # Errors
     /// The connection's loss. What the server refuses to read is unknown; a transaction is aborted
     /// by it.
-    pub(super) async fn read(client: &Client) -> Result<Self, Error> {
+    pub(super) async fn read(client: &Client) -> Result<Self, DatabaseError> {
         match read(client).await {
-            Err(Error::Sql(error)) => {
+            Err(DatabaseError::Sql(error)) => {
                 tracing::debug!(cause = %error, "the contents of a scratch database cannot be \
                     read");
                 Ok(Self::Unknown)
@@ -62,7 +62,7 @@ impl Contents {
     }
 }
 
-async fn read(client: &Client) -> Result<Contents, Error> {
+async fn read(client: &Client) -> Result<DataHash, DatabaseError> {
     let written = client.query_typed(WRITTEN, &[]).await?;
     let written = || {
         written
@@ -70,7 +70,7 @@ async fn read(client: &Client) -> Result<Contents, Error> {
             .map(|row| (row.get::<_, &str>(0), row.get::<_, Option<i64>>(1)))
     };
     if written().filter_map(|(_, length)| length).sum::<i64>() > MOST {
-        return Ok(Contents::Unknown);
+        return Ok(DataHash::Unknown);
     }
     let sequences: Vec<&str> = written()
         .filter(|(_, length)| length.is_none())
@@ -126,8 +126,8 @@ async fn read(client: &Client) -> Result<Contents, Error> {
     let rows = client.query_typed(LARGE, &[]).await?;
     add("large objects", rows.first().and_then(|row| row.get(0)));
     Ok(if is_nothing {
-        Contents::Nothing
+        DataHash::Nothing
     } else {
-        Contents::Something(hash.finalize().into())
+        DataHash::Something(hash.finalize().into())
     })
 }

@@ -7,21 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::rehearse::data_hash::Contents;
+use crate::rehearse::data_hash::DataHash;
 use crate::{
     failure::{Failure, Reason},
-    ledger::{journals, operations::StepRow, rehearsal},
-    migration::{Direction, Migration, Mode, Script, run_mode},
-    planner::Resume,
+    ledger::{journals, operations::NewStepRow, rehearsal},
+    migration::{Direction, Migration, Script, ScriptMode, run_mode},
+    planner::ResumePoint,
     postgres::{
-        Error, SqlError,
-        lock::{Attempt, LockedSession},
-        scratch::{Name, Scratch},
-        session::{Notice, Session},
+        DatabaseError, SqlError,
+        lock::{LockOutcome, LockedSession},
+        scratch::{ScratchMaker, ScratchName},
+        session::{MigrationSession, ServerNotice},
     },
-    runner::{self, Broken, Halt, Journaled, Observer, Orders},
+    runner::{self, JournaledScript, RunControl, StepError, StepObserver, StopReason},
     runtime::blocking,
-    schema::{self, Except, Prepared, Snapshot},
+    schema::{self, Except, PreparedQueries, Snapshot},
     sql,
 };
 
@@ -40,11 +40,11 @@ const LOST_LOCK: [&str; 3] = ["SCH02", "SCH03", "SCH04"];
 const NO_SUCH_STATEMENT: &str = "26000";
 
 /// A working database.
-pub(super) struct Stage {
-    pub name: Name,
+pub(super) struct ScratchSession {
+    pub name: ScratchName,
     locked: LockedSession,
     /// The questions.
-    prepared: Prepared,
+    prepared: PreparedQueries,
     /// A script's transaction is open.
     is_open: bool,
     url: crate::postgres::DatabaseUrl,
@@ -53,12 +53,12 @@ pub(super) struct Stage {
 
 /// What the database is like.
 #[derive(Clone)]
-pub(super) struct State {
+pub(super) struct WorkingState {
     pub snapshot: Arc<Snapshot>,
-    pub contents: Contents,
+    pub contents: DataHash,
 }
 
-impl State {
+impl WorkingState {
     /// True where a migration cannot tell the two apart.
     pub(super) fn is(&self, other: &Self) -> bool {
         let is_the_same = || self.snapshot == other.snapshot;
@@ -68,7 +68,7 @@ impl State {
 
 /// How a script ends that is through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum AfterScript {
     /// It is committed.
     Commit,
     /// Its transaction stays open, and so do those of the scripts after it, which are one with it.
@@ -76,7 +76,7 @@ pub(super) enum Then {
 }
 
 /// Why a script did not run to its end.
-pub(super) enum Stop {
+pub(super) enum ScriptStop {
     /// By its own fault.
     Failed(Box<Failure>),
     /// The session is gone.
@@ -85,11 +85,11 @@ pub(super) enum Stop {
     Ended(Box<Failure>),
 }
 
-impl Stage {
+impl ScratchSession {
     /// Connects to a database that nobody else uses.
     pub(super) async fn open(
-        scratch: &Scratch,
-        name: Name,
+        scratch: &ScratchMaker,
+        name: ScratchName,
         role: Option<&str>,
     ) -> Result<Self, Failure> {
         let url = scratch.url(&name);
@@ -97,7 +97,7 @@ impl Stage {
         Ok(Self {
             name,
             locked,
-            prepared: Prepared::default(),
+            prepared: PreparedQueries::default(),
             is_open: false,
             url,
             role: role.map(Into::into),
@@ -112,7 +112,7 @@ impl Stage {
             .client()
             .query_typed("SELECT pg_advisory_unlock_all()", &[])
             .await
-            .map_err(Error::from)?;
+            .map_err(DatabaseError::from)?;
         self.locked = locked(&self.url).await?;
         Ok(())
     }
@@ -123,15 +123,15 @@ impl Stage {
     }
 
     /// What lies in the database now.
-    pub(super) async fn contents(&self) -> Result<Contents, Failure> {
+    pub(super) async fn contents(&self) -> Result<DataHash, Failure> {
         self.begin_to_look().await?;
-        let contents = Contents::read(self.locked.client()).await;
+        let contents = DataHash::read(self.locked.client()).await;
         self.end_to_look().await?;
         Ok(contents?)
     }
 
     /// What the database is like now, as the open transaction sees it where there is one.
-    pub(super) async fn state(&self) -> Result<State, Failure> {
+    pub(super) async fn state(&self) -> Result<WorkingState, Failure> {
         match self.look().await {
             Err(error)
                 if error
@@ -145,15 +145,15 @@ impl Stage {
         }
     }
 
-    async fn look(&self) -> Result<State, Error> {
+    async fn look(&self) -> Result<WorkingState, DatabaseError> {
         self.begin_to_look().await?;
         let state = async {
             let snapshot =
                 schema::read_within(self.locked.client(), &Except::default(), &self.prepared)
                     .await?;
-            Ok(State {
+            Ok(WorkingState {
                 snapshot: Arc::new(snapshot),
-                contents: Contents::read(self.locked.client()).await?,
+                contents: DataHash::read(self.locked.client()).await?,
             })
         };
         let state = state.await;
@@ -161,7 +161,7 @@ impl Stage {
         state
     }
 
-    async fn begin_to_look(&self) -> Result<(), Error> {
+    async fn begin_to_look(&self) -> Result<(), DatabaseError> {
         let begin = if self.is_open {
             "SAVEPOINT schemad_looks"
         } else {
@@ -174,7 +174,7 @@ impl Stage {
             .await?)
     }
 
-    async fn end_to_look(&self) -> Result<(), Error> {
+    async fn end_to_look(&self) -> Result<(), DatabaseError> {
         let end = if self.is_open {
             "ROLLBACK TO SAVEPOINT schemad_looks;RELEASE SAVEPOINT schemad_looks"
         } else {
@@ -184,13 +184,13 @@ impl Stage {
     }
 
     /// Commits what stayed open.
-    pub(super) async fn commit(&mut self) -> Result<(), Error> {
+    pub(super) async fn commit(&mut self) -> Result<(), DatabaseError> {
         self.is_open = false;
         Ok(self.locked.client().batch_execute("COMMIT").await?)
     }
 
     /// Undoes what stayed open.
-    pub(super) async fn roll_back(&mut self) -> Result<(), Error> {
+    pub(super) async fn roll_back(&mut self) -> Result<(), DatabaseError> {
         self.is_open = false;
         self.locked.clean().await
     }
@@ -201,12 +201,12 @@ impl Stage {
         migration: &Migration,
         direction: Direction,
         script: &Script,
-        then: Then,
-        orders: &Orders,
-    ) -> Result<Duration, Stop> {
+        then: AfterScript,
+        orders: &RunControl,
+    ) -> Result<Duration, ScriptStop> {
         let file = direction.file(&migration.name);
         let failed = |failure: Failure| {
-            Stop::Failed(Box::new(
+            ScriptStop::Failed(Box::new(
                 failure
                     .with("version", &migration.version)
                     .with("file", &file),
@@ -221,7 +221,7 @@ impl Stage {
         let settings = sql::settings(&script.sql).unwrap_or_default();
         let lock_timeout = settings.lock_timeout.unwrap_or(LOCK_TIMEOUT);
         let statement_timeout = settings.statement_timeout.unwrap_or_default();
-        let row = StepRow {
+        let row = NewStepRow {
             version: migration.version.as_str(),
             name: &migration.name,
             direction,
@@ -231,7 +231,7 @@ impl Stage {
             lock_timeout,
             statement_timeout,
             parts: &parts,
-            resume: Resume::default(),
+            resume: ResumePoint::default(),
             earlier: None,
             role: self.role.as_deref(),
         };
@@ -254,15 +254,15 @@ impl Stage {
                 .map_err(lost)?;
         }
         let id = rehearsal::step(&self.locked, &row).await.map_err(lost)?;
-        let journaled = (script.mode == Mode::NonTransactional).then(|| Journaled {
+        let journaled = (script.mode == ScriptMode::NonTransactional).then(|| JournaledScript {
             // `fitness` has refused what has none.
             units: sql::units(&script.sql).unwrap_or_default(),
-            resume: Resume::default(),
+            resume: ResumePoint::default(),
             statement_timeout,
         });
         let role = self.role.as_deref();
         let (sql, lock_wait, earlier) = (&*script.sql, Duration::ZERO, None);
-        let step = runner::Step {
+        let step = runner::RunnableStep {
             id,
             sql,
             lock_wait,
@@ -273,21 +273,25 @@ impl Stage {
         };
         let begun = Instant::now();
         let ran = match then {
-            Then::Commit => runner::run(&mut self.locked, &[step], orders.clone(), &Unheard).await,
-            Then::StayOpen => runner::run_open(&mut self.locked, &step, orders, &Unheard).await,
+            AfterScript::Commit => {
+                runner::run(&mut self.locked, &[step], orders.clone(), &IgnoredEvents).await
+            }
+            AfterScript::StayOpen => {
+                runner::run_open(&mut self.locked, &step, orders, &IgnoredEvents).await
+            }
         };
-        self.is_open = then == Then::StayOpen && ran.is_ok();
+        self.is_open = then == AfterScript::StayOpen && ran.is_ok();
         let session_lost = ran.as_ref().is_err_and(|stopped| stopped.session_lost);
         if !self.is_open && !session_lost && sql::may_define(&script.sql) {
             self.reopen()
                 .await
-                .map_err(|failure| Stop::Ended(Box::new(failure)))?;
+                .map_err(|failure| ScriptStop::Ended(Box::new(failure)))?;
         }
-        let Err(runner::Stopped { broken, .. }) = ran else {
+        let Err(runner::RunStopped { broken, .. }) = ran else {
             // A cancel that came late meets what is asked next.
             return match orders.halted() {
                 None => Ok(begun.elapsed()),
-                Some(halt) => Err(Stop::Ended(Box::new(halted(&halt)))),
+                Some(halt) => Err(ScriptStop::Ended(Box::new(halted(&halt)))),
             };
         };
         let role = self
@@ -304,27 +308,29 @@ impl Stage {
         };
         let stop = match broken {
             // The guards': the session has lost its lock.
-            Broken::Sql(error) if LOST_LOCK.contains(&error.error.sqlstate.as_str()) => {
-                Stop::Lost(explained(&error))
+            StepError::Sql(error) if LOST_LOCK.contains(&error.error.sqlstate.as_str()) => {
+                ScriptStop::Lost(explained(&error))
             }
-            Broken::Sql(error) | Broken::Doubt(error) => Stop::Failed(explained(&error)),
-            Broken::Locks { error, waited } => failed(Failure::new(
+            StepError::Sql(error) | StepError::Doubt(error) => {
+                ScriptStop::Failed(explained(&error))
+            }
+            StepError::Locks { error, waited } => failed(Failure::new(
                 Reason::LockTimeout,
                 format!(
                     "{file} could not get its locks within {waited:.0?} ({error}), in a database \
                      of its own"
                 ),
             )),
-            Broken::Guard(error) => failed(Error::from(error).into()),
-            Broken::Halted(halt) | Broken::HaltedInDoubt(halt) => {
-                Stop::Ended(Box::new(halted(&halt)))
+            StepError::Guard(error) => failed(DatabaseError::from(error).into()),
+            StepError::Halted(halt) | StepError::HaltedInDoubt(halt) => {
+                ScriptStop::Ended(Box::new(halted(&halt)))
             }
-            Broken::Lost(error) => {
+            StepError::Lost(error) => {
                 let failure = Failure::new(
                     Reason::MigrationFailed,
                     format!("{file} ended its own session: {error}"),
                 );
-                Stop::Lost(Box::new(
+                ScriptStop::Lost(Box::new(
                     failure
                         .with("version", &migration.version)
                         .with("file", &file),
@@ -333,19 +339,19 @@ impl Stage {
         };
         Err(match stop {
             // The server ended the session with its error, which is told.
-            Stop::Failed(failure) if session_lost => Stop::Lost(failure),
+            ScriptStop::Failed(failure) if session_lost => ScriptStop::Lost(failure),
             stop => stop,
         })
     }
 }
 
 async fn locked(url: &crate::postgres::DatabaseUrl) -> Result<LockedSession, Failure> {
-    match LockedSession::try_lock(Session::open(url).await?).await? {
-        Attempt::Won(mut locked) => {
+    match LockedSession::try_lock(MigrationSession::open(url).await?).await? {
+        LockOutcome::Won(mut locked) => {
             locked.keep_statements();
             Ok(locked)
         }
-        Attempt::Held(_) => Err(Failure::new(
+        LockOutcome::Held(_) => Err(Failure::new(
             Reason::Internal,
             "somebody else uses a scratch database",
         )),
@@ -371,35 +377,35 @@ pub(super) fn concluded(mut failure: Failure, consequence: &str) -> Failure {
 }
 
 /// The rehearsal was told to end.
-pub(super) fn halted(halt: &Halt) -> Failure {
+pub(super) fn halted(halt: &StopReason) -> Failure {
     match halt {
-        Halt::Shutdown => Failure::new(
+        StopReason::Shutdown => Failure::new(
             Reason::ShuttingDown,
             "the daemon shuts down; nothing of the rehearsal is left",
         ),
-        Halt::Cancelled(by) => Failure::new(
+        StopReason::Cancelled(by) => Failure::new(
             Reason::Cancelled,
             format!("the rehearsal was cancelled by {by}; nothing of it is left"),
         ),
     }
 }
 
-fn lost(error: Error) -> Stop {
+fn lost(error: DatabaseError) -> ScriptStop {
     match error {
-        Error::Lost(_) => Stop::Lost(Box::new(error.into())),
+        DatabaseError::Lost(_) => ScriptStop::Lost(Box::new(error.into())),
         // The script before it has taken the ledger along, or the like.
-        error => Stop::Ended(Box::new(error.into())),
+        error => ScriptStop::Ended(Box::new(error.into())),
     }
 }
 
 /// Nobody listens to the steps of a rehearsal.
-struct Unheard;
+struct IgnoredEvents;
 
-impl Observer for Unheard {
+impl StepObserver for IgnoredEvents {
     fn started(&self, _: usize) {}
     fn statement_started(&self, _: usize, _: (usize, usize)) {}
     fn statement(&self, _: usize, _: (usize, usize), _: Duration) {}
     fn done(&self, _: usize, _: Duration) {}
-    fn notice(&self, _: usize, _: Notice) {}
+    fn notice(&self, _: usize, _: ServerNotice) {}
     fn retrying(&self, _: usize, _: u32, _: &SqlError, _: Duration) {}
 }

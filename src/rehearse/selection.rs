@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
-use crate::migration::{Version, set::Catalog};
+use crate::migration::{Version, set::MigrationSet};
 
 /// Which migrations are rehearsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selection {
+pub enum RehearsalSelection {
     /// Those that are not applied.
     Pending,
     /// The last so many of the set.
@@ -15,9 +15,9 @@ pub enum Selection {
     All,
 }
 
-impl Selection {
+impl RehearsalSelection {
     /// Those that are meant, of a set of which these are pending.
-    pub fn of(self, catalog: &Catalog, pending: &BTreeSet<Version>) -> BTreeSet<Version> {
+    pub fn of(self, catalog: &MigrationSet, pending: &BTreeSet<Version>) -> BTreeSet<Version> {
         let versions = || catalog.iter().map(|migration| migration.version.clone());
         match self {
             Self::Pending => versions()

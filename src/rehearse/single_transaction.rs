@@ -3,28 +3,28 @@
 
 use crate::{
     failure::Failure,
-    migration::{Migration, Mode, Script},
+    migration::{Migration, Script, ScriptMode},
     schema::Snapshot,
     sql,
 };
 
 /// What the scripts of a migration do, as far as they may be one transaction that is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Does {
+pub(crate) enum ScriptTraits {
     /// They only define, and that nothing lasts longer.
     Defines,
     /// They write rows, too.
     Writes,
 }
 
-impl Does {
+impl ScriptTraits {
     /// What the down and the up after it do; `None`: more, so they are not tried in one
     /// transaction.
     pub(crate) fn of(migration: &Migration, down: &Script) -> Option<Self> {
         let mut does = Self::Defines;
         for script in [&migration.up, down] {
             let statements = sql::split(&script.sql);
-            if script.mode != Mode::Transactional
+            if script.mode != ScriptMode::Transactional
                 || !statements
                     .iter()
                     .all(|statement| statement.defines() || statement.writes())

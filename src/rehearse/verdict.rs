@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     failure::Failure,
-    migration::{Checksum, Migration, Mode, Script, Version},
+    migration::{Checksum, Migration, Script, ScriptMode, Version},
     schema::{Difference, Snapshot, diff},
 };
 
@@ -68,7 +68,7 @@ impl fmt::Display for Verdict {
 
 /// A migration and what came of it.
 #[derive(Clone, Debug)]
-pub struct Rehearsed {
+pub struct RehearsedMigration {
     /// From 1, among those that are rehearsed.
     pub ordinal: usize,
     /// How many those are.
@@ -78,9 +78,9 @@ pub struct Rehearsed {
     /// Its name.
     pub name: String,
     /// Which scripts were rehearsed: their checksums and modes.
-    pub up: (Checksum, Mode),
+    pub up: (Checksum, ScriptMode),
     /// The down's.
-    pub down: Option<(Checksum, Mode)>,
+    pub down: Option<(Checksum, ScriptMode)>,
     /// What came of it.
     pub verdict: Verdict,
     /// Between the schema before the up and that after the down.
@@ -99,7 +99,7 @@ pub struct Rehearsed {
     pub took: Duration,
 }
 
-impl Rehearsed {
+impl RehearsedMigration {
     /// Before anything has run.
     pub(super) fn of(migration: &Migration) -> Self {
         let identity = |script: &Script| (script.checksum, script.mode);

@@ -6,15 +6,15 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::journaled::Part;
+use super::journaled::CurrentPart;
 use crate::{
-    postgres::{Error, lock::LockedSession},
-    sql::Outside,
+    postgres::{DatabaseError, lock::LockedSession},
+    sql::NonTransactional,
 };
 
 /// What was found.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct CatalogEvidence {
     /// The index is there and valid, or gone; the partition is none any more. What is not found by
     /// its name proves nothing.
     pub took_effect: bool,
@@ -29,7 +29,7 @@ pub(super) struct Found {
     pub before: Option<Vec<u32>>,
 }
 
-impl Found {
+impl CatalogEvidence {
     /// A try left nothing that another would have to know of.
     pub(super) fn is_nothing(&self) -> bool {
         !self.took_effect
@@ -75,8 +75,8 @@ const TABLESPACE: &str = "SELECT t.oid FROM pg_catalog.pg_tablespace t WHERE t.s
 /// The indexes before the first try, if there was one.
 pub(super) async fn recorded(
     session: &LockedSession,
-    part: &Part<'_>,
-) -> Result<Option<Vec<u32>>, Error> {
+    part: &CurrentPart<'_>,
+) -> Result<Option<Vec<u32>>, DatabaseError> {
     let before = "SELECT indexes_before FROM schemad.statements WHERE step = $1 AND ordinal = $2";
     let rows = session
         .ledger()
@@ -91,7 +91,7 @@ pub(super) async fn recorded(
 /// The relations that a statement names, as the file's search_path finds them. `None`: there is
 /// none of that name.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Named {
+pub(super) struct NamedRelations {
     /// The table, or of DROP INDEX the index.
     relation: Option<u32>,
     /// Of DETACH PARTITION the partition.
@@ -101,33 +101,38 @@ pub(super) struct Named {
 /// Looks the statement's names up, with the file's own settings in force. The query is immune
 /// against that search_path: the one function and the types are qualified, and there is no
 /// operator.
-pub(super) async fn named(session: &LockedSession, what: Outside<'_>) -> Result<Named, Error> {
+pub(super) async fn named(
+    session: &LockedSession,
+    what: NonTransactional<'_>,
+) -> Result<NamedRelations, DatabaseError> {
     let (relation, partition) = match what {
-        Outside::DropIndex { index } => (index, None),
-        Outside::CreateIndex { table, .. } => (table, None),
-        Outside::Detach { table, partition } => (table, Some(partition)),
-        _ => return Ok(Named::default()),
+        NonTransactional::DropIndex { index } => (index, None),
+        NonTransactional::CreateIndex { table, .. } => (table, None),
+        NonTransactional::Detach { table, partition } => (table, Some(partition)),
+        _ => return Ok(NamedRelations::default()),
     };
     let query = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid, \
         pg_catalog.to_regclass($2)::pg_catalog.oid";
     let names: &[_] = &[(&relation as _, Type::TEXT), (&partition as _, Type::TEXT)];
     let rows = session.client().query_typed(query, names).await?;
-    Ok(rows.first().map_or_else(Named::default, |row| Named {
-        relation: row.get(0),
-        partition: row.get(1),
-    }))
+    Ok(rows
+        .first()
+        .map_or_else(NamedRelations::default, |row| NamedRelations {
+            relation: row.get(0),
+            partition: row.get(1),
+        }))
 }
 
 /// Looks at what `named` found, in the session's own settings.
 pub(super) async fn find(
     session: &LockedSession,
-    what: Outside<'_>,
-    named: &Named,
+    what: NonTransactional<'_>,
+    named: &NamedRelations,
     before: Option<Vec<u32>>,
-) -> Result<Found, Error> {
+) -> Result<CatalogEvidence, DatabaseError> {
     let client = session.client();
     match what {
-        Outside::DropIndex { .. } => {
+        NonTransactional::DropIndex { .. } => {
             // By its oid: after a crash, another index may have the name.
             let before = before.unwrap_or_else(|| named.relation.into_iter().collect());
             let there = "SELECT i.indexrelid::regclass::text, i.indisvalid FROM \
@@ -135,7 +140,7 @@ pub(super) async fn find(
             let there = client
                 .query_typed(there, &[(&before, Type::OID_ARRAY)])
                 .await?;
-            Ok(Found {
+            Ok(CatalogEvidence {
                 took_effect: !before.is_empty() && there.is_empty(),
                 half_dropped: there
                     .iter()
@@ -143,10 +148,10 @@ pub(super) async fn find(
                     .map(|row| row.get(0))
                     .collect(),
                 before: Some(before),
-                ..Found::default()
+                ..CatalogEvidence::default()
             })
         }
-        Outside::CreateIndex { index, .. } => {
+        NonTransactional::CreateIndex { index, .. } => {
             let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = $1";
             let before = known(client, before, now, &[(&named.relation, Type::OID)]).await?;
             let made = client
@@ -159,7 +164,7 @@ pub(super) async fn find(
                     ],
                 )
                 .await?;
-            Ok(Found {
+            Ok(CatalogEvidence {
                 took_effect: made.iter().any(|row| row.get(1)),
                 invalid: made
                     .iter()
@@ -167,23 +172,23 @@ pub(super) async fn find(
                     .map(|row| row.get(0))
                     .collect(),
                 before: Some(before),
-                ..Found::default()
+                ..CatalogEvidence::default()
             })
         }
-        Outside::Reindex => {
+        NonTransactional::Reindex => {
             let now = "SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE NOT i.indisvalid";
             let before = known(client, before, now, &[]).await?;
             let copies = client
                 .query_typed(COPIES, &[(&before, Type::OID_ARRAY)])
                 .await?;
             let invalid = copies.iter().map(|row| row.get(0)).collect();
-            Ok(Found {
+            Ok(CatalogEvidence {
                 invalid,
                 before: Some(before),
-                ..Found::default()
+                ..CatalogEvidence::default()
             })
         }
-        Outside::Detach { table, partition } if session.server_major() >= 14 => {
+        NonTransactional::Detach { table, partition } if session.server_major() >= 14 => {
             let rows = client
                 .query_typed(
                     PARTITION,
@@ -194,13 +199,13 @@ pub(super) async fn find(
                 (row.get(0), row.get::<_, Option<bool>>(1))
             });
             let instead = format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE");
-            Ok(Found {
+            Ok(CatalogEvidence {
                 took_effect: both_are_there && pending.is_none(),
                 instead: (pending == Some(true)).then_some(instead),
-                ..Found::default()
+                ..CatalogEvidence::default()
             })
         }
-        Outside::Shared {
+        NonTransactional::Shared {
             creates,
             is_tablespace,
             name,
@@ -213,16 +218,16 @@ pub(super) async fn find(
             } else {
                 !now.iter().any(|oid| before.contains(oid))
             };
-            Ok(Found {
+            Ok(CatalogEvidence {
                 took_effect,
                 before: Some(before),
-                ..Found::default()
+                ..CatalogEvidence::default()
             })
         }
-        Outside::Detach { .. }
-        | Outside::ReadOnlyBlock
-        | Outside::Repeatable
-        | Outside::Unknown => Ok(Found::default()),
+        NonTransactional::Detach { .. }
+        | NonTransactional::ReadOnlyBlock
+        | NonTransactional::Repeatable
+        | NonTransactional::Unknown => Ok(CatalogEvidence::default()),
     }
 }
 
@@ -231,8 +236,8 @@ pub(super) async fn find(
 pub(super) async fn invalid(
     session: &LockedSession,
     index: &str,
-    table: &Named,
-) -> Result<Option<String>, Error> {
+    table: &NamedRelations,
+) -> Result<Option<String>, DatabaseError> {
     let rows = session
         .client()
         .query_typed(
@@ -249,7 +254,7 @@ async fn known(
     before: Option<Vec<u32>>,
     now: &str,
     parameters: &[(&(dyn ToSql + Sync), Type)],
-) -> Result<Vec<u32>, Error> {
+) -> Result<Vec<u32>, DatabaseError> {
     if let Some(before) = before {
         return Ok(before);
     }

@@ -9,7 +9,7 @@ use crate::postgres::activity::Blocker;
 
 /// Why a running operation has to end at the next commit boundary.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Halt {
+pub enum StopReason {
     /// Its daemon shuts down, and the grace is over.
     Shutdown,
     /// Somebody cancelled it: who.
@@ -18,7 +18,7 @@ pub enum Halt {
 
 /// What a second connection saw the session wait for.
 #[derive(Clone, Debug, Default)]
-pub struct Wait {
+pub struct LockWait {
     /// Of the migration that waits, or waited last.
     pub version: String,
     /// How long the running statement has waited for locks, all in all.
@@ -29,16 +29,16 @@ pub struct Wait {
 
 /// The orders for one operation.
 #[derive(Clone, Debug)]
-pub struct Orders {
+pub struct RunControl {
     /// Set once, when it has to end.
-    pub halt: watch::Receiver<Option<Halt>>,
+    pub halt: watch::Receiver<Option<StopReason>>,
     /// What its session waits for.
-    pub wait: watch::Receiver<Wait>,
+    pub wait: watch::Receiver<LockWait>,
 }
 
-impl Orders {
+impl RunControl {
     /// Why it has to end, if it has to.
-    pub fn halted(&self) -> Option<Halt> {
+    pub fn halted(&self) -> Option<StopReason> {
         self.halt.borrow().clone()
     }
 

@@ -5,11 +5,11 @@ mod grant;
 mod meaning;
 mod place;
 
-use super::{ScriptError, Undone};
+use super::{ScriptError, UndoneExtent};
 use crate::{
     failure::{Failure, Reason},
     postgres::SqlError,
-    sql::{self, Place},
+    sql::{self, TextPosition},
 };
 
 /// The failure that tells where `sql`, the script of `file`, was refused. `in_doubt`: the statement
@@ -29,7 +29,7 @@ pub(crate) fn explain(
     let consequence = consequence(&found.failed, in_doubt);
 
     let mut message = file.to_owned();
-    if let Some(Place { line, column }) = place {
+    if let Some(TextPosition { line, column }) = place {
         message += &format!(", line {line}, column {column}");
     }
     if in_script {
@@ -134,7 +134,7 @@ fn consequence(failed: &ScriptError, in_doubt: bool) -> String {
              that it was applied, that it was not, or that doing it again does no harm"
             .into(),
         (false, None) => "The step was undone completely; the steps before it stay".into(),
-        (false, Some(Undone { stays: true, .. })) => {
+        (false, Some(UndoneExtent { stays: true, .. })) => {
             "What ran stays, and could not be recorded; the status says how it goes on".into()
         }
         (false, Some(undone)) if undone.first == 0 => {
@@ -253,7 +253,7 @@ mod tests {
         ] {
             for undone in [
                 None,
-                Some(Undone {
+                Some(UndoneExtent {
                     first: 2,
                     through: false,
                     stays: false,
@@ -320,7 +320,7 @@ mod tests {
     fn what_stays_is_told_as_it_is() {
         let sql = "SELECT 1;\nBEGIN;\nSELECT 2;\nSELECT 1/0;\nCOMMIT";
         let consequence = |first, done, doubt| {
-            let undone = Some(Undone {
+            let undone = Some(UndoneExtent {
                 first,
                 through: false,
                 stays: false,
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn what_helps_is_said() {
-        let block = Some(Undone {
+        let block = Some(UndoneExtent {
             first: 0,
             through: false,
             stays: false,

@@ -8,40 +8,40 @@ use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 
 use super::{
-    Broken, Observer, Orders, ScriptError, Step, Undone,
-    message::{self, Preamble, Then},
+    RunControl, RunnableStep, ScriptError, StepError, StepObserver, UndoneExtent,
+    message::{self, MessagePreamble, PartEnding},
 };
 use crate::runner::{
     non_transactional,
-    response::{self, Received},
+    response::{self, ServerResponse},
 };
 use crate::{
-    planner::Resume,
-    postgres::{Error, SqlError, lock::LockedSession, session::Notice},
+    planner::ResumePoint,
+    postgres::{DatabaseError, SqlError, lock::LockedSession, session::ServerNotice},
     runtime::blocking,
-    sql::{self, Kind, Outside, Statement, Unit, Work},
+    sql::{self, NonTransactional, ScriptUnit, Statement, StatementKind, UnitWork},
 };
 
 /// The parts of a script that is not one transaction.
 #[derive(Clone, Debug)]
-pub(crate) struct Journaled<'a> {
+pub(crate) struct JournaledScript<'a> {
     /// In order.
-    pub units: Vec<Unit<'a>>,
+    pub units: Vec<ScriptUnit<'a>>,
     /// Where an earlier operation left off.
-    pub resume: Resume,
+    pub resume: ResumePoint,
     /// One statement may take so long, outside a transaction.
     pub statement_timeout: Duration,
 }
 
 /// How far the step came that is being tried.
 #[derive(Default)]
-pub(super) struct Progress {
+pub(super) struct StepProgress {
     step: Option<usize>,
     done: usize,
     interrupted: bool,
 }
 
-impl Progress {
+impl StepProgress {
     /// Parts done.
     pub(super) fn done(&self) -> usize {
         self.done
@@ -57,9 +57,9 @@ impl Progress {
     }
 
     /// Step `index` begins, or is tried again.
-    pub(super) fn begin(&mut self, index: usize, journaled: &Journaled<'_>) {
+    pub(super) fn begin(&mut self, index: usize, journaled: &JournaledScript<'_>) {
         if self.step != Some(index) {
-            let Resume {
+            let ResumePoint {
                 done, interrupted, ..
             } = journaled.resume;
             *self = Self {
@@ -72,11 +72,11 @@ impl Progress {
 }
 
 /// The part that runs.
-pub(super) struct Part<'a> {
+pub(super) struct CurrentPart<'a> {
     /// Of this step.
-    pub step: &'a Step<'a>,
-    pub journaled: &'a Journaled<'a>,
-    pub unit: &'a Unit<'a>,
+    pub step: &'a RunnableStep<'a>,
+    pub journaled: &'a JournaledScript<'a>,
+    pub unit: &'a ScriptUnit<'a>,
     /// From 1.
     pub number: usize,
     /// The step's index.
@@ -85,7 +85,7 @@ pub(super) struct Part<'a> {
     pub left: Duration,
 }
 
-impl Part<'_> {
+impl CurrentPart<'_> {
     /// Its ordinal in the ledger.
     pub(super) fn ordinal(&self) -> i32 {
         i32::try_from(self.number).unwrap_or(i32::MAX)
@@ -97,23 +97,23 @@ impl Part<'_> {
 pub(super) async fn run(
     session: &mut LockedSession,
     index: usize,
-    step: &Step<'_>,
-    journaled: &Journaled<'_>,
+    step: &RunnableStep<'_>,
+    journaled: &JournaledScript<'_>,
     left: Duration,
-    progress: &mut Progress,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
+    progress: &mut StepProgress,
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
     observer.started(index);
     let begun = Instant::now();
     let mut finished = false;
     let mut left = Some(left);
     for (n, unit) in journaled.units.iter().enumerate().skip(progress.done) {
         if let Some(halt) = orders.halted() {
-            return Err(Broken::Halted(halt));
+            return Err(StepError::Halted(halt));
         }
         let left = left.take().unwrap_or(step.lock_wait);
-        let part = Part {
+        let part = CurrentPart {
             step,
             journaled,
             unit,
@@ -122,9 +122,9 @@ pub(super) async fn run(
             left,
         };
         let then = if part.number == journaled.units.len() {
-            Then::Finish
+            PartEnding::Finish
         } else {
-            Then::Note(part.number)
+            PartEnding::Note(part.number)
         };
         let begun = Instant::now();
         let statements = (
@@ -133,10 +133,10 @@ pub(super) async fn run(
         );
         observer.statement_started(index, statements);
         let ran = match unit.work {
-            Work::InTransaction { begin, modes } => {
+            UnitWork::InTransaction { begin, modes } => {
                 in_transaction(session, &part, (begin, modes), then, orders, observer).await
             }
-            Work::Outside(what) => {
+            UnitWork::Outside(what) => {
                 non_transactional::run(
                     session,
                     &part,
@@ -150,34 +150,41 @@ pub(super) async fn run(
             }
         };
         match ran {
-            Err(Broken::Sql(refused)) if needs_no_transaction(unit, &refused.error) => {
-                session.clean().await.map_err(Broken::Lost)?;
+            Err(StepError::Sql(refused)) if needs_no_transaction(unit, &refused.error) => {
+                session.clean().await.map_err(StepError::Lost)?;
                 let what = if unit.body.repeats() {
-                    Outside::Repeatable
+                    NonTransactional::Repeatable
                 } else {
-                    Outside::Unknown
+                    NonTransactional::Unknown
                 };
                 non_transactional::run(session, &part, what, false, then, orders, observer).await?;
             }
             other => other?,
         }
         (progress.done, progress.interrupted) = (part.number, false);
-        if matches!(then, Then::Note(_)) {
+        if matches!(then, PartEnding::Note(_)) {
             tell_what_is_lost(&part, observer);
         }
-        finished = matches!(then, Then::Finish);
+        finished = matches!(then, PartEnding::Finish);
         observer.statement(index, statements, begun.elapsed());
     }
     if !finished {
         // Nothing but settings, or an earlier operation did the last part and not this.
-        record(session, step, sql::count(step.sql), Then::Finish, orders).await?;
+        record(
+            session,
+            step,
+            sql::count(step.sql),
+            PartEnding::Finish,
+            orders,
+        )
+        .await?;
     }
     observer.done(index, begun.elapsed());
     Ok(())
 }
 
 /// A setting that the next part does not begin with.
-fn tell_what_is_lost(part: &Part<'_>, observer: &impl Observer) {
+fn tell_what_is_lost(part: &CurrentPart<'_>, observer: &impl StepObserver) {
     if let Some(sets) = part.unit.sets_otherwise {
         let message = format!(
             "what this sets does not hold for the statements after it, which begin with the file's \
@@ -186,10 +193,10 @@ fn tell_what_is_lost(part: &Part<'_>, observer: &impl Observer) {
         );
         observer.notice(
             part.index,
-            Notice {
+            ServerNotice {
                 severity: "WARNING".into(),
                 message,
-                ..Notice::default()
+                ..ServerNotice::default()
             },
         );
     }
@@ -198,12 +205,12 @@ fn tell_what_is_lost(part: &Part<'_>, observer: &impl Observer) {
 /// Runs a part with its row in the journal, or with the step's own rows when it is the last.
 async fn in_transaction(
     session: &mut LockedSession,
-    part: &Part<'_>,
+    part: &CurrentPart<'_>,
     begin: (Option<&str>, Option<&str>),
-    then: Then,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
+    then: PartEnding,
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
     let text: String = part
         .unit
         .settings
@@ -225,7 +232,7 @@ async fn in_transaction(
     })
     .await?;
     left_out(session, part, observer);
-    let Received {
+    let ServerResponse {
         statements,
         ended,
         result,
@@ -233,9 +240,11 @@ async fn in_transaction(
     } = received;
     result.map_err(
         |error| match response::broken(error, ended, statements, preamble) {
-            Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || {
-                in_the_file(part, failed)
-            })),
+            StepError::Sql(failed) => {
+                StepError::Sql(blocking::in_place(part.step.sql.len(), || {
+                    in_the_file(part, failed)
+                }))
+            }
             other => other,
         },
     )
@@ -246,14 +255,14 @@ pub(super) async fn send(
     session: &mut LockedSession,
     message: &str,
     patience: Option<Duration>,
-    orders: &Orders,
-    hear: &mut impl FnMut(Notice),
-) -> Result<Received, Broken> {
+    orders: &RunControl,
+    hear: &mut impl FnMut(ServerNotice),
+) -> Result<ServerResponse, StepError> {
     let answer = session
         .client()
         .simple_query_raw(message)
         .await
-        .map_err(|e| Broken::Lost(e.into()))?;
+        .map_err(|e| StepError::Lost(e.into()))?;
     let received = response::receive(
         session,
         std::pin::pin!(answer),
@@ -272,11 +281,11 @@ pub(super) async fn send(
 /// part's among them.
 pub(super) async fn record(
     session: &LockedSession,
-    step: &Step<'_>,
+    step: &RunnableStep<'_>,
     through: usize,
-    then: Then,
-    orders: &Orders,
-) -> Result<(), Broken> {
+    then: PartEnding,
+    orders: &RunControl,
+) -> Result<(), StepError> {
     let recorded = write(
         session,
         &message::record(step.id, then),
@@ -285,16 +294,16 @@ pub(super) async fn record(
     )
     .await;
     recorded.map_err(
-        |error| match response::broken(error, None, 0, Preamble::default()) {
+        |error| match response::broken(error, None, 0, MessagePreamble::default()) {
             // The file's statements are what may keep the ledger from being written.
-            Broken::Sql(mut failed) => {
+            StepError::Sql(mut failed) => {
                 failed.error.position = None;
-                let undone = Undone {
+                let undone = UndoneExtent {
                     first: through,
                     through: true,
                     stays: true,
                 };
-                Broken::Sql(ScriptError {
+                StepError::Sql(ScriptError {
                     statements_done: through.saturating_sub(1),
                     undone: Some(undone),
                     ..failed
@@ -312,15 +321,15 @@ pub(super) async fn write(
     session: &LockedSession,
     message: &str,
     within: Duration,
-    orders: &Orders,
-) -> Result<(), Error> {
+    orders: &RunControl,
+) -> Result<(), DatabaseError> {
     let begun = Instant::now();
     loop {
         match session
             .client()
             .batch_execute(message)
             .await
-            .map_err(Error::from)
+            .map_err(DatabaseError::from)
         {
             Err(error)
                 if error.is_lock_timeout()
@@ -335,7 +344,11 @@ pub(super) async fn write(
 }
 
 /// Tells how much more was said than is passed on.
-pub(super) fn left_out(session: &mut LockedSession, part: &Part<'_>, observer: &impl Observer) {
+pub(super) fn left_out(
+    session: &mut LockedSession,
+    part: &CurrentPart<'_>,
+    observer: &impl StepObserver,
+) {
     if let Some(notice) = session.take_left_out(part.step.id) {
         observer.notice(part.index, notice);
     }
@@ -344,9 +357,9 @@ pub(super) fn left_out(session: &mut LockedSession, part: &Part<'_>, observer: &
 /// A statement that nobody knew to need this, found out by the server's refusal, before it did
 /// anything. (25001 is also what SET TRANSACTION says when it comes too late, and that is another
 /// mistake.)
-fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
-    let alone = matches!(unit.work, Work::InTransaction { begin: None, .. })
-        && unit.body.kind() == Kind::Plain;
+fn needs_no_transaction(unit: &ScriptUnit<'_>, error: &SqlError) -> bool {
+    let alone = matches!(unit.work, UnitWork::InTransaction { begin: None, .. })
+        && unit.body.kind() == StatementKind::Plain;
     let is_set = unit
         .body
         .tokens()
@@ -360,7 +373,7 @@ fn needs_no_transaction(unit: &Unit<'_>, error: &SqlError) -> bool {
 
 /// Translates a place in a part with its settings before it into one in the file. The result's
 /// preamble is 0.
-fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
+fn in_the_file(part: &CurrentPart<'_>, failed: ScriptError) -> ScriptError {
     let ScriptError {
         mut error,
         statements_done,
@@ -392,9 +405,9 @@ fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
 }
 
 /// What is undone when `unit` fails.
-pub(super) fn undone(unit: &Unit<'_>, through: bool) -> Undone {
-    let begin = matches!(unit.work, Work::InTransaction { begin: Some(_), .. });
-    Undone {
+pub(super) fn undone(unit: &ScriptUnit<'_>, through: bool) -> UndoneExtent {
+    let begin = matches!(unit.work, UnitWork::InTransaction { begin: Some(_), .. });
+    UndoneExtent {
         first: unit.statements_before - usize::from(begin),
         through,
         stays: false,
@@ -403,7 +416,7 @@ pub(super) fn undone(unit: &Unit<'_>, through: bool) -> Undone {
 
 /// The character of the file for the `at`th (from 1) of a part, which is sent with the settings
 /// before it.
-fn position(sql: &str, unit: &Unit<'_>, mut at: usize, is_syntax: bool) -> Option<usize> {
+fn position(sql: &str, unit: &ScriptUnit<'_>, mut at: usize, is_syntax: bool) -> Option<usize> {
     for setting in unit.settings.iter() {
         let length = setting.sql.chars().count() + "\n;".len();
         if at <= length {

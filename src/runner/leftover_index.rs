@@ -4,47 +4,47 @@
 use std::time::Duration;
 
 use super::{
-    Broken, Observer, Orders, ScriptError, Step,
-    journaled::{Journaled, Part, left_out},
+    RunControl, RunnableStep, ScriptError, StepError, StepObserver,
+    journaled::{CurrentPart, JournaledScript, left_out},
 };
 use crate::runner::{
-    catalog_evidence::Found,
-    non_transactional::{Timeouts, look, note, reset, sent, set},
+    catalog_evidence::CatalogEvidence,
+    non_transactional::{StatementTimeouts, look, note, reset, sent, set},
 };
 use crate::{
     ledger::journals,
     migration::Checksum,
-    planner::{Earlier, Resume},
-    postgres::{lock::LockedSession, session::Notice},
+    planner::{AbandonedIndex, ResumePoint},
+    postgres::{lock::LockedSession, session::ServerNotice},
     runner::response,
-    sql::{self, Outside, Unit, Work},
+    sql::{self, NonTransactional, ScriptUnit, UnitWork},
 };
 
 /// Removes the invalid indexes, and tells what is for a person to mend. What waits for a lock in
 /// vain is tried again with the step.
 pub(super) async fn clear_away(
     session: &mut LockedSession,
-    step: &Step<'_>,
-    earlier: &Earlier,
+    step: &RunnableStep<'_>,
+    earlier: &AbandonedIndex,
     index: usize,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
     let text = format!("{}{}", earlier.settings, earlier.sql);
     let units = sql::units(&text).unwrap_or_default();
     if let Some((unit, what)) = units.last().and_then(outside) {
-        let then = Step {
+        let then = RunnableStep {
             sql: &text,
             earlier: None,
             journaled: None,
             ..step.clone()
         };
-        let journaled = Journaled {
+        let journaled = JournaledScript {
             units: Vec::new(),
-            resume: Resume::default(),
+            resume: ResumePoint::default(),
             statement_timeout: Duration::ZERO,
         };
-        let part = Part {
+        let part = CurrentPart {
             step: &then,
             journaled: &journaled,
             unit,
@@ -54,14 +54,14 @@ pub(super) async fn clear_away(
         };
         let found = match look(session, &part, what, Some(earlier.before.clone())).await {
             Ok(found) => found,
-            Err(Broken::Sql(ScriptError { error, .. })) => {
-                session.clean().await.map_err(Broken::Lost)?;
+            Err(StepError::Sql(ScriptError { error, .. })) => {
+                session.clean().await.map_err(StepError::Lost)?;
                 let told = format!(
                     "cannot look for what {} left, which an earlier try began: {error}",
                     unit.body.summary()
                 );
                 observer.notice(index, warning(told));
-                Found::default()
+                CatalogEvidence::default()
             }
             Err(broken) => return Err(broken),
         };
@@ -77,19 +77,19 @@ pub(super) async fn clear_away(
 
 async fn remove(
     session: &mut LockedSession,
-    part: &Part<'_>,
+    part: &CurrentPart<'_>,
     index: &str,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
-    set(session, part, Timeouts::NONE).await?;
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
+    set(session, part, StatementTimeouts::NONE).await?;
     let drop = format!("DROP INDEX CONCURRENTLY {index}");
     let told = match sent(session, part, &drop, Some(part.left), orders, observer).await {
         Ok(()) => note(format!(
             "removed the invalid index {index}, which an earlier try left"
         )),
-        Err(Broken::Sql(ScriptError { error, .. })) if !error.is_lock_conflict() => {
-            session.clean().await.map_err(Broken::Lost)?;
+        Err(StepError::Sql(ScriptError { error, .. })) if !error.is_lock_conflict() => {
+            session.clean().await.map_err(StepError::Lost)?;
             warning(format!(
                 "the invalid index {index}, which an earlier try left, stays ({error}): {drop}"
             ))
@@ -110,7 +110,11 @@ fn half_dropped_by(index: &str) -> String {
 }
 
 /// Nothing is left, or it was told: the journal's row is that of the part which stands there now.
-async fn forget(session: &LockedSession, step: &Step<'_>, earlier: &Earlier) -> Result<(), Broken> {
+async fn forget(
+    session: &LockedSession,
+    step: &RunnableStep<'_>,
+    earlier: &AbandonedIndex,
+) -> Result<(), StepError> {
     let unit = step
         .journaled
         .as_ref()
@@ -132,15 +136,15 @@ async fn forget(session: &LockedSession, step: &Step<'_>, earlier: &Earlier) -> 
         .map_err(response::of_our_own)
 }
 
-fn outside<'a, 'u>(unit: &'u Unit<'a>) -> Option<(&'u Unit<'a>, Outside<'a>)> {
+fn outside<'a, 'u>(unit: &'u ScriptUnit<'a>) -> Option<(&'u ScriptUnit<'a>, NonTransactional<'a>)> {
     match unit.work {
-        Work::Outside(what) => Some((unit, what)),
-        Work::InTransaction { .. } => None,
+        UnitWork::Outside(what) => Some((unit, what)),
+        UnitWork::InTransaction { .. } => None,
     }
 }
 
-fn warning(message: String) -> Notice {
-    Notice {
+fn warning(message: String) -> ServerNotice {
+    ServerNotice {
         severity: "WARNING".into(),
         ..note(message)
     }

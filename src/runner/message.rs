@@ -2,7 +2,7 @@
 //! two guards. One round trip, atomic, and safe to send ahead. No value is formed into it but the
 //! step's integer, and the name of Diesel's table as the server itself quotes it.
 
-use super::Step;
+use super::RunnableStep;
 use crate::{postgres::session::CONFIGURED_PATH, sql};
 
 /// The guards, in the schema `schemad` (src/ledger/0001.sql to 0006.sql).
@@ -16,7 +16,7 @@ pub(crate) const TOOK: &str = "schemad_step_took";
 
 /// What stands in a message before its script.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Preamble {
+pub(crate) struct MessagePreamble {
     pub statements: usize,
     pub characters: usize,
 }
@@ -49,7 +49,7 @@ fn begin_step(id: i64) -> String {
 /// role or the database sets. A transaction of one snapshot takes that with its first query; LOCK
 /// TABLE is none, so what is looked at under the lock afterwards is as it was when the snapshot was
 /// taken. `diesel_table`: what to lock, as the server quotes it; none where the login may not.
-fn script_preamble(begin: &str, id: i64, diesel_table: Option<&str>) -> (String, Preamble) {
+fn script_preamble(begin: &str, id: i64, diesel_table: Option<&str>) -> (String, MessagePreamble) {
     let words = begin.to_ascii_lowercase();
     let has_one_snapshot = words.contains("repeatable") || words.contains("serializable");
     let lock = diesel_table.filter(|_| has_one_snapshot);
@@ -61,7 +61,7 @@ fn script_preamble(begin: &str, id: i64, diesel_table: Option<&str>) -> (String,
     let text = format!(
         "{begin};{lock}SELECT pg_catalog.set_config('role',{first},true);{CONFIGURED_PATH};\n"
     );
-    let preamble = Preamble {
+    let preamble = MessagePreamble {
         statements: 3 + locks,
         characters: text.chars().count(),
     };
@@ -70,13 +70,21 @@ fn script_preamble(begin: &str, id: i64, diesel_table: Option<&str>) -> (String,
 
 /// The message for a step, and what stands before its script. `reset` ends what the script left in
 /// the session.
-pub(crate) fn of(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
+pub(crate) fn of(
+    step: &RunnableStep<'_>,
+    diesel_table: Option<&str>,
+    reset: &str,
+) -> (String, MessagePreamble) {
     let (message, preamble) = open(step, diesel_table, reset);
     (format!("{message};COMMIT"), preamble)
 }
 
 /// The same without its COMMIT.
-pub(crate) fn open(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> (String, Preamble) {
+pub(crate) fn open(
+    step: &RunnableStep<'_>,
+    diesel_table: Option<&str>,
+    reset: &str,
+) -> (String, MessagePreamble) {
     let begin = begin(None, sql::transaction_modes(step.sql));
     let (before, preamble) = script_preamble(&begin, step.id, diesel_table);
     (
@@ -87,7 +95,7 @@ pub(crate) fn open(step: &Step<'_>, diesel_table: Option<&str>, reset: &str) -> 
 
 /// What ends a part of a script that is not one transaction.
 #[derive(Clone, Copy)]
-pub(crate) enum Then {
+pub(crate) enum PartEnding {
     /// The part is done, and there are more.
     Note(usize),
     /// The step is done.
@@ -102,16 +110,16 @@ pub(crate) fn of_part(
     diesel_table: Option<&str>,
     (own, modes): (Option<&str>, Option<&str>),
     text: &str,
-    then: Then,
+    then: PartEnding,
     reset: &str,
-) -> (String, Preamble) {
+) -> (String, MessagePreamble) {
     let (before, preamble) = script_preamble(&begin(own, modes), id, diesel_table);
     let ending = match then {
-        Then::Note(_) => format!(
+        PartEnding::Note(_) => format!(
             "SELECT schemad.{CAN_BE_FINISHED}({id}::int8);{}",
             ending(id, then)
         ),
-        Then::Finish => ending(id, then),
+        PartEnding::Finish => ending(id, then),
     };
     (
         format!("{};COMMIT", message(&before, text, &ending, reset)),
@@ -120,7 +128,7 @@ pub(crate) fn of_part(
 }
 
 /// The message that records a part which ran outside a transaction.
-pub(crate) fn record(id: i64, then: Then) -> String {
+pub(crate) fn record(id: i64, then: PartEnding) -> String {
     alone(id, &ending(id, then))
 }
 
@@ -139,10 +147,10 @@ fn alone(id: i64, ending: &str) -> String {
     format!("{BEGIN};SELECT {};{ending};COMMIT", begin_step(id))
 }
 
-fn ending(id: i64, then: Then) -> String {
+fn ending(id: i64, then: PartEnding) -> String {
     match then {
-        Then::Note(number) => note(id, number, "done"),
-        Then::Finish => finish_step(id),
+        PartEnding::Note(number) => note(id, number, "done"),
+        PartEnding::Finish => finish_step(id),
     }
 }
 
@@ -172,9 +180,9 @@ mod tests {
 
     use super::*;
 
-    fn step(id: i64, sql: &str) -> Step<'_> {
+    fn step(id: i64, sql: &str) -> RunnableStep<'_> {
         let (lock_wait, lock_timeout) = (Duration::ZERO, Duration::ZERO);
-        Step {
+        RunnableStep {
             id,
             sql,
             lock_wait,

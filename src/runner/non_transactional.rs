@@ -7,23 +7,23 @@ use std::time::Duration;
 use tokio_postgres::{error::SqlState, types::Type};
 
 use super::{
-    Broken, Observer, Orders, ScriptError, Undone,
-    journaled::{Part, in_statement, left_out, record, send, statement_at, undone, write},
-    message::{self, Preamble, Then},
+    RunControl, ScriptError, StepError, StepObserver, UndoneExtent,
+    journaled::{CurrentPart, in_statement, left_out, record, send, statement_at, undone, write},
+    message::{self, MessagePreamble, PartEnding},
 };
 use crate::runner::{
-    catalog_evidence::{self, Found},
-    response::{self, Received},
+    catalog_evidence::{self, CatalogEvidence},
+    response::{self, ServerResponse},
 };
 use crate::{
     ledger::journals,
     postgres::{
-        Error, SqlError,
+        DatabaseError, SqlError,
         lock::LockedSession,
-        session::{CONFIGURED_PATH, Notice, insist},
+        session::{CONFIGURED_PATH, ServerNotice, insist},
     },
     runtime::blocking,
-    sql::{Outside, Statement},
+    sql::{NonTransactional, Statement},
 };
 
 /// What the removal of an invalid index may take right after its build failed; later the next try
@@ -37,13 +37,13 @@ const CLEAN_UP_AFTER_CANCEL: Duration = Duration::from_millis(200);
 /// try was announced and not recorded.
 pub(super) async fn run(
     session: &mut LockedSession,
-    part: &Part<'_>,
-    what: Outside<'_>,
+    part: &CurrentPart<'_>,
+    what: NonTransactional<'_>,
     interrupted: bool,
-    then: Then,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
+    then: PartEnding,
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
     let before = catalog_evidence::recorded(session, part)
         .await
         .map_err(response::of_our_own)?;
@@ -52,10 +52,10 @@ pub(super) async fn run(
     note_by_keeper(session, part, "running").await?;
     let found = match look(session, part, what, before).await {
         Ok(found) => found,
-        Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)),
+        Err(StepError::Lost(lost)) => return Err(StepError::Lost(lost)),
         Err(broken) if interrupted => return Err(broken), // it is announced since an earlier try
         Err(broken) => {
-            session.clean().await.map_err(Broken::Lost)?;
+            session.clean().await.map_err(StepError::Lost)?;
             note_by_keeper(session, part, "pending").await?;
             return Err(broken);
         }
@@ -66,7 +66,7 @@ pub(super) async fn run(
         left_out(session, part, observer);
         match ran {
             // Nobody knows; the next try finds out.
-            Err(Broken::Lost(lost)) => return Err(Broken::Lost(lost)),
+            Err(StepError::Lost(lost)) => return Err(StepError::Lost(lost)),
             Ok(()) => reset(session).await?,
             Err(broken) => {
                 if session.clean().await.is_err() {
@@ -82,7 +82,7 @@ pub(super) async fn run(
     let through = part.unit.statements_before + part.unit.statements;
     match (note_by_keeper(session, part, "done").await?, then) {
         // The guards take nothing from the script's session while its statement counts as running.
-        (true, Then::Note(_)) => Ok(()),
+        (true, PartEnding::Note(_)) => Ok(()),
         _ => record(session, part.step, through, then, orders).await,
     }
 }
@@ -91,9 +91,9 @@ pub(super) async fn run(
 /// login. False: nobody does.
 async fn note_by_keeper(
     session: &LockedSession,
-    part: &Part<'_>,
+    part: &CurrentPart<'_>,
     state: &'static str,
-) -> Result<bool, Broken> {
+) -> Result<bool, StepError> {
     let Some(keeper) = session.keeper() else {
         return Ok(false);
     };
@@ -106,7 +106,7 @@ async fn note_by_keeper(
     .await
     {
         Ok(true) => Ok(true),
-        Ok(false) => Err(Broken::Lost(Error::Lost(
+        Ok(false) => Err(StepError::Lost(DatabaseError::Lost(
             "this session does not hold the operation lock any more".into(),
         ))),
         Err(error) => Err(response::of_our_own(error)),
@@ -117,23 +117,23 @@ async fn note_by_keeper(
 /// that can be had quickly.
 async fn refused(
     session: &mut LockedSession,
-    part: &Part<'_>,
-    what: Outside<'_>,
-    found: Found,
-    broken: Broken,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Broken {
+    part: &CurrentPart<'_>,
+    what: NonTransactional<'_>,
+    found: CatalogEvidence,
+    broken: StepError,
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> StepError {
     let broken = match broken {
         // The announcement stays, and with it the doubt.
-        Broken::Sql(_) | Broken::Halted(_) if may_commit(part) => {
+        StepError::Sql(_) | StepError::Halted(_) if may_commit(part) => {
             let noted = journals::note_failed(session.ledger(), part.step.id, part.ordinal()).await;
             if let Err(error) = noted {
                 tracing::debug!(cause = %error, "that a statement has failed is not noted");
             }
             return match broken {
-                Broken::Sql(failed) => Broken::Doubt(failed),
-                Broken::Halted(halt) => Broken::HaltedInDoubt(halt),
+                StepError::Sql(failed) => StepError::Doubt(failed),
+                StepError::Halted(halt) => StepError::HaltedInDoubt(halt),
                 broken => broken,
             };
         }
@@ -143,7 +143,11 @@ async fn refused(
     let mut leaves_nothing = false;
     if let Ok(left) = look(session, part, what, found.before).await {
         leaves_nothing = left.is_nothing();
-        if !left.invalid.is_empty() && set(session, part, Timeouts::within(within)).await.is_ok() {
+        if !left.invalid.is_empty()
+            && set(session, part, StatementTimeouts::within(within))
+                .await
+                .is_ok()
+        {
             leaves_nothing = left.half_dropped.is_empty();
             for index in &left.invalid {
                 let dropped = session
@@ -188,27 +192,29 @@ async fn refused(
 
 /// The server refused it and ended the session, so what it did is not recorded. Where nobody but a
 /// person knows, it is in doubt.
-fn unsettled(part: &Part<'_>, what: Outside<'_>, broken: Broken) -> Broken {
-    let is_in_doubt = may_commit(part) || matches!(what, Outside::Unknown);
+fn unsettled(part: &CurrentPart<'_>, what: NonTransactional<'_>, broken: StepError) -> StepError {
+    let is_in_doubt = may_commit(part) || matches!(what, NonTransactional::Unknown);
     match broken {
-        Broken::Sql(failed) if is_in_doubt => Broken::Doubt(failed),
-        Broken::Halted(halt) if is_in_doubt => Broken::HaltedInDoubt(halt),
-        Broken::Sql(failed) => {
-            let undone = failed.undone.map(|undone| Undone {
+        StepError::Sql(failed) if is_in_doubt => StepError::Doubt(failed),
+        StepError::Halted(halt) if is_in_doubt => StepError::HaltedInDoubt(halt),
+        StepError::Sql(failed) => {
+            let undone = failed.undone.map(|undone| UndoneExtent {
                 stays: true,
                 ..undone
             });
-            Broken::Sql(ScriptError { undone, ..failed })
+            StepError::Sql(ScriptError { undone, ..failed })
         }
         broken => broken,
     }
 }
 
 /// A cancel from another daemon arrives before the reason for it does.
-fn clean_up_within(broken: &Broken) -> Duration {
+fn clean_up_within(broken: &StepError) -> Duration {
     match broken {
-        Broken::Halted(_) => CLEAN_UP_AFTER_CANCEL,
-        Broken::Sql(failed) if failed.error.is(&SqlState::QUERY_CANCELED) => CLEAN_UP_AFTER_CANCEL,
+        StepError::Halted(_) => CLEAN_UP_AFTER_CANCEL,
+        StepError::Sql(failed) if failed.error.is(&SqlState::QUERY_CANCELED) => {
+            CLEAN_UP_AFTER_CANCEL
+        }
         _ => CLEAN_UP_WITHIN,
     }
 }
@@ -217,17 +223,17 @@ fn clean_up_within(broken: &Broken) -> Duration {
 /// table its names mean; the catalog itself is read in the session's own settings.
 pub(super) async fn look(
     session: &LockedSession,
-    part: &Part<'_>,
-    what: Outside<'_>,
+    part: &CurrentPart<'_>,
+    what: NonTransactional<'_>,
     before: Option<Vec<u32>>,
-) -> Result<Found, Broken> {
+) -> Result<CatalogEvidence, StepError> {
     if matches!(
         what,
-        Outside::Repeatable | Outside::ReadOnlyBlock | Outside::Unknown
+        NonTransactional::Repeatable | NonTransactional::ReadOnlyBlock | NonTransactional::Unknown
     ) {
-        return Ok(Found::default());
+        return Ok(CatalogEvidence::default());
     }
-    set(session, part, Timeouts::NONE).await?;
+    set(session, part, StatementTimeouts::NONE).await?;
     let named = catalog_evidence::named(session, what)
         .await
         .map_err(|error| unnamed(part, error))?;
@@ -239,22 +245,22 @@ pub(super) async fn look(
 
 async fn announced(
     session: &mut LockedSession,
-    part: &Part<'_>,
-    what: Outside<'_>,
-    found: &Found,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
+    part: &CurrentPart<'_>,
+    what: NonTransactional<'_>,
+    found: &CatalogEvidence,
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
     // A timeout would end the wait for old snapshots too, and leave an invalid index or a half
     // detached partition behind.
     let body = &part.unit.body;
     let concurrently = blocking::in_place(body.sql.len(), || body.has(&["concurrently"]));
     let (timeouts, patience) = if concurrently {
-        (Timeouts::NONE, Some(part.left))
+        (StatementTimeouts::NONE, Some(part.left))
     } else {
         let (lock, statement) = (part.step.lock_timeout, part.journaled.statement_timeout);
         (
-            Timeouts {
+            StatementTimeouts {
                 lock,
                 statement,
                 insist: false,
@@ -303,8 +309,12 @@ async fn announced(
 
 /// Refuses an index that pg_index marks invalid: it counts as not created, although the server
 /// reported success.
-async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> Result<(), Broken> {
-    let Outside::CreateIndex {
+async fn built(
+    session: &LockedSession,
+    part: &CurrentPart<'_>,
+    what: NonTransactional<'_>,
+) -> Result<(), StepError> {
+    let NonTransactional::CreateIndex {
         index: Some(index), ..
     } = what
     else {
@@ -318,7 +328,7 @@ async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> R
         None => Ok(()),
         Some(invalid) => Err(unnamed(
             part,
-            Error::from(SqlError {
+            DatabaseError::from(SqlError {
                 sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE.code().into(),
                 message: format!("the index {invalid} is there and invalid, and IF NOT EXISTS kept \
                     it"),
@@ -333,7 +343,7 @@ async fn built(session: &LockedSession, part: &Part<'_>, what: Outside<'_>) -> R
 }
 
 /// A procedure or a block may have committed before it failed.
-fn may_commit(part: &Part<'_>) -> bool {
+fn may_commit(part: &CurrentPart<'_>) -> bool {
     let first = part.unit.body.tokens().next().unwrap_or_default();
     ["call", "do"]
         .iter()
@@ -343,23 +353,23 @@ fn may_commit(part: &Part<'_>) -> bool {
 /// Sends the statement, or one that belongs to it.
 pub(super) async fn sent(
     session: &mut LockedSession,
-    part: &Part<'_>,
+    part: &CurrentPart<'_>,
     statement: &str,
     patience: Option<Duration>,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
     let mut hear = |notice| observer.notice(part.index, notice);
-    let Received { ended, result, .. } =
+    let ServerResponse { ended, result, .. } =
         send(session, statement, patience, orders, &mut hear).await?;
     let Err(error) = result else { return Ok(()) };
     Err(
-        match response::broken(error, ended, 0, Preamble::default()) {
-            Broken::Sql(mut failed) => {
+        match response::broken(error, ended, 0, MessagePreamble::default()) {
+            StepError::Sql(mut failed) => {
                 if statement != part.unit.body.sql {
                     failed.error.position = None; // it points into a statement of schemad's
                 }
-                Broken::Sql(blocking::in_place(part.step.sql.len(), || {
+                StepError::Sql(blocking::in_place(part.step.sql.len(), || {
                     in_the_file(part, failed)
                 }))
             }
@@ -372,10 +382,10 @@ pub(super) async fn sent(
 /// effect.
 async fn announce(
     session: &LockedSession,
-    part: &Part<'_>,
-    what: Outside<'_>,
-    found: &Found,
-) -> Result<(), Broken> {
+    part: &CurrentPart<'_>,
+    what: NonTransactional<'_>,
+    found: &CatalogEvidence,
+) -> Result<(), StepError> {
     // Before the announcement: of a statement that is not announced, nobody asks how it is told
     // whether it took effect.
     let how = "UPDATE schemad.statements SET settles_by = $3, indexes_before = $4 WHERE step = $1 \
@@ -405,14 +415,14 @@ async fn announce(
 
 /// How long what follows may wait for a lock, and run.
 #[derive(Clone, Copy)]
-pub(super) struct Timeouts {
+pub(super) struct StatementTimeouts {
     lock: Duration,
     statement: Duration,
     /// Whatever the file's own settings say.
     insist: bool,
 }
 
-impl Timeouts {
+impl StatementTimeouts {
     /// None at all, whatever the file says.
     pub(super) const NONE: Self = Self::within(Duration::ZERO);
 
@@ -429,10 +439,10 @@ impl Timeouts {
 /// Makes the timeouts, the role, the configured search_path and the file's own settings up to here.
 pub(super) async fn set(
     session: &LockedSession,
-    part: &Part<'_>,
-    timeouts: Timeouts,
-) -> Result<(), Broken> {
-    let Timeouts {
+    part: &CurrentPart<'_>,
+    timeouts: StatementTimeouts,
+) -> Result<(), StepError> {
+    let StatementTimeouts {
         lock,
         statement,
         insist,
@@ -468,15 +478,17 @@ pub(super) async fn set(
             .batch_execute(&format!("{}\n;{read}", setting.sql))
             .await
         {
-            let broken = response::broken(error.into(), None, 0, Preamble::default());
+            let broken = response::broken(error.into(), None, 0, MessagePreamble::default());
             return Err(match broken {
-                Broken::Sql(failed) => Broken::Sql(blocking::in_place(part.step.sql.len(), || {
-                    let statements_done = statement_at(part.step.sql, setting.start);
-                    ScriptError {
-                        statements_done,
-                        ..placed(part, failed, setting)
-                    }
-                })),
+                StepError::Sql(failed) => {
+                    StepError::Sql(blocking::in_place(part.step.sql.len(), || {
+                        let statements_done = statement_at(part.step.sql, setting.start);
+                        ScriptError {
+                            statements_done,
+                            ..placed(part, failed, setting)
+                        }
+                    }))
+                }
                 other => other,
             });
         }
@@ -491,11 +503,11 @@ pub(super) async fn set(
     }
 }
 
-pub(super) async fn reset(session: &LockedSession) -> Result<(), Broken> {
-    session.reset().await.map_err(Broken::Lost)
+pub(super) async fn reset(session: &LockedSession) -> Result<(), StepError> {
+    session.reset().await.map_err(StepError::Lost)
 }
 
-fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
+fn in_the_file(part: &CurrentPart<'_>, failed: ScriptError) -> ScriptError {
     ScriptError {
         statements_done: part.unit.statements_before,
         ..placed(part, failed, &part.unit.body)
@@ -503,7 +515,7 @@ fn in_the_file(part: &Part<'_>, failed: ScriptError) -> ScriptError {
 }
 
 /// A position in a statement of the part becomes one in the file.
-fn placed(part: &Part<'_>, failed: ScriptError, statement: &Statement<'_>) -> ScriptError {
+fn placed(part: &CurrentPart<'_>, failed: ScriptError, statement: &Statement<'_>) -> ScriptError {
     let mut error = failed.error;
     let is_syntax = error.is(&SqlState::SYNTAX_ERROR);
     error.position = error
@@ -517,20 +529,20 @@ fn placed(part: &Part<'_>, failed: ScriptError, statement: &Statement<'_>) -> Sc
 }
 
 /// A name that the server cannot read is the file's mistake.
-fn unnamed(part: &Part<'_>, error: Error) -> Broken {
-    match response::broken(error, None, 0, Preamble::default()) {
-        Broken::Sql(mut failed) => {
+fn unnamed(part: &CurrentPart<'_>, error: DatabaseError) -> StepError {
+    match response::broken(error, None, 0, MessagePreamble::default()) {
+        StepError::Sql(mut failed) => {
             failed.error.position = None;
-            Broken::Sql(in_the_file(part, failed))
+            StepError::Sql(in_the_file(part, failed))
         }
         other => other,
     }
 }
 
-pub(super) fn note(message: String) -> Notice {
-    Notice {
+pub(super) fn note(message: String) -> ServerNotice {
+    ServerNotice {
         severity: "NOTICE".into(),
         message,
-        ..Notice::default()
+        ..ServerNotice::default()
     }
 }

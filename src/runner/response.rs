@@ -6,15 +6,15 @@ use futures_util::StreamExt as _;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream, error::SqlState};
 
 use super::{
-    Broken, Halt, Orders, ScriptError,
-    message::{self, Preamble},
+    RunControl, ScriptError, StepError, StopReason,
+    message::{self, MessagePreamble},
 };
 use crate::{
     failure::is_damage,
     postgres::{
-        Error, SqlError,
+        DatabaseError, SqlError,
         lock::LockedSession,
-        session::{Canceller, Notice},
+        session::{QueryCanceller, ServerNotice},
     },
 };
 
@@ -23,20 +23,20 @@ use crate::{
 const CANCEL_AGAIN: Duration = Duration::from_millis(200);
 
 /// An answer that was read to its end.
-pub(super) struct Received {
+pub(super) struct ServerResponse {
     /// Statements that were through.
     pub statements: usize,
     /// Why the server was asked to cancel meanwhile, if it was.
-    pub ended: Option<Ended>,
-    pub result: Result<(), Error>,
+    pub ended: Option<CancelCause>,
+    pub result: Result<(), DatabaseError>,
     /// How long the step took that this message has finished, as the server sees it.
     pub took: Option<Duration>,
 }
 
 /// Why the server was asked to cancel.
-pub(super) enum Ended {
+pub(super) enum CancelCause {
     /// The operation has to end.
-    Halted(Halt),
+    Halted(StopReason),
     /// It waited too long for locks.
     Impatient(Duration),
 }
@@ -49,9 +49,9 @@ pub(super) async fn receive(
     session: &mut LockedSession,
     mut answer: Pin<&mut SimpleQueryStream>,
     patience: Option<Duration>,
-    mut orders: Orders,
-    hear: &mut impl FnMut(Notice),
-) -> Received {
+    mut orders: RunControl,
+    hear: &mut impl FnMut(ServerNotice),
+) -> ServerResponse {
     let mut impatient = orders.clone();
     impatient.wait.mark_unchanged();
     let canceller = session.canceller();
@@ -63,9 +63,9 @@ pub(super) async fn receive(
                 hear(notice);
                 continue;
             }
-            () = orders.until_halted(), if ended.is_none() => { ended = orders.halted().map(Ended::Halted); continue }
+            () = orders.until_halted(), if ended.is_none() => { ended = orders.halted().map(CancelCause::Halted); continue }
             () = impatient.until_impatient(patience), if ended.is_none() => {
-                ended = Some(Ended::Impatient(impatient.wait.borrow().waited));
+                ended = Some(CancelCause::Impatient(impatient.wait.borrow().waited));
                 continue
             }
             () = cancel(&canceller), if ended.is_some() => continue,
@@ -74,12 +74,12 @@ pub(super) async fn receive(
             Some(Ok(SimpleQueryMessage::CommandComplete(_))) => statements += 1,
             Some(Ok(SimpleQueryMessage::Row(row))) => took = duration(&row).or(took),
             Some(Ok(_)) => {}
-            Some(Err(error)) => break Err(Error::from(error)),
+            Some(Err(error)) => break Err(DatabaseError::from(error)),
             None => break Ok(()),
         }
     };
     session.take_notices().into_iter().for_each(hear);
-    Received {
+    ServerResponse {
         statements,
         ended,
         result,
@@ -100,46 +100,48 @@ fn duration(row: &SimpleQueryRow) -> Option<Duration> {
 /// What an error means that came after `statements` of a message whose script begins after
 /// `preamble`.
 pub(super) fn broken(
-    error: Error,
-    ended: Option<Ended>,
+    error: DatabaseError,
+    ended: Option<CancelCause>,
     statements: usize,
-    preamble: Preamble,
-) -> Broken {
+    preamble: MessagePreamble,
+) -> StepError {
     match (error, ended) {
-        (Error::Sql(error), Some(ended)) if error.is(&SqlState::QUERY_CANCELED) => match ended {
-            Ended::Impatient(waited) => Broken::Locks {
-                error: *error,
-                waited,
-            },
-            Ended::Halted(halt) => Broken::Halted(halt),
-        },
+        (DatabaseError::Sql(error), Some(ended)) if error.is(&SqlState::QUERY_CANCELED) => {
+            match ended {
+                CancelCause::Impatient(waited) => StepError::Locks {
+                    error: *error,
+                    waited,
+                },
+                CancelCause::Halted(halt) => StepError::Halted(halt),
+            }
+        }
         // The ledger or Diesel's table is not as it was planned, or not as it was made; no script
         // does that.
-        (Error::Sql(error), _) if is_of_a_guard(&error) => Broken::Guard(*error),
+        (DatabaseError::Sql(error), _) if is_of_a_guard(&error) => StepError::Guard(*error),
         // A syntax error anywhere comes before the first command, but it points into the script.
-        (Error::Sql(error), _)
+        (DatabaseError::Sql(error), _)
             if statements < preamble.statements
                 && error.position.is_none_or(|at| at <= preamble.characters)
                 && !error.sqlstate.starts_with("SCH") =>
         {
-            Broken::Guard(*error)
+            StepError::Guard(*error)
         }
-        (Error::Sql(error), _)
+        (DatabaseError::Sql(error), _)
             if error.sqlstate == "SCH02"
                 && error
                     .context
                     .as_deref()
                     .is_some_and(|c| c.contains(message::BEGIN_STEP)) =>
         {
-            Broken::Lost(Error::Lost(error.to_string()))
+            StepError::Lost(DatabaseError::Lost(error.to_string()))
         }
-        (Error::Sql(error), _) => Broken::Sql(ScriptError {
+        (DatabaseError::Sql(error), _) => StepError::Sql(ScriptError {
             error: *error,
             statements_done: statements.saturating_sub(preamble.statements),
             preamble: preamble.characters,
             undone: None,
         }),
-        (lost, _) => Broken::Lost(lost),
+        (lost, _) => StepError::Lost(lost),
     }
 }
 
@@ -160,12 +162,12 @@ fn is_of_a_guard(error: &SqlError) -> bool {
 }
 
 /// What schemad's own statements are refused with is no error of the script's.
-pub(super) fn of_our_own(error: impl Into<Error>) -> Broken {
+pub(super) fn of_our_own(error: impl Into<DatabaseError>) -> StepError {
     broken(
         error.into(),
         None,
         0,
-        Preamble {
+        MessagePreamble {
             statements: 1,
             characters: usize::MAX,
         },
@@ -173,7 +175,7 @@ pub(super) fn of_our_own(error: impl Into<Error>) -> Broken {
 }
 
 /// Asks the server to cancel what runs, and waits a little.
-async fn cancel(canceller: &Canceller) {
+async fn cancel(canceller: &QueryCanceller) {
     canceller.cancel().await;
     tokio::time::sleep(CANCEL_AGAIN).await;
 }

@@ -11,11 +11,11 @@ use futures_util::StreamExt as _;
 use tokio_postgres::{SimpleQueryStream, error::SqlState};
 
 use super::{
-    Attempts, Broken, Observer, Orders, Step,
-    message::{self, Preamble},
+    RunControl, RunnableStep, StepAttempts, StepError, StepObserver,
+    message::{self, MessagePreamble},
 };
-use crate::postgres::{lock::LockedSession, session::Notice};
-use crate::runner::response::{self, Received};
+use crate::postgres::{lock::LockedSession, session::ServerNotice};
+use crate::runner::response::{self, ServerResponse};
 
 /// Steps in flight. Measured over a 20 ms link, 1,000 steps take 4.5 s with 32 and 25 s with 1;
 /// more gains nothing.
@@ -25,11 +25,11 @@ const WINDOW: usize = 32;
 const WINDOW_BYTES: usize = 1 << 20;
 
 /// A step that was sent and whose answer is awaited.
-struct Sent {
+struct InFlightStep {
     index: usize,
     bytes: usize,
     /// What stands before its script.
-    preamble: Preamble,
+    preamble: MessagePreamble,
     answer: Pin<Box<SimpleQueryStream>>,
 }
 
@@ -37,13 +37,13 @@ struct Sent {
 /// is in flight any more.
 pub(super) async fn run(
     session: &mut LockedSession,
-    steps: &[Step<'_>],
+    steps: &[RunnableStep<'_>],
     done: &mut usize,
-    attempts: &mut Attempts,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
-    let mut flight: VecDeque<Sent> = VecDeque::new();
+    attempts: &mut StepAttempts,
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
+    let mut flight: VecDeque<InFlightStep> = VecDeque::new();
     let mut early = Vec::new();
     let mut next = *done;
     // A step was through before it could be cancelled, and so the cancel may meet another.
@@ -59,8 +59,8 @@ pub(super) async fn run(
                 .client()
                 .simple_query_raw(&message)
                 .await
-                .map_err(|e| Broken::Lost(e.into()))?;
-            flight.push_back(Sent {
+                .map_err(|e| StepError::Lost(e.into()))?;
+            flight.push_back(InFlightStep {
                 index: next,
                 bytes: message.len(),
                 preamble,
@@ -70,7 +70,7 @@ pub(super) async fn run(
         }
         let Some(sent) = flight.pop_front() else {
             return match orders.halted() {
-                Some(halt) if *done < steps.len() => Err(Broken::Halted(halt)),
+                Some(halt) if *done < steps.len() => Err(StepError::Halted(halt)),
                 _ => Ok(()),
             };
         };
@@ -89,7 +89,7 @@ pub(super) async fn run(
         )
         .await
         {
-            Ok(Settled {
+            Ok(CompletedStep {
                 has_stray: is_late,
                 took,
             }) => {
@@ -105,7 +105,7 @@ pub(super) async fn run(
                     while let Some(Ok(_)) = sent.answer.next().await {}
                 }
                 if has_stray && orders.halted().is_none() && is_cancel(&broken) {
-                    return session.clean().await.map_err(Broken::Lost); // it is tried again
+                    return session.clean().await.map_err(StepError::Lost); // it is tried again
                 }
                 return Err(broken);
             }
@@ -116,17 +116,17 @@ pub(super) async fn run(
 /// Runs one step and leaves its transaction open.
 pub(super) async fn open(
     session: &mut LockedSession,
-    step: &Step<'_>,
-    orders: &Orders,
-    observer: &impl Observer,
-) -> Result<(), Broken> {
+    step: &RunnableStep<'_>,
+    orders: &RunControl,
+    observer: &impl StepObserver,
+) -> Result<(), StepError> {
     let (message, preamble) = message::open(step, session.table_to_lock(), session.reset_sql());
     let answer = session
         .client()
         .simple_query_raw(&message)
         .await
-        .map_err(|e| Broken::Lost(e.into()))?;
-    let sent = Sent {
+        .map_err(|e| StepError::Lost(e.into()))?;
+    let sent = InFlightStep {
         index: 0,
         bytes: message.len(),
         preamble,
@@ -146,20 +146,20 @@ pub(super) async fn open(
     .map(|_| ())
 }
 
-fn in_flight(flight: &VecDeque<Sent>) -> usize {
+fn in_flight(flight: &VecDeque<InFlightStep>) -> usize {
     flight.iter().map(|sent| sent.bytes).sum()
 }
 
-fn is_cancel(broken: &Broken) -> bool {
+fn is_cancel(broken: &StepError) -> bool {
     match broken {
-        Broken::Sql(failed) => failed.error.is(&SqlState::QUERY_CANCELED),
-        Broken::Guard(error) => error.is(&SqlState::QUERY_CANCELED),
+        StepError::Sql(failed) => failed.error.is(&SqlState::QUERY_CANCELED),
+        StepError::Guard(error) => error.is(&SqlState::QUERY_CANCELED),
         _ => false,
     }
 }
 
 /// A step that is through.
-struct Settled {
+struct CompletedStep {
     /// A cancel that was meant for it is under way.
     has_stray: bool,
     /// How long it took, as the server sees it.
@@ -169,18 +169,18 @@ struct Settled {
 /// Reads one step's answer to its end, and tells what it means.
 async fn settle(
     session: &mut LockedSession,
-    mut sent: Sent,
+    mut sent: InFlightStep,
     patience: Option<Duration>,
-    orders: Orders,
-    steps: &[Step<'_>],
-    early: &mut Vec<Notice>,
-    observer: &impl Observer,
-) -> Result<Settled, Broken> {
+    orders: RunControl,
+    steps: &[RunnableStep<'_>],
+    early: &mut Vec<ServerNotice>,
+    observer: &impl StepObserver,
+) -> Result<CompletedStep, StepError> {
     let index = sent.index;
     // What a later step has already said waits for its turn.
     let said_before = std::mem::take(early);
     let in_flight = steps.iter().skip(index + 1).take(WINDOW);
-    let mut hear = |notice: Notice| {
+    let mut hear = |notice: ServerNotice| {
         if in_flight.clone().any(|later| notice.step == Some(later.id)) {
             early.push(notice)
         } else {
@@ -193,14 +193,14 @@ async fn settle(
     if let Some(notice) = session.take_left_out(steps[index].id) {
         observer.notice(index, notice);
     }
-    let Received {
+    let ServerResponse {
         statements,
         ended,
         result,
         took,
     } = received;
     match result {
-        Ok(()) => Ok(Settled {
+        Ok(()) => Ok(CompletedStep {
             has_stray: ended.is_some(),
             took,
         }),

@@ -5,8 +5,8 @@
 //! comparing two schemas of fifty thousand tables takes a good part of a second; on a worker
 //! thread, two such tasks would keep every other call waiting.
 //!
-//! The functions that take long call this themselves (`sql`, `Checksum`, `Signer`, `schema`), so
-//! that no caller can forget it.
+//! The functions that take long call this themselves (`sql`, `Checksum`, `DownSigner`, `schema`),
+//! so that no caller can forget it.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 

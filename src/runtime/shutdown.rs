@@ -5,7 +5,7 @@ use tokio::{signal::unix::Signal, sync::watch};
 
 /// Where a daemon is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
+pub(crate) enum ShutdownPhase {
     /// Accepts operations.
     Serving,
     /// Refuses new operations; a running one goes on.
@@ -19,19 +19,19 @@ pub(crate) enum Phase {
 /// Sets the phase; it only ever advances.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<ShutdownPhase>,
 }
 
 impl Shutdown {
     /// A daemon that serves.
     pub(crate) fn new() -> Self {
         Self {
-            phase: watch::Sender::new(Phase::Serving),
+            phase: watch::Sender::new(ShutdownPhase::Serving),
         }
     }
 
     /// Advances to `phase`.
-    pub(crate) fn advance(&self, phase: Phase) {
+    pub(crate) fn advance(&self, phase: ShutdownPhase) {
         self.phase.send_if_modified(|current| {
             let later = phase > *current;
             *current = phase.max(*current);
@@ -40,7 +40,7 @@ impl Shutdown {
     }
 
     /// The phase, and every change of it.
-    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+    pub(crate) fn phases(&self) -> watch::Receiver<ShutdownPhase> {
         self.phase.subscribe()
     }
 }
@@ -53,7 +53,7 @@ impl Default for Shutdown {
 
 /// What SIGHUP does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hangup {
+pub(crate) enum HangupAction {
     /// The terminal is gone, and what runs in it ends.
     Ends,
     /// Somebody asks a daemon to read its files again, which it does by itself.
@@ -66,7 +66,9 @@ pub(crate) enum Hangup {
 ///
 /// # Errors
 /// The operating system's; not in practice.
-pub(crate) fn signalled(hangup: Hangup) -> std::io::Result<impl Future<Output = &'static str>> {
+pub(crate) fn signalled(
+    hangup: HangupAction,
+) -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (term, int) = (
         signal(SignalKind::terminate())?,
@@ -75,14 +77,19 @@ pub(crate) fn signalled(hangup: Hangup) -> std::io::Result<impl Future<Output = 
     Ok(heard(term, int, signal(SignalKind::hangup())?, hangup))
 }
 
-async fn heard(mut term: Signal, mut int: Signal, mut hup: Signal, hangup: Hangup) -> &'static str {
+async fn heard(
+    mut term: Signal,
+    mut int: Signal,
+    mut hup: Signal,
+    hangup: HangupAction,
+) -> &'static str {
     let name = loop {
         tokio::select! {
             _ = term.recv() => break "SIGTERM",
             _ = int.recv() => break "SIGINT",
             _ = hup.recv() => match hangup {
-                Hangup::Ends => break "SIGHUP",
-                Hangup::GoesOn => tracing::info!(
+                HangupAction::Ends => break "SIGHUP",
+                HangupAction::GoesOn => tracing::info!(
                     event = "daemon.hangup",
                     "SIGHUP: the files of TLS and the access file are looked at every second \
                      anyway; other settings need a new start"

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of, made_in_schema},
 };
 use crate::schema::row::{Sorted, record};
@@ -30,7 +30,7 @@ record! {
     }
 }
 
-impl Object for Collation {
+impl SchemaObject for Collation {
     const KIND: Kind = Kind::Collation;
 
     fn query(major: u32) -> Cow<'static, str> {
@@ -52,8 +52,8 @@ impl Object for Collation {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.schema, &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.schema, &self.name)
     }
 }
 
@@ -79,7 +79,7 @@ record! {
     }
 }
 
-impl Object for Conversion {
+impl SchemaObject for Conversion {
     const KIND: Kind = Kind::Conversion;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -95,8 +95,8 @@ impl Object for Conversion {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.schema, &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.schema, &self.name)
     }
 }
 
@@ -118,7 +118,7 @@ record! {
     }
 }
 
-impl Object for TextSearch {
+impl SchemaObject for TextSearch {
     const KIND: Kind = Kind::TextSearch;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -168,8 +168,8 @@ impl Object for TextSearch {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.schema,
             name: &self.name,
             rest: &self.r#type,

@@ -4,7 +4,7 @@ use crate::schema::row::{Acl, Sorted, letters, record};
 
 letters! {
     /// Whose a column's value is when nobody gives one.
-    pub enum Identity {
+    pub enum IdentityColumn {
         /// The default's, if there is one.
         #[default] No = "",
         /// GENERATED ALWAYS AS IDENTITY.
@@ -40,7 +40,7 @@ record! {
         /// What `default` is.
         pub generated: Generated,
         /// GENERATED … AS IDENTITY.
-        pub identity: Identity,
+        pub identity: IdentityColumn,
         /// NOT NULL.
         pub not_null: bool,
         /// PostgreSQL 18: what the NOT NULL constraint is besides one: its name where that is not

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     Relation,
     name::identifier,
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of, made_in_schema},
 };
 use crate::schema::row::{letters, record};
@@ -58,7 +58,7 @@ record! {
     }
 }
 
-impl Object for Constraint {
+impl SchemaObject for Constraint {
     const KIND: Kind = Kind::Constraint;
     const IMPLIED: &'static [&'static str] = &[
         "columns",
@@ -97,8 +97,8 @@ impl Object for Constraint {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.table.schema,
             name: &self.table.name,
             rest: &self.name,
@@ -154,7 +154,7 @@ const DEFINITION: &str = "CASE WHEN k.contype IN ('p', 'u') AND c.relam = 403 AN
     length(' DEFERRABLE') ELSE 0 END AS ending OFFSET 0) w) ELSE pg_get_indexdef(i.indexrelid) \
     END";
 
-impl Object for Index {
+impl SchemaObject for Index {
     const KIND: Kind = Kind::Index;
     const IMPLIED: &'static [&'static str] = &["unique"];
 
@@ -177,8 +177,8 @@ impl Object for Index {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.table.schema, &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.table.schema, &self.name)
     }
 
     fn part_of(&self) -> Option<(&str, &str)> {
@@ -206,7 +206,7 @@ record! {
     }
 }
 
-impl Object for Statistics {
+impl SchemaObject for Statistics {
     const KIND: Kind = Kind::Statistics;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -222,8 +222,8 @@ impl Object for Statistics {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.schema, &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.schema, &self.name)
     }
 
     fn name(&self) -> String {

@@ -13,7 +13,7 @@ use crate::runtime::blocking::in_place;
 use super::{
     Snapshot,
     name::identifier,
-    object::{Kind, Object},
+    object::{Kind, SchemaObject},
 };
 
 /// One difference between two schemas.
@@ -100,7 +100,7 @@ fn relations<'a>(here: &'a Snapshot, there: &Snapshot) -> HashSet<(&'a str, &'a 
 }
 
 /// The differences of one kind; both lists are sorted.
-pub(super) fn compare<T: Object>(
+pub(super) fn compare<T: SchemaObject>(
     before: &[T],
     after: &[T],
     wholes: &Wholes<'_>,
@@ -154,7 +154,7 @@ fn fields(object: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-fn changed<T: Object>(from: &T, to: &T, differences: &mut Vec<Difference>) {
+fn changed<T: SchemaObject>(from: &T, to: &T, differences: &mut Vec<Difference>) {
     let (kind, name) = (T::KIND, from.name());
     let (mut before, mut after) = (fields(from), fields(to));
     for implied in T::IMPLIED {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::{
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of, made},
 };
 use crate::schema::row::{Acl, Sorted, record};
@@ -29,7 +29,7 @@ record! {
     }
 }
 
-impl Object for ForeignDataWrapper {
+impl SchemaObject for ForeignDataWrapper {
     const KIND: Kind = Kind::ForeignDataWrapper;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -45,8 +45,8 @@ impl Object for ForeignDataWrapper {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of("", &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of("", &self.name)
     }
 }
 
@@ -74,7 +74,7 @@ record! {
     }
 }
 
-impl Object for ForeignServer {
+impl SchemaObject for ForeignServer {
     const KIND: Kind = Kind::ForeignServer;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -91,8 +91,8 @@ impl Object for ForeignServer {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of("", &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of("", &self.name)
     }
 }
 
@@ -116,7 +116,7 @@ record! {
     }
 }
 
-impl Object for Publication {
+impl SchemaObject for Publication {
     const KIND: Kind = Kind::Publication;
 
     fn query(major: u32) -> Cow<'static, str> {
@@ -151,8 +151,8 @@ impl Object for Publication {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of("", &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of("", &self.name)
     }
 }
 
@@ -168,7 +168,7 @@ record! {
     }
 }
 
-impl Object for Rights {
+impl SchemaObject for Rights {
     const KIND: Kind = Kind::Rights;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -206,8 +206,8 @@ impl Object for Rights {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of("", &self.object)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of("", &self.object)
     }
 
     fn name(&self) -> String {

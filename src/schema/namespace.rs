@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 
 use super::{
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of, compared, made},
 };
 use crate::schema::row::{Acl, Sorted, record};
 
 record! {
     /// A schema.
-    pub struct Schema {
+    pub struct Namespace {
         /// Its name, unquoted.
         pub name: String,
         /// Its owner.
@@ -22,7 +22,7 @@ record! {
     }
 }
 
-impl Object for Schema {
+impl SchemaObject for Namespace {
     const KIND: Kind = Kind::Schema;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -39,8 +39,8 @@ impl Object for Schema {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.name, "")
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.name, "")
     }
 }
 
@@ -58,7 +58,7 @@ record! {
     }
 }
 
-impl Object for Extension {
+impl SchemaObject for Extension {
     const KIND: Kind = Kind::Extension;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -71,8 +71,8 @@ impl Object for Extension {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of("", &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of("", &self.name)
     }
 }
 
@@ -90,7 +90,7 @@ record! {
     }
 }
 
-impl Object for DefaultPrivileges {
+impl SchemaObject for DefaultPrivileges {
     const KIND: Kind = Kind::DefaultPrivileges;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -105,8 +105,8 @@ impl Object for DefaultPrivileges {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: self.schema.as_deref().unwrap_or_default(),
             name: &self.role,
             rest: &self.objects,

@@ -1,11 +1,11 @@
 //! What a database has and a snapshot does not compare. It is counted, so that nobody takes silence
 //! for sameness.
 
-use crate::postgres::Error;
-use crate::schema::query::Ask;
+use crate::postgres::DatabaseError;
+use crate::schema::query::CatalogQuery;
 
 /// Counts everything.
-pub(super) async fn count(ask: Ask<'_>) -> Result<Vec<String>, Error> {
+pub(super) async fn count(ask: CatalogQuery<'_>) -> Result<Vec<String>, DatabaseError> {
     let counts = kinds().map(|(words, from)| format!("SELECT '{words}', count(*) FROM {from}"));
     let rows = ask.ask(&counts.join(" UNION ALL "), &[]).await?;
     let mut found = Vec::new();

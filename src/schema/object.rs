@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::name::identifier;
-use crate::schema::row::Read;
+use crate::schema::row::RowReader;
 
 macro_rules! kinds {
     ($($(#[$meta:meta])* $kind:ident = $words:literal,)*) => {
@@ -107,7 +107,7 @@ impl fmt::Display for Kind {
 /// A name in the order in which objects are listed: schema, name, and what tells apart those of one
 /// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key<'a> {
+pub(crate) struct ObjectKey<'a> {
     /// Empty for what lies in no schema.
     pub schema: &'a str,
     /// The table's name for what is part of one.
@@ -116,7 +116,7 @@ pub(crate) struct Key<'a> {
     pub rest: &'a str,
 }
 
-impl<'a> Key<'a> {
+impl<'a> ObjectKey<'a> {
     /// A name in a schema.
     pub(crate) fn of(schema: &'a str, name: &'a str) -> Self {
         Self {
@@ -128,7 +128,7 @@ impl<'a> Key<'a> {
 }
 
 /// One kind of object.
-pub(super) trait Object: Read + Eq + Serialize + DeserializeOwned {
+pub(super) trait SchemaObject: RowReader + Eq + Serialize + DeserializeOwned {
     /// Which.
     const KIND: Kind;
 
@@ -139,7 +139,7 @@ pub(super) trait Object: Read + Eq + Serialize + DeserializeOwned {
     const IMPLIED: &'static [&'static str] = &[];
 
     /// How it is found again in another database.
-    fn key(&self) -> Key<'_>;
+    fn key(&self) -> ObjectKey<'_>;
 
     /// The table that it is part of, by schema and name.
     fn part_of(&self) -> Option<(&str, &str)> {
@@ -148,7 +148,7 @@ pub(super) trait Object: Read + Eq + Serialize + DeserializeOwned {
 
     /// What it should be called.
     fn name(&self) -> String {
-        let Key { schema, name, rest } = self.key();
+        let ObjectKey { schema, name, rest } = self.key();
         let parts = [schema, name, rest];
         let parts: Vec<String> = parts
             .iter()

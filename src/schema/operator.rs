@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::{
     name::identifier,
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of, made, made_in_schema},
 };
 use crate::schema::row::{Acl, Sorted, record};
@@ -26,7 +26,7 @@ record! {
     }
 }
 
-impl Object for Cast {
+impl SchemaObject for Cast {
     const KIND: Kind = Kind::Cast;
 
     /// A range type's to its multirange type is left out: it comes with the type.
@@ -45,8 +45,8 @@ impl Object for Cast {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.source, &self.target)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.source, &self.target)
     }
 
     fn name(&self) -> String {
@@ -74,7 +74,7 @@ record! {
     }
 }
 
-impl Object for Operator {
+impl SchemaObject for Operator {
     const KIND: Kind = Kind::Operator;
 
     /// Those that are only announced, by another's COMMUTATOR, are left out.
@@ -96,8 +96,8 @@ impl Object for Operator {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.schema,
             name: &self.name,
             rest: &self.operands,
@@ -133,7 +133,7 @@ record! {
     }
 }
 
-impl Object for OperatorFamily {
+impl SchemaObject for OperatorFamily {
     const KIND: Kind = Kind::OperatorFamily;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -163,8 +163,8 @@ impl Object for OperatorFamily {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.schema,
             name: &self.name,
             rest: &self.access_method,
@@ -199,7 +199,7 @@ record! {
     }
 }
 
-impl Object for OperatorClass {
+impl SchemaObject for OperatorClass {
     const KIND: Kind = Kind::OperatorClass;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -229,8 +229,8 @@ impl Object for OperatorClass {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.schema,
             name: &self.name,
             rest: &self.access_method,
@@ -260,7 +260,7 @@ record! {
     }
 }
 
-impl Object for Language {
+impl SchemaObject for Language {
     const KIND: Kind = Kind::Language;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -277,8 +277,8 @@ impl Object for Language {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of("", &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of("", &self.name)
     }
 }
 
@@ -298,7 +298,7 @@ record! {
     }
 }
 
-impl Object for Transform {
+impl SchemaObject for Transform {
     const KIND: Kind = Kind::Transform;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -313,8 +313,8 @@ impl Object for Transform {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.r#type, &self.language)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.r#type, &self.language)
     }
 
     fn name(&self) -> String {
@@ -340,7 +340,7 @@ record! {
     }
 }
 
-impl Object for AccessMethod {
+impl SchemaObject for AccessMethod {
     const KIND: Kind = Kind::AccessMethod;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -354,7 +354,7 @@ impl Object for AccessMethod {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of("", &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of("", &self.name)
     }
 }

@@ -15,18 +15,18 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use crate::postgres::Error;
+use crate::postgres::DatabaseError;
 
 /// The answer that says why a transaction has failed comes before those that say that it has.
 const CAUSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The statements that one session keeps. They are of no use to another.
 #[derive(Default)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedQueries {
     statements: Mutex<HashMap<String, Statement>>,
 }
 
-impl Prepared {
+impl PreparedQueries {
     /// Forgets them: the session has ended them.
     pub(crate) fn clear(&self) {
         self.statements
@@ -41,25 +41,25 @@ pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A session, and what it keeps.
 #[derive(Clone, Copy)]
-pub(super) struct Ask<'a> {
+pub(super) struct CatalogQuery<'a> {
     pub client: &'a Client,
-    pub prepared: Option<&'a Prepared>,
+    pub prepared: Option<&'a PreparedQueries>,
 }
 
-impl Ask<'_> {
+impl CatalogQuery<'_> {
     /// Asks. On the heap, because forty of these are waited for at once, and a thread's stack is
     /// small.
     pub(super) fn ask<'f>(
         self,
         query: &'f str,
         parameters: &'f [Parameter<'f>],
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<Row>, Error>> + Send + 'f>>
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Row>, DatabaseError>> + Send + 'f>>
     where
         Self: 'f,
     {
         Box::pin(async move {
             let answer = self.asked(query, parameters).await;
-            if matches!(&answer, Err(Error::Sql(error)) if error.is(&SqlState::IN_FAILED_SQL_TRANSACTION))
+            if matches!(&answer, Err(DatabaseError::Sql(error)) if error.is(&SqlState::IN_FAILED_SQL_TRANSACTION))
             {
                 // Another of those that are waited for together was refused, and says why; that
                 // ends this wait.
@@ -69,7 +69,11 @@ impl Ask<'_> {
         })
     }
 
-    async fn asked(self, query: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
+    async fn asked(
+        self,
+        query: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, DatabaseError> {
         let Some(prepared) = self.prepared else {
             return Ok(self.client.query_typed(query, parameters).await?);
         };

@@ -13,11 +13,11 @@ use super::{
     sql,
 };
 use crate::schema::{
-    query::{Ask, Prepared},
-    row::{Cells, Context, Read as _, Unread},
+    query::{CatalogQuery, PreparedQueries},
+    row::{Cells, Context, RowReader as _, Unread},
 };
 use crate::{
-    postgres::{Error, SqlError},
+    postgres::{DatabaseError, SqlError},
     runtime::blocking,
 };
 
@@ -62,8 +62,8 @@ impl Default for Except {
 
 /// What a read sets in its transaction: how the server writes constants and names, and the timeouts
 /// of all reads.
-pub(crate) const SETTINGS: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '10s'; \
-    SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL DateStyle = ISO; SET LOCAL \
+pub(crate) const SETTINGS: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = \
+    '10s'; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL DateStyle = ISO; SET LOCAL \
     IntervalStyle = postgres; SET LOCAL TimeZone = 'UTC'; SET LOCAL extra_float_digits = 1; SET \
     LOCAL bytea_output = hex; SET LOCAL quote_all_identifiers = off; SET LOCAL xmloption = \
     content; SET LOCAL standard_conforming_strings = on; SET LOCAL lc_monetary = 'C'";
@@ -83,8 +83,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// The database's, its loss, or that the schema went on changing while it was read (SQLSTATE
 /// 40001).
-pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
-    let ask = Ask {
+pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, DatabaseError> {
+    let ask = CatalogQuery {
         client,
         prepared: None,
     };
@@ -121,10 +121,10 @@ pub async fn read(client: &Client, except: &Except) -> Result<Snapshot, Error> {
 pub(crate) async fn read_within(
     client: &Client,
     except: &Except,
-    prepared: &Prepared,
-) -> Result<Snapshot, Error> {
+    prepared: &PreparedQueries,
+) -> Result<Snapshot, DatabaseError> {
     read_once(
-        Ask {
+        CatalogQuery {
             client,
             prepared: Some(prepared),
         },
@@ -133,7 +133,7 @@ pub(crate) async fn read_within(
     .await
 }
 
-async fn read_once(ask: Ask<'_>, except: &Except) -> Result<Snapshot, Error> {
+async fn read_once(ask: CatalogQuery<'_>, except: &Except) -> Result<Snapshot, DatabaseError> {
     let major = ask
         .ask(
             "SELECT current_setting('server_version_num')::int / 10000",
@@ -143,7 +143,7 @@ async fn read_once(ask: Ask<'_>, except: &Except) -> Result<Snapshot, Error> {
     let major: i32 = major.first().map_or(Ok(0), |row| row.try_get(0))?;
     let major = u32::try_from(major).unwrap_or_default();
     if major < 13 {
-        return Err(Error::ServerTooOld(major.to_string()));
+        return Err(DatabaseError::ServerTooOld(major.to_string()));
     }
     let parameters = &[
         (&except.schemas as _, Type::TEXT_ARRAY),
@@ -166,7 +166,11 @@ async fn read_once(ask: Ask<'_>, except: &Except) -> Result<Snapshot, Error> {
 }
 
 /// Makes the snapshot of the rows that were read.
-fn assemble(relations: Vec<Row>, columns: &[Row], answers: Answers) -> Result<Snapshot, Error> {
+fn assemble(
+    relations: Vec<Row>,
+    columns: &[Row],
+    answers: Answers,
+) -> Result<Snapshot, DatabaseError> {
     let mut context = Context::default();
     for row in relations {
         context.relations.insert(
@@ -258,7 +262,7 @@ impl Seen {
 }
 
 /// What the current transaction sees.
-async fn seen(ask: Ask<'_>) -> Result<Seen, Error> {
+async fn seen(ask: CatalogQuery<'_>) -> Result<Seen, DatabaseError> {
     let counts = LOOKED_UP.map(|catalog| format!("(SELECT count(*) FROM pg_catalog.{catalog})"));
     let query = format!(
         "SELECT pg_catalog.pg_current_snapshot()::text, {}, {ROLES}",
@@ -267,7 +271,7 @@ async fn seen(ask: Ask<'_>) -> Result<Seen, Error> {
     let row = ask.ask(&query, &[]).await?;
     let row = row
         .first()
-        .ok_or_else(|| Error::Lost("the server sent no row".into()))?;
+        .ok_or_else(|| DatabaseError::Lost("the server sent no row".into()))?;
     let (oids, names): (Vec<u32>, Vec<String>) = (row.try_get(2)?, row.try_get(3)?);
     Ok(Seen {
         snapshot: row.try_get(0)?,
@@ -278,7 +282,7 @@ async fn seen(ask: Ask<'_>) -> Result<Seen, Error> {
 
 /// True when nothing that is looked up has changed since: nobody has written anything at all, or no
 /// row is of a transaction that was not seen, and none is missing.
-async fn unchanged(client: &Client, since: &Seen) -> Result<bool, Error> {
+async fn unchanged(client: &Client, since: &Seen) -> Result<bool, DatabaseError> {
     client
         .batch_execute(&format!("BEGIN READ ONLY; {SETTINGS}"))
         .await?;
@@ -287,7 +291,7 @@ async fn unchanged(client: &Client, since: &Seen) -> Result<bool, Error> {
     unchanged
 }
 
-async fn look_again(client: &Client, since: &Seen) -> Result<bool, Error> {
+async fn look_again(client: &Client, since: &Seen) -> Result<bool, DatabaseError> {
     let now = client
         .query_typed("SELECT pg_catalog.pg_current_snapshot()::text", &[])
         .await?;
@@ -329,7 +333,7 @@ async fn look_again(client: &Client, since: &Seen) -> Result<bool, Error> {
     let written = written
         .first()
         .map_or(Ok(true), |row| row.try_get::<_, bool>(0))?;
-    let now = seen(Ask {
+    let now = seen(CatalogQuery {
         client,
         prepared: None,
     })

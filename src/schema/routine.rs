@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     name::identifier,
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of, made_in_schema},
 };
 use crate::schema::row::{Acl, letters, record};
@@ -62,7 +62,7 @@ const AGGREGATE: &str = "concat_ws(', ', 'arguments ' || pg_get_function_argumen
     g.aggmfinalmodify::text, 'minitcond ' || quote_literal(g.aggminitval), 'sortop ' || \
     nullif(g.aggsortop, 0)::regoperator, 'parallel ' || p.proparallel::text)";
 
-impl Object for Routine {
+impl SchemaObject for Routine {
     const KIND: Kind = Kind::Routine;
     const IMPLIED: &'static [&'static str] = &["returns"];
 
@@ -84,8 +84,8 @@ impl Object for Routine {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.schema,
             name: &self.name,
             rest: &self.arguments,

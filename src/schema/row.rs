@@ -12,7 +12,7 @@ use tokio_postgres::{
 };
 
 use super::{Relation, column::Column};
-use crate::postgres::{Error, SqlError};
+use crate::postgres::{DatabaseError, SqlError};
 
 /// What the rows of one reading refer to.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(super) enum Unread {
     /// It belongs to something that is not compared.
     LeftOut,
     /// The server's answer is not what was asked for.
-    Failed(Error),
+    Failed(DatabaseError),
 }
 
 /// A row that is read cell by cell.
@@ -67,12 +67,12 @@ impl<'a> Cells<'a> {
 }
 
 /// What can be read from a row.
-pub(super) trait Read: Sized {
+pub(super) trait RowReader: Sized {
     fn read(cells: &mut Cells<'_>) -> Result<Self, Unread>;
 }
 
 macro_rules! plain {
-    ($($type:ty),*) => { $(impl Read for $type {
+    ($($type:ty),*) => { $(impl RowReader for $type {
         fn read(cells: &mut Cells<'_>) -> Result<Self, Unread> {
             cells.next()
         }
@@ -90,14 +90,14 @@ plain!(
 );
 
 /// NULL and an empty array say the same.
-impl Read for Vec<String> {
+impl RowReader for Vec<String> {
     fn read(cells: &mut Cells<'_>) -> Result<Self, Unread> {
         Ok(cells.next::<Option<Self>>()?.unwrap_or_default())
     }
 }
 
 /// From its oid.
-impl Read for Relation {
+impl RowReader for Relation {
     fn read(cells: &mut Cells<'_>) -> Result<Self, Unread> {
         let oid = cells.next::<u32>()?;
         cells
@@ -110,7 +110,7 @@ impl Read for Relation {
 }
 
 /// From the oid of their relation.
-impl Read for Vec<Column> {
+impl RowReader for Vec<Column> {
     fn read(cells: &mut Cells<'_>) -> Result<Self, Unread> {
         let oid = cells.next::<u32>()?;
         Ok(cells.context.columns.remove(&oid).unwrap_or_default())
@@ -122,7 +122,7 @@ impl Read for Vec<Column> {
 #[serde(transparent)]
 pub struct Sorted(pub Vec<String>);
 
-impl Read for Sorted {
+impl RowReader for Sorted {
     fn read(cells: &mut Cells<'_>) -> Result<Self, Unread> {
         let mut items = Vec::read(cells)?;
         items.sort_unstable();
@@ -137,7 +137,7 @@ impl Read for Sorted {
 pub struct Acl(pub Option<Vec<String>>);
 
 /// From the list, and the list that a new object would have.
-impl Read for Acl {
+impl RowReader for Acl {
     fn read(cells: &mut Cells<'_>) -> Result<Self, Unread> {
         let (given, new) = (
             cells.next::<Option<Vec<String>>>()?,
@@ -167,9 +167,9 @@ macro_rules! record {
             #[serde(default, skip_serializing_if = "crate::schema::row::is_default")]
             pub $field: $type,)*
         }
-        impl $crate::schema::row::Read for $name {
+        impl $crate::schema::row::RowReader for $name {
             fn read(cells: &mut $crate::schema::row::Cells<'_>) -> Result<Self, $crate::schema::row::Unread> {
-                Ok(Self { $($field: $crate::schema::row::Read::read(cells)?,)* })
+                Ok(Self { $($field: $crate::schema::row::RowReader::read(cells)?,)* })
             }
         }
     };
@@ -183,12 +183,12 @@ macro_rules! letters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ::serde::Serialize, ::serde::Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum $name { $($(#[$variant_meta])* $variant,)* }
-        impl $crate::schema::row::Read for $name {
+        impl $crate::schema::row::RowReader for $name {
             fn read(cells: &mut $crate::schema::row::Cells<'_>) -> Result<Self, $crate::schema::row::Unread> {
                 let letter: String = cells.next()?;
                 match letter.as_str() {
                     $($($letter)|+ => Ok(Self::$variant),)*
-                    _ => Err($crate::schema::row::Unread::Failed(crate::postgres::Error::Lost(
+                    _ => Err($crate::schema::row::Unread::Failed(crate::postgres::DatabaseError::Lost(
                         format!("the catalog says {letter:?} where schemad knows no such {}", stringify!($name)),
                     ))),
                 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     Relation,
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of},
     table::Persistence,
 };
@@ -44,7 +44,7 @@ record! {
     }
 }
 
-impl Object for Sequence {
+impl SchemaObject for Sequence {
     const KIND: Kind = Kind::Sequence;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -64,7 +64,7 @@ impl Object for Sequence {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.relation.schema, &self.relation.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.relation.schema, &self.relation.name)
     }
 }

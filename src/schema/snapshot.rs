@@ -7,14 +7,15 @@ use tokio_postgres::{Row, types::Type};
 use super::{
     AccessMethod, BaseType, Cast, Collation, Composite, Constraint, Conversion, DefaultPrivileges,
     Difference, Domain, Enum, EventTrigger, Extension, ForeignDataWrapper, ForeignServer, Index,
-    Language, Operator, OperatorClass, OperatorFamily, Policy, Publication, Range, Rights, Routine,
-    Rule, Schema, Sequence, Statistics, Table, TextSearch, Transform, Trigger, View,
+    Language, Namespace, Operator, OperatorClass, OperatorFamily, Policy, Publication, Range,
+    RewriteRule, Rights, Routine, Sequence, Statistics, Table, TextSearch, Transform, Trigger,
+    View,
     diff::{Wholes, compare},
-    object::Object,
+    object::SchemaObject,
 };
-use crate::postgres::Error;
+use crate::postgres::DatabaseError;
 use crate::schema::{
-    query::Ask,
+    query::CatalogQuery,
     row::{Cells, Context, Unread},
 };
 
@@ -41,11 +42,11 @@ macro_rules! lists {
 
         impl Answers {
             /// Sends all queries at once; the server answers in turn.
-            pub(super) async fn ask(on: Ask<'_>, major: u32, left_out: &[String]) -> Result<Self, Error> {
+            pub(super) async fn ask(on: CatalogQuery<'_>, major: u32, left_out: &[String]) -> Result<Self, DatabaseError> {
                 let ask = async |query: std::borrow::Cow<'static, str>| {
                     on.ask(&query, &[(&left_out, Type::TEXT_ARRAY)]).await
                 };
-                let ($($list,)*) = tokio::try_join!($(ask(<$object as Object>::query(major)),)*)?;
+                let ($($list,)*) = tokio::try_join!($(ask(<$object as SchemaObject>::query(major)),)*)?;
                 Ok(Self { $($list,)* })
             }
 
@@ -55,7 +56,7 @@ macro_rules! lists {
             }
 
             /// Reads and sorts them.
-            pub(super) fn read(self, context: &mut Context) -> Result<Snapshot, Error> {
+            pub(super) fn read(self, context: &mut Context) -> Result<Snapshot, DatabaseError> {
                 Ok(Snapshot { $($list: sorted(self.$list, context)?,)* ..Snapshot::default() })
             }
         }
@@ -84,7 +85,7 @@ macro_rules! lists {
 
 lists! {
     /// Schemas.
-    schemas: Schema,
+    schemas: Namespace,
     /// Extensions.
     extensions: Extension,
     /// Enum types.
@@ -114,7 +115,7 @@ lists! {
     /// Triggers.
     triggers: Trigger,
     /// Rules.
-    rules: Rule,
+    rules: RewriteRule,
     /// Row security policies.
     policies: Policy,
     /// Event triggers.
@@ -151,7 +152,7 @@ lists! {
     rights: Rights,
 }
 
-fn sorted<T: Object>(rows: Vec<Row>, context: &mut Context) -> Result<Vec<T>, Error> {
+fn sorted<T: SchemaObject>(rows: Vec<Row>, context: &mut Context) -> Result<Vec<T>, DatabaseError> {
     let mut objects = Vec::with_capacity(rows.len());
     for row in rows {
         match T::read(&mut Cells::new(&row, context)) {

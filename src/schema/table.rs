@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     Relation,
     column::Column,
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of},
 };
 use crate::schema::row::{Acl, Sorted, letters, record};
@@ -94,7 +94,7 @@ record! {
     }
 }
 
-impl Object for Table {
+impl SchemaObject for Table {
     const KIND: Kind = Kind::Table;
 
     fn query(major: u32) -> Cow<'static, str> {
@@ -130,8 +130,8 @@ impl Object for Table {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.relation.schema, &self.relation.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.relation.schema, &self.relation.name)
     }
 }
 
@@ -174,7 +174,7 @@ record! {
     }
 }
 
-impl Object for View {
+impl SchemaObject for View {
     const KIND: Kind = Kind::View;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -193,7 +193,7 @@ impl Object for View {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.relation.schema, &self.relation.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.relation.schema, &self.relation.name)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use tokio_postgres::{Client, error::SqlState, types::Type};
 
 use super::Relation;
-use crate::postgres::Error;
+use crate::postgres::DatabaseError;
 
 /// How large a table or materialised view is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,12 +27,12 @@ pub(crate) struct Size {
 pub(crate) async fn sizes(
     client: &Client,
     of: &[Relation],
-) -> Result<HashMap<Relation, Size>, Error> {
+) -> Result<HashMap<Relation, Size>, DatabaseError> {
     let unlocked =
         format!("CASE WHEN c.oid NOT IN ({LOCKED}) THEN pg_total_relation_size(c.oid) END");
     match read(client, of, &unlocked).await {
         // Locked since.
-        Err(Error::Sql(error)) if error.is(&SqlState::LOCK_NOT_AVAILABLE) => {
+        Err(DatabaseError::Sql(error)) if error.is(&SqlState::LOCK_NOT_AVAILABLE) => {
             read(client, of, "NULL::bigint").await
         }
         answer => answer,
@@ -51,7 +51,7 @@ async fn read(
     client: &Client,
     of: &[Relation],
     bytes: &str,
-) -> Result<HashMap<Relation, Size>, Error> {
+) -> Result<HashMap<Relation, Size>, DatabaseError> {
     // Before PostgreSQL 14, never looked at and empty were one.
     let query = format!(
         "SELECT n.nspname::text, c.relname::text, CASE WHEN c.reltuples >= 0 AND (c.relpages > 0 \

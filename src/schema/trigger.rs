@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::{
     Relation,
     name::identifier,
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of, made},
 };
 use crate::schema::row::{letters, record};
@@ -41,7 +41,7 @@ record! {
     }
 }
 
-impl Object for Trigger {
+impl SchemaObject for Trigger {
     const KIND: Kind = Kind::Trigger;
 
     /// Those of a partition that follow from its table's only where they are enabled otherwise.
@@ -57,8 +57,8 @@ impl Object for Trigger {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.table.schema,
             name: &self.table.name,
             rest: &self.name,
@@ -90,7 +90,7 @@ record! {
     }
 }
 
-impl Object for EventTrigger {
+impl SchemaObject for EventTrigger {
     const KIND: Kind = Kind::EventTrigger;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -105,8 +105,8 @@ impl Object for EventTrigger {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of("", &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of("", &self.name)
     }
 
     fn name(&self) -> String {
@@ -116,7 +116,7 @@ impl Object for EventTrigger {
 
 record! {
     /// A rule.
-    pub struct Rule {
+    pub struct RewriteRule {
         /// The table or view.
         pub table: Relation,
         /// Its name.
@@ -130,7 +130,7 @@ record! {
     }
 }
 
-impl Object for Rule {
+impl SchemaObject for RewriteRule {
     const KIND: Kind = Kind::Rule;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -143,8 +143,8 @@ impl Object for Rule {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.table.schema,
             name: &self.table.name,
             rest: &self.name,
@@ -158,7 +158,7 @@ impl Object for Rule {
 
 letters! {
     /// What a policy is for.
-    pub enum Command {
+    pub enum PolicyCommand {
         /// Everything.
         #[default] All = "*",
         /// SELECT.
@@ -180,7 +180,7 @@ record! {
         /// Its name.
         pub name: String,
         /// FOR what.
-        pub command: Command,
+        pub command: PolicyCommand,
         /// AS RESTRICTIVE.
         pub restrictive: bool,
         /// TO whom, by name; `public`: everybody.
@@ -194,7 +194,7 @@ record! {
     }
 }
 
-impl Object for Policy {
+impl SchemaObject for Policy {
     const KIND: Kind = Kind::Policy;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -210,8 +210,8 @@ impl Object for Policy {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key {
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey {
             schema: &self.table.schema,
             name: &self.table.name,
             rest: &self.name,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     Relation,
     column::Column,
-    object::{Key, Kind, Object},
+    object::{Kind, ObjectKey, SchemaObject},
     sql::{comment, comment_of, made_in_schema},
 };
 use crate::schema::row::{Acl, record};
@@ -32,7 +32,7 @@ record! {
     }
 }
 
-impl Object for Enum {
+impl SchemaObject for Enum {
     const KIND: Kind = Kind::Enum;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -49,8 +49,8 @@ impl Object for Enum {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.schema, &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.schema, &self.name)
     }
 }
 
@@ -81,7 +81,7 @@ record! {
     }
 }
 
-impl Object for Domain {
+impl SchemaObject for Domain {
     const KIND: Kind = Kind::Domain;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -104,8 +104,8 @@ impl Object for Domain {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.schema, &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.schema, &self.name)
     }
 }
 
@@ -125,7 +125,7 @@ record! {
     }
 }
 
-impl Object for Composite {
+impl SchemaObject for Composite {
     const KIND: Kind = Kind::Composite;
 
     fn query(_: u32) -> Cow<'static, str> {
@@ -138,8 +138,8 @@ impl Object for Composite {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.relation.schema, &self.relation.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.relation.schema, &self.relation.name)
     }
 }
 
@@ -171,7 +171,7 @@ record! {
     }
 }
 
-impl Object for Range {
+impl SchemaObject for Range {
     const KIND: Kind = Kind::Range;
 
     fn query(major: u32) -> Cow<'static, str> {
@@ -197,8 +197,8 @@ impl Object for Range {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.schema, &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.schema, &self.name)
     }
 }
 
@@ -220,7 +220,7 @@ record! {
     }
 }
 
-impl Object for BaseType {
+impl SchemaObject for BaseType {
     const KIND: Kind = Kind::BaseType;
 
     fn query(major: u32) -> Cow<'static, str> {
@@ -251,7 +251,7 @@ impl Object for BaseType {
         .into()
     }
 
-    fn key(&self) -> Key<'_> {
-        Key::of(&self.schema, &self.name)
+    fn key(&self) -> ObjectKey<'_> {
+        ObjectKey::of(&self.schema, &self.name)
     }
 }

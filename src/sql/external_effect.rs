@@ -13,18 +13,18 @@ use std::{
     collections::HashMap,
 };
 
-use super::{Place, Statement, nth_character, place, statements};
-use call::{Calls, runs_text};
+use super::{Statement, TextPosition, nth_character, place, statements};
+use call::{FunctionCalls, runs_text};
 use words::words;
 
 use crate::runtime::blocking::in_place;
 
 /// A statement that reaches outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reach {
+pub struct ExternalEffect {
     /// Where it is: the statement's beginning, or the line within the body of a DO block or a
     /// routine.
-    pub place: Place,
+    pub place: TextPosition,
     /// What it reaches.
     pub what: &'static str,
 }
@@ -35,42 +35,42 @@ const DEEPEST: usize = 8;
 
 /// The first statement of `sql` that reaches outside. Takes as long as `sql` is: no token is looked
 /// at more often than a few times.
-pub fn first_reach(sql: &str) -> Option<Reach> {
+pub fn first_reach(sql: &str) -> Option<ExternalEffect> {
     first(&OUTSIDE, sql)
 }
 
 /// The first statement of `sql` that changes the role it runs as, and in `what` how: a verb and its
 /// object.
-pub fn first_role_change(sql: &str) -> Option<Reach> {
+pub fn first_role_change(sql: &str) -> Option<ExternalEffect> {
     first(&ROLE, sql)
 }
 
 /// What is looked for in a script: by how statements begin, and anywhere in them.
-struct Question {
-    head: for<'a> fn(&Text<'a>, usize, usize) -> Option<&'static str>,
-    anywhere: for<'a> fn(&Calls<'a>) -> Option<&'static str>,
+struct EffectSearch {
+    head: for<'a> fn(&ScriptWords<'a>, usize, usize) -> Option<&'static str>,
+    anywhere: for<'a> fn(&FunctionCalls<'a>) -> Option<&'static str>,
     /// Said of what is nested too deep to be looked into.
     too_deep: &'static str,
 }
 
-const OUTSIDE: Question = Question {
+const OUTSIDE: EffectSearch = EffectSearch {
     head: |text, from, end| text.head(from, end),
     anywhere: |calls| calls.reach(),
     too_deep: "what stands in quotes within quotes, deeper than anybody looks",
 };
 
-const ROLE: Question = Question {
+const ROLE: EffectSearch = EffectSearch {
     head: |text, from, end| text.changes_role(from, end),
     anywhere: |calls| calls.changes_role(),
     too_deep: "may set another role, in quotes within quotes, deeper than anybody looks",
 };
 
-fn first(question: &Question, sql: &str) -> Option<Reach> {
+fn first(question: &EffectSearch, sql: &str) -> Option<ExternalEffect> {
     in_place(sql.len(), || {
         statements(sql).find_map(|statement| {
             let what = found_in(question, &statement)?;
             let at = statement.start + line_in_body(question, &statement, what).unwrap_or_default();
-            Some(Reach {
+            Some(ExternalEffect {
                 place: place(sql, nth_character(sql, at)),
                 what,
             })
@@ -80,7 +80,7 @@ fn first(question: &Question, sql: &str) -> Option<Reach> {
 
 /// Where in a statement the line begins that `what` was found on, when that is within a body in
 /// dollar quotes: the last line without which it would not be found, by halving.
-fn line_in_body(question: &Question, statement: &Statement<'_>, what: &str) -> Option<usize> {
+fn line_in_body(question: &EffectSearch, statement: &Statement<'_>, what: &str) -> Option<usize> {
     statement
         .tokens()
         .filter(|token| token.starts_with('$'))
@@ -143,11 +143,11 @@ fn executes(body: &str) -> bool {
     })
 }
 
-fn found_in(question: &Question, statement: &Statement<'_>) -> Option<&'static str> {
+fn found_in(question: &EffectSearch, statement: &Statement<'_>) -> Option<&'static str> {
     let words = words(statement.sql);
     let tokens: Vec<&str> = words.iter().map(String::as_str).collect();
-    let calls = Calls::new(&tokens);
-    let text = Text::new(&tokens);
+    let calls = FunctionCalls::new(&tokens);
+    let text = ScriptWords::new(&tokens);
     (question.head)(&text, 0, tokens.len())
         .or_else(|| (question.anywhere)(&calls))
         .or_else(|| {
@@ -163,13 +163,13 @@ fn found_in(question: &Question, statement: &Statement<'_>) -> Option<&'static s
 /// A body's statements begin after these words and signs.
 const BEFORE: [&str; 6] = [";", "begin", "then", "else", "loop", ">>"];
 
-fn in_body(question: &Question, body: &str, depth: usize) -> Option<&'static str> {
+fn in_body(question: &EffectSearch, body: &str, depth: usize) -> Option<&'static str> {
     if depth > DEEPEST {
         return Some(question.too_deep);
     }
     let words = words(body);
     let tokens: Vec<&str> = words.iter().map(String::as_str).collect();
-    let text = Text::new(&tokens);
+    let text = ScriptWords::new(&tokens);
     let begins = |at: usize| at == 0 || BEFORE.iter().any(|word| is(tokens[at - 1], word));
     let mut end = 0;
     let stands = (0..tokens.len()).filter(|at| begins(*at)).find_map(|at| {
@@ -184,7 +184,7 @@ fn in_body(question: &Question, body: &str, depth: usize) -> Option<&'static str
     // EXECUTE 'CREATE ROLE …', and a body within the body.
     let mut bodies = tokens.iter().filter_map(|token| self::body(token));
     stands
-        .or_else(|| (question.anywhere)(&Calls::new(&tokens)))
+        .or_else(|| (question.anywhere)(&FunctionCalls::new(&tokens)))
         .or_else(|| bodies.find_map(|body| in_body(question, body, depth + 1)))
 }
 
@@ -210,22 +210,22 @@ fn is(token: &str, word: &str) -> bool {
 /// The words of a statement or of a body, in which statements begin in many places. What is looked
 /// for behind each beginning is found once for all of them, because a body of a megabyte has tens
 /// of thousands.
-struct Text<'a> {
+struct ScriptWords<'a> {
     tokens: &'a [&'a str],
-    on: Ahead,
-    untrusted: Ahead,
-    role: role::Seen,
+    on: NextMatch,
+    untrusted: NextMatch,
+    role: role::RoleChange,
     /// FROM and TO with a file or a program behind them, by how many parentheses are open there.
-    copied: OnceCell<HashMap<i64, Vec<Copied>>>,
+    copied: OnceCell<HashMap<i64, Vec<CopyEndpoint>>>,
     /// How many parentheses are open before each word.
     open: OnceCell<Vec<i64>>,
 }
 
 /// The next place of something, seen from places that come in order.
 #[derive(Default)]
-struct Ahead(Cell<Option<usize>>);
+struct NextMatch(Cell<Option<usize>>);
 
-impl Ahead {
+impl NextMatch {
     /// The first place from `at` on where it is, before `end`.
     fn find(
         &self,
@@ -243,18 +243,18 @@ impl Ahead {
 }
 
 /// What a COPY reads or writes.
-struct Copied {
+struct CopyEndpoint {
     at: usize,
     is_program: bool,
 }
 
-impl<'a> Text<'a> {
+impl<'a> ScriptWords<'a> {
     fn new(tokens: &'a [&'a str]) -> Self {
         Self {
             tokens,
-            on: Ahead::default(),
-            untrusted: Ahead::default(),
-            role: role::Seen::default(),
+            on: NextMatch::default(),
+            untrusted: NextMatch::default(),
+            role: role::RoleChange::default(),
             copied: OnceCell::new(),
             open: OnceCell::new(),
         }
@@ -351,14 +351,14 @@ impl<'a> Text<'a> {
             .collect()
     }
 
-    fn find_copied(&self) -> HashMap<i64, Vec<Copied>> {
+    fn find_copied(&self) -> HashMap<i64, Vec<CopyEndpoint>> {
         let open = self.open.get_or_init(|| self.count_parentheses());
         let text_at = |at: usize| {
             self.tokens
                 .get(at)
                 .is_some_and(|token| token.starts_with('\''))
         };
-        let mut found: HashMap<i64, Vec<Copied>> = HashMap::new();
+        let mut found: HashMap<i64, Vec<CopyEndpoint>> = HashMap::new();
         for at in (0..self.tokens.len())
             .filter(|at| is(self.tokens[*at], "from") || is(self.tokens[*at], "to"))
         {
@@ -371,7 +371,7 @@ impl<'a> Text<'a> {
                 found
                     .entry(open[at])
                     .or_default()
-                    .push(Copied { at, is_program });
+                    .push(CopyEndpoint { at, is_program });
             }
         }
         found

@@ -2,11 +2,11 @@
 //! missing here and cannot run in a transaction is found out by trying: the server refuses it
 //! (25001, 2D000) before it has done anything.
 
-use super::{Outside, Statement};
+use super::{NonTransactional, Statement};
 
 /// What a statement does to the transaction it runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind<'a> {
+pub enum StatementKind<'a> {
     /// Runs in a transaction like any other.
     Plain,
     /// BEGIN or START TRANSACTION.
@@ -24,7 +24,7 @@ pub enum Kind<'a> {
     /// `\connect` and the like are psql's, not SQL.
     Meta,
     /// Cannot run in a transaction.
-    Outside(Outside<'a>),
+    Outside(NonTransactional<'a>),
 }
 
 /// All that BEGIN and START TRANSACTION may say.
@@ -53,9 +53,9 @@ const END: [&str; 7] = ["commit", "end", "work", "transaction", "and", "no", "ch
 
 impl<'a> Statement<'a> {
     /// What it does to its transaction.
-    pub fn kind(&self) -> Kind<'a> {
+    pub fn kind(&self) -> StatementKind<'a> {
         if self.sql.starts_with('\\') {
-            return Kind::Meta;
+            return StatementKind::Meta;
         }
         let mut head = [""; 4];
         for (slot, token) in head.iter_mut().zip(self.tokens()) {
@@ -68,27 +68,29 @@ impl<'a> Statement<'a> {
             () if (is(0, &["begin"]) || is(0, &["start"]) && is(1, &["transaction"]))
                 && self.only(&BEGIN) =>
             {
-                Kind::Begin
+                StatementKind::Begin
             }
             () if is(0, &["commit", "end"]) && self.only(&END) => self.commit(),
             () if is(0, &["abort"])
                 || is(0, &["commit", "rollback"]) && is(1, &["prepared"])
                 || is(0, &["prepare"]) && is(1, &["transaction"]) =>
             {
-                Kind::Ends
+                StatementKind::Ends
             }
-            () if is(0, &["rollback"]) && !self.has(&["to"]) => Kind::Ends,
+            () if is(0, &["rollback"]) && !self.has(&["to"]) => StatementKind::Ends,
             () if is(0, &["set"]) && !is(1, &["local", "transaction", "constraints"]) => {
-                Kind::Session
+                StatementKind::Session
             }
-            () if is(0, &["reset"]) || self.is_set_config() => Kind::Session,
-            () if is(0, &["discard"]) && is(1, &["all"]) => Kind::Discard,
-            () if is(0, &["copy"]) && self.has(&["stdin", "stdout"]) => Kind::Streams,
-            () => self.outside().map_or(Kind::Plain, Kind::Outside),
+            () if is(0, &["reset"]) || self.is_set_config() => StatementKind::Session,
+            () if is(0, &["discard"]) && is(1, &["all"]) => StatementKind::Discard,
+            () if is(0, &["copy"]) && self.has(&["stdin", "stdout"]) => StatementKind::Streams,
+            () => self
+                .outside()
+                .map_or(StatementKind::Plain, StatementKind::Outside),
         }
     }
 
-    /// SELECT [pg_catalog.]set_config(literal, literal, false) [[AS] name] and nothing more:
+    /// `SELECT [pg_catalog.]set_config(literal, literal, false) [[AS] name]` and nothing more:
     /// repeating it does no harm.
     fn is_set_config(&self) -> bool {
         let is_value = |token: &str| {
@@ -126,7 +128,7 @@ impl<'a> Statement<'a> {
         let text = || self.sql.to_ascii_lowercase();
         let sets =
             || text().contains("set_config") || is(&["do"]) && text().contains("search_path");
-        !is(&["create", "alter", "comment"]) && self.kind() == Kind::Plain && sets()
+        !is(&["create", "alter", "comment"]) && self.kind() == StatementKind::Plain && sets()
     }
 
     /// True for what writes rows as it stands there: INSERT, UPDATE, DELETE, TRUNCATE.
@@ -169,11 +171,11 @@ impl<'a> Statement<'a> {
         self.has(&["only"])
     }
 
-    fn commit(&self) -> Kind<'a> {
+    fn commit(&self) -> StatementKind<'a> {
         if self.has(&["chain", "prepared"]) && !self.has(&["no"]) {
-            Kind::Ends
+            StatementKind::Ends
         } else {
-            Kind::Commit
+            StatementKind::Commit
         }
     }
 
@@ -196,7 +198,7 @@ mod tests {
     use super::super::split;
     use super::*;
 
-    fn kind(sql: &str) -> Kind<'_> {
+    fn kind(sql: &str) -> StatementKind<'_> {
         split(sql)[0].kind()
     }
 
@@ -226,43 +228,61 @@ mod tests {
     #[test]
     fn transaction_control_is_told_from_its_look_alikes() {
         for (sql, expected) in [
-            ("BEGIN ISOLATION LEVEL SERIALIZABLE", Kind::Begin),
-            ("start transaction", Kind::Begin),
-            ("COMMIT AND NO CHAIN", Kind::Commit),
-            ("END", Kind::Commit),
-            ("COMMIT AND CHAIN", Kind::Ends),
-            ("COMMIT PREPARED 'x'", Kind::Ends),
-            ("begin raise 'x'", Kind::Plain),
-            ("end $$", Kind::Plain),
-            ("abort work", Kind::Ends),
-            ("ROLLBACK", Kind::Ends),
-            ("ROLLBACK TO SAVEPOINT a", Kind::Plain),
-            ("PREPARE TRANSACTION 'x'", Kind::Ends),
-            ("PREPARE p AS SELECT 1", Kind::Plain),
-            ("CREATE TABLE \"end\" (commit int)", Kind::Plain),
-            ("SET search_path = a", Kind::Session),
-            ("SET LOCAL search_path = a", Kind::Plain),
+            ("BEGIN ISOLATION LEVEL SERIALIZABLE", StatementKind::Begin),
+            ("start transaction", StatementKind::Begin),
+            ("COMMIT AND NO CHAIN", StatementKind::Commit),
+            ("END", StatementKind::Commit),
+            ("COMMIT AND CHAIN", StatementKind::Ends),
+            ("COMMIT PREPARED 'x'", StatementKind::Ends),
+            ("begin raise 'x'", StatementKind::Plain),
+            ("end $$", StatementKind::Plain),
+            ("abort work", StatementKind::Ends),
+            ("ROLLBACK", StatementKind::Ends),
+            ("ROLLBACK TO SAVEPOINT a", StatementKind::Plain),
+            ("PREPARE TRANSACTION 'x'", StatementKind::Ends),
+            ("PREPARE p AS SELECT 1", StatementKind::Plain),
+            ("CREATE TABLE \"end\" (commit int)", StatementKind::Plain),
+            ("SET search_path = a", StatementKind::Session),
+            ("SET LOCAL search_path = a", StatementKind::Plain),
             (
                 "SELECT pg_catalog.set_config('search_path', '', false)",
-                Kind::Session,
+                StatementKind::Session,
             ),
-            ("SELECT set_config('a.b', 'c', false)", Kind::Session),
-            ("SELECT set_config('a.b', f(), false)", Kind::Plain),
-            ("SELECT evil.set_config('a.b', 'c', false)", Kind::Plain),
+            (
+                "SELECT set_config('a.b', 'c', false)",
+                StatementKind::Session,
+            ),
+            ("SELECT set_config('a.b', f(), false)", StatementKind::Plain),
+            (
+                "SELECT evil.set_config('a.b', 'c', false)",
+                StatementKind::Plain,
+            ),
             (
                 "SELECT pg_catalog set_config('a.b', 'c', false)",
-                Kind::Plain,
+                StatementKind::Plain,
             ),
-            ("SELECT set_config('a.b', 'c', false), 1", Kind::Plain),
-            ("SELECT set_config('a.b', 'c', false) AS x", Kind::Session),
+            (
+                "SELECT set_config('a.b', 'c', false), 1",
+                StatementKind::Plain,
+            ),
+            (
+                "SELECT set_config('a.b', 'c', false) AS x",
+                StatementKind::Session,
+            ),
             (
                 "SELECT set_config('a.b', 'c', false) \"x y\"",
-                Kind::Session,
+                StatementKind::Session,
             ),
-            ("SELECT set_config('a.b', 'c', false) FROM t", Kind::Plain),
-            ("COPY t FROM stdin WITH (FORMAT csv)", Kind::Streams),
-            ("COPY t FROM '/tmp/x'", Kind::Plain),
-            ("\\connect x", Kind::Meta),
+            (
+                "SELECT set_config('a.b', 'c', false) FROM t",
+                StatementKind::Plain,
+            ),
+            (
+                "COPY t FROM stdin WITH (FORMAT csv)",
+                StatementKind::Streams,
+            ),
+            ("COPY t FROM '/tmp/x'", StatementKind::Plain),
+            ("\\connect x", StatementKind::Meta),
         ] {
             assert_eq!(kind(sql), expected, "{sql}");
         }

@@ -6,7 +6,7 @@ use super::Statement;
 
 /// A statement that cannot run in a transaction, and how it can be told afterwards whether it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside<'a> {
+pub enum NonTransactional<'a> {
     /// CREATE INDEX CONCURRENTLY. Names as they are written.
     CreateIndex {
         /// None: the server makes one up.
@@ -48,7 +48,7 @@ pub enum Outside<'a> {
     Unknown,
 }
 
-impl Outside<'_> {
+impl NonTransactional<'_> {
     /// The ledger's word for how it can be told whether the statement took effect.
     pub fn settles_by(self) -> &'static str {
         match self {
@@ -68,13 +68,14 @@ const WORDS: usize = 32;
 
 impl<'a> Statement<'a> {
     /// How it runs when it cannot run in a transaction. None: it can, or only the server knows.
-    pub(super) fn outside(&self) -> Option<Outside<'a>> {
-        let mut words = Words {
+    pub(super) fn outside(&self) -> Option<NonTransactional<'a>> {
+        let mut words = StatementWords {
             sql: self.sql,
             tokens: self.tokens().take(WORDS).collect(),
             at: 0,
         };
-        let named = |found: Option<Outside<'a>>| Some(found.unwrap_or(Outside::Unknown));
+        let named =
+            |found: Option<NonTransactional<'a>>| Some(found.unwrap_or(NonTransactional::Unknown));
         match () {
             () if words.take(&["create", "index", "concurrently"])
                 || words.take(&["create", "unique", "index", "concurrently"]) =>
@@ -83,11 +84,11 @@ impl<'a> Statement<'a> {
             }
             () if words.take(&["drop", "index", "concurrently"]) => named(
                 words
-                    .existing(Words::name)
-                    .map(|index| Outside::DropIndex { index }),
+                    .existing(StatementWords::name)
+                    .map(|index| NonTransactional::DropIndex { index }),
             ),
             () if words.take(&["alter", "system"]) || words.take(&["vacuum"]) => {
-                Some(Outside::Repeatable)
+                Some(NonTransactional::Repeatable)
             }
             () if words.take(&["alter", "table"])
                 && self.has(&["detach"])
@@ -95,12 +96,14 @@ impl<'a> Statement<'a> {
             {
                 named(words.detach())
             }
-            () if words.take(&["cluster"]) => {
-                words.is_cluster_of_all().then_some(Outside::Repeatable)
+            () if words.take(&["cluster"]) => words
+                .is_cluster_of_all()
+                .then_some(NonTransactional::Repeatable),
+            () if words.take(&["reindex"]) && self.has(&["concurrently"]) => {
+                Some(NonTransactional::Reindex)
             }
-            () if words.take(&["reindex"]) && self.has(&["concurrently"]) => Some(Outside::Reindex),
             () if self.repeats() && self.has(&["database", "system", "schema"]) => {
-                Some(Outside::Repeatable)
+                Some(NonTransactional::Repeatable)
             }
             () if words.take(&["create", "database"]) => Some(words.shared(true, false)),
             () if words.take(&["create", "tablespace"]) => Some(words.shared(true, true)),
@@ -121,13 +124,13 @@ impl<'a> Statement<'a> {
 }
 
 /// The words of a statement, read from the left.
-struct Words<'a> {
+struct StatementWords<'a> {
     sql: &'a str,
     tokens: Vec<&'a str>,
     at: usize,
 }
 
-impl<'a> Words<'a> {
+impl<'a> StatementWords<'a> {
     /// Takes these words if they come next, or nothing.
     fn take(&mut self, words: &[&str]) -> bool {
         let next = self.tokens[self.at..].iter().take(words.len());
@@ -184,43 +187,43 @@ impl<'a> Words<'a> {
     }
 
     /// [[IF NOT EXISTS] name] ON relation
-    fn create_index(&mut self) -> Option<Outside<'a>> {
+    fn create_index(&mut self) -> Option<NonTransactional<'a>> {
         self.take(&["if", "not", "exists"]);
         if self.take(&["on"]) {
-            return Some(Outside::CreateIndex {
+            return Some(NonTransactional::CreateIndex {
                 index: None,
                 table: self.relation()?,
             });
         }
         let index = self.name()?;
         let table = self.take(&["on"]).then(|| self.relation())??;
-        Some(Outside::CreateIndex {
+        Some(NonTransactional::CreateIndex {
             index: Some(index),
             table,
         })
     }
 
     /// [IF EXISTS] relation DETACH PARTITION name CONCURRENTLY
-    fn detach(&mut self) -> Option<Outside<'a>> {
+    fn detach(&mut self) -> Option<NonTransactional<'a>> {
         let table = self.existing(Self::relation)?;
         let partition = self.take(&["detach", "partition"]).then(|| self.name())??;
         self.take(&["concurrently"])
-            .then_some(Outside::Detach { table, partition })
+            .then_some(NonTransactional::Detach { table, partition })
     }
 
     /// [IF EXISTS] name
-    fn shared(&mut self, creates: bool, is_tablespace: bool) -> Outside<'a> {
+    fn shared(&mut self, creates: bool, is_tablespace: bool) -> NonTransactional<'a> {
         match self.existing(Self::name) {
-            Some(name) => Outside::Shared {
+            Some(name) => NonTransactional::Shared {
                 creates,
                 is_tablespace,
                 name,
             },
-            None => Outside::Unknown,
+            None => NonTransactional::Unknown,
         }
     }
 
-    /// [VERBOSE] or [(option, …)] and no table.
+    /// `[VERBOSE]` or `[(option, …)]` and no table.
     fn is_cluster_of_all(&mut self) -> bool {
         if self.take(&["("]) {
             while self.next().is_some_and(|token| token != ")") {}
@@ -234,24 +237,25 @@ impl<'a> Words<'a> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Kind, split},
+        super::{StatementKind, split},
         *,
     };
 
-    fn kind(sql: &str) -> Kind<'_> {
+    fn kind(sql: &str) -> StatementKind<'_> {
         split(sql)[0].kind()
     }
 
     #[test]
     fn statements_that_need_no_transaction_are_known_with_their_names() {
         let shared = |creates, is_tablespace, name| {
-            Kind::Outside(Outside::Shared {
+            StatementKind::Outside(NonTransactional::Shared {
                 creates,
                 is_tablespace,
                 name,
             })
         };
-        let create = |index, table| Kind::Outside(Outside::CreateIndex { index, table });
+        let create =
+            |index, table| StatementKind::Outside(NonTransactional::CreateIndex { index, table });
         for (sql, expected) in [
             (
                 "CREATE INDEX CONCURRENTLY i ON t (a)",
@@ -266,32 +270,53 @@ mod tests {
                 "CREATE INDEX CONCURRENTLY ON /* x */ s.t(a)",
                 create(None, "s.t"),
             ),
-            ("CREATE INDEX concurrently_used ON t (a)", Kind::Plain),
+            (
+                "CREATE INDEX concurrently_used ON t (a)",
+                StatementKind::Plain,
+            ),
             (
                 "DROP INDEX CONCURRENTLY IF EXISTS s.i",
-                Kind::Outside(Outside::DropIndex { index: "s.i" }),
+                StatementKind::Outside(NonTransactional::DropIndex { index: "s.i" }),
             ),
-            ("DROP INDEX i", Kind::Plain),
-            ("VACUUM (ANALYZE) t", Kind::Outside(Outside::Repeatable)),
+            ("DROP INDEX i", StatementKind::Plain),
+            (
+                "VACUUM (ANALYZE) t",
+                StatementKind::Outside(NonTransactional::Repeatable),
+            ),
             (
                 "REINDEX INDEX CONCURRENTLY i",
-                Kind::Outside(Outside::Reindex),
+                StatementKind::Outside(NonTransactional::Reindex),
             ),
-            ("REINDEX SCHEMA s", Kind::Outside(Outside::Repeatable)),
-            ("REINDEX TABLE t", Kind::Plain),
-            ("CLUSTER", Kind::Outside(Outside::Repeatable)),
-            ("CLUSTER VERBOSE", Kind::Outside(Outside::Repeatable)),
-            ("CLUSTER (VERBOSE, x)", Kind::Outside(Outside::Repeatable)),
-            ("CLUSTER (VERBOSE) t", Kind::Plain),
-            ("CLUSTER VERBOSE t USING i", Kind::Plain),
-            ("VACUUM FULL VERBOSE t", Kind::Outside(Outside::Repeatable)),
+            (
+                "REINDEX SCHEMA s",
+                StatementKind::Outside(NonTransactional::Repeatable),
+            ),
+            ("REINDEX TABLE t", StatementKind::Plain),
+            (
+                "CLUSTER",
+                StatementKind::Outside(NonTransactional::Repeatable),
+            ),
+            (
+                "CLUSTER VERBOSE",
+                StatementKind::Outside(NonTransactional::Repeatable),
+            ),
+            (
+                "CLUSTER (VERBOSE, x)",
+                StatementKind::Outside(NonTransactional::Repeatable),
+            ),
+            ("CLUSTER (VERBOSE) t", StatementKind::Plain),
+            ("CLUSTER VERBOSE t USING i", StatementKind::Plain),
+            (
+                "VACUUM FULL VERBOSE t",
+                StatementKind::Outside(NonTransactional::Repeatable),
+            ),
             (
                 "REINDEX (VERBOSE) TABLE CONCURRENTLY t",
-                Kind::Outside(Outside::Reindex),
+                StatementKind::Outside(NonTransactional::Reindex),
             ),
             (
                 "REINDEX (CONCURRENTLY) TABLE t",
-                Kind::Outside(Outside::Reindex),
+                StatementKind::Outside(NonTransactional::Reindex),
             ),
             (
                 "CREATE INDEX CONCURRENTLY i ON ONLY (s.t) (a)",
@@ -315,11 +340,11 @@ mod tests {
             ),
             (
                 "CREATE INDEX CONCURRENTLY U&\"\\0061x\" ON t (a)",
-                Kind::Outside(Outside::Unknown),
+                StatementKind::Outside(NonTransactional::Unknown),
             ),
             (
                 "CREATE INDEX CONCURRENTLY i ON u&\"t\" (a)",
-                Kind::Outside(Outside::Unknown),
+                StatementKind::Outside(NonTransactional::Unknown),
             ),
             (
                 "CREATE INDEX CONCURRENTLY \"a & b\" ON é (a)",
@@ -327,9 +352,9 @@ mod tests {
             ),
             (
                 "DROP INDEX CONCURRENTLY s.U&\"i\"",
-                Kind::Outside(Outside::Unknown),
+                StatementKind::Outside(NonTransactional::Unknown),
             ),
-            ("CLUSTER t USING i", Kind::Plain),
+            ("CLUSTER t USING i", StatementKind::Plain),
             ("CREATE DATABASE x OWNER o", shared(true, false, "x")),
             (
                 "DROP DATABASE IF EXISTS \"X y\" WITH (FORCE)",
@@ -339,46 +364,52 @@ mod tests {
             ("DROP TABLESPACE s", shared(false, true, "s")),
             (
                 "CREATE DATABASE U&\"d\\0061t\"",
-                Kind::Outside(Outside::Unknown),
+                StatementKind::Outside(NonTransactional::Unknown),
             ),
-            ("DISCARD ALL", Kind::Discard),
-            ("DISCARD TEMP", Kind::Plain),
+            ("DISCARD ALL", StatementKind::Discard),
+            ("DISCARD TEMP", StatementKind::Plain),
             (
                 "ALTER TABLE IF EXISTS s.t DETACH PARTITION \"p q\" CONCURRENTLY",
-                Kind::Outside(Outside::Detach {
+                StatementKind::Outside(NonTransactional::Detach {
                     table: "s.t",
                     partition: "\"p q\"",
                 }),
             ),
             (
                 "alter table only (s.t) detach partition p concurrently",
-                Kind::Outside(Outside::Detach {
+                StatementKind::Outside(NonTransactional::Detach {
                     table: "s.t",
                     partition: "p",
                 }),
             ),
             (
                 "ALTER TABLE IF EXISTS ONLY detach DETACH PARTITION s.p CONCURRENTLY",
-                Kind::Outside(Outside::Detach {
+                StatementKind::Outside(NonTransactional::Detach {
                     table: "detach",
                     partition: "s.p",
                 }),
             ),
             (
                 "ALTER TABLE if * DETACH PARTITION p CONCURRENTLY",
-                Kind::Outside(Outside::Detach {
+                StatementKind::Outside(NonTransactional::Detach {
                     table: "if",
                     partition: "p",
                 }),
             ),
             (
                 "ALTER TABLE t DETACH PARTITION U&\"p\" CONCURRENTLY",
-                Kind::Outside(Outside::Unknown),
+                StatementKind::Outside(NonTransactional::Unknown),
             ),
-            ("ALTER TABLE t DETACH PARTITION p FINALIZE", Kind::Plain),
-            ("ALTER TABLE t DETACH PARTITION p", Kind::Plain),
-            ("REFRESH MATERIALIZED VIEW CONCURRENTLY v", Kind::Plain),
-            ("DO $$ BEGIN COMMIT; END $$", Kind::Plain),
+            (
+                "ALTER TABLE t DETACH PARTITION p FINALIZE",
+                StatementKind::Plain,
+            ),
+            ("ALTER TABLE t DETACH PARTITION p", StatementKind::Plain),
+            (
+                "REFRESH MATERIALIZED VIEW CONCURRENTLY v",
+                StatementKind::Plain,
+            ),
+            ("DO $$ BEGIN COMMIT; END $$", StatementKind::Plain),
         ] {
             assert_eq!(kind(sql), expected, "{sql}");
         }

@@ -272,9 +272,9 @@ fn add_words(text: &str, words: &mut BTreeSet<String>) {
 
 /// The words of a script that must not be shown.
 #[derive(Debug, Default)]
-pub struct Secrets(BTreeSet<String>);
+pub struct SecretWords(BTreeSet<String>);
 
-impl Secrets {
+impl SecretWords {
     /// Those of all statements in `sql` that hold a password.
     pub fn of(sql: &str) -> Self {
         Self(secrets_of(sql, 0))
@@ -378,24 +378,24 @@ mod tests {
 
     #[test]
     fn what_must_not_be_shown_is_found_in_what_the_server_says() {
-        let secrets = Secrets::of(
+        let secrets = SecretWords::of(
             "CREATE SUBSCRIPTION s CONNECTION 'host=db1 password=geheim dbname=x'; SELECT 'open'",
         );
         assert!(secrets.are_in("missing \"=\" after \"Geheim\"") && secrets.are_in("x db1"));
         assert!(!secrets.are_in("could not connect: port 5432, host") && !secrets.are_in("open"));
-        let secrets = Secrets::of("CREATE ROLE a PASSWORD geheim");
+        let secrets = SecretWords::of("CREATE ROLE a PASSWORD geheim");
         assert!(
             secrets.are_in("syntax error at or near \"geheim\"")
                 && !secrets.are_in("role \"a\" exists")
         );
         let block = "DO $$ BEGIN EXECUTE 'CREATE ROLE app PASSWORD ''geheim'''; END $$";
-        let secrets = Secrets::of(block);
+        let secrets = SecretWords::of(block);
         assert!(
             secrets.are_in("near \"geheim\"") && !secrets.are_in("role \"app\" already exists")
         );
         let context = "SQL statement \"ALTER ROLE a PASSWORD 'geheim'\"\nPL/pgSQL function f() \
             line 1 at EXECUTE";
-        assert!(Secrets::of_context(context).are_in("geheim"));
-        assert!(Secrets::of_context("SQL statement \"SELECT 'x1y2'\"").is_empty());
+        assert!(SecretWords::of_context(context).are_in("geheim"));
+        assert!(SecretWords::of_context("SQL statement \"SELECT 'x1y2'\"").is_empty());
     }
 }

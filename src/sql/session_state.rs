@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Kind, Place, Statement, split,
+    Statement, StatementKind, TextPosition, split,
     units::{mentions, place_of},
 };
 use crate::runtime::blocking::in_place;
@@ -13,7 +13,7 @@ use crate::runtime::blocking::in_place;
 /// What a statement relies on that a part of the file before it had, or what it does for those
 /// behind it in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Loss {
+pub enum SessionLoss {
     /// It uses a temporary table, view or sequence of an earlier part.
     Temporary,
     /// It uses a prepared statement of an earlier part.
@@ -45,22 +45,22 @@ const LEAVE_SOMETHING: [&str; 11] = [
 
 /// The first statement of a script that is not one transaction which relies on what another part of
 /// it had in its session, or leaves something there in vain; and where it is.
-pub(crate) fn loses_session(sql: &str) -> Option<(Loss, Place)> {
+pub(crate) fn loses_session(sql: &str) -> Option<(SessionLoss, TextPosition)> {
     in_place(sql.len(), || find(sql))
 }
 
-fn find(sql: &str) -> Option<(Loss, Place)> {
+fn find(sql: &str) -> Option<(SessionLoss, TextPosition)> {
     if !mentions(sql, &LEAVE_SOMETHING) {
         return None; // as most files
     }
     let statements = split(sql);
-    let (mut losses, mut part, mut is_in_block) = (Losses::default(), 0, false);
+    let (mut losses, mut part, mut is_in_block) = (LossFinder::default(), 0, false);
     for (index, statement) in statements.iter().enumerate() {
         match statement.kind() {
-            Kind::Begin => is_in_block = true,
-            Kind::Commit => (is_in_block, part) = (false, part + 1),
+            StatementKind::Begin => is_in_block = true,
+            StatementKind::Commit => (is_in_block, part) = (false, part + 1),
             // What sets something is repeated before the parts behind it.
-            Kind::Session | Kind::Discard | Kind::Ends => {}
+            StatementKind::Session | StatementKind::Discard | StatementKind::Ends => {}
             _ => {
                 if let Some((loss, at)) = losses.pass(statement, index, part, is_in_block) {
                     return Some((loss, place_of(sql, &statements[at])));
@@ -88,15 +88,15 @@ fn is(token: Option<&&str>, words: &[&str]) -> bool {
 }
 
 /// What `statement` leaves in its session that has a name.
-fn left_by(statement: &Statement<'_>) -> Option<(Loss, String)> {
+fn left_by(statement: &Statement<'_>) -> Option<(SessionLoss, String)> {
     const TEMPORARY: [&str; 2] = ["temp", "temporary"];
     let head: Vec<&str> = statement.tokens().take(12).collect();
     let named = |loss, at: usize| head.get(at).map(|token| (loss, name(token)));
     if is(head.first(), &["prepare"]) {
-        return named(Loss::Prepared, 1);
+        return named(SessionLoss::Prepared, 1);
     }
     if is(head.first(), &["declare"]) {
-        return named(Loss::Cursor, 1);
+        return named(SessionLoss::Cursor, 1);
     }
     let mut at = 1;
     let mut skip = |words: &[&str]| {
@@ -114,7 +114,9 @@ fn left_by(statement: &Statement<'_>) -> Option<(Loss, String)> {
         }
         let _ = skip(&["if"]) && skip(&["not"]) && skip(&["exists"]);
         is_temporary |= skip(&["pg_temp"]) && skip(&["."]);
-        return is_temporary.then(|| named(Loss::Temporary, at)).flatten();
+        return is_temporary
+            .then(|| named(SessionLoss::Temporary, at))
+            .flatten();
     }
     // SELECT … INTO TEMP t
     let mut tokens = statement
@@ -129,7 +131,9 @@ fn left_by(statement: &Statement<'_>) -> Option<(Loss, String)> {
             .is_some()
     {
         let _ = tokens.next_if(|token| token.eq_ignore_ascii_case("table"));
-        return tokens.next().map(|token| (Loss::Temporary, name(token)));
+        return tokens
+            .next()
+            .map(|token| (SessionLoss::Temporary, name(token)));
     }
     None
 }
@@ -137,9 +141,9 @@ fn left_by(statement: &Statement<'_>) -> Option<(Loss, String)> {
 /// What an earlier part left under a name that `statement` uses now.
 fn used_by(
     statement: &Statement<'_>,
-    left: &HashMap<(Loss, String), usize>,
+    left: &HashMap<(SessionLoss, String), usize>,
     part: usize,
-) -> Option<Loss> {
+) -> Option<SessionLoss> {
     let is_gone = |loss, token: &str| {
         left.get(&(loss, name(token)))
             .is_some_and(|made| *made < part)
@@ -148,17 +152,17 @@ fn used_by(
     let first = tokens.next()?;
     if is(Some(&first), &["execute", "deallocate"]) {
         let named = tokens.find(|token| !token.eq_ignore_ascii_case("prepare"))?;
-        return is_gone(Loss::Prepared, named).then_some(Loss::Prepared);
+        return is_gone(SessionLoss::Prepared, named).then_some(SessionLoss::Prepared);
     }
     if is(Some(&first), &["fetch", "move", "close"]) {
         return tokens
-            .any(|token| is_gone(Loss::Cursor, token))
-            .then_some(Loss::Cursor);
+            .any(|token| is_gone(SessionLoss::Cursor, token))
+            .then_some(SessionLoss::Cursor);
     }
     relations(statement)
         .iter()
-        .any(|token| is_gone(Loss::Temporary, token))
-        .then_some(Loss::Temporary)
+        .any(|token| is_gone(SessionLoss::Temporary, token))
+        .then_some(SessionLoss::Temporary)
 }
 
 /// The names that stand where only a relation can: behind FROM, INTO and the like. A column, an
@@ -286,9 +290,9 @@ fn only_sets(statement: &Statement<'_>) -> bool {
 
 /// Finds what the parts of a script lose between them.
 #[derive(Default)]
-struct Losses {
+struct LossFinder {
     /// Temporary relations, prepared statements and cursors so far, and which part left each.
-    left: HashMap<(Loss, String), usize>,
+    left: HashMap<(SessionLoss, String), usize>,
     /// The part whose statements are passed, and whether one of them may have advanced a sequence.
     part: usize,
     may_advance: bool,
@@ -299,7 +303,7 @@ struct Losses {
     sets: Option<usize>,
 }
 
-impl Losses {
+impl LossFinder {
     /// Takes in the next statement (its number in the file is `index`), which is of that part.
     /// Returns what it loses, and where that is: the statement itself, or an earlier one.
     fn pass(
@@ -308,12 +312,12 @@ impl Losses {
         index: usize,
         part: usize,
         is_in_block: bool,
-    ) -> Option<(Loss, usize)> {
+    ) -> Option<(SessionLoss, usize)> {
         if part != self.part {
             (self.part, self.may_advance) = (part, false);
         }
         if let Some(sets) = self.sets {
-            return Some((Loss::Setting, sets));
+            return Some((SessionLoss::Setting, sets));
         }
         let mut head = statement.tokens();
         let is_local = is(head.next().as_ref(), &["set"])
@@ -323,9 +327,9 @@ impl Losses {
             )
             && !is_in_block;
         if is_local {
-            return Some((Loss::Local, index));
+            return Some((SessionLoss::Local, index));
         }
-        if !is_in_block && statement.kind() == Kind::Plain && only_sets(statement) {
+        if !is_in_block && statement.kind() == StatementKind::Plain && only_sets(statement) {
             self.sets = Some(index);
         }
         if !self.left.is_empty()
@@ -334,11 +338,11 @@ impl Losses {
             return Some((loss, index));
         }
         if !self.may_advance && asks_in_vain(statement, &self.filled) {
-            return Some((Loss::Sequence, index));
+            return Some((SessionLoss::Sequence, index));
         }
         // An INSERT advances its table's sequence; a function, whatever it likes.
         self.may_advance |= calls(statement, &["nextval", "setval"])
-            || !statement.defines() && statement.kind() == Kind::Plain;
+            || !statement.defines() && statement.kind() == StatementKind::Plain;
         if statement.has(&["insert"]) {
             self.filled.extend(filled_by(statement));
         }
@@ -355,7 +359,7 @@ mod tests {
 
     #[test]
     fn what_the_next_part_does_not_have_is_found() {
-        use Loss::{Cursor, Local, Prepared, Sequence, Setting, Temporary};
+        use SessionLoss::{Cursor, Local, Prepared, Sequence, Setting, Temporary};
         for (sql, loss, line) in [
             (
                 "CREATE TEMP TABLE t (n int);\nINSERT INTO t VALUES (1);",

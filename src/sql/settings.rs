@@ -7,7 +7,7 @@ use crate::runtime::blocking::in_place;
 
 /// What a script asks for; `None`: schemad's own default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct ScriptSettings {
     /// How long one attempt may wait for a lock; 0 is without end.
     pub lock_timeout: Option<Duration>,
     /// How long one statement may run; 0 is without end.
@@ -23,8 +23,8 @@ const MAX: Duration = Duration::from_millis(i32::MAX as u64);
 ///
 /// # Errors
 /// What is wrong with a line that begins with `schemad:`, for the author of the file.
-pub fn settings(sql: &str) -> Result<Settings, String> {
-    let mut settings = Settings::default();
+pub fn settings(sql: &str) -> Result<ScriptSettings, String> {
+    let mut settings = ScriptSettings::default();
     let lines: Vec<&str> = in_place(sql.len(), || {
         super::split::leading_comments(sql)
             .flat_map(str::lines)
@@ -151,13 +151,16 @@ mod tests {
     fn leading_comments_are_read_and_later_ones_are_not() {
         let sql = "-- Adds a column.\n\n--schemad: lock_timeout=2s\n-- schemad: \
             statement_timeout=0 lock_wait=1h\nSELECT 1;\n-- schemad: lock_timeout=9s\n";
-        let expected = Settings {
+        let expected = ScriptSettings {
             lock_timeout: Some(Duration::from_secs(2)),
             statement_timeout: Some(Duration::ZERO),
             lock_wait: Some(Duration::from_secs(3600)),
         };
         assert_eq!(settings(sql), Ok(expected));
-        assert_eq!(settings("SELECT 1; -- schemad: x"), Ok(Settings::default()));
+        assert_eq!(
+            settings("SELECT 1; -- schemad: x"),
+            Ok(ScriptSettings::default())
+        );
         for sql in [
             "/* license */\n-- schemad: lock_timeout=2s statement_timeout=0 lock_wait=1h\nSELECT \
              1",
@@ -169,7 +172,7 @@ mod tests {
         }
         assert_eq!(
             settings("-- schemad is nice\nSELECT 1"),
-            Ok(Settings::default())
+            Ok(ScriptSettings::default())
         );
     }
 

@@ -68,7 +68,7 @@ pub fn split(sql: &str) -> Vec<Statement<'_>> {
 /// The same one after the other, so that who looks only at the first ones does not pay for all.
 pub(crate) fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
     let mut open: Option<(usize, usize)> = None;
-    let mut nesting = Nesting::default();
+    let mut nesting = SplitNesting::default();
     let mut tokens = significant(sql).peekable();
     // What is left after one of psql's own commands is read anew: the rest of its line is no SQL,
     // and may open a quote.
@@ -88,7 +88,7 @@ pub(crate) fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
                 // It takes the rest of its line, and ends the statement before it as a semicolon
                 // does: outside of quotes no SQL has a backslash.
                 let before = open.take();
-                nesting = Nesting::default();
+                nesting = SplitNesting::default();
                 from = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
                 tokens = significant(&sql[from..]).peekable();
                 let line = sql[at..from].trim_end_matches([' ', '\t', '\r', '\x0b', '\x0c']);
@@ -102,7 +102,7 @@ pub(crate) fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
                 command = Some(found);
                 return before.map(statement);
             } else if kind == TokenKind::Semi && nesting.is_top_level() {
-                nesting = Nesting::default();
+                nesting = SplitNesting::default();
                 if open.is_some() {
                     return open.take().map(statement);
                 }
@@ -239,7 +239,7 @@ fn end_of_escaped(sql: &str, from: usize) -> Option<usize> {
 /// Semicolons inside parentheses (CREATE RULE) and in the BEGIN ATOMIC body of a routine end no
 /// statement.
 #[derive(Default)]
-struct Nesting {
+struct SplitNesting {
     parentheses: usize,
     /// Words so far, up to the fourth.
     words: usize,
@@ -249,14 +249,14 @@ struct Nesting {
     /// The word before was BEGIN.
     after_begin: bool,
     /// In the body of a routine, which its END ends.
-    body: Option<Body>,
+    body: Option<RoutineBody>,
 }
 
 /// The BEGIN ATOMIC body of a routine. Its END stands where a statement would begin; the END of a
 /// CASE stands inside of one. Both words may also name a column: behind AS or a dot, or where no
 /// CASE can begin or end.
 #[derive(Default)]
-struct Body {
+struct RoutineBody {
     /// Open CASEs of the statement.
     cases: usize,
     /// The statement has begun.
@@ -265,7 +265,7 @@ struct Body {
     names: bool,
 }
 
-impl Nesting {
+impl SplitNesting {
     fn is_top_level(&self) -> bool {
         self.parentheses == 0 && self.body.is_none()
     }
@@ -286,7 +286,7 @@ impl Nesting {
                     _ => self.creates,
                 };
                 if self.routine && self.parentheses == 0 && self.after_begin && is("atomic") {
-                    self.body = Some(Body::default());
+                    self.body = Some(RoutineBody::default());
                     return;
                 }
             }
@@ -309,7 +309,7 @@ impl Nesting {
     }
 }
 
-impl Body {
+impl RoutineBody {
     fn is_ended_by(
         &mut self,
         kind: TokenKind,

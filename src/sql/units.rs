@@ -5,7 +5,10 @@ use std::{ops::Deref, sync::Arc};
 
 use crate::runtime::blocking::in_place;
 
-use super::{Kind, Loss, Outside, Place, Statement, nth_character, place, split, statements};
+use super::{
+    NonTransactional, SessionLoss, Statement, StatementKind, TextPosition, nth_character, place,
+    split, statements,
+};
 
 /// A statement that cannot run, whatever the server would say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +26,12 @@ pub enum Hazard {
     NeedsPsql,
     /// It relies on what only a statement of the same part could have left in the session, or
     /// leaves something there in vain.
-    LosesSession(Loss),
+    LosesSession(SessionLoss),
 }
 
 /// A part of a script that is done wholly or not at all, with the file's own settings before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unit<'a> {
+pub struct ScriptUnit<'a> {
     /// The SET statements of the file that stand before it, because every unit begins with a fresh
     /// session.
     pub settings: UnitSettings<'a>,
@@ -42,7 +45,7 @@ pub struct Unit<'a> {
     /// the units after it.
     pub sets_otherwise: Option<Statement<'a>>,
     /// How it runs.
-    pub work: Work<'a>,
+    pub work: UnitWork<'a>,
 }
 
 /// The settings of one unit: a part of the list that all units of the script share, because each of
@@ -72,7 +75,7 @@ impl Eq for UnitSettings<'_> {}
 
 /// How a unit runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work<'a> {
+pub enum UnitWork<'a> {
     /// In a transaction, begun by the file's own BEGIN or a plain one.
     InTransaction {
         /// The file's own, for example `BEGIN ISOLATION LEVEL SERIALIZABLE`.
@@ -82,7 +85,7 @@ pub enum Work<'a> {
         modes: Option<&'a str>,
     },
     /// Alone, outside a transaction.
-    Outside(Outside<'a>),
+    Outside(NonTransactional<'a>),
 }
 
 /// What a script for one transaction sets first with SET TRANSACTION.
@@ -103,21 +106,21 @@ fn begins_and_commits(sql: &str) -> bool {
     }
     let mut begun = false;
     statements(sql).any(|statement| match statement.kind() {
-        Kind::Begin => {
+        StatementKind::Begin => {
             begun = true;
             false
         }
-        Kind::Commit => begun,
+        StatementKind::Commit => begun,
         _ => false,
     })
 }
 
 /// The first statement of a script for one transaction that cannot run there, and where it is.
-pub fn hazard(sql: &str) -> Option<(Hazard, Place)> {
+pub fn hazard(sql: &str) -> Option<(Hazard, TextPosition)> {
     in_place(sql.len(), || find_hazard(sql))
 }
 
-fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
+fn find_hazard(sql: &str) -> Option<(Hazard, TextPosition)> {
     const WORDS: [&str; 15] = [
         "commit",
         "end",
@@ -139,12 +142,14 @@ fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
         return None; // as most files
     }
     let found = statements(sql).find_map(|statement| {
-        let hazard = match statement.kind() {
-            Kind::Commit | Kind::Ends => Hazard::EndsTransaction,
-            Kind::Discard => Hazard::Discards,
-            kind => always(kind)
-                .or(matches!(kind, Kind::Outside(_)).then_some(Hazard::NeedsNoTransaction))?,
-        };
+        let hazard =
+            match statement.kind() {
+                StatementKind::Commit | StatementKind::Ends => Hazard::EndsTransaction,
+                StatementKind::Discard => Hazard::Discards,
+                kind => always(kind)
+                    .or(matches!(kind, StatementKind::Outside(_))
+                        .then_some(Hazard::NeedsNoTransaction))?,
+            };
         Some((hazard, statement))
     });
     found.map(|(hazard, statement)| (hazard, place_of(sql, &statement)))
@@ -152,24 +157,24 @@ fn find_hazard(sql: &str) -> Option<(Hazard, Place)> {
 
 /// The BEGIN of a script for one transaction: with its COMMIT the script would not be one. The
 /// server only warns, so what was meant to be committed by it is.
-pub fn lone_begin(sql: &str) -> Option<Place> {
+pub fn lone_begin(sql: &str) -> Option<TextPosition> {
     in_place(sql.len(), || {
         let found = mentions(sql, &["begin", "start"])
-            .then(|| statements(sql).find(|statement| statement.kind() == Kind::Begin))
+            .then(|| statements(sql).find(|statement| statement.kind() == StatementKind::Begin))
             .flatten();
         found.map(|statement| place_of(sql, &statement))
     })
 }
 
-fn always(kind: Kind<'_>) -> Option<Hazard> {
+fn always(kind: StatementKind<'_>) -> Option<Hazard> {
     match kind {
-        Kind::Streams => Some(Hazard::NeedsClient),
-        Kind::Meta => Some(Hazard::NeedsPsql),
+        StatementKind::Streams => Some(Hazard::NeedsClient),
+        StatementKind::Meta => Some(Hazard::NeedsPsql),
         _ => None,
     }
 }
 
-pub(super) fn place_of(sql: &str, statement: &Statement<'_>) -> Place {
+pub(super) fn place_of(sql: &str, statement: &Statement<'_>) -> TextPosition {
     place(sql, nth_character(sql, statement.start))
 }
 
@@ -177,14 +182,14 @@ pub(super) fn place_of(sql: &str, statement: &Statement<'_>) -> Place {
 ///
 /// # Errors
 /// The first statement that cannot run, and where it is.
-pub fn units(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
+pub fn units(sql: &str) -> Result<Vec<ScriptUnit<'_>>, (Hazard, TextPosition)> {
     in_place(sql.len(), || cut(sql))
 }
 
-fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
-    let mut units: Vec<Found<'_>> = Vec::new();
+fn cut(sql: &str) -> Result<Vec<ScriptUnit<'_>>, (Hazard, TextPosition)> {
+    let mut units: Vec<OpenUnit<'_>> = Vec::new();
     let mut settings = SettingsSoFar::default();
-    let mut block: Option<Block<'_>> = None;
+    let mut block: Option<OpenBlock<'_>> = None;
     let mut unused = false; // settings after the last unit
     let statements = split(sql);
     for (index, statement) in statements.iter().enumerate() {
@@ -195,10 +200,10 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
         }
         let before = units.len();
         match (kind, &mut block) {
-            (Kind::Begin, None) => {
-                block = Some(Block::begin(*statement, index));
+            (StatementKind::Begin, None) => {
+                block = Some(OpenBlock::begin(*statement, index));
             }
-            (Kind::Commit, Some(_)) => {
+            (StatementKind::Commit, Some(_)) => {
                 let Some(mut committed) = block.take() else {
                     continue;
                 };
@@ -206,17 +211,17 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
                 units.extend(committed.unit(sql, &settings, statement));
                 settings.all.extend(set); // they hold on
             }
-            (Kind::Begin | Kind::Commit | Kind::Ends, _) => {
+            (StatementKind::Begin | StatementKind::Commit | StatementKind::Ends, _) => {
                 return refused(Hazard::EndsTransaction);
             }
-            (Kind::Discard, Some(_)) => return refused(Hazard::Discards),
+            (StatementKind::Discard, Some(_)) => return refused(Hazard::Discards),
             // Every unit begins with a clean session, so all it does is to take the file's settings
             // back.
-            (Kind::Discard, None) => {
+            (StatementKind::Discard, None) => {
                 settings.from = settings.all.len();
                 unused = false;
             }
-            (Kind::Outside(_), Some(_)) => return refused(Hazard::NeedsNoTransaction),
+            (StatementKind::Outside(_), Some(_)) => return refused(Hazard::NeedsNoTransaction),
             (_, Some(block)) => {
                 block.first.get_or_insert(*statement);
                 block.last = *statement;
@@ -224,22 +229,22 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
                 block.sets_otherwise = block
                     .sets_otherwise
                     .or(Some(*statement).filter(Statement::sets_otherwise));
-                if kind == Kind::Session {
+                if kind == StatementKind::Session {
                     block.settings.push(*statement);
                 }
             }
-            (Kind::Session, None) => {
+            (StatementKind::Session, None) => {
                 settings.all.push(*statement);
                 unused = true;
             }
-            (Kind::Outside(outside), None) => {
-                units.push(settings.before(*statement, index, Work::Outside(outside)));
+            (StatementKind::Outside(outside), None) => {
+                units.push(settings.before(*statement, index, UnitWork::Outside(outside)));
             }
             (_, None) => {
                 units.push(settings.before(
                     *statement,
                     index,
-                    Work::InTransaction {
+                    UnitWork::InTransaction {
                         begin: None,
                         modes: None,
                     },
@@ -265,7 +270,7 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
         let mut unit = settings.before(
             last,
             index,
-            Work::InTransaction {
+            UnitWork::InTransaction {
                 begin: None,
                 modes: None,
             },
@@ -278,18 +283,18 @@ fn cut(sql: &str) -> Result<Vec<Unit<'_>>, (Hazard, Place)> {
 }
 
 /// A unit while the list of settings still grows: its own are those from `from` to `to`.
-struct Found<'a> {
+struct OpenUnit<'a> {
     from: usize,
     to: usize,
     body: Statement<'a>,
     statements_before: usize,
     statements: usize,
     sets_otherwise: Option<Statement<'a>>,
-    work: Work<'a>,
+    work: UnitWork<'a>,
 }
 
-impl<'a> Found<'a> {
-    fn unit(self, all: &Arc<[Statement<'a>]>) -> Unit<'a> {
+impl<'a> OpenUnit<'a> {
+    fn unit(self, all: &Arc<[Statement<'a>]>) -> ScriptUnit<'a> {
         let Self {
             from,
             to,
@@ -304,7 +309,7 @@ impl<'a> Found<'a> {
             from,
             to,
         };
-        Unit {
+        ScriptUnit {
             settings,
             body,
             statements_before,
@@ -324,9 +329,14 @@ struct SettingsSoFar<'a> {
 
 impl<'a> SettingsSoFar<'a> {
     /// The unit that begins with these settings.
-    fn before(&self, body: Statement<'a>, statements_before: usize, work: Work<'a>) -> Found<'a> {
+    fn before(
+        &self,
+        body: Statement<'a>,
+        statements_before: usize,
+        work: UnitWork<'a>,
+    ) -> OpenUnit<'a> {
         let sets_otherwise = Some(body).filter(Statement::sets_otherwise);
-        Found {
+        OpenUnit {
             from: self.from,
             to: self.all.len(),
             body,
@@ -339,7 +349,7 @@ impl<'a> SettingsSoFar<'a> {
 }
 
 /// An open BEGIN of the file.
-struct Block<'a> {
+struct OpenBlock<'a> {
     begin: Statement<'a>,
     first: Option<Statement<'a>>,
     last: Statement<'a>,
@@ -352,7 +362,7 @@ struct Block<'a> {
     index: usize,
 }
 
-impl<'a> Block<'a> {
+impl<'a> OpenBlock<'a> {
     fn begin(begin: Statement<'a>, index: usize) -> Self {
         Self {
             begin,
@@ -371,7 +381,7 @@ impl<'a> Block<'a> {
         sql: &'a str,
         settings: &SettingsSoFar<'a>,
         commit: &Statement<'a>,
-    ) -> Option<Found<'a>> {
+    ) -> Option<OpenUnit<'a>> {
         let first = self.first?;
         let modes = first.transaction_modes();
         let (statements, sets_otherwise) = (self.statements, self.sets_otherwise);
@@ -381,8 +391,12 @@ impl<'a> Block<'a> {
                 start: self.begin.start,
             };
             let statements = statements + 2; // BEGIN and COMMIT
-            let found = settings.before(body, self.index, Work::Outside(Outside::ReadOnlyBlock));
-            return Some(Found {
+            let found = settings.before(
+                body,
+                self.index,
+                UnitWork::Outside(NonTransactional::ReadOnlyBlock),
+            );
+            return Some(OpenUnit {
                 statements,
                 sets_otherwise,
                 ..found
@@ -392,11 +406,11 @@ impl<'a> Block<'a> {
             sql: &sql[first.start..self.last.end()],
             start: first.start,
         };
-        let work = Work::InTransaction {
+        let work = UnitWork::InTransaction {
             begin: Some(self.begin.sql),
             modes,
         };
-        Some(Found {
+        Some(OpenUnit {
             statements,
             sets_otherwise,
             ..settings.before(body, self.index + 1, work)
@@ -404,12 +418,12 @@ impl<'a> Block<'a> {
     }
 }
 
-impl Unit<'_> {
+impl ScriptUnit<'_> {
     /// The ledger's word for how it can be told whether the unit took effect.
     pub fn settles_by(&self) -> &'static str {
         match self.work {
-            Work::InTransaction { .. } => "transaction",
-            Work::Outside(outside) => outside.settles_by(),
+            UnitWork::InTransaction { .. } => "transaction",
+            UnitWork::Outside(outside) => outside.settles_by(),
         }
     }
 }
@@ -445,7 +459,7 @@ mod tests {
         ] {
             assert_eq!(
                 hazard(sql),
-                Some((hazard_expected, Place { line, column })),
+                Some((hazard_expected, TextPosition { line, column })),
                 "{sql}"
             );
         }
@@ -455,7 +469,7 @@ mod tests {
     fn a_begin_that_nothing_commits_is_found() {
         assert_eq!(
             lone_begin("SELECT 1;\nBEGIN;\nSELECT 2;"),
-            Some(Place { line: 2, column: 1 })
+            Some(TextPosition { line: 2, column: 1 })
         );
         for sql in [
             "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",
@@ -515,7 +529,10 @@ mod tests {
             ]
         );
         let begin = Some("BEGIN ISOLATION LEVEL SERIALIZABLE");
-        assert_eq!(units[1].work, Work::InTransaction { begin, modes: None });
+        assert_eq!(
+            units[1].work,
+            UnitWork::InTransaction { begin, modes: None }
+        );
     }
 
     #[test]
@@ -541,7 +558,7 @@ mod tests {
         );
         assert_eq!(
             hazard("SELECT 1;\nDISCARD ALL").unwrap(),
-            (Hazard::Discards, Place { line: 2, column: 1 })
+            (Hazard::Discards, TextPosition { line: 2, column: 1 })
         );
     }
 
@@ -553,7 +570,7 @@ mod tests {
         let modes = Some("ISOLATION LEVEL REPEATABLE READ");
         assert_eq!(
             units[0].work,
-            Work::InTransaction {
+            UnitWork::InTransaction {
                 begin: Some("BEGIN"),
                 modes
             }
@@ -608,7 +625,7 @@ mod tests {
         ] {
             assert_eq!(
                 units(sql).unwrap_err(),
-                (hazard, Place { line, column: 1 }),
+                (hazard, TextPosition { line, column: 1 }),
                 "{sql}"
             );
         }

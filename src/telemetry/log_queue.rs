@@ -81,13 +81,13 @@ pub(crate) fn flush() {
 /// Lines that wait to be written.
 #[derive(Debug, Default)]
 pub(crate) struct LogQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueuedLines>,
     came: Condvar,
     written: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedLines {
     lines: VecDeque<Vec<u8>>,
     /// Of all lines, and of the one that is being written.
     bytes: usize,
@@ -114,7 +114,7 @@ impl LogQueue {
 
     /// Returns when everything is written, or after `within`.
     fn flush(&self, within: Duration) {
-        let is_busy = |waiting: &mut Waiting| waiting.bytes > 0;
+        let is_busy = |waiting: &mut QueuedLines| waiting.bytes > 0;
         drop(
             self.written
                 .wait_timeout_while(self.lock(), within, is_busy),
@@ -170,7 +170,7 @@ impl LogQueue {
         dropped
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueuedLines> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

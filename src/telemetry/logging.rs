@@ -10,11 +10,11 @@ use tracing_subscriber::{
 };
 
 use super::log_queue;
-use crate::text::escape::{Events, Log};
+use crate::text::escape::{EventWriter, LogSink};
 
 /// The least important events to log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Level {
+pub(crate) enum LogLevel {
     Error,
     Warn,
     #[default]
@@ -25,7 +25,7 @@ pub(crate) enum Level {
 
 /// How to log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum LogFormat {
     /// For people.
     #[default]
     Text,
@@ -34,21 +34,21 @@ pub(crate) enum Format {
 }
 
 /// Begins to log. What other crates say is logged from warnings up, and wholly at `trace`.
-pub(crate) fn init(level: Level, format: Format) {
+pub(crate) fn init(level: LogLevel, format: LogFormat) {
     let (own, others) = match level {
-        Level::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
-        Level::Warn => (LevelFilter::WARN, LevelFilter::WARN),
-        Level::Info => (LevelFilter::INFO, LevelFilter::WARN),
-        Level::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
-        Level::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Warn => (LevelFilter::WARN, LevelFilter::WARN),
+        LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN),
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
+        LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
     let filter = Targets::new()
         .with_target("schemad", own)
         .with_default(others);
     let layer = match format {
-        Format::Json => {
-            let stderr = || Events {
-                log: Log::Json,
+        LogFormat::Json => {
+            let stderr = || EventWriter {
+                log: LogSink::Json,
                 to: writer(),
             };
             fmt::layer()
@@ -57,11 +57,15 @@ pub(crate) fn init(level: Level, format: Format) {
                 .with_writer(stderr)
                 .boxed()
         }
-        Format::Text => {
+        LogFormat::Text => {
             let colours = io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            let log = if colours { Log::Coloured } else { Log::Text };
-            let stderr = move || Events { log, to: writer() };
+            let log = if colours {
+                LogSink::Coloured
+            } else {
+                LogSink::Text
+            };
+            let stderr = move || EventWriter { log, to: writer() };
             fmt::layer()
                 .with_ansi(colours)
                 .with_target(false)

@@ -19,7 +19,7 @@ use prometheus_client::{
 
 use crate::{
     migration::Direction,
-    planner::{Assessment, State},
+    planner::{Assessment, SchemaState},
 };
 
 /// Lines of this process's log that were dropped because nobody read them. A process has one log,
@@ -273,7 +273,7 @@ impl Metrics {
             assessment.problems.iter().filter(|p| p.blocking).count(),
         ));
         self.in_doubt
-            .set((assessment.state == State::InDoubt).into());
+            .set((assessment.state == SchemaState::InDoubt).into());
     }
 
     /// How the main listener is: connections open and refused, and whether it lets in anybody.

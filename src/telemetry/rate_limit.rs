@@ -9,12 +9,12 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Lets so many through within a second.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct LogRateLimiter {
     a_second: u32,
     state: Mutex<(Option<Instant>, u32)>,
 }
 
-impl Pace {
+impl LogRateLimiter {
     /// That many.
     pub(crate) const fn new(a_second: u32) -> Self {
         Self {
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn so_many_pass_in_each_second() {
-        let (pace, now) = (Pace::new(3), Instant::now());
+        let (pace, now) = (LogRateLimiter::new(3), Instant::now());
         let passed = |now| (0..10).filter(|_| pace.allows_at(now)).count();
         assert_eq!(
             [passed(now), passed(now + SECOND / 2), passed(now + SECOND)],

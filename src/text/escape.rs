@@ -108,7 +108,7 @@ fn is_colour(text: &str) -> bool {
 
 /// What a log's writer has to do with an event, which it gets whole and with the line's end.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Log {
+pub(crate) enum LogSink {
     /// JSON.
     Json,
     /// Text in colours. tracing-subscriber escapes ESC in messages, not in every field: what is
@@ -119,27 +119,27 @@ pub(crate) enum Log {
 }
 
 /// Writes events to `to`.
-pub(crate) struct Events<W> {
+pub(crate) struct EventWriter<W> {
     /// What they are.
-    pub log: Log,
+    pub log: LogSink,
     /// Where they go.
     pub to: W,
 }
 
-impl<W: io::Write> io::Write for Events<W> {
+impl<W: io::Write> io::Write for EventWriter<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let (body, end) = text
             .strip_suffix('\n')
             .map_or((&*text, ""), |body| (body, "\n"));
         let plain = match self.log {
-            Log::Json => json(body),
-            Log::Coloured => escaped(body, |at, c| {
+            LogSink::Json => json(body),
+            LogSink::Coloured => escaped(body, |at, c| {
                 c == '\t' || c == '\u{1b}' && is_colour(&body[at..])
             }),
-            Log::Text => escaped(body, |_, c| c == '\t'),
+            LogSink::Text => escaped(body, |_, c| c == '\t'),
         };
-        let plain = if matches!(self.log, Log::Json) {
+        let plain = if matches!(self.log, LogSink::Json) {
             plain.into()
         } else {
             in_locale(&plain)
@@ -253,17 +253,19 @@ mod tests {
     /// A real event, through the real formatter.
     #[test]
     fn an_event_is_one_line_of_a_log_whatever_it_says() {
-        for log in [Log::Json, Log::Coloured, Log::Text] {
+        for log in [LogSink::Json, LogSink::Coloured, LogSink::Text] {
             let memory = Memory::default();
             let to = memory.clone();
-            let writer = move || Events {
+            let writer = move || EventWriter {
                 log,
                 to: to.clone(),
             };
             let layer: Box<dyn tracing_subscriber::Layer<_> + Send + Sync> = match log {
-                Log::Json => Box::new(fmt::layer().json().flatten_event(true).with_writer(writer)),
-                Log::Coloured => Box::new(fmt::layer().with_ansi(true).with_writer(writer)),
-                Log::Text => Box::new(fmt::layer().with_ansi(false).with_writer(writer)),
+                LogSink::Json => {
+                    Box::new(fmt::layer().json().flatten_event(true).with_writer(writer))
+                }
+                LogSink::Coloured => Box::new(fmt::layer().with_ansi(true).with_writer(writer)),
+                LogSink::Text => Box::new(fmt::layer().with_ansi(false).with_writer(writer)),
             };
             tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
                 tracing::info!(event = "x", cause = %EVIL, hidden = %"\u{1b}[8mx\u{1b}[1;8mx", name = EVIL, "failed: \
@@ -276,7 +278,7 @@ mod tests {
                 "{text:?}"
             );
             assert!(
-                matches!(log, Log::Coloured) || !text.contains("\u{1b}"),
+                matches!(log, LogSink::Coloured) || !text.contains("\u{1b}"),
                 "{text:?}"
             );
             assert!(

@@ -42,26 +42,26 @@ const MOST_CREDIT: i64 = 256 << 10;
 
 /// All connections of a listener.
 #[derive(Clone, Debug)]
-pub(crate) struct Connections(Arc<Shared>);
+pub(crate) struct Connections(Arc<ConnectionsShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct ConnectionsShared {
     limits: Limits,
     began: Instant,
-    seats: Mutex<Seats>,
+    seats: Mutex<ConnectionSlots>,
     refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Seats {
+struct ConnectionSlots {
     next: u64,
-    taken: HashMap<u64, Arc<Connection>>,
+    taken: HashMap<u64, Arc<ClientConnection>>,
     of: HashMap<IpAddr, usize>,
 }
 
 /// Who gives up a seat before whom. A known caller that is busy never does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Leaves {
+enum EvictionRank {
     IdleStranger,
     Idle,
     /// All that it can have open is a watch, or what will not last.
@@ -70,10 +70,10 @@ enum Leaves {
 
 /// A connection, as its requests see it.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct ClientConnection {
     id: u64,
     address: IpAddr,
-    shared: Weak<Shared>,
+    shared: Weak<ConnectionsShared>,
     /// Somebody who is known has called on it.
     known: AtomicBool,
     /// Requests under way.
@@ -94,7 +94,7 @@ impl Connections {
     /// None yet. They are looked after as long as a clone lives.
     pub(crate) fn new(limits: Limits) -> Self {
         let (seats, refused) = (Mutex::default(), AtomicU64::new(0));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ConnectionsShared {
             limits,
             began: Instant::now(),
             seats,
@@ -113,7 +113,7 @@ impl Connections {
 
     /// A seat for a new connection from this address; when there is none left, another loses its
     /// own. `None`: all of them are of known callers, and busy.
-    pub(crate) fn seat(&self, address: IpAddr) -> Option<Seat> {
+    pub(crate) fn seat(&self, address: IpAddr) -> Option<ConnectionSlot> {
         let shared = &self.0;
         let mut seats = shared.seats();
         let client = network(address);
@@ -131,7 +131,7 @@ impl Connections {
             leaving.close();
             seats.remove(&leaving);
         }
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(ClientConnection {
             id: seats.next,
             address,
             shared: Arc::downgrade(shared),
@@ -147,7 +147,7 @@ impl Connections {
         seats.next += 1;
         seats.taken.insert(connection.id, connection.clone());
         *seats.of.entry(client).or_default() += 1;
-        Some(Seat {
+        Some(ConnectionSlot {
             connection,
             shared: shared.clone(),
         })
@@ -159,8 +159,8 @@ impl Connections {
     }
 }
 
-impl Seats {
-    fn remove(&mut self, connection: &Connection) {
+impl ConnectionSlots {
+    fn remove(&mut self, connection: &ClientConnection) {
         if self.taken.remove(&connection.id).is_none() {
             return;
         }
@@ -174,8 +174,8 @@ impl Seats {
     }
 }
 
-impl Shared {
-    fn seats(&self) -> MutexGuard<'_, Seats> {
+impl ConnectionsShared {
+    fn seats(&self) -> MutexGuard<'_, ConnectionSlots> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,7 +207,7 @@ impl Shared {
     }
 }
 
-impl Connection {
+impl ClientConnection {
     /// Where it comes from.
     pub(crate) fn address(&self) -> IpAddr {
         self.address
@@ -219,11 +219,11 @@ impl Connection {
     }
 
     /// Whether, and before whom, it gives up its seat.
-    fn leaves(&self) -> Option<Leaves> {
+    fn leaves(&self) -> Option<EvictionRank> {
         match (self.known.load(SeqCst), self.open.load(SeqCst)) {
-            (false, 0) => Some(Leaves::IdleStranger),
-            (true, 0) => Some(Leaves::Idle),
-            (false, _) => Some(Leaves::BusyStranger),
+            (false, 0) => Some(EvictionRank::IdleStranger),
+            (true, 0) => Some(EvictionRank::Idle),
+            (false, _) => Some(EvictionRank::BusyStranger),
             (true, _) => None,
         }
     }
@@ -239,13 +239,13 @@ impl Connection {
     /// HTTP/2 lets a client open no more streams than the limit, and counts a stream that its
     /// client has reset as ended before the request of that stream is cleaned up. So there may be
     /// as many again.
-    pub(crate) fn request(self: &Arc<Self>) -> Option<InFlight> {
+    pub(crate) fn request(self: &Arc<Self>) -> Option<InFlightRequest> {
         let limit = self.shared.upgrade().map_or(0, |shared| {
             shared.limits.streams_per_connection.saturating_mul(2)
         });
         self.allow(CREDIT_A_REQUEST);
         let before = self.open.fetch_add(1, SeqCst);
-        let guard = InFlight(self.clone()); // counts down again when it is refused
+        let guard = InFlightRequest(self.clone()); // counts down again when it is refused
         if before < limit {
             return Some(guard);
         }
@@ -305,11 +305,11 @@ impl Connection {
 
 /// A request under way.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<Connection>);
+pub(crate) struct InFlightRequest(Arc<ClientConnection>);
 
-impl InFlight {
+impl InFlightRequest {
     /// Closes the connection unless the request is over within this time.
-    pub(crate) fn within(self, limit: Duration) -> Timed {
+    pub(crate) fn within(self, limit: Duration) -> TimedRequest {
         let (over, ended) = oneshot::channel();
         let connection = self.0.clone();
         tokio::spawn(async move {
@@ -319,7 +319,7 @@ impl InFlight {
                 connection.close();
             }
         });
-        Timed {
+        TimedRequest {
             _request: self,
             _over: over,
         }
@@ -328,13 +328,13 @@ impl InFlight {
 
 /// A request under way whose time is limited.
 #[derive(Debug)]
-pub(crate) struct Timed {
-    _request: InFlight,
+pub(crate) struct TimedRequest {
+    _request: InFlightRequest,
     /// Dropped with the request, which ends the watch over it.
     _over: oneshot::Sender<()>,
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.0.used();
         self.0.open.fetch_sub(1, SeqCst);
@@ -343,12 +343,12 @@ impl Drop for InFlight {
 
 /// A connection's place among the others, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    pub(super) connection: Arc<Connection>,
-    shared: Arc<Shared>,
+pub(crate) struct ConnectionSlot {
+    pub(super) connection: Arc<ClientConnection>,
+    shared: Arc<ConnectionsShared>,
 }
 
-impl Seat {
+impl ConnectionSlot {
     /// How long a handshake may take.
     pub(crate) fn within(&self) -> Duration {
         self.shared.limits.arrive_within
@@ -360,7 +360,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.shared.seats().remove(&self.connection);
     }

@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Begun, Io, Verified};
+use super::{AcceptedConnection, ByteStream, VerifiedCertificate};
 
 /// The beginning of HTTP/2's first bytes (RFC 9113, section 3.4). No method of HTTP/1.1 has this
 /// name.
@@ -22,20 +22,20 @@ const LINGER_BYTES: u64 = 64 << 10;
 
 /// What a listener does with HTTP/1.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Http1 {
+pub(crate) enum Http1Policy {
     /// It serves that as well.
     IsServed,
     /// It names the port that serves it.
     IsServedOn(u16),
 }
 
-impl Http1 {
+impl Http1Policy {
     /// Looks at the first bytes of a connection. `None`: they were HTTP/1.1, and are answered.
     pub(super) async fn pass(
         self,
-        mut io: Box<dyn Io>,
-        certificate: Option<Arc<Verified>>,
-    ) -> io::Result<Option<Begun>> {
+        mut io: Box<dyn ByteStream>,
+        certificate: Option<Arc<VerifiedCertificate>>,
+    ) -> io::Result<Option<AcceptedConnection>> {
         let Self::IsServedOn(port) = self else {
             return Ok(Some((io, certificate, Vec::new())));
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::transport::quota::Room;
+use crate::transport::quota::Quota;
 
 /// Files that are not connections of the main listener: the admin listener's, the database's, the
 /// log.
@@ -108,8 +108,8 @@ impl Limits {
     }
 
     /// How many different versions may be watched.
-    pub fn names(&self) -> Room {
-        Room {
+    pub fn names(&self) -> Quota {
+        Quota {
             each: self.watched_names_per_client,
             all: self.watched_names,
         }

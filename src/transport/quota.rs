@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// Whom something is counted against.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Client {
+pub(crate) enum QuotaKey {
     /// Somebody who said a name.
     Principal(String),
     /// Somebody who calls where nobody has to.
@@ -14,7 +14,7 @@ pub(crate) enum Client {
     Stranger(Option<IpAddr>),
 }
 
-impl Client {
+impl QuotaKey {
     /// Whether others come first.
     pub(crate) fn is_stranger(&self) -> bool {
         matches!(self, Self::Stranger(_))
@@ -33,14 +33,14 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
 
 /// How many of something there may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct Quota {
     /// Of one client.
     pub each: usize,
     /// Of all together.
     pub all: usize,
 }
 
-impl Room {
+impl Quota {
     /// Of all strangers together: four fifths.
     pub fn of_strangers(&self) -> usize {
         (self.all - self.all.div_ceil(5)).max(1)

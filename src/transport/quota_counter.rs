@@ -5,22 +5,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::transport::quota::{Client, Room};
+use crate::transport::quota::{Quota, QuotaKey};
 
 /// How much each client has under way.
 #[derive(Debug, Default)]
-pub(crate) struct Counter(Arc<Mutex<Tally>>);
+pub(crate) struct QuotaCounter(Arc<Mutex<QuotaUse>>);
 
 #[derive(Debug, Default)]
-struct Tally {
+struct QuotaUse {
     all: usize,
     strangers: usize,
-    of: HashMap<Client, usize>,
+    of: HashMap<QuotaKey, usize>,
 }
 
-impl Counter {
+impl QuotaCounter {
     /// One more, until the guard is dropped. `None`: that would be one too many.
-    pub(crate) fn enter(&self, client: Client, room: Room) -> Option<Counted> {
+    pub(crate) fn enter(&self, client: QuotaKey, room: Quota) -> Option<QuotaGuard> {
         let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = tally.of.get(&client).copied().unwrap_or_default();
         let stranger = usize::from(client.is_stranger());
@@ -33,7 +33,7 @@ impl Counter {
         tally.all += 1;
         tally.strangers += stranger;
         tally.of.insert(client.clone(), own + 1);
-        Some(Counted {
+        Some(QuotaGuard {
             tally: self.0.clone(),
             client,
         })
@@ -42,12 +42,12 @@ impl Counter {
 
 /// One of a client's.
 #[derive(Debug)]
-pub(crate) struct Counted {
-    tally: Arc<Mutex<Tally>>,
-    client: Client,
+pub(crate) struct QuotaGuard {
+    tally: Arc<Mutex<QuotaUse>>,
+    client: QuotaKey,
 }
 
-impl Drop for Counted {
+impl Drop for QuotaGuard {
     fn drop(&mut self) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.all -= 1;
@@ -67,9 +67,9 @@ mod tests {
 
     #[test]
     fn each_and_all_have_limits_and_what_ends_makes_room() {
-        let counter = Counter::default();
+        let counter = QuotaCounter::default();
         let enter =
-            |name: &str| counter.enter(Client::Principal(name.into()), Room { each: 2, all: 3 });
+            |name: &str| counter.enter(QuotaKey::Principal(name.into()), Quota { each: 2, all: 3 });
         let (one, two) = (enter("a"), enter("a"));
         assert!(two.is_some() && enter("a").is_none());
         let three = enter("b");
@@ -80,19 +80,21 @@ mod tests {
 
     #[test]
     fn strangers_leave_a_fifth() {
-        let counter = Counter::default();
-        let room = Room { each: 10, all: 10 };
+        let counter = QuotaCounter::default();
+        let room = Quota { each: 10, all: 10 };
         let address = Some([127, 0, 0, 1].into());
         let mut strangers: Vec<_> = (0..8)
-            .map(|_| counter.enter(Client::Stranger(address), room).unwrap())
+            .map(|_| counter.enter(QuotaKey::Stranger(address), room).unwrap())
             .collect();
-        assert!(counter.enter(Client::Stranger(None), room).is_none());
-        let _known = counter.enter(Client::Principal("a".into()), room).unwrap();
-        let _open = counter.enter(Client::Address(address), room).unwrap();
+        assert!(counter.enter(QuotaKey::Stranger(None), room).is_none());
+        let _known = counter
+            .enter(QuotaKey::Principal("a".into()), room)
+            .unwrap();
+        let _open = counter.enter(QuotaKey::Address(address), room).unwrap();
         strangers.pop();
-        assert!(counter.enter(Client::Stranger(None), room).is_some());
+        assert!(counter.enter(QuotaKey::Stranger(None), room).is_some());
         assert_eq!(
-            [1, 2, 5, 10_000].map(|all| Room { each: 1, all }.of_strangers()),
+            [1, 2, 5, 10_000].map(|all| Quota { each: 1, all }.of_strangers()),
             [1, 1, 4, 8_000]
         );
     }

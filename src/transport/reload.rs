@@ -11,10 +11,10 @@ use tokio::time::{MissedTickBehavior, interval};
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Takes what the files came to.
-pub(crate) type Take = Box<dyn FnOnce() + Send>;
+pub(crate) type ApplyChange = Box<dyn FnOnce() + Send>;
 
 /// Something that is as its files say.
-pub(crate) trait Follows: Clone + Send + 'static {
+pub(crate) trait ReloadableFiles: Clone + Send + 'static {
     /// The event of a change that cannot be taken.
     const NOT_TAKEN: &'static str;
 
@@ -22,7 +22,7 @@ pub(crate) trait Follows: Clone + Send + 'static {
     ///
     /// # Errors
     /// What is wrong with them, in words; what was there stays.
-    fn read_again(&self) -> Result<Option<Take>, String>;
+    fn read_again(&self) -> Result<Option<ApplyChange>, String>;
 
     /// What else there is to do now and then.
     fn tend(&self) {}
@@ -30,13 +30,13 @@ pub(crate) trait Follows: Clone + Send + 'static {
 
 /// What an operator was told and still holds.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Option<String>);
+pub(crate) struct ReportedProblem(Option<String>);
 
 /// Follows the files; never returns.
 ///
 /// Dropping the future leaves everything as it is.
-pub(crate) async fn follow(files: impl Follows) {
-    let mut told = Told::default();
+pub(crate) async fn follow(files: impl ReloadableFiles) {
+    let mut told = ReportedProblem::default();
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -46,7 +46,7 @@ pub(crate) async fn follow(files: impl Follows) {
 }
 
 /// Once.
-pub(crate) async fn look<F: Follows>(files: &F, told: &mut Told) {
+pub(crate) async fn look<F: ReloadableFiles>(files: &F, told: &mut ReportedProblem) {
     let reading = files.clone();
     // On a thread of its own: they may lie on a network that hangs.
     let problem = match tokio::task::spawn_blocking(move || reading.read_again()).await {

@@ -17,7 +17,7 @@ const SETTING: &str = "--tls-client-crl";
 
 /// The lists of a file.
 #[derive(Debug, Default)]
-pub(super) struct Revocations {
+pub(super) struct RevocationLists {
     pub lists: Vec<CertificateRevocationListDer<'static>>,
     file: String,
     /// Who issued a list and is not trusted here.
@@ -28,7 +28,7 @@ pub(super) struct Revocations {
     late_told: AtomicBool,
 }
 
-impl Revocations {
+impl RevocationLists {
     /// Reads the file; `authorities` sign the clients' certificates.
     pub(super) fn read(file: &Path, authorities: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
         let refuse = |e: pem::Error| of_file(SETTING, file, &problem(&e, "revocation list"));
@@ -137,7 +137,7 @@ mod tests {
         let file = folder.path().join("crl.pem");
         fs::write(&file, pem).unwrap();
         let read = |authority: &CertifiedIssuer<'static, KeyPair>| {
-            Revocations::read(&file, &[authority.der().clone()]).unwrap()
+            RevocationLists::read(&file, &[authority.der().clone()]).unwrap()
         };
         let good = read(&ours);
         let now = SystemTime::now();

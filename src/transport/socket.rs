@@ -10,23 +10,23 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-use super::{Connection, Io, Seat, Verified};
+use super::{ByteStream, ClientConnection, ConnectionSlot, VerifiedCertificate};
 
 /// A connection that is served. It reads the end of its stream when it has to go.
-pub(crate) struct Socket {
-    io: Box<dyn Io>,
-    seat: Seat,
-    certificate: Option<Arc<Verified>>,
+pub(crate) struct ServedSocket {
+    io: Box<dyn ByteStream>,
+    seat: ConnectionSlot,
+    certificate: Option<Arc<VerifiedCertificate>>,
     /// Read already, and not yet handed on.
     first: Vec<u8>,
 }
 
-impl Socket {
+impl ServedSocket {
     /// Serves `first` and then `io`, whose client has shown this certificate.
     pub(crate) fn new(
-        io: Box<dyn Io>,
-        seat: Seat,
-        certificate: Option<Arc<Verified>>,
+        io: Box<dyn ByteStream>,
+        seat: ConnectionSlot,
+        certificate: Option<Arc<VerifiedCertificate>>,
         first: Vec<u8>,
     ) -> Self {
         Self {
@@ -40,25 +40,25 @@ impl Socket {
 
 /// What a request knows of its connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct PeerInfo {
     /// The connection.
-    pub connection: Arc<Connection>,
+    pub connection: Arc<ClientConnection>,
     /// The client's certificate, which the handshake verified.
-    pub certificate: Option<Arc<Verified>>,
+    pub certificate: Option<Arc<VerifiedCertificate>>,
 }
 
-impl Connected for Socket {
-    type ConnectInfo = Peer;
+impl Connected for ServedSocket {
+    type ConnectInfo = PeerInfo;
 
-    fn connect_info(&self) -> Peer {
-        Peer {
+    fn connect_info(&self) -> PeerInfo {
+        PeerInfo {
             connection: self.seat.connection.clone(),
             certificate: self.certificate.clone(),
         }
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for ServedSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -82,7 +82,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for ServedSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -19,10 +19,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{revocations::Revocations, validity::Validity};
+use super::{revocations::RevocationLists, validity::CertificateValidity};
 use crate::transport::{
     pem::problem,
-    reload::{Follows, Take},
+    reload::{ApplyChange, ReloadableFiles},
 };
 
 /// Whether clients have to show a certificate.
@@ -87,20 +87,20 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct ServerTls {
     files: Arc<TlsFiles>,
-    current: Arc<RwLock<Current>>,
+    current: Arc<RwLock<CurrentTls>>,
 }
 
 /// What the files came to.
 #[derive(Clone)]
-struct Current {
+struct CurrentTls {
     config: Arc<ServerConfig>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
-    revocations: Arc<Revocations>,
-    validity: Arc<Validity>,
+    revocations: Arc<RevocationLists>,
+    validity: Arc<CertificateValidity>,
     fingerprint: [u8; 32],
 }
 
-impl Current {
+impl CurrentTls {
     fn read(files: &TlsFiles, fingerprint: [u8; 32]) -> Result<Self, TlsError> {
         let (clients, revocations) = verifier(files)?;
         let config = Arc::new(config(files, clients.clone())?);
@@ -117,13 +117,13 @@ impl Current {
 
 /// A client's certificate, which the handshake verified.
 #[derive(Debug)]
-pub struct Verified {
+pub struct VerifiedCertificate {
     chain: Vec<CertificateDer<'static>>,
     /// The files that it was verified with.
     with: [u8; 32],
 }
 
-impl Verified {
+impl VerifiedCertificate {
     /// The certificate, in DER.
     pub fn der(&self) -> &[u8] {
         self.chain
@@ -146,7 +146,7 @@ impl ServerTls {
     /// # Errors
     /// Which of them cannot be used, and why.
     pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
-        let current = Current::read(&files, fingerprint(&files))?;
+        let current = CurrentTls::read(&files, fingerprint(&files))?;
         Ok(Self {
             files: Arc::new(files),
             current: Arc::new(RwLock::new(current)),
@@ -170,8 +170,8 @@ impl ServerTls {
     pub async fn accept(
         &self,
         stream: TcpStream,
-    ) -> std::io::Result<(TlsStream<TcpStream>, Option<Verified>)> {
-        let Current {
+    ) -> std::io::Result<(TlsStream<TcpStream>, Option<VerifiedCertificate>)> {
+        let CurrentTls {
             config,
             fingerprint: with,
             ..
@@ -181,7 +181,7 @@ impl ServerTls {
             .get_ref()
             .1
             .peer_certificates()
-            .map(|chain| Verified {
+            .map(|chain| VerifiedCertificate {
                 chain: chain.to_vec(),
                 with,
             });
@@ -190,7 +190,7 @@ impl ServerTls {
 
     /// False for a certificate that would not be let in any more: its connection may be older than
     /// its revocation.
-    pub fn still_trusts(&self, verified: &Verified) -> bool {
+    pub fn still_trusts(&self, verified: &VerifiedCertificate) -> bool {
         let current = self.current();
         if current.fingerprint == verified.with {
             return true;
@@ -210,7 +210,7 @@ impl ServerTls {
         self.current().validity.ends()
     }
 
-    fn current(&self) -> Current {
+    fn current(&self) -> CurrentTls {
         self.current
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -218,15 +218,15 @@ impl ServerTls {
     }
 }
 
-impl Follows for ServerTls {
+impl ReloadableFiles for ServerTls {
     const NOT_TAKEN: &'static str = "tls.not_reloaded";
 
-    fn read_again(&self) -> Result<Option<Take>, String> {
+    fn read_again(&self) -> Result<Option<ApplyChange>, String> {
         let (tls, now) = (self.clone(), fingerprint(&self.files));
         if now == self.current().fingerprint {
             return Ok(None);
         }
-        let new = Current::read(&self.files, now).map_err(|error| error.to_string())?;
+        let new = CurrentTls::read(&self.files, now).map_err(|error| error.to_string())?;
         Ok(Some(Box::new(move || {
             *tls.current.write().unwrap_or_else(PoisonError::into_inner) = new;
             tracing::info!(
@@ -237,7 +237,7 @@ impl Follows for ServerTls {
     }
 
     fn tend(&self) {
-        let Current {
+        let CurrentTls {
             revocations,
             validity,
             ..
@@ -268,9 +268,9 @@ fn fingerprint(files: &TlsFiles) -> [u8; 32] {
 /// are not asked for one.
 fn verifier(
     files: &TlsFiles,
-) -> Result<(Option<Arc<dyn ClientCertVerifier>>, Revocations), TlsError> {
+) -> Result<(Option<Arc<dyn ClientCertVerifier>>, RevocationLists), TlsError> {
     let ca = match (files.clients, &files.client_ca) {
-        (ClientCertificates::Off, _) => return Ok((None, Revocations::default())),
+        (ClientCertificates::Off, _) => return Ok((None, RevocationLists::default())),
         (_, None) => return Err(TlsError::NoClientCa),
         (_, Some(ca)) => ca,
     };
@@ -279,7 +279,7 @@ fn verifier(
     let revocations = files
         .client_crl
         .as_ref()
-        .map(|file| Revocations::read(file, &authorities))
+        .map(|file| RevocationLists::read(file, &authorities))
         .transpose()?;
     for certificate in authorities {
         roots
@@ -339,8 +339,8 @@ fn config(
 
 /// How long the certificates are valid that the listener shows, and those of the authorities that
 /// it trusts.
-fn validity(files: &TlsFiles) -> Result<Validity, TlsError> {
-    let mut validity = Validity::default();
+fn validity(files: &TlsFiles) -> Result<CertificateValidity, TlsError> {
+    let mut validity = CertificateValidity::default();
     validity.add(
         "--tls-cert",
         &files.certificate,

@@ -17,28 +17,28 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// The certificates of the listener's files.
 #[derive(Debug, Default)]
-pub(super) struct Validity(Vec<Term>);
+pub(super) struct CertificateValidity(Vec<CertificateTerm>);
 
 #[derive(Debug)]
-struct Term {
+struct CertificateTerm {
     setting: &'static str,
     file: String,
     subject: String,
     begins: SystemTime,
     ends: SystemTime,
-    /// What the operator was told last, as a [`Standing`].
+    /// What the operator was told last, as a [`ExpiryState`].
     told: AtomicU8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum ExpiryState {
     Valid,
     NotYet,
     EndsSoon,
     Over,
 }
 
-impl Validity {
+impl CertificateValidity {
     /// Adds the certificates of a file. What cannot be read here, rustls says more of.
     pub(super) fn add(
         &mut self,
@@ -49,13 +49,13 @@ impl Validity {
         let read = certificates
             .iter()
             .filter_map(|der| Some(Certificate::from_der(der).ok()?.tbs_certificate));
-        self.0.extend(read.map(|certificate| Term {
+        self.0.extend(read.map(|certificate| CertificateTerm {
             setting,
             file: file.display().to_string(),
             subject: certificate.subject.to_string(),
             begins: certificate.validity.not_before.to_system_time(),
             ends: certificate.validity.not_after.to_system_time(),
-            told: AtomicU8::new(Standing::Valid as u8),
+            told: AtomicU8::new(ExpiryState::Valid as u8),
         }));
     }
 
@@ -86,22 +86,22 @@ impl Validity {
     }
 }
 
-impl Term {
-    fn standing(&self, now: SystemTime) -> Standing {
+impl CertificateTerm {
+    fn standing(&self, now: SystemTime) -> ExpiryState {
         let lifetime = self.ends.duration_since(self.begins).unwrap_or_default();
         let left = self.ends.duration_since(now).unwrap_or_default();
         if now > self.ends {
-            Standing::Over
+            ExpiryState::Over
         } else if now < self.begins {
-            Standing::NotYet
+            ExpiryState::NotYet
         } else if left < SOON.min(lifetime / 10) {
-            Standing::EndsSoon
+            ExpiryState::EndsSoon
         } else {
-            Standing::Valid
+            ExpiryState::Valid
         }
     }
 
-    fn complain(&self, standing: Standing) {
+    fn complain(&self, standing: ExpiryState) {
         let Self {
             setting,
             file,
@@ -110,21 +110,21 @@ impl Term {
         } = self;
         let [begins, ends] = [self.begins, self.ends].map(humantime::format_rfc3339_seconds);
         match standing {
-            Standing::Valid => {}
-            Standing::Over => tracing::error!(
+            ExpiryState::Valid => {}
+            ExpiryState::Over => tracing::error!(
                 event = "tls.certificate_expired",
                 %ends,
                 "{setting} {file}: the certificate of {subject} expired at {ends}, so connections \
                  that need it are refused; renew it in that file, which is read again when it \
                  changes"
             ),
-            Standing::NotYet => tracing::error!(
+            ExpiryState::NotYet => tracing::error!(
                 event = "tls.certificate_not_yet_valid",
                 %begins,
                 "{setting} {file}: the certificate of {subject} is valid from {begins} on, so \
                  connections that need it are refused; check the clocks, or replace it"
             ),
-            Standing::EndsSoon => tracing::warn!(
+            ExpiryState::EndsSoon => tracing::warn!(
                 event = "tls.certificate_expires",
                 %ends,
                 "{setting} {file}: the certificate of {subject} expires at {ends}; renew it in \
@@ -145,7 +145,7 @@ mod tests {
         let standing = |days: u32, now: SystemTime| {
             let (begins, ends) = (start, start + day * days);
             let (file, subject, told) = (String::new(), String::new(), AtomicU8::new(0));
-            Term {
+            CertificateTerm {
                 setting: "--tls-cert",
                 file,
                 subject,
@@ -156,12 +156,12 @@ mod tests {
             .standing(now)
         };
         for (lifetime, at, expected) in [
-            (90, 80, Standing::Valid),
-            (90, 82, Standing::EndsSoon),
-            (90, 91, Standing::Over),
-            (3650, 3600, Standing::Valid),
-            (3650, 3640, Standing::EndsSoon),
-            (1, 0, Standing::Valid),
+            (90, 80, ExpiryState::Valid),
+            (90, 82, ExpiryState::EndsSoon),
+            (90, 91, ExpiryState::Over),
+            (3650, 3600, ExpiryState::Valid),
+            (3650, 3640, ExpiryState::EndsSoon),
+            (1, 0, ExpiryState::Valid),
         ] {
             assert_eq!(
                 standing(lifetime, start + day * at),
@@ -169,6 +169,6 @@ mod tests {
                 "{lifetime} {at}"
             );
         }
-        assert_eq!(standing(90, start - day), Standing::NotYet);
+        assert_eq!(standing(90, start - day), ExpiryState::NotYet);
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, time::SystemTime};
 use rcgen::SanType;
 use schemad::{
     internals::{
-        access::{Role, Secret},
+        access::{Role, SecretToken},
         methods::METHODS,
     },
     pb::{self, migration_service_client::MigrationServiceClient, operation_event::Event},
@@ -109,7 +109,7 @@ async fn every_method_asks_every_credential_for_its_role() {
         let token = guarded.tokens[role.as_str()].reveal();
         expect(&guarded, role.as_str(), bearer(token), with_role(role)).await;
     }
-    let other = Secret::generate().unwrap();
+    let other = SecretToken::generate().unwrap();
     let strangers = [
         ("garbage", "garbage"),
         ("another token", other.reveal()),
@@ -420,7 +420,7 @@ async fn certificate_rules_that_can_never_match_end_the_start_and_are_told_when_
         fs::write(path(name), text).unwrap();
     }
     let token = |name: &str| {
-        let digest = Secret::generate().unwrap().digest();
+        let digest = SecretToken::generate().unwrap().digest();
         format!("[[token]]\nname = \"{name}\"\nrole = \"viewer\"\nsha256 = \"{digest}\"\n")
     };
     let rule = "[[certificate]]\ncn = \"x\"\nrole = \"viewer\"\n";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use schemad::{
     LeaseSettings, Settings,
-    internals::{postgres::Session, scratch::sweep},
+    internals::{postgres::MigrationSession, scratch::sweep},
     pb::{self, lease_response::Event, lease_service_client::LeaseServiceClient},
 };
 use tonic::{Code, Status, Streaming};
@@ -104,7 +104,9 @@ impl Place {
     /// always do in time; the next who looks drops the rest, and here that is the test.
     async fn end(self) {
         eventually("no database is left", async || {
-            let session = Session::open(&self.url().parse().unwrap()).await.unwrap();
+            let session = MigrationSession::open(&self.url().parse().unwrap())
+                .await
+                .unwrap();
             // One that is being dropped may end while it is looked at.
             drop(sweep(session.client()).await);
             self.databases().await.is_empty().then_some(())

@@ -4,8 +4,8 @@
 use schemad::{
     Settings,
     internals::{
-        doctor::{self, Plan, Status},
-        migration::Catalog,
+        doctor::{self, CheckStatus, DoctorSettings},
+        migration::MigrationSet,
         sql,
     },
 };
@@ -93,15 +93,15 @@ impl Followed {
         TestDaemon::launch(settings, set).await
     }
 
-    async fn doctor(&self, set: &Set) -> doctor::Report {
-        let plan = Plan {
+    async fn doctor(&self, set: &Set) -> doctor::DoctorReport {
+        let plan = DoctorSettings {
             database: self.url("schemad_reader", "app").parse().unwrap(),
             migration_database: Some(self.url("schemad_daemon", "app").parse().unwrap()),
             role: Some("app_owner".into()),
             signing: None,
             leases: None,
         };
-        doctor::examine(&plan, &Catalog::load(&set.source()).unwrap()).await
+        doctor::examine(&plan, &MigrationSet::load(&set.source()).unwrap()).await
     }
 
     /// The first column of every row.
@@ -134,9 +134,9 @@ async fn the_guide_is_enough_and_gives_nothing_that_is_not_needed() {
         before
             .checks
             .iter()
-            .filter(|c| c.status == Status::Fail)
+            .filter(|c| c.status == CheckStatus::Fail)
             .collect::<Vec<_>>(),
-        [] as [&doctor::Check; 0]
+        [] as [&doctor::CheckResult; 0]
     );
     // Before there is a ledger that knows where Diesel's table is.
     followed
@@ -182,7 +182,7 @@ async fn the_guide_is_enough_and_gives_nothing_that_is_not_needed() {
     let warned: Vec<_> = after
         .checks
         .iter()
-        .filter(|c| c.status != Status::Ok)
+        .filter(|c| c.status != CheckStatus::Ok)
         .map(|c| c.check)
         .collect();
     assert_eq!(warned, ["visibility", "signing"], "{after:?}");
@@ -258,7 +258,7 @@ async fn whatever_grant_is_taken_away_is_asked_for() {
         let todo: Vec<&String> = report
             .checks
             .iter()
-            .filter(|c| c.status == Status::Fail)
+            .filter(|c| c.status == CheckStatus::Fail)
             .flat_map(|c| &c.todo)
             .collect();
         assert!(

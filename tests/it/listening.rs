@@ -557,7 +557,7 @@ async fn http_1_on_a_tls_port_is_told_what_the_port_is() {
         launch(|settings| settings.tls = Some(files.tls(ClientCertificates::Optional))).await;
     const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
     let connect = async || TcpStream::connect(&daemon.address).await.unwrap();
-    let told = async |io: &mut dyn schemad::internals::transport::Io| {
+    let told = async |io: &mut dyn schemad::internals::transport::ByteStream| {
         io.write_all(GET).await.unwrap();
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, io.read_to_end(&mut answer))

@@ -4,8 +4,8 @@
 use schemad::{
     Settings,
     internals::{
-        doctor::{self, Plan, Status},
-        migration::Catalog,
+        doctor::{self, CheckStatus, DoctorSettings},
+        migration::MigrationSet,
     },
     pb,
 };
@@ -47,15 +47,15 @@ impl Barred {
         daemon
     }
 
-    async fn doctor(&self, set: &Set) -> doctor::Report {
-        let plan = Plan {
+    async fn doctor(&self, set: &Set) -> doctor::DoctorReport {
+        let plan = DoctorSettings {
             database: self.0.url("schemad_daemon", "app").parse().unwrap(),
             migration_database: Some(self.0.url("schemad_migrator", "app").parse().unwrap()),
             role: Some("app_owner".into()),
             signing: None,
             leases: None,
         };
-        doctor::examine(&plan, &Catalog::load(&set.source()).unwrap()).await
+        doctor::examine(&plan, &MigrationSet::load(&set.source()).unwrap()).await
     }
 
     async fn text(&self, query: &str) -> String {
@@ -91,7 +91,7 @@ async fn every_kind_of_operation_works_with_a_login_of_its_own_for_migrations() 
         before
             .checks
             .iter()
-            .all(|check| check.status != Status::Fail),
+            .all(|check| check.status != CheckStatus::Fail),
         "{before:#?}"
     );
     let daemon = barred.start(&set).await;
@@ -108,12 +108,15 @@ async fn every_kind_of_operation_works_with_a_login_of_its_own_for_migrations() 
         .unwrap();
     let found = "schemad_daemon keeps the ledger, and migrations run in sessions of \
         schemad_migrator, which cannot write it";
-    assert_eq!((login.status, login.found.as_str()), (Status::Ok, found));
+    assert_eq!(
+        (login.status, login.found.as_str()),
+        (CheckStatus::Ok, found)
+    );
     assert!(
         after
             .checks
             .iter()
-            .all(|check| check.status != Status::Fail),
+            .all(|check| check.status != CheckStatus::Fail),
         "{after:#?}"
     );
 
@@ -403,7 +406,7 @@ async fn what_the_login_lacks_is_asked_for_and_too_much_is_told() {
         let todo: Vec<&String> = report
             .checks
             .iter()
-            .filter(|c| c.status == Status::Fail)
+            .filter(|c| c.status == CheckStatus::Fail)
             .flat_map(|c| &c.todo)
             .collect();
         assert!(todo.iter().any(|todo| *todo == give), "{give}: {report:#?}");
@@ -440,7 +443,7 @@ async fn what_the_login_lacks_is_asked_for_and_too_much_is_told() {
             .unwrap();
         assert_eq!(
             (login.status, &login.todo),
-            (Status::Warn, &vec![take.to_owned()])
+            (CheckStatus::Warn, &vec![take.to_owned()])
         );
         barred.0.run("app", take).await;
     }
@@ -476,7 +479,7 @@ async fn what_the_login_lacks_is_asked_for_and_too_much_is_told() {
     let revoke = "REVOKE ALL ON ALL TABLES IN SCHEMA schemad FROM schemad_migrator";
     assert_eq!(
         (login.status, &login.todo),
-        (Status::Warn, &vec![revoke.to_owned()])
+        (CheckStatus::Warn, &vec![revoke.to_owned()])
     );
     barred.0.run("app", revoke).await;
     let daemon = barred.start(&set).await;

@@ -4,8 +4,8 @@
 use std::{path::PathBuf, process::Stdio};
 
 use schemad::internals::{
-    doctor::{self, Plan, Status},
-    migration::Catalog,
+    doctor::{self, CheckStatus, DoctorSettings},
+    migration::MigrationSet,
 };
 use tokio::process::{Child, Command};
 use tonic::Code;
@@ -131,18 +131,18 @@ async fn through_a_transaction_pool_operations_are_refused_and_reads_work() {
         assert_eq!(daemon.status().await.pending_count, 1);
         daemon.stop().await;
         // Asked beforehand, the doctor says it, and goes on to the rest.
-        let plan = Plan {
+        let plan = DoctorSettings {
             database: database.url.parse().unwrap(),
             migration_database: Some(bouncer.url.parse().unwrap()),
             role: None,
             signing: None,
             leases: None,
         };
-        let report = doctor::examine(&plan, &Catalog::load(&set.source()).unwrap()).await;
+        let report = doctor::examine(&plan, &MigrationSet::load(&set.source()).unwrap()).await;
         let failed: Vec<_> = report
             .checks
             .iter()
-            .filter(|check| check.status == Status::Fail)
+            .filter(|check| check.status == CheckStatus::Fail)
             .collect();
         assert_eq!(
             failed.iter().map(|check| check.check).collect::<Vec<_>>(),

@@ -6,10 +6,10 @@ mod clean;
 mod ended;
 
 use schemad::internals::{
-    migration::Catalog,
-    rehearse::{self, Event, Outside, Settings, Verdict},
-    runner::{Orders, Wait},
-    scratch::Scratch,
+    migration::MigrationSet,
+    rehearse::{self, OutsideEffects, RehearsalEvent, RehearsalSettings, Verdict},
+    runner::{LockWait, RunControl},
+    scratch::ScratchMaker,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -308,27 +308,29 @@ async fn one_database_is_enough_for_good_downs_and_for_bad_ones() {
             "ALTER TABLE x ADD COLUMN b int;",
         ),
     ]);
-    let catalog = Catalog::load(&set.source()).unwrap();
+    let catalog = MigrationSet::load(&set.source()).unwrap();
     let selected = catalog
         .iter()
         .map(|migration| migration.version.clone())
         .collect();
-    let mut scratch = Scratch::open(&database.url.parse().unwrap()).await.unwrap();
+    let mut scratch = ScratchMaker::open(&database.url.parse().unwrap())
+        .await
+        .unwrap();
     let (halt, wait) = (
         watch::Sender::new(None),
-        watch::Sender::new(Wait::default()),
+        watch::Sender::new(LockWait::default()),
     );
-    let orders = Orders {
+    let orders = RunControl {
         halt: halt.subscribe(),
         wait: wait.subscribe(),
     };
-    let settings = Settings {
-        outside: Outside::Refused,
+    let settings = RehearsalSettings {
+        outside: OutsideEffects::Refused,
         role: None,
     };
     let mut verdicts = Vec::new();
     let mut tell = |event| {
-        if let Event::Ended(rehearsed) = event {
+        if let RehearsalEvent::Ended(rehearsed) = event {
             verdicts.push(rehearsed.verdict);
         }
     };

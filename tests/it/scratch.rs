@@ -4,14 +4,14 @@ use schemad::{
     DatabaseUrl,
     internals::{
         failure::{Failure, Reason},
-        postgres::Session,
-        scratch::{Name, Scratch, Template, sweep},
+        postgres::MigrationSession,
+        scratch::{ScratchMaker, ScratchName, ScratchTemplate, sweep},
     },
 };
 
 use crate::harness::{TestDatabase, database::connect, database::with_database, eventually};
 
-async fn exists(database: &TestDatabase, name: &Name) -> bool {
+async fn exists(database: &TestDatabase, name: &ScratchName) -> bool {
     database
         .text(&format!(
             "SELECT count(*) FROM pg_database WHERE datname = '{name}'"
@@ -27,9 +27,9 @@ fn url(database: &TestDatabase) -> DatabaseUrl {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_is_made_copied_and_dropped() {
     let database = TestDatabase::new().await;
-    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
-    let first = scratch.create(Template::Empty).await.unwrap();
-    let session = Session::open(&scratch.url(&first)).await.unwrap();
+    let mut scratch = ScratchMaker::open(&url(&database)).await.unwrap();
+    let first = scratch.create(ScratchTemplate::Empty).await.unwrap();
+    let session = MigrationSession::open(&scratch.url(&first)).await.unwrap();
     session
         .client()
         .batch_execute("CREATE TABLE public.t (id int); INSERT INTO public.t VALUES (7)")
@@ -37,7 +37,7 @@ async fn one_is_made_copied_and_dropped() {
         .unwrap();
     // While it is connected, only its own session can copy it.
     let second = scratch.put_aside(&first, session.client()).await.unwrap();
-    let refused = Session::open(&scratch.url(&second))
+    let refused = MigrationSession::open(&scratch.url(&second))
         .await
         .err()
         .map(|error| error.to_string())
@@ -49,12 +49,12 @@ async fn one_is_made_copied_and_dropped() {
     drop(session);
     let third = eventually("a copy of what nobody uses", async || {
         scratch
-            .create(Template::Copy(&second.to_string()))
+            .create(ScratchTemplate::Copy(&second.to_string()))
             .await
             .ok()
     })
     .await;
-    let copy = Session::open(&scratch.url(&third)).await.unwrap();
+    let copy = MigrationSession::open(&scratch.url(&third)).await.unwrap();
     let rows = copy
         .client()
         .query_typed("SELECT id FROM public.t", &[])
@@ -81,14 +81,14 @@ async fn one_is_made_copied_and_dropped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_behind_is_swept_when_its_maker_is_gone_and_nobody_uses_it() {
     let database = TestDatabase::new().await;
-    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
+    let mut scratch = ScratchMaker::open(&url(&database)).await.unwrap();
     let [used, unused] = [
-        scratch.create(Template::Empty).await.unwrap(),
-        scratch.create(Template::Empty).await.unwrap(),
+        scratch.create(ScratchTemplate::Empty).await.unwrap(),
+        scratch.create(ScratchTemplate::Empty).await.unwrap(),
     ];
     let user = connect(&with_database(&database.url, &used.to_string())).await;
 
-    let other = Session::open(&url(&database)).await.unwrap();
+    let other = MigrationSession::open(&url(&database)).await.unwrap();
     assert!(
         !sweep(other.client()).await.unwrap().contains(&unused),
         "its maker lives"
@@ -105,7 +105,7 @@ async fn what_is_left_behind_is_swept_when_its_maker_is_gone_and_nobody_uses_it(
 
     drop(user);
     eventually("the next who opens one sweeps", async || {
-        Scratch::open(&url(&database)).await.unwrap();
+        ScratchMaker::open(&url(&database)).await.unwrap();
         (!exists(&database, &used).await).then_some(())
     })
     .await;
@@ -114,8 +114,8 @@ async fn what_is_left_behind_is_swept_when_its_maker_is_gone_and_nobody_uses_it(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_sweeps_at_its_start() {
     let database = TestDatabase::new().await;
-    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
-    let left = scratch.create(Template::Empty).await.unwrap();
+    let mut scratch = ScratchMaker::open(&url(&database)).await.unwrap();
+    let left = scratch.create(ScratchTemplate::Empty).await.unwrap();
     drop(scratch);
     // Its backend needs a moment to be gone.
     eventually("its maker is gone", async || {
@@ -140,10 +140,10 @@ async fn a_role_without_createdb_is_told_what_to_ask_for() {
     database
         .execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'pw'"))
         .await;
-    let mut scratch = Scratch::open(&database.url_as(&role).parse().unwrap())
+    let mut scratch = ScratchMaker::open(&database.url_as(&role).parse().unwrap())
         .await
         .unwrap();
-    let refused = Failure::from(scratch.create(Template::Empty).await.unwrap_err());
+    let refused = Failure::from(scratch.create(ScratchTemplate::Empty).await.unwrap_err());
     assert_eq!(
         (refused.reason, refused.metadata["grant"].as_str()),
         (
@@ -153,11 +153,11 @@ async fn a_role_without_createdb_is_told_what_to_ask_for() {
     );
     // What it says helps.
     database.execute(&refused.metadata["grant"]).await;
-    let made = scratch.create(Template::Empty).await.unwrap();
+    let made = scratch.create(ScratchTemplate::Empty).await.unwrap();
     // Of another role's database it may copy nothing.
     let foreign = Failure::from(
         scratch
-            .create(Template::Copy(&database.name))
+            .create(ScratchTemplate::Copy(&database.name))
             .await
             .unwrap_err(),
     );
@@ -173,8 +173,8 @@ async fn a_role_without_createdb_is_told_what_to_ask_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_is_taken_is_passed_over_and_at_last_told() {
     let database = TestDatabase::new().await;
-    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
-    let first = scratch.create(Template::Empty).await.unwrap();
+    let mut scratch = ScratchMaker::open(&url(&database)).await.unwrap();
+    let first = scratch.create(ScratchTemplate::Empty).await.unwrap();
     let nth = |n: u32| format!("{}_{n}", first.to_string().rsplit_once('_').unwrap().0);
     for n in [2, 4, 5, 6] {
         database
@@ -182,10 +182,14 @@ async fn a_name_that_is_taken_is_passed_over_and_at_last_told() {
             .await;
     }
     assert_eq!(
-        scratch.create(Template::Empty).await.unwrap().to_string(),
+        scratch
+            .create(ScratchTemplate::Empty)
+            .await
+            .unwrap()
+            .to_string(),
         nth(3)
     );
-    let refused = Failure::from(scratch.create(Template::Empty).await.unwrap_err());
+    let refused = Failure::from(scratch.create(ScratchTemplate::Empty).await.unwrap_err());
     assert!(
         refused.reason == Reason::ScratchNameTaken && refused.message.contains(&nth(6)),
         "{refused}"
@@ -201,10 +205,10 @@ async fn a_name_that_is_taken_is_passed_over_and_at_last_told() {
 async fn what_others_are_connected_to_is_not_copied() {
     let database = TestDatabase::new().await;
     let _user = database.connect().await;
-    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
+    let mut scratch = ScratchMaker::open(&url(&database)).await.unwrap();
     let refused = Failure::from(
         scratch
-            .create(Template::Copy(&database.name))
+            .create(ScratchTemplate::Copy(&database.name))
             .await
             .unwrap_err(),
     );
@@ -228,12 +232,12 @@ async fn nobody_but_its_maker_gets_into_one() {
     database
         .execute(&format!("CREATE ROLE {stranger} LOGIN PASSWORD 'pw'"))
         .await;
-    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
-    let empty = scratch.create(Template::Empty).await.unwrap();
-    let session = Session::open(&scratch.url(&empty)).await.unwrap();
+    let mut scratch = ScratchMaker::open(&url(&database)).await.unwrap();
+    let empty = scratch.create(ScratchTemplate::Empty).await.unwrap();
+    let session = MigrationSession::open(&scratch.url(&empty)).await.unwrap();
     let aside = scratch.put_aside(&empty, session.client()).await.unwrap();
     let copy = scratch
-        .create(Template::Copy(&aside.to_string()))
+        .create(ScratchTemplate::Copy(&aside.to_string()))
         .await
         .unwrap();
     for name in [&empty, &copy] {
@@ -249,7 +253,7 @@ async fn nobody_but_its_maker_gets_into_one() {
             )),
             "{name}"
         );
-        drop(Session::open(&scratch.url(name)).await.unwrap());
+        drop(MigrationSession::open(&scratch.url(name)).await.unwrap());
     }
     scratch.close().await.unwrap();
     database.execute(&format!("DROP ROLE {stranger}")).await;
@@ -258,10 +262,10 @@ async fn nobody_but_its_maker_gets_into_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_role_made_under_such_a_name_is_nobodys_to_sweep() {
     let database = TestDatabase::new().await;
-    let mut scratch = Scratch::open(&url(&database)).await.unwrap();
+    let mut scratch = ScratchMaker::open(&url(&database)).await.unwrap();
     let [theirs, ours] = [
-        scratch.create(Template::Empty).await.unwrap(),
-        scratch.create(Template::Empty).await.unwrap(),
+        scratch.create(ScratchTemplate::Empty).await.unwrap(),
+        scratch.create(ScratchTemplate::Empty).await.unwrap(),
     ];
     let other = format!("other_{}", database.name);
     database
@@ -270,7 +274,7 @@ async fn what_another_role_made_under_such_a_name_is_nobodys_to_sweep() {
         ))
         .await;
     drop(scratch); // as a kill would
-    let session = Session::open(&url(&database)).await.unwrap();
+    let session = MigrationSession::open(&url(&database)).await.unwrap();
     eventually("ours is swept", async || {
         drop(sweep(session.client()).await.unwrap());
         (!exists(&database, &ours).await).then_some(())

@@ -1,8 +1,8 @@
 //! sslmode as libpq means it, against a real server with certificates of three authorities.
 
 use schemad::internals::{
-    doctor::{self, Check, Plan, Status},
-    migration::Catalog,
+    doctor::{self, CheckResult, CheckStatus, DoctorSettings},
+    migration::MigrationSet,
 };
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -38,15 +38,19 @@ async fn reach(url: &str) -> Result<(), String> {
 }
 
 /// What the doctor says of one thing.
-async fn doctors(url: &str, name: &str) -> Check {
-    let plan = Plan {
+async fn doctors(url: &str, name: &str) -> CheckResult {
+    let plan = DoctorSettings {
         database: url.parse().unwrap(),
         migration_database: None,
         role: None,
         signing: None,
         leases: None,
     };
-    let report = doctor::examine(&plan, &Catalog::load(&Set::tables(1).source()).unwrap()).await;
+    let report = doctor::examine(
+        &plan,
+        &MigrationSet::load(&Set::tables(1).source()).unwrap(),
+    )
+    .await;
     report
         .checks
         .into_iter()
@@ -266,8 +270,8 @@ async fn a_standby_reports_and_a_list_of_hosts_finds_the_primary() {
     daemon.stop().await;
     let check = doctors(&only, "server").await;
     assert!(
-        check.status == Status::Fail && check.found.ends_with(", a standby"),
+        check.status == CheckStatus::Fail && check.found.ends_with(", a standby"),
         "{check:?}"
     );
-    assert_eq!(doctors(&both, "server").await.status, Status::Ok);
+    assert_eq!(doctors(&both, "server").await.status, CheckStatus::Ok);
 }

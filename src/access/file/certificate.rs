@@ -3,31 +3,34 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Word, name, problem, role};
+use super::{SpannedText, name, problem, role};
 use crate::access::{
-    certificate::{Pattern, Rule},
-    error::Problem,
+    certificate::{CertificateRule, NamePattern},
+    error::AccessFileProblem,
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCertificate {
-    uri: Option<Word>,
-    dns: Option<Word>,
-    cn: Option<Word>,
-    role: Word,
+    uri: Option<SpannedText>,
+    dns: Option<SpannedText>,
+    cn: Option<SpannedText>,
+    role: SpannedText,
 }
 
 /// One rule, which must not stand behind an equal one.
-pub(super) fn check(raw: Spanned<RawCertificate>, before: &[Rule]) -> Result<Rule, Problem> {
+pub(super) fn check(
+    raw: Spanned<RawCertificate>,
+    before: &[CertificateRule],
+) -> Result<CertificateRule, AccessFileProblem> {
     let at = raw.span().start;
     let raw = raw.into_inner();
     let (word, pattern) = match (&raw.uri, &raw.dns, &raw.cn) {
-        (Some(uri), None, None) => (uri, Pattern::uri(&name(uri)?)),
-        (None, Some(dns), None) => (dns, Pattern::dns(&name(dns)?)),
-        (None, None, Some(cn)) => (cn, Some(Pattern::Cn(name(cn)?))),
+        (Some(uri), None, None) => (uri, NamePattern::uri(&name(uri)?)),
+        (None, Some(dns), None) => (dns, NamePattern::dns(&name(dns)?)),
+        (None, None, Some(cn)) => (cn, Some(NamePattern::Cn(name(cn)?))),
         _ => {
-            return Err(Problem::new(
+            return Err(AccessFileProblem::new(
                 at,
                 "a [[certificate]] has exactly one of uri, dns and cn",
             ));
@@ -46,7 +49,7 @@ pub(super) fn check(raw: Spanned<RawCertificate>, before: &[Rule]) -> Result<Rul
             "an earlier [[certificate]] wants the same name, and the first one wins",
         ));
     }
-    Ok(Rule {
+    Ok(CertificateRule {
         pattern,
         role: role(&raw.role)?,
     })

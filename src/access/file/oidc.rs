@@ -6,10 +6,10 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Word, name, problem, role};
+use super::{SpannedText, name, problem, role};
 use crate::access::{
-    error::Problem,
-    oidc::{ALGORITHMS, Rule, Settings, Source, Wanted},
+    error::AccessFileProblem,
+    oidc::{ALGORITHMS, ClaimPattern, ClaimRule, KeySource, OidcSettings},
 };
 
 /// For clocks that differ; what everybody else takes.
@@ -20,11 +20,11 @@ const MOST_LEEWAY: Duration = Duration::from_secs(600);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawOidc {
-    issuer: Word,
+    issuer: SpannedText,
     audience: Spanned<OneOrMany>,
-    jwks: Option<Word>,
-    algorithms: Option<Spanned<Vec<Word>>>,
-    leeway: Option<Word>,
+    jwks: Option<SpannedText>,
+    algorithms: Option<Spanned<Vec<SpannedText>>>,
+    leeway: Option<SpannedText>,
     #[serde(default)]
     rule: Vec<RawRule>,
 }
@@ -40,12 +40,12 @@ enum OneOrMany {
 #[serde(deny_unknown_fields)]
 struct RawRule {
     claims: Spanned<BTreeMap<String, String>>,
-    role: Word,
-    name: Option<Word>,
+    role: SpannedText,
+    name: Option<SpannedText>,
 }
 
 impl RawOidc {
-    pub(super) fn check(self, before: &[Settings]) -> Result<Settings, Problem> {
+    pub(super) fn check(self, before: &[OidcSettings]) -> Result<OidcSettings, AccessFileProblem> {
         let issuer = name(&self.issuer)?;
         if before.iter().any(|other| other.issuer == issuer) {
             return Err(problem(
@@ -59,7 +59,7 @@ impl RawOidc {
                 "the [[oidc]] has no [[oidc.rule]], so it would let nobody in",
             ));
         }
-        Ok(Settings {
+        Ok(OidcSettings {
             source: source(&self.issuer, self.jwks.as_ref())?,
             audience: audience(self.audience)?,
             algorithms: self
@@ -76,21 +76,24 @@ impl RawOidc {
     }
 }
 
-fn source(issuer: &Word, jwks: Option<&Word>) -> Result<Source, Problem> {
+fn source(
+    issuer: &SpannedText,
+    jwks: Option<&SpannedText>,
+) -> Result<KeySource, AccessFileProblem> {
     match jwks {
-        Some(jwks) => Source::parse(jwks.get_ref()).map_err(|text| problem(jwks, text)),
-        None => Source::discover(issuer.get_ref()).map_err(|text| problem(issuer, text)),
+        Some(jwks) => KeySource::parse(jwks.get_ref()).map_err(|text| problem(jwks, text)),
+        None => KeySource::discover(issuer.get_ref()).map_err(|text| problem(issuer, text)),
     }
 }
 
-fn audience(word: Spanned<OneOrMany>) -> Result<Vec<String>, Problem> {
+fn audience(word: Spanned<OneOrMany>) -> Result<Vec<String>, AccessFileProblem> {
     let at = word.span().start;
     let audience = match word.into_inner() {
         OneOrMany::One(only) => vec![only],
         OneOrMany::Many(many) => many,
     };
     if audience.is_empty() || audience.iter().any(String::is_empty) {
-        return Err(Problem::new(
+        return Err(AccessFileProblem::new(
             at,
             "audience is empty: name what the tokens for this daemon have as aud",
         ));
@@ -98,14 +101,14 @@ fn audience(word: Spanned<OneOrMany>) -> Result<Vec<String>, Problem> {
     Ok(audience)
 }
 
-fn algorithms(words: Spanned<Vec<Word>>) -> Result<Vec<Algorithm>, Problem> {
+fn algorithms(words: Spanned<Vec<SpannedText>>) -> Result<Vec<Algorithm>, AccessFileProblem> {
     if words.get_ref().is_empty() {
         return Err(problem(&words, "algorithms is empty; leave it out for all"));
     }
     words.into_inner().iter().map(algorithm).collect()
 }
 
-fn algorithm(word: &Word) -> Result<Algorithm, Problem> {
+fn algorithm(word: &SpannedText) -> Result<Algorithm, AccessFileProblem> {
     match word.get_ref().parse::<Algorithm>() {
         Ok(algorithm) if ALGORITHMS.contains(&algorithm) => Ok(algorithm),
         Ok(algorithm) if algorithm.family() == AlgorithmFamily::Hmac => Err(problem(
@@ -121,7 +124,7 @@ fn algorithm(word: &Word) -> Result<Algorithm, Problem> {
     }
 }
 
-fn leeway(word: &Word) -> Result<Duration, Problem> {
+fn leeway(word: &SpannedText) -> Result<Duration, AccessFileProblem> {
     match humantime::parse_duration(word.get_ref()) {
         Ok(leeway) if leeway <= MOST_LEEWAY => Ok(leeway),
         Ok(_) => Err(problem(word, "leeway is at most 10m; correct the clocks")),
@@ -130,7 +133,7 @@ fn leeway(word: &Word) -> Result<Duration, Problem> {
 }
 
 impl RawRule {
-    fn check(self) -> Result<Rule, Problem> {
+    fn check(self) -> Result<ClaimRule, AccessFileProblem> {
         if self.claims.get_ref().is_empty() {
             return Err(problem(
                 &self.claims,
@@ -138,10 +141,10 @@ impl RawRule {
             ));
         }
         let claims = self.claims.into_inner();
-        Ok(Rule {
+        Ok(ClaimRule {
             claims: claims
                 .into_iter()
-                .map(|(name, text)| (name, Wanted::parse(&text)))
+                .map(|(name, text)| (name, ClaimPattern::parse(&text)))
                 .collect(),
             role: role(&self.role)?,
             name: self.name.as_ref().map_or(Ok("sub".into()), name)?,

@@ -11,13 +11,13 @@ use serde::Deserialize;
 /// The usable keys.
 #[derive(Debug, Default)]
 pub(super) struct KeySet {
-    keys: Vec<Key>,
+    keys: Vec<VerificationKey>,
     /// As it came, to tell whether it changed.
     text: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Key {
+struct VerificationKey {
     id: Option<String>,
     /// The algorithms of its kind, or the one that it says it is for.
     algorithms: Vec<Algorithm>,
@@ -25,13 +25,13 @@ struct Key {
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct RawKeySet {
     keys: Vec<serde_json::Value>,
 }
 
 /// Why a token's key is not found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoKey {
+pub(super) enum KeyNotFound {
     /// The issuer may have begun to use a new one.
     Unknown,
     /// The key exists and is not for that algorithm.
@@ -44,9 +44,13 @@ impl KeySet {
     /// # Errors
     /// What is wrong with it, in words that quote nothing.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
-        let document: Document = serde_json::from_slice(text)
+        let document: RawKeySet = serde_json::from_slice(text)
             .map_err(|_| "is not a JSON Web Key Set ({\"keys\": [...]})".to_owned())?;
-        let keys: Vec<Key> = document.keys.into_iter().filter_map(Key::of).collect();
+        let keys: Vec<VerificationKey> = document
+            .keys
+            .into_iter()
+            .filter_map(VerificationKey::of)
+            .collect();
         if keys.is_empty() {
             return Err("holds no public key for signatures (RSA, P-256, P-384 or Ed25519)".into());
         }
@@ -66,25 +70,25 @@ impl KeySet {
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
-    ) -> Result<&DecodingKey, NoKey> {
-        let mut candidates: Vec<&Key> = self
+    ) -> Result<&DecodingKey, KeyNotFound> {
+        let mut candidates: Vec<&VerificationKey> = self
             .keys
             .iter()
             .filter(|key| id.is_none() || key.id.as_deref() == id)
             .collect();
         if candidates.is_empty() {
-            return Err(NoKey::Unknown);
+            return Err(KeyNotFound::Unknown);
         }
         candidates.retain(|key| key.algorithms.contains(&algorithm));
         match candidates.as_slice() {
             [only] => Ok(&only.decoding),
-            [] => Err(NoKey::OtherAlgorithm),
-            _ => Err(NoKey::Unknown),
+            [] => Err(KeyNotFound::OtherAlgorithm),
+            _ => Err(KeyNotFound::Unknown),
         }
     }
 }
 
-impl Key {
+impl VerificationKey {
     fn of(value: serde_json::Value) -> Option<Self> {
         let jwk: Jwk = serde_json::from_value(value).ok()?;
         if !signs(&jwk.common) {

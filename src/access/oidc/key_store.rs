@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{key_set::KeySet, source::Source};
+use super::{key_set::KeySet, source::KeySource};
 
 /// A key that the issuer withdrew is accepted for so long; issuers publish a new key hours before
 /// they use it.
@@ -28,18 +28,18 @@ const WAITING: usize = 256;
 #[derive(Debug)]
 pub(in crate::access) struct KeyStore {
     issuer: String,
-    source: Source,
+    source: KeySource,
     current: RwLock<Arc<KeySet>>,
-    upkeep: Mutex<Upkeep>,
+    upkeep: Mutex<KeyRefresh>,
     waiting: Arc<Semaphore>,
 }
 
 /// Locked for as long as a look takes, so there is one at a time.
 #[derive(Debug)]
-struct Upkeep {
+struct KeyRefresh {
     /// When the last look began.
     began: Option<Instant>,
-    pace: Pace,
+    pace: TokenBucket,
     due: Instant,
     /// What was complained about and still holds.
     trouble: Option<String>,
@@ -51,15 +51,15 @@ impl KeyStore {
     ///
     /// # Errors
     /// What is wrong with the file.
-    pub(in crate::access) fn open(issuer: &str, source: Source) -> Result<Self, String> {
+    pub(in crate::access) fn open(issuer: &str, source: KeySource) -> Result<Self, String> {
         let keys = source.load_file()?;
         Ok(Self {
             issuer: issuer.into(),
             source,
             current: RwLock::new(Arc::new(keys)),
-            upkeep: Mutex::new(Upkeep {
+            upkeep: Mutex::new(KeyRefresh {
                 began: None,
-                pace: Pace::default(),
+                pace: TokenBucket::default(),
                 due: Instant::now(),
                 trouble: None,
             }),
@@ -68,7 +68,7 @@ impl KeyStore {
     }
 
     /// Whether it serves this issuer and source.
-    pub(in crate::access) fn is_of(&self, issuer: &str, source: &Source) -> bool {
+    pub(in crate::access) fn is_of(&self, issuer: &str, source: &KeySource) -> bool {
         self.issuer == issuer && self.source == *source
     }
 
@@ -122,7 +122,7 @@ impl KeyStore {
         let _ = look.await; // ended, one way or the other
     }
 
-    async fn look(&self, upkeep: &mut Upkeep) {
+    async fn look(&self, upkeep: &mut KeyRefresh) {
         upkeep.began = Some(Instant::now());
         let pause = match self.source.load(&self.current()).await {
             Ok(found) => {
@@ -136,7 +136,7 @@ impl KeyStore {
             }
         };
         // A file costs nobody anything: it is looked at whenever the access file is.
-        let pause = if matches!(self.source, Source::File(_)) {
+        let pause = if matches!(self.source, KeySource::File(_)) {
             Duration::ZERO
         } else {
             pause
@@ -158,7 +158,7 @@ impl KeyStore {
     }
 
     /// Once for each problem, not at every look.
-    fn complain(&self, upkeep: &mut Upkeep, problem: String) {
+    fn complain(&self, upkeep: &mut KeyRefresh, problem: String) {
         if upkeep.trouble.as_ref() != Some(&problem) {
             tracing::warn!(
                 event = "access.keys_unavailable",
@@ -173,9 +173,9 @@ impl KeyStore {
 
 /// A bucket that is full at first, as the time at which it will be full again.
 #[derive(Debug, Default)]
-struct Pace(Option<Instant>);
+struct TokenBucket(Option<Instant>);
 
-impl Pace {
+impl TokenBucket {
     /// Takes one turn; when it is.
     fn turn(&mut self, now: Instant) -> Instant {
         let full = self.0.map_or(now, |full| full.max(now)) + PAUSE;
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_few_turns_are_at_once_and_each_more_costs_a_pause() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
+        let (mut pace, now) = (TokenBucket::default(), Instant::now());
         let mut turn = |at| pace.turn(now + at).duration_since(now);
         let at_once = [
             turn(Duration::ZERO),

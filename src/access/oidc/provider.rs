@@ -56,8 +56,8 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
     if key.family() != algorithm.family() {
         return Err(new_error(ErrorKind::InvalidAlgorithm));
     }
-    let scheme =
-        Scheme::of(*algorithm).ok_or_else(|| new_error(ErrorKind::UnsupportedAlgorithm))?;
+    let scheme = SignatureScheme::of(*algorithm)
+        .ok_or_else(|| new_error(ErrorKind::UnsupportedAlgorithm))?;
     Ok(Box::new(RingVerifier {
         algorithm: *algorithm,
         scheme,
@@ -66,12 +66,12 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
 }
 
 /// How ring calls an algorithm.
-enum Scheme {
+enum SignatureScheme {
     Rsa(&'static RsaParameters),
     Other(&'static dyn VerificationAlgorithm),
 }
 
-impl Scheme {
+impl SignatureScheme {
     fn of(algorithm: Algorithm) -> Option<Self> {
         Some(match algorithm {
             Algorithm::RS256 => Self::Rsa(&RSA_PKCS1_2048_8192_SHA256),
@@ -90,14 +90,14 @@ impl Scheme {
 
 struct RingVerifier {
     algorithm: Algorithm,
-    scheme: Scheme,
+    scheme: SignatureScheme,
     key: DecodingKeyKind,
 }
 
 impl Verifier<Vec<u8>> for RingVerifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
         let verified = match (&self.scheme, &self.key) {
-            (Scheme::Rsa(scheme), DecodingKeyKind::RsaModulusExponent { n, e }) => {
+            (SignatureScheme::Rsa(scheme), DecodingKeyKind::RsaModulusExponent { n, e }) => {
                 // ring wants the numbers without leading zeros, which some issuers write.
                 RsaPublicKeyComponents {
                     n: significant(n),
@@ -105,7 +105,7 @@ impl Verifier<Vec<u8>> for RingVerifier {
                 }
                 .verify(scheme, message, signature)
             }
-            (Scheme::Other(scheme), DecodingKeyKind::SecretOrDer(point)) => {
+            (SignatureScheme::Other(scheme), DecodingKeyKind::SecretOrDer(point)) => {
                 UnparsedPublicKey::new(*scheme, point).verify(message, signature)
             }
             _ => return Err(Error::new()),

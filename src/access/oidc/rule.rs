@@ -9,9 +9,9 @@ pub(in crate::access) type Claims = Map<String, Value>;
 
 /// One `[[oidc.rule]]`.
 #[derive(Debug)]
-pub(in crate::access) struct Rule {
+pub(in crate::access) struct ClaimRule {
     /// Never empty: that would let everybody in whom the issuer knows.
-    pub claims: Vec<(String, Wanted)>,
+    pub claims: Vec<(String, ClaimPattern)>,
     pub role: Role,
     /// The claim that names the principal.
     pub name: String,
@@ -19,12 +19,12 @@ pub(in crate::access) struct Rule {
 
 /// What a claim has to be.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::access) enum Wanted {
+pub(in crate::access) enum ClaimPattern {
     Exactly(String),
     StartingWith(String),
 }
 
-impl Wanted {
+impl ClaimPattern {
     /// A text, with `*` at its end for any continuation.
     pub(in crate::access) fn parse(text: &str) -> Self {
         match text.strip_suffix('*') {
@@ -53,7 +53,7 @@ impl Wanted {
     }
 }
 
-impl Rule {
+impl ClaimRule {
     /// Whether all its claims are there and match.
     pub(in crate::access) fn matches(&self, claims: &Claims) -> bool {
         self.claims
@@ -71,9 +71,9 @@ mod tests {
     fn matches(wanted: &[(&str, &str)], claims: Value) -> bool {
         let claims_wanted = wanted
             .iter()
-            .map(|(name, text)| ((*name).to_owned(), Wanted::parse(text)))
+            .map(|(name, text)| ((*name).to_owned(), ClaimPattern::parse(text)))
             .collect();
-        let rule = Rule {
+        let rule = ClaimRule {
             claims: claims_wanted,
             role: Role::Viewer,
             name: "sub".into(),

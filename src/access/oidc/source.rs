@@ -9,7 +9,7 @@ use super::{fetch, key_set::KeySet};
 
 /// Two entries with equal sources have the same keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::access) enum Source {
+pub(in crate::access) enum KeySource {
     File(PathBuf),
     Url(Uri),
     /// OpenID Connect Discovery 1.0, section 4.
@@ -20,12 +20,12 @@ pub(in crate::access) enum Source {
 }
 
 #[derive(Deserialize)]
-struct Discovered {
+struct DiscoveryDocument {
     issuer: String,
     jwks_uri: String,
 }
 
-impl Source {
+impl KeySource {
     /// As the access file says it.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl Source {
     }
 }
 
-impl std::fmt::Display for Source {
+impl std::fmt::Display for KeySource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
@@ -120,7 +120,7 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, String> {
 
 /// The document has to be the issuer's own, as section 4.3 asks.
 fn discovered(issuer: &str, document: &[u8]) -> Result<Uri, String> {
-    let found: Discovered = serde_json::from_slice(document)
+    let found: DiscoveryDocument = serde_json::from_slice(document)
         .map_err(|_| "is not a discovery document with issuer and jwks_uri".to_owned())?;
     if found.issuer != issuer {
         return Err("is another issuer's; write the issuer exactly as the document does".into());
@@ -164,7 +164,7 @@ mod tests {
             "http://[::1]:1/k",
             "/k.json",
         ] {
-            assert!(Source::parse(fine).is_ok(), "{fine}");
+            assert!(KeySource::parse(fine).is_ok(), "{fine}");
         }
         for wrong in [
             "http://x.example/k",
@@ -175,7 +175,7 @@ mod tests {
             "https:///k",
             "",
         ] {
-            let error = Source::parse(wrong).unwrap_err();
+            let error = KeySource::parse(wrong).unwrap_err();
             assert!(!error.contains("u:p"), "{error}");
         }
     }
@@ -197,7 +197,8 @@ mod tests {
         );
         assert!(discovered(issuer, of(issuer, "http://keys.example/k").as_bytes()).is_err());
         assert!(discovered(issuer, b"<html>").is_err());
-        let Ok(Source::Discovery { document, .. }) = Source::discover("https://x.example/") else {
+        let Ok(KeySource::Discovery { document, .. }) = KeySource::discover("https://x.example/")
+        else {
             panic!()
         };
         assert_eq!(

@@ -9,37 +9,37 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Seconds, key_set::KeySet};
+use super::{NumericDate, key_set::KeySet};
 use crate::access::Principal;
 
 /// Ten times the jobs that deploy at once anywhere; a few hundred KiB.
 const MOST: usize = 1024;
 
 /// The SHA-256 of a JWT: the cache holds no credential.
-pub(super) type Fingerprint = [u8; 32];
+pub(super) type TokenFingerprint = [u8; 32];
 
 /// The fingerprint of a JWT.
-pub(super) fn fingerprint(jwt: &str) -> Fingerprint {
+pub(super) fn fingerprint(jwt: &str) -> TokenFingerprint {
     Sha256::digest(jwt).into()
 }
 
 /// The cache of one issuer.
 #[derive(Debug, Default)]
-pub(super) struct Verified(Mutex<Entries>);
+pub(super) struct VerifiedTokens(Mutex<VerifiedEntries>);
 
 #[derive(Debug, Default)]
-struct Entries {
+struct VerifiedEntries {
     keys: Arc<KeySet>,
-    known: HashMap<Fingerprint, (Principal, Seconds)>,
+    known: HashMap<TokenFingerprint, (Principal, NumericDate)>,
 }
 
-impl Verified {
+impl VerifiedTokens {
     /// Whose JWT it is, if that was found out with these keys and it has not expired.
     pub(super) fn get(
         &self,
-        jwt: &Fingerprint,
+        jwt: &TokenFingerprint,
         keys: &Arc<KeySet>,
-        now: Seconds,
+        now: NumericDate,
     ) -> Option<Principal> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (principal, until) = entries
@@ -52,15 +52,15 @@ impl Verified {
     /// Remembers one that was verified with these keys.
     pub(super) fn put(
         &self,
-        jwt: Fingerprint,
+        jwt: TokenFingerprint,
         keys: &Arc<KeySet>,
         principal: Principal,
-        until: Seconds,
-        now: Seconds,
+        until: NumericDate,
+        now: NumericDate,
     ) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&entries.keys, keys) {
-            *entries = Entries {
+            *entries = VerifiedEntries {
                 keys: keys.clone(),
                 known: HashMap::new(),
             };

@@ -41,11 +41,11 @@ cn = "Ada Deploy"
 role = "deployer"
 "#;
 
-async fn ask_at(der: &[u8], now: SystemTime) -> Result<Principal, Refusal> {
+async fn ask_at(der: &[u8], now: SystemTime) -> Result<Principal, CredentialRefusal> {
     let case = Case::new(RULES);
     case.access
         .authenticate_at(
-            &Presented {
+            &PresentedCredentials {
                 authorization: None,
                 certificate: Some(der),
             },
@@ -54,7 +54,7 @@ async fn ask_at(der: &[u8], now: SystemTime) -> Result<Principal, Refusal> {
         .await
 }
 
-async fn ask(der: &[u8]) -> Result<Principal, Refusal> {
+async fn ask(der: &[u8]) -> Result<Principal, CredentialRefusal> {
     ask_at(der, SystemTime::now()).await
 }
 
@@ -104,7 +104,7 @@ async fn the_first_rule_that_matches_says_who_it_is() {
         match expected {
             Some((name, role)) => assert_eq!(found, Ok(principal(name, role))),
             None => assert!(
-                matches!(found, Err(Refusal::Invalid(_))),
+                matches!(found, Err(CredentialRefusal::Invalid(_))),
                 "{names:?}: {found:?}"
             ),
         }
@@ -127,13 +127,19 @@ async fn a_common_name_counts_where_a_rule_asks_for_it() {
             .distinguished_name
             .push(DnType::OrganizationName, "Ada Deploy")
     });
-    assert!(matches!(ask(&der).await, Err(Refusal::Invalid(_))));
+    assert!(matches!(
+        ask(&der).await,
+        Err(CredentialRefusal::Invalid(_))
+    ));
     let der = of(|params| {
         params
             .distinguished_name
             .push(DnType::CommonName, "spiffe://example.org/dba")
     });
-    assert!(matches!(ask(&der).await, Err(Refusal::Invalid(_))));
+    assert!(matches!(
+        ask(&der).await,
+        Err(CredentialRefusal::Invalid(_))
+    ));
 }
 
 #[tokio::test]
@@ -146,7 +152,9 @@ async fn a_certificate_is_valid_in_its_time_however_long_the_connection_lasts() 
         params.not_after = (now + day).into();
     });
     assert!(ask_at(&der, now).await.is_ok());
-    let expired = Err(Refusal::Expired("cert:spiffe://example.org/dba".into()));
+    let expired = Err(CredentialRefusal::Expired(
+        "cert:spiffe://example.org/dba".into(),
+    ));
     assert_eq!(ask_at(&der, now + 2 * day).await, expired);
     assert_eq!(ask_at(&der, now - 2 * day).await, expired);
 }
@@ -155,8 +163,14 @@ async fn a_certificate_is_valid_in_its_time_however_long_the_connection_lasts() 
 async fn garbage_is_refused() {
     let mut der = of(|params| params.subject_alt_names = vec![uri("spiffe://example.org/dba")]);
     for garbage in [&b""[..], b"\x30\x80", &[0x30; 4096]] {
-        assert!(matches!(ask(garbage).await, Err(Refusal::Invalid(_))));
+        assert!(matches!(
+            ask(garbage).await,
+            Err(CredentialRefusal::Invalid(_))
+        ));
     }
     der.truncate(der.len() - 1);
-    assert!(matches!(ask(&der).await, Err(Refusal::Invalid(_))));
+    assert!(matches!(
+        ask(&der).await,
+        Err(CredentialRefusal::Invalid(_))
+    ));
 }

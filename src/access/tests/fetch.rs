@@ -174,7 +174,7 @@ async fn keys_stay_while_the_issuer_is_away() {
     let signer = Signer::eddsa("k");
     issuer.answer(200, &key_set([&signer]));
     let case = issuer.case();
-    look(&case.access, &mut Told::default()).await; // begins to fetch
+    look(&case.access, &mut ReportedProblem::default()).await; // begins to fetch
     assert!(case.bearer(&issuer.sign(&signer)).await.is_ok());
     issuer.answer(500, "");
     case.bearer(&issuer.sign(&Signer::eddsa("unknown")))

@@ -52,7 +52,7 @@ impl Issued {
     /// The cause of the refusal.
     async fn invalid(&self, jwt: &str) -> String {
         match self.case.bearer(jwt).await {
-            Err(Refusal::Invalid(cause)) => cause,
+            Err(CredentialRefusal::Invalid(cause)) => cause,
             other => panic!("{other:?}"),
         }
     }
@@ -70,7 +70,7 @@ fn without(name: &str) -> Value {
     claims
 }
 
-fn job() -> Result<Principal, Refusal> {
+fn job() -> Result<Principal, CredentialRefusal> {
     Ok(principal("oidc:job", Role::Deployer))
 }
 
@@ -144,7 +144,7 @@ async fn a_token_for_somebody_else_is_refused() {
 async fn time_is_looked_at_with_leeway_and_only_of_genuine_tokens() {
     let (signer, forger) = (Signer::es256("k"), Signer::es256("k"));
     let issued = Issued::new(&key_set([&signer]), "");
-    let expired = Err(Refusal::Expired("oidc:job".into()));
+    let expired = Err(CredentialRefusal::Expired("oidc:job".into()));
     for _ in 0..2 {
         assert_eq!(
             issued
@@ -180,7 +180,10 @@ async fn time_is_looked_at_with_leeway_and_only_of_genuine_tokens() {
     for wrong in [json!("2100"), json!(null), json!([seconds(60)]), json!(-1)] {
         let jwt = signer.sign(&with("exp", wrong.clone()));
         assert!(
-            matches!(issued.case.bearer(&jwt).await, Err(Refusal::Invalid(_))),
+            matches!(
+                issued.case.bearer(&jwt).await,
+                Err(CredentialRefusal::Invalid(_))
+            ),
             "{wrong}"
         );
     }
@@ -204,7 +207,7 @@ async fn what_is_in_the_cache_still_expires() {
     let signer = Signer::es256("k");
     let issued = Issued::new(&key_set([&signer]), "");
     let authorization = format!("Bearer {}", signer.sign(&claims()));
-    let presented = Presented {
+    let presented = PresentedCredentials {
         authorization: Some(&authorization),
         certificate: None,
     };
@@ -218,7 +221,10 @@ async fn what_is_in_the_cache_still_expires() {
     };
     assert_eq!(at(0).await, job());
     assert_eq!(at(305).await, job());
-    assert_eq!(at(320).await, Err(Refusal::Expired("oidc:job".into())));
+    assert_eq!(
+        at(320).await,
+        Err(CredentialRefusal::Expired("oidc:job".into()))
+    );
 }
 
 #[tokio::test]
@@ -413,7 +419,7 @@ async fn new_rules_hold_for_tokens_that_were_verified_before() {
     fs::remove_file(issued.case.folder.path().join("jwks.json")).unwrap();
     let text = Issued::text(&issued.case.folder, "");
     issued.case.rewrite(&text.replace("deployer", "viewer"));
-    look(&issued.case.access, &mut Told::default()).await;
+    look(&issued.case.access, &mut ReportedProblem::default()).await;
     assert_eq!(
         issued.case.bearer(&jwt).await,
         Ok(principal("oidc:job", Role::Viewer))
@@ -421,7 +427,7 @@ async fn new_rules_hold_for_tokens_that_were_verified_before() {
     issued
         .case
         .rewrite(&text.replace("acme/shop", "acme/other"));
-    look(&issued.case.access, &mut Told::default()).await;
+    look(&issued.case.access, &mut ReportedProblem::default()).await;
     issued.invalid(&jwt).await;
     assert!(!log.text().contains(&jwt) && !log.text().contains(jwt.rsplit('.').next().unwrap()));
 }

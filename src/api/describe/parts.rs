@@ -5,14 +5,14 @@ use prost::Message;
 use crate::{
     pb,
     schema::{
-        Column, Constraint, ConstraintKind, Domain, Enabled, Generated, Identity, Index,
-        Persistence, Policy, Range, ReplicaIdentity, Rule, Sequence, Statistics, Table, TableKind,
-        Trigger,
+        Column, Constraint, ConstraintKind, Domain, Enabled, Generated, IdentityColumn, Index,
+        Persistence, Policy, Range, ReplicaIdentity, RewriteRule, Sequence, Statistics, Table,
+        TableKind, Trigger,
     },
 };
 
 /// Cuts texts and lists, and remembers that it did.
-pub(crate) struct Cut {
+pub(crate) struct Truncation {
     /// Bytes of a text.
     pub limit: usize,
     /// Bytes of all lists that are left.
@@ -20,7 +20,7 @@ pub(crate) struct Cut {
     pub did: bool,
 }
 
-impl Cut {
+impl Truncation {
     /// As many as there is room for.
     pub(super) fn list(&mut self, all: &[String]) -> Vec<String> {
         all.iter()
@@ -71,7 +71,11 @@ impl Cut {
     }
 }
 
-pub(crate) fn table(table: &Table, common: pb::SchemaObject, cut: &mut Cut) -> pb::SchemaObject {
+pub(crate) fn table(
+    table: &Table,
+    common: pb::SchemaObject,
+    cut: &mut Truncation,
+) -> pb::SchemaObject {
     let flags = [
         (table.persistence == Persistence::Unlogged, "unlogged"),
         (table.kind == TableKind::Foreign, "foreign"),
@@ -163,16 +167,16 @@ pub(crate) fn domain(of: &Domain) -> String {
     format!("{}{collation}{not_null}{default}{constraints}", of.base)
 }
 
-pub(crate) fn column(of: &Column, cut: &mut Cut) -> pb::SchemaColumn {
+pub(crate) fn column(of: &Column, cut: &mut Truncation) -> pb::SchemaColumn {
     pb::SchemaColumn {
         name: of.name.clone(),
         r#type: of.r#type.clone(),
         not_null: of.not_null,
         default: cut.maybe(of.default.as_ref()),
         identity: match of.identity {
-            Identity::No => "",
-            Identity::Always => "always",
-            Identity::ByDefault => "by default",
+            IdentityColumn::No => "",
+            IdentityColumn::Always => "always",
+            IdentityColumn::ByDefault => "by default",
         }
         .into(),
         generated: match of.generated {
@@ -192,7 +196,7 @@ pub(crate) fn column(of: &Column, cut: &mut Cut) -> pb::SchemaColumn {
     }
 }
 
-pub(crate) fn constraint(of: &Constraint, cut: &mut Cut) -> pb::SchemaConstraint {
+pub(crate) fn constraint(of: &Constraint, cut: &mut Truncation) -> pb::SchemaConstraint {
     pb::SchemaConstraint {
         name: of.name.clone(),
         kind: match of.kind {
@@ -212,7 +216,7 @@ pub(crate) fn constraint(of: &Constraint, cut: &mut Cut) -> pb::SchemaConstraint
     }
 }
 
-pub(crate) fn index(of: &Index, cut: &mut Cut) -> pb::SchemaIndex {
+pub(crate) fn index(of: &Index, cut: &mut Truncation) -> pb::SchemaIndex {
     pb::SchemaIndex {
         name: of.name.clone(),
         definition: cut.text(&of.definition),
@@ -229,7 +233,7 @@ pub(crate) fn index(of: &Index, cut: &mut Cut) -> pb::SchemaIndex {
     }
 }
 
-pub(crate) fn rule(of: &Rule, cut: &mut Cut) -> pb::SchemaRule {
+pub(crate) fn rule(of: &RewriteRule, cut: &mut Truncation) -> pb::SchemaRule {
     pb::SchemaRule {
         name: of.name.clone(),
         definition: cut.text(&of.definition),
@@ -238,7 +242,7 @@ pub(crate) fn rule(of: &Rule, cut: &mut Cut) -> pb::SchemaRule {
     }
 }
 
-pub(crate) fn statistics(of: &Statistics, cut: &mut Cut) -> pb::SchemaStatistics {
+pub(crate) fn statistics(of: &Statistics, cut: &mut Truncation) -> pb::SchemaStatistics {
     pb::SchemaStatistics {
         name: of.name.clone(),
         definition: cut.text(&of.definition),
@@ -248,7 +252,7 @@ pub(crate) fn statistics(of: &Statistics, cut: &mut Cut) -> pb::SchemaStatistics
     }
 }
 
-pub(crate) fn trigger(of: &Trigger, cut: &mut Cut) -> pb::SchemaTrigger {
+pub(crate) fn trigger(of: &Trigger, cut: &mut Truncation) -> pb::SchemaTrigger {
     pb::SchemaTrigger {
         name: of.name.clone(),
         definition: cut.text(&of.definition),
@@ -266,7 +270,7 @@ fn enabled(of: Enabled) -> &'static str {
     }
 }
 
-pub(crate) fn policy(of: &Policy, cut: &mut Cut) -> pb::SchemaPolicy {
+pub(crate) fn policy(of: &Policy, cut: &mut Truncation) -> pb::SchemaPolicy {
     pb::SchemaPolicy {
         name: of.name.clone(),
         command: format!("{:?}", of.command).to_lowercase(),

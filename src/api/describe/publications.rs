@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::schema::{Persistence, Publication, Relation, Snapshot, Table, TableKind};
 
 /// The publications by what they name.
-pub(crate) struct Publications<'a> {
+pub(crate) struct PublicationIndex<'a> {
     /// FOR ALL TABLES, and those that name schemas.
     broad: Vec<&'a Publication>,
     named: HashMap<Relation, Vec<&'a str>>,
@@ -13,7 +13,7 @@ pub(crate) struct Publications<'a> {
     partitioned: HashMap<&'a Relation, Vec<&'a str>>,
 }
 
-impl<'a> Publications<'a> {
+impl<'a> PublicationIndex<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
         let mut named: HashMap<Relation, Vec<&str>> = HashMap::new();
         for publication in &snapshot.publications {
@@ -153,7 +153,7 @@ mod tests {
             ],
             ..Snapshot::default()
         };
-        let publications = Publications::new(&snapshot);
+        let publications = PublicationIndex::new(&snapshot);
         let of: Vec<_> = snapshot
             .tables
             .iter()

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::page::{foreign, seal, size, token};
 use crate::{
     failure::{Failure, Reason},
-    ledger::{State, history::Filter},
+    ledger::{OperationState, history::OperationFilter},
     migration::Checksum,
     pb,
 };
@@ -40,7 +40,7 @@ pub fn watch(request: &pb::WatchOperationRequest) -> Result<(Uuid, u64), Failure
 ///
 /// # Errors
 /// The first malformed field.
-pub fn operations(request: pb::ListOperationsRequest) -> Result<(Filter, usize), Failure> {
+pub fn operations(request: pb::ListOperationsRequest) -> Result<(OperationFilter, usize), Failure> {
     let no_such = |field: &str| {
         Failure::invalid(
             Reason::InvalidFilter,
@@ -57,12 +57,12 @@ pub fn operations(request: pb::ListOperationsRequest) -> Result<(Filter, usize),
     };
     let state = match pb::OperationState::try_from(request.state).map_err(|_| no_such("state"))? {
         pb::OperationState::Unspecified => None,
-        pb::OperationState::Pending => Some(State::Pending),
-        pb::OperationState::Running => Some(State::Running),
-        pb::OperationState::Succeeded => Some(State::Succeeded),
-        pb::OperationState::Failed => Some(State::Failed),
-        pb::OperationState::Interrupted => Some(State::Interrupted),
-        pb::OperationState::Cancelled => Some(State::Cancelled),
+        pb::OperationState::Pending => Some(OperationState::Pending),
+        pb::OperationState::Running => Some(OperationState::Running),
+        pb::OperationState::Succeeded => Some(OperationState::Succeeded),
+        pb::OperationState::Failed => Some(OperationState::Failed),
+        pb::OperationState::Interrupted => Some(OperationState::Interrupted),
+        pb::OperationState::Cancelled => Some(OperationState::Cancelled),
     };
     let text = |text: &str, field: &str| {
         if text.contains('\0') {
@@ -71,7 +71,7 @@ pub fn operations(request: pb::ListOperationsRequest) -> Result<(Filter, usize),
             Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
         }
     };
-    let filter = Filter {
+    let filter = OperationFilter {
         kind,
         state,
         principal: text(&request.principal, "principal")?,
@@ -85,14 +85,17 @@ pub fn operations(request: pb::ListOperationsRequest) -> Result<(Filter, usize),
         None => None,
         Some(place) => Some(read(&place).ok_or_else(foreign)?),
     };
-    Ok((Filter { after, ..filter }, size(request.page_size)?))
+    Ok((
+        OperationFilter { after, ..filter },
+        size(request.page_size)?,
+    ))
 }
 
 /// The token for the page after the operation with this time and id.
-pub fn operations_page_token(filter: &Filter, micros: u128, id: Uuid) -> String {
+pub fn operations_page_token(filter: &OperationFilter, micros: u128, id: Uuid) -> String {
     seal(&format!(
         "{}{micros}:{id}",
-        list(&Filter {
+        list(&OperationFilter {
             after: None,
             ..filter.clone()
         })
@@ -100,7 +103,7 @@ pub fn operations_page_token(filter: &Filter, micros: u128, id: Uuid) -> String 
 }
 
 /// A list is another one with another filter.
-fn list(filter: &Filter) -> String {
+fn list(filter: &OperationFilter) -> String {
     let text = format!("{filter:?}");
     format!(
         "operations:{}:",

@@ -15,12 +15,12 @@ const MAX_PATTERN: usize = 200;
 
 /// What to describe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
+pub struct ObjectFilter {
     schemas: Vec<String>,
     name: String,
     kinds: Vec<pb::SchemaObjectKind>,
     /// After this one in the order of the list.
-    pub after: Option<Place>,
+    pub after: Option<PageCursor>,
     /// The fingerprint of the schema that the page before was of.
     pub seen: Option<String>,
     /// Objects on a page.
@@ -28,13 +28,13 @@ pub struct Filter {
 }
 
 /// Where an object stands in the list: its kind, schema, name and arguments.
-pub(crate) type Place = (i32, String, String, String);
+pub(crate) type PageCursor = (i32, String, String, String);
 
 /// Checks a DescribeSchemaRequest.
 ///
 /// # Errors
 /// The first malformed field.
-pub fn schema(message: pb::DescribeSchemaRequest) -> Result<Filter, Failure> {
+pub fn schema(message: pb::DescribeSchemaRequest) -> Result<ObjectFilter, Failure> {
     let invalid = |field, problem: &str| Failure::invalid(Reason::InvalidFilter, field, problem);
     let kinds: Vec<_> = message.kinds().collect();
     if message.schemas.len() > MAX_SCHEMAS
@@ -54,7 +54,7 @@ pub fn schema(message: pb::DescribeSchemaRequest) -> Result<Filter, Failure> {
     if kinds.len() != message.kinds.len() || kinds.contains(&pb::SchemaObjectKind::Unspecified) {
         return Err(invalid("kinds", "kinds names a kind that there is not"));
     }
-    let mut filter = Filter {
+    let mut filter = ObjectFilter {
         size: size(message.page_size)?,
         schemas: message.schemas,
         name: message.name_pattern,
@@ -73,7 +73,7 @@ pub fn schema(message: pb::DescribeSchemaRequest) -> Result<Filter, Failure> {
     Ok(filter)
 }
 
-impl Filter {
+impl ObjectFilter {
     /// True for what is to be described. An extension counts by the schema of its members.
     pub fn wants(&self, kind: pb::SchemaObjectKind, schema: &str, name: &str) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&kind))
@@ -82,7 +82,7 @@ impl Filter {
     }
 
     /// The token of the page after this object, of a schema with this fingerprint.
-    pub fn page_token(&self, fingerprint: &str, place: &Place) -> String {
+    pub fn page_token(&self, fingerprint: &str, place: &PageCursor) -> String {
         // Strings and a number always have one.
         let place = serde_json::to_string(&(fingerprint, place)).unwrap_or_default();
         seal(&format!("{LIST}{}:{place}", self.digest()))
@@ -104,25 +104,25 @@ impl Filter {
 
 /// What a pattern is made of.
 #[derive(Clone, Copy, PartialEq)]
-enum Part {
+enum GlobPart {
     Any,
     One,
     Char(char),
 }
 
-fn parts(pattern: &str) -> Vec<Part> {
+fn parts(pattern: &str) -> Vec<GlobPart> {
     let mut chars = pattern.chars().peekable();
     let mut parts = Vec::new();
     while let Some(c) = chars.next() {
         parts.push(match c {
-            '*' => Part::Any,
-            '?' => Part::One,
-            '\\' => Part::Char(
+            '*' => GlobPart::Any,
+            '?' => GlobPart::One,
+            '\\' => GlobPart::Char(
                 chars
                     .next_if(|next| matches!(next, '*' | '?' | '\\'))
                     .unwrap_or(c),
             ),
-            c => Part::Char(c),
+            c => GlobPart::Char(c),
         });
     }
     parts
@@ -131,16 +131,16 @@ fn parts(pattern: &str) -> Vec<Part> {
 /// True when `text` fits the pattern: `*` stands for any characters, `?` for one, `\` before one of
 /// the three for itself.
 fn fits(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<Part>, Vec<char>) = (parts(pattern), text.chars().collect());
+    let (pattern, text): (Vec<GlobPart>, Vec<char>) = (parts(pattern), text.chars().collect());
     // Where the last star stood, and how much of the text it has taken.
     let (mut at, mut read, mut star) = (0, 0, None);
     while read < text.len() {
         match pattern.get(at) {
-            Some(Part::Any) => {
+            Some(GlobPart::Any) => {
                 star = Some((at, read));
                 at += 1;
             }
-            Some(part) if *part == Part::One || *part == Part::Char(text[read]) => {
+            Some(part) if *part == GlobPart::One || *part == GlobPart::Char(text[read]) => {
                 (at, read) = (at + 1, read + 1)
             }
             _ => match star {
@@ -152,7 +152,7 @@ fn fits(pattern: &str, text: &str) -> bool {
             },
         }
     }
-    pattern[at..].iter().all(|part| *part == Part::Any)
+    pattern[at..].iter().all(|part| *part == GlobPart::Any)
 }
 
 #[cfg(test)]

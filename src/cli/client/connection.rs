@@ -6,11 +6,11 @@ use clap::Args;
 use http::Uri;
 use tonic::{Status, service::interceptor::InterceptedService, transport::Endpoint};
 
-use super::credential::{Security, Way};
+use super::credential::{AuthenticatedChannel, SecurityArgs};
 use crate::cli::{
     env_file,
-    exit::{self, Exit},
-    output::Output,
+    exit::{self, CommandExit},
+    output::OutputFormat,
 };
 use crate::{pb::migration_service_client::MigrationServiceClient, postgres::error::chain};
 
@@ -28,45 +28,45 @@ const CUT_OFF: [&str; 5] = [
 
 /// Where the daemon is.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Address {
+pub(crate) struct DaemonAddress {
     /// The daemon, as host:port, or https://host:port for TLS.
     #[arg(long, env = "SCHEMAD_ADDRESS", default_value = crate::cli::local::settings::DEFAULT_LISTEN, value_name = "HOST:PORT", global = true)]
     pub address: String,
     #[command(flatten)]
-    pub security: Security,
+    pub security: SecurityArgs,
 }
 
 /// Options of every client command.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Common {
+pub(crate) struct ClientArgs {
     #[command(flatten)]
-    pub address: Address,
+    pub address: DaemonAddress,
     /// How to answer.
     #[arg(long, env = "SCHEMAD_OUTPUT", value_enum, default_value_t)]
-    pub output: Output,
+    pub output: OutputFormat,
 }
 
 /// Options of a read.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Read {
+pub(crate) struct ReadArgs {
     #[command(flatten)]
-    pub common: Common,
+    pub common: ClientArgs,
     /// How long to wait for the answer.
     #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     timeout: Duration,
 }
 
-impl Address {
+impl DaemonAddress {
     /// In plaintext, without a credential.
     pub(crate) fn plain(address: String) -> Self {
         Self {
             address,
-            security: Security::default(),
+            security: SecurityArgs::default(),
         }
     }
 
     /// A channel that connects on first use.
-    pub(crate) fn channel(&self) -> Result<Way, Exit> {
+    pub(crate) fn channel(&self) -> Result<AuthenticatedChannel, CommandExit> {
         self.check_origin(self.security.foreign_token())?;
         let credential = self
             .security
@@ -79,7 +79,7 @@ impl Address {
 
     /// Refuses to show a credential that is `foreign` to `.env` to a daemon that only that file
     /// chose.
-    fn check_origin(&self, foreign: Option<&str>) -> Result<(), Exit> {
+    fn check_origin(&self, foreign: Option<&str>) -> Result<(), CommandExit> {
         // A command's own address, such as that of `dev`, is not the variable's.
         let is_the_files = env_file::decides("SCHEMAD_ADDRESS")
             && std::env::var("SCHEMAD_ADDRESS").is_ok_and(|address| address == self.address);
@@ -99,7 +99,7 @@ impl Address {
             .trim_start_matches("SCHEMAD_")
             .to_lowercase()
             .replace('_', "-");
-        Err(Exit::usage(format!(
+        Err(CommandExit::usage(format!(
             "{setting} stands in .env, which may have come with a checkout, and {credential} \
              neither stands there nor lies in a file beside it: it is not shown to {}. Give \
              --{flag}, or set {setting} in the environment",
@@ -108,7 +108,7 @@ impl Address {
     }
 
     /// The endpoint, with timeouts.
-    pub(crate) fn endpoint(&self) -> Result<Endpoint, Exit> {
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, CommandExit> {
         self.check_origin(self.security.foreign_certificate())?;
         let endpoint = Endpoint::from(self.uri()?);
         // A dead network is noticed although the stream is silent.
@@ -121,14 +121,14 @@ impl Address {
         if self.encrypted() {
             endpoint
                 .tls_config(self.security.tls()?)
-                .map_err(|e| Exit::usage(format!("TLS: {}", chain(&e))))
+                .map_err(|e| CommandExit::usage(format!("TLS: {}", chain(&e))))
         } else {
             Ok(endpoint)
         }
     }
 
     /// What is called.
-    fn uri(&self) -> Result<Uri, Exit> {
+    fn uri(&self) -> Result<Uri, CommandExit> {
         let address = &self.address;
         let bare = address
             .strip_prefix("https://")
@@ -136,7 +136,7 @@ impl Address {
             .unwrap_or(address);
         // Not repeated: a database's has a password.
         if bare.contains("://") || bare.contains(['@', '=', ' ', '\n']) {
-            return Err(Exit::usage(
+            return Err(CommandExit::usage(
                 "--address is not host:port; it is no database's URL or DSN, names no user and \
                  holds no password",
             ));
@@ -152,7 +152,9 @@ impl Address {
             .parse::<Uri>()
             .ok()
             .filter(|uri| uri.host().is_some());
-        uri.ok_or_else(|| Exit::usage(format!("--address {:?} is not host:port", self.address)))
+        uri.ok_or_else(|| {
+            CommandExit::usage(format!("--address {:?} is not host:port", self.address))
+        })
     }
 
     fn encrypted(&self) -> bool {
@@ -204,26 +206,28 @@ impl Address {
     }
 
     /// A client of MigrationService.
-    pub(crate) fn client(&self) -> Result<MigrationServiceClient<Way>, Exit> {
+    pub(crate) fn client(
+        &self,
+    ) -> Result<MigrationServiceClient<AuthenticatedChannel>, CommandExit> {
         Ok(MigrationServiceClient::new(self.channel()?))
     }
 
     /// A failed call in words: tonic's own are "transport error".
-    pub(crate) fn explain(&self, status: &Status) -> Exit {
+    pub(crate) fn explain(&self, status: &Status) -> CommandExit {
         match std::error::Error::source(status) {
             Some(cause) => {
                 let cause = chain(cause);
                 let hint = self.hint(&cause).unwrap_or_default();
-                Exit::unavailable(format!("no answer from {}: {cause}{hint}", self.address))
+                CommandExit::unavailable(format!("no answer from {}: {cause}{hint}", self.address))
             }
-            None => Exit::from_status(status),
+            None => CommandExit::from_status(status),
         }
     }
 }
 
-impl Read {
+impl ReadArgs {
     /// A read with the usual patience.
-    pub(crate) fn new(common: Common) -> Self {
+    pub(crate) fn new(common: ClientArgs) -> Self {
         Self {
             common,
             timeout: Duration::from_secs(15),
@@ -231,34 +235,36 @@ impl Read {
     }
 
     /// A read that may take so long.
-    pub(crate) fn with_timeout(common: Common, timeout: Duration) -> Self {
+    pub(crate) fn with_timeout(common: ClientArgs, timeout: Duration) -> Self {
         Self { common, timeout }
     }
 
     /// Makes one call to MigrationService within the timeout.
     pub(crate) async fn call<T>(
         &self,
-        call: impl AsyncFnOnce(MigrationServiceClient<Way>) -> Result<tonic::Response<T>, Status>,
-    ) -> Result<T, Exit> {
+        call: impl AsyncFnOnce(
+            MigrationServiceClient<AuthenticatedChannel>,
+        ) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, CommandExit> {
         self.call_on(MigrationServiceClient::new, call).await
     }
 
     /// Makes one call within the timeout to the service whose client `client` makes.
     pub(crate) async fn call_on<C, T>(
         &self,
-        client: impl FnOnce(Way) -> C,
+        client: impl FnOnce(AuthenticatedChannel) -> C,
         call: impl AsyncFnOnce(C) -> Result<tonic::Response<T>, Status>,
-    ) -> Result<T, Exit> {
+    ) -> Result<T, CommandExit> {
         let address = &self.common.address;
         match tokio::time::timeout(self.timeout, call(client(address.channel()?))).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status))
-                if self.common.output == Output::Json && exit::reason(&status).is_some() =>
+                if self.common.output == OutputFormat::Json && exit::reason(&status).is_some() =>
             {
                 Err(exit::json_error(&status))
             }
             Ok(Err(status)) => Err(address.explain(&status)),
-            Err(_) => Err(Exit::unavailable(format!(
+            Err(_) => Err(CommandExit::unavailable(format!(
                 "no answer from {} within {:?}",
                 address.address, self.timeout
             ))),
@@ -272,7 +278,7 @@ mod tests {
 
     #[test]
     fn only_a_loopback_address_is_here_with_and_without_a_port() {
-        let is_here = |address: &str| Address::plain(address.into()).is_here();
+        let is_here = |address: &str| DaemonAddress::plain(address.into()).is_here();
         for here in [
             ":50051",
             "localhost",

@@ -9,9 +9,9 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::credential::Security;
+use super::credential::SecurityArgs;
 use crate::cli::{
-    client::connection::Address, env_file, exit::Exit, file_name::FileName,
+    client::connection::DaemonAddress, env_file, exit::CommandExit, file_name::FileNameParser,
     local::settings::DEFAULT_ADMIN_LISTEN, output::say,
 };
 use crate::postgres::error::chain;
@@ -38,7 +38,7 @@ const GO_FLAGS: [&str; 9] = [
 ];
 
 #[derive(Debug, Args)]
-pub(crate) struct Health {
+pub(crate) struct HealthArgs {
     /// The daemon, as host:port.
     #[arg(long = "addr", alias = "address", env = "SCHEMAD_ADDRESS", default_value = crate::cli::local::settings::DEFAULT_LISTEN)]
     addr: String,
@@ -61,13 +61,13 @@ pub(crate) struct Health {
     #[arg(long, env = "SCHEMAD_TLS")]
     tls: bool,
     /// The authorities to trust (PEM), instead of the machine's own.
-    #[arg(long, alias = "tls-ca", env = "SCHEMAD_TLS_CA", value_name = "FILE", value_parser = FileName)]
+    #[arg(long, alias = "tls-ca", env = "SCHEMAD_TLS_CA", value_name = "FILE", value_parser = FileNameParser)]
     tls_ca_cert: Option<PathBuf>,
     /// The certificate to show (PEM).
-    #[arg(long, alias = "client-cert", env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "tls_client_key", value_parser = FileName)]
+    #[arg(long, alias = "client-cert", env = "SCHEMAD_CLIENT_CERT", value_name = "FILE", requires = "tls_client_key", value_parser = FileNameParser)]
     tls_client_cert: Option<PathBuf>,
     /// Its key (PEM).
-    #[arg(long, alias = "client-key", env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "tls_client_cert", value_parser = FileName)]
+    #[arg(long, alias = "client-key", env = "SCHEMAD_CLIENT_KEY", value_name = "FILE", requires = "tls_client_cert", value_parser = FileNameParser)]
     tls_client_key: Option<PathBuf>,
     /// The name that the daemon's certificate has to be for, instead of the address's host.
     #[arg(long, env = "SCHEMAD_TLS_SERVER_NAME", value_name = "NAME")]
@@ -90,10 +90,10 @@ pub(crate) fn with_double_dashes(args: impl Iterator<Item = OsString>) -> Vec<Os
     args
 }
 
-impl Health {
-    pub(crate) async fn run(self) -> Exit {
-        let unhealthy = |code, message: String| Exit::with_code(code, Some(message));
-        let security = Security::new(
+impl HealthArgs {
+    pub(crate) async fn run(self) -> CommandExit {
+        let unhealthy = |code, message: String| CommandExit::with_code(code, Some(message));
+        let security = SecurityArgs::new(
             self.tls,
             self.tls_ca_cert.clone(),
             self.tls_server_name.clone(),
@@ -102,15 +102,16 @@ impl Health {
                 .zip(self.tls_client_key.clone()),
         );
         if self.admin && env_file::is_flag("SCHEMAD_ADDRESS") {
-            return Exit::usage("--admin says where to ask, and so does --addr: give one").with(1);
+            return CommandExit::usage("--admin says where to ask, and so does --addr: give one")
+                .with(1);
         }
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let address = match variable("SCHEMAD_ADMIN_LISTEN") {
-            Some(listen) if self.admin => Address::plain(reachable(&listen)),
+            Some(listen) if self.admin => DaemonAddress::plain(reachable(&listen)),
             None if self.admin && variable("SCHEMAD_ADDRESS").is_none() => {
-                Address::plain(DEFAULT_ADMIN_LISTEN.into())
+                DaemonAddress::plain(DEFAULT_ADMIN_LISTEN.into())
             }
-            _ => Address {
+            _ => DaemonAddress {
                 address: self.addr.clone(),
                 security,
             },
@@ -174,7 +175,7 @@ impl Health {
         let word = status.as_str_name();
         if status == ServingStatus::Serving {
             say(&format!("status: {word}"));
-            Exit::DONE
+            CommandExit::DONE
         } else {
             unhealthy(
                 UNHEALTHY,

@@ -8,11 +8,11 @@ use std::{
 use clap::{Args, ValueEnum};
 use tonic::Status;
 
-use super::operate::{self, Live, show};
+use super::operate::{self, ProgressDisplay, show};
 use crate::cli::{
-    client::connection::{Common, Read},
-    exit::Exit,
-    output::{self, Output, fitted_table, line, progress, say, tell_done},
+    client::connection::{ClientArgs, ReadArgs},
+    exit::CommandExit,
+    output::{self, OutputFormat, fitted_table, line, progress, say, tell_done},
 };
 use crate::pb::{self, operation_event::Event, operation_service_client::OperationServiceClient};
 
@@ -21,15 +21,15 @@ const RETRY: Duration = Duration::from_millis(300);
 
 /// List operations, the newest first.
 #[derive(Debug, Args)]
-pub(crate) struct History {
+pub(crate) struct HistoryArgs {
     #[command(flatten)]
-    read: Read,
+    read: ReadArgs,
     /// Only these.
     #[arg(long, value_enum)]
-    kind: Option<Kind>,
+    kind: Option<KindFilter>,
     /// Only those in this state.
     #[arg(long, value_enum)]
-    state: Option<State>,
+    state: Option<StateFilter>,
     /// Only those that this principal asked for.
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
@@ -45,7 +45,7 @@ pub(crate) struct History {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
+enum KindFilter {
     Apply,
     Rollback,
     Resolve,
@@ -53,7 +53,7 @@ enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum State {
+enum StateFilter {
     Pending,
     Running,
     Succeeded,
@@ -62,13 +62,13 @@ enum State {
     Cancelled,
 }
 
-impl History {
-    pub(crate) async fn run(self) -> Exit {
-        self.print().await.err().unwrap_or(Exit::DONE)
+impl HistoryArgs {
+    pub(crate) async fn run(self) -> CommandExit {
+        self.print().await.err().unwrap_or(CommandExit::DONE)
     }
 
     /// As many pages as needed: one table, or one JSON object a page.
-    async fn print(self) -> Result<(), Exit> {
+    async fn print(self) -> Result<(), CommandExit> {
         let mut request = pb::ListOperationsRequest {
             kind: self
                 .kind
@@ -96,7 +96,7 @@ impl History {
                     client.list_operations(call).await
                 })
                 .await?;
-            if self.read.common.output == Output::Json {
+            if self.read.common.output == OutputFormat::Json {
                 output::json(&page, "schemad.v1.ListOperationsResponse")?;
             }
             left -= page.operations.len().min(left);
@@ -106,7 +106,7 @@ impl History {
                 break;
             }
         }
-        if self.read.common.output == Output::Table {
+        if self.read.common.output == OutputFormat::Table {
             if output::is_narrow(HISTORY_WIDTH) {
                 shorten_ids(&mut rows);
             }
@@ -187,30 +187,30 @@ fn why(operation: &pb::Operation) -> String {
     }
 }
 
-fn kind(kind: Kind) -> pb::OperationKind {
+fn kind(kind: KindFilter) -> pb::OperationKind {
     match kind {
-        Kind::Apply => pb::OperationKind::Apply,
-        Kind::Rollback => pb::OperationKind::Rollback,
-        Kind::Resolve => pb::OperationKind::Resolve,
-        Kind::Sign => pb::OperationKind::Sign,
+        KindFilter::Apply => pb::OperationKind::Apply,
+        KindFilter::Rollback => pb::OperationKind::Rollback,
+        KindFilter::Resolve => pb::OperationKind::Resolve,
+        KindFilter::Sign => pb::OperationKind::Sign,
     }
 }
 
-fn state(state: State) -> pb::OperationState {
+fn state(state: StateFilter) -> pb::OperationState {
     match state {
-        State::Pending => pb::OperationState::Pending,
-        State::Running => pb::OperationState::Running,
-        State::Succeeded => pb::OperationState::Succeeded,
-        State::Failed => pb::OperationState::Failed,
-        State::Interrupted => pb::OperationState::Interrupted,
-        State::Cancelled => pb::OperationState::Cancelled,
+        StateFilter::Pending => pb::OperationState::Pending,
+        StateFilter::Running => pb::OperationState::Running,
+        StateFilter::Succeeded => pb::OperationState::Succeeded,
+        StateFilter::Failed => pb::OperationState::Failed,
+        StateFilter::Interrupted => pb::OperationState::Interrupted,
+        StateFilter::Cancelled => pb::OperationState::Cancelled,
     }
 }
 
 /// Which operation.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct OperationSelector {
     /// The operation's id, or how it begins as `history` shows it.
     operation: Option<String>,
     /// The one that runs, or is the next to.
@@ -224,9 +224,9 @@ const LOOKED_THROUGH: i32 = 1000;
 /// Less of an id than this is a mistake rather than a choice.
 const SHORTEST_BEGINNING: usize = 8;
 
-impl Which {
+impl OperationSelector {
     /// Its whole id.
-    async fn id(&self, common: &Common) -> Result<String, Exit> {
+    async fn id(&self, common: &ClientArgs) -> Result<String, CommandExit> {
         if let Some(id) = &self.operation
             && uuid::Uuid::try_parse(id).is_ok()
         {
@@ -238,7 +238,7 @@ impl Which {
             .as_ref()
             .filter(|begins| begins.len() < SHORTEST_BEGINNING)
         {
-            return Err(Exit::usage(format!(
+            return Err(CommandExit::usage(format!(
                 "{begins:?} is too little of an operation's id: give at least {SHORTEST_BEGINNING} \
                  characters, or --running"
             )));
@@ -247,7 +247,7 @@ impl Which {
             page_size: LOOKED_THROUGH,
             ..Default::default()
         };
-        let read = Read::new(common.clone());
+        let read = ReadArgs::new(common.clone());
         let page = read
             .call_on(OperationServiceClient::new, async |mut client| {
                 client.list_operations(request).await
@@ -270,16 +270,16 @@ impl Which {
                 .or(found.last());
             return first
                 .map(|operation| operation.id.clone())
-                .ok_or_else(|| Exit::usage("no operation is running"));
+                .ok_or_else(|| CommandExit::usage("no operation is running"));
         }
         let begins = self.operation.as_deref().unwrap_or_default();
         match found[..] {
             [one] => Ok(one.id.clone()),
-            [] => Err(Exit::usage(format!(
+            [] => Err(CommandExit::usage(format!(
                 "no operation's id begins with {begins:?} (`schemad history` lists them; the last \
                  {LOOKED_THROUGH} were looked at)"
             ))),
-            [..] => Err(Exit::usage(format!(
+            [..] => Err(CommandExit::usage(format!(
                 "the ids of {} operations begin with {begins:?}: give more of it",
                 found.len()
             ))),
@@ -289,9 +289,9 @@ impl Which {
 
 /// Follow an operation to its end, on whichever daemon it runs, and exit as it ended.
 #[derive(Debug, Args)]
-pub(crate) struct Watch {
+pub(crate) struct WatchArgs {
     #[command(flatten)]
-    which: Which,
+    which: OperationSelector,
     /// Begin after the state change with this number.
     #[arg(long, default_value_t = 0, value_name = "N")]
     after: i64,
@@ -299,16 +299,16 @@ pub(crate) struct Watch {
     #[arg(long, env = "SCHEMAD_RECONNECT", default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     reconnect: Duration,
     #[command(flatten)]
-    common: Common,
+    common: ClientArgs,
 }
 
-impl Watch {
-    pub(crate) async fn run(self) -> Exit {
+impl WatchArgs {
+    pub(crate) async fn run(self) -> CommandExit {
         let operation = match self.which.id(&self.common).await {
             Ok(id) => id,
             Err(exit) => return exit,
         };
-        let following = Following {
+        let following = OperationWatch {
             operation,
             after: self.after,
             reconnect: self.reconnect,
@@ -320,20 +320,20 @@ impl Watch {
 }
 
 /// A watch of one operation.
-struct Following {
+struct OperationWatch {
     operation: String,
     after: i64,
     reconnect: Duration,
-    common: Common,
+    common: ClientArgs,
 }
 
-impl Following {
+impl OperationWatch {
     /// Of an operation without steps: what was resolved or signed, and why. Its events do not say.
     async fn say_what_was_asked(&self) {
         let request = pb::GetOperationRequest {
             id: self.operation.clone(),
         };
-        let read = Read::new(self.common.clone());
+        let read = ReadArgs::new(self.common.clone());
         let found = read
             .call_on(OperationServiceClient::new, async |mut client| {
                 client.get_operation(request).await
@@ -349,7 +349,10 @@ impl Following {
             operation.kind(),
             pb::OperationKind::Resolve | pb::OperationKind::Sign
         );
-        if is_without_steps && operation.reason.is_empty() && self.common.output == Output::Table {
+        if is_without_steps
+            && operation.reason.is_empty()
+            && self.common.output == OutputFormat::Table
+        {
             let word = operation
                 .kind()
                 .as_str_name()
@@ -364,21 +367,21 @@ impl Following {
         }
     }
 
-    async fn run(self) -> Exit {
-        let mut live = Live::new();
+    async fn run(self) -> CommandExit {
+        let mut live = ProgressDisplay::new();
         let exit = tokio::select! {
             exit = self.to_the_end(&mut live) => exit,
             _ = tokio::signal::ctrl_c() => {
                 live.interrupted();
                 show::left(&self.operation);
-                return Exit::interrupted("");
+                return CommandExit::interrupted("");
             }
         };
         live.clear();
         exit
     }
 
-    async fn to_the_end(&self, live: &mut Live) -> Exit {
+    async fn to_the_end(&self, live: &mut ProgressDisplay) -> CommandExit {
         let (mut after, mut ended, mut lost_since) = (self.after, None, None::<Instant>);
         loop {
             let status = match self
@@ -393,8 +396,8 @@ impl Following {
                         Err(status) => status,
                     },
                 },
-                Err(Cut::Status(status)) => status,
-                Err(Cut::Exit(exit)) => return exit,
+                Err(StreamCut::Status(status)) => status,
+                Err(StreamCut::Exit(exit)) => return exit,
             };
             if crate::cli::exit::reason(&status).is_some() {
                 return self.common.address.explain(&status);
@@ -409,7 +412,7 @@ impl Following {
 
     /// How it ended, as it is recorded, for whoever has seen all of its events. `None`: it has not
     /// ended.
-    async fn recorded_end(&self) -> Result<Option<Exit>, Status> {
+    async fn recorded_end(&self) -> Result<Option<CommandExit>, Status> {
         let channel = self
             .common
             .address
@@ -429,14 +432,14 @@ impl Following {
             pb::OperationState::Unspecified
             | pb::OperationState::Pending
             | pb::OperationState::Running => None,
-            pb::OperationState::Succeeded => Some(Exit::DONE),
+            pb::OperationState::Succeeded => Some(CommandExit::DONE),
             _ => {
                 let failure = pb::Failure {
                     reason: operation.reason,
                     message: operation.message,
                     ..Default::default()
                 };
-                Some(Exit::from_failure(Some(&failure)))
+                Some(CommandExit::from_failure(Some(&failure)))
             }
         })
     }
@@ -444,12 +447,12 @@ impl Following {
     async fn once(
         &self,
         after: &mut i64,
-        ended: &mut Option<Exit>,
+        ended: &mut Option<CommandExit>,
         lost_since: &mut Option<Instant>,
-        live: &mut Live,
-    ) -> Result<(), Cut> {
+        live: &mut ProgressDisplay,
+    ) -> Result<(), StreamCut> {
         let mut client =
-            OperationServiceClient::new(self.common.address.channel().map_err(Cut::Exit)?);
+            OperationServiceClient::new(self.common.address.channel().map_err(StreamCut::Exit)?);
         let request = pb::WatchOperationRequest {
             id: self.operation.clone(),
             after_sequence: *after,
@@ -457,21 +460,21 @@ impl Following {
         let mut events = client
             .watch_operation(request)
             .await
-            .map_err(Cut::Status)?
+            .map_err(StreamCut::Status)?
             .into_inner();
-        while let Some(response) = events.message().await.map_err(Cut::Status)? {
+        while let Some(response) = events.message().await.map_err(StreamCut::Status)? {
             let Some(event) = &response.event else {
                 continue;
             };
             *lost_since = None;
             *after = event.sequence.max(*after);
             if let Some(Event::Finished(finished)) = &event.event {
-                *ended = Some(Exit::from_failure(finished.failure.as_ref()));
+                *ended = Some(CommandExit::from_failure(finished.failure.as_ref()));
             }
             match self.common.output {
-                Output::Json => output::json(&response, "schemad.v1.WatchOperationResponse")
-                    .map_err(Cut::Exit)?,
-                Output::Table => {
+                OutputFormat::Json => output::json(&response, "schemad.v1.WatchOperationResponse")
+                    .map_err(StreamCut::Exit)?,
+                OutputFormat::Table => {
                     live.event(event);
                     live.above(|| show::event(event));
                 }
@@ -479,7 +482,7 @@ impl Following {
             // Nobody reads what follows.
             if !output::is_printed() && ended.is_none() {
                 live.above(|| show::left(&self.operation));
-                return Err(Cut::Exit(Exit::DONE));
+                return Err(StreamCut::Exit(CommandExit::DONE));
             }
         }
         Ok(())
@@ -487,29 +490,29 @@ impl Following {
 }
 
 /// Why a stream was cut.
-enum Cut {
+enum StreamCut {
     Status(Status),
-    Exit(Exit),
+    Exit(CommandExit),
 }
 
 /// Cancel an operation: its running step is undone, what was committed before stays.
 #[derive(Debug, Args)]
-pub(crate) struct Cancel {
+pub(crate) struct CancelArgs {
     #[command(flatten)]
-    which: Which,
+    which: OperationSelector,
     #[command(flatten)]
-    common: Common,
+    common: ClientArgs,
 }
 
-impl Cancel {
-    pub(crate) async fn run(self) -> Exit {
+impl CancelArgs {
+    pub(crate) async fn run(self) -> CommandExit {
         let id = match self.which.id(&self.common).await {
             Ok(id) => id,
             Err(exit) => return exit,
         };
         let request = pb::CancelOperationRequest { id };
         // It answers when the operation has ended.
-        let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
+        let read = ReadArgs::with_timeout(self.common.clone(), Duration::from_secs(60));
         let answer = read
             .call_on(OperationServiceClient::new, async |mut client| {
                 client.cancel_operation(request).await
@@ -519,10 +522,10 @@ impl Cancel {
             Ok(response) => response,
             Err(exit) => return exit,
         };
-        if self.common.output == Output::Json {
+        if self.common.output == OutputFormat::Json {
             let exit = output::json(&response, "schemad.v1.CancelOperationResponse")
                 .err()
-                .unwrap_or(Exit::DONE);
+                .unwrap_or(CommandExit::DONE);
             if output::is_printed() {
                 return exit;
             }
@@ -548,6 +551,6 @@ impl Cancel {
                 ));
             }
         }
-        Exit::DONE
+        CommandExit::DONE
     }
 }

@@ -9,9 +9,9 @@ use clap::Args;
 use tonic::{Status, Streaming};
 
 use crate::cli::{
-    client::connection::{Address, Common},
-    exit::Exit,
-    output::{self, DIM, Output, line, progress, say, styled},
+    client::connection::{ClientArgs, DaemonAddress},
+    exit::CommandExit,
+    output::{self, DIM, OutputFormat, line, progress, say, styled},
 };
 use crate::pb::{self, lease_response::Event, lease_service_client::LeaseServiceClient};
 
@@ -21,9 +21,9 @@ const A_DAY: Duration = Duration::from_secs(86_400);
 /// one, the URL is printed and the database is there until Ctrl-C, or until stdin ends where that
 /// is a pipe. It is dropped afterwards.
 #[derive(Debug, Args)]
-pub(crate) struct Lease {
+pub(crate) struct LeaseArgs {
     #[command(flatten)]
-    common: Common,
+    common: ClientArgs,
     /// How long it may last at most [default: as the daemon says].
     #[arg(long, env = "SCHEMAD_TTL", value_parser = humantime::parse_duration, value_name = "DURATION")]
     ttl: Option<Duration>,
@@ -36,14 +36,14 @@ pub(crate) struct Lease {
     command: Vec<std::ffi::OsString>,
 }
 
-impl Lease {
-    pub(crate) async fn run(self) -> Exit {
+impl LeaseArgs {
+    pub(crate) async fn run(self) -> CommandExit {
         match self.hold().await {
             Ok(exit) | Err(exit) => exit,
         }
     }
 
-    async fn hold(self) -> Result<Exit, Exit> {
+    async fn hold(self) -> Result<CommandExit, CommandExit> {
         let address = &self.common.address;
         let client = LeaseServiceClient::new(address.channel()?);
         // The daemon gives up first, because it knows why.
@@ -52,7 +52,7 @@ impl Lease {
         let (stream, database) = asked
             .await
             .map_err(|_| {
-                Exit::unavailable(format!(
+                CommandExit::unavailable(format!(
                     "no lease from {} within {:?}",
                     address.address, self.timeout
                 ))
@@ -64,7 +64,7 @@ impl Lease {
         }
         self.show(&database)?;
         if !output::is_printed() {
-            return Ok(Exit::DONE); // nobody has the URL
+            return Ok(CommandExit::DONE); // nobody has the URL
         }
         tokio::select! {
             exit = ended => Ok(exit),
@@ -72,8 +72,8 @@ impl Lease {
         }
     }
 
-    fn show(&self, database: &pb::LeasedDatabase) -> Result<(), Exit> {
-        if self.common.output == Output::Json {
+    fn show(&self, database: &pb::LeasedDatabase) -> Result<(), CommandExit> {
+        if self.common.output == OutputFormat::Json {
             let response = pb::LeaseResponse {
                 event: Some(Event::Database(database.clone())),
             };
@@ -91,7 +91,7 @@ impl Lease {
 
 /// Asks, and waits for the database.
 async fn begin(
-    mut client: LeaseServiceClient<super::credential::Way>,
+    mut client: LeaseServiceClient<super::credential::AuthenticatedChannel>,
     ttl: Option<Duration>,
     queue_timeout: Duration,
 ) -> Result<(Streaming<pb::LeaseResponse>, pb::LeasedDatabase), Status> {
@@ -109,12 +109,14 @@ async fn begin(
 }
 
 /// How to exit once the lease has ended.
-async fn ended(mut stream: Streaming<pb::LeaseResponse>, address: &Address) -> Exit {
+async fn ended(mut stream: Streaming<pb::LeaseResponse>, address: &DaemonAddress) -> CommandExit {
     loop {
         match stream.message().await {
             Ok(Some(_)) => {}
             Ok(None) => {
-                return Exit::unavailable("something between here and the daemon ended the lease");
+                return CommandExit::unavailable(
+                    "something between here and the daemon ended the lease",
+                );
             }
             Err(status) => return address.explain(&status),
         }

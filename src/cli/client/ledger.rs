@@ -6,29 +6,29 @@ use clap::{Args, Subcommand};
 
 use super::operate;
 use crate::cli::{
-    client::connection::{Common, Read},
-    exit::Exit,
-    output::{self, Output, progress, table, tell_done},
+    client::connection::{ClientArgs, ReadArgs},
+    exit::CommandExit,
+    output::{self, OutputFormat, progress, table, tell_done},
 };
 use crate::pb;
 
 /// What a person does to the ledger itself.
 #[derive(Debug, Args)]
-pub(crate) struct Ledger {
+pub(crate) struct LedgerArgs {
     #[command(subcommand)]
-    act: Act,
+    act: LedgerCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Act {
+enum LedgerCommand {
     /// Vouch for the down scripts that the ledger keeps, as they are, with the daemon's signing
     /// key. What was said is kept.
-    Sign(Sign),
+    Sign(SignArgs),
 }
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["version", "all"]))]
-struct Sign {
+struct SignArgs {
     /// The down of this migration, whatever signature it has; may be repeated.
     #[arg(long, value_name = "VERSION", value_parser = operate::version)]
     version: Vec<String>,
@@ -40,26 +40,26 @@ struct Sign {
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
-    common: Common,
+    common: ClientArgs,
 }
 
-impl Ledger {
-    pub(crate) async fn run(self) -> Exit {
+impl LedgerArgs {
+    pub(crate) async fn run(self) -> CommandExit {
         match self.act {
-            Act::Sign(sign) => sign.run().await,
+            LedgerCommand::Sign(sign) => sign.run().await,
         }
     }
 }
 
-impl Sign {
-    async fn run(self) -> Exit {
+impl SignArgs {
+    async fn run(self) -> CommandExit {
         let request = pb::SignLedgerRequest {
             versions: self.version,
             all: self.all,
             reason: self.reason,
             ..Default::default()
         };
-        let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
+        let read = ReadArgs::with_timeout(self.common.clone(), Duration::from_secs(60));
         let response = match read
             .call(async |mut client| client.sign_ledger(request).await)
             .await
@@ -67,17 +67,17 @@ impl Sign {
             Err(exit) => return exit,
             Ok(response) => response,
         };
-        if self.common.output == Output::Json
+        if self.common.output == OutputFormat::Json
             && let Err(exit) = output::json(&response, "schemad.v1.SignLedgerResponse")
         {
             return exit;
         }
-        if self.common.output != Output::Json || !output::is_printed() {
+        if self.common.output != OutputFormat::Json || !output::is_printed() {
             show(&response);
         }
         match response.refused.len() {
-            0 => Exit::DONE,
-            n => Exit::refused(format!("{n} down(s) were not signed")),
+            0 => CommandExit::DONE,
+            n => CommandExit::refused(format!("{n} down(s) were not signed")),
         }
     }
 }

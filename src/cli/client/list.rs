@@ -3,25 +3,25 @@
 use clap::Args;
 
 use crate::cli::{
-    client::connection::Read,
-    exit::Exit,
-    output::{self, Output, fitted_table, say},
+    client::connection::ReadArgs,
+    exit::CommandExit,
+    output::{self, OutputFormat, fitted_table, say},
 };
 use crate::pb;
 
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct ListArgs {
     #[command(flatten)]
-    read: Read,
+    read: ReadArgs,
 }
 
-impl List {
-    pub(crate) async fn run(self) -> Exit {
-        self.print().await.err().unwrap_or(Exit::DONE)
+impl ListArgs {
+    pub(crate) async fn run(self) -> CommandExit {
+        self.print().await.err().unwrap_or(CommandExit::DONE)
     }
 
     /// All pages: one table, or one JSON object a page.
-    async fn print(self) -> Result<(), Exit> {
+    async fn print(self) -> Result<(), CommandExit> {
         let (mut page_token, mut rows) = (String::new(), Vec::new());
         loop {
             let request = pb::ListMigrationsRequest {
@@ -32,7 +32,7 @@ impl List {
                 .read
                 .call(async |mut client| client.list_migrations(request).await)
                 .await?;
-            if self.read.common.output == Output::Json {
+            if self.read.common.output == OutputFormat::Json {
                 output::json(&page, "schemad.v1.ListMigrationsResponse")?;
             }
             page_token = page.next_page_token;
@@ -41,7 +41,7 @@ impl List {
                 break;
             }
         }
-        if self.read.common.output == Output::Table {
+        if self.read.common.output == OutputFormat::Table {
             let header = [
                 "VERSION",
                 "NAME",

@@ -5,7 +5,7 @@ mod follow;
 pub(crate) mod progress;
 pub(crate) mod show;
 
-pub(crate) use progress::Live;
+pub(crate) use progress::ProgressDisplay;
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use clap::{Args, ValueEnum};
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
-use super::credential::Way;
-use crate::cli::{client::connection::Common, exit::Exit};
+use super::credential::AuthenticatedChannel;
+use crate::cli::{client::connection::ClientArgs, exit::CommandExit};
 use crate::{
     migration::folder,
     pb::{self, migration_service_client::MigrationServiceClient},
@@ -23,9 +23,9 @@ use crate::{
 /// Options of both. What to do is said in arguments only: a variable that somebody left behind must
 /// not choose a target.
 #[derive(Clone, Debug, Args)]
-struct Operate {
+struct OperateArgs {
     #[command(flatten)]
-    common: Common,
+    common: ClientArgs,
     /// UUID of the request: the same id is the same operation, so a pipeline that is started again
     /// does not ask twice.
     #[arg(long, env = "SCHEMAD_REQUEST_ID", value_name = "UUID")]
@@ -52,7 +52,7 @@ struct Operate {
 
 /// Apply pending migrations, in version order, all of them without --to or --steps.
 #[derive(Debug, Args)]
-pub(crate) struct Apply {
+pub(crate) struct ApplyArgs {
     /// Only those up to and including this version.
     #[arg(long, value_name = "VERSION", value_parser = version, conflicts_with = "steps")]
     to: Option<String>,
@@ -67,13 +67,13 @@ pub(crate) struct Apply {
     #[arg(long, value_name = "DIGEST", env = "SCHEMAD_EXPECTED_SET_DIGEST")]
     expected_set_digest: Option<String>,
     #[command(flatten)]
-    operate: Operate,
+    operate: OperateArgs,
 }
 
 /// Roll back applied migrations, the last applied first.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["steps", "to", "all"]))]
-pub(crate) struct Rollback {
+pub(crate) struct RollbackArgs {
     /// So many.
     #[arg(long, value_name = "N")]
     steps: Option<i32>,
@@ -85,16 +85,16 @@ pub(crate) struct Rollback {
     all: bool,
     /// Which down script to run where the ledger's and the daemon's differ.
     #[arg(long, value_name = "WHERE", value_enum)]
-    down_from: Option<DownFrom>,
+    down_from: Option<DownSourceArg>,
     /// Also what clients watch (schemad.schema.applied.<version>), which is refused otherwise.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    operate: Operate,
+    operate: OperateArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum DownFrom {
+enum DownSourceArg {
     /// What belonged to the migration when it was applied.
     Ledger,
     /// What the daemon carries.
@@ -102,8 +102,8 @@ enum DownFrom {
     Daemon,
 }
 
-impl Apply {
-    pub(crate) async fn run(self) -> Exit {
+impl ApplyArgs {
+    pub(crate) async fn run(self) -> CommandExit {
         let Self {
             to, steps, operate, ..
         } = self;
@@ -120,12 +120,12 @@ impl Apply {
             lock_timeout: operate.lock_timeout.map(wire),
             detach: operate.detach,
         };
-        follow::follow(&operate, Call::Apply(request)).await
+        follow::follow(&operate, RepeatableCall::Apply(request)).await
     }
 }
 
-impl Rollback {
-    pub(crate) async fn run(self) -> Exit {
+impl RollbackArgs {
+    pub(crate) async fn run(self) -> CommandExit {
         use pb::rollback_request::Target;
         let Self {
             to,
@@ -142,8 +142,8 @@ impl Rollback {
                 .or(all.then_some(Target::All(true))),
             down_from: match down_from {
                 None => pb::ScriptSource::Unspecified,
-                Some(DownFrom::Ledger) => pb::ScriptSource::Ledger,
-                Some(DownFrom::Daemon) => pb::ScriptSource::Binary,
+                Some(DownSourceArg::Ledger) => pb::ScriptSource::Ledger,
+                Some(DownSourceArg::Daemon) => pb::ScriptSource::Binary,
             }
             .into(),
             request_id: operate.request_id.unwrap_or_else(Uuid::new_v4).to_string(),
@@ -154,7 +154,7 @@ impl Rollback {
             force,
             detach: operate.detach,
         };
-        follow::follow(&operate, Call::Rollback(request)).await
+        follow::follow(&operate, RepeatableCall::Rollback(request)).await
     }
 }
 
@@ -167,18 +167,18 @@ pub(crate) fn wire(duration: Duration) -> prost_types::Duration {
 }
 
 /// The request, to be sent as often as needed.
-enum Call {
+enum RepeatableCall {
     Apply(pb::ApplyRequest),
     Rollback(pb::RollbackRequest),
 }
 
 /// The answer's stream.
-enum Events {
+enum EventStream {
     Apply(Streaming<pb::ApplyResponse>),
     Rollback(Streaming<pb::RollbackResponse>),
 }
 
-impl Call {
+impl RepeatableCall {
     fn request_id(&self) -> &str {
         match self {
             Self::Apply(request) => &request.request_id,
@@ -195,19 +195,22 @@ impl Call {
         }
     }
 
-    async fn send(&self, client: &mut MigrationServiceClient<Way>) -> Result<Events, Status> {
+    async fn send(
+        &self,
+        client: &mut MigrationServiceClient<AuthenticatedChannel>,
+    ) -> Result<EventStream, Status> {
         Ok(match self {
             Self::Apply(request) => {
-                Events::Apply(client.apply(request.clone()).await?.into_inner())
+                EventStream::Apply(client.apply(request.clone()).await?.into_inner())
             }
             Self::Rollback(request) => {
-                Events::Rollback(client.rollback(request.clone()).await?.into_inner())
+                EventStream::Rollback(client.rollback(request.clone()).await?.into_inner())
             }
         })
     }
 }
 
-impl Events {
+impl EventStream {
     async fn next(&mut self) -> Result<Option<pb::OperationEvent>, Status> {
         Ok(match self {
             Self::Apply(stream) => stream.message().await?.and_then(|response| response.event),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::{api::convert::outcome_of, failure::Reason, pb, planner::Outcome};
+use crate::{api::convert::outcome_of, failure::Reason, pb, planner::ResolveOutcome};
 
 /// A daemon's words without the names of methods, for which there are commands here.
 pub(crate) fn without_methods(text: &str) -> String {
@@ -15,13 +15,13 @@ pub(crate) fn without_methods(text: &str) -> String {
 /// Commands that answer a failure of this reason, each on its own.
 pub(crate) fn of_failure(reason: Reason, metadata: &HashMap<String, String>) -> Vec<String> {
     let get = |key: &str| metadata.get(key).map(String::as_str).unwrap_or_default();
-    let outcomes = Outcome::of_list(get("resolve"));
+    let outcomes = ResolveOutcome::of_list(get("resolve"));
     of(reason, get("version"), &outcomes)
 }
 
 /// Commands that answer what a status shows.
 pub(crate) fn of_problem(problem: &pb::Problem) -> Vec<String> {
-    let outcomes: Vec<Outcome> = problem.outcomes().filter_map(outcome_of).collect();
+    let outcomes: Vec<ResolveOutcome> = problem.outcomes().filter_map(outcome_of).collect();
     match Reason::parse(&problem.reason) {
         // It is told of what a rollback would find, not of what was asked for.
         reason if problem.blocking || !outcomes.is_empty() => {
@@ -32,7 +32,7 @@ pub(crate) fn of_problem(problem: &pb::Problem) -> Vec<String> {
     }
 }
 
-fn of(reason: Reason, version: &str, outcomes: &[Outcome]) -> Vec<String> {
+fn of(reason: Reason, version: &str, outcomes: &[ResolveOutcome]) -> Vec<String> {
     let one = |way: &str| vec![way.to_owned()];
     if !outcomes.is_empty() {
         let version = if version.is_empty() {
@@ -40,8 +40,8 @@ fn of(reason: Reason, version: &str, outcomes: &[Outcome]) -> Vec<String> {
         } else {
             format!(" {version}")
         };
-        let of_table = [Outcome::RestoreTable, Outcome::NothingApplied];
-        let resolve = |outcome: &Outcome| {
+        let of_table = [ResolveOutcome::RestoreTable, ResolveOutcome::NothingApplied];
+        let resolve = |outcome: &ResolveOutcome| {
             let version = if of_table.contains(outcome) {
                 ""
             } else {
@@ -73,15 +73,15 @@ fn of(reason: Reason, version: &str, outcomes: &[Outcome]) -> Vec<String> {
     }
 }
 
-fn flag(outcome: Outcome) -> &'static str {
+fn flag(outcome: ResolveOutcome) -> &'static str {
     match outcome {
-        Outcome::Applied => "--applied",
-        Outcome::NotApplied => "--not-applied",
-        Outcome::Retry => "--retry",
-        Outcome::StartOver => "--start-over",
-        Outcome::Accept => "--accept",
-        Outcome::RestoreTable => "--restore-diesel-table",
-        Outcome::NothingApplied => "--nothing-applied",
+        ResolveOutcome::Applied => "--applied",
+        ResolveOutcome::NotApplied => "--not-applied",
+        ResolveOutcome::Retry => "--retry",
+        ResolveOutcome::StartOver => "--start-over",
+        ResolveOutcome::Accept => "--accept",
+        ResolveOutcome::RestoreTable => "--restore-diesel-table",
+        ResolveOutcome::NothingApplied => "--nothing-applied",
     }
 }
 
@@ -96,13 +96,13 @@ mod tests {
     #[test]
     fn what_is_advised_can_be_typed() {
         let every = [
-            Outcome::Applied,
-            Outcome::NotApplied,
-            Outcome::Retry,
-            Outcome::StartOver,
-            Outcome::Accept,
+            ResolveOutcome::Applied,
+            ResolveOutcome::NotApplied,
+            ResolveOutcome::Retry,
+            ResolveOutcome::StartOver,
+            ResolveOutcome::Accept,
         ];
-        let of_table = [Outcome::RestoreTable, Outcome::NothingApplied];
+        let of_table = [ResolveOutcome::RestoreTable, ResolveOutcome::NothingApplied];
         let mut ways: Vec<String> = Reason::ALL
             .iter()
             .flat_map(|reason| of(*reason, "7", &[]))
@@ -156,7 +156,7 @@ mod tests {
         };
         let metadata = [
             ("version", "7".to_owned()),
-            ("resolve", Outcome::list(&Outcome::OF_A_DOUBT)),
+            ("resolve", ResolveOutcome::list(&ResolveOutcome::OF_A_DOUBT)),
         ];
         let metadata = metadata
             .into_iter()

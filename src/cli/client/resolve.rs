@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::operate;
 use crate::cli::{
-    client::connection::{Common, Read},
-    exit::Exit,
-    output::{self, Output, tell_done},
+    client::connection::{ClientArgs, ReadArgs},
+    exit::CommandExit,
+    output::{self, OutputFormat, tell_done},
 };
 use crate::pb;
 
@@ -17,7 +17,7 @@ use crate::pb;
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("outcome").required(true)
     .args(["applied", "not_applied", "retry", "start_over", "accept", "restore_diesel_table", "nothing_applied"]))]
-pub(crate) struct Resolve {
+pub(crate) struct ResolveArgs {
     /// The migration; not for what concerns Diesel's table.
     #[arg(value_parser = operate::version, required_unless_present_any = ["restore_diesel_table", "nothing_applied"],
         conflicts_with_all = ["restore_diesel_table", "nothing_applied"])]
@@ -51,11 +51,11 @@ pub(crate) struct Resolve {
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
-    common: Common,
+    common: ClientArgs,
 }
 
-impl Resolve {
-    pub(crate) async fn run(self) -> Exit {
+impl ResolveArgs {
+    pub(crate) async fn run(self) -> CommandExit {
         let outcome = match () {
             () if self.applied => pb::ResolveOutcome::Applied,
             () if self.not_applied => pb::ResolveOutcome::NotApplied,
@@ -71,19 +71,19 @@ impl Resolve {
             reason: self.reason,
             ..Default::default()
         };
-        let read = Read::with_timeout(self.common.clone(), Duration::from_secs(60));
+        let read = ReadArgs::with_timeout(self.common.clone(), Duration::from_secs(60));
         match read
             .call(async |mut client| client.resolve(request).await)
             .await
         {
             Err(exit) => exit,
             Ok(response) => {
-                if self.common.output == Output::Json {
+                if self.common.output == OutputFormat::Json {
                     if let Err(exit) = output::json(&response, "schemad.v1.ResolveResponse") {
                         return exit;
                     }
                     if output::is_printed() {
-                        return Exit::DONE;
+                        return CommandExit::DONE;
                     }
                 }
                 let id = response
@@ -95,7 +95,7 @@ impl Resolve {
                     .as_deref()
                     .map_or_else(|| "Diesel's table".into(), output::line);
                 tell_done(&format!("Resolved {subject} (operation {id})."));
-                Exit::DONE
+                CommandExit::DONE
             }
         }
     }

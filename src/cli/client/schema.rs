@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::cli::{
-    client::connection::{Address, Common, Read},
-    exit::Exit,
+    client::connection::{ClientArgs, DaemonAddress, ReadArgs},
+    exit::CommandExit,
     output::{self, DIM, plain, say, say_data, styled},
 };
 use crate::pb::{self, SchemaObjectKind as Kind, schema_service_client::SchemaServiceClient};
@@ -20,9 +20,9 @@ const TRIES: u32 = 3;
 
 /// Show the schema of the database as it is now, whoever made it.
 #[derive(Debug, Args)]
-pub(crate) struct Schema {
+pub(crate) struct SchemaArgs {
     #[command(flatten)]
-    address: Address,
+    address: DaemonAddress,
     /// Only what lies in this schema; `*` stands for any characters, `?` for one, `\*` for itself.
     /// Can be given several times.
     #[arg(long, value_name = "SCHEMA")]
@@ -34,28 +34,28 @@ pub(crate) struct Schema {
     /// How to answer: tables for people, the responses in proto3 JSON, or an ER diagram for
     /// Mermaid.
     #[arg(long, env = "SCHEMAD_OUTPUT", value_enum, default_value_t)]
-    output: Output,
+    output: SchemaFormat,
     /// How long to wait for each page of the answer.
     #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "35s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum SchemaFormat {
     #[default]
     Table,
     Json,
     Mermaid,
 }
 
-impl Schema {
-    pub(crate) async fn run(self) -> Exit {
-        self.print().await.err().unwrap_or(Exit::DONE)
+impl SchemaArgs {
+    pub(crate) async fn run(self) -> CommandExit {
+        self.print().await.err().unwrap_or(CommandExit::DONE)
     }
 
     /// All pages: for people at once, or one JSON object a page.
-    async fn print(self) -> Result<(), Exit> {
-        let kinds = if self.output == Output::Mermaid {
+    async fn print(self) -> Result<(), CommandExit> {
+        let kinds = if self.output == SchemaFormat::Mermaid {
             vec![Kind::Table.into()]
         } else {
             Vec::new()
@@ -67,10 +67,10 @@ impl Schema {
             page_size: 1000,
             page_token: String::new(),
         };
-        let read = Read::with_timeout(
-            Common {
+        let read = ReadArgs::with_timeout(
+            ClientArgs {
                 address: self.address,
-                output: output::Output::Table,
+                output: output::OutputFormat::Table,
             },
             self.timeout,
         );
@@ -87,7 +87,7 @@ impl Schema {
             {
                 tries += 1;
                 if tries == TRIES {
-                    return Err(Exit::unavailable(
+                    return Err(CommandExit::unavailable(
                         "the schema went on changing between two pages; try again when no \
                          migration runs",
                     ));
@@ -102,7 +102,7 @@ impl Schema {
                 break;
             }
         }
-        if self.output == Output::Json {
+        if self.output == SchemaFormat::Json {
             for page in &pages {
                 output::json(page, "schemad.v1.DescribeSchemaResponse")?;
             }
@@ -113,12 +113,12 @@ impl Schema {
             .unwrap_or_default();
         let objects: Vec<_> = pages.into_iter().flat_map(|page| page.objects).collect();
         match self.output {
-            Output::Json => {}
-            Output::Mermaid => say_data(&mermaid::diagram(&objects)),
-            Output::Table if self.name.is_some() => say(&details::show(&objects)),
-            Output::Table => say(&overview::show(&objects)),
+            SchemaFormat::Json => {}
+            SchemaFormat::Mermaid => say_data(&mermaid::diagram(&objects)),
+            SchemaFormat::Table if self.name.is_some() => say(&details::show(&objects)),
+            SchemaFormat::Table => say(&overview::show(&objects)),
         }
-        if self.output == Output::Table {
+        if self.output == SchemaFormat::Table {
             let besides = if not_compared.is_empty() {
                 String::new()
             } else {

@@ -4,28 +4,28 @@ use clap::Args;
 
 use super::{list, operate::version};
 use crate::cli::{
-    client::connection::Read,
-    exit::Exit,
-    output::{self, BOLD, Output, line, plain, say_data, styled},
+    client::connection::ReadArgs,
+    exit::CommandExit,
+    output::{self, BOLD, OutputFormat, line, plain, say_data, styled},
 };
 use crate::{pb, text::escape::in_locale};
 
 #[derive(Debug, Args)]
-pub(crate) struct Show {
+pub(crate) struct ShowArgs {
     /// The migration: its folder's name, or its version, which is what stands before the first _
     /// there, without any -.
     #[arg(value_parser = version)]
     version: String,
     #[command(flatten)]
-    read: Read,
+    read: ReadArgs,
 }
 
-impl Show {
-    pub(crate) async fn run(self) -> Exit {
-        self.print().await.err().unwrap_or(Exit::DONE)
+impl ShowArgs {
+    pub(crate) async fn run(self) -> CommandExit {
+        self.print().await.err().unwrap_or(CommandExit::DONE)
     }
 
-    async fn print(self) -> Result<(), Exit> {
+    async fn print(self) -> Result<(), CommandExit> {
         let request = pb::GetMigrationRequest {
             version: self.version.clone(),
         };
@@ -33,12 +33,12 @@ impl Show {
             .read
             .call(async |mut client| client.get_migration(request).await)
             .await?;
-        if self.read.common.output == Output::Json {
+        if self.read.common.output == OutputFormat::Json {
             return output::json(&response, "schemad.v1.GetMigrationResponse");
         }
         let migration = response
             .migration
-            .ok_or_else(|| Exit::unknown("the daemon sent an empty migration"))?;
+            .ok_or_else(|| CommandExit::unknown("the daemon sent an empty migration"))?;
         say_data(&show(&migration));
         Ok(())
     }

@@ -4,9 +4,9 @@ use clap::Args;
 
 use super::operate::show::blocker as blocker_text;
 use crate::cli::{
-    client::{connection::Read, remedies},
-    exit::Exit,
-    output::{self, BAD, BOLD, DIM, GOOD, Output, WARN, line, say, styled, table},
+    client::{connection::ReadArgs, remedies},
+    exit::CommandExit,
+    output::{self, BAD, BOLD, DIM, GOOD, OutputFormat, WARN, line, say, styled, table},
 };
 use crate::pb;
 
@@ -17,26 +17,26 @@ const LABEL: usize = 10;
 const SHOWN: usize = 20;
 
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     #[command(flatten)]
-    read: Read,
+    read: ReadArgs,
 }
 
-impl Status {
-    pub(crate) async fn run(self) -> Exit {
-        self.print().await.err().unwrap_or(Exit::DONE)
+impl StatusArgs {
+    pub(crate) async fn run(self) -> CommandExit {
+        self.print().await.err().unwrap_or(CommandExit::DONE)
     }
 
-    async fn print(self) -> Result<(), Exit> {
+    async fn print(self) -> Result<(), CommandExit> {
         let status = fetch(&self.read).await?;
         match self.read.common.output {
-            Output::Json => {
+            OutputFormat::Json => {
                 let response = pb::GetStatusResponse {
                     status: Some(status),
                 };
                 output::json(&response, "schemad.v1.GetStatusResponse")
             }
-            Output::Table => {
+            OutputFormat::Table => {
                 say(&show(&status));
                 Ok(())
             }
@@ -45,13 +45,13 @@ impl Status {
 }
 
 /// Asks for the status.
-pub(crate) async fn fetch(read: &Read) -> Result<pb::SchemaStatus, Exit> {
+pub(crate) async fn fetch(read: &ReadArgs) -> Result<pb::SchemaStatus, CommandExit> {
     let response = read
         .call(async |mut client| client.get_status(pb::GetStatusRequest {}).await)
         .await?;
     response
         .status
-        .ok_or_else(|| Exit::unknown("the daemon sent an empty status"))
+        .ok_or_else(|| CommandExit::unknown("the daemon sent an empty status"))
 }
 
 /// The status for people.

@@ -10,8 +10,8 @@ use tonic_health::pb::{
 
 use super::operate;
 use crate::cli::{
-    client::connection::Address,
-    exit::{self, Exit},
+    client::connection::DaemonAddress,
+    exit::{self, CommandExit},
     output::progress,
 };
 use crate::{
@@ -31,18 +31,18 @@ fn version(text: &str) -> Result<Version, InvalidVersion> {
 const RETRY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
-pub(crate) struct Wait {
+pub(crate) struct WaitArgs {
     #[command(subcommand)]
-    condition: Condition,
+    condition: WaitCondition,
     #[command(flatten)]
-    address: Address,
+    address: DaemonAddress,
     /// How long to wait.
     #[arg(long, env = "SCHEMAD_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration, global = true, value_name = "DURATION")]
     timeout: Duration,
 }
 
 #[derive(Debug, Subcommand)]
-enum Condition {
+enum WaitCondition {
     /// Operations can be accepted.
     Ready,
     /// The database answers.
@@ -57,7 +57,7 @@ enum Condition {
     },
 }
 
-impl Condition {
+impl WaitCondition {
     fn service(&self) -> String {
         match self {
             Self::Ready => health::READY.into(),
@@ -68,8 +68,8 @@ impl Condition {
     }
 }
 
-impl Wait {
-    pub(crate) async fn run(self) -> Exit {
+impl WaitArgs {
+    pub(crate) async fn run(self) -> CommandExit {
         let service = self.condition.service();
         match tokio::time::timeout(
             self.timeout,
@@ -77,9 +77,9 @@ impl Wait {
         )
         .await
         {
-            Ok(Ok(())) => Exit::DONE,
+            Ok(Ok(())) => CommandExit::DONE,
             Ok(Err(exit)) => exit,
-            Err(_) => Exit::unavailable(format!(
+            Err(_) => CommandExit::unavailable(format!(
                 "{service} of {} was not SERVING within {:?}{}",
                 self.address.address,
                 self.timeout,
@@ -112,14 +112,18 @@ impl Wait {
 }
 
 /// Waits until everything is applied, without a word.
-pub(crate) async fn quietly_until_current(address: &Address) -> Result<(), Exit> {
+pub(crate) async fn quietly_until_current(address: &DaemonAddress) -> Result<(), CommandExit> {
     until_serving(address, health::CURRENT, |_| {}).await?;
     // At a restart everything is applied before it is proved that operations could run.
     until_serving(address, health::READY, |_| {}).await
 }
 
 /// Watches again and again until the answer is SERVING.
-async fn until_serving(address: &Address, service: &str, tell: impl Fn(&str)) -> Result<(), Exit> {
+async fn until_serving(
+    address: &DaemonAddress,
+    service: &str,
+    tell: impl Fn(&str),
+) -> Result<(), CommandExit> {
     let mut told = None;
     loop {
         let answer = watch(address, service, &tell).await?;
@@ -138,10 +142,10 @@ async fn until_serving(address: &Address, service: &str, tell: impl Fn(&str)) ->
 
 /// One Watch, to SERVING or to its end.
 async fn watch(
-    address: &Address,
+    address: &DaemonAddress,
     service: &str,
     tell: &impl Fn(&str),
-) -> Result<Result<(), String>, Exit> {
+) -> Result<Result<(), String>, CommandExit> {
     let mut client = HealthClient::new(address.channel()?);
     let request = HealthCheckRequest {
         service: service.to_owned(),
@@ -161,7 +165,7 @@ async fn watch(
             Ok(Some(response)) => match response.status() {
                 ServingStatus::Serving => return Ok(Ok(())),
                 ServingStatus::ServiceUnknown => {
-                    return Err(Exit::usage(format!(
+                    return Err(CommandExit::usage(format!(
                         "{} does not know {service}",
                         address.address
                     )));

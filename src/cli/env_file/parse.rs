@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 /// The reason that a line cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} of .env {problem}")]
-pub(crate) struct Unreadable {
+pub(crate) struct LineError {
     line: usize,
     problem: &'static str,
 }
@@ -23,12 +23,12 @@ const NOT_SET: &str = "puts in a ${NAME} that no line above it sets. Variables o
      are not put in; in single quotes a $ stands for itself";
 
 /// The names and values in the order of the file.
-pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, Unreadable> {
+pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, LineError> {
     let text = text
         .strip_prefix('\u{feff}')
         .unwrap_or(text)
         .replace("\r\n", "\n");
-    let mut reader = Reader {
+    let mut reader = LineReader {
         rest: text.chars().peekable(),
         line: 1,
         set: BTreeMap::new(),
@@ -49,13 +49,13 @@ pub(crate) fn written(pairs: &BTreeMap<String, String>) -> String {
         .collect()
 }
 
-struct Reader<'a> {
+struct LineReader<'a> {
     rest: Peekable<Chars<'a>>,
     line: usize,
     set: BTreeMap<String, String>,
 }
 
-impl Reader<'_> {
+impl LineReader<'_> {
     fn next(&mut self) -> Option<char> {
         let next = self.rest.next();
         self.line += usize::from(next == Some('\n'));
@@ -76,7 +76,7 @@ impl Reader<'_> {
     }
 
     /// The next pair; `None` at the end.
-    fn pair(&mut self) -> Result<Option<(String, String)>, Unreadable> {
+    fn pair(&mut self) -> Result<Option<(String, String)>, LineError> {
         loop {
             self.take_while(char::is_whitespace);
             match self.rest.peek() {
@@ -86,7 +86,7 @@ impl Reader<'_> {
             }
         }
         let line = self.line;
-        let wrong = |problem| Unreadable { line, problem };
+        let wrong = |problem| LineError { line, problem };
         let mut name = self.name().ok_or(wrong(NO_NAME))?;
         self.skip_blanks();
         if name == "export" && self.rest.peek() != Some(&'=') {
@@ -204,7 +204,7 @@ mod tests {
         }
         assert_eq!(
             parse("X=1\nA=${HOME}").unwrap_err(),
-            Unreadable {
+            LineError {
                 line: 2,
                 problem: NOT_SET
             }

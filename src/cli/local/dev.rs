@@ -8,25 +8,25 @@ use diesel::{migration::MigrationSource, pg::Pg};
 
 use super::{
     serve::{listeners, serve_until_signalled},
-    settings::{Databases, EnvFile, Private, Settings},
-    source::{Destination, Folder},
+    settings::{DaemonArgs, DatabaseArgs, EnvFileUrls, PrivateLeaseServer},
+    source::{FolderArgs, MigrationDestination},
 };
 use crate::{
     Daemon, pb,
     postgres::{
         DatabaseUrl,
-        private_server::{Error, Loopback, PrivatePostgres, find_programs},
-        session::Session,
+        private_server::{Loopback, PrivatePostgres, PrivateServerError, find_programs},
+        session::MigrationSession,
     },
 };
 use crate::{
     cli::{
         client::{
-            connection::{Address, Common, Read},
+            connection::{ClientArgs, DaemonAddress, ReadArgs},
             status,
         },
         env_file,
-        exit::Exit,
+        exit::CommandExit,
         output::{BOLD, DIM, say, styled},
     },
     telemetry::logging,
@@ -47,11 +47,11 @@ const NAMES: [&str; 6] = [
 ];
 
 #[derive(Debug, Args)]
-pub(crate) struct Dev {
+pub(crate) struct DevArgs {
     #[command(flatten)]
-    folder: Folder,
+    folder: FolderArgs,
     #[command(flatten)]
-    databases: Databases,
+    databases: DatabaseArgs,
     /// Where the private PostgreSQL keeps its data [default: one place for each folder of
     /// migrations, below schemad in the state folder of the user; for root below /var/lib/schemad].
     /// Not used with DATABASE_URL, which a file .env does not set for this command.
@@ -66,20 +66,20 @@ pub(crate) struct Dev {
     #[arg(long, value_name = "LIBRARY", value_delimiter = ',')]
     preload: Vec<String>,
     #[command(flatten)]
-    settings: Settings,
+    settings: DaemonArgs,
 }
 
-impl Dev {
-    pub(crate) async fn run(self, source: &dyn MigrationSource<Pg>) -> Exit {
-        self.serve(source).await.err().unwrap_or(Exit::DONE)
+impl DevArgs {
+    pub(crate) async fn run(self, source: &dyn MigrationSource<Pg>) -> CommandExit {
+        self.serve(source).await.err().unwrap_or(CommandExit::DONE)
     }
 
-    async fn serve(self, source: &dyn MigrationSource<Pg>) -> Result<(), Exit> {
+    async fn serve(self, source: &dyn MigrationSource<Pg>) -> Result<(), CommandExit> {
         self.settings.check()?;
         logging::init(self.settings.log_level, self.settings.log_format);
         // The `.env` of a project names the database that its app uses, and this command migrates
         // at once.
-        const ENV_FILE: EnvFile = EnvFile::Ignored;
+        const ENV_FILE: EnvFileUrls = EnvFileUrls::Ignored;
         let mut url_files = self.databases.files(ENV_FILE);
         url_files.extend(self.settings.lease_files(ENV_FILE));
         self.settings.warn_of_open_files(&url_files);
@@ -94,22 +94,22 @@ impl Dev {
         }
         let given = self.databases.read(ENV_FILE)?;
         let destination = if given.is_some() {
-            Destination::Named
+            MigrationDestination::Named
         } else {
-            Destination::Private
+            MigrationDestination::Private
         };
         let catalog = self.folder.catalog(source, destination)?;
         // Before the server is started: a taken port must not cost the start of one.
         let (main, admin) = listeners(&self.settings).await?;
         let (server, databases, private) = match given {
             Some(_) if self.reset => {
-                return Err(Exit::usage(
+                return Err(CommandExit::usage(
                     "--reset is for the private database, and DATABASE_URL names another, which is \
                      nobody's to drop here",
                 ));
             }
             Some(_) if !self.preload.is_empty() => {
-                return Err(Exit::usage(
+                return Err(CommandExit::usage(
                     "--preload is for the private server, and DATABASE_URL names another",
                 ));
             }
@@ -124,34 +124,44 @@ impl Dev {
             }
             None => {
                 let (server, url) = self.private_server().await?;
-                let private = Private {
+                let private = PrivateLeaseServer {
                     database: server.url_as(LEASE_ROLE, LEASE_DATABASE),
                     client: server
                         .loopback_url(LEASE_DATABASE)
-                        .ok_or_else(|| Exit::usage("the server has no port"))?,
+                        .ok_or_else(|| CommandExit::usage("the server has no port"))?,
                 };
                 (Some(server), (url, None), Some(private))
             }
         };
         let settings = self.settings.daemon(databases, true, private, ENV_FILE)?;
         let leases = settings.leases.is_some();
-        let daemon = Daemon::around(catalog, settings).map_err(Exit::usage)?;
-        let address = main.local_addr().map_err(Exit::unavailable)?.to_string();
-        let admin_address = admin.local_addr().map_err(Exit::unavailable)?.to_string();
+        let daemon = Daemon::around(catalog, settings).map_err(CommandExit::usage)?;
+        let address = main
+            .local_addr()
+            .map_err(CommandExit::unavailable)?
+            .to_string();
+        let admin_address = admin
+            .local_addr()
+            .map_err(CommandExit::unavailable)?
+            .to_string();
         let psql = server.as_ref().map(|server| server.url("dev"));
         let introduction = tokio::spawn(introduce(address, admin_address, leases, psql));
-        let served =
-            serve_until_signalled(daemon, main, admin, crate::runtime::shutdown::Hangup::Ends)
-                .await;
+        let served = serve_until_signalled(
+            daemon,
+            main,
+            admin,
+            crate::runtime::shutdown::HangupAction::Ends,
+        )
+        .await;
         introduction.abort();
         drop(server); // stopped after the daemon
         served
     }
 
     /// Starts the private server and makes its database.
-    async fn private_server(&self) -> Result<(PrivatePostgres, DatabaseUrl), Exit> {
+    async fn private_server(&self) -> Result<(PrivatePostgres, DatabaseUrl), CommandExit> {
         if !cfg!(target_os = "linux") {
-            return Err(Exit::usage(
+            return Err(CommandExit::usage(
                 "the private PostgreSQL needs Linux; give DATABASE_URL",
             ));
         }
@@ -160,11 +170,11 @@ impl Dev {
             None => state_dir(&self.folder.project())?,
         };
         let programs = find_programs()
-            .ok_or(Error::NoPrograms)
-            .map_err(Exit::usage)?;
+            .ok_or(PrivateServerError::NoPrograms)
+            .map_err(CommandExit::usage)?;
         tracing::info!(event = "dev.postgres", programs = %programs.display(), data_dir = %dir.display(),
             "starting a private PostgreSQL");
-        let loopback = Loopback::new(LEASE_ROLE).map_err(Exit::unavailable)?;
+        let loopback = Loopback::new(LEASE_ROLE).map_err(CommandExit::unavailable)?;
         let password = loopback.password().to_owned();
         let preload = self.preload.clone();
         let started = tokio::task::spawn_blocking(move || {
@@ -172,23 +182,25 @@ impl Dev {
         });
         let server = started
             .await
-            .map_err(Exit::unavailable)?
-            .map_err(Exit::usage)?;
+            .map_err(CommandExit::unavailable)?
+            .map_err(CommandExit::usage)?;
         let url = |database: &str| {
             server
                 .url(database)
                 .parse::<DatabaseUrl>()
-                .map_err(Exit::usage)
+                .map_err(CommandExit::usage)
         };
-        let session = Session::open(&url("postgres")?)
+        let session = MigrationSession::open(&url("postgres")?)
             .await
-            .map_err(Exit::unavailable)?;
+            .map_err(CommandExit::unavailable)?;
         if self.reset {
             let dropped = session
                 .client()
                 .batch_execute("DROP DATABASE IF EXISTS dev WITH (FORCE)")
                 .await;
-            dropped.map_err(|error| Exit::unavailable(crate::postgres::Error::from(error)))?;
+            dropped.map_err(|error| {
+                CommandExit::unavailable(crate::postgres::DatabaseError::from(error))
+            })?;
             tracing::info!(
                 event = "dev.reset",
                 "the private database was dropped, and is made anew"
@@ -196,7 +208,7 @@ impl Dev {
         }
         prepare(session.client(), &password)
             .await
-            .map_err(Exit::unavailable)?;
+            .map_err(CommandExit::unavailable)?;
         let url = url("dev")?;
         Ok((server, url))
     }
@@ -208,9 +220,9 @@ impl Dev {
 async fn prepare(
     client: &tokio_postgres::Client,
     password: &str,
-) -> Result<(), crate::postgres::Error> {
+) -> Result<(), crate::postgres::DatabaseError> {
     let is_there = async |query: &str| {
-        Ok::<_, crate::postgres::Error>(!client.query_typed(query, &[]).await?.is_empty())
+        Ok::<_, crate::postgres::DatabaseError>(!client.query_typed(query, &[]).await?.is_empty())
     };
     let role = format!(
         "SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) \
@@ -251,7 +263,7 @@ async fn prepare(
 
 /// A folder in $XDG_STATE_HOME or ~/.local/state, and /var/lib for root, whose home PostgreSQL's
 /// user cannot enter.
-pub(crate) fn state_dir(name: &str) -> Result<PathBuf, Exit> {
+pub(crate) fn state_dir(name: &str) -> Result<PathBuf, CommandExit> {
     if nix::unistd::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/schemad").join(name));
     }
@@ -264,7 +276,7 @@ pub(crate) fn state_dir(name: &str) -> Result<PathBuf, Exit> {
     state
         .map(|dir| dir.join("schemad").join(name))
         .ok_or_else(|| {
-            Exit::usage(
+            CommandExit::usage(
                 "neither XDG_STATE_HOME nor HOME is set; give a folder for the server's data",
             )
         })
@@ -275,10 +287,10 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Where not everything could be applied: what a developer does about it, whose database nobody
 /// else needs. Never returns.
-async fn help_when_stuck(common: &Common, flag: &str, psql: Option<&str>) {
+async fn help_when_stuck(common: &ClientArgs, flag: &str, psql: Option<&str>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let Ok(status) = status::fetch(&Read::new(common.clone())).await else {
+        let Ok(status) = status::fetch(&ReadArgs::new(common.clone())).await else {
             continue;
         };
         let ended = status.last_operation.as_ref().map(pb::Operation::state);
@@ -333,8 +345,8 @@ async fn help_when_stuck(common: &Common, flag: &str, psql: Option<&str>) {
 
 /// Once everything is applied: the status, and what to try next.
 async fn introduce(address: String, admin_address: String, leases: bool, psql: Option<String>) {
-    let common = Common {
-        address: Address::plain(address.clone()),
+    let common = ClientArgs {
+        address: DaemonAddress::plain(address.clone()),
         output: Default::default(),
     };
     let default = address == super::settings::DEFAULT_LISTEN;
@@ -350,7 +362,7 @@ async fn introduce(address: String, admin_address: String, leases: bool, psql: O
     if current.is_err() {
         return; // the daemon ended
     }
-    let Ok(status) = status::fetch(&Read::new(common)).await else {
+    let Ok(status) = status::fetch(&ReadArgs::new(common)).await else {
         return;
     };
     let mut text = format!(

@@ -4,64 +4,64 @@ use clap::Args;
 use diesel::{migration::MigrationSource, pg::Pg};
 
 use super::{
-    settings::{Databases, EnvFile, Leases},
-    signing::Signing,
-    source::{self, Destination, Folder},
+    settings::{DatabaseArgs, EnvFileUrls, LeaseServerArgs},
+    signing::SigningArgs,
+    source::{self, FolderArgs, MigrationDestination},
 };
 use crate::cli::{
-    exit::Exit,
+    exit::CommandExit,
     open_file,
-    output::{self, BAD, GOOD, Output, WARN, line, say, styled},
+    output::{self, BAD, GOOD, OutputFormat, WARN, line, say, styled},
 };
 use crate::{
-    doctor::{self, Check, Plan, Report, Status},
-    migration::set::Catalog,
+    doctor::{self, CheckResult, CheckStatus, DoctorReport, DoctorSettings},
+    migration::set::MigrationSet,
 };
 
 /// Look at the database the way the daemon will use it, and say what it would stumble over. Writes
 /// nothing, asks no daemon.
 #[derive(Debug, Args)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorArgs {
     #[command(flatten)]
-    folder: Folder,
+    folder: FolderArgs,
     #[command(flatten)]
-    databases: Databases,
+    databases: DatabaseArgs,
     /// Runs the migrations, as for `serve`.
     #[arg(long, env = "SCHEMAD_ROLE", value_name = "NAME")]
     role: Option<String>,
     #[command(flatten)]
-    signing: Signing,
+    signing: SigningArgs,
     #[command(flatten)]
-    leases: Leases,
+    leases: LeaseServerArgs,
     /// How to answer; `json` is one object.
     #[arg(long, env = "SCHEMAD_OUTPUT", value_enum, default_value_t)]
-    output: Output,
+    output: OutputFormat,
 }
 
-impl Doctor {
-    pub(crate) async fn run(self, source: &dyn MigrationSource<Pg>) -> Exit {
+impl DoctorArgs {
+    pub(crate) async fn run(self, source: &dyn MigrationSource<Pg>) -> CommandExit {
         self.examine(source).await.unwrap_or_else(|exit| exit)
     }
 
-    async fn examine(self, source: &dyn MigrationSource<Pg>) -> Result<Exit, Exit> {
-        let (database, migration_database) = self
-            .databases
-            .read(EnvFile::Counts)?
-            .ok_or_else(|| Exit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE"))?;
+    async fn examine(self, source: &dyn MigrationSource<Pg>) -> Result<CommandExit, CommandExit> {
+        let (database, migration_database) =
+            self.databases.read(EnvFileUrls::Counts)?.ok_or_else(|| {
+                CommandExit::usage("no database: set DATABASE_URL or DATABASE_URL_FILE")
+            })?;
         let url_files = self
             .databases
-            .files(EnvFile::Counts)
+            .files(EnvFileUrls::Counts)
             .into_iter()
-            .chain(self.leases.files(EnvFile::Counts));
+            .chain(self.leases.files(EnvFileUrls::Counts));
         url_files
             .chain(self.signing.files().to_vec())
             .for_each(|file| open_file::warn_if_readable(&file));
-        let catalog = self.folder.catalog(source, Destination::Private)?;
+        let catalog = self.folder.catalog(source, MigrationDestination::Private)?;
         let (signing, leases) = (
             self.signing.keys()?,
-            self.leases.read(None, EnvFile::Counts)?,
+            self.leases.read(None, EnvFileUrls::Counts)?,
         );
-        let plan = Plan {
+        let plan = DoctorSettings {
             database,
             migration_database,
             role: self.role.clone(),
@@ -71,20 +71,22 @@ impl Doctor {
         let mut report = doctor::examine(&plan, &catalog).await;
         report.checks.insert(0, self.migrations(&catalog));
         match self.output {
-            Output::Table => say(&show(&report.checks)),
-            Output::Json => output::say_json(&json(&report)?),
+            OutputFormat::Table => say(&show(&report.checks)),
+            OutputFormat::Json => output::say_json(&json(&report)?),
         }
         Ok(match report.status() {
-            _ if report.unreachable => Exit::unavailable("the database cannot be reached"),
-            Status::Fail => Exit::refused("the daemon could not work like this; see FAIL"),
-            Status::Ok | Status::Warn => Exit::DONE,
+            _ if report.unreachable => CommandExit::unavailable("the database cannot be reached"),
+            CheckStatus::Fail => {
+                CommandExit::refused("the daemon could not work like this; see FAIL")
+            }
+            CheckStatus::Ok | CheckStatus::Warn => CommandExit::DONE,
         })
     }
 }
 
-impl Doctor {
+impl DoctorArgs {
     /// The set that a daemon with these settings would carry.
-    fn migrations(&self, catalog: &Catalog) -> Check {
+    fn migrations(&self, catalog: &MigrationSet) -> CheckResult {
         const CHECK: &str = "migrations";
         let found = format!(
             "{} migration(s) {}, {}",
@@ -105,15 +107,15 @@ impl Doctor {
             .map(|failure| format!("{}: {}", failure.reason, failure.message))
             .collect();
         match source::is_example(catalog) {
-            _ if !unfit.is_empty() => Check {
+            _ if !unfit.is_empty() => CheckResult {
                 check: CHECK,
-                status: Status::Warn,
+                status: CheckStatus::Warn,
                 found,
                 todo: unfit,
             },
-            true => Check {
+            true => CheckResult {
                 check: CHECK,
-                status: Status::Warn,
+                status: CheckStatus::Warn,
                 found: format!("{found}: schemad's own example"),
                 todo: vec![
                     "give the folder of yours with --dir or SCHEMAD_DIR; `serve` refuses the \
@@ -121,15 +123,15 @@ impl Doctor {
                         .into(),
                 ],
             },
-            false if !todo.is_empty() => Check {
+            false if !todo.is_empty() => CheckResult {
                 check: CHECK,
-                status: Status::Warn,
+                status: CheckStatus::Warn,
                 found,
                 todo,
             },
-            false => Check {
+            false => CheckResult {
                 check: CHECK,
-                status: Status::Ok,
+                status: CheckStatus::Ok,
                 found,
                 todo,
             },
@@ -137,14 +139,14 @@ impl Doctor {
     }
 }
 
-fn json(report: &Report) -> Result<String, Exit> {
+fn json(report: &DoctorReport) -> Result<String, CommandExit> {
     let object = serde_json::json!({ "status": report.status(), "checks": report.checks });
     serde_json::to_string(&object)
-        .map_err(|error| Exit::unknown(format!("the answer cannot be shown: {error}")))
+        .map_err(|error| CommandExit::unknown(format!("the answer cannot be shown: {error}")))
 }
 
 /// A line each, and under it what to do.
-fn show(checks: &[Check]) -> String {
+fn show(checks: &[CheckResult]) -> String {
     const CHECK: &str = "CHECK";
     let width = checks
         .iter()
@@ -157,9 +159,9 @@ fn show(checks: &[Check]) -> String {
     let mut lines = vec![format!("{:6}{CHECK:width$}  FOUND", "")];
     for check in checks {
         let style = match check.status {
-            Status::Ok => GOOD,
-            Status::Warn => WARN,
-            Status::Fail => BAD,
+            CheckStatus::Ok => GOOD,
+            CheckStatus::Warn => WARN,
+            CheckStatus::Fail => BAD,
         };
         let status = styled(style, &format!("{:4}", check.status.as_str()));
         lines.push(format!(
@@ -181,7 +183,7 @@ mod tests {
     fn a_report_reads_well() {
         let check = |check, status, found: &str, todo: &[&str]| {
             let todo = todo.iter().map(|todo| (*todo).to_owned()).collect();
-            Check {
+            CheckResult {
                 check,
                 status,
                 found: found.into(),
@@ -189,16 +191,16 @@ mod tests {
             }
         };
         let checks = [
-            check("server", Status::Ok, "PostgreSQL 15.18", &[]),
+            check("server", CheckStatus::Ok, "PostgreSQL 15.18", &[]),
             check(
                 "role",
-                Status::Warn,
+                CheckStatus::Warn,
                 "app is SUPERUSER, which is more than schemad needs",
                 &["log in as another"],
             ),
             check(
                 "rights",
-                Status::Fail,
+                CheckStatus::Fail,
                 "MISSING_RIGHT: \u{1b}[2J",
                 &["GRANT a TO b", "GRANT c TO d"],
             ),

@@ -5,32 +5,32 @@ use std::io::Write as _;
 use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 
-use crate::cli::{Cli, exit::Exit, output};
+use crate::cli::{Cli, exit::CommandExit, output};
 
 /// Print a shell's completion script.
 #[derive(Debug, Args)]
-pub(crate) struct Completions {
+pub(crate) struct CompletionsArgs {
     /// For example: schemad completions bash >/etc/bash_completion.d/schemad
     shell: Shell,
 }
 
 /// Print the manual page, or that of one command.
 #[derive(Debug, Args)]
-pub(crate) struct Man {
+pub(crate) struct ManArgs {
     /// For example: schemad man apply | man -l -
     command: Option<String>,
 }
 
-impl Completions {
-    pub(crate) fn run(self) -> Exit {
+impl CompletionsArgs {
+    pub(crate) fn run(self) -> CommandExit {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "schemad", &mut script);
         print(&script)
     }
 }
 
-impl Man {
-    pub(crate) fn run(self) -> Exit {
+impl ManArgs {
+    pub(crate) fn run(self) -> CommandExit {
         let mut root = Cli::command();
         root.build();
         let page = match &self.command {
@@ -39,7 +39,7 @@ impl Man {
                 Some(command) => one(command),
                 None => {
                     let names: Vec<&str> = commands(&root).map(Command::get_name).collect();
-                    return Exit::usage(format!(
+                    return CommandExit::usage(format!(
                         "there is no command {name}; there are {}",
                         names.join(", ")
                     ));
@@ -48,7 +48,7 @@ impl Man {
         };
         match page {
             Ok(page) => print(&page),
-            Err(error) => Exit::unknown(error),
+            Err(error) => CommandExit::unknown(error),
         }
     }
 }
@@ -121,7 +121,7 @@ fn whole(root: &Command) -> std::io::Result<Vec<u8>> {
     Ok(page)
 }
 
-fn print(bytes: &[u8]) -> Exit {
+fn print(bytes: &[u8]) -> CommandExit {
     output::say_bytes(bytes);
-    Exit::DONE
+    CommandExit::DONE
 }

@@ -5,65 +5,70 @@ use diesel::{migration::MigrationSource, pg::Pg};
 use tokio::net::TcpListener;
 
 use super::{
-    settings::{Databases, EnvFile, Settings},
-    source::{Destination, Folder},
+    settings::{DaemonArgs, DatabaseArgs, EnvFileUrls},
+    source::{FolderArgs, MigrationDestination},
 };
 use crate::{
     Daemon,
-    runtime::shutdown::{self, Hangup},
+    runtime::shutdown::{self, HangupAction},
 };
 use crate::{
-    cli::{env_file, exit::Exit},
+    cli::{env_file, exit::CommandExit},
     telemetry::logging,
 };
 
 #[derive(Debug, Args)]
-pub(crate) struct Serve {
+pub(crate) struct ServeArgs {
     #[command(flatten)]
-    folder: Folder,
+    folder: FolderArgs,
     #[command(flatten)]
-    databases: Databases,
+    databases: DatabaseArgs,
     /// Apply everything pending as soon as the database is there.
     #[arg(long, env = "SCHEMAD_APPLY_ON_START")]
     apply_on_start: bool,
     #[command(flatten)]
-    settings: Settings,
+    settings: DaemonArgs,
 }
 
-impl Serve {
-    pub(crate) async fn run(self, source: &dyn MigrationSource<Pg>) -> Exit {
-        self.serve(source).await.err().unwrap_or(Exit::DONE)
+impl ServeArgs {
+    pub(crate) async fn run(self, source: &dyn MigrationSource<Pg>) -> CommandExit {
+        self.serve(source).await.err().unwrap_or(CommandExit::DONE)
     }
 
-    async fn serve(self, source: &dyn MigrationSource<Pg>) -> Result<(), Exit> {
+    async fn serve(self, source: &dyn MigrationSource<Pg>) -> Result<(), CommandExit> {
         self.settings.check()?;
-        let databases = self.databases.read(EnvFile::Counts)?.ok_or_else(|| {
-            Exit::usage(
+        let databases = self.databases.read(EnvFileUrls::Counts)?.ok_or_else(|| {
+            CommandExit::usage(
                 "no database: set DATABASE_URL or DATABASE_URL_FILE (.env.example shows \
                 the forms), or try `schemad dev`",
             )
         })?;
         logging::init(self.settings.log_level, self.settings.log_format);
-        let mut url_files = self.databases.files(EnvFile::Counts);
-        url_files.extend(self.settings.lease_files(EnvFile::Counts));
+        let mut url_files = self.databases.files(EnvFileUrls::Counts);
+        url_files.extend(self.settings.lease_files(EnvFileUrls::Counts));
         self.settings.warn_of_open_files(&url_files);
         env_file::log_warnings();
         let settings =
             self.settings
-                .daemon(databases, self.apply_on_start, None, EnvFile::Counts)?;
-        let daemon = Daemon::around(self.folder.catalog(source, Destination::Named)?, settings)
-            .map_err(Exit::usage)?;
+                .daemon(databases, self.apply_on_start, None, EnvFileUrls::Counts)?;
+        let daemon = Daemon::around(
+            self.folder.catalog(source, MigrationDestination::Named)?,
+            settings,
+        )
+        .map_err(CommandExit::usage)?;
         let (main, admin) = listeners(&self.settings).await?;
-        serve_until_signalled(daemon, main, admin, Hangup::GoesOn).await
+        serve_until_signalled(daemon, main, admin, HangupAction::GoesOn).await
     }
 }
 
 /// Binds both listeners, so that a taken port ends the start with one line.
-pub(crate) async fn listeners(settings: &Settings) -> Result<(TcpListener, TcpListener), Exit> {
+pub(crate) async fn listeners(
+    settings: &DaemonArgs,
+) -> Result<(TcpListener, TcpListener), CommandExit> {
     let bind = async |flag: &str, address: std::net::SocketAddr| {
-        TcpListener::bind(address)
-            .await
-            .map_err(|error| Exit::usage(format!("{flag} {address}: {error}{}", elsewhere(&error))))
+        TcpListener::bind(address).await.map_err(|error| {
+            CommandExit::usage(format!("{flag} {address}: {error}{}", elsewhere(&error)))
+        })
     };
     Ok((
         bind("--listen", settings.listen).await?,
@@ -87,9 +92,9 @@ pub(crate) async fn serve_until_signalled(
     daemon: Daemon,
     main: TcpListener,
     admin: TcpListener,
-    hangup: Hangup,
-) -> Result<(), Exit> {
-    let signalled = shutdown::signalled(hangup).map_err(Exit::unavailable)?;
+    hangup: HangupAction,
+) -> Result<(), CommandExit> {
+    let signalled = shutdown::signalled(hangup).map_err(CommandExit::unavailable)?;
     let signal = async {
         // Outside the macro, which evaluates nothing while its level is off.
         let signal = signalled.await;
@@ -98,5 +103,5 @@ pub(crate) async fn serve_until_signalled(
     daemon
         .serve(main, admin, signal)
         .await
-        .map_err(Exit::unavailable)
+        .map_err(CommandExit::unavailable)
 }

@@ -14,17 +14,17 @@ use std::{
 
 use clap::Args;
 
-pub(crate) use leases::{Leases, Private};
+pub(crate) use leases::{LeaseServerArgs, PrivateLeaseServer};
 
-use super::signing::Signing;
+use super::signing::SigningArgs;
 use crate::{
     cli::{
         env_file,
-        exit::Exit,
-        file_name::{FileName, is_content},
-        open_file::Open,
+        exit::CommandExit,
+        file_name::{FileNameParser, is_content},
+        open_file::FileExposure,
     },
-    telemetry::logging::{Format, Level},
+    telemetry::logging::{LogFormat, LogLevel},
 };
 use crate::{
     daemon,
@@ -37,7 +37,7 @@ pub(crate) const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:50052";
 
 /// Settings of `serve` and `dev`.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Settings {
+pub(crate) struct DaemonArgs {
     /// Where to serve gRPC; a port alone is one of 127.0.0.1. Another than a loopback address needs
     /// TLS and an access file.
     #[arg(long, env = "SCHEMAD_LISTEN", default_value = DEFAULT_LISTEN, value_name = "ADDRESS:PORT", value_parser = listen_address)]
@@ -69,7 +69,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "SCHEMAD_REQUIRE_REHEARSED")]
     require_rehearsed: bool,
     #[command(flatten)]
-    signing: Signing,
+    signing: SigningArgs,
     /// How long ended operations are kept. Those that explain an applied migration stay.
     #[arg(long, env = "SCHEMAD_KEEP_OPERATIONS", default_value = "90days", value_parser = kept_for)]
     keep_operations: Duration,
@@ -87,7 +87,7 @@ pub(crate) struct Settings {
         value_enum,
         default_value_t
     )]
-    pub log_level: Level,
+    pub log_level: LogLevel,
     /// How to log, on stderr.
     #[arg(
         long,
@@ -96,47 +96,47 @@ pub(crate) struct Settings {
         value_enum,
         default_value_t
     )]
-    pub log_format: Format,
+    pub log_format: LogFormat,
     #[command(flatten)]
-    trust: access::Trust,
+    trust: access::AccessArgs,
     #[command(flatten)]
-    limits: limits::Limits,
+    limits: limits::LimitArgs,
     #[command(flatten)]
-    leases: Leases,
+    leases: LeaseServerArgs,
 }
 
 /// Where the database is.
 #[derive(Clone, Args)]
-pub(crate) struct Databases {
+pub(crate) struct DatabaseArgs {
     /// The database [env: DATABASE_URL]. Prefer the environment: other users see a process's
     /// arguments.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// A file that holds it [env: DATABASE_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "database_url", value_parser = FileName)]
+    #[arg(long, value_name = "FILE", conflicts_with = "database_url", value_parser = FileNameParser)]
     database_url_file: Option<PathBuf>,
     /// Where migrations run when DATABASE_URL goes through a transaction pooler: a direct address
     /// [env: MIGRATION_DATABASE_URL].
     #[arg(long, value_name = "URL")]
     migration_database_url: Option<String>,
     /// A file that holds it [env: MIGRATION_DATABASE_URL_FILE].
-    #[arg(long, value_name = "FILE", conflicts_with = "migration_database_url", value_parser = FileName)]
+    #[arg(long, value_name = "FILE", conflicts_with = "migration_database_url", value_parser = FileNameParser)]
     migration_database_url_file: Option<PathBuf>,
 }
 
 /// The URLs may hold passwords.
-impl std::fmt::Debug for Databases {
+impl std::fmt::Debug for DatabaseArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Databases")
     }
 }
 
-impl Databases {
+impl DatabaseArgs {
     /// DATABASE_URL and MIGRATION_DATABASE_URL, from wherever they come. `None`: no DATABASE_URL.
     pub(crate) fn read(
         &self,
-        env_file: EnvFile,
-    ) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, Exit> {
+        env_file: EnvFileUrls,
+    ) -> Result<Option<(DatabaseUrl, Option<DatabaseUrl>)>, CommandExit> {
         let [database, migrating] = self.sources(env_file);
         let database = database
             .read()?
@@ -150,7 +150,7 @@ impl Databases {
     }
 
     /// The files that hold secrets: those with the URLs, and the keys that the URLs name.
-    pub(crate) fn files(&self, env_file: EnvFile) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, env_file: EnvFileUrls) -> Vec<PathBuf> {
         let sources = self.sources(env_file);
         let keys = sources
             .iter()
@@ -162,7 +162,7 @@ impl Databases {
             .collect()
     }
 
-    fn sources(&self, env_file: EnvFile) -> [UrlSource<'_>; 2] {
+    fn sources(&self, env_file: EnvFileUrls) -> [UrlSource<'_>; 2] {
         [
             UrlSource {
                 name: DATABASE_URL,
@@ -180,7 +180,7 @@ impl Databases {
     }
 }
 
-impl Settings {
+impl DaemonArgs {
     /// Logs which files anybody on this machine could change although they decide over the schema,
     /// and which anybody could read although they hold a secret: keys, and `url_files`.
     pub(crate) fn warn_of_open_files(&self, url_files: &[PathBuf]) {
@@ -190,8 +190,8 @@ impl Settings {
             .chain(self.signing.files())
             .chain(url_files)
         {
-            if Open::Writable.is(file) {
-                tracing::warn!(event = "file.open_to_all", file = %file.display(), "{}", Open::Writable.warning(file));
+            if FileExposure::Writable.is(file) {
+                tracing::warn!(event = "file.open_to_all", file = %file.display(), "{}", FileExposure::Writable.warning(file));
             }
         }
         for file in self
@@ -200,14 +200,14 @@ impl Settings {
             .chain(self.signing.files())
             .chain(url_files)
         {
-            if Open::Readable.is(file) {
-                tracing::warn!(event = "file.readable_by_all", file = %file.display(), "{}", Open::Readable.warning(file));
+            if FileExposure::Readable.is(file) {
+                tracing::warn!(event = "file.readable_by_all", file = %file.display(), "{}", FileExposure::Readable.warning(file));
             }
         }
     }
 
     /// The files that hold the URLs of the leases' server.
-    pub(crate) fn lease_files(&self, env_file: EnvFile) -> Vec<PathBuf> {
+    pub(crate) fn lease_files(&self, env_file: EnvFileUrls) -> Vec<PathBuf> {
         self.leases.files(env_file)
     }
 
@@ -216,9 +216,9 @@ impl Settings {
         &self,
         (database, migration_database): (DatabaseUrl, Option<DatabaseUrl>),
         apply_on_start: bool,
-        private: Option<Private>,
-        env_file: EnvFile,
-    ) -> Result<daemon::Settings, Exit> {
+        private: Option<PrivateLeaseServer>,
+        env_file: EnvFileUrls,
+    ) -> Result<daemon::Settings, CommandExit> {
         Ok(daemon::Settings {
             database,
             migration_database,
@@ -247,7 +247,7 @@ impl Settings {
     }
 
     /// Refuses to be reached from elsewhere while that is not safe.
-    pub(crate) fn check(&self) -> Result<(), Exit> {
+    pub(crate) fn check(&self) -> Result<(), CommandExit> {
         self.trust.check(self.listen)
     }
 }
@@ -257,7 +257,7 @@ const MIGRATION_DATABASE_URL: &str = "MIGRATION_DATABASE_URL";
 
 /// Whether `.env` may say where a database is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EnvFile {
+pub(crate) enum EnvFileUrls {
     /// It may, as the environment may.
     Counts,
     /// It may not: the command would act on that database at once.
@@ -274,12 +274,12 @@ pub(crate) struct UrlSource<'a> {
     /// The flag that names a file.
     pub file: Option<&'a Path>,
     /// Whether the variables may be the `.env` file's.
-    pub env_file: EnvFile,
+    pub env_file: EnvFileUrls,
 }
 
 impl UrlSource<'_> {
     /// The URL or its file, as it was given.
-    fn given(&self) -> Result<(Option<String>, Option<PathBuf>), Exit> {
+    fn given(&self) -> Result<(Option<String>, Option<PathBuf>), CommandExit> {
         if self.value.is_some() || self.file.is_some() {
             return Ok((self.value.map(str::to_owned), self.file.map(Path::to_owned)));
         }
@@ -290,7 +290,7 @@ impl UrlSource<'_> {
         };
         // The environment beats `.env`, whichever form each has.
         for of_env_file in [false, true] {
-            if of_env_file && self.env_file == EnvFile::Ignored {
+            if of_env_file && self.env_file == EnvFileUrls::Ignored {
                 break;
             }
             match (
@@ -299,7 +299,7 @@ impl UrlSource<'_> {
             ) {
                 (None, None) => {}
                 (Some(_), Some(_)) => {
-                    return Err(Exit::usage(format!(
+                    return Err(CommandExit::usage(format!(
                         "{} and {file_name} are both set; set one",
                         self.name
                     )));
@@ -321,7 +321,7 @@ impl UrlSource<'_> {
     }
 
     /// The URL's text.
-    pub(crate) fn read(&self) -> Result<Option<String>, Exit> {
+    pub(crate) fn read(&self) -> Result<Option<String>, CommandExit> {
         let (value, file) = self.given()?;
         let file_name = format!("{}_FILE", self.name);
         let is_of_env_file =
@@ -335,10 +335,10 @@ impl UrlSource<'_> {
             }
             (None, Some(file)) => {
                 if self.file.is_none() {
-                    env_file::check_beside(&file_name, &file).map_err(Exit::usage)?;
+                    env_file::check_beside(&file_name, &file).map_err(CommandExit::usage)?;
                 }
                 match std::fs::read_to_string(&file) {
-                    Ok(text) if text.trim().is_empty() => Err(Exit::usage(format!(
+                    Ok(text) if text.trim().is_empty() => Err(CommandExit::usage(format!(
                         "{file_name}: {} is empty",
                         file.display()
                     ))),
@@ -354,7 +354,7 @@ impl UrlSource<'_> {
                         } else {
                             &file
                         };
-                        Err(Exit::usage(format!("{file_name}: {shown}: {error}")))
+                        Err(CommandExit::usage(format!("{file_name}: {shown}: {error}")))
                     }
                 }
             }
@@ -365,7 +365,7 @@ impl UrlSource<'_> {
 
 /// A URL that stands in `.env` shows no certificate and no key of this machine but those beside it
 /// to the host that it names.
-fn check_files_of(name: &str, text: &str) -> Result<(), Exit> {
+fn check_files_of(name: &str, text: &str) -> Result<(), CommandExit> {
     let Ok(parsed) = text.parse::<DatabaseUrl>() else {
         return Ok(());
     }; // refused by whoever reads it next
@@ -375,7 +375,7 @@ fn check_files_of(name: &str, text: &str) -> Result<(), Exit> {
         .find(|file| !env_file::is_beside(file))
     {
         None => Ok(()),
-        Some(_) => Err(Exit::usage(format!(
+        Some(_) => Err(CommandExit::usage(format!(
             "{name} stands in .env, and its sslcert or sslkey is a file that does not lie beside \
              .env. It may have come with a checkout: set {name} in the environment"
         ))),
@@ -415,9 +415,12 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(problem)
 }
 
-pub(crate) fn url<T: FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Result<T, Exit> {
+pub(crate) fn url<T: FromStr<Err: std::fmt::Display>>(
+    name: &str,
+    text: &str,
+) -> Result<T, CommandExit> {
     text.parse()
-        .map_err(|error| Exit::usage(format!("{name}: {error}")))
+        .map_err(|error| CommandExit::usage(format!("{name}: {error}")))
 }
 
 fn kept_for(text: &str) -> Result<Duration, String> {

@@ -8,35 +8,35 @@ use std::{
 
 use clap::Args;
 
-use crate::cli::{env_file, exit::Exit, file_name::FileName};
-use crate::migration::signature::Keys;
+use crate::cli::{env_file, exit::CommandExit, file_name::FileNameParser};
+use crate::migration::signature::SigningKeys;
 
 /// No key is longer; whoever names another file by mistake is told at once.
 const LONGEST: u64 = 4096;
 
 /// The setting.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Signing {
+pub(crate) struct SigningArgs {
     /// Sign the down scripts that the ledger keeps with the key in this file, and run none from
     /// there that is not signed. Several: the first signs, all verify. `openssl rand -hex 32` makes
     /// a key.
-    #[arg(long, env = "SCHEMAD_SIGNING_KEY_FILE", value_name = "FILE", value_delimiter = ',', value_parser = FileName)]
+    #[arg(long, env = "SCHEMAD_SIGNING_KEY_FILE", value_name = "FILE", value_delimiter = ',', value_parser = FileNameParser)]
     signing_key_file: Vec<PathBuf>,
 }
 
-impl Signing {
+impl SigningArgs {
     /// The files.
     pub(crate) fn files(&self) -> &[PathBuf] {
         &self.signing_key_file
     }
 
     /// The keys in the files; `None` without any.
-    pub(crate) fn keys(&self) -> Result<Option<Keys>, Exit> {
+    pub(crate) fn keys(&self) -> Result<Option<SigningKeys>, CommandExit> {
         for file in &self.signing_key_file {
-            env_file::check_beside("SCHEMAD_SIGNING_KEY_FILE", file).map_err(Exit::usage)?;
+            env_file::check_beside("SCHEMAD_SIGNING_KEY_FILE", file).map_err(CommandExit::usage)?;
         }
         let complain = |file: &Path, error: &dyn std::fmt::Display| {
-            Exit::usage(format!("--signing-key-file {}: {error}", file.display()))
+            CommandExit::usage(format!("--signing-key-file {}: {error}", file.display()))
         };
         let read = |file: &PathBuf| read(file).map_err(|error| complain(file, &error));
         let files: Vec<Vec<u8>> = self
@@ -44,9 +44,9 @@ impl Signing {
             .iter()
             .map(read)
             .collect::<Result<_, _>>()?;
-        Keys::read(&files).map_err(|(n, error)| match self.signing_key_file.get(n) {
+        SigningKeys::read(&files).map_err(|(n, error)| match self.signing_key_file.get(n) {
             Some(file) => complain(file, &error),
-            None => Exit::usage(error),
+            None => CommandExit::usage(error),
         })
     }
 }
@@ -74,10 +74,10 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
-        signing: Signing,
+        signing: SigningArgs,
     }
 
-    fn keys(args: &[&str]) -> Result<Option<Keys>, Exit> {
+    fn keys(args: &[&str]) -> Result<Option<SigningKeys>, CommandExit> {
         let line = Line::try_parse_from([&["x"], args].concat()).unwrap();
         line.signing.keys()
     }

@@ -7,11 +7,11 @@ use clap::Args;
 use diesel::{migration::MigrationSource, pg::Pg};
 use diesel_migrations::FileBasedMigrations;
 
-use crate::cli::{env_file, exit::Exit};
+use crate::cli::{env_file, exit::CommandExit};
 use crate::migration::{
     Checksum,
     folder::{self, Finding},
-    set::Catalog,
+    set::MigrationSet,
 };
 
 /// The digest of the migrations in schemad's own repository. Whoever installs schemad as it is has
@@ -19,7 +19,7 @@ use crate::migration::{
 const EXAMPLE: &str = "sha256:5e8175f5d869b50fedab832cf7dc37483b6dc259a50228a2eeb885662a605dc7";
 
 #[derive(Debug, Args)]
-pub(crate) struct Folder {
+pub(crate) struct FolderArgs {
     /// A folder of migrations (NAME/up.sql and NAME/down.sql), instead of those that are compiled
     /// into this program. It is checked as the build checks its folder, and read once: what changes
     /// in it later changes nothing before the next start.
@@ -33,30 +33,31 @@ pub(crate) struct Folder {
 
 /// Where the migrations go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Destination {
+pub(crate) enum MigrationDestination {
     /// A private database, or nowhere.
     Private,
     /// A database that somebody has named.
     Named,
 }
 
-impl Folder {
+impl FolderArgs {
     /// The migrations to carry: of the folder, if one is given, else `embedded`. What may be meant
     /// otherwise in a folder is logged.
     pub(crate) fn catalog(
         &self,
         embedded: &dyn MigrationSource<Pg>,
-        destination: Destination,
-    ) -> Result<Catalog, Exit> {
+        destination: MigrationDestination,
+    ) -> Result<MigrationSet, CommandExit> {
         let Some(dir) = named(self.dir.as_deref())? else {
-            let catalog = Catalog::load(embedded).map_err(Exit::usage)?;
+            let catalog = MigrationSet::load(embedded).map_err(CommandExit::usage)?;
             return match destination {
-                Destination::Named if !self.example => refuse_example(catalog),
+                MigrationDestination::Named if !self.example => refuse_example(catalog),
                 _ => Ok(catalog),
             };
         };
-        let wrong =
-            |what: &dyn std::fmt::Display| Exit::usage(format!("--dir {}: {what}", dir.display()));
+        let wrong = |what: &dyn std::fmt::Display| {
+            CommandExit::usage(format!("--dir {}: {what}", dir.display()))
+        };
         let findings = folder::check(dir);
         if !findings.is_empty() {
             let all: Vec<String> = findings
@@ -74,7 +75,7 @@ impl Folder {
         for remark in folder::remarks(dir) {
             tracing::warn!(event = "daemon.folder_remark", path = %remark.path.display(), "{remark}");
         }
-        Ok(Catalog::load(&found)
+        Ok(MigrationSet::load(&found)
             .map_err(|error| wrong(&error))?
             .read_from(dir))
     }
@@ -112,13 +113,13 @@ impl Folder {
 }
 
 /// The folder, unless a file `.env` names one that it may not.
-pub(crate) fn named(dir: Option<&Path>) -> Result<Option<&Path>, Exit> {
+pub(crate) fn named(dir: Option<&Path>) -> Result<Option<&Path>, CommandExit> {
     let Some(dir) = dir else { return Ok(None) };
     let is_beside = dir
         .components()
         .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if env_file::sets("SCHEMAD_DIR") && !is_beside {
-        return Err(Exit::usage(format!(
+        return Err(CommandExit::usage(format!(
             "SCHEMAD_DIR in .env names {}: a file .env, which may have come with a checkout, names \
              only folders beside it. Give --dir, or set the variable in the environment",
             dir.display()
@@ -128,16 +129,16 @@ pub(crate) fn named(dir: Option<&Path>) -> Result<Option<&Path>, Exit> {
 }
 
 /// These are schemad's own example, and nobody has asked for it.
-pub(crate) fn is_example(catalog: &Catalog) -> bool {
+pub(crate) fn is_example(catalog: &MigrationSet) -> bool {
     catalog.digest().to_string() == EXAMPLE
 }
 
 /// Refuses the example, which is in a schemad that was built as it is.
-pub(crate) fn refuse_example(catalog: Catalog) -> Result<Catalog, Exit> {
+pub(crate) fn refuse_example(catalog: MigrationSet) -> Result<MigrationSet, CommandExit> {
     if !is_example(&catalog) {
         Ok(catalog)
     } else {
-        Err(Exit::usage(
+        Err(CommandExit::usage(
             "no migrations: this schemad was built as it is and carries its own example only. Give \
          the folder of yours with --dir or SCHEMAD_DIR; or, to try it out with the example, \
          --example",
@@ -156,7 +157,7 @@ mod tests {
             let dir = dir.map(|name| place.path().join(name));
             dir.iter()
                 .for_each(|dir| std::fs::create_dir_all(dir).unwrap());
-            Folder {
+            FolderArgs {
                 dir,
                 example: false,
             }
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn the_example_is_the_folder_of_this_repository() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
-        let catalog = Catalog::load(&FileBasedMigrations::from_path(folder).unwrap()).unwrap();
+        let catalog = MigrationSet::load(&FileBasedMigrations::from_path(folder).unwrap()).unwrap();
         assert!(is_example(&catalog), "{}", catalog.digest());
         assert_eq!(refuse_example(catalog).unwrap_err().code(), 2);
     }

@@ -11,27 +11,27 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use crate::access::{Access, Error, Role, Secret};
+use crate::access::{Access, AccessFileError, Role, SecretToken};
 use crate::cli::{
-    exit::Exit,
-    output::{self, DIM, Output, progress, say, styled},
+    exit::CommandExit,
+    output::{self, DIM, OutputFormat, progress, say, styled},
 };
 
 /// Make bearer tokens.
 #[derive(Debug, Args)]
-pub(crate) struct Token {
+pub(crate) struct TokenCommand {
     #[command(subcommand)]
-    command: Command,
+    command: TokenSubcommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum TokenSubcommand {
     /// Print a new token on stdout, and on stderr the entry that the access file needs.
-    New(New),
+    New(NewTokenArgs),
 }
 
 #[derive(Debug, Args)]
-struct New {
+struct NewTokenArgs {
     /// Who will have it: calls are made by the principal token:NAME.
     #[arg(long)]
     name: String,
@@ -46,13 +46,13 @@ struct New {
     append: Option<PathBuf>,
     /// How to answer.
     #[arg(long, env = "SCHEMAD_OUTPUT", value_enum, default_value_t)]
-    output: Output,
+    output: OutputFormat,
 }
 
 /// A token and what goes with it.
 #[derive(Debug)]
-struct Made {
-    secret: Secret,
+struct NewToken {
+    secret: SecretToken,
     expires: Option<String>,
     entry: String,
 }
@@ -70,15 +70,15 @@ fn valid_for(text: &str) -> Result<Duration, String> {
     }
 }
 
-impl Token {
-    pub(crate) fn run(self) -> Exit {
-        let Command::New(new) = self.command;
-        new.make().err().unwrap_or(Exit::DONE)
+impl TokenCommand {
+    pub(crate) fn run(self) -> CommandExit {
+        let TokenSubcommand::New(new) = self.command;
+        new.make().err().unwrap_or(CommandExit::DONE)
     }
 }
 
-impl New {
-    fn make(&self) -> Result<(), Exit> {
+impl NewTokenArgs {
+    fn make(&self) -> Result<(), CommandExit> {
         let made = self.prepare()?;
         self.show(&made);
         if !output::is_printed() {
@@ -107,8 +107,8 @@ impl New {
     }
 
     /// The entry is in its file before the token is shown: nobody gets one that will never work.
-    fn prepare(&self) -> Result<Made, Exit> {
-        let secret = Secret::generate().map_err(Exit::unavailable)?;
+    fn prepare(&self) -> Result<NewToken, CommandExit> {
+        let secret = SecretToken::generate().map_err(CommandExit::unavailable)?;
         let expires = self
             .expires
             .map(|valid| time(SystemTime::now(), valid))
@@ -118,14 +118,14 @@ impl New {
             Some(file) => append(file, &entry)?,
             None => check(&entry)?,
         }
-        Ok(Made {
+        Ok(NewToken {
             secret,
             expires,
             entry,
         })
     }
 
-    fn entry(&self, secret: &Secret, expires: Option<&str>) -> String {
+    fn entry(&self, secret: &SecretToken, expires: Option<&str>) -> String {
         // JSON's quoting is also TOML's.
         let name = serde_json::Value::from(self.name.as_str());
         let expires = expires
@@ -138,8 +138,8 @@ impl New {
         )
     }
 
-    fn show(&self, made: &Made) {
-        if self.output == Output::Table {
+    fn show(&self, made: &NewToken) {
+        if self.output == OutputFormat::Table {
             return say(made.secret.reveal());
         }
         let token = serde_json::json!({
@@ -154,24 +154,27 @@ impl New {
 }
 
 /// The time after `valid`, in RFC 3339.
-fn time(now: SystemTime, valid: Duration) -> Result<String, Exit> {
+fn time(now: SystemTime, valid: Duration) -> Result<String, CommandExit> {
     let year_9999 = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     let end = now.checked_add(valid).filter(|end| *end <= year_9999);
-    let end = end.ok_or_else(|| Exit::usage("--expires lies after the year 9999; leave it out"))?;
+    let end =
+        end.ok_or_else(|| CommandExit::usage("--expires lies after the year 9999; leave it out"))?;
     Ok(humantime::format_rfc3339_seconds(end).to_string())
 }
 
 /// An entry for which there is no file yet: what is wrong can only be the name.
-fn check(entry: &str) -> Result<(), Exit> {
+fn check(entry: &str) -> Result<(), CommandExit> {
     Access::check(Path::new("access.toml"), entry).map_err(|error| match error {
-        Error::Invalid { problem, .. } => Exit::usage(format!("--name: {problem}")),
-        other => Exit::usage(other),
+        AccessFileError::Invalid { problem, .. } => {
+            CommandExit::usage(format!("--name: {problem}"))
+        }
+        other => CommandExit::usage(other),
     })
 }
 
 /// Adds an entry to a file that is right with it. Only its owner can read a new file.
-fn append(path: &Path, entry: &str) -> Result<(), Exit> {
-    let failed = |error| Exit::usage(format!("--append {}: {error}", path.display()));
+fn append(path: &Path, entry: &str) -> Result<(), CommandExit> {
+    let failed = |error| CommandExit::usage(format!("--append {}: {error}", path.display()));
     let before = match fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         read => read.map_err(failed)?,
@@ -182,7 +185,7 @@ fn append(path: &Path, entry: &str) -> Result<(), Exit> {
         _ => "\n\n",
     };
     let added = format!("{gap}{entry}");
-    Access::check(path, &format!("{before}{added}")).map_err(Exit::usage)?;
+    Access::check(path, &format!("{before}{added}")).map_err(CommandExit::usage)?;
     let file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -202,14 +205,14 @@ mod tests {
 
     use super::*;
 
-    fn new(name: &str, append: Option<PathBuf>) -> New {
+    fn new(name: &str, append: Option<PathBuf>) -> NewTokenArgs {
         let expires = Some(Duration::from_secs(3600));
-        New {
+        NewTokenArgs {
             name: name.into(),
             role: Role::Deployer,
             expires,
             append,
-            output: Output::Table,
+            output: OutputFormat::Table,
         }
     }
 

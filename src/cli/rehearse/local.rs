@@ -11,30 +11,30 @@ use diesel::{migration::MigrationSource, pg::Pg};
 use diesel_migrations::FileBasedMigrations;
 use tokio::sync::watch;
 
-use super::{server_dir, show::Show};
+use super::{server_dir, show::RehearsalDisplay};
 use crate::{
-    api::rehearsals::Tally,
+    api::rehearsals::RehearsalCounts,
     cli::{
         env_file,
-        exit::{Exit, INTERRUPTED},
-        file_name::FileName,
+        exit::{CommandExit, INTERRUPTED},
+        file_name::FileNameParser,
         local::{
-            settings::{self, EnvFile, UrlSource},
+            settings::{self, EnvFileUrls, UrlSource},
             source,
         },
         open_file,
-        output::{self, Output, WARN, styled},
+        output::{self, OutputFormat, WARN, styled},
     },
-    failure::{Failure, Reason, status::from_failure},
-    migration::{folder, set::Catalog},
+    failure::{Failure, Reason, status::status_from_failure},
+    migration::{folder, set::MigrationSet},
     postgres::{
         DatabaseUrl, pooler,
-        private_server::{Error, PrivatePostgres, find_programs},
-        scratch::Scratch,
-        session::Session,
+        private_server::{PrivatePostgres, PrivateServerError, find_programs},
+        scratch::ScratchMaker,
+        session::MigrationSession,
     },
-    rehearse::{self, Outside, Selection, Settings, rehearse},
-    runner::{Halt, Orders, Wait},
+    rehearse::{self, OutsideEffects, RehearsalSelection, RehearsalSettings, rehearse},
+    runner::{LockWait, RunControl, StopReason},
     runtime::shutdown,
 };
 
@@ -43,7 +43,7 @@ use crate::{
 const HEADING: &str = "Without a daemon";
 
 #[derive(Debug, Args)]
-pub(crate) struct Local {
+pub(crate) struct LocalRehearseArgs {
     /// A folder of migrations (NAME/up.sql and NAME/down.sql), instead of those that are compiled
     /// into this program.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_DIR", value_name = "DIR")]
@@ -57,7 +57,7 @@ pub(crate) struct Local {
     #[arg(help_heading = HEADING, long, value_name = "URL")]
     scratch_database_url: Option<String>,
     /// A file that holds it [env: SCRATCH_DATABASE_URL_FILE].
-    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "scratch_database_url", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "scratch_database_url", value_parser = FileNameParser)]
     scratch_database_url_file: Option<PathBuf>,
     /// That server is thrown away afterwards: migrations may reach outside their database (roles,
     /// other databases, files).
@@ -73,7 +73,7 @@ pub(crate) struct Local {
     preload: Vec<String>,
 }
 
-impl Local {
+impl LocalRehearseArgs {
     /// True where one of these was given as an argument.
     pub(crate) fn is_given(&self) -> bool {
         env_file::is_flag("SCHEMAD_DIR")
@@ -85,12 +85,12 @@ impl Local {
     pub(crate) async fn run(
         self,
         source: &dyn MigrationSource<Pg>,
-        selection: Selection,
-        output: Output,
-    ) -> Result<(), Exit> {
+        selection: RehearsalSelection,
+        output: OutputFormat,
+    ) -> Result<(), CommandExit> {
         let catalog = match source::named(self.dir.as_deref())? {
             None => {
-                let catalog = Catalog::load(source).map_err(Exit::usage)?;
+                let catalog = MigrationSet::load(source).map_err(CommandExit::usage)?;
                 if self.example {
                     catalog
                 } else {
@@ -98,11 +98,12 @@ impl Local {
                 }
             }
             Some(dir) => {
-                let wrong = |what: &str| Exit::usage(format!("--dir {}: {what}", dir.display()));
+                let wrong =
+                    |what: &str| CommandExit::usage(format!("--dir {}: {what}", dir.display()));
                 let findings = folder::check(dir);
                 let named = |error: &dyn std::fmt::Display| match &findings[..] {
                     [] => wrong(&error.to_string()),
-                    findings => Exit::usage(
+                    findings => CommandExit::usage(
                         findings
                             .iter()
                             .map(ToString::to_string)
@@ -121,7 +122,7 @@ impl Local {
                 for remark in folder::remarks(dir) {
                     output::progress(&format!("{} {remark}", styled(WARN, "warning:")));
                 }
-                let catalog = Catalog::load_to_rehearse(&found)
+                let catalog = MigrationSet::load_to_rehearse(&found)
                     .map_err(|set| wrong(&set.problems().join("\n  ")))?;
                 if catalog.iter().next().is_none() {
                     return Err(wrong("there is no migration in it"));
@@ -134,7 +135,7 @@ impl Local {
             name,
             value: self.scratch_database_url.as_deref(),
             file: self.scratch_database_url_file.as_deref(),
-            env_file: EnvFile::Counts,
+            env_file: EnvFileUrls::Counts,
         };
         if let Some(file) = source.file() {
             open_file::warn_if_readable(&file);
@@ -142,17 +143,17 @@ impl Local {
         let given = source.read()?;
         let given = given.map(|text| settings::url(name, &text)).transpose()?;
         if given.is_some() && !self.preload.is_empty() {
-            return Err(Exit::usage(
+            return Err(CommandExit::usage(
                 "--preload is for the private server, and SCRATCH_DATABASE_URL names another",
             ));
         }
         let (server, url, outside) = match given {
-            Some(url) if self.throwaway_server => (None, url, Outside::Allowed),
-            Some(url) => (None, url, Outside::Refused),
+            Some(url) if self.throwaway_server => (None, url, OutsideEffects::Allowed),
+            Some(url) => (None, url, OutsideEffects::Refused),
             None => {
                 let (server, url) =
                     private_server(server_dir(self.server_dir)?, self.preload).await?;
-                (Some(server), url, Outside::Allowed)
+                (Some(server), url, OutsideEffects::Allowed)
             }
         };
         let pending: BTreeSet<_> = catalog
@@ -161,18 +162,21 @@ impl Local {
             .collect();
         let selected = selection.of(&catalog, &pending);
         let begun = Instant::now();
-        let (mut tally, mut show) = (Tally::new(&catalog, pending), Show::new(output));
-        let settings = Settings {
+        let (mut tally, mut show) = (
+            RehearsalCounts::new(&catalog, pending),
+            RehearsalDisplay::new(output),
+        );
+        let settings = RehearsalSettings {
             outside,
             role: None,
         };
         let result = interruptible(async |orders| {
             if server.is_none() {
                 // The lock that keeps others from sweeping is a session's.
-                pooler::prove_direct(&Session::open(&url).await?, &url).await?;
+                pooler::prove_direct(&MigrationSession::open(&url).await?, &url).await?;
             }
-            let mut scratch = Scratch::open(&url).await?;
-            let mut tell = |event: rehearse::Event| show.event(&tally.event(&event));
+            let mut scratch = ScratchMaker::open(&url).await?;
+            let mut tell = |event: rehearse::RehearsalEvent| show.event(&tally.event(&event));
             let ended = rehearse(
                 &mut scratch,
                 &catalog,
@@ -198,13 +202,13 @@ impl Local {
                 show.summary(&tally.summary(begun.elapsed()));
                 tally
                     .result()
-                    .map_err(|failure| Exit::from_status(&from_failure(&failure)))
+                    .map_err(|failure| CommandExit::from_status(&status_from_failure(&failure)))
             }
             Err(failure) => {
                 show.broken_off();
                 Err(match failure.reason {
-                    Reason::Cancelled => Exit::interrupted(failure.message),
-                    _ => Exit::from_status(&from_failure(&failure)),
+                    Reason::Cancelled => CommandExit::interrupted(failure.message),
+                    _ => CommandExit::from_status(&status_from_failure(&failure)),
                 })
             }
         }
@@ -215,30 +219,32 @@ impl Local {
 async fn private_server(
     dir: PathBuf,
     preload: Vec<String>,
-) -> Result<(PrivatePostgres, DatabaseUrl), Exit> {
+) -> Result<(PrivatePostgres, DatabaseUrl), CommandExit> {
     if !cfg!(target_os = "linux") {
-        return Err(Exit::usage(
+        return Err(CommandExit::usage(
             "the private PostgreSQL needs Linux; give SCRATCH_DATABASE_URL",
         ));
     }
     let programs = find_programs()
-        .ok_or(Error::NoPrograms)
-        .map_err(Exit::usage)?;
+        .ok_or(PrivateServerError::NoPrograms)
+        .map_err(CommandExit::usage)?;
     let started = tokio::task::spawn_blocking(move || {
         PrivatePostgres::start_fresh(&programs, &dir, &preload)
     });
     let server = started
         .await
-        .map_err(Exit::unavailable)?
+        .map_err(CommandExit::unavailable)?
         .map_err(|error| match error {
-            Error::NoPrograms | Error::NotOurs(_) | Error::NobodyToRunAs => Exit::usage(error),
-            Error::InUse(_)
-            | Error::NoRoom(_)
-            | Error::NoRandom
-            | Error::Io { .. }
-            | Error::Program { .. } => Exit::unavailable(error),
+            PrivateServerError::NoPrograms
+            | PrivateServerError::NotOurs(_)
+            | PrivateServerError::NobodyToRunAs => CommandExit::usage(error),
+            PrivateServerError::InUse(_)
+            | PrivateServerError::NoRoom(_)
+            | PrivateServerError::NoRandom
+            | PrivateServerError::Io { .. }
+            | PrivateServerError::Program { .. } => CommandExit::unavailable(error),
         })?;
-    let url = server.url("postgres").parse().map_err(Exit::usage)?;
+    let url = server.url("postgres").parse().map_err(CommandExit::usage)?;
     Ok((server, url))
 }
 
@@ -253,13 +259,13 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 /// or at a second signal, the process does: the kernel stops a private server with it, and scratch
 /// databases on another server are dropped by the next rehearsal.
 async fn interruptible(
-    work: impl AsyncFnOnce(Orders) -> Result<(), Failure>,
+    work: impl AsyncFnOnce(RunControl) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (halt, wait) = (
         watch::Sender::new(None),
-        watch::Sender::new(Wait::default()),
+        watch::Sender::new(LockWait::default()),
     );
-    let orders = Orders {
+    let orders = RunControl {
         halt: halt.subscribe(),
         wait: wait.subscribe(),
     };
@@ -269,10 +275,10 @@ async fn interruptible(
             format!("cannot wait for signals: {error}"),
         )
     };
-    let signalled = shutdown::signalled(shutdown::Hangup::Ends).map_err(impossible)?;
+    let signalled = shutdown::signalled(shutdown::HangupAction::Ends).map_err(impossible)?;
     let (through, mut is_through) = watch::channel(false);
     tokio::spawn(async move {
-        halt.send_replace(Some(Halt::Cancelled(signalled.await.into())));
+        halt.send_replace(Some(StopReason::Cancelled(signalled.await.into())));
         if *is_through.borrow_and_update() {
             std::process::exit(INTERRUPTED); // only the result is still being printed
         }

@@ -1,18 +1,23 @@
 //! A rehearsal in the daemon, beside its database.
 
-use super::show::Show;
+use super::show::RehearsalDisplay;
 use crate::{
-    cli::{client::connection::Common, exit::Exit},
+    cli::{client::connection::ClientArgs, exit::CommandExit},
     pb::{self, rehearsal_event::Event, rehearse_request::Selection as Asked},
-    rehearse::Selection,
+    rehearse::RehearsalSelection,
     runtime::shutdown,
 };
 
-pub(crate) async fn run(common: &Common, selection: Selection) -> Result<(), Exit> {
+pub(crate) async fn run(
+    common: &ClientArgs,
+    selection: RehearsalSelection,
+) -> Result<(), CommandExit> {
     let selection = match selection {
-        Selection::Pending => None,
-        Selection::All => Some(Asked::All(true)),
-        Selection::Last(n) => Some(Asked::Last(i32::try_from(n.get()).unwrap_or(i32::MAX))),
+        RehearsalSelection::Pending => None,
+        RehearsalSelection::All => Some(Asked::All(true)),
+        RehearsalSelection::Last(n) => {
+            Some(Asked::Last(i32::try_from(n.get()).unwrap_or(i32::MAX)))
+        }
     };
     let mut client = common.address.client()?;
     let following = async {
@@ -22,7 +27,7 @@ pub(crate) async fn run(common: &Common, selection: Selection) -> Result<(), Exi
             .await
             .map_err(|status| common.address.explain(&status))?
             .into_inner();
-        let (mut show, mut has_ended) = (Show::new(common.output), false);
+        let (mut show, mut has_ended) = (RehearsalDisplay::new(common.output), false);
         loop {
             match stream.message().await {
                 Ok(Some(pb::RehearseResponse {
@@ -48,10 +53,11 @@ pub(crate) async fn run(common: &Common, selection: Selection) -> Result<(), Exi
             }
         }
     };
-    let signalled = shutdown::signalled(shutdown::Hangup::Ends).map_err(Exit::unavailable)?;
+    let signalled =
+        shutdown::signalled(shutdown::HangupAction::Ends).map_err(CommandExit::unavailable)?;
     tokio::select! {
         ended = following => ended,
         // The daemon ends what nobody listens to.
-        _ = signalled => Err(Exit::interrupted("left; the daemon ends the rehearsal")),
+        _ = signalled => Err(CommandExit::interrupted("left; the daemon ends the rehearsal")),
     }
 }

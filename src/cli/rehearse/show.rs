@@ -3,11 +3,11 @@
 use crate::{
     api::rehearsals::difference_of,
     cli::{
-        client::operate::Live,
-        exit::Exit,
+        client::operate::ProgressDisplay,
+        exit::CommandExit,
         output::{
-            self, BAD, DIM, GOOD, Output, WARN, duration, fitted, fitted_table, line, progress,
-            say, styled,
+            self, BAD, DIM, GOOD, OutputFormat, WARN, duration, fitted, fitted_table, line,
+            progress, say, styled,
         },
     },
     pb::{self, rehearsal_event::Event},
@@ -20,17 +20,17 @@ const SHOWN: usize = 30;
 
 /// Shows events as they come and the table at the end; on a terminal, what is rehearsed meanwhile,
 /// and since when.
-pub(crate) struct Show {
-    output: Output,
-    live: Live,
+pub(crate) struct RehearsalDisplay {
+    output: OutputFormat,
+    live: ProgressDisplay,
     done: Vec<pb::MigrationRehearsal>,
 }
 
-impl Show {
-    pub(crate) fn new(output: Output) -> Self {
+impl RehearsalDisplay {
+    pub(crate) fn new(output: OutputFormat) -> Self {
         Self {
             output,
-            live: Live::new(),
+            live: ProgressDisplay::new(),
             done: Vec::new(),
         }
     }
@@ -170,7 +170,7 @@ fn details(done: &pb::MigrationRehearsal) -> Option<String> {
         lines.extend(shown(differences).lines().map(|line| format!("  {line}")));
     }
     if let Some(failure) = &done.failure {
-        lines.push(Exit::from_failure(Some(failure)).text());
+        lines.push(CommandExit::from_failure(Some(failure)).text());
     }
     let verdict: Option<Verdict> = Verdict::parse(&done.verdict);
     if verdict == Some(Verdict::Irreversible) {

@@ -9,7 +9,8 @@ use std::{
 use nix::unistd::User;
 
 use super::{
-    Durability, Error, PrivatePostgres, command, failed, init, io_error, owned_dir, run_as,
+    Durability, PrivatePostgres, PrivateServerError, command, failed, init, io_error, owned_dir,
+    run_as,
 };
 
 /// Servers at a time.
@@ -21,8 +22,12 @@ impl PrivatePostgres {
     /// next. It loads the libraries of `preload` at its start. Blocks until it takes connections.
     ///
     /// # Errors
-    /// [`Error`]; [`Error::InUse`] when there are too many at a time.
-    pub fn start_fresh(programs: &Path, root: &Path, preload: &[String]) -> Result<Self, Error> {
+    /// [`PrivateServerError`]; [`PrivateServerError::InUse`] when there are too many at a time.
+    pub fn start_fresh(
+        programs: &Path,
+        root: &Path,
+        preload: &[String],
+    ) -> Result<Self, PrivateServerError> {
         let user = run_as()?;
         fs::create_dir_all(root).map_err(|error| io_error(root, error))?;
         let pristine = pristine(programs, root, user.as_ref())?;
@@ -61,12 +66,16 @@ impl PrivatePostgres {
                 }
             }
         }
-        Err(Error::InUse(root.into()))
+        Err(PrivateServerError::InUse(root.into()))
     }
 }
 
 /// A cluster of these programs that no server has run on.
-fn pristine(programs: &Path, root: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
+fn pristine(
+    programs: &Path,
+    root: &Path,
+    user: Option<&User>,
+) -> Result<PathBuf, PrivateServerError> {
     let digest = crate::migration::Checksum::of_script(&programs.to_string_lossy()).to_string();
     let dir = owned_dir(&root.join(format!("pristine-{}", &digest[7..23])), user)?;
     let _lock = super::lock(&dir)?;
@@ -75,7 +84,7 @@ fn pristine(programs: &Path, root: &Path, user: Option<&User>) -> Result<PathBuf
     Ok(data)
 }
 
-fn copy(pristine: &Path, dir: &Path, user: Option<&User>) -> Result<(), Error> {
+fn copy(pristine: &Path, dir: &Path, user: Option<&User>) -> Result<(), PrivateServerError> {
     let mut cp = command(Path::new(""), "cp", dir, user);
     let output = cp
         .arg("-a")
@@ -91,7 +100,7 @@ fn copy(pristine: &Path, dir: &Path, user: Option<&User>) -> Result<(), Error> {
 }
 
 /// Removes a folder that may not be there.
-pub(super) fn remove(data: &Path) -> Result<(), Error> {
+pub(super) fn remove(data: &Path) -> Result<(), PrivateServerError> {
     match fs::remove_dir_all(data) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error(data, error)),
         _ => Ok(()),

@@ -3,7 +3,7 @@
 
 use tokio_postgres::Client;
 
-use crate::postgres::Error;
+use crate::postgres::DatabaseError;
 
 /// The server quotes the values. What a version does not know it does not have: ICU locales came
 /// with 15 and are in `datlocale` from 17 on.
@@ -16,10 +16,10 @@ const QUERY: &str = "SELECT format('TEMPLATE template0 ENCODING %L LC_COLLATE %L
         current_database()";
 
 /// The options of CREATE DATABASE for an empty one like the database of `client`.
-pub(super) async fn options(client: &Client) -> Result<String, Error> {
+pub(super) async fn options(client: &Client) -> Result<String, DatabaseError> {
     let rows = client.query_typed(QUERY, &[]).await?;
     let row = rows
         .first()
-        .ok_or_else(|| Error::Lost("the server sent no row".into()))?;
+        .ok_or_else(|| DatabaseError::Lost("the server sent no row".into()))?;
     Ok(row.try_get(0)?)
 }

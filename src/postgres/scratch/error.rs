@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, error::SqlState, types::Type};
 
-use super::{Name, Template};
+use super::{ScratchName, ScratchTemplate};
 use crate::{
     failure::{Failure, Reason},
     postgres::{self, DatabaseUrl},
@@ -11,7 +11,7 @@ use crate::{
 
 /// Why a scratch database cannot be made or dropped.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
+pub enum ScratchError {
     /// The role may not make databases.
     #[error("the role {role} may not make scratch databases: ALTER ROLE {role} CREATEDB;")]
     MayNotCreate {
@@ -34,7 +34,7 @@ pub enum Error {
         "there is a database {0} already, and so there was for the names before it; drop what \
          begins with schemad_scratch_ and is no longer used"
     )]
-    NameTaken(Name),
+    NameTaken(ScratchName),
     /// The template has users.
     #[error("the database {template} cannot be copied while others are connected to it{by}")]
     TemplateInUse {
@@ -45,18 +45,18 @@ pub enum Error {
     },
     /// No room.
     #[error("the server's disk is full, so no scratch database can be made ({0})")]
-    DiskFull(postgres::Error),
+    DiskFull(postgres::DatabaseError),
     /// Anything else.
     #[error(transparent)]
-    Database(#[from] postgres::Error),
+    Database(#[from] postgres::DatabaseError),
 }
 
-impl Error {
+impl ScratchError {
     /// What the refusal of CREATE DATABASE means.
     pub(super) fn of(
-        error: postgres::Error,
-        name: &Name,
-        template: Template<'_>,
+        error: postgres::DatabaseError,
+        name: &ScratchName,
+        template: ScratchTemplate<'_>,
         url: &DatabaseUrl,
     ) -> Self {
         let Some(sql) = error.sql() else {
@@ -66,11 +66,13 @@ impl Error {
         match template {
             _ if sql.is(&SqlState::DUPLICATE_DATABASE) => Self::NameTaken(*name),
             _ if sql.is(&SqlState::DISK_FULL) => Self::DiskFull(error),
-            Template::Copy(template) if sql.is(&SqlState::OBJECT_IN_USE) => Self::TemplateInUse {
-                template: ident(template),
-                by: String::new(),
-            },
-            Template::Copy(template)
+            ScratchTemplate::Copy(template) if sql.is(&SqlState::OBJECT_IN_USE) => {
+                Self::TemplateInUse {
+                    template: ident(template),
+                    by: String::new(),
+                }
+            }
+            ScratchTemplate::Copy(template)
                 if sql.is(&SqlState::INSUFFICIENT_PRIVILEGE) && sql.message.contains("copy") =>
             {
                 Self::MayNotCopy {
@@ -90,7 +92,7 @@ const WHO: &str = "SELECT pg_catalog.format('pid %s (%s)', a.pid, pg_catalog.con
         pg_catalog.pg_stat_activity a WHERE pg_catalog.quote_ident(a.datname::text) = $1 AND a.pid \
         <> pg_catalog.pg_backend_pid() ORDER BY a.pid LIMIT 5";
 
-impl Error {
+impl ScratchError {
     /// The same, and who is connected to the template that has users, as far as `client` may see.
     pub(super) async fn with_who(self, client: &Client) -> Self {
         let Self::TemplateInUse { template, .. } = self else {
@@ -114,23 +116,23 @@ impl Error {
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
+impl From<ScratchError> for Failure {
+    fn from(error: ScratchError) -> Self {
         let message = error.to_string();
         match error {
-            Error::MayNotCreate { role } => Self::new(Reason::MissingRight, message)
+            ScratchError::MayNotCreate { role } => Self::new(Reason::MissingRight, message)
                 .with("grant", format!("ALTER ROLE {role} CREATEDB")),
-            Error::MayNotCopy { .. } => Self::new(Reason::MissingRight, message),
-            Error::NameTaken(name) => {
+            ScratchError::MayNotCopy { .. } => Self::new(Reason::MissingRight, message),
+            ScratchError::NameTaken(name) => {
                 Self::new(Reason::ScratchNameTaken, message).with("database", name)
             }
-            Error::TemplateInUse { template, .. } => {
+            ScratchError::TemplateInUse { template, .. } => {
                 Self::new(Reason::ScratchInUse, message).with("database", template)
             }
-            Error::DiskFull(_) => {
+            ScratchError::DiskFull(_) => {
                 Self::new(Reason::DatabaseUnavailable, message).with("sqlstate", "53100")
             }
-            Error::Database(error) => error.into(),
+            ScratchError::Database(error) => error.into(),
         }
     }
 }
@@ -149,14 +151,19 @@ mod tests {
                 message: message.into(),
                 ..SqlError::default()
             };
-            Failure::from(Error::of(sql.into(), &Name::first_of(1), template, &url))
+            Failure::from(ScratchError::of(
+                sql.into(),
+                &ScratchName::first_of(1),
+                template,
+                &url,
+            ))
         };
-        let copy = Template::Copy("Base");
+        let copy = ScratchTemplate::Copy("Base");
         for (sqlstate, message, template, reason, word) in [
             (
                 "42501",
                 "permission denied to create database",
-                Template::Empty,
+                ScratchTemplate::Empty,
                 Reason::MissingRight,
                 "ALTER ROLE \"App\" CREATEDB",
             ),
@@ -191,14 +198,14 @@ mod tests {
             (
                 "53100",
                 "No space left on device",
-                Template::Empty,
+                ScratchTemplate::Empty,
                 Reason::DatabaseUnavailable,
                 "disk is full",
             ),
             (
                 "XX000",
                 "anything",
-                Template::Empty,
+                ScratchTemplate::Empty,
                 Reason::Internal,
                 "anything",
             ),

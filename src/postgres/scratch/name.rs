@@ -8,7 +8,7 @@ pub(super) const PREFIX: &str = "schemad_scratch_";
 
 /// A scratch database's name. It needs no quotes and fits into PostgreSQL's 63 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Name {
+pub struct ScratchName {
     /// When its maker began, in seconds since 1970 by the maker's clock.
     seconds: u64,
     /// The maker's number.
@@ -20,9 +20,9 @@ pub struct Name {
 /// A name of something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a scratch database")]
-pub struct NotScratch;
+pub struct NotScratchName;
 
-impl Name {
+impl ScratchName {
     /// The first name of a maker that begins now.
     pub(super) fn first_of(maker: u32) -> Self {
         Self {
@@ -57,7 +57,7 @@ fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for ScratchName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -67,15 +67,15 @@ impl fmt::Display for Name {
     }
 }
 
-impl FromStr for Name {
-    type Err = NotScratch;
+impl FromStr for ScratchName {
+    type Err = NotScratchName;
 
-    fn from_str(text: &str) -> Result<Self, NotScratch> {
-        let mut parts = text.strip_prefix(PREFIX).ok_or(NotScratch)?.split('_');
-        let mut part = || parts.next().ok_or(NotScratch);
-        let seconds = part()?.parse().map_err(|_| NotScratch)?;
-        let maker = u32::from_str_radix(part()?, 16).map_err(|_| NotScratch)?;
-        let number = part()?.parse().map_err(|_| NotScratch)?;
+    fn from_str(text: &str) -> Result<Self, NotScratchName> {
+        let mut parts = text.strip_prefix(PREFIX).ok_or(NotScratchName)?.split('_');
+        let mut part = || parts.next().ok_or(NotScratchName);
+        let seconds = part()?.parse().map_err(|_| NotScratchName)?;
+        let maker = u32::from_str_radix(part()?, 16).map_err(|_| NotScratchName)?;
+        let number = part()?.parse().map_err(|_| NotScratchName)?;
         let name = Self {
             seconds,
             maker,
@@ -85,7 +85,7 @@ impl FromStr for Name {
         if name.to_string() == text {
             Ok(name)
         } else {
-            Err(NotScratch)
+            Err(NotScratchName)
         }
     }
 }
@@ -96,16 +96,16 @@ mod tests {
 
     #[test]
     fn a_name_reads_back_fits_and_needs_no_quotes() {
-        let longest = Name {
+        let longest = ScratchName {
             seconds: u64::MAX,
             maker: u32::MAX,
             number: u32::MAX,
         };
         for name in [
             longest,
-            Name::first_of(7),
-            Name::first_of(7).next(),
-            Name {
+            ScratchName::first_of(7),
+            ScratchName::first_of(7).next(),
+            ScratchName {
                 seconds: 0,
                 maker: 0,
                 number: 0,
@@ -118,7 +118,7 @@ mod tests {
             );
             assert_eq!(text.parse(), Ok(name));
         }
-        assert!(Name::first_of(7).age() <= 1);
+        assert!(ScratchName::first_of(7).age() <= 1);
     }
 
     #[test]
@@ -133,7 +133,7 @@ mod tests {
             "schemad_scratch_1_0000000a_1_2",
             "my_schemad_scratch_1_0000000a_1",
         ] {
-            assert_eq!(text.parse::<Name>(), Err(NotScratch), "{text}");
+            assert_eq!(text.parse::<ScratchName>(), Err(NotScratchName), "{text}");
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{LOCK, Name, name::PREFIX};
-use crate::postgres::Error;
+use super::{LOCK, ScratchName, name::PREFIX};
+use crate::postgres::DatabaseError;
 
 /// Scratch databases of this role, and whether a client is connected. Anybody can give a database
 /// such a name, so one that this role could drop, as a superuser or a member of its owner, is not
@@ -26,7 +26,7 @@ const MAKERS: &str = "SELECT l.objid FROM pg_catalog.pg_locks l WHERE l.locktype
 /// # Errors
 /// The database's, or its loss. A database that cannot be dropped (somebody has connected
 /// meanwhile) is left for the next time.
-pub async fn sweep(client: &Client) -> Result<Vec<Name>, Error> {
+pub async fn sweep(client: &Client) -> Result<Vec<ScratchName>, DatabaseError> {
     let mut swept = Vec::new();
     for (name, _) in left_behind(client)
         .await?
@@ -38,14 +38,14 @@ pub async fn sweep(client: &Client) -> Result<Vec<Name>, Error> {
         match client
             .batch_execute(&format!("DROP DATABASE IF EXISTS {name}"))
             .await
-            .map_err(Error::from)
+            .map_err(DatabaseError::from)
         {
             Ok(()) => {
                 tracing::info!(event = "scratch.swept", database = %name, age_s = name.age(), "dropped \
                     a scratch database that was left behind");
                 swept.push(name);
             }
-            Err(error @ Error::Sql(_)) => {
+            Err(error @ DatabaseError::Sql(_)) => {
                 tracing::debug!(database = %name, cause = %error, "not yet")
             }
             Err(lost) => return Err(lost),
@@ -58,7 +58,7 @@ pub async fn sweep(client: &Client) -> Result<Vec<Name>, Error> {
 ///
 /// # Errors
 /// The database's, or its loss.
-pub(crate) async fn orphans(client: &Client) -> Result<Vec<Name>, Error> {
+pub(crate) async fn orphans(client: &Client) -> Result<Vec<ScratchName>, DatabaseError> {
     Ok(left_behind(client)
         .await?
         .into_iter()
@@ -67,9 +67,9 @@ pub(crate) async fn orphans(client: &Client) -> Result<Vec<Name>, Error> {
 }
 
 /// The databases whose maker is gone, and whether somebody is connected.
-async fn left_behind(client: &Client) -> Result<Vec<(Name, bool)>, Error> {
+async fn left_behind(client: &Client) -> Result<Vec<(ScratchName, bool)>, DatabaseError> {
     let ours = client.query_typed(OURS, &[(&PREFIX, Type::TEXT)]).await?;
-    let mut ours: Vec<(Name, bool)> = ours
+    let mut ours: Vec<(ScratchName, bool)> = ours
         .iter()
         .filter_map(|row| Some((row.get::<_, String>(0).parse().ok()?, row.get(1))))
         .collect();

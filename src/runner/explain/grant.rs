@@ -159,7 +159,7 @@ fn on_table(statement: Option<&Statement<'_>>) -> (&'static str, &'static str) {
     }
 }
 
-/// CREATE [OR REPLACE] [CONSTRAINT] TRIGGER
+/// `CREATE [OR REPLACE] [CONSTRAINT] TRIGGER`
 fn is_trigger(statement: &Statement<'_>) -> bool {
     let mut words = statement.tokens().skip(1).skip_while(|t| {
         ["or", "replace", "constraint"]

@@ -5,19 +5,19 @@ use crate::runner::message;
 use crate::{
     postgres::SqlError,
     runner::ScriptError,
-    sql::{self, Place},
+    sql::{self, TextPosition},
 };
 
 /// A refused statement, found in its file.
-pub(super) struct Found {
+pub(super) struct RefusedStatement {
     /// With the words that the server would have had for the script alone.
     pub failed: ScriptError,
-    pub place: Option<Place>,
+    pub place: Option<TextPosition>,
     /// All statements of the script, or of its part, were through.
     pub is_through: bool,
 }
 
-impl Found {
+impl RefusedStatement {
     /// Without what the server quotes of a statement that holds a password.
     pub(super) fn without_secrets(self, sql: &str) -> Self {
         let statement = sql::split(sql).into_iter().nth(self.failed.statements_done);
@@ -25,7 +25,7 @@ impl Found {
         let error = self
             .failed
             .error
-            .without(&sql::Secrets::of(sql), is_of_secret);
+            .without(&sql::SecretWords::of(sql), is_of_secret);
         Self {
             failed: ScriptError {
                 error,
@@ -36,7 +36,7 @@ impl Found {
     }
 }
 
-pub(super) fn find(failed: &ScriptError, sql: &str) -> Found {
+pub(super) fn find(failed: &ScriptError, sql: &str) -> RefusedStatement {
     let is_syntax = failed.error.sqlstate == "42601";
     // An open quote swallows what schemad sends after the script, and the server's words would be
     // about that; unless it stopped before it got there.
@@ -75,7 +75,7 @@ pub(super) fn find(failed: &ScriptError, sql: &str) -> Found {
         Some(at) => Some(sql::place(sql, at)),
         None => in_block(&failed, sql).or_else(|| sql::start_of(sql, failed.statements_done)),
     };
-    Found {
+    RefusedStatement {
         failed,
         place,
         is_through,
@@ -83,7 +83,7 @@ pub(super) fn find(failed: &ScriptError, sql: &str) -> Found {
 }
 
 /// The error as the server would have put it, had the script come alone.
-fn broken_off(failed: &ScriptError, sql: &str, message: String, at: usize) -> Found {
+fn broken_off(failed: &ScriptError, sql: &str, message: String, at: usize) -> RefusedStatement {
     let error = SqlError {
         sqlstate: failed.error.sqlstate.clone(),
         message,
@@ -94,7 +94,7 @@ fn broken_off(failed: &ScriptError, sql: &str, message: String, at: usize) -> Fo
         error,
         ..with_statement(failed, sql::statement_of(sql, nth))
     };
-    Found {
+    RefusedStatement {
         failed,
         place: Some(sql::place(sql, nth)),
         is_through: false,
@@ -150,7 +150,7 @@ fn suspect(failed: &ScriptError, sql: &str) -> Option<usize> {
 
 /// The line of a DO block that the outermost context names. PL/pgSQL counts from the line of the
 /// opening quote.
-fn in_block(failed: &ScriptError, sql: &str) -> Option<Place> {
+fn in_block(failed: &ScriptError, sql: &str) -> Option<TextPosition> {
     let outermost = failed.error.context.as_deref()?.lines().last()?;
     let line: usize = outermost
         .strip_prefix("PL/pgSQL function inline_code_block line ")?
@@ -165,7 +165,7 @@ fn in_block(failed: &ScriptError, sql: &str) -> Option<Place> {
     let line = opened.checked_add(line)?.checked_sub(1)?;
     let text = sql.split('\n').nth(line.checked_sub(1)?)?;
     let indent = text.chars().take_while(|c| c.is_whitespace()).count();
-    Some(Place {
+    Some(TextPosition {
         line,
         column: indent + 1,
     })

@@ -90,14 +90,14 @@ const NAMES: [&str; 18] = [
 
 /// The words of a statement or a body, with what stands before each name noted once for all of
 /// them.
-pub(super) struct Calls<'a> {
+pub(super) struct FunctionCalls<'a> {
     pub(super) tokens: &'a [&'a str],
-    before: Vec<Before>,
+    before: Vec<PrecedingToken>,
 }
 
 /// What stands before a word.
 #[derive(Clone, Copy, Default)]
-struct Before {
+struct PrecedingToken {
     /// Where the name begins that goes on here, its schema with it.
     name: usize,
     /// Where the statement begins that this word is in, by the semicolons.
@@ -108,10 +108,10 @@ struct Before {
     ons: usize,
 }
 
-impl<'a> Calls<'a> {
+impl<'a> FunctionCalls<'a> {
     pub(super) fn new(tokens: &'a [&'a str]) -> Self {
-        let mut before: Vec<Before> = Vec::with_capacity(tokens.len());
-        let mut now = Before::default();
+        let mut before: Vec<PrecedingToken> = Vec::with_capacity(tokens.len());
+        let mut now = PrecedingToken::default();
         for (at, token) in tokens.iter().enumerate() {
             now.name = match at.checked_sub(2) {
                 Some(first) if tokens[at - 1] == "." => before[first].name,
@@ -119,9 +119,9 @@ impl<'a> Calls<'a> {
             };
             before.push(now);
             if *token == ";" {
-                now = Before {
+                now = PrecedingToken {
                     statement: at + 1,
-                    ..Before::default()
+                    ..PrecedingToken::default()
                 };
             } else if is(token, "create") {
                 now.create = Some(at);
@@ -205,7 +205,7 @@ impl<'a> Calls<'a> {
 }
 
 /// True where a string may be SQL that a function runs.
-pub(super) fn runs_text(calls: &Calls<'_>) -> bool {
+pub(super) fn runs_text(calls: &FunctionCalls<'_>) -> bool {
     (0..calls.tokens.len()).any(|at| calls.is_called(at, |name| RUN.contains(&name)))
 }
 

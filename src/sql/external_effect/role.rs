@@ -1,19 +1,19 @@
 //! Statements that change the role which a script runs as. Told by words, like what reaches
 //! outside: what is put together at run time cannot be seen.
 
-use super::{Ahead, Text, body, call::Calls, is};
+use super::{NextMatch, ScriptWords, body, call::FunctionCalls, is};
 
 /// The settings that hold the role and the session's user.
 const SETTINGS: [&str; 2] = ["role", "session_authorization"];
 
 /// Where a statement sets the role, seen from statements that come in order.
 #[derive(Default)]
-pub(super) struct Seen {
-    set: Ahead,
-    atomic: Ahead,
+pub(super) struct RoleChange {
+    set: NextMatch,
+    atomic: NextMatch,
 }
 
-impl Text<'_> {
+impl ScriptWords<'_> {
     /// How the statement changes the role that begins at word `from` and ends before word `end`, by
     /// how it begins. Asked in the order of the beginnings.
     pub(super) fn changes_role(&self, from: usize, end: usize) -> Option<&'static str> {
@@ -56,7 +56,7 @@ impl Text<'_> {
     }
 }
 
-impl Calls<'_> {
+impl FunctionCalls<'_> {
     /// set_config('role', …), or an UPDATE of the view pg_settings, which does the same.
     pub(super) fn changes_role(&self) -> Option<&'static str> {
         let tokens = self.tokens;
@@ -83,7 +83,7 @@ fn is_setting(token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Place, first_role_change};
+    use super::super::{TextPosition, first_role_change};
 
     #[test]
     fn a_change_of_the_role_is_found_where_it_stands() {
@@ -121,7 +121,7 @@ mod tests {
             let found = first_role_change(&format!("SELECT 1;\n  {sql};"));
             assert_eq!(
                 found.map(|found| found.place),
-                Some(Place { line: 2, column: 3 }),
+                Some(TextPosition { line: 2, column: 3 }),
                 "{sql}"
             );
         }

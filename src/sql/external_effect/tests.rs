@@ -59,7 +59,7 @@ fn what_reaches_outside_is_found_where_it_stands() {
         let found = first_reach(&format!("SELECT 1;\n  {sql};"));
         assert_eq!(
             found.map(|found| found.place),
-            Some(Place { line: 2, column: 3 }),
+            Some(TextPosition { line: 2, column: 3 }),
             "{sql}"
         );
     }
@@ -145,7 +145,7 @@ fn the_line_within_a_body_is_told() {
     let role = "DO $$\nBEGIN\n  SET ROLE other;\nEND $$";
     assert_eq!(
         first_role_change(role).unwrap().place,
-        Place { line: 3, column: 3 }
+        TextPosition { line: 3, column: 3 }
     );
 }
 

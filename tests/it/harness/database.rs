@@ -9,7 +9,9 @@ use std::{
     },
 };
 
-use schemad::internals::private_server::{Durability, Error, PrivatePostgres, find_programs};
+use schemad::internals::private_server::{
+    Durability, PrivatePostgres, PrivateServerError, find_programs,
+};
 use tokio_postgres::{Client, NoTls};
 
 use super::eventually;
@@ -29,7 +31,7 @@ fn server() -> &'static (String, Option<PrivatePostgres>) {
 /// A data folder is kept between runs, because initdb takes seconds, and used by one process at a
 /// time.
 fn private_server() -> PrivatePostgres {
-    let programs = find_programs().unwrap_or_else(|| panic!("{}", Error::NoPrograms));
+    let programs = find_programs().unwrap_or_else(|| panic!("{}", PrivateServerError::NoPrograms));
     let owner = nix::unistd::geteuid();
     let root = std::env::temp_dir().join(format!("schemad-tests-{owner}"));
     let version = programs.to_string_lossy().replace('/', "-");
@@ -38,9 +40,9 @@ fn private_server() -> PrivatePostgres {
         let start = || PrivatePostgres::start(&programs, &dir, Durability::Throwaway);
         match start() {
             Ok(server) => return server,
-            Err(Error::InUse(_)) => {}
+            Err(PrivateServerError::InUse(_)) => {}
             // Without fsync, a power cut leaves a folder that does not start. Begin anew, once.
-            Err(Error::Program { .. }) => {
+            Err(PrivateServerError::Program { .. }) => {
                 let _ = std::fs::remove_dir_all(&dir);
                 return start().unwrap_or_else(|error| panic!("{error}"));
             }

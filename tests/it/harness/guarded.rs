@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use rcgen::{KeyPair, PublicKeyData as _};
 use ring::{rand::SystemRandom, signature};
 use schemad::{
-    ClientCertificates, Settings, TlsFiles, internals::access::Secret,
+    ClientCertificates, Settings, TlsFiles, internals::access::SecretToken,
     pb::migration_service_client::MigrationServiceClient,
 };
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ pub struct Guarded {
     pub folder: tempfile::TempDir,
     pub authority: Authority,
     pub issuer: Issuer,
-    pub tokens: BTreeMap<&'static str, Secret>,
+    pub tokens: BTreeMap<&'static str, SecretToken>,
     pub database: TestDatabase,
     pub daemon: TestDaemon,
 }
@@ -121,7 +121,9 @@ impl Guarded {
             fs::write(path(name), text).unwrap();
         }
         let names = ["viewer", "deployer", "admin", "expired", "early", "revoked"];
-        let tokens: BTreeMap<_, _> = names.map(|name| (name, Secret::generate().unwrap())).into();
+        let tokens: BTreeMap<_, _> = names
+            .map(|name| (name, SecretToken::generate().unwrap()))
+            .into();
         fs::write(path("access.toml"), access(&path("jwks.json"), &tokens)).unwrap();
         let database = TestDatabase::new().await;
         let mut settings = settings(&database.url);
@@ -234,7 +236,7 @@ impl Guarded {
     }
 }
 
-fn access(jwks: &PathBuf, tokens: &BTreeMap<&str, Secret>) -> String {
+fn access(jwks: &PathBuf, tokens: &BTreeMap<&str, SecretToken>) -> String {
     let mut text = String::new();
     for (name, secret) in tokens {
         let role = if matches!(*name, "viewer" | "deployer") {

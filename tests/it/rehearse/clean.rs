@@ -1,6 +1,6 @@
 //! The clean state before each migration, whatever the one before it did.
 
-use schemad::internals::{postgres::Session, scratch::sweep};
+use schemad::internals::{postgres::MigrationSession, scratch::sweep};
 
 use super::{Said, run};
 use crate::{
@@ -520,7 +520,7 @@ async fn workers_that_come_into_every_database_are_not_in_the_way() {
     drop(workers);
     database.execute(&format!("DROP ROLE {superuser}")).await;
     eventually("what is left is swept", async || {
-        let session = Session::open(&database.url_as(&plain).parse().unwrap())
+        let session = MigrationSession::open(&database.url_as(&plain).parse().unwrap())
             .await
             .unwrap();
         drop(sweep(session.client()).await);

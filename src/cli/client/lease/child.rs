@@ -11,7 +11,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::cli::{exit::Exit, output::complain};
+use crate::cli::{exit::CommandExit, output::complain};
 
 /// As a shell says that there is no such command, or that it cannot be run.
 const NOT_FOUND: u8 = 127;
@@ -23,9 +23,9 @@ pub(crate) async fn run(
     program: &OsStr,
     arguments: &[OsString],
     url: &str,
-    ended: impl Future<Output = Exit>,
-) -> Result<Exit, Exit> {
-    let heard = |error| Exit::unknown(format!("cannot wait for signals: {error}"));
+    ended: impl Future<Output = CommandExit>,
+) -> Result<CommandExit, CommandExit> {
+    let heard = |error| CommandExit::unknown(format!("cannot wait for signals: {error}"));
     // Before it begins: a terminal's Ctrl-C reaches both, and this end has to outlive it.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(heard)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(heard)?;
@@ -42,12 +42,12 @@ pub(crate) async fn run(
         } else {
             NOT_EXECUTABLE
         };
-        Exit::with_code(code, Some(format!("{}: {error}", program.display())))
+        CommandExit::with_code(code, Some(format!("{}: {error}", program.display())))
     })?;
     tokio::pin!(ended);
     loop {
         tokio::select! {
-            status = child.wait() => return status.map(exit).map_err(Exit::unknown),
+            status = child.wait() => return status.map(exit).map_err(CommandExit::unknown),
             // The terminal has told it, too.
             _ = interrupt.recv() => {}
             _ = terminate.recv() => tell(&child),
@@ -93,12 +93,12 @@ fn tell(child: &Child) {
 }
 
 /// As a shell has it: of a signal, 128 and its number.
-fn exit(status: ExitStatus) -> Exit {
+fn exit(status: ExitStatus) -> CommandExit {
     let code = status
         .code()
         .or_else(|| status.signal().map(|signal| 128 + signal))
         .unwrap_or(1);
-    Exit::with_code(u8::try_from(code).unwrap_or(1), None)
+    CommandExit::with_code(u8::try_from(code).unwrap_or(1), None)
 }
 
 #[cfg(test)]

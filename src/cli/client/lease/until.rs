@@ -7,11 +7,11 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::CommandExit;
 
 /// Returns when it is over.
-pub(crate) async fn told() -> Result<Exit, Exit> {
-    let heard = |error| Exit::unknown(format!("cannot wait for signals: {error}"));
+pub(crate) async fn told() -> Result<CommandExit, CommandExit> {
+    let heard = |error| CommandExit::unknown(format!("cannot wait for signals: {error}"));
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt()).map_err(heard)?,
         signal(SignalKind::terminate()).map_err(heard)?,
@@ -21,7 +21,7 @@ pub(crate) async fn told() -> Result<Exit, Exit> {
         _ = terminate.recv() => {}
         () = stdin_ends() => {}
     }
-    Ok(Exit::DONE)
+    Ok(CommandExit::DONE)
 }
 
 /// A pipe's end is the end of whoever holds the other one, also when that is killed. Of a terminal

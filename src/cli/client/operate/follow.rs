@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 
-use super::{Call, Operate, show};
-use crate::cli::client::operate::progress::Live;
+use super::{OperateArgs, RepeatableCall, show};
+use crate::cli::client::operate::progress::ProgressDisplay;
 use crate::{
     cli::{
-        exit::{self, Exit},
-        output::{self, Output, line, progress},
+        exit::{self, CommandExit},
+        output::{self, OutputFormat, line, progress},
     },
     failure::Reason,
     pb::{self, operation_event::Event},
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(300);
 const FIRST_CONTACT: Duration = Duration::from_secs(5);
 
 /// What is known of the operation so far.
-struct Known {
+struct OperationProgress {
     operation: Option<String>,
     /// Of the state changes that were shown.
     last_sequence: i64,
@@ -33,18 +33,18 @@ struct Known {
     is_repeated: bool,
     /// It was interrupted and asked for anew.
     renewed: bool,
-    live: Live,
+    live: ProgressDisplay,
 }
 
 /// Sends the request until its result is known, shows what happens, and returns how to exit.
-pub(crate) async fn follow(operate: &Operate, mut call: Call) -> Exit {
-    let mut known = Known {
+pub(crate) async fn follow(operate: &OperateArgs, mut call: RepeatableCall) -> CommandExit {
+    let mut known = OperationProgress {
         operation: None,
         last_sequence: 0,
         reached: false,
         is_repeated: false,
         renewed: false,
-        live: Live::new(),
+        live: ProgressDisplay::new(),
     };
     let exit = tokio::select! {
         exit = until_known(operate, &mut call, &mut known) => {
@@ -52,8 +52,8 @@ pub(crate) async fn follow(operate: &Operate, mut call: Call) -> Exit {
             return exit;
         }
         signal = tokio::signal::ctrl_c() => signal.err().map_or_else(
-            || Exit::interrupted(""),
-            |error| Exit::unknown(format!("cannot wait for Ctrl-C: {error}")),
+            || CommandExit::interrupted(""),
+            |error| CommandExit::unknown(format!("cannot wait for Ctrl-C: {error}")),
         ),
     };
     known.live.interrupted();
@@ -63,7 +63,11 @@ pub(crate) async fn follow(operate: &Operate, mut call: Call) -> Exit {
     exit
 }
 
-async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> Exit {
+async fn until_known(
+    operate: &OperateArgs,
+    call: &mut RepeatableCall,
+    known: &mut OperationProgress,
+) -> CommandExit {
     let address = &operate.common.address;
     let mut lost_since: Option<Instant> = None;
     loop {
@@ -91,7 +95,7 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
                 });
                 continue;
             }
-            if operate.common.output == Output::Json {
+            if operate.common.output == OutputFormat::Json {
                 return exit::json_error(&status);
             }
             let exit = address.explain(&status);
@@ -118,7 +122,7 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
             let Some(operation) = &known.operation else {
                 return address.explain(&status);
             };
-            return Exit::unknown(format!(
+            return CommandExit::unknown(format!(
                 "lost the daemon at {} and could not reach it for {patience:?} ({}). Operation \
                  {operation} may have ended either way: `schemad watch {operation}` tells, and \
                  --request-id {} repeats the question",
@@ -142,11 +146,11 @@ async fn until_known(operate: &Operate, call: &mut Call, known: &mut Known) -> E
 
 /// Sends the request once and follows the answer.
 async fn once(
-    operate: &Operate,
-    call: &Call,
-    known: &mut Known,
+    operate: &OperateArgs,
+    call: &RepeatableCall,
+    known: &mut OperationProgress,
     lost_since: &mut Option<Instant>,
-) -> Result<Exit, Status> {
+) -> Result<CommandExit, Status> {
     let mut client = match operate.common.address.client() {
         Ok(client) => client,
         Err(exit) => return Ok(exit),
@@ -179,20 +183,20 @@ async fn once(
         *lost_since = None;
         known.last_sequence = event.sequence.max(known.last_sequence);
         match operate.common.output {
-            Output::Table => {
+            OutputFormat::Table => {
                 known.live.event(&event);
                 known.live.above(|| show::event(&event));
             }
-            Output::Json => {
+            OutputFormat::Json => {
                 let name = events.message_name();
                 let shown = match call {
-                    Call::Apply(_) => output::json(
+                    RepeatableCall::Apply(_) => output::json(
                         &pb::ApplyResponse {
                             event: Some(event.clone()),
                         },
                         name,
                     ),
-                    Call::Rollback(_) => output::json(
+                    RepeatableCall::Rollback(_) => output::json(
                         &pb::RollbackResponse {
                             event: Some(event.clone()),
                         },
@@ -211,14 +215,14 @@ async fn once(
     }
     // A stream that ends well without its last event was cut by something in between.
     if finished {
-        Ok(Exit::DONE)
+        Ok(CommandExit::DONE)
     } else {
         Err(Status::unavailable("the stream ended early"))
     }
 }
 
 /// Does this status say how the request ended?
-fn is_result(status: &Status, known: &Known) -> bool {
+fn is_result(status: &Status, known: &OperationProgress) -> bool {
     match exit::reason(status) {
         // The operation's own result.
         Some(_) if exit::operation(status).is_some() => true,

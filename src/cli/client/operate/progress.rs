@@ -20,19 +20,19 @@ const REHEARSAL: &str = "{bar:24} {pos}/{len} migrations, {elapsed}";
 const STEP: &str = "{spinner} {elapsed:>3}  {wide_msg}";
 
 /// The bars of one operation.
-pub(crate) struct Live {
+pub(crate) struct ProgressDisplay {
     screen: MultiProgress,
-    bars: Option<Bars>,
+    bars: Option<ProgressBars>,
 }
 
-struct Bars {
+struct ProgressBars {
     step: ProgressBar,
     operation: ProgressBar,
     /// The step that runs.
     name: String,
 }
 
-impl Bars {
+impl ProgressBars {
     /// Something begins, and its time with it.
     fn begin(&self, what: String) {
         self.step.reset_elapsed();
@@ -46,7 +46,7 @@ impl Bars {
     }
 }
 
-impl Live {
+impl ProgressDisplay {
     pub(crate) fn new() -> Self {
         Self {
             screen: MultiProgress::new(),
@@ -131,7 +131,7 @@ impl Live {
 
     /// Takes everything off the screen.
     pub(crate) fn clear(&mut self) {
-        if let Some(Bars {
+        if let Some(ProgressBars {
             step, operation, ..
         }) = self.bars.take()
         {
@@ -165,7 +165,7 @@ impl Live {
             // The spinner turns, and the time is drawn anew.
             step.enable_steady_tick(Duration::from_millis(100));
             operation.enable_steady_tick(Duration::from_millis(500));
-            Bars {
+            ProgressBars {
                 step,
                 operation,
                 name: String::new(),

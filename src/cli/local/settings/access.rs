@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    cli::{exit::Exit, file_name::FileName},
+    cli::{exit::CommandExit, file_name::FileNameParser},
     transport::{ClientCertificates, TlsFiles},
 };
 
@@ -14,27 +14,27 @@ use crate::{
 const HEADING: &str = "Who gets in";
 
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Trust {
+pub(crate) struct AccessArgs {
     /// Serve TLS with this certificate and the chain behind it (PEM). Read again when it changes,
     /// like the files below.
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CERT", value_name = "FILE", requires = "tls_key", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CERT", value_name = "FILE", requires = "tls_key", value_parser = FileNameParser)]
     tls_cert: Option<PathBuf>,
     /// The certificate's key (PEM).
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_KEY", value_name = "FILE", requires = "tls_cert", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_KEY", value_name = "FILE", requires = "tls_cert", value_parser = FileNameParser)]
     tls_key: Option<PathBuf>,
     /// The authorities that sign client certificates (PEM).
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert", value_parser = FileNameParser)]
     tls_client_ca: Option<PathBuf>,
     /// What these authorities have revoked (PEM).
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CRL", value_name = "FILE", requires = "tls_client_ca", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CRL", value_name = "FILE", requires = "tls_client_ca", value_parser = FileNameParser)]
     tls_client_crl: Option<PathBuf>,
     /// Whether clients have to show a certificate [default: optional with --tls-client-ca, else
     /// off].
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_TLS_CLIENT_CERTIFICATES", value_enum, value_name = "WHEN", requires = "tls_cert")]
-    tls_client_certificates: Option<When>,
+    tls_client_certificates: Option<ClientCertificateMode>,
     /// The file that says who may do what: docs/access.md. Without it anybody who can connect may
     /// do everything.
-    #[arg(help_heading = HEADING, long, env = "SCHEMAD_ACCESS", value_name = "FILE", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, env = "SCHEMAD_ACCESS", value_name = "FILE", value_parser = FileNameParser)]
     access: Option<PathBuf>,
     /// Serve on any address although it is not both encrypted and closed to strangers.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_INSECURE")]
@@ -42,7 +42,7 @@ pub(crate) struct Trust {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum When {
+enum ClientCertificateMode {
     /// They are not asked for one.
     Off,
     /// Verified where there is one; who shows none needs another credential.
@@ -51,13 +51,15 @@ enum When {
     Required,
 }
 
-impl Trust {
+impl AccessArgs {
     pub(crate) fn tls(&self) -> Option<TlsFiles> {
         let (certificate, key) = self.tls_cert.clone().zip(self.tls_key.clone())?;
         let clients = match (self.tls_client_certificates, &self.tls_client_ca) {
-            (Some(When::Required), _) => ClientCertificates::Required,
-            (Some(When::Optional), _) | (None, Some(_)) => ClientCertificates::Optional,
-            (Some(When::Off), _) | (None, None) => ClientCertificates::Off,
+            (Some(ClientCertificateMode::Required), _) => ClientCertificates::Required,
+            (Some(ClientCertificateMode::Optional), _) | (None, Some(_)) => {
+                ClientCertificates::Optional
+            }
+            (Some(ClientCertificateMode::Off), _) | (None, None) => ClientCertificates::Off,
         };
         let (client_ca, client_crl) = (self.tls_client_ca.clone(), self.tls_client_crl.clone());
         Some(TlsFiles {
@@ -101,7 +103,7 @@ impl Trust {
 
     /// Refuses to be reached from elsewhere while it is not encrypted, or nobody has to say who
     /// they are.
-    pub(crate) fn check(&self, listen: SocketAddr) -> Result<(), Exit> {
+    pub(crate) fn check(&self, listen: SocketAddr) -> Result<(), CommandExit> {
         if listen.ip().to_canonical().is_loopback() || self.insecure || self.is_closed() {
             return Ok(());
         }
@@ -117,7 +119,7 @@ impl Trust {
                 schema"
             }
         };
-        Err(Exit::usage(format!(
+        Err(CommandExit::usage(format!(
             "--listen {listen} can be reached from other machines, and {missing}. Give both, use a \
              loopback address, or insist with --insecure"
         )))

@@ -1,12 +1,12 @@
-//! The flags of `lease::Settings`.
+//! The flags of `LeaseSettings`.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{EnvFile, UrlSource, limits::count, positive_duration, url};
+use super::{EnvFileUrls, UrlSource, limits::count, positive_duration, url};
 use crate::{
-    cli::{exit::Exit, file_name::FileName},
+    cli::{exit::CommandExit, file_name::FileNameParser},
     lease::{self, ClientUrl},
     postgres::DatabaseUrl,
 };
@@ -22,20 +22,20 @@ const POOL: usize = 4;
 const HEADING: &str = "Leases of test databases (docs/lease.md)";
 
 #[derive(Clone, Args)]
-pub(crate) struct Leases {
+pub(crate) struct LeaseServerArgs {
     /// Where databases are made for tests: the server's address with a role that has CREATEDB.
     /// Better not production's [env: SCHEMAD_LEASE_DATABASE_URL].
     #[arg(help_heading = HEADING, long, value_name = "URL")]
     lease_database_url: Option<String>,
     /// A file that holds it [env: SCHEMAD_LEASE_DATABASE_URL_FILE].
-    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "lease_database_url", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "lease_database_url", value_parser = FileNameParser)]
     lease_database_url_file: Option<PathBuf>,
     /// What clients are told, with the database exchanged: how they reach that server, and as whom.
     /// Default: the URL above [env: SCHEMAD_LEASE_CLIENT_URL].
     #[arg(help_heading = HEADING, long, value_name = "URL")]
     lease_client_url: Option<String>,
     /// A file that holds it [env: SCHEMAD_LEASE_CLIENT_URL_FILE].
-    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "lease_client_url", value_parser = FileName)]
+    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "lease_client_url", value_parser = FileNameParser)]
     lease_client_url_file: Option<PathBuf>,
     /// Databases that are kept ready [default: 4; of `dev` 0].
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_LEASE_POOL", value_name = "N")]
@@ -55,22 +55,22 @@ pub(crate) struct Leases {
 }
 
 /// The URLs may hold passwords.
-impl fmt::Debug for Leases {
+impl fmt::Debug for LeaseServerArgs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Leases")
     }
 }
 
 /// The private server of `schemad dev`, for leases where nothing else is said.
-pub(crate) struct Private {
+pub(crate) struct PrivateLeaseServer {
     /// Where databases are made.
     pub database: String,
     /// How clients reach them.
     pub client: String,
 }
 
-impl Leases {
-    fn sources(&self, env_file: EnvFile) -> [UrlSource<'_>; 2] {
+impl LeaseServerArgs {
+    fn sources(&self, env_file: EnvFileUrls) -> [UrlSource<'_>; 2] {
         [
             UrlSource {
                 name: DATABASE_URL,
@@ -88,7 +88,7 @@ impl Leases {
     }
 
     /// The files that hold the URLs.
-    pub(crate) fn files(&self, env_file: EnvFile) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, env_file: EnvFileUrls) -> Vec<PathBuf> {
         self.sources(env_file)
             .iter()
             .filter_map(UrlSource::file)
@@ -98,9 +98,9 @@ impl Leases {
     /// `None`: no leases.
     pub(crate) fn read(
         &self,
-        private: Option<Private>,
-        env_file: EnvFile,
-    ) -> Result<Option<lease::Settings>, Exit> {
+        private: Option<PrivateLeaseServer>,
+        env_file: EnvFileUrls,
+    ) -> Result<Option<lease::LeaseSettings>, CommandExit> {
         let [given, client] = self.sources(env_file);
         let (given, client) = (given.read()?, client.read()?);
         let pool = self
@@ -114,7 +114,7 @@ impl Leases {
                 ("the private server", private.database)
             }
             (None, None) if client.is_some() => {
-                return Err(Exit::usage(format!(
+                return Err(CommandExit::usage(format!(
                     "{CLIENT_URL} says how leases are reached; {DATABASE_URL} is missing"
                 )));
             }
@@ -125,17 +125,19 @@ impl Leases {
             Some(client) => url(CLIENT_URL, &client)?,
             None => text
                 .parse()
-                .map_err(|error| Exit::usage(format!("{name} {error}; set {CLIENT_URL}")))?,
+                .map_err(|error| CommandExit::usage(format!("{name} {error}; set {CLIENT_URL}")))?,
         };
         if self.lease_ttl.is_zero() {
-            return Err(Exit::usage(
+            return Err(CommandExit::usage(
                 "--lease-ttl is 0, so every lease would be over at once",
             ));
         }
         if self.lease_ttl > self.lease_max_ttl {
-            return Err(Exit::usage("--lease-ttl is longer than --lease-max-ttl"));
+            return Err(CommandExit::usage(
+                "--lease-ttl is longer than --lease-max-ttl",
+            ));
         }
-        Ok(Some(lease::Settings {
+        Ok(Some(lease::LeaseSettings {
             database,
             client,
             pool,

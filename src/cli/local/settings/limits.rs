@@ -12,7 +12,7 @@ use crate::transport;
 const HEADING: &str = "Limits";
 
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Limits {
+pub(crate) struct LimitArgs {
     /// Connections at once; a new one beyond it takes the place of one that is idle, or of a
     /// stranger's.
     #[arg(help_heading = HEADING, long, env = "SCHEMAD_MAX_CONNECTIONS", default_value_t = defaults().connections, value_name = "N", value_parser = count)]
@@ -67,7 +67,7 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-impl Limits {
+impl LimitArgs {
     pub(crate) fn read(&self) -> transport::Limits {
         transport::Limits {
             connections: self.max_connections,
