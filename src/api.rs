@@ -13,7 +13,6 @@ pub(crate) mod leases;
 pub(crate) mod methods;
 pub(crate) mod migrations;
 pub(crate) mod operations;
-pub(crate) mod reads;
 pub(crate) mod rehearsals;
 pub(crate) mod request;
 pub(crate) mod request_body;

@@ -10,42 +10,28 @@ use std::{
 };
 
 use diesel::{migration::MigrationSource, pg::Pg};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::{
     access::{self, Access},
-    api::{gate::RequestGate, health::HealthService, reads::ReadHandle},
+    api::{gate::RequestGate, health::HealthService},
     cli,
-    database::{
-        monitor::{DatabaseView, Monitor},
-        preflight::Preflight,
-    },
+    database::{Database, DatabaseDeps},
     failure::FailureKind,
     lease::{self, Leases},
-    ledger::{one_database::SameDatabaseCheck, upkeep::Retention},
+    ledger::upkeep::Retention,
     migration::{
         set::{InvalidSet, MigrationSet},
         signature::SigningKeys,
     },
-    operation::{
-        LOCK_TIMEOUT, OperationAction, OperationDeps, OperationRequest, Operations,
-        refresh::RefreshSignal, watchers::VersionWatchers,
-    },
+    operation::{LOCK_TIMEOUT, OperationAction, OperationRequest},
     planner::ApplyRequest,
-    postgres::{
-        DatabaseUrl,
-        logins::Logins,
-        pool::{LedgerOwner, PoolSettings, ReadPool},
-    },
-    rehearse::Rehearsals,
+    postgres::{DatabaseUrl, pool::PoolSettings},
     runtime::shutdown::{Shutdown, ShutdownPhase},
     telemetry::metrics::Metrics,
     transport::{Connections, Limits, ServerTls, TlsError, TlsFiles, reload::follow},
 };
-
-/// What the running operation gets to undo its step and record its end, once it was told to stop.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the removal of leased databases gets; what is left is swept.
 const LEASES_WITHIN: Duration = Duration::from_secs(10);
@@ -210,52 +196,20 @@ impl Daemon {
         // Both listen already. Said before anything begins that has events of its own.
         start_event(&settings, &catalog, main_address, admin_address);
         let shutdown = Shutdown::new();
-        let (refresh, metrics) = (Arc::new(RefreshSignal::default()), Arc::new(Metrics::new()));
-        let watchers = VersionWatchers::new(&daemon_name());
-        let logins = match &settings.migration_database {
-            Some(migrating) => Logins::new(migrating.clone(), Some(settings.database.clone())),
-            None => settings.database.clone().into(),
-        };
-        let whose = LedgerOwner::of(&settings.database, settings.migration_database.as_ref());
-        let pool = ReadPool::new(settings.database.clone(), whose, &settings.pool);
-        let one_database =
-            SameDatabaseCheck::new(settings.migration_database.is_some().then(|| pool.clone()));
-        let monitor = Monitor::start(
-            settings.database.clone(),
-            settings.migration_database.is_none(),
-            Preflight {
-                logins: logins.clone(),
-                one_database: one_database.clone(),
-                role: settings.role.clone(),
-                watchers: watchers.clone(),
-            },
-            settings.retention,
-            catalog.clone(),
-            metrics.clone(),
-            refresh.clone(),
-        );
-        let rehearsals = Rehearsals::new(
-            catalog.clone(),
-            logins.clone(),
-            settings.role.clone(),
-            daemon_name(),
-            shutdown.phases(),
-        );
-        let operations = Operations::new(OperationDeps {
-            catalog: catalog.clone(),
-            logins,
-            pool: pool.clone(),
-            one_database,
-            side: monitor.side(),
+        let metrics = Arc::new(Metrics::new());
+        let database = Arc::new(Database::start(DatabaseDeps {
+            url: settings.database.clone(),
+            migration_url: settings.migration_database.clone(),
             role: settings.role.clone(),
             signing: settings.signing.clone(),
             require_rehearsed: settings.require_rehearsed,
-            watchers: watchers.clone(),
+            pool: settings.pool.clone(),
+            retention: settings.retention,
+            set: catalog.clone(),
             daemon: daemon_name(),
             metrics: metrics.clone(),
-            refresh,
             phases: shutdown.phases(),
-        });
+        }));
         if let Some(tls) = &tls {
             tokio::spawn(follow(tls.clone()));
         }
@@ -277,24 +231,22 @@ impl Daemon {
         );
         let has_strangers = access.is_some();
         let parts = listeners::ListenerParts {
-            catalog: catalog.clone(),
-            reads: ReadHandle {
-                pool: pool.clone(),
-                views: monitor.views(),
-            },
-            operations: operations.clone(),
-            rehearsals: rehearsals.clone(),
-            database: settings.database.clone(),
+            database: database.clone(),
             health: HealthService::new(
-                monitor.views(),
+                database.views(),
                 shutdown.phases(),
-                watchers,
+                database.watchers.clone(),
                 limits.names(),
             ),
             metrics,
             leases,
             gates: [
-                RequestGate::new(access, tls.clone(), limits.clone(), operations.clone()),
+                RequestGate::new(
+                    access,
+                    tls.clone(),
+                    limits.clone(),
+                    database.operations.clone(),
+                ),
                 RequestGate::of_admin(limits.of_admin(), has_strangers),
             ],
             connections: connections.clone(),
@@ -324,7 +276,7 @@ impl Daemon {
             )),
         ];
         if settings.apply_on_start {
-            tokio::spawn(apply_on_start(operations.clone(), monitor.views()));
+            tokio::spawn(apply_on_start(database.clone()));
         }
 
         let [main_server, admin_server] = &mut servers;
@@ -338,23 +290,11 @@ impl Daemon {
         systemd::stopping();
         shutdown.advance(ShutdownPhase::Draining);
         let closing = tokio::spawn(async move { kept.close().await });
-        if tokio::time::timeout(settings.shutdown_grace, operations.idle())
-            .await
-            .is_err()
-        {
-            shutdown.advance(ShutdownPhase::Stopping);
-            if tokio::time::timeout(STOP_WITHIN, operations.idle())
-                .await
-                .is_err()
-            {
-                tracing::error!(
-                    event = "operation.abandoned",
-                    "an operation did not end in time; its session is closed"
-                );
-            }
-        }
-        // What it leaves is swept later.
-        let _ = tokio::time::timeout(STOP_WITHIN, rehearsals.idle()).await;
+        database
+            .stop(settings.shutdown_grace, || {
+                shutdown.advance(ShutdownPhase::Stopping);
+            })
+            .await;
         if tokio::time::timeout(LEASES_WITHIN, closing).await.is_err() {
             tracing::warn!(
                 event = "lease.not_removed",
@@ -408,7 +348,8 @@ fn start_event(settings: &Settings, catalog: &MigrationSet, main: SocketAddr, ad
 }
 
 /// Applies everything pending, again after whatever passes by itself.
-async fn apply_on_start(operations: Operations, mut views: watch::Receiver<Arc<DatabaseView>>) {
+async fn apply_on_start(database: Arc<Database>) {
+    let mut views = database.views();
     loop {
         if views.wait_for(|view| view.ready().is_ok()).await.is_err() {
             return; // the daemon ended first
@@ -421,7 +362,7 @@ async fn apply_on_start(operations: Operations, mut views: watch::Receiver<Arc<D
             lock_wait: START_QUEUE,
             lock_timeout: LOCK_TIMEOUT,
         };
-        match operations.submit(request).result().await {
+        match database.operations.submit(request).result().await {
             Err(failure)
                 if matches!(
                     failure.reason.kind(),

@@ -111,6 +111,8 @@ reasons! {
     UnsupportedCompression "UNSUPPORTED_COMPRESSION" Unsupported,
     /// Neither the daemon, the Diesel table nor the ledger knows the version.
     UnknownVersion "UNKNOWN_VERSION" NotFound,
+    /// The daemon does not manage a database of that name.
+    UnknownDatabase "UNKNOWN_DATABASE" NotFound,
     /// The operation is not in this database's ledger.
     UnknownOperation "UNKNOWN_OPERATION" NotFound,
     /// The operation's id is not a UUID.

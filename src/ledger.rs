@@ -16,6 +16,7 @@ pub(crate) mod public;
 pub(crate) mod read;
 pub(crate) mod rehearsal;
 pub(crate) mod rehearsals;
+pub(crate) mod search_path;
 pub(crate) mod settle;
 pub(crate) mod signatures;
 pub(crate) mod step_activity;

@@ -1,30 +1,34 @@
 //! LeaseService.
 
+use std::sync::Arc;
+
 use futures_util::stream;
 use tonic::{Request, Response, Status};
 
 use super::{
     gate,
-    migrations::{EventResponses, MigrationAnswer, malformed},
+    migrations::{EventResponses, MigrationAnswer, check_database, malformed},
     request,
     stream::HEARTBEAT,
 };
+use crate::{database::Database, failure::status, pb};
 use crate::{
     failure::Failure,
     lease::{LeasedDatabase, Leases},
     telemetry::rate_limit::LogRateLimiter,
 };
-use crate::{failure::status, pb};
 
 /// The service.
 pub(crate) struct LeaseService {
     leases: Leases,
+    /// The database whose migrations the leased ones have.
+    database: Arc<Database>,
 }
 
 impl LeaseService {
-    /// Gives out `leases`.
-    pub(crate) fn new(leases: Leases) -> Self {
-        Self { leases }
+    /// Gives out `leases`, in which the migrations of `database` are applied.
+    pub(crate) fn new(leases: Leases, database: Arc<Database>) -> Self {
+        Self { leases, database }
     }
 
     async fn take(
@@ -74,6 +78,7 @@ impl pb::lease_service_server::LeaseService for LeaseService {
         request: Request<pb::LeaseRequest>,
     ) -> MigrationAnswer<Self::LeaseStream> {
         let (principal, message) = gate::caller(request)?;
+        check_database(&self.database, &message.database)?;
         let asked = request::lease(&message).map_err(|e| malformed(&e))?;
         let lease = self
             .take(asked, &principal.name)

@@ -11,35 +11,25 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, gate,
-    reads::ReadHandle,
-    request,
+    convert, gate, request,
     stream::{OperationEvents, StreamEnd},
 };
-use crate::{api::rehearsals::RehearsalCounts, failure::status, pb};
+use crate::{api::rehearsals::RehearsalCounts, database::Database, failure::status, pb};
 use crate::{
     failure::{Failure, Reason},
     ledger::{self, LedgerSnapshot},
-    migration::{
-        Checksum, Migration, MigrationRow, Script, ScriptMode, Version, set::MigrationSet,
-    },
-    operation::{self, OperationEvent, Operations},
+    migration::{Checksum, Migration, MigrationRow, Script, ScriptMode, Version},
+    operation::{self, OperationEvent},
     planner,
-    rehearse::{RehearsalSelection, Rehearsals},
+    rehearse::RehearsalSelection,
     runtime::blocking,
     telemetry::rate_limit::LogRateLimiter,
 };
 
 /// The service.
 pub(crate) struct MigrationHandlers {
-    /// The embedded set.
-    pub catalog: Arc<MigrationSet>,
-    /// For reads.
-    pub reads: ReadHandle,
-    /// For Apply and Rollback.
-    pub operations: Operations,
-    /// For Rehearse.
-    pub rehearsals: Rehearsals,
+    /// The database that requests are about.
+    pub database: Arc<Database>,
     /// Anybody from anywhere may do everything.
     pub insecure: bool,
 }
@@ -59,9 +49,18 @@ pub(crate) fn malformed(failure: &Failure) -> Status {
     status
 }
 
+/// Checks that the field `database` of a request means `managed`.
+pub(crate) fn check_database(managed: &Database, name: &str) -> Result<(), Status> {
+    managed
+        .named(name)
+        .map(|_| ())
+        .map_err(|e| status::status_from_failure(&e))
+}
+
 impl MigrationHandlers {
     async fn snapshot(&self) -> Result<LedgerSnapshot, Failure> {
-        self.reads
+        self.database
+            .reads
             .read(|reader| Box::pin(ledger::read::snapshot(reader)))
             .await
     }
@@ -79,7 +78,10 @@ impl MigrationHandlers {
             } else {
                 StreamEnd::AsTheOperation
             };
-            return Ok(super::stream::follow(self.operations.submit(checked), ends));
+            return Ok(super::stream::follow(
+                self.database.operations.submit(checked),
+                ends,
+            ));
         }
         let planned = self
             .validate(&checked)
@@ -97,10 +99,11 @@ impl MigrationHandlers {
         &self,
         request: &operation::OperationRequest,
     ) -> Result<OperationEvent, Failure> {
-        self.reads.views.borrow().ready()?;
-        self.reads
+        self.database.reads.views.borrow().ready()?;
+        self.database
+            .reads
             .read(|reader| {
-                let (operations, request) = (self.operations.clone(), request.clone());
+                let (operations, request) = (self.database.operations.clone(), request.clone());
                 Box::pin(async move { operations.validate(reader, &request).await })
             })
             .await
@@ -108,7 +111,7 @@ impl MigrationHandlers {
 
     async fn migration(&self, version: &Version) -> Result<pb::Migration, Failure> {
         let snapshot = self.snapshot().await?;
-        let embedded = self.catalog.get(version);
+        let embedded = self.database.set.get(version);
         let row = snapshot.rows.iter().find(|row| row.version == *version);
         if embedded.is_none() && row.is_none() {
             return Err(planner::PlanRefusal::UnknownVersion(version.clone()).into());
@@ -171,7 +174,8 @@ impl MigrationHandlers {
     }
 
     async fn texts(&self, wanted: Vec<Checksum>) -> Result<Vec<Option<String>>, Failure> {
-        self.reads
+        self.database
+            .reads
             .read(|reader| Box::pin(ledger::read::scripts(reader, wanted.clone())))
             .await
     }
@@ -205,7 +209,8 @@ impl MigrationHandlers {
         snapshot: &'a LedgerSnapshot,
     ) -> BTreeMap<&'a Version, (Option<&'a Migration>, Option<&'a MigrationRow>)> {
         let mut known: BTreeMap<_, _> = self
-            .catalog
+            .database
+            .set
             .iter()
             .map(|m| (&m.version, (Some(m), None)))
             .collect();
@@ -222,10 +227,11 @@ impl MigrationHandlers {
 
     async fn status(&self) -> Result<pb::SchemaStatus, Failure> {
         let snapshot = self.snapshot().await?;
-        let compared = 256 * (self.catalog.len() + snapshot.rows.len());
-        let mut assessment =
-            blocking::in_place(compared, || planner::assess(&self.catalog, &snapshot.rows));
-        let wanted = self.operations.signed_texts(&snapshot);
+        let compared = 256 * (self.database.set.len() + snapshot.rows.len());
+        let mut assessment = blocking::in_place(compared, || {
+            planner::assess(&self.database.set, &snapshot.rows)
+        });
+        let wanted = self.database.operations.signed_texts(&snapshot);
         let texts = if wanted.is_empty() {
             Vec::new()
         } else {
@@ -233,9 +239,9 @@ impl MigrationHandlers {
         };
         let bytes = texts.iter().flatten().map(String::len).sum();
         assessment.problems.extend(blocking::in_place(bytes, || {
-            self.operations.unverified(&snapshot, texts)
+            self.database.operations.unverified(&snapshot, texts)
         }));
-        if let Err(impossible) = &self.reads.views.borrow().preflight {
+        if let Err(impossible) = &self.database.reads.views.borrow().preflight {
             let (version, message) = (String::new(), impossible.message.clone());
             let problem = planner::SchemaProblem {
                 reason: impossible.reason.as_str(),
@@ -248,7 +254,7 @@ impl MigrationHandlers {
         }
         self.say_what_the_encoding_lacks(&snapshot, &mut assessment)
             .await?;
-        if let Some(message) = self.catalog.change().await {
+        if let Some(message) = self.database.set.change().await {
             let (reason, version) = ("FOLDER_CHANGED", String::new());
             assessment.problems.push(planner::SchemaProblem {
                 reason,
@@ -262,7 +268,7 @@ impl MigrationHandlers {
         Ok(pb::SchemaStatus {
             last_operation,
             waiting,
-            ..convert::status(&self.catalog, &snapshot, &assessment, self.insecure)
+            ..convert::status(&self.database.set, &snapshot, &assessment, self.insecure)
         })
     }
 
@@ -277,9 +283,9 @@ impl MigrationHandlers {
         if operation::holds_everything(&encoding) || pending.is_empty() {
             return Ok(());
         }
-        let unfit = self.reads.read(|reader| {
+        let unfit = self.database.reads.read(|reader| {
             let (catalog, pending, encoding) =
-                (self.catalog.clone(), pending.clone(), encoding.clone());
+                (self.database.set.clone(), pending.clone(), encoding.clone());
             Box::pin(async move {
                 operation::unfit_pending(&catalog, &pending, reader, &encoding).await
             })
@@ -298,12 +304,14 @@ impl MigrationHandlers {
             return Ok((None, None));
         }
         let last = self
+            .database
             .reads
             .read(|reader| Box::pin(ledger::last_operation::read(reader)))
             .await?;
         let activity = match snapshot.running.as_ref().map(|running| running.id) {
             Some(id) => {
-                self.reads
+                self.database
+                    .reads
                     .read(|reader| Box::pin(ledger::step_activity::of(reader, id)))
                     .await?
             }
@@ -329,13 +337,14 @@ impl MigrationHandlers {
         let checked = checked.inspect_err(|e| {
             malformed(e);
         })?;
-        let follower = self.operations.submit(checked);
+        let follower = self.database.operations.submit(checked);
         let log = follower.log();
         follower.result().await?;
         let id = log
             .operation()
             .ok_or_else(|| Failure::new(Reason::Internal, "an operation without an id"))?;
         let found = self
+            .database
             .reads
             .read(|reader| Box::pin(ledger::history::get(reader, id)))
             .await?;
@@ -348,17 +357,17 @@ impl MigrationHandlers {
         principal: &str,
         selection: RehearsalSelection,
     ) -> Result<crate::api::rehearsals::RehearsalEvents, Failure> {
-        self.reads.views.borrow().ready()?;
+        self.database.reads.views.borrow().ready()?;
         let snapshot = self.snapshot().await?;
-        let pending = planner::assess(&self.catalog, &snapshot.rows)
+        let pending = planner::assess(&self.database.set, &snapshot.rows)
             .pending
             .into_iter()
             .collect();
-        let selected = selection.of(&self.catalog, &pending);
-        let begun = self.rehearsals.begin(selected, principal)?;
+        let selected = selection.of(&self.database.set, &pending);
+        let begun = self.database.rehearsals.begin(selected, principal)?;
         Ok(crate::api::rehearsals::follow(
             begun,
-            RehearsalCounts::new(&self.catalog, pending),
+            RehearsalCounts::new(&self.database.set, pending),
         ))
     }
 
@@ -371,6 +380,7 @@ impl MigrationHandlers {
             .settle(request::sign_ledger(principal, message))
             .await?;
         let signed = self
+            .database
             .reads
             .read(|reader| Box::pin(ledger::signatures::of(reader, row.id)))
             .await?;
@@ -382,8 +392,9 @@ impl MigrationHandlers {
 impl pb::migration_service_server::MigrationService for MigrationHandlers {
     async fn get_status(
         &self,
-        _: Request<pb::GetStatusRequest>,
+        request: Request<pb::GetStatusRequest>,
     ) -> MigrationAnswer<pb::GetStatusResponse> {
+        check_database(&self.database, &request.into_inner().database)?;
         let status = self
             .status()
             .await
@@ -400,7 +411,9 @@ impl pb::migration_service_server::MigrationService for MigrationHandlers {
         let pb::ListMigrationsRequest {
             page_size,
             page_token,
+            database,
         } = request.into_inner();
+        check_database(&self.database, &database)?;
         Ok(Response::new(
             self.list(page_size, &page_token)
                 .await
@@ -412,7 +425,9 @@ impl pb::migration_service_server::MigrationService for MigrationHandlers {
         &self,
         request: Request<pb::GetMigrationRequest>,
     ) -> MigrationAnswer<pb::GetMigrationResponse> {
-        let version = request::version("version", &request.into_inner().version)
+        let message = request.into_inner();
+        check_database(&self.database, &message.database)?;
+        let version = request::version("version", &message.version)
             .map_err(|e| status::status_from_failure(&e))?;
         let migration = self
             .migration(&version)
@@ -430,6 +445,7 @@ impl pb::migration_service_server::MigrationService for MigrationHandlers {
         request: Request<pb::ApplyRequest>,
     ) -> MigrationAnswer<Self::ApplyStream> {
         let (principal, message) = gate::caller(request)?;
+        check_database(&self.database, &message.database)?;
         let (validate_only, detach) = (message.validate_only, message.detach);
         let events = self
             .start(
@@ -450,6 +466,7 @@ impl pb::migration_service_server::MigrationService for MigrationHandlers {
         request: Request<pb::RollbackRequest>,
     ) -> MigrationAnswer<Self::RollbackStream> {
         let (principal, message) = gate::caller(request)?;
+        check_database(&self.database, &message.database)?;
         let (validate_only, detach) = (message.validate_only, message.detach);
         let events = self
             .start(
@@ -470,6 +487,7 @@ impl pb::migration_service_server::MigrationService for MigrationHandlers {
         request: Request<pb::RehearseRequest>,
     ) -> MigrationAnswer<Self::RehearseStream> {
         let (principal, message) = gate::caller(request)?;
+        check_database(&self.database, &message.database)?;
         let selection = request::rehearse(&message).map_err(|e| malformed(&e))?;
         let events = self
             .rehearsal(&principal.name, selection)
@@ -485,6 +503,7 @@ impl pb::migration_service_server::MigrationService for MigrationHandlers {
         request: Request<pb::ResolveRequest>,
     ) -> MigrationAnswer<pb::ResolveResponse> {
         let (principal, message) = gate::caller(request)?;
+        check_database(&self.database, &message.database)?;
         let checked = request::resolve(&principal.name, &message);
         let row = self
             .settle(checked)
@@ -500,6 +519,7 @@ impl pb::migration_service_server::MigrationService for MigrationHandlers {
         request: Request<pb::SignLedgerRequest>,
     ) -> MigrationAnswer<pb::SignLedgerResponse> {
         let (principal, message) = gate::caller(request)?;
+        check_database(&self.database, &message.database)?;
         let response = self
             .sign(&principal.name, &message)
             .await

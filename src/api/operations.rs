@@ -1,30 +1,26 @@
 //! OperationService.
 
-use std::time::UNIX_EPOCH;
+use std::{sync::Arc, time::UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
 use tonic::{Request, Response};
 
 use super::{
     convert, gate,
-    migrations::{EventResponses, MigrationAnswer, malformed},
-    reads::ReadHandle,
+    migrations::{EventResponses, MigrationAnswer, check_database, malformed},
     request,
     stream::StreamEnd,
 };
+use crate::{database::Database, failure::status, pb};
 use crate::{
     failure::Failure,
     ledger::{control, history},
-    operation::Operations as Running,
 };
-use crate::{failure::status, pb};
 
 /// The service.
 pub(crate) struct OperationHandlers {
-    /// For reads.
-    pub reads: ReadHandle,
-    /// For those that run.
-    pub operations: Running,
+    /// The database that requests are about.
+    pub database: Arc<Database>,
 }
 
 /// What is not goes to the log.
@@ -38,6 +34,7 @@ impl OperationHandlers {
     async fn get(&self, id: &str) -> Result<pb::Operation, Failure> {
         let id = well_formed(request::operation_id(id))?;
         let found = self
+            .database
             .reads
             .read(|reader| Box::pin(history::get(reader, id)))
             .await?;
@@ -53,6 +50,7 @@ impl OperationHandlers {
     ) -> Result<pb::ListOperationsResponse, Failure> {
         let (filter, size) = well_formed(request::operations(message))?;
         let found = self
+            .database
             .reads
             .read(|reader| {
                 let filter = filter.clone();
@@ -84,8 +82,10 @@ impl pb::operation_service_server::OperationService for OperationHandlers {
         &self,
         request: Request<pb::GetOperationRequest>,
     ) -> MigrationAnswer<pb::GetOperationResponse> {
+        let message = request.into_inner();
+        check_database(&self.database, &message.database)?;
         let operation = self
-            .get(&request.into_inner().id)
+            .get(&message.id)
             .await
             .map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(pb::GetOperationResponse {
@@ -97,8 +97,10 @@ impl pb::operation_service_server::OperationService for OperationHandlers {
         &self,
         request: Request<pb::ListOperationsRequest>,
     ) -> MigrationAnswer<pb::ListOperationsResponse> {
+        let message = request.into_inner();
+        check_database(&self.database, &message.database)?;
         Ok(Response::new(
-            self.list(request.into_inner())
+            self.list(message)
                 .await
                 .map_err(|e| status::status_from_failure(&e))?,
         ))
@@ -110,8 +112,11 @@ impl pb::operation_service_server::OperationService for OperationHandlers {
         &self,
         request: Request<pb::WatchOperationRequest>,
     ) -> MigrationAnswer<Self::WatchOperationStream> {
-        let (id, after) = request::watch(&request.into_inner()).map_err(|e| malformed(&e))?;
+        let message = request.into_inner();
+        check_database(&self.database, &message.database)?;
+        let (id, after) = request::watch(&message).map_err(|e| malformed(&e))?;
         let follower = self
+            .database
             .operations
             .watch(id, after)
             .await
@@ -128,9 +133,10 @@ impl pb::operation_service_server::OperationService for OperationHandlers {
         request: Request<pb::CancelOperationRequest>,
     ) -> MigrationAnswer<pb::CancelOperationResponse> {
         let (principal, message) = gate::caller(request)?;
+        check_database(&self.database, &message.database)?;
         let cancel = async {
             let id = well_formed(request::operation_id(&message.id))?;
-            self.operations.cancel(id, &principal).await
+            self.database.operations.cancel(id, &principal).await
         };
         let operation = cancel.await.map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(pb::CancelOperationResponse {

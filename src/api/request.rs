@@ -405,7 +405,12 @@ mod tests {
     #[test]
     fn a_rehearsal_says_what_of() {
         use pb::rehearse_request::Selection as Asked;
-        let of = |selection| rehearse(&pb::RehearseRequest { selection });
+        let of = |selection| {
+            rehearse(&pb::RehearseRequest {
+                selection,
+                ..Default::default()
+            })
+        };
         assert_eq!(of(None), Ok(RehearsalSelection::Pending));
         assert_eq!(of(Some(Asked::All(true))), Ok(RehearsalSelection::All));
         for bad in [

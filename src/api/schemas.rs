@@ -13,16 +13,15 @@ use tonic::{Request, Response};
 
 use super::{
     describe::{SchemaListing, TextLength},
-    migrations::MigrationAnswer,
-    reads::ReadHandle,
+    migrations::{MigrationAnswer, check_database},
     request::{self, ObjectFilter},
 };
 
-use crate::{failure::status, pb};
+use crate::{database::Database, failure::status, pb};
 use crate::{
     failure::{Failure, Reason},
     ledger,
-    postgres::{DatabaseError, DatabaseUrl, connect::NewConnection},
+    postgres::{DatabaseError, connect::NewConnection},
     runtime::blocking,
     schema::{self, Except, Fingerprint, Snapshot},
     transport::{
@@ -55,10 +54,9 @@ struct CachedSchema {
 
 /// The service.
 pub(crate) struct SchemaHandlers {
-    reads: ReadHandle,
-    /// pg_catalog is read on a session of its own: diesel's connections hide the client that
-    /// streams.
-    url: DatabaseUrl,
+    /// The database that requests are about. pg_catalog is read on a session beside the pool,
+    /// because diesel's connections hide the client that streams.
+    database: Arc<Database>,
     sessions: Arc<Semaphore>,
     waiting: QuotaCounter,
     /// The last that did not fit on one page: whoever turns pages sees one schema, and it is read
@@ -67,11 +65,10 @@ pub(crate) struct SchemaHandlers {
 }
 
 impl SchemaHandlers {
-    /// Reads the schema of the database at `url`; `reads` know whether it is there.
-    pub(crate) fn new(reads: ReadHandle, url: DatabaseUrl) -> Self {
+    /// Describes the schema of `database`.
+    pub(crate) fn new(database: Arc<Database>) -> Self {
         Self {
-            reads,
-            url,
+            database,
             sessions: Arc::new(Semaphore::new(SESSIONS)),
             waiting: QuotaCounter::default(),
             kept: Arc::default(),
@@ -80,6 +77,7 @@ impl SchemaHandlers {
 
     async fn describe(&self, filter: &ObjectFilter) -> Result<pb::DescribeSchemaResponse, Failure> {
         let ledger = self
+            .database
             .reads
             .read(|reader| Box::pin(ledger::read::snapshot(reader)))
             .await?;
@@ -106,7 +104,7 @@ impl SchemaHandlers {
     ) -> Result<pb::DescribeSchemaResponse, Failure> {
         let NewConnection {
             client, connection, ..
-        } = self.url.connect("schemad reader").await?;
+        } = self.database.url.connect("schemad reader").await?;
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let known = self.known(&client, filter, except).await?;
         let bytes = known.snapshot.bytes();
@@ -226,8 +224,9 @@ impl pb::schema_service_server::SchemaService for SchemaHandlers {
             );
             status::status_from_failure(&Failure::new(Reason::TooManyRequests, message))
         })?;
-        let filter =
-            request::schema(request.into_inner()).map_err(|e| status::status_from_failure(&e))?;
+        let message = request.into_inner();
+        check_database(&self.database, &message.database)?;
+        let filter = request::schema(message).map_err(|e| status::status_from_failure(&e))?;
         Ok(Response::new(
             self.describe(&filter)
                 .await

@@ -19,15 +19,11 @@ use crate::{
         health::HealthService,
         leases::LeaseService,
         migrations::MigrationHandlers,
-        reads::ReadHandle,
         schemas::SchemaHandlers,
     },
+    database::Database,
     lease::Leases,
-    migration::set::MigrationSet,
-    operation::Operations,
     pb,
-    postgres::DatabaseUrl,
-    rehearse::Rehearsals,
     runtime::shutdown::ShutdownPhase,
     telemetry::metrics::Metrics,
     transport::{Connections, Http1Policy, Limits, ServerTls, incoming},
@@ -47,12 +43,7 @@ const HEADER_HEADROOM: usize = 4;
 
 /// What is served.
 pub(super) struct ListenerParts {
-    pub catalog: Arc<MigrationSet>,
-    pub reads: ReadHandle,
-    pub operations: Operations,
-    pub rehearsals: Rehearsals,
-    /// Where the schema is read, beside the pool.
-    pub database: DatabaseUrl,
+    pub database: Arc<Database>,
     pub health: HealthService,
     pub metrics: Arc<Metrics>,
     pub leases: Leases,
@@ -71,10 +62,6 @@ impl ListenerParts {
     /// The main listener's routes and the admin's.
     pub(super) fn routes(self) -> io::Result<(Routes, Routes)> {
         let Self {
-            catalog,
-            reads,
-            operations,
-            rehearsals,
             database,
             health,
             metrics,
@@ -86,30 +73,29 @@ impl ListenerParts {
         } = self;
         let (health, most) = (HealthServer::new(health), limits.message_bytes);
         let admin = AdminState {
-            views: reads.views.clone(),
+            views: database.views(),
             phases: self.phases,
-            pool: reads.pool.clone(),
+            pool: database.reads.pool.clone(),
             metrics,
             connections,
             tls: self.tls,
             insecure: self.insecure,
         };
         let history = api::operations::OperationHandlers {
-            reads: reads.clone(),
-            operations: operations.clone(),
+            database: database.clone(),
         };
-        let schemas = SchemaHandlers::new(reads.clone(), database);
+        let schemas = SchemaHandlers::new(database.clone());
         let migrations = MigrationHandlers {
-            catalog,
-            reads,
-            operations,
-            rehearsals,
+            database: database.clone(),
             insecure: self.insecure,
         };
         let migrations = pb::migration_service_server::MigrationServiceServer::new(migrations);
         let history = pb::operation_service_server::OperationServiceServer::new(history);
         let schemas = pb::schema_service_server::SchemaServiceServer::new(schemas);
-        let leases = pb::lease_service_server::LeaseServiceServer::new(LeaseService::new(leases));
+        let leases = pb::lease_service_server::LeaseServiceServer::new(LeaseService::new(
+            leases,
+            database.clone(),
+        ));
         let mut routes = Routes::new(migrations.max_decoding_message_size(most))
             .add_service(history.max_decoding_message_size(most))
             .add_service(schemas.max_decoding_message_size(most))

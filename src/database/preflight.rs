@@ -16,7 +16,7 @@ use crate::{
         claims, control,
         install::{self, InspectionDepth},
         one_database::SameDatabaseCheck,
-        upkeep,
+        search_path, upkeep,
     },
     migration::Version,
     operation::watchers::VersionWatchers,
@@ -339,7 +339,7 @@ async fn preflight(
             locked.release().await?
         }
     };
-    spares_ledger(&session, role.as_deref()).await?;
+    search_path::check(&session, role.as_deref()).await?;
     session
         .ledger()
         .batch_execute(SIDE_SETTINGS)
@@ -347,27 +347,6 @@ async fn preflight(
         .map_err(DatabaseError::from)?;
     proved = proved || one_database.prove(session.client()).await?;
     Ok((session, proved))
-}
-
-/// Refuses to run migrations that would create what they do not qualify in the ledger's schema,
-/// which goes when somebody leaves schemad.
-///
-/// # Errors
-/// What to do about it, or the database's failure.
-pub(crate) async fn spares_ledger(
-    session: &MigrationSession,
-    role: Option<&str>,
-) -> Result<(), Failure> {
-    match session.first_schema(role).await?.as_deref() {
-        Some("schemad") => Err(Failure::new(
-            Reason::SearchPathUnsafe,
-            "the search_path of migrations begins with the schema schemad, which is the ledger's, \
-             so what they do not qualify would be created there: log in as (or run migrations as) \
-             a role that is not called schemad, or name a search_path in the URL \
-             (options=-csearch_path%3Dpublic)",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// Closes what dead daemons left: the queued at once, the running under the lock, if it can be had.

@@ -18,9 +18,10 @@ use crate::operation::{
     text_encoding,
 };
 use crate::{
-    database::preflight::spares_ledger,
     failure::{Failure, Reason},
-    ledger::{self, LedgerSnapshot, claims, install, operations, settle::Settlement, upkeep},
+    ledger::{
+        self, LedgerSnapshot, claims, install, operations, search_path, settle::Settlement, upkeep,
+    },
     migration::{
         Checksum, Direction, MigrationRow, Script, ScriptMode, Version, run_mode,
         set::MigrationSet, signature::DownSigner,
@@ -149,7 +150,7 @@ impl OperationsInner {
         let warnings = self.warnings(&plan, candidate.request).await;
         let mut steps = texts(plan, &mut reader).await?;
         if !steps.is_empty() {
-            spares_ledger(locked, self.role.as_deref()).await?;
+            search_path::check(locked, self.role.as_deref()).await?;
         }
         let bytes = script_bytes(&steps);
         blocking::in_place(bytes, || {

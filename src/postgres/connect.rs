@@ -120,7 +120,7 @@ impl DatabaseUrl {
     fn may_not_connect(&self) -> DatabaseError {
         DatabaseError::MissingRight {
             role: self.role(),
-            right: format!("CONNECT ON DATABASE {}", self.database()),
+            right: format!("CONNECT ON DATABASE {}", self.quoted_database()),
         }
     }
 
@@ -129,7 +129,7 @@ impl DatabaseUrl {
         format!(
             "{}: schemad creates no database; CREATE DATABASE {}",
             SqlError::from(error),
-            self.database()
+            self.quoted_database()
         )
     }
 
@@ -139,17 +139,12 @@ impl DatabaseUrl {
         format!(
             "{}: ALTER DATABASE {} ALLOW_CONNECTIONS true",
             SqlError::from(error),
-            self.database()
+            self.quoted_database()
         )
     }
 
     /// As SQL names it.
-    fn database(&self) -> String {
-        sql::ident(
-            self.config
-                .get_dbname()
-                .or(self.config.get_user())
-                .unwrap_or_default(),
-        )
+    fn quoted_database(&self) -> String {
+        sql::ident(self.database())
     }
 }

@@ -129,6 +129,11 @@ impl DatabaseUrl {
         &self.target
     }
 
+    /// The name of the database; without one in the URL, the role's, as libpq has it.
+    pub fn database(&self) -> &str {
+        self.config.get_dbname().unwrap_or(self.login())
+    }
+
     /// The same server, role and options with another database.
     #[must_use]
     pub fn with_database(&self, name: &str) -> Self {

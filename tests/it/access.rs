@@ -289,7 +289,10 @@ async fn operations_carry_their_principal_and_a_deployer_cancels_only_its_own() 
     let accepted = stream.message().await.unwrap().unwrap().event.unwrap();
     assert!(matches!(accepted.event, Some(Event::Accepted(_))));
     let id = accepted.operation;
-    let cancel = || pb::CancelOperationRequest { id: id.clone() };
+    let cancel = || pb::CancelOperationRequest {
+        id: id.clone(),
+        ..Default::default()
+    };
     let denied = Failed::of(
         &operations
             .cancel_operation(said(deployer, cancel()))
@@ -302,7 +305,10 @@ async fn operations_carry_their_principal_and_a_deployer_cancels_only_its_own() 
         "{}",
         denied.message
     );
-    let get = pb::GetOperationRequest { id: id.clone() };
+    let get = pb::GetOperationRequest {
+        id: id.clone(),
+        ..Default::default()
+    };
     let operation = operations
         .get_operation(said(deployer, get))
         .await
@@ -337,7 +343,13 @@ async fn operations_carry_their_principal_and_a_deployer_cancels_only_its_own() 
         .event
         .unwrap()
         .operation;
-    let cancel = said(deployer, pb::CancelOperationRequest { id });
+    let cancel = said(
+        deployer,
+        pb::CancelOperationRequest {
+            id,
+            ..Default::default()
+        },
+    );
     let ended = operations
         .cancel_operation(cancel)
         .await
@@ -393,10 +405,20 @@ async fn a_certificate_that_is_not_trusted_any_more_is_refused_on_an_open_connec
     let guarded = Guarded::start().await;
     let certificate = spiffe(&guarded.authority, "ops");
     let mut client = MigrationServiceClient::new(guarded.channel(Some(&certificate)));
-    client.get_status(pb::GetStatusRequest {}).await.unwrap();
+    client
+        .get_status(pb::GetStatusRequest {
+            ..Default::default()
+        })
+        .await
+        .unwrap();
     fs::write(guarded.folder.path().join("ca.pem"), Authority::new().pem()).unwrap();
     let refused = eventually("a refusal", async || {
-        client.get_status(pb::GetStatusRequest {}).await.err()
+        client
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
+            .await
+            .err()
     })
     .await;
     Failed::of(&refused).assert(Code::Unauthenticated, "CREDENTIAL_INVALID");

@@ -316,6 +316,7 @@ async fn lists_are_paged_and_migrations_are_shown_with_their_sql() {
         let request = pb::ListMigrationsRequest {
             page_size: 2,
             page_token: token,
+            ..Default::default()
         };
         let page = client.list_migrations(request).await.unwrap().into_inner();
         assert!(page.migrations.len() <= 2);
@@ -335,6 +336,7 @@ async fn lists_are_paged_and_migrations_are_shown_with_their_sql() {
 
     let request = pb::GetMigrationRequest {
         version: "0002".into(),
+        ..Default::default()
     };
     let migration = client
         .get_migration(request)
@@ -355,6 +357,7 @@ async fn lists_are_paged_and_migrations_are_shown_with_their_sql() {
     let unknown = client
         .get_migration(pb::GetMigrationRequest {
             version: "7".into(),
+            ..Default::default()
         })
         .await
         .unwrap_err();

@@ -13,7 +13,10 @@ use crate::harness::{
 };
 
 pub async fn cancel(daemon: &TestDaemon, id: &str) -> Result<pb::Operation, Failed> {
-    let request = pb::CancelOperationRequest { id: id.into() };
+    let request = pb::CancelOperationRequest {
+        id: id.into(),
+        ..Default::default()
+    };
     let answer = daemon.operations().cancel_operation(request).await;
     answer
         .map(|r| r.into_inner().operation.unwrap())

@@ -255,7 +255,10 @@ async fn a_procedure_that_was_cancelled_after_a_commit_is_in_doubt() {
         .await;
     daemon
         .operations()
-        .cancel_operation(pb::CancelOperationRequest { id })
+        .cancel_operation(pb::CancelOperationRequest {
+            id,
+            ..Default::default()
+        })
         .await
         .unwrap();
     daemon
@@ -492,14 +495,20 @@ async fn a_procedure_that_was_told_to_end_after_a_commit_is_in_doubt() {
             match how {
                 "cancelled here" => drop(
                     runs.operations()
-                        .cancel_operation(pb::CancelOperationRequest { id })
+                        .cancel_operation(pb::CancelOperationRequest {
+                            id,
+                            ..Default::default()
+                        })
                         .await,
                 ),
                 "cancelled elsewhere" => {
                     drop(
                         other
                             .operations()
-                            .cancel_operation(pb::CancelOperationRequest { id })
+                            .cancel_operation(pb::CancelOperationRequest {
+                                id,
+                                ..Default::default()
+                            })
                             .await,
                     );
                 }

@@ -104,6 +104,7 @@ async fn the_servers_last_word_is_told_and_not_the_loss_of_the_session() {
     // And by a rehearsal beside the database.
     let request = pb::RehearseRequest {
         selection: Some(Selection::All(true)),
+        ..Default::default()
     };
     let mut stream = place
         .daemon

@@ -132,7 +132,13 @@ async fn who_may_not_cancel_opens_no_session() {
         ),
         (id, Code::PermissionDenied, "PERMISSION_DENIED"),
     ] {
-        let request = said(deployer, pb::CancelOperationRequest { id });
+        let request = said(
+            deployer,
+            pb::CancelOperationRequest {
+                id,
+                ..Default::default()
+            },
+        );
         let refused = operations
             .clone()
             .cancel_operation(request)
@@ -275,7 +281,12 @@ async fn where_certificates_are_required_a_token_does_not_replace_a_revoked_one(
     let ask = async || {
         client
             .clone()
-            .get_status(said(viewer, pb::GetStatusRequest {}))
+            .get_status(said(
+                viewer,
+                pb::GetStatusRequest {
+                    ..Default::default()
+                },
+            ))
             .await
             .map(drop)
     };

@@ -128,7 +128,9 @@ async fn a_database_that_stalls_or_goes_away_shows_and_so_does_its_return() {
         );
         let refused = daemon
             .client()
-            .get_status(pb::GetStatusRequest {})
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
             .await
             .unwrap_err();
         crate::harness::daemon::Failed::of(&refused)
@@ -201,7 +203,9 @@ async fn the_admin_listener_speaks_http_and_grpc_health_and_nothing_else() {
     );
     let mut service = pb::migration_service_client::MigrationServiceClient::new(channel);
     let refused = service
-        .get_status(pb::GetStatusRequest {})
+        .get_status(pb::GetStatusRequest {
+            ..Default::default()
+        })
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);

@@ -244,7 +244,8 @@ async fn no_value_of_a_request_leaves_its_place_in_sql() {
             daemon
                 .client()
                 .get_migration(pb::GetMigrationRequest {
-                    version: version.clone()
+                    version: version.clone(),
+                    ..Default::default()
                 })
                 .await
                 .is_err()

@@ -115,7 +115,10 @@ async fn apply(process: &Process, validate_only: bool) -> Result<(), tonic::Stat
 }
 
 async fn rehearse(process: &Process) -> Result<Vec<String>, tonic::Status> {
-    let request = pb::RehearseRequest { selection: None };
+    let request = pb::RehearseRequest {
+        selection: None,
+        ..Default::default()
+    };
     let mut stream = MigrationServiceClient::new(channel(process))
         .rehearse(request)
         .await?
@@ -167,7 +170,10 @@ async fn sigterm_ends_a_daemon_that_looks_at_a_large_script() {
     let mut process = serve(&database, &set).await;
     let mut client = MigrationServiceClient::new(channel(&process));
     let mut stream = client
-        .rehearse(pb::RehearseRequest { selection: None })
+        .rehearse(pb::RehearseRequest {
+            selection: None,
+            ..Default::default()
+        })
         .await
         .unwrap()
         .into_inner();

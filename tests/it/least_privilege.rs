@@ -269,7 +269,9 @@ async fn whatever_grant_is_taken_away_is_asked_for() {
         let failed = eventually(&grant, async || {
             let read = daemon
                 .client()
-                .get_status(schemad::pb::GetStatusRequest {})
+                .get_status(schemad::pb::GetStatusRequest {
+                    ..Default::default()
+                })
                 .await
                 .err();
             let ran = daemon.rollback_steps(1).await.status.err();

@@ -65,7 +65,9 @@ async fn until_refused(daemon: &TestDaemon) {
     crate::harness::eventually("the database was asked", async || {
         let refused = daemon
             .client()
-            .get_status(pb::GetStatusRequest {})
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
             .await
             .err()?;
         (!refused.message().contains("not answered yet")).then_some(())
@@ -151,7 +153,9 @@ async fn rights_missing_for_reading_are_named_too() {
     let read = async || {
         daemon
             .client()
-            .get_status(pb::GetStatusRequest {})
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
             .await
             .map(drop)
             .map_err(|s| Failed::of(&s))
@@ -214,7 +218,9 @@ async fn a_role_that_may_not_connect_is_told_the_grant() {
     let grant = format!("GRANT CONNECT ON DATABASE {} TO {role}", database.name);
     let status = daemon
         .client()
-        .get_status(pb::GetStatusRequest {})
+        .get_status(pb::GetStatusRequest {
+            ..Default::default()
+        })
         .await
         .unwrap_err();
     for failed in [Failed::of(&status), daemon.apply_all().await.failure()] {
@@ -225,7 +231,9 @@ async fn a_role_that_may_not_connect_is_told_the_grant() {
     crate::harness::eventually("it connects", async || {
         daemon
             .client()
-            .get_status(pb::GetStatusRequest {})
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
             .await
             .ok()
             .map(drop)

@@ -394,7 +394,9 @@ async fn a_ledger_of_somebody_else_is_not_even_read() {
         eventually("status says whose it is", async || {
             let status = daemon
                 .client()
-                .get_status(pb::GetStatusRequest {})
+                .get_status(pb::GetStatusRequest {
+                    ..Default::default()
+                })
                 .await
                 .unwrap_err();
             assert!(!status.message().contains("it ran"), "{status:?}");
@@ -429,7 +431,9 @@ async fn a_ledger_of_somebody_else_is_not_even_read() {
     .await;
     let status = daemon
         .client()
-        .get_status(pb::GetStatusRequest {})
+        .get_status(pb::GetStatusRequest {
+            ..Default::default()
+        })
         .await
         .unwrap_err();
     assert!(

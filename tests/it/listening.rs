@@ -363,7 +363,10 @@ async fn who_is_over_a_limit_is_told_and_nobody_else_notices() {
     exhausted(
         daemon
             .client()
-            .get_migration(pb::GetMigrationRequest { version })
+            .get_migration(pb::GetMigrationRequest {
+                version,
+                ..Default::default()
+            })
             .await,
         "MESSAGE_TOO_LARGE",
     );
@@ -372,7 +375,9 @@ async fn who_is_over_a_limit_is_told_and_nobody_else_notices() {
         daemon.health().check(HealthCheckRequest { service }).await,
         "MESSAGE_TOO_LARGE",
     );
-    let mut request = Request::new(pb::GetStatusRequest {});
+    let mut request = Request::new(pb::GetStatusRequest {
+        ..Default::default()
+    });
     request
         .metadata_mut()
         .insert("x-large", "x".repeat(3000).parse().unwrap());
@@ -510,6 +515,7 @@ async fn an_answer_that_is_not_read_ends_its_connection() {
     daemon.until_ready().await;
     let message = pb::GetMigrationRequest {
         version: "1".into(),
+        ..Default::default()
     }
     .encode_to_vec();
     let frame = [

@@ -362,7 +362,10 @@ async fn another_daemon_sees_and_cancels_what_runs() {
     busy.assert(Code::Aborted, "BUSY");
     assert_eq!(busy.metadata["running_operation"], id);
     two.operations()
-        .cancel_operation(pb::CancelOperationRequest { id })
+        .cancel_operation(pb::CancelOperationRequest {
+            id,
+            ..Default::default()
+        })
         .await
         .unwrap();
     applying
@@ -580,7 +583,9 @@ async fn what_the_schemas_owner_puts_in_the_place_of_diesels_table_does_not_run(
         eventually("it is noticed", async || {
             let refused = daemon
                 .client()
-                .get_status(pb::GetStatusRequest {})
+                .get_status(pb::GetStatusRequest {
+                    ..Default::default()
+                })
                 .await
                 .err()?;
             refused

@@ -22,6 +22,7 @@ mod clients;
 mod copies;
 mod crash;
 mod damaged;
+mod databases;
 mod dev;
 mod doctor;
 mod doubt;

@@ -68,7 +68,10 @@ async fn cancelling_a_running_statement() {
             })
             .await;
             let begun = Instant::now();
-            let request = pb::CancelOperationRequest { id };
+            let request = pb::CancelOperationRequest {
+                id,
+                ..Default::default()
+            };
             let ended = from
                 .operations()
                 .cancel_operation(request)
@@ -117,6 +120,7 @@ async fn a_committed_step_reaches_two_hundred_watchers() {
             let request = pb::WatchOperationRequest {
                 id: id.clone(),
                 after_sequence: 0,
+                ..Default::default()
             };
             let stream = daemon
                 .operations()
@@ -245,7 +249,9 @@ async fn authenticated_against_unauthenticated() {
         for _ in 0..15 {
             let mut medians = [Vec::new(), Vec::new()];
             for _ in 0..400 {
-                let mut request = tonic::Request::new(pb::GetStatusRequest {});
+                let mut request = tonic::Request::new(pb::GetStatusRequest {
+                    ..Default::default()
+                });
                 request
                     .metadata_mut()
                     .insert("authorization", bearer.clone());
@@ -253,7 +259,12 @@ async fn authenticated_against_unauthenticated() {
                 guarded.get_status(request).await.unwrap();
                 medians[0].push(begun.elapsed());
                 let begun = Instant::now();
-                unguarded.get_status(pb::GetStatusRequest {}).await.unwrap();
+                unguarded
+                    .get_status(pb::GetStatusRequest {
+                        ..Default::default()
+                    })
+                    .await
+                    .unwrap();
                 medians[1].push(begun.elapsed());
             }
             medians.iter_mut().for_each(|of| of.sort());
@@ -283,7 +294,9 @@ async fn reloads_under_load() {
                 let (mut client, bearer) =
                     guarded.client(if n % 2 == 0 { "token" } else { "identity" });
                 for _ in 0..20 {
-                    let mut request = tonic::Request::new(pb::GetStatusRequest {});
+                    let mut request = tonic::Request::new(pb::GetStatusRequest {
+                        ..Default::default()
+                    });
                     request
                         .metadata_mut()
                         .insert("authorization", bearer.clone());

@@ -47,6 +47,7 @@ pub async fn watch(daemon: &TestDaemon, id: &str, after_sequence: i64) -> Outcom
     let request = pb::WatchOperationRequest {
         id: id.into(),
         after_sequence,
+        ..Default::default()
     };
     collect(
         daemon.operations().watch_operation(request).await,
@@ -56,7 +57,10 @@ pub async fn watch(daemon: &TestDaemon, id: &str, after_sequence: i64) -> Outcom
 }
 
 async fn get(daemon: &TestDaemon, id: &str) -> pb::Operation {
-    let request = pb::GetOperationRequest { id: id.into() };
+    let request = pb::GetOperationRequest {
+        id: id.into(),
+        ..Default::default()
+    };
     daemon
         .operations()
         .get_operation(request)
@@ -110,6 +114,7 @@ async fn every_watcher_on_every_daemon_sees_the_same_state_changes_with_the_same
         let request = pb::WatchOperationRequest {
             id: id.clone(),
             after_sequence: 0,
+            ..Default::default()
         };
         let mut elsewhere = other
             .operations()

@@ -26,7 +26,9 @@ async fn a_database_that_is_dropped_is_unavailable_until_it_is_created_again() {
         let failed = Failed::of(
             &daemon
                 .client()
-                .get_status(pb::GetStatusRequest {})
+                .get_status(pb::GetStatusRequest {
+                    ..Default::default()
+                })
                 .await
                 .unwrap_err(),
         );

@@ -239,6 +239,7 @@ async fn nothing_that_others_planted_in_the_search_path_runs_as_the_daemon() {
         .unwrap();
     let request = pb::GetMigrationRequest {
         version: "1".into(),
+        ..Default::default()
     };
     client.get_migration(request).await.unwrap();
     let mut operations = daemon.operations();
@@ -251,11 +252,15 @@ async fn nothing_that_others_planted_in_the_search_path_runs_as_the_daemon() {
     operations
         .get_operation(pb::GetOperationRequest {
             id: operation.clone(),
+            ..Default::default()
         })
         .await
         .unwrap();
     let _ = operations
-        .cancel_operation(pb::CancelOperationRequest { id: operation })
+        .cancel_operation(pb::CancelOperationRequest {
+            id: operation,
+            ..Default::default()
+        })
         .await;
     traces.assert_none("reading");
     let mut schema = pb::schema_service_client::SchemaServiceClient::new(daemon.channel());

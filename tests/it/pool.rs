@@ -21,7 +21,9 @@ async fn a_hundred_reads_at_once_are_all_answered_within_the_limit() {
     let reads = futures_util::future::join_all((0..100).map(|_| async {
         daemon
             .client()
-            .get_status(pb::GetStatusRequest {})
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
             .await
             .unwrap()
     }));
@@ -77,7 +79,9 @@ async fn the_real_cause_of_a_failed_connect_is_told_at_once() {
         let told = eventually(cause, async || {
             let status = daemon
                 .client()
-                .get_status(pb::GetStatusRequest {})
+                .get_status(pb::GetStatusRequest {
+                    ..Default::default()
+                })
                 .await
                 .unwrap_err();
             assert_eq!(status.code(), Code::Unavailable);
@@ -111,7 +115,9 @@ async fn a_read_that_finds_no_free_connection_in_time_says_so() {
     let status = async || {
         daemon
             .client()
-            .get_status(pb::GetStatusRequest {})
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
             .await
             .unwrap_err()
     };

@@ -37,6 +37,7 @@ async fn an_edited_up_refuses_apply_and_line_endings_do_not() {
     );
     let request = pb::GetMigrationRequest {
         version: "1".into(),
+        ..Default::default()
     };
     assert!(
         daemon
@@ -128,6 +129,7 @@ async fn malformed_requests_name_the_field() {
     let token = pb::ListMigrationsRequest {
         page_token: "bm9uZQ".into(),
         page_size: 0,
+        ..Default::default()
     };
     let status = daemon.client().list_migrations(token).await.unwrap_err();
     Failed::of(&status).assert(Code::InvalidArgument, "INVALID_PAGE_TOKEN");
@@ -257,6 +259,7 @@ async fn what_never_reaches_a_handler_is_refused_in_our_words_too() {
 
     let request = pb::GetMigrationRequest {
         version: "1".repeat(5 << 20),
+        ..Default::default()
     };
     let failed = Failed::of(&daemon.client().get_migration(request).await.unwrap_err());
     failed.assert(Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
@@ -381,7 +384,10 @@ async fn every_refusal_is_in_the_log_and_the_malformed_are_too() {
     .await;
     let mut operations = OperationServiceClient::connect(address).await.unwrap();
     operations
-        .cancel_operation(pb::CancelOperationRequest { id: "x".into() })
+        .cancel_operation(pb::CancelOperationRequest {
+            id: "x".into(),
+            ..Default::default()
+        })
         .await
         .unwrap_err();
     assert_eq!(
@@ -389,7 +395,10 @@ async fn every_refusal_is_in_the_log_and_the_malformed_are_too() {
         "INVALID_OPERATION"
     );
     operations
-        .get_operation(pb::GetOperationRequest { id: "x".into() })
+        .get_operation(pb::GetOperationRequest {
+            id: "x".into(),
+            ..Default::default()
+        })
         .await
         .unwrap_err();
     assert_eq!(
@@ -409,6 +418,7 @@ async fn every_refusal_is_in_the_log_and_the_malformed_are_too() {
         .watch_operation(pb::WatchOperationRequest {
             id: "x".into(),
             after_sequence: 0,
+            ..Default::default()
         })
         .await
         .unwrap_err();

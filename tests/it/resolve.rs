@@ -169,6 +169,7 @@ async fn an_edited_up_is_accepted_and_apply_goes_on() {
     assert_eq!(daemon.apply_all().await.done(), ["2"]);
     let migration = pb::GetMigrationRequest {
         version: "1".into(),
+        ..Default::default()
     };
     let migration = daemon
         .client()

@@ -46,6 +46,7 @@ async fn a_binary_that_lacks_the_migrations_rolls_them_back_from_the_ledger() {
         .client()
         .get_migration(pb::GetMigrationRequest {
             version: "0004".into(),
+            ..Default::default()
         })
         .await;
     assert_eq!(
@@ -312,6 +313,7 @@ async fn a_ledger_of_version_1_is_upgraded_read_gone_on_with_and_rolled_back() {
     let watched = pb::WatchOperationRequest {
         id: history.operations[2].id.clone(),
         after_sequence: 0,
+        ..Default::default()
     };
     let watched = daemon.operations().watch_operation(watched).await;
     let watched =

@@ -72,6 +72,7 @@ async fn an_apply_outlives_the_switch_to_another_release_and_either_undoes_the_o
     let watched = pb::WatchOperationRequest {
         id: running.id,
         after_sequence: 0,
+        ..Default::default()
     };
     let mut watched = old
         .operations()

@@ -153,7 +153,10 @@ async fn a_queued_operation_does_not_outlive_its_daemon() {
             drop(
                 other
                     .operations()
-                    .cancel_operation(pb::CancelOperationRequest { id })
+                    .cancel_operation(pb::CancelOperationRequest {
+                        id,
+                        ..Default::default()
+                    })
                     .await,
             );
         }
@@ -233,7 +236,10 @@ async fn a_standby_that_is_away_makes_no_daemon_silent() {
     let mut operations = daemon.operations();
     let cancelled = tokio::spawn(async move {
         operations
-            .cancel_operation(pb::CancelOperationRequest { id: started })
+            .cancel_operation(pb::CancelOperationRequest {
+                id: started,
+                ..Default::default()
+            })
             .await
     });
     let asked = "SELECT coalesce(cancel_requested_by, '') FROM schemad.operations";

@@ -122,7 +122,12 @@ async fn a_stranger_that_only_watches_makes_room_and_a_known_caller_does_not() {
     let mut first = crowd().await;
     let channel = guarded.channel(None);
     MigrationServiceClient::new(channel.clone())
-        .get_status(said(viewer, pb::GetStatusRequest {}))
+        .get_status(said(
+            viewer,
+            pb::GetStatusRequest {
+                ..Default::default()
+            },
+        ))
         .await
         .unwrap();
     let current = HealthCheckRequest {

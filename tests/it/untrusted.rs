@@ -232,7 +232,9 @@ async fn a_view_in_the_place_of_diesels_table_is_not_read() {
     eventually("status says it", async || {
         let status = daemon
             .client()
-            .get_status(pb::GetStatusRequest {})
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
             .await
             .unwrap_err();
         status

@@ -95,6 +95,7 @@ async fn another_daemon_tells_within_two_seconds_who_is_in_the_way() {
     let request = pb::WatchOperationRequest {
         id: id.clone(),
         after_sequence: 0,
+        ..Default::default()
     };
     let told = async {
         let mut watch = other

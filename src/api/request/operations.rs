@@ -186,6 +186,7 @@ mod tests {
             watch(&pb::WatchOperationRequest {
                 id: id.into(),
                 after_sequence,
+                ..Default::default()
             })
         };
         assert_eq!(

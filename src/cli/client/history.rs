@@ -332,6 +332,7 @@ impl OperationWatch {
     async fn say_what_was_asked(&self) {
         let request = pb::GetOperationRequest {
             id: self.operation.clone(),
+            ..Default::default()
         };
         let read = ReadArgs::new(self.common.clone());
         let found = read
@@ -420,6 +421,7 @@ impl OperationWatch {
             .map_err(|_| Status::unavailable("the daemon cannot be reached"))?;
         let request = pb::GetOperationRequest {
             id: self.operation.clone(),
+            ..Default::default()
         };
         let response = OperationServiceClient::new(channel)
             .get_operation(request)
@@ -456,6 +458,7 @@ impl OperationWatch {
         let request = pb::WatchOperationRequest {
             id: self.operation.clone(),
             after_sequence: *after,
+            ..Default::default()
         };
         let mut events = client
             .watch_operation(request)
@@ -510,7 +513,10 @@ impl CancelArgs {
             Ok(id) => id,
             Err(exit) => return exit,
         };
-        let request = pb::CancelOperationRequest { id };
+        let request = pb::CancelOperationRequest {
+            id,
+            ..Default::default()
+        };
         // It answers when the operation has ended.
         let read = ReadArgs::with_timeout(self.common.clone(), Duration::from_secs(60));
         let answer = read

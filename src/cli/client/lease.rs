@@ -100,6 +100,7 @@ async fn begin(
     let request = pb::LeaseRequest {
         ttl: ttl.map(super::operate::wire),
         queue_timeout: Some(queue_timeout),
+        ..Default::default()
     };
     let mut stream = client.lease(request).await?.into_inner();
     match stream.message().await?.and_then(|response| response.event) {

@@ -27,6 +27,7 @@ impl ListArgs {
             let request = pb::ListMigrationsRequest {
                 page_size: 1000,
                 page_token,
+                ..Default::default()
             };
             let page = self
                 .read

@@ -119,6 +119,7 @@ impl ApplyArgs {
             lock_wait: operate.lock_wait.map(wire),
             lock_timeout: operate.lock_timeout.map(wire),
             detach: operate.detach,
+            ..Default::default()
         };
         follow::follow(&operate, RepeatableCall::Apply(request)).await
     }
@@ -153,6 +154,7 @@ impl RollbackArgs {
             lock_timeout: operate.lock_timeout.map(wire),
             force,
             detach: operate.detach,
+            ..Default::default()
         };
         follow::follow(&operate, RepeatableCall::Rollback(request)).await
     }

@@ -66,6 +66,7 @@ impl SchemaArgs {
             kinds,
             page_size: 1000,
             page_token: String::new(),
+            ..Default::default()
         };
         let read = ReadArgs::with_timeout(
             ClientArgs {

@@ -28,6 +28,7 @@ impl ShowArgs {
     async fn print(self) -> Result<(), CommandExit> {
         let request = pb::GetMigrationRequest {
             version: self.version.clone(),
+            ..Default::default()
         };
         let response = self
             .read

@@ -47,7 +47,13 @@ impl StatusArgs {
 /// Asks for the status.
 pub(crate) async fn fetch(read: &ReadArgs) -> Result<pb::SchemaStatus, CommandExit> {
     let response = read
-        .call(async |mut client| client.get_status(pb::GetStatusRequest {}).await)
+        .call(async |mut client| {
+            client
+                .get_status(pb::GetStatusRequest {
+                    ..Default::default()
+                })
+                .await
+        })
         .await?;
     response
         .status

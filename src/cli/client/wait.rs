@@ -93,7 +93,9 @@ impl WaitArgs {
     /// What the daemon says of the database, which health has no words for.
     async fn why(&self) -> Option<String> {
         let mut client = self.address.client().ok()?;
-        let asked = client.get_status(pb::GetStatusRequest {});
+        let asked = client.get_status(pb::GetStatusRequest {
+            ..Default::default()
+        });
         match tokio::time::timeout(RETRY * 4, asked).await.ok()? {
             Err(status) => {
                 exit::reason(&status).map(|reason| format!("{reason}: {}", status.message()))

@@ -21,7 +21,10 @@ pub(crate) async fn run(
     };
     let mut client = common.address.client()?;
     let following = async {
-        let request = pb::RehearseRequest { selection };
+        let request = pb::RehearseRequest {
+            selection,
+            ..Default::default()
+        };
         let mut stream = client
             .rehearse(request)
             .await

@@ -151,7 +151,12 @@ impl TestDaemon {
     }
 
     pub async fn try_status(&self) -> Result<pb::SchemaStatus, Failed> {
-        let answer = self.client().get_status(pb::GetStatusRequest {}).await;
+        let answer = self
+            .client()
+            .get_status(pb::GetStatusRequest {
+                ..Default::default()
+            })
+            .await;
         answer
             .map(|answer| answer.into_inner().status.unwrap())
             .map_err(|status| Failed::of(&status))

@@ -25,7 +25,10 @@ async fn rehearse(daemon: &TestDaemon, selection: Option<Selection>) -> Heard {
     let status = async {
         let mut stream = daemon
             .client()
-            .rehearse(pb::RehearseRequest { selection })
+            .rehearse(pb::RehearseRequest {
+                selection,
+                ..Default::default()
+            })
             .await?
             .into_inner();
         while let Some(response) = stream.message().await? {
