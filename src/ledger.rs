@@ -1,6 +1,6 @@
-//! What schemad remembers, in the schema `schemad` of the database it manages. The only module
-//! whose SQL names the ledger's tables or Diesel's. The Diesel table decides *what* is applied; the
-//! ledger tells *how* it came to be.
+//! The ledger: schemad's own records, in the schema `schemad` of the database that it manages. This
+//! is the only module whose SQL names the ledger's tables or Diesel's. Diesel's table decides which
+//! migrations are applied. The ledger records how each of them was applied.
 
 pub(crate) mod claims;
 pub(crate) mod control;
@@ -29,76 +29,76 @@ use std::time::SystemTime;
 
 use crate::migration::MigrationRow;
 
-/// What a read of the database found, all of it in one state.
+/// The contents of the database, read in one snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct LedgerSnapshot {
-    /// The server that answered.
+    /// The server that was read.
     pub server: ServerInfo,
-    /// The ledger, when there is one.
+    /// The ledger's own row. `None` if the database has no ledger.
     pub ledger: Option<LedgerInfo>,
-    /// The Diesel table, when there is one: schema-qualified and quoted where needed.
+    /// Diesel's table, schema-qualified and quoted where needed. `None` if there is none.
     pub diesel_table: Option<String>,
-    /// Its oid.
+    /// The oid of Diesel's table.
     pub diesel_oid: Option<u32>,
-    /// One row for each version in the Diesel table or the ledger, in version order.
+    /// One row for each version in Diesel's table or the ledger, in version order.
     pub rows: Vec<MigrationRow>,
-    /// The operation that holds the lock.
+    /// The operation that holds the operation lock.
     pub running: Option<OperationRow>,
 }
 
-/// The server behind a snapshot.
+/// The server and database that a snapshot was read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ServerInfo {
     /// The database's name.
     pub database: String,
-    /// For example "15.18".
+    /// The server's version, for example "15.18".
     pub version: String,
     /// The database's encoding, for example "UTF8".
     pub encoding: String,
-    /// A standby, or a server or role that is read-only by default.
+    /// Whether the server is a standby, or the server or the role is read-only by default.
     pub read_only: bool,
 }
 
-/// The ledger's own row.
+/// The row of the table `schemad.ledger`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LedgerInfo {
-    /// A random UUID.
+    /// A random UUID that identifies the ledger.
     pub id: String,
-    /// Its version.
+    /// The version of the ledger's schema.
     pub version: i32,
-    /// The oldest version a daemon must know.
+    /// The oldest ledger version that a daemon must support to use this ledger.
     pub compatible_with: i32,
 }
 
-/// An operation as the ledger has it.
+/// A row of the table `schemad.operations`.
 #[derive(Clone, Debug)]
 pub(crate) struct OperationRow {
-    /// UUID.
+    /// The operation's UUID.
     pub id: uuid::Uuid,
     /// `apply`, `rollback`, `resolve` or `sign`.
     pub kind: String,
-    /// [`OperationState`]'s word, or a newer daemon's.
+    /// The name of an [`OperationState`], or a state that only a newer daemon defines.
     pub state: String,
-    /// Who asked.
+    /// The principal that requested the operation.
     pub principal: String,
-    /// host:pid of the daemon.
+    /// The daemon that runs it, as host:pid.
     pub daemon: String,
-    /// Its times.
+    /// When the operation was recorded.
     pub created_at: SystemTime,
-    /// When it won the lock.
+    /// When it acquired the operation lock and began to run.
     pub started_at: Option<SystemTime>,
     /// When it ended.
     pub finished_at: Option<SystemTime>,
-    /// Steps planned.
+    /// The number of planned steps.
     pub steps_total: i32,
-    /// Steps committed.
+    /// The number of committed steps.
     pub steps_done: i32,
-    /// The caller's id for the request.
+    /// The client's id for the request.
     pub request_id: String,
-    /// Why it did not succeed: a [`crate::failure::Reason`]'s word.
+    /// The reason that it did not succeed: the name of a [`crate::failure::Reason`].
     pub reason: Option<String>,
-    /// And in sentences; or what was said when it was asked for.
+    /// The error message if it failed, otherwise the text that the client gave with the request.
     pub message: Option<String>,
-    /// Somebody asked to cancel it.
+    /// Whether its cancellation was requested.
     pub cancel_requested: bool,
 }

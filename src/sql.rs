@@ -1,5 +1,5 @@
-//! A look at SQL without a server: where the statements are, what line a character is on, what a
-//! statement may do to the transaction it runs in, and what a file's leading comments ask for.
+//! Analyses SQL without a server: finds the statements, the line of a character, the effect of a
+//! statement on its transaction, and the settings in a file's leading comments.
 
 use std::ops::Range;
 
@@ -34,16 +34,16 @@ pub(crate) use split::{semicolon_after, statements};
 pub(crate) use units::{Hazard, ScriptUnit, mentions};
 pub use units::{UnitWork, has_own_transactions, hazard, lone_begin, transaction_modes, units};
 
-/// Line and column, both from 1, columns in characters.
+/// A line and a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextPosition {
-    /// From 1.
+    /// The line, from 1.
     pub line: usize,
-    /// In characters from 1.
+    /// The column in characters, from 1.
     pub column: usize,
 }
 
-/// Where the `nth` character (from 1) of `sql` is.
+/// Returns the position of the `nth` character (from 1) of `sql`.
 pub fn place(sql: &str, nth: usize) -> TextPosition {
     in_place(sql.len(), || count_lines(sql, nth))
 }
@@ -65,16 +65,16 @@ fn count_lines(sql: &str, nth: usize) -> TextPosition {
     place
 }
 
-/// The number (from 1) of the character at byte `at` of `sql`.
+/// Returns the number (from 1) of the character at byte `at` of `sql`.
 pub fn nth_character(sql: &str, at: usize) -> usize {
     in_place(at, || sql[..at].chars().count() + 1)
 }
 
-/// Bytes of a line that an excerpt holds: a failure's metadata is cut behind a few more.
+/// The most bytes of a line in an excerpt. The metadata of a failure is truncated at slightly more.
 const EXCERPT: usize = 200;
 
-/// The line at `place`, or the part of a very long one around it, and the column in that. A line of
-/// a statement that holds a password is not shown.
+/// Returns the line at `place`, or the part of a very long line around it, and the column in that
+/// text. A line of a statement that holds a password is replaced by [`NOT_SHOWN`].
 pub fn excerpt(sql: &str, place: TextPosition) -> (String, usize) {
     in_place(sql.len(), || cut_out(sql, place))
 }
@@ -94,7 +94,7 @@ fn cut_out(sql: &str, place: TextPosition) -> (String, usize) {
         .nth(place.line - 1)
         .unwrap_or_default()
         .trim_end_matches('\r');
-    // As old files of the Mac end their lines.
+    // A carriage return ends a line in old Macintosh files.
     let line: Vec<char> = line.replace('\r', " ").chars().collect();
     let part = around(&line, place.column - 1, EXCERPT, char::len_utf8);
     (
@@ -103,8 +103,8 @@ fn cut_out(sql: &str, place: TextPosition) -> (String, usize) {
     )
 }
 
-/// The part of a line around its character `at` that takes no more than `room`, by what each
-/// character takes.
+/// Returns the part of a line around its character `at` that takes up at most `room`. `takes`
+/// returns the size of a character.
 pub(crate) fn around(
     line: &[char],
     at: usize,
@@ -112,7 +112,7 @@ pub(crate) fn around(
     takes: impl Fn(char) -> usize,
 ) -> Range<usize> {
     let at = at.min(line.len());
-    // Takes as many as have room, and tells how many those are and what is left.
+    // Returns the number of characters that fit, and the room that is left.
     let fit = |characters: &mut dyn Iterator<Item = &char>, room: usize| {
         let mut left = room;
         let fitting = characters
@@ -126,13 +126,13 @@ pub(crate) fn around(
     at - before..at + after
 }
 
-/// How many statements `sql` holds.
+/// Returns the number of statements in `sql`.
 pub fn count(sql: &str) -> usize {
     in_place(sql.len(), || statements(sql).count())
 }
 
-/// Which statement (from 0) the `nth` character (from 1) belongs to; what stands between two
-/// belongs to the first.
+/// Returns the index (from 0) of the statement at the `nth` character (from 1). Text between two
+/// statements belongs to the first.
 pub fn statement_of(sql: &str, nth: usize) -> usize {
     in_place(sql.len(), || {
         let byte = sql
@@ -143,7 +143,8 @@ pub fn statement_of(sql: &str, nth: usize) -> usize {
     })
 }
 
-/// Which statement (from 0) stands at `place`; what stands between two belongs to the first.
+/// Returns the index (from 0) of the statement at `place`. Text between two statements belongs to
+/// the first.
 pub(crate) fn statement_at(sql: &str, place: TextPosition) -> usize {
     in_place(sql.len(), || {
         let line: usize = sql
@@ -158,7 +159,7 @@ pub(crate) fn statement_at(sql: &str, place: TextPosition) -> usize {
     })
 }
 
-/// Which statement (from 0) is the last that begins before or at byte `at`.
+/// Returns the index (from 0) of the last statement that begins at or before byte `at`.
 fn statement_before(sql: &str, at: usize) -> usize {
     statements(sql)
         .take_while(|statement| statement.start <= at)
@@ -166,7 +167,7 @@ fn statement_before(sql: &str, at: usize) -> usize {
         .saturating_sub(1)
 }
 
-/// Where the `index`th statement (from 0) begins.
+/// Returns the position where the `index`th statement (from 0) begins.
 pub fn start_of(sql: &str, index: usize) -> Option<TextPosition> {
     in_place(sql.len(), || {
         let statement = statements(sql).nth(index)?;

@@ -1,4 +1,4 @@
-//! Claiming a request's operation, finding it again, and closing what dead daemons left.
+//! Claims a request's operation, finds an existing one, and closes the operations of dead daemons.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,12 +16,13 @@ use crate::postgres::{
     session::MigrationSession,
 };
 
-/// What a pending operation gets beyond its queue_timeout; later its daemon is dead, whatever its
-/// session says.
+/// The time that a pending operation gets beyond its queue_timeout. After it the daemon is
+/// considered dead, even if its session still exists.
 const QUEUE_SLACK: Duration = Duration::from_secs(60);
 
-/// True for a pending operation `o` whose daemon can still be waiting: its session is there, and
-/// its time is not over. Another role's session does not show when it began.
+/// SQL that is true for a pending operation `o` with a daemon that may still be waiting: its
+/// session exists, and its time is not over. The server does not show when a session of another
+/// role began.
 macro_rules! pending_alive {
     () => {
         "(o.queue_until > clock_timestamp() AND EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid \
@@ -42,60 +43,60 @@ const EXISTING: &str = concat!(
      AND e.kind = 'accepted') FROM schemad.operations o"
 );
 
-/// An operation to be claimed.
+/// An operation that is to be claimed.
 #[derive(Debug)]
 pub(crate) struct NewOperation<'a> {
     /// `apply`, `rollback`, `resolve` or `sign`.
     pub kind: &'a str,
-    /// Who asks.
+    /// The principal that makes the request.
     pub principal: &'a str,
-    /// The caller's id for the request.
+    /// The client's id for the request.
     pub request_id: Uuid,
-    /// What tells one request from another.
+    /// A hash of the request, which detects another request with the same id.
     pub request_hash: &'a str,
-    /// How long it may wait for the lock.
+    /// The longest that the operation may wait for the operation lock.
     pub queue_timeout: Duration,
-    /// host:pid.
+    /// The daemon, as host:pid.
     pub daemon: &'a str,
-    /// What was said with it.
+    /// The reason that the client gave with the request.
     pub reason: Option<String>,
 }
 
-/// What became of a claim.
+/// The outcome of a claim.
 pub(crate) enum ClaimOutcome {
-    /// The request is new, and this is its operation.
+    /// The request is new. It was given this operation.
     Ours {
-        /// Its id.
+        /// The operation's id.
         id: Uuid,
-        /// When it was claimed, by the server's clock: the time of its acceptance, whoever tells
-        /// it.
+        /// The time of the claim by the server's clock. Every daemon reports it as the time of
+        /// acceptance.
         created_at: SystemTime,
     },
-    /// The request_id is taken.
+    /// The request_id already has an operation.
     Existing(ExistingOperation),
 }
 
-/// An operation that was there before.
+/// An operation that was claimed before.
 pub(crate) struct ExistingOperation {
-    /// Its id.
+    /// The operation's id.
     pub id: Uuid,
     /// The hash of the request that began it.
     pub request_hash: String,
-    /// Where it stands.
+    /// The operation's state.
     pub state: OperationState,
-    /// False for one that may still be refused, which takes it away.
+    /// Whether it was accepted. If not, it may still be refused, which deletes it.
     pub is_accepted: bool,
-    /// How it ended.
+    /// The operation's result, if it has ended.
     pub result: Option<OperationEnding>,
-    /// False for one that can only have been left by a dead daemon: open, but nobody holds the lock
-    /// or waits for it.
+    /// Whether its daemon may be alive. False for an operation that is open although no session
+    /// holds the operation lock or waits for it: a dead daemon left it.
     pub is_alive: bool,
 }
 
-/// Claims a request_id for a new operation: one INSERT decides between any number of daemons.
+/// Claims a request_id for a new operation. A single INSERT decides between all daemons that try.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a statement fails or the connection is lost.
 pub(crate) async fn claim(
     session: &MigrationSession,
     new: &NewOperation<'_>,
@@ -153,14 +154,14 @@ async fn try_to_claim(
             .await?;
         if let Some(row) = rows.first() {
             return Ok(ClaimOutcome::Existing(existing(row)));
-        } // else it was refused and taken back meanwhile
+        } // Otherwise the operation was refused and deleted meanwhile. Try again.
     }
 }
 
-/// An operation by its id.
+/// Returns the operation with this id.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn find(
     client: &Client,
     id: Uuid,
@@ -171,33 +172,34 @@ pub(crate) async fn find(
     Ok(rows.first().map(existing))
 }
 
-/// Takes back a claim that was not accepted: a refusal binds no request_id.
+/// Deletes a claimed operation that was not accepted. A refusal does not bind the request_id.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn abandon(client: &Client, id: Uuid) -> Result<(), DatabaseError> {
     let delete = "DELETE FROM schemad.operations WHERE id = $1 AND state = 'pending'";
     client.query_typed(delete, &[(&id, Type::UUID)]).await?;
     Ok(())
 }
 
-/// The operation that is running, as far as the ledger knows.
+/// Returns the operation in the state running.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a query fails or the connection is lost.
 pub(crate) async fn running(client: &Client) -> Result<Option<OperationRow>, DatabaseError> {
     of_the_lock(client, None).await
 }
 
-/// The operation of whoever holds the lock: the running one, or the one that this session prepares.
+/// Returns the operation of the session that holds the operation lock: the running one, or the
+/// pending one of the session with the process id `session`.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a query fails or the connection is lost.
 pub(crate) async fn of_the_lock(
     client: &Client,
     session: Option<i32>,
 ) -> Result<Option<OperationRow>, DatabaseError> {
-    // Whoever holds the lock may be making the ledger just now.
+    // The holder of the lock may be creating the ledger at this moment.
     let ledger = client
         .query_typed("SELECT to_regclass('schemad.operations') IS NOT NULL", &[])
         .await?;
@@ -217,9 +219,10 @@ pub(crate) async fn of_the_lock(
         .map(OperationRow::from))
 }
 
-/// Closes the operations `o` for which `$dead` is true. Committed steps stay and say what each
-/// reached; when those are all, it has succeeded and only its end was not recorded. The state is
-/// compared again because others may close it, too.
+/// SQL that closes the operations `o` for which the condition `$dead` is true. Their committed
+/// steps stay and are counted in the result. If all steps were committed, the operation succeeded
+/// and only its end was not recorded. The state is compared again because another daemon may close
+/// it, too.
 macro_rules! close {
     ($($dead:expr),+) => {
         concat!(
@@ -246,11 +249,12 @@ macro_rules! close {
     };
 }
 
-/// Closes what dead daemons left: under the lock nobody else runs, so whatever is 'running' is not.
-/// Pending ones are closed when their session is gone or their time is over.
+/// Closes the operations of dead daemons. No other operation can run while this session holds the
+/// operation lock, so every other one in the state running is dead. A pending one is closed if its
+/// session is gone or its time is over.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn close_abandoned(
     locked: &LockedSession,
     own: Uuid,
@@ -269,11 +273,11 @@ pub(crate) async fn close_abandoned(
     Ok(())
 }
 
-/// Closes the operations that were open in the database which this one is a copy of, and returns
-/// how many those are. Their committed steps stay and say what the copy found.
+/// Closes the operations that were open in the database that this one was copied from. Returns the
+/// number of them. Their committed steps stay and are counted in the result.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn close_copied(client: &Client) -> Result<usize, DatabaseError> {
     let close = "UPDATE schemad.operations o SET finished_at = clock_timestamp(), state = \
         'interrupted', result = jsonb_build_object('finished', jsonb_build_object('nothing_to_do', \
@@ -292,11 +296,11 @@ pub(crate) async fn close_copied(client: &Client) -> Result<usize, DatabaseError
     Ok(rows.len())
 }
 
-/// Closes the queued operations of dead daemons. Needs no lock: without their session they can
-/// never win it.
+/// Closes the pending operations of dead daemons. This needs no lock, because an operation without
+/// a session can never acquire the operation lock.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn close_queued(client: &Client) -> Result<(), DatabaseError> {
     let close = close!("o.state = 'pending' AND NOT ", pending_alive!());
     say_closed(&client.query_typed(close, &[]).await?);
@@ -318,7 +322,7 @@ fn existing(row: &tokio_postgres::Row) -> ExistingOperation {
     ExistingOperation {
         id: row.get(0),
         request_hash: row.get(1),
-        // A word of a newer daemon's is one for another end.
+        // A state that only a newer daemon defines is some other way to end.
         state: OperationState::parse(row.get(2)).unwrap_or(OperationState::Failed),
         result: row
             .get::<_, Option<&str>>(3)

@@ -1,5 +1,5 @@
-//! What daemons tell each other about operations through the ledger: that one is to be cancelled,
-//! that its daemon lives, and which daemon is dead although its session is not.
+//! Communication between daemons about operations, through the ledger: requests to cancel,
+//! heartbeats, and the detection of a daemon that is dead although its session still exists.
 
 use std::time::Duration;
 
@@ -20,29 +20,30 @@ use crate::{
     postgres::{DatabaseError, activity::Backend, lock::operation_lock},
 };
 
-/// How often a running operation's daemon says that it lives.
+/// The interval between the heartbeats of a running operation's daemon.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// After so long without a word its session is ended, so that another daemon can go on.
+/// The time without a heartbeat after which the session of a daemon is ended, so that another
+/// daemon can go on.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 
-/// A running operation's session stands still for no longer: between two steps it waits for its
-/// next try at a lock, for 3 s at most.
+/// The time for which the session of a running operation must be idle to count as abandoned.
+/// Between two attempts at a step it is idle for at most 3 s.
 const STANDS_STILL: Duration = Duration::from_secs(10);
 
-/// True, and the statement's commit waits for no standby. What daemons tell each other is worth
-/// nothing after a failover, and must not be late because of replication.
+/// SQL that is true, and lets the commit of its statement wait for no standby. Heartbeats and
+/// requests to cancel are worthless after a failover, and must not be delayed by replication.
 macro_rules! without_standbys {
     () => {
         "pg_catalog.set_config('synchronous_commit', 'local', true) = 'local'"
     };
 }
 
-/// Asks for an operation's end. Returns it, and the session that runs it. `None`: there is no such
-/// operation.
+/// Requests the cancellation of an operation. Returns the operation and the session that runs it.
+/// Returns `None` if the operation does not exist.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn request_cancel(
     client: &Client,
     id: Uuid,
@@ -78,10 +79,10 @@ async fn ask_to_end(
         .map(|row| (OperationRow::from(row), backend(row))))
 }
 
-/// Who asked to cancel an operation, if anybody did.
+/// Returns the principal that requested the cancellation of an operation.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn cancel_requested_by(
     client: &Client,
     id: Uuid,
@@ -91,10 +92,10 @@ pub(crate) async fn cancel_requested_by(
     Ok(rows.first().and_then(|row| row.get(0)))
 }
 
-/// Says that the operation's daemon lives.
+/// Records a heartbeat of the operation's daemon.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn beat(client: &Client, id: Uuid) -> Result<(), DatabaseError> {
     let update = concat!(
         "UPDATE schemad.operations SET heartbeat_at = clock_timestamp() WHERE id = $1 AND state = \
@@ -105,31 +106,33 @@ pub(crate) async fn beat(client: &Client, id: Uuid) -> Result<(), DatabaseError>
     Ok(())
 }
 
-/// A daemon that holds the lock and says nothing.
+/// A daemon that holds the operation lock but sends no heartbeats.
 #[derive(Debug)]
 pub struct SilentDaemon {
-    /// What it runs or prepares, where that is known.
+    /// The operation that it runs or prepares, if known.
     pub operation: Option<Uuid>,
-    /// host:pid, where that is known.
+    /// The daemon as host:pid, if known.
     pub daemon: String,
-    /// Its session.
+    /// The daemon's session.
     pub backend: Backend,
-    /// False: this role does not see what the session does.
+    /// Whether the server shows the state of the session to this role.
     pub is_visible: bool,
 }
 
-/// The session of this database that holds the operation lock, if its daemon seems to be dead: it
-/// has not said for so long that it lives, and its session stands still. A session that is at work
-/// is none of them, however long its daemon has been silent: it may have found no connection to say
-/// so, and the server itself ends the session of a client that is gone (PostgreSQL 14 and later).
-/// Neither is one that waits for a standby: ended, it would leave behind what a failover can lose.
-/// The server's clock decides.
+/// Returns the session of this database that holds the operation lock, if its daemon seems to be
+/// dead: it has sent no heartbeat for `so_long`, and its session is idle. The server's clock
+/// decides.
 ///
-/// Whose state this role does not see is among them with `is_visible` false; nobody may be ended
-/// unseen.
+/// A session that executes a statement is not returned, even without heartbeats. Its daemon may
+/// have found no free connection, and the server itself ends the session of a client that is gone
+/// (PostgreSQL 14 and later). A session that waits for a standby is not returned either. If it were
+/// ended, its commit would stay although a failover can lose it.
+///
+/// A session with a state that this role may not see is returned with `is_visible` false. It must
+/// not be ended.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub async fn silent(
     client: &Client,
     so_long: Duration,
@@ -165,20 +168,20 @@ pub async fn silent(
     Ok(rows.iter().map(silent).collect())
 }
 
-/// Whether dead daemons left operations behind.
+/// The kinds of operations that dead daemons have left open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DeadDaemons {
-    /// One that waits and never will win.
+    /// There is a pending operation that can never acquire the lock.
     pub queued: bool,
-    /// One that is 'running' although nobody holds the lock: its session is gone, or its daemon has
-    /// been silent for a while.
+    /// There is an operation in the state running although no session holds the operation lock. Its
+    /// session is gone, or its daemon has sent no heartbeat for twice [`HEARTBEAT`].
     pub running: bool,
 }
 
-/// Whether dead daemons left operations behind.
+/// Checks whether dead daemons have left operations open.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn left(client: &Client) -> Result<DeadDaemons, DatabaseError> {
     let query = concat!(
         "SELECT EXISTS (SELECT FROM schemad.operations o WHERE o.state = 'pending' AND NOT ",
@@ -204,7 +207,7 @@ pub(crate) async fn left(client: &Client) -> Result<DeadDaemons, DatabaseError> 
         .unwrap_or_default())
 }
 
-/// Why an operation cannot be cancelled: it has ended.
+/// Returns the failure for a request to cancel an operation that has already ended.
 pub(crate) fn ended(operation: &OperationRow) -> Option<Failure> {
     let open = matches!(
         OperationState::parse(&operation.state),
@@ -223,7 +226,7 @@ pub(crate) fn ended(operation: &OperationRow) -> Option<Failure> {
     })
 }
 
-/// Nobody knows this operation.
+/// Returns the failure for an operation that the ledger does not contain.
 pub(crate) fn unknown(id: Uuid) -> Failure {
     Failure::new(
         Reason::UnknownOperation,

@@ -1,5 +1,5 @@
-//! Reading operations: one, a page of them, and what changed in one since it was looked at last.
-//! Works on a ledger of every version and on a standby.
+//! Reads operations: a single one, a page of a list, and the changes in one since it was last read.
+//! Works with every version of the ledger and on a standby.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,8 @@ use crate::{
     postgres::{DatabaseError, pool::PooledReader},
 };
 
-/// An operation's columns. to_jsonb, because a ledger of version 1 does not have them all.
+/// The columns that make an [`OperationRow`]. Some go through to_jsonb, because a ledger of version
+/// 1 does not have them.
 macro_rules! operation_columns {
     () => {
         "o.id::text AS id, o.kind, o.state, o.principal, o.daemon, o.request_id::text AS \
@@ -31,36 +32,36 @@ macro_rules! operation_columns {
 }
 pub(super) use operation_columns;
 
-/// Which operations.
+/// The criteria for a list of operations. A field that is `None` matches every operation.
 #[derive(Clone, Debug, Default)]
 pub struct OperationFilter {
-    /// Of this kind.
+    /// The kind of the operation.
     pub kind: Option<&'static str>,
-    /// In this state.
+    /// The state of the operation.
     pub state: Option<OperationState>,
-    /// Asked for by this principal.
+    /// The principal that requested the operation.
     pub principal: Option<String>,
-    /// With a step of this version.
+    /// A version that one of the operation's steps has.
     pub version: Option<String>,
-    /// Created at this time or later, in microseconds since 1970.
+    /// The earliest time of creation, in microseconds since 1970.
     pub from: Option<i64>,
-    /// Created before this time, in microseconds since 1970.
+    /// The end of the time of creation (exclusive), in microseconds since 1970.
     pub before: Option<i64>,
-    /// After this one, in the order of the list: when it was created, and its id.
+    /// The last operation of the page before: its time of creation, and its id.
     pub after: Option<(i64, Uuid)>,
 }
 
-/// Operations, the newest first, at most `limit`.
+/// Returns at most `limit` operations, the newest first.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a query fails or the connection is lost.
 pub(crate) async fn list(
     reader: &mut PooledReader,
     filter: &OperationFilter,
     limit: usize,
 ) -> Result<Vec<OperationRow>, DatabaseError> {
-    // A parameter that is null asks for nothing. The range is said twice so that the index on the
-    // time is of use.
+    // A parameter that is null filters nothing. The bounds on the time use coalesce instead of
+    // `IS NULL OR`, so that the index on the time can be used.
     let query = concat!(
         "SELECT ",
         operation_columns!(),
@@ -94,10 +95,10 @@ pub(crate) async fn list(
     reader.end(result).await
 }
 
-/// One operation.
+/// Returns the operation with this id.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a query fails or the connection is lost.
 pub(crate) async fn get(
     reader: &mut PooledReader,
     id: Uuid,
@@ -121,7 +122,7 @@ pub(crate) async fn get(
         .map(OperationRow::from))
 }
 
-/// A database without a ledger has no operations.
+/// Returns whether the table of operations exists. Without a ledger there are no operations.
 async fn exists(reader: &mut PooledReader) -> Result<bool, DatabaseError> {
     #[derive(QueryableByName)]
     struct Exists {
@@ -137,39 +138,39 @@ async fn exists(reader: &mut PooledReader) -> Result<bool, DatabaseError> {
     reader.end(result).await
 }
 
-/// What changed in an operation.
+/// The changes in an operation since it was last read.
 #[derive(Debug)]
 pub(crate) struct OperationChanges {
-    /// The operation now.
+    /// The operation's current row.
     pub operation: OperationRow,
-    /// The steps after those that were seen; all of them the first time.
+    /// The steps after those that were already seen. All steps on the first read.
     pub steps: Vec<StepChange>,
-    /// What the plan said beside its steps, once there is one.
+    /// The plan's record beside its steps. Empty until the operation has started.
     pub planned: PlanRecord,
-    /// How it ended, if it has.
+    /// The operation's result, if it has ended.
     pub ending: Option<OperationEnding>,
 }
 
-/// A step, as the ledger has it.
+/// A row of the table `schemad.steps`.
 #[derive(Clone, Debug)]
 pub(crate) struct StepChange {
-    /// From 1.
+    /// The number of the step, from 1.
     pub ordinal: usize,
     /// The migration's version.
     pub version: String,
-    /// Its name.
+    /// The migration's name.
     pub name: String,
     /// Up or down.
     pub direction: Direction,
-    /// When it was committed and how long it took.
+    /// When the step was committed, and how long it took. `None` until then.
     pub done: Option<(SystemTime, Duration)>,
 }
 
-/// What changed in an operation since its first `seen` steps were done. `None`: there is no such
-/// operation (any more).
+/// Reads the changes in an operation since its first `seen` steps were done. Returns `None` if the
+/// operation does not exist or no longer exists.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a query fails or the connection is lost.
 pub(crate) async fn changes(
     reader: &mut PooledReader,
     id: Uuid,
@@ -327,7 +328,7 @@ impl From<RawOperation> for OperationRow {
 }
 
 impl From<&tokio_postgres::Row> for OperationRow {
-    /// Of a query for the columns above.
+    /// Reads a row of a query for `operation_columns!`.
     fn from(row: &tokio_postgres::Row) -> Self {
         Self {
             id: row.get::<_, String>("id").parse().unwrap_or_default(),

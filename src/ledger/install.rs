@@ -1,6 +1,6 @@
-//! The ledger's own migrations. It has two numbers: its version, and the oldest version a daemon
-//! must know to use it. Every change is additive, so the previous release goes on working beside
-//! the next one.
+//! Creates, checks and upgrades the ledger. The ledger has two numbers: its version, and the oldest
+//! version that a daemon must support to use it. Every change is additive, so the previous release
+//! of schemad keeps working beside the next one.
 
 use std::collections::HashSet;
 
@@ -21,8 +21,8 @@ use crate::{
     sql,
 };
 
-/// What this daemon makes of a ledger: its version, the oldest compatible one, and the SQL that
-/// leads there from the one before.
+/// The ledger's migrations: the version, the oldest version that a daemon must support to use it,
+/// and the SQL that upgrades from the version before.
 const MIGRATIONS: [(i32, i32, &str); 6] = [
     (1, 1, include_str!("0001.sql")),
     (2, 1, include_str!("0002.sql")),
@@ -32,12 +32,12 @@ const MIGRATIONS: [(i32, i32, &str); 6] = [
     (6, 1, include_str!("0006.sql")),
 ];
 
-/// The ledger version of this daemon.
+/// The ledger version that this daemon creates and upgrades to.
 pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
-/// The ledger's tables, each with the version that brought it. One that is missing from a ledger of
-/// that version, or there in one of an earlier version, was changed by hand; and so for the
-/// functions, with the types of their arguments.
+/// The ledger's tables, each with the version that added it. If a table of the ledger's version is
+/// missing, or a table of a later version is present, the ledger was changed by hand. The same
+/// holds for [`FUNCTIONS`], which are listed with the types of their arguments.
 const TABLES: [(i32, &str); 10] = [
     (1, "ledger"),
     (1, "scripts"),
@@ -50,7 +50,7 @@ const TABLES: [(i32, &str); 10] = [
     (2, "watchers"),
     (4, "rehearsals"),
 ];
-/// The columns of the ledger's tables, each row with the version that brought them.
+/// The columns of the ledger's tables. Each entry has the version that added the columns.
 const COLUMNS: [(i32, &str, &str); 13] = [
     (
         1,
@@ -117,43 +117,43 @@ const FUNCTIONS: [(i32, &str); 16] = [
     (6, "note_statement_v3(bigint, integer, text)"),
 ];
 
-/// The version of the ledger that brought the function that looks at Diesel's table.
+/// The first ledger version whose function `diesel_table_problem_v2` checks Diesel's table.
 const DIESEL_TABLE_IS_LOOKED_AT: i32 = 6;
 
-/// What `check` found.
+/// The result of [`check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LedgerState {
-    /// This daemon can use it.
+    /// This daemon can use the ledger.
     Usable,
-    /// There is none, and this daemon may create one, under the lock.
+    /// There is no ledger. This daemon may create it, holding the operation lock.
     ToBeCreated,
-    /// It is of an older version, which this daemon upgrades, under the lock.
+    /// The ledger has an older version. This daemon upgrades it, holding the operation lock.
     ToBeUpgraded,
 }
 
-/// How much a look at the ledger takes in.
+/// The extent of a check of the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InspectionDepth {
-    /// All, in two statements: also what stands on Diesel's table.
+    /// Everything, in two statements. This includes triggers, rules and the like on Diesel's table.
     Closely,
-    /// All but that, in one.
+    /// Everything except what is on Diesel's table, in one statement.
     Shortly,
 }
 
-/// What one look at a ledger in use says.
+/// The result of one check of a ledger in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LedgerStanding {
-    /// Whether this daemon can use it.
+    /// Whether this daemon can use the ledger.
     pub state: LedgerState,
-    /// Operations are pending or running, or a session of schemad's holds the operation lock.
+    /// Whether operations are pending or running, or a session of schemad holds the operation lock.
     pub is_busy: bool,
 }
 
-/// Looks whether there is a ledger and whether this daemon can use it.
+/// Checks whether there is a ledger and whether this daemon can use it.
 ///
 /// # Errors
-/// READ_ONLY_SERVER, MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW, LEDGER_DAMAGED,
-/// DIESEL_TABLE_UNSAFE, ROW_SECURITY, or the database's.
+/// READ_ONLY_SERVER, DATABASE_UNAVAILABLE, MISSING_RIGHT, LEDGER_FOREIGN, LEDGER_TOO_NEW,
+/// LEDGER_DAMAGED, DIESEL_TABLE_UNSAFE, ROW_SECURITY, or a database error.
 pub(crate) async fn check(session: &MigrationSession) -> Result<LedgerState, Failure> {
     let keeping = session.ledger_session();
     let place = LedgerPlace::of(&one(keeping.client(), PLACE).await?);
@@ -171,11 +171,12 @@ pub(crate) async fn check(session: &MigrationSession) -> Result<LedgerState, Fai
     Ok(standing(session, InspectionDepth::Closely).await?.state)
 }
 
-/// The same for a ledger that was usable a moment ago, in one statement. Where the ledger is gone,
-/// or has become unreadable, this is the server's own error; `check` finds its words.
+/// Checks a ledger that was usable a moment ago, with fewer statements than [`check`]. If the
+/// ledger is gone or has become unreadable, the server's own error is returned. [`check`] reports
+/// the cause.
 ///
 /// # Errors
-/// As `check`.
+/// As [`check`].
 pub(crate) async fn standing(
     session: &MigrationSession,
     look: InspectionDepth,
@@ -197,7 +198,8 @@ pub(crate) async fn standing(
     })
 }
 
-/// Where another login keeps the ledger, its address is the one that has to be the primary.
+/// Rewrites READ_ONLY_SERVER if another login writes the ledger. In that case it is the address of
+/// that login that has to lead to the primary.
 fn of_the_keeper(session: &MigrationSession, failure: Failure) -> Failure {
     if session.keeper().is_none() || failure.reason != Reason::ReadOnlyServer {
         return failure;
@@ -211,8 +213,8 @@ fn of_the_keeper(session: &MigrationSession, failure: Failure) -> Failure {
     }
 }
 
-/// The login that runs migrations, where another keeps the ledger: it may call this release's
-/// guards, and that is all it needs.
+/// Checks that the login that runs migrations may call this release's guards. This is all it needs
+/// if another login writes the ledger.
 async fn guards_may_be_used(client: &Client) -> Result<(), Failure> {
     let query = "SELECT quote_ident(current_user), has_schema_privilege(s.oid, 'USAGE'), \
         coalesce(bool_and(has_function_privilege(p.oid, 'EXECUTE')), true) FROM pg_namespace s \
@@ -233,9 +235,9 @@ async fn guards_may_be_used(client: &Client) -> Result<(), Failure> {
     must_have(row.get(0), &lacks)
 }
 
-/// The ledger's tables can be read, and their rows seen. All missing rights are named at once:
-/// while the ledger cannot say where Diesel's table is, those on the one that the search_path
-/// finds.
+/// Checks that the ledger's tables can be read and that row security hides no rows. All missing
+/// rights are reported at once. As long as the ledger cannot be read, Diesel's table is the one
+/// that the search_path finds.
 async fn may_be_read(session: &MigrationSession, place: &LedgerPlace) -> Result<(), Failure> {
     if !place.may_use_schema || place.lacks_tables {
         let mut lacks = place.lacks();
@@ -249,6 +251,7 @@ async fn may_be_read(session: &MigrationSession, place: &LedgerPlace) -> Result<
     }
 }
 
+/// Checks the version and the completeness of the ledger, the rights on it, and Diesel's table.
 async fn judge(
     session: &MigrationSession,
     place: &LedgerPlace,
@@ -284,7 +287,8 @@ async fn judge(
     })
 }
 
-/// Both in one statement, and so in one state: another daemon may upgrade the ledger just now.
+/// Reads the place and the contents of the ledger in one statement, and so in one snapshot. Another
+/// daemon may be upgrading the ledger at this moment.
 async fn whole(client: &Client) -> Result<(LedgerPlace, LedgerContents), Failure> {
     let row = one(
         client,
@@ -294,11 +298,12 @@ async fn whole(client: &Client) -> Result<(LedgerPlace, LedgerContents), Failure
     Ok((LedgerPlace::of(&row), LedgerContents::of(&row)))
 }
 
-/// Creates or upgrades the ledger, and the Diesel table with Diesel's own DDL. Does nothing where
-/// both are there.
+/// Creates or upgrades the ledger, and creates Diesel's table with Diesel's own DDL. Does nothing
+/// if both exist and are up to date. If the ledger was copied from another database, closes the
+/// operations that ran there.
 ///
 /// # Errors
-/// As `check`, or the database's. Nothing is changed then.
+/// As [`check`], or a database error. The failing transaction changes nothing.
 pub(crate) async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
     let session = locked.ledger_session();
     let client = session.client();
@@ -323,8 +328,8 @@ pub(crate) async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
         let update = format!(
             "UPDATE schemad.ledger SET version = {version}, compatible_with = {compatible_with}"
         );
-        // Behind a long reader (a dump of the whole database) it tries again later, rather than
-        // keep others waiting behind it.
+        // If a long reader (a dump of the whole database) holds the tables, the upgrade fails and
+        // is tried again later. Waiting longer would block the statements queued behind it.
         execute(
             client,
             &format!("BEGIN;SET LOCAL lock_timeout='3s';{sql};{update};COMMIT"),
@@ -337,8 +342,8 @@ pub(crate) async fn ensure(locked: &LockedSession) -> Result<(), Failure> {
     restore_diesel_table(client).await
 }
 
-/// A ledger that says it is of another database came here with a dump or a clone. What it lists as
-/// running ran there: it is closed, and nobody acts on it.
+/// Detects a ledger that was copied from another database with a dump or a clone. The operations
+/// that it lists as running ran in that database. They are closed, so that nothing acts on them.
 async fn recognise_copy(client: &Client) -> Result<(), Failure> {
     let query = "WITH now AS (SELECT c.system_identifier, d.oid FROM pg_control_system() c, \
             pg_database d WHERE d.datname = current_database()), before AS (SELECT \
@@ -373,8 +378,8 @@ async fn create(session: &MigrationSession, place: &LedgerPlace) -> Result<(), F
         message += "CREATE SCHEMA schemad;COMMENT ON SCHEMA schemad IS 'schemad''s ledger: which \
             migrations ran, when and by whom';";
     }
-    // Both names were quoted by the server. Without a schema the server says why a table cannot be
-    // created.
+    // The server quoted both names. If there is no schema, the server reports that the table cannot
+    // be created.
     let schema = absent
         .current_schema
         .as_deref()
@@ -400,8 +405,9 @@ async fn create(session: &MigrationSession, place: &LedgerPlace) -> Result<(), F
     Ok(())
 }
 
-/// Creates Diesel's table where the ledger says it is, when it is gone and the ledger lists nothing
-/// as applied. Else it is gone by mistake, and the planner refuses.
+/// Creates Diesel's table where the ledger expects it, if it is gone and the ledger lists no
+/// applied migration. If the ledger lists one, the table is gone by mistake, and the planner
+/// refuses.
 async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
     let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l \
         WHERE NOT EXISTS (SELECT FROM schemad.migrations) \
@@ -417,8 +423,8 @@ async fn restore_diesel_table(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Creates the table that the server calls `name` where there is none; else makes sure, with the
-/// table locked, that writing it runs no code of others. For a transaction.
+/// Creates Diesel's table under the quoted name `name` if there is none. Then locks it and checks
+/// that writing to it runs no foreign code. Must be called in a transaction.
 pub(super) async fn prepare_diesel_table(
     client: &Client,
     name: &str,
@@ -434,7 +440,7 @@ pub(super) async fn prepare_diesel_table(
     client
         .batch_execute(&format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE"))
         .await?;
-    // What the name leads to now is what is locked.
+    // The name is resolved again, now that the table is locked.
     let Some(oid) = look().await? else {
         return Err(postgres::DatabaseError::unsafe_table(
             name,
@@ -455,12 +461,14 @@ fn diesel_table(name: &str) -> String {
     )
 }
 
-/// True for the owner of something of the ledger that could do as the daemon anyway: a superuser,
-/// the daemon's own role, a role that this one is a member of; but not the one that migrations run
-/// as, and a superuser is a member of all. His code runs with what he owns: a function's, a
-/// trigger's, a default's.
+/// SQL that is true if the owner of an object of the ledger is trusted: a superuser, the daemon's
+/// own role, or a role that the daemon's role is a member of. The last does not count for the role
+/// that migrations run as, nor if the daemon's role is a superuser, which is a member of every
+/// role. An untrusted owner's code would run with the daemon's rights: its functions, triggers and
+/// column defaults.
 macro_rules! ledger_owner {
-    // Or one whom the login $1 trusts, which runs migrations where another reads.
+    // Also true for a role that the login `$1` trusts. This is the login that runs migrations, if
+    // another login reads.
     ($owner:literal, $login:literal) => {
         concat!(
             "(",
@@ -487,11 +495,11 @@ macro_rules! ledger_owner {
 
 pub(super) use ledger_owner;
 
-/// What stands on a table `c` of the ledger that is not the ledger's and could run code, and what
-/// removes it: an array of both, or NULL. Whoever has a right on the table may add a trigger or a
-/// reference; its owner, who is trusted, may have added the rest before he was. What is
-/// PostgreSQL's own is in no row of pg_depend, so whatever depends on more than relations calls
-/// something of others.
+/// SQL that finds something on a table `c` of the ledger that is not part of the ledger and could
+/// run code. It returns an array of the problem and the statement that removes it, or NULL. A role
+/// with the TRIGGER or REFERENCES right on the table can add a trigger or a foreign key. The rest
+/// only the owner can add, perhaps before the owner was trusted. pg_depend has no rows for
+/// PostgreSQL's own objects, so anything that depends on more than relations calls foreign code.
 macro_rules! table_problem {
     () => {
         "coalesce(CASE WHEN c.relkind <> 'r' THEN ARRAY[format('schemad.%I is not an ordinary \
@@ -534,10 +542,10 @@ macro_rules! table_problem {
     };
 }
 
-/// The server, the role, and what there is of the ledger: one row, whether there is a ledger or
-/// not. Everything is looked up by its name, so that a database of any size costs the same. A name
-/// is looked up in pg_class rather than by to_regclass, because that does not see what lies in a
-/// schema that the role may not use.
+/// SQL that reads the server, the role, and which parts of the ledger exist. It returns one row,
+/// with or without a ledger. Everything is looked up by name, so that the cost does not depend on
+/// the size of the database. Names are looked up in pg_class and not by to_regclass, which does not
+/// see objects in a schema that the role may not use.
 macro_rules! place {
     ($problem:expr) => {
         concat!(
@@ -587,14 +595,16 @@ macro_rules! place {
     };
 }
 
-/// Before anything is read: whose the ledger is.
+/// The query for a [`LedgerPlace`] without the objects on its tables. It runs before any table of
+/// the ledger is read, to check the owners.
 const PLACE: &str = place!("NULL::text[]");
 
-/// With what stands on the tables, which reading them does not run.
+/// As [`PLACE`], and also finds foreign objects on the tables. Reading the tables does not run
+/// them.
 const PLACE_AND_TABLES: &str = place!(table_problem!());
 
-/// True for an owner `o` of a relation that could do as the daemon anyway: a superuser, the owner
-/// of the ledger, or before there is one the daemon's own role. Anybody else's table runs its
+/// SQL that is true if the owner `o` of a relation is trusted: a superuser, the owner of the ledger
+/// or, before there is a ledger, the daemon's own role. A table of any other owner runs that
 /// owner's code when it is read or planned for: views, policies, casts, statistics.
 macro_rules! trusted_owner {
     () => {
@@ -605,9 +615,9 @@ macro_rules! trusted_owner {
 }
 pub(super) use trusted_owner;
 
-/// What the ledger says of itself, and Diesel's table where the ledger says it is: one row, also
-/// where the ledger's own is missing. LIMIT 1 tells the planner that it is one, so that it looks
-/// names up instead of reading all of pg_class.
+/// The query for [`LedgerContents`]: the ledger's own row, and Diesel's table where the ledger
+/// expects it. It returns one row, even if the ledger's own row is missing. LIMIT 1 tells the
+/// planner that there is one row, so that it looks names up instead of reading all of pg_class.
 const CONTENTS: &str = concat!(
     "SELECT l.version, l.compatible_with, quote_ident(n.nspname) AS diesel_schema, \
      has_schema_privilege(n.oid, 'USAGE') AS may_use_diesel_schema, quote_ident(n.nspname) || '.' \
@@ -629,18 +639,18 @@ const CONTENTS: &str = concat!(
      LEFT JOIN pg_roles o ON o.oid = d.relowner"
 );
 
-/// What only the configured search_path can tell: which table is Diesel's, where it would be
-/// created, and the path itself.
+/// The values that depend on the configured search_path: Diesel's table, the schema where it would
+/// be created, and the path itself.
 const LOOK_UP: &str = "SELECT \
     pg_catalog.to_regclass('__diesel_schema_migrations')::pg_catalog.oid, \
     pg_catalog.current_schema(), pg_catalog.current_setting('search_path')";
 
-/// The server, the role, and what there is of the ledger.
+/// The server, the role, and which parts of the ledger exist.
 struct LedgerPlace {
-    /// Quoted.
+    /// The current role, quoted.
     role: String,
     is_superuser: bool,
-    /// Runs the migrations, quoted, where it is not the role that logs in.
+    /// The role that runs migrations, quoted, if it is not the role that logs in.
     migrating_role: Option<String>,
     database: String,
     is_read_only: bool,
@@ -651,17 +661,17 @@ struct LedgerPlace {
     may_create_schema: bool,
     has_ledger: bool,
     tables: Vec<String>,
-    /// Each behind its table's name and a dot.
+    /// The columns, each as TABLE.COLUMN.
     columns: HashSet<String>,
     functions: Vec<String>,
-    /// Whether the role lacks a right on one of the ledger's tables, and on one of its functions.
+    /// Whether the role lacks a right on one of the ledger's tables, or on one of its functions.
     lacks_tables: bool,
     lacks_functions: bool,
-    /// A table whose rows row security hides.
+    /// A table of the ledger with rows hidden by row security.
     hidden_table: Option<String>,
-    /// What belongs to somebody who is not trusted: its kind, its name, and whose it is.
+    /// An object with an untrusted owner: its kind, its name and its owner.
     foreign: Option<Vec<String>>,
-    /// What stands on a table that is not the ledger's, and what removes it.
+    /// Something on a table that is not part of the ledger, and the statement that removes it.
     problem: Option<Vec<String>>,
 }
 
@@ -691,7 +701,7 @@ impl LedgerPlace {
         }
     }
 
-    /// Nobody's code runs by what there is of the ledger who could not do as the daemon anyway.
+    /// Checks that using the ledger runs no code of a role that does not have the daemon's rights.
     fn is_trusted(&self) -> Result<(), Failure> {
         if let Some(foreign) = self.foreign.as_deref().and_then(ForeignObject::of) {
             let migrating_role = self.migrating_role.as_deref();
@@ -735,8 +745,8 @@ impl LedgerPlace {
         Ok(())
     }
 
-    /// Everything is there that a ledger of this version has, and nothing of a later one that this
-    /// daemon knows.
+    /// Checks that the ledger has everything that belongs to its version, and no table or function
+    /// of a later version that this daemon supports.
     fn is_whole(&self, version: i32) -> Result<(), Failure> {
         let kinds = [
             ("table", &TABLES[..], &self.tables),
@@ -757,7 +767,7 @@ impl LedgerPlace {
                 }
             }
         }
-        // A column more may be of a later version.
+        // Additional columns are accepted. They may belong to a later version.
         for (_, table, columns) in COLUMNS.iter().filter(|(since, ..)| *since <= version) {
             if let Some(column) = columns
                 .split(' ')
@@ -771,7 +781,8 @@ impl LedgerPlace {
         Ok(())
     }
 
-    /// What the guards and the operations' own SQL need on a ledger that another role made.
+    /// Returns the rights that the guards and the statements of an operation need and the role
+    /// lacks. The ledger may have been created by another role.
     fn lacks(&self) -> Vec<String> {
         let needs = [
             (!self.may_use_schema, "USAGE ON SCHEMA schemad"),
@@ -812,7 +823,7 @@ impl LedgerPlace {
     }
 }
 
-/// All rights that are missing at once, so that nobody has to ask for them one by one.
+/// Returns an error that lists all missing rights at once, so that one round of GRANTs is enough.
 fn must_have(role: &str, lacks: &[String]) -> Result<(), Failure> {
     match lacks {
         [] => Ok(()),
@@ -827,8 +838,8 @@ fn must_have(role: &str, lacks: &[String]) -> Result<(), Failure> {
                 .map(|right| format!("GRANT {right} TO {role}"))
                 .collect();
             let message = format!("the role {role} lacks rights: {};", grants.join("; "));
-            // One key each: a value that is too long for a trailer is cut, and half a GRANT is
-            // none.
+            // One key for each GRANT. A value that is too long for a trailer is cut, and a GRANT
+            // that is cut is useless.
             let keys = ["grant", "grant_2", "grant_3", "grant_4"];
             let failure = Failure::new(Reason::MissingRight, message);
             Err(keys
@@ -839,15 +850,15 @@ fn must_have(role: &str, lacks: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// What the ledger says of itself, and Diesel's table.
+/// The ledger's own row, and the state of Diesel's table.
 #[derive(Default)]
 struct LedgerContents {
-    /// `None`: the ledger's row is missing.
+    /// `None` if the ledger's row is missing.
     version: Option<i32>,
     compatible_with: i32,
     diesel_schema: Option<String>,
     may_use_diesel_schema: bool,
-    /// With its schema, quoted. `None`: there is none of that name.
+    /// Diesel's table with its schema, quoted. `None` if there is no table of that name.
     diesel: Option<String>,
     diesel_oid: Option<u32>,
     may_use_diesel: bool,
@@ -855,7 +866,8 @@ struct LedgerContents {
     diesel_is_hidden: bool,
     diesel_owner: Option<String>,
     owner_is_trusted: bool,
-    /// As whom the guards write Diesel's table, quoted, and whether they may.
+    /// The role that the guards write Diesel's table as, quoted. The next two fields are its
+    /// rights.
     ledger_owner: String,
     owner_may_use_diesel_schema: bool,
     owner_may_use_diesel: bool,
@@ -886,9 +898,9 @@ impl LedgerContents {
         }
     }
 
-    /// Diesel's table, where there is one, has an owner that could do as the daemon anyway, and is
-    /// a table whose rows can be seen. Others may be able to write the ledger, which says where it
-    /// is.
+    /// Checks that Diesel's table, if it exists, has a trusted owner, is an ordinary table, and
+    /// hides no rows. The ledger names the table, and a role that is not trusted may be able to
+    /// write the ledger.
     async fn diesel_may_be_used(&self, session: &MigrationSession) -> Result<(), Failure> {
         let Some(table) = &self.diesel else {
             return Ok(());
@@ -915,7 +927,8 @@ impl LedgerContents {
 }
 
 impl LedgerContents {
-    /// The guards write Diesel's table with the rights of the ledger's owner.
+    /// Checks that the ledger's owner may write Diesel's table. The guards write it with the rights
+    /// of that owner.
     fn guards_may_use_diesel(&self) -> Result<(), Failure> {
         match (
             &self.diesel_schema,
@@ -933,8 +946,8 @@ impl LedgerContents {
         }
     }
 
-    /// Writing Diesel's table runs no code of others, as far as can be told without a lock on it:
-    /// each step's guard looks again, with one.
+    /// Checks that writing to Diesel's table runs no foreign code. Without a lock on the table this
+    /// can change at any time, so the guard of each step checks again with a lock.
     async fn diesel_is_plain(&self, client: &Client) -> Result<(), Failure> {
         let (Some(oid), Some(table)) = (self.diesel_oid, &self.diesel) else {
             return Ok(());
@@ -961,22 +974,22 @@ async fn session_role(session: &MigrationSession) -> Result<String, Failure> {
         .get(0))
 }
 
-/// What there is in place of a ledger.
+/// The parts that exist when there is no ledger.
 struct AbsentLedger {
-    /// Something in the schema that is not schemad's, whatever kind of thing: each depends on the
-    /// schema, which pg_depend has an index for.
+    /// An object in the schema `schemad` that is not part of a ledger, of any kind. Every object in
+    /// a schema depends on the schema, and pg_depend has an index for that.
     foreign: Option<String>,
-    /// The Diesel table with its schema, quoted.
+    /// Diesel's table with its schema, quoted.
     diesel: Option<String>,
     may_use_diesel: bool,
     is_table: bool,
     diesel_is_hidden: bool,
-    /// Of the Diesel table, when it is not one that could do as the daemon anyway.
+    /// The owner of Diesel's table, if it is not trusted.
     untrusted_owner: Option<String>,
-    /// Where the Diesel table would be created, quoted.
+    /// The schema where Diesel's table would be created, quoted.
     current_schema: Option<String>,
     may_create_diesel: bool,
-    /// What the role lacks on a schema of the search_path that it may not use.
+    /// The right that the role lacks on a schema of the search_path that it may not use.
     hidden: Option<String>,
 }
 
@@ -1082,7 +1095,7 @@ impl AbsentLedger {
         })
     }
 
-    /// What is missing to use Diesel's table, or to create it.
+    /// Returns the right that is missing to use or to create Diesel's table.
     fn lacks_diesel(&self) -> Option<String> {
         match (&self.diesel, &self.current_schema) {
             (Some(table), _) if !self.may_use_diesel => {
@@ -1097,7 +1110,7 @@ impl AbsentLedger {
     }
 }
 
-/// A ledger that somebody changed by hand, or that was restored in part.
+/// Returns the failure for a ledger that was changed by hand or restored in part.
 fn damaged(problem: &str) -> Failure {
     Failure::new(Reason::LedgerDamaged, format!("{problem}: {LEDGER_REPAIR}"))
         .with("problem", problem)
@@ -1120,10 +1133,10 @@ async fn one(client: &Client, query: &str) -> Result<Row, Failure> {
         .ok_or_else(|| Failure::new(Reason::Internal, "the catalog returned no row"))
 }
 
-/// Sends a message that is one transaction, and ends that transaction when it fails.
+/// Sends a message that is one transaction. Rolls the transaction back if the message fails.
 async fn execute(client: &Client, sql: &str) -> Result<(), Failure> {
     if let Err(error) = client.batch_execute(sql).await {
-        // The session may be gone, and then so is the transaction.
+        // If the connection is lost, so is the transaction.
         let _ = client.batch_execute("ROLLBACK").await;
         return Err(postgres::DatabaseError::from(error).into());
     }
@@ -1134,7 +1147,7 @@ async fn execute(client: &Client, sql: &str) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// As the ledger's SQL has them: whoever adds one has to name it here.
+    /// Compares [`COLUMNS`] with the ledger's SQL. A column that is added there must be listed.
     #[test]
     fn every_column_is_known_with_its_version() {
         let (mut found, mut table) = (Vec::new(), String::new());

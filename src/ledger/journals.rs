@@ -1,5 +1,5 @@
-//! The journals of scripts that are not one transaction: begun, taken over and ended with the
-//! operation that runs them.
+//! The journals of scripts that are not one transaction. They are begun, taken over and deleted
+//! together with the operation that runs the script.
 
 use tokio_postgres::{
     Client,
@@ -9,8 +9,8 @@ use tokio_postgres::{
 use super::{operations::NewStepRow, settle::Settlement};
 use crate::postgres::{DatabaseError, lock::operation_lock, session::insist};
 
-/// Begins or takes over the journals of the scripts that are not one transaction, and ends those
-/// that others settled.
+/// Begins or takes over the journals of the scripts that are not one transaction. Deletes those of
+/// migrations that another tool has settled.
 pub(super) async fn write(
     client: &Client,
     steps: &[NewStepRow<'_>],
@@ -19,8 +19,9 @@ pub(super) async fn write(
 ) -> Result<(), DatabaseError> {
     let settled: Vec<i64> = settlement.settled_journals().collect();
     let taken_over: Vec<i64> = steps.iter().filter_map(|step| step.resume.step).collect();
-    // Those without progress are of no use to anybody, and the parts that did not run may have been
-    // mended. What an index build found before its first try is progress.
+    // A journal without progress is useless. Of a journal that is taken over, the parts that did
+    // not run are replaced, because the script may have been repaired. The indexes that existed
+    // before the first attempt at an index build count as progress.
     let clear = "DELETE FROM schemad.statements t WHERE t.step = ANY ($1) \
         OR NOT EXISTS (SELECT FROM schemad.statements q WHERE q.step = t.step \
             AND (q.state <> 'pending' OR q.indexes_before IS NOT NULL)) \
@@ -69,10 +70,10 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Diesel's table, as the server quotes it.
+/// Returns the name of Diesel's table, quoted by the server.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn diesel_table(client: &Client) -> Result<String, DatabaseError> {
     let query = "SELECT format('%I.%I', l.diesel_schema, l.diesel_table) FROM schemad.ledger l";
     let rows = insist!(client.query_typed(query, &[]))?;
@@ -81,12 +82,13 @@ pub(crate) async fn diesel_table(client: &Client) -> Result<String, DatabaseErro
         .ok_or_else(|| DatabaseError::Lost("the ledger is empty".into()))
 }
 
-/// Writes the state of a statement (its step, its ordinal) that runs outside a transaction, beside
-/// the session that runs it, which has the process id `holder`. False: that session does not hold
-/// the operation lock, or the journal is not where it was.
+/// Writes the state of a statement, given by its step and ordinal, that runs outside a transaction.
+/// Another session than `client` runs it, which has the process id `holder`. Returns false if that
+/// session does not hold the operation lock, or the statement is not in the journal or already
+/// done.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn note(
     client: &Client,
     (step, ordinal): (i64, i32),
@@ -111,11 +113,11 @@ pub(crate) async fn note(
     Ok(!noted.is_empty())
 }
 
-/// A statement failed outside a transaction, and may have committed a part of its work before that:
-/// its state stays "running", because only a person can tell, with the time of its end.
+/// Records the end of a statement that failed outside a transaction. It may have committed a part
+/// of its work before that, which only a person can determine. So its state stays `running`.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn note_failed(
     client: &Client,
     step: i64,
@@ -127,11 +129,11 @@ pub(crate) async fn note_failed(
     Ok(())
 }
 
-/// A statement that failed left nothing, so the next try begins as the first did: which indexes
-/// there were before is forgotten.
+/// Clears the list of indexes that existed before a statement was first tried. Its failed attempt
+/// left nothing behind, so the next attempt starts afresh.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn forget_try(
     client: &Client,
     step: i64,
@@ -143,11 +145,12 @@ pub(crate) async fn forget_try(
     Ok(())
 }
 
-/// What an earlier try left is removed: its row in the journal becomes that of the part (checksum,
-/// how it settles) which stands there now, or goes.
+/// Records that the remains of an earlier attempt were removed. `now` is the checksum and the way
+/// of settling of the part that has its place in the script now. The journal's row is changed to
+/// that part, or deleted if there is none.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn forget_tried(
     client: &Client,
     step: i64,

@@ -1,4 +1,4 @@
-//! The operation that ended last, for whoever asks how things stand.
+//! Reads the operation that ended last, for the status report.
 
 use diesel::sql_query;
 use diesel_async::RunQueryDsl as _;
@@ -9,12 +9,12 @@ use super::{
 };
 use crate::postgres::{DatabaseError, pool::PooledReader};
 
-/// The newest operation that has ended, which the index on the time they were created at finds
-/// without reading the others: one runs at a time, so the newest is the last. `None`: there is none
-/// yet. There has to be a ledger.
+/// Returns the newest operation that has ended, or `None` if there is none. Operations run one at a
+/// time, so the newest is the last. The index on the time of creation finds it without a scan.
+/// There must be a ledger.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn read(reader: &mut PooledReader) -> Result<Option<OperationRow>, DatabaseError> {
     let query = concat!(
         "SELECT ",

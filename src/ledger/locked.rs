@@ -1,6 +1,6 @@
-//! Who has locked a table of the ledger. Statements of schemad's own wait for a lock as long as the
-//! session's lock_timeout says (`db/session.rs`); afterwards this tells who was in the way, because
-//! an operation that is refused has to name them.
+//! Finds the sessions that have locked a table of the ledger. schemad's own statements wait for a
+//! lock as long as the session's lock_timeout allows (`postgres/session.rs`). When that time is
+//! over, the operation is refused, and the refusal names the sessions in its way.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tokio_postgres::Client;
 
 use crate::postgres::{DatabaseError, activity::Blocker};
 
-/// Other sessions of this database that hold a lock on a table of the ledger, or on Diesel's, that
-/// schemad's own statements wait for. A lock on the whole table is named before one on rows, which
-/// is named only where nobody has the other. Where Diesel's table is stands in the ledger, which
-/// may be what is locked, so every table of its name counts.
+/// The other sessions of this database that hold a lock on a table of the ledger or on Diesel's
+/// table for which schemad's own statements wait. The result has locks on whole tables and locks on
+/// rows. The latter are used only if there are none of the former. The location of Diesel's table
+/// is in the ledger, which may itself be locked, so every table of its name counts.
 const BLOCKERS: &str = "SELECT DISTINCT ON (l.pid) l.pid, a.usename::text, a.application_name, \
         a.state, pg_catalog.date_part('epoch'::text, pg_catalog.clock_timestamp() - \
         coalesce(a.xact_start, a.state_change)), l.relation::regclass::text, l.mode, l.mode IN \
@@ -25,10 +25,10 @@ const BLOCKERS: &str = "SELECT DISTINCT ON (l.pid) l.pid, a.usename::text, a.app
         'ExclusiveLock', 'AccessExclusiveLock') OR l.mode IN ('RowShareLock', 'RowExclusiveLock') \
         AND a.application_name IS DISTINCT FROM 'schemad') ORDER BY l.pid, is_weak LIMIT 20";
 
-/// The sessions in the way; empty where they are gone by now.
+/// Returns the blocking sessions. Empty if they are gone by now.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn by(client: &Client) -> Result<Vec<Blocker>, DatabaseError> {
     let rows = client.query_typed(BLOCKERS, &[]).await?;
     let is_weak = |row: &tokio_postgres::Row| row.get::<_, bool>(7);

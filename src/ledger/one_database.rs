@@ -1,6 +1,7 @@
-//! DATABASE_URL and MIGRATION_DATABASE_URL have to lead to one database, told by the server and the
-//! database themselves, because a restored dump or a clone carries the same ledger. Else status,
-//! lists and health would report one database while operations change another.
+//! Checks that DATABASE_URL and MIGRATION_DATABASE_URL lead to the same database. If they did not,
+//! status, lists and health would report one database while operations change another. The check
+//! compares identifiers of the server and the database. The ledger would not do, because a restored
+//! dump or a clone carries the same one.
 
 use std::time::Duration;
 
@@ -12,41 +13,43 @@ use crate::{
     postgres::{DatabaseError, pool::ReadPool},
 };
 
-/// Reading is not what an operation waits for.
+/// The longest that the check may wait for the reading address. It must not delay an operation.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// Which database a session is in.
+/// The identity of the database that a session is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DatabaseIdentity {
     /// The system identifier that initdb gave the server, and the database's oid. A physical
-    /// standby has its primary's.
+    /// standby has the same values as its primary.
     pub database: String,
-    /// When the server started, in microseconds since 1970. `None`: it is a standby. Two servers
-    /// that take writes are not one, although one may have been copied from the other.
+    /// The time at which the server started, in microseconds since 1970. `None` for a standby. Two
+    /// servers that both accept writes are different databases, even if one was copied from the
+    /// other.
     pub primary_since: Option<i64>,
 }
 
-/// One row: the columns of [`DatabaseIdentity`].
+/// The query for a [`DatabaseIdentity`]. It returns one row.
 pub(super) const IDENTITY: &str = "SELECT c.system_identifier::text || '/' || d.oid::text AS \
     database, CASE WHEN NOT pg_is_in_recovery() THEN (extract(epoch FROM \
     pg_postmaster_start_time()) * 1000000)::bigint END AS primary_since FROM pg_control_system() \
     c, pg_database d WHERE d.datname = current_database()";
 
-/// Compares what is read with where migrations run.
+/// Compares the database that is read with the database where migrations run.
 #[derive(Clone)]
 pub(crate) struct SameDatabaseCheck(Option<ReadPool>);
 
 impl SameDatabaseCheck {
-    /// `reading`: sessions of the other address. `None`: there is one address.
+    /// Creates the check. `reading` is the pool of the reading address, or `None` if there is only
+    /// one address.
     pub(crate) fn new(reading: Option<ReadPool>) -> Self {
         Self(reading)
     }
 
-    /// Whether it is proved that this session's database is the one that is read. It is not while
-    /// the one that is read is away, which others report.
+    /// Returns whether this session's database was proved to be the one that is read. It is not
+    /// proved while the reading address cannot be reached. Other code reports that.
     ///
     /// # Errors
-    /// DATABASES_DIFFER, or the database's where migrations run.
+    /// DATABASES_DIFFER, or an error of the session where migrations run.
     pub(crate) async fn prove(&self, migrating: &Client) -> Result<bool, Failure> {
         let Some(pool) = &self.0 else { return Ok(true) };
         let reading = async { read::identity(&mut *pool.get().await?).await };
@@ -57,10 +60,10 @@ impl SameDatabaseCheck {
     }
 }
 
-/// Which database the session is in.
+/// Returns the identity of the database that the session is connected to.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn identity(client: &Client) -> Result<DatabaseIdentity, DatabaseError> {
     let rows = client.query_typed(IDENTITY, &[]).await?;
     let row = rows
@@ -72,7 +75,7 @@ pub(crate) async fn identity(client: &Client) -> Result<DatabaseIdentity, Databa
     })
 }
 
-/// Compares the two.
+/// Returns an error if the two identities are of different databases.
 ///
 /// # Errors
 /// DATABASES_DIFFER.

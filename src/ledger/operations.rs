@@ -1,5 +1,5 @@
-//! Writing an operation's begin, steps and end. Every function that writes more than one row is one
-//! transaction.
+//! Writes the beginning, the steps and the end of an operation. A function that writes more than
+//! one row does so in one transaction.
 
 use std::time::Duration;
 
@@ -25,41 +25,42 @@ use crate::{
     },
 };
 
-/// A step to be recorded.
+/// A step that is to be inserted into `schemad.steps`.
 pub(crate) struct NewStepRow<'a> {
     /// The migration's version.
     pub version: &'a str,
-    /// Its name.
+    /// The migration's name.
     pub name: &'a str,
     /// Up or down.
     pub direction: Direction,
-    /// What runs.
+    /// The script that the step runs.
     pub script: &'a Script,
-    /// For an up: the down that belongs to it.
+    /// The down script that belongs to an up script.
     pub down: Option<&'a Script>,
-    /// Its signature, where there is a key.
+    /// The signature of the down script, if a signing key is configured.
     pub down_mac: Option<Vec<u8>>,
-    /// How long one attempt may wait for a lock; 0 is without end.
+    /// The longest that one attempt may wait for a lock. 0 means no limit.
     pub lock_timeout: Duration,
-    /// How long one statement may run; 0 is without end.
+    /// The longest that one statement may run. 0 means no limit.
     pub statement_timeout: Duration,
-    /// The parts of a script that is not one transaction: checksum, and how it can be told whether
-    /// one took effect.
+    /// The parts of a script that is not one transaction. Each is its checksum, and how to
+    /// determine after a crash whether it took effect.
     pub parts: &'a [(String, &'static str)],
-    /// Where such a script goes on.
+    /// The part where a script that is not one transaction resumes.
     pub resume: ResumePoint,
-    /// A statement for an index that failed there, and is no longer in the script.
+    /// A statement for an index that failed in an earlier attempt and is no longer in the script.
     pub earlier: Option<&'a AbandonedIndex>,
-    /// Runs it, where it is not the session's own role.
+    /// The role that runs the script, if it is not the session's own role.
     pub role: Option<&'a str>,
 }
 
-/// Writes everything an operation needs before its first step: what others changed, the scripts,
-/// the steps; and makes it the running one. Returns the steps' ids in order; `None` when another
-/// daemon has closed the operation meanwhile.
+/// Writes everything that an operation needs before its first step: the changes made by other
+/// tools, the scripts, and the steps. Sets the operation's state to running. Returns the ids of the
+/// steps in order. Returns `None` if another daemon has closed the operation or the session has
+/// lost the operation lock.
 ///
 /// # Errors
-/// The database's, or its loss; nothing is written then.
+/// Returns an error if a statement fails or the connection is lost. Nothing is written then.
 pub(crate) async fn begin(
     locked: &LockedSession,
     operation: Uuid,
@@ -70,8 +71,8 @@ pub(crate) async fn begin(
     let client = locked.ledger();
     client.batch_execute("BEGIN").await?;
     let written = write_begin(locked, operation, steps, settlement, planned).await;
-    // Every other statement of the session is a message of its own, so ending it here covers every
-    // way out.
+    // Every other statement of the session is a transaction of its own. So ending the transaction
+    // here covers every return path.
     client
         .batch_execute(if matches!(written, Ok(Some(_))) {
             "COMMIT"
@@ -99,8 +100,8 @@ async fn write_begin(
         .adopted
         .iter()
         .filter_map(|(_, migration)| *migration);
-    // The journal's row keeps only its checksum until what it left is removed, which this operation
-    // may not come to.
+    // The journal keeps only the checksum of the failed statement until what it left is removed.
+    // This operation may end before it does that, so the statement's text is stored as a script.
     let tried =
         |earlier: &AbandonedIndex| Script::new(earlier.sql.as_str(), ScriptMode::NonTransactional);
     let tried: Vec<Script> = steps
@@ -147,9 +148,10 @@ async fn write_begin(
     Ok(Some(ids))
 }
 
-/// Whether the session for migrations still holds the operation lock, asked on the one that keeps
-/// the ledger. The operation's row is locked first: another daemon that wins the lock from now on
-/// closes it after this transaction, and plans after that.
+/// Returns whether the session for migrations still holds the operation lock. The query runs on the
+/// session that writes the ledger. The operation's row is locked first, so that another daemon that
+/// acquires the operation lock from now on waits for this transaction before it closes the
+/// operation and plans its own.
 async fn still_holds(client: &Client, operation: Uuid, pid: i32) -> Result<bool, DatabaseError> {
     let row = "SELECT FROM schemad.operations o WHERE o.id = $1 AND o.state = 'pending' FOR \
         UPDATE";
@@ -187,7 +189,7 @@ async fn insert_steps(
 ) -> Result<Vec<i64>, DatabaseError> {
     let column =
         |of: &dyn Fn(&NewStepRow<'_>) -> Option<String>| steps.iter().map(of).collect::<Vec<_>>();
-    // sql::settings keeps them within PostgreSQL's own range.
+    // `sql::settings` keeps the values within PostgreSQL's own range.
     let millis = |of: &dyn Fn(&NewStepRow<'_>) -> Duration| {
         steps
             .iter()
@@ -401,7 +403,7 @@ async fn write_resolution(
             let versions: Vec<String> = versions.iter().map(|row| row.get(0)).collect();
             serde_json::json!({ "restored_in_diesel_table": versions })
         }
-        // What is forgotten is written with what others reverted.
+        // `write_settlement` deletes the rows, together with those that other tools reverted.
         LedgerResolution::NothingApplied => serde_json::json!({ "nothing_applied": true }),
     };
     note(client, operation, "resolved", &settled.to_string()).await
@@ -412,12 +414,12 @@ fn seconds(at: Option<std::time::SystemTime>) -> f64 {
         .map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// Records how an operation ended. False: another daemon closed it, and it stays as that left it.
-/// But that it was interrupted, which is all that another daemon can say, gives way to what its own
-/// daemon knows.
+/// Records the end of an operation. Returns false if another daemon closed it, in which case the
+/// row is left unchanged. The exception is the state interrupted, the only one that another daemon
+/// can record. The operation's own daemon replaces it with the actual outcome.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a statement fails or the connection is lost.
 pub(crate) async fn end(
     client: &Client,
     id: Uuid,
@@ -449,25 +451,25 @@ async fn write_end(
     Ok(!ended.is_empty())
 }
 
-/// Records that an operation was accepted although it has to wait: from then on a repeat is told so
-/// by every daemon.
+/// Records that an operation was accepted although it has to wait. From then on every daemon
+/// answers a repeated request with that operation.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn accept(client: &Client, id: Uuid) -> Result<(), DatabaseError> {
     note(client, id, "accepted", "{}").await
 }
 
-/// A step's next try may wait only so long for its locks, where its row says more.
+/// Limits the lock timeout of a step's next attempt to `left`, if the step's own is longer.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn shorten_wait(
     client: &Client,
     step: i64,
     left: Duration,
 ) -> Result<(), DatabaseError> {
-    // 0 would be without end.
+    // 0 would mean no limit.
     let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
     let update = "UPDATE schemad.steps SET lock_timeout_ms = $2 WHERE id = $1 AND state = \
         'pending' AND lock_timeout_ms > $2";
@@ -475,10 +477,10 @@ pub(crate) async fn shorten_wait(
     Ok(())
 }
 
-/// The highest applied version, as the ledger has it.
+/// Returns the highest applied version in the ledger.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn current_version(client: &Client) -> Result<Option<String>, DatabaseError> {
     let highest =
         "SELECT m.version FROM schemad.migrations m ORDER BY m.version COLLATE \"C\" DESC LIMIT 1";
@@ -489,10 +491,10 @@ pub(crate) async fn current_version(client: &Client) -> Result<Option<String>, D
         .map(|row| row.get(0)))
 }
 
-/// How many steps of an operation are committed.
+/// Returns the number of committed steps of an operation.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn steps_done(client: &Client, id: Uuid) -> Result<usize, DatabaseError> {
     let count = "SELECT count(*) FROM schemad.steps WHERE operation = $1 AND state = 'applied'";
     let rows = client.query_typed(count, &[(&id, Type::UUID)]).await?;
@@ -501,7 +503,7 @@ pub(crate) async fn steps_done(client: &Client, id: Uuid) -> Result<usize, Datab
     }))
 }
 
-/// A change of state, in the transaction that makes it.
+/// Inserts an event. It has to run in the transaction of the change that the event records.
 pub(super) async fn note(
     client: &Client,
     operation: Uuid,

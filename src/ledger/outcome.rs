@@ -1,4 +1,4 @@
-//! The states of an operation and how far it came.
+//! The states of an operation, and its result.
 
 use std::fmt;
 
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{failure::Failure, migration::run_mode::RunMode};
 
-/// The life of an operation.
+/// The state of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperationState {
-    /// Waits for the lock.
+    /// Waiting for the operation lock.
     Pending,
-    /// Holds the lock.
+    /// Holding the operation lock.
     Running,
-    /// Did all its steps.
+    /// Completed all its steps.
     Succeeded,
-    /// Was refused or its SQL failed.
+    /// Was refused, or its SQL failed.
     Failed,
-    /// Its daemon or its session went away.
+    /// Lost its daemon or its session.
     Interrupted,
-    /// Somebody cancelled it.
+    /// Was cancelled on request.
     Cancelled,
 }
 
 impl OperationState {
-    /// The ledger's word for it.
+    /// Returns the name of the state in the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -36,7 +36,7 @@ impl OperationState {
         }
     }
 
-    /// The state that the ledger's word names.
+    /// Returns the state with this name in the ledger.
     pub fn parse(word: &str) -> Option<Self> {
         [
             Self::Pending,
@@ -57,38 +57,40 @@ impl fmt::Display for OperationState {
     }
 }
 
-/// What a plan said beside its steps; kept so that a replay says it again.
+/// The part of a plan that the rows of its steps do not hold. It is stored so that a replay reports
+/// it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct PlanRecord {
-    /// For each step: its script comes from the ledger. Empty: an older daemon did not say.
+    /// For each step, whether its script comes from the ledger. Empty if an older daemon wrote the
+    /// plan.
     pub from_ledger: Vec<bool>,
-    /// How each step's script runs. Empty: an older daemon did not say.
+    /// For each step, how its script runs. Empty if an older daemon wrote the plan.
     pub how: Vec<RunMode>,
-    /// For the caller.
+    /// Warnings for the client.
     pub warnings: Vec<String>,
 }
 
-/// How far an operation came.
+/// The progress that an operation made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FinishedOperation {
-    /// The plan was empty.
+    /// Whether the plan was empty.
     pub nothing_to_do: bool,
-    /// Steps committed.
+    /// The number of committed steps.
     pub steps_done: usize,
-    /// Steps planned.
+    /// The number of planned steps.
     pub steps_total: usize,
-    /// The highest applied version afterwards.
+    /// The highest applied version at the end.
     pub current: Option<String>,
-    /// For the caller.
+    /// Warnings for the client.
     pub warnings: Vec<String>,
 }
 
-/// How an operation ended.
+/// The result of an operation that has ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct OperationEnding {
-    /// How far it came.
+    /// The progress that it made.
     pub finished: FinishedOperation,
-    /// Why not further.
+    /// The failure, if it did not succeed.
     pub failure: Option<Failure>,
 }

@@ -1,17 +1,18 @@
-//! What everybody may do with the ledger: nothing, unless somebody gave it; and who may put code of
-//! his own into it.
+//! Checks the rights on the ledger: those of PUBLIC, which should have none, and those of roles
+//! that could add code of their own to it.
 
 use tokio_postgres::Client;
 
 use super::install::ledger_owner;
 use crate::postgres::DatabaseError;
 
-/// The REVOKEs that take from PUBLIC what it has in the schema `schemad`; none: it has nothing.
+/// Returns the REVOKE statements that remove the rights of PUBLIC in the schema `schemad`. Empty if
+/// it has none.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn revokes(client: &Client) -> Result<Vec<String>, DatabaseError> {
-    // Columns too; and a sequence is no table to has_any_column_privilege.
+    // Includes rights on columns. has_any_column_privilege does not accept a sequence.
     let query = "WITH s AS (SELECT n.oid FROM pg_namespace n WHERE n.nspname = 'schemad') SELECT \
         'REVOKE ALL ON SCHEMA schemad FROM PUBLIC' FROM s WHERE has_schema_privilege('public', \
         s.oid, 'USAGE, CREATE') UNION ALL SELECT format('REVOKE ALL ON TABLE schemad.%I FROM \
@@ -28,11 +29,12 @@ pub(crate) async fn revokes(client: &Client) -> Result<Vec<String>, DatabaseErro
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The roles that may create objects beside the ledger's or put triggers and references on its
-/// tables, with the REVOKE; but those that may do as the ledger's owner anyway.
+/// Returns the roles that may create objects in the ledger's schema, or triggers and references on
+/// its tables, each with the REVOKE statement. A role with the rights of the ledger's owner is not
+/// included.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn intruders(client: &Client) -> Result<Vec<(String, String)>, DatabaseError> {
     const QUERY: &str = concat!(
         "SELECT DISTINCT quote_ident(r.rolname), format(g.revoke, quote_ident(r.rolname)) FROM \
@@ -50,10 +52,11 @@ pub(crate) async fn intruders(client: &Client) -> Result<Vec<(String, String)>, 
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Whether the role may upgrade the ledger: it takes the owner's rights on all of it.
+/// Returns whether the role may upgrade the ledger. This takes the owner's rights on all its
+/// tables.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn may_upgrade(client: &Client) -> Result<bool, DatabaseError> {
     let query = "SELECT coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')), true) FROM pg_class c \
         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'schemad' AND c.relkind = \

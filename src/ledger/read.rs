@@ -1,4 +1,5 @@
-//! Reading without writing: one READ ONLY transaction that works on a standby and without a ledger.
+//! Reads the state of the database in one READ ONLY transaction. Works on a standby and without a
+//! ledger.
 
 use std::{
     collections::BTreeSet,
@@ -29,10 +30,11 @@ use crate::{
     },
 };
 
-/// Everything that planning, status and health need to know.
+/// Reads everything that planning, status and health need.
 ///
 /// # Errors
-/// The database's, its loss, or [`DatabaseError::MissingRight`] with the GRANT that helps.
+/// [`DatabaseError::MissingRight`] with the GRANT that helps, or the error of a query that failed
+/// or a connection that was lost.
 pub(crate) async fn snapshot(reader: &mut PooledReader) -> Result<LedgerSnapshot, DatabaseError> {
     reader.begin().await?;
     let other_login = reader.whose().other_login().map(str::to_owned);
@@ -40,10 +42,10 @@ pub(crate) async fn snapshot(reader: &mut PooledReader) -> Result<LedgerSnapshot
     reader.end(result).await?
 }
 
-/// Which database the reader is in.
+/// Returns the identity of the database that the reader is connected to.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn identity(reader: &mut PooledReader) -> Result<DatabaseIdentity, DatabaseError> {
     #[derive(QueryableByName)]
     struct Found {
@@ -64,15 +66,16 @@ pub(crate) async fn identity(reader: &mut PooledReader) -> Result<DatabaseIdenti
     })
 }
 
-/// Returns a hash of everything that a snapshot depends on and that others change: the rows of
-/// Diesel's table and the ledger's, each by the transaction that wrote it, and the operations that
-/// are open. It is one statement, so looking costs next to nothing while nothing changes; a block,
-/// which can lock before it reads, and tells the result in a message. `None`: where there is no
-/// ledger or no Diesel's table, only a whole snapshot tells.
+/// Returns a hash of everything that a snapshot depends on and that other sessions change. This is
+/// the rows of Diesel's table, of `schemad.migrations` and of the journals, each with the
+/// transaction that wrote it, and the open operations. It is a single statement, so polling is
+/// cheap while nothing changes. The statement is a DO block, which can lock the table before it
+/// reads it, and which returns its result in a message. Returns `None` if there is no ledger or no
+/// Diesel's table. In that case only a snapshot detects a change.
 ///
 /// # Errors
-/// The database's, or its loss. An error that the server reports may mean that something is gone,
-/// or locked: take a snapshot.
+/// Returns an error if the statement fails or the connection is lost. An error that the server
+/// reports may mean that something is gone or locked. Take a snapshot then.
 pub(crate) async fn fingerprint(
     reader: &mut PooledReader,
     before: &LedgerSnapshot,
@@ -82,8 +85,8 @@ pub(crate) async fn fingerprint(
     else {
         return Ok(None);
     };
-    // The name of the table was formed by the server. It is locked before it is read, and has to be
-    // the one that was looked at: whoever owns its schema can put a view in its place, whose
+    // The server quoted the table's name. The table is locked before it is read, and has to be the
+    // one in `before`. The owner of its schema can put a view in its place, and the view's
     // functions would run here.
     let block = format!(
         "DECLARE result text; BEGIN LOCK TABLE ONLY {table} IN ACCESS SHARE MODE; IF \
@@ -102,10 +105,10 @@ pub(crate) async fn fingerprint(
         .await
 }
 
-/// Which of the characters the database's encoding has no place for.
+/// Returns the characters that the database's encoding cannot represent.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn not_in_encoding(
     reader: &mut PooledReader,
     characters: &BTreeSet<char>,
@@ -119,7 +122,8 @@ pub(crate) async fn not_in_encoding(
         format!("{}/{bytes}", u32::from(*character))
     };
     let codes: Vec<String> = characters.iter().map(code).collect();
-    // The server converts them one by one, from their bytes: as text they could not even be sent.
+    // The server converts the characters one by one, from their UTF-8 bytes. As text they could not
+    // even be sent.
     let block = format!(
         "DECLARE code text; unknown text := ''; BEGIN FOREACH code IN ARRAY string_to_array('{}', \
         ',') LOOP BEGIN PERFORM convert(decode(split_part(code, '/', 2), 'hex'), 'UTF8'::name, \
@@ -138,10 +142,11 @@ pub(crate) async fn not_in_encoding(
         .collect())
 }
 
-/// The texts of scripts in the ledger, in the order asked for; `None` where the ledger has none.
+/// Returns the texts of scripts in the ledger, in the order of `checksums`. An element is `None` if
+/// the ledger does not have that script.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn scripts(
     reader: &mut PooledReader,
     checksums: Vec<Checksum>,
@@ -222,7 +227,8 @@ async fn read(
     {
         return Ok(Err(error));
     }
-    // Nobody puts something else in its place from here on; what was there before is noticed.
+    // From here on the lock keeps the table in its place. The comparison of oids detects a table
+    // that was replaced before that.
     if let Some(DieselTable {
         oid: Some(oid),
         name: Some(name),
@@ -261,7 +267,8 @@ async fn read(
     };
     let mut rows: Vec<MigrationRow> = rows.into_iter().map(MigrationRow::from).collect();
     if running.is_some() {
-        // What is under way is neither half done nor in doubt.
+        // The journal of a running operation does not mean that a migration is half done or in
+        // doubt. Rows that exist only because of their journal are dropped.
         rows.iter_mut().for_each(|row| row.journal = None);
         rows.retain(|row| row.is_applied() || row.recorded.is_some());
     }
@@ -289,7 +296,8 @@ async fn read(
     }))
 }
 
-/// Finds Diesel's table where the connection's own search_path leads, as diesel_cli does: its oid.
+/// Returns the oid of the table that the connection's own search_path finds under the name of
+/// Diesel's table, as diesel_cli does.
 async fn look_up(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Option<u32>> {
     #[derive(QueryableByName)]
     struct Found {
@@ -306,8 +314,8 @@ async fn look_up(conn: &mut AsyncPgConnection) -> diesel::QueryResult<Option<u32
     Ok(found.oid)
 }
 
-/// pg_class rather than to_regclass for the ledger: it sees what lies in a schema that the role may
-/// not use.
+/// The server, the role, and whether the ledger can be read. The ledger is looked up in pg_class
+/// and not by to_regclass, which does not see objects in a schema that the role may not use.
 const PLACE: &str = concat!(
     "SELECT pg_catalog.current_database()::text AS database, pg_catalog.quote_ident(current_user) \
     AS role, pg_catalog.current_setting('server_version') AS server_version, \
@@ -339,7 +347,7 @@ const PLACE: &str = concat!(
     s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'schemad')"
 );
 
-/// What stands in the place of Diesel's table, and whether it may be read: columns and FROM.
+/// The columns and the FROM clause that read a [`DieselTable`].
 macro_rules! table_columns {
     () => {
         concat!(
@@ -357,8 +365,8 @@ macro_rules! table_columns {
 }
 use table_columns;
 
-/// With a ledger, the Diesel table is where the ledger says, whatever the search_path passes over;
-/// it may have been dropped since.
+/// The ledger's own row, and Diesel's table. If there is a ledger, Diesel's table is where the
+/// ledger expects it, even if the search_path does not find it. It may have been dropped since.
 const LEDGER: &str = concat!(
     "SELECT l.id::text AS id, l.version, l.compatible_with, t.* FROM (SELECT * FROM schemad.ledger \
      LIMIT 1) l LEFT JOIN LATERAL (SELECT ",
@@ -374,19 +382,19 @@ struct ReadConsistency {
     same: bool,
 }
 
-/// Diesel's table, or what stands in its place.
+/// Diesel's table, or another relation of that name.
 #[derive(Clone, QueryableByName)]
 struct DieselTable {
     #[diesel(sql_type = Nullable<Oid>, column_name = table_oid)]
     oid: Option<u32>,
-    /// With its schema, quoted.
+    /// The name with its schema, quoted.
     #[diesel(sql_type = Nullable<Text>, column_name = table_name)]
     name: Option<String>,
     #[diesel(sql_type = Nullable<Bool>)]
     is_table: Option<bool>,
     #[diesel(sql_type = Nullable<Bool>)]
     is_hidden: Option<bool>,
-    /// Quoted.
+    /// The owner's name, quoted.
     #[diesel(sql_type = Nullable<Text>)]
     owner: Option<String>,
     #[diesel(sql_type = Nullable<Bool>)]
@@ -397,7 +405,7 @@ struct DieselTable {
 }
 
 impl DieselTable {
-    /// Reading it runs no code of others, and shows every row.
+    /// Checks that reading the table runs no foreign code and shows every row.
     fn may_be_read(&self, role: &str) -> Result<(), DatabaseError> {
         let name = self.name.clone().unwrap_or_default();
         if self.owner_is_trusted != Some(true) {
@@ -428,7 +436,8 @@ impl DieselTable {
     }
 }
 
-/// `table` was formed by the server's own `format('%I.%I')`.
+/// Returns the query for all [`RawRow`]s. `table` is Diesel's table, quoted by the server with
+/// `format('%I.%I')`.
 fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
     let diesel = table.map_or_else(
         || "(SELECT NULL::text AS version, NULL::timestamp AS run_on WHERE false)".into(),
@@ -470,8 +479,8 @@ fn rows_query(table: Option<&str>, has_ledger: bool) -> String {
     )
 }
 
-/// A row 'running' whose lock nobody holds is what a dead daemon left. A standby does not see the
-/// primary's locks.
+/// The running operation. A row in the state 'running' without a holder of the operation lock was
+/// left by a dead daemon, and does not count. A standby does not see the locks of its primary.
 const RUNNING: &str = concat!(
     "SELECT ",
     operation_columns!(),
@@ -486,7 +495,7 @@ const RUNNING: &str = concat!(
 struct DieselTablePlace {
     #[diesel(sql_type = Text)]
     database: String,
-    /// Quoted.
+    /// The current role, quoted.
     #[diesel(sql_type = Text)]
     role: String,
     #[diesel(sql_type = Text)]
@@ -500,15 +509,15 @@ struct DieselTablePlace {
     /// A right that reading needs and the role lacks.
     #[diesel(sql_type = Nullable<Text>)]
     missing: Option<String>,
-    /// A table of the ledger whose rows row security hides.
+    /// A table of the ledger with rows hidden by row security.
     #[diesel(sql_type = Nullable<Text>)]
     hidden: Option<String>,
     #[diesel(sql_type = Bool)]
     is_superuser: bool,
-    /// What belongs to somebody who is not trusted: its kind, its name, and whose it is.
+    /// An object with an untrusted owner: its kind, its name and its owner.
     #[diesel(sql_type = Nullable<Array<Text>>, column_name = foreign_object)]
     foreign: Option<Vec<String>>,
-    /// What is no table.
+    /// A relation under the name of one of the ledger's tables that is not an ordinary table.
     #[diesel(sql_type = Nullable<Text>)]
     problem: Option<String>,
 }
@@ -526,7 +535,7 @@ struct LedgerRow {
 }
 
 impl LedgerRow {
-    /// Diesel's table; `None`: there is none where the ledger says it is.
+    /// Diesel's table. `None` if it is not where the ledger expects it.
     fn table(&self) -> Option<&DieselTable> {
         Some(&self.table).filter(|table| table.oid.is_some())
     }
@@ -566,11 +575,11 @@ struct RawRow {
     journal: Option<String>,
 }
 
-/// Checksum, state, how it settles, the indexes before it, and whether it has ended, one way or the
-/// other.
+/// A part of a script: its checksum, its state, how it is settled, the indexes before it, and
+/// whether it has finished or failed.
 type RawPart = (String, String, String, Option<Vec<u32>>, bool);
 
-/// A journal as the query above makes it.
+/// A journal, in the form of the JSON that [`rows_query`] builds.
 #[derive(serde::Deserialize)]
 struct RawJournal {
     step: i64,
@@ -578,7 +587,7 @@ struct RawJournal {
     name: String,
     parts: Vec<RawPart>,
     script: Option<String>,
-    /// The text of the part that was tried.
+    /// The text of the part that was tried and failed.
     tried: Option<String>,
 }
 
@@ -649,7 +658,7 @@ impl From<RawRow> for MigrationRow {
     }
 }
 
-/// Microseconds since 1970, as the queries above return times.
+/// Converts microseconds since 1970, the unit of all times in the queries above.
 pub(super) fn micros(since_epoch: i64) -> SystemTime {
     let distance = Duration::from_micros(since_epoch.unsigned_abs());
     if since_epoch < 0 {

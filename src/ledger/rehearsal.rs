@@ -1,5 +1,6 @@
-//! Steps of a rehearsal, in the ledger of a scratch database: what the runner's guards ask for and
-//! no more. Each is an operation of its own, so one that failed is in nobody's way.
+//! The steps of a rehearsal, in the ledger of a scratch database. Only the rows that the runner's
+//! guards require are written. Each step is an operation of its own, so a failed one does not block
+//! the next.
 
 use tokio_postgres::types::{ToSql, Type};
 
@@ -16,10 +17,10 @@ const STEP: &str = "WITH operation AS (INSERT INTO schemad.operations (id, kind,
          (step, ordinal, checksum, settles_by) SELECT step.id, n, checksum, by FROM step, \
          unnest($9::text[], $10::text[]) WITH ORDINALITY p (checksum, by, n)) SELECT id FROM step";
 
-/// Writes the row of a step that is run next, and returns its id.
+/// Inserts the row of the step that runs next. Returns its id.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn step(
     locked: &LockedSession,
     step: &NewStepRow<'_>,

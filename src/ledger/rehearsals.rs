@@ -1,4 +1,5 @@
-//! What rehearsals found: the last verdict for exactly these scripts.
+//! Stores and reads the verdicts of rehearsals: the last one for each version of a migration's
+//! scripts.
 
 use std::time::Duration;
 
@@ -19,24 +20,24 @@ use crate::{
     postgres::{DatabaseError, logins::Logins, pool::PooledReader, session::MigrationSession},
 };
 
-/// One verdict is kept, or not.
+/// The longest that storing one verdict may take.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// A script's checksum and how it runs.
+/// A script's checksum and the mode that it runs in.
 pub(crate) type ScriptIdentity = (Checksum, ScriptMode);
 
-/// Exactly what was rehearsed.
+/// The scripts that a verdict is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RehearsedScripts<'a> {
     /// The migration's version.
     pub version: &'a Version,
-    /// Its up.
+    /// The up script.
     pub up: ScriptIdentity,
-    /// Its down, where there is one.
+    /// The down script, if there is one.
     pub down: Option<ScriptIdentity>,
 }
 
-/// Keeps verdicts, on a session of its own.
+/// Stores verdicts, on a session of its own.
 pub(crate) struct VerdictRecorder {
     logins: Logins,
     principal: String,
@@ -45,7 +46,7 @@ pub(crate) struct VerdictRecorder {
 }
 
 impl VerdictRecorder {
-    /// In the ledger of that database.
+    /// Creates a recorder for the ledger of the database that `logins` lead to.
     pub(crate) fn new(logins: Logins, principal: &str, daemon: &str) -> Self {
         Self {
             logins,
@@ -55,10 +56,10 @@ impl VerdictRecorder {
         }
     }
 
-    /// Keeps one, on another session where the one before is gone.
+    /// Stores one verdict. Opens a new session if the one before was lost.
     ///
     /// # Errors
-    /// LEDGER_NOT_READY, why the ledger cannot be used, the database's, or its loss.
+    /// LEDGER_NOT_READY, the reason that the ledger cannot be used, or a database error.
     pub(crate) async fn keep(
         &mut self,
         of: RehearsedScripts<'_>,
@@ -130,10 +131,11 @@ impl VerdictRecorder {
     }
 }
 
-/// The verdicts' words for exactly these scripts, in order; `None`: they were not rehearsed.
+/// Returns the verdict for each of these pairs of scripts, in order. An element is `None` if
+/// exactly these scripts were not rehearsed.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn verdicts(
     reader: &mut PooledReader,
     of: &[RehearsedScripts<'_>],

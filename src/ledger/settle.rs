@@ -1,6 +1,6 @@
-//! What others did to the Diesel table since the ledger last looked: versions that appeared are
-//! adopted, versions that went are forgotten, each with an audit row under the operation that found
-//! it.
+//! Changes that other tools made to Diesel's table since the last operation. Versions that appeared
+//! are adopted, and versions that disappeared are deleted from the ledger. Both are recorded in an
+//! event of the operation that found them.
 
 use std::collections::BTreeSet;
 
@@ -12,27 +12,28 @@ use crate::{
     planner::{LedgerResolution, is_contradicted},
 };
 
-/// What the next operation settles before its first step.
+/// The changes that the next operation writes to the ledger before its first step.
 #[derive(Debug, Default)]
 pub(crate) struct Settlement<'a> {
-    /// In the Diesel table only, in the order of run_on; with the embedded migration where the
-    /// binary carries it.
+    /// The rows that are only in Diesel's table, in the order of run_on. Each has its migration, if
+    /// the binary embeds it.
     pub adopted: Vec<(&'a MigrationRow, Option<&'a Migration>)>,
-    /// In the ledger only.
+    /// The rows that are only in the ledger.
     pub forgotten: Vec<&'a MigrationRow>,
-    /// What a person settles.
+    /// The resolution that an operator requested.
     pub resolution: Option<LedgerResolution>,
-    /// What a person vouches for.
+    /// The signatures that an operator requested.
     pub signatures: Option<NewSignatures>,
-    /// Characters of what is adopted that the database cannot hold: a script with one is not kept,
-    /// because its text could not be.
+    /// The characters of the adopted migrations that the database cannot hold. A script with one of
+    /// them is not stored.
     pub not_held: BTreeSet<char>,
-    /// Signs the downs of what is adopted, where there is a key.
+    /// Signs the down scripts of the adopted migrations, if a signing key is configured.
     pub signer: Option<DownSigner<'a>>,
 }
 
 impl<'a> Settlement<'a> {
-    /// Compares the two tables. What a resolution puts back into Diesel's table is not forgotten.
+    /// Compares Diesel's table with the ledger. If a resolution restores the rows of Diesel's
+    /// table, none is deleted from the ledger.
     pub(crate) fn of(
         rows: &'a [MigrationRow],
         catalog: &'a MigrationSet,
@@ -58,13 +59,13 @@ impl<'a> Settlement<'a> {
         }
     }
 
-    /// Whether the database can hold `text`.
+    /// Returns whether the database can hold `text`.
     pub(crate) fn holds(&self, text: &str) -> bool {
         self.not_held.is_empty() || !text.contains(|c| self.not_held.contains(&c))
     }
 
-    /// The steps of which nothing is done, and which others did, one way or the other: the Diesel
-    /// table says so.
+    /// Returns the steps with a journal without progress, for migrations that another tool has
+    /// applied or reverted since. Diesel's table shows that they are settled.
     pub(crate) fn settled_journals(&self) -> impl Iterator<Item = i64> + '_ {
         let adopted = self.adopted.iter().map(|(row, _)| (*row, Direction::Up));
         let forgotten = self.forgotten.iter().map(|row| (*row, Direction::Down));
@@ -76,7 +77,7 @@ impl<'a> Settlement<'a> {
         })
     }
 
-    /// Says it.
+    /// Logs the changes.
     pub(crate) fn log(&self, operation: Uuid) {
         if !self.adopted.is_empty() {
             tracing::info!(event = "operation.adopted", %operation, count = self.adopted.len(),

@@ -1,5 +1,5 @@
-//! The signatures of the downs that the ledger keeps, where a SignLedger writes them, and what it
-//! said about each.
+//! The signatures of the down scripts in the ledger, as SignLedger writes them, and a record of
+//! which were signed or refused.
 
 use diesel::{
     QueryableByName, sql_query,
@@ -13,25 +13,26 @@ use uuid::Uuid;
 use super::operations::note;
 use crate::postgres::{DatabaseError, pool::PooledReader};
 
-/// What to write.
+/// The signatures that are to be written.
 #[derive(Debug, Default)]
 pub(crate) struct NewSignatures {
-    /// Version and signature.
+    /// The version and the signature.
     pub signed: Vec<(String, Vec<u8>)>,
-    /// Version, and why it was not signed.
+    /// The version, and the reason that it was not signed.
     pub refused: Vec<(String, String)>,
 }
 
-/// What a SignLedger did, as the ledger keeps it.
+/// The result of a SignLedger operation, as stored in the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SigningRecord {
     /// The versions that were signed.
     pub signed: Vec<String>,
-    /// Version, and why it was not signed.
+    /// The version, and the reason that it was not signed.
     pub refused: Vec<(String, String)>,
 }
 
-/// In the transaction that begins the operation, which has nothing else to do.
+/// Writes the signatures and an event. It runs in the transaction that begins the operation, and a
+/// SignLedger has nothing else to do.
 pub(super) async fn write(
     client: &Client,
     operation: Uuid,
@@ -54,10 +55,11 @@ pub(super) async fn write(
     note(client, operation, "signed", &data.to_string()).await
 }
 
-/// What the SignLedger with this id did. Empty for another operation.
+/// Returns the result of the SignLedger operation with this id. It is empty for any other
+/// operation.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the query fails or the connection is lost.
 pub(crate) async fn of(
     reader: &mut PooledReader,
     operation: Uuid,

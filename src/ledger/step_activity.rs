@@ -1,9 +1,9 @@
-//! What the running step of an operation is doing: which lock it waits for, how long and for whom,
-//! and how far an index build is. It is read from the server's own lists of locks and sessions,
-//! with the session that the operation's row names, so every daemon can tell it and not only the
-//! one that runs the operation. It writes nothing. Only a session of this database counts: a
-//! process id may be another's by now, or may come from the server that a copied ledger was made
-//! on.
+//! Reads what the running step of an operation is doing: the lock that it waits for, for how long
+//! and for which sessions, and the progress of an index build. The source is the server's own lists
+//! of locks and sessions, for the session in the operation's row. So every daemon can report it,
+//! not only the one that runs the operation. Nothing is written. Only a session of this database
+//! counts: the process id may belong to another session by now, or may come from the server that a
+//! copied ledger was made on.
 
 use std::time::Duration;
 
@@ -21,23 +21,23 @@ use crate::postgres::{
     pool::PooledReader,
 };
 
-/// What a running step is doing.
+/// The current activity of a running step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StepActivity {
     /// The migration's version.
     pub version: String,
     /// The lock that it waits for.
     pub waiting: Option<LockWaiting>,
-    /// How long it has waited for that: since the wait began, or before PostgreSQL 14 since the
-    /// statement did.
+    /// The time since it began to wait for that lock. Before PostgreSQL 14, the time since the
+    /// statement began.
     pub waited: Duration,
     /// The index that it builds.
     pub building: Option<IndexProgress>,
 }
 
-/// The session of the operation, which step is next, and the index build that it is busy with. A
-/// role that may not see the sessions of others does not see when they began; then it is the
-/// session that holds the operation lock.
+/// The session of the operation, the version of the next step, and the index build in progress. A
+/// role that may not see the sessions of others does not see when they began. For that role the
+/// session has to hold the operation lock instead.
 const SESSION: &str = concat!(
     "SELECT s.pid, coalesce((SELECT t.version FROM schemad.steps t WHERE t.operation = o.id AND \
         t.state = 'pending' ORDER BY t.ordinal LIMIT 1), '') AS version, p.phase, \
@@ -56,9 +56,9 @@ const SESSION: &str = concat!(
     WHERE o.id = $1::uuid AND o.state = 'running'"
 );
 
-/// The wait, and each blocker with what it holds of the same thing: a relation, a transaction or a
-/// session's virtual one. The server says since 14 when the wait began; through JSON, so that 13
-/// understands the query.
+/// The wait, and each blocker with what it holds of the same object: a relation, a transaction or a
+/// virtual transaction. PostgreSQL 14 and later report when the wait began. The column is read
+/// through JSON, so that PostgreSQL 13 accepts the query.
 const WAIT: &str = "SELECT w.locktype AS kind, w.mode, w.relation::regclass::text AS relation, \
     pg_catalog.date_part('epoch'::text, pg_catalog.clock_timestamp() - coalesce( \
     (pg_catalog.to_jsonb(w) ->> 'waitstart'::text)::timestamptz, s.query_start)) AS waited, b.pid \
@@ -75,11 +75,11 @@ const WAIT: &str = "SELECT w.locktype AS kind, w.mode, w.relation::regclass::tex
     w.virtualxid AND l.classid IS NOT DISTINCT FROM w.classid AND l.objid IS NOT DISTINCT FROM \
     w.objid LIMIT 1) h ON true WHERE w.pid = $1 AND NOT w.granted ORDER BY b.pid LIMIT 20";
 
-/// What the running step of an operation is doing. `None`: it does not run, or its session is not
-/// one of this server's database.
+/// Returns what the running step of an operation is doing. Returns `None` if the operation is not
+/// running, or its session is not one of this database.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a query fails or the connection is lost.
 pub(crate) async fn of(
     reader: &mut PooledReader,
     operation: Uuid,
@@ -137,7 +137,8 @@ fn waiting(rows: Vec<RawWait>) -> (Option<LockWaiting>, Duration) {
             (waiting, seconds(row.waited).unwrap_or_default())
         });
         let Some(pid) = row.blocker else { continue };
-        // A parallel query blocks with several processes, and a prepared transaction with none: 0.
+        // A parallel query appears once for each of its processes, with one pid. A prepared
+        // transaction has no process, and the pid 0.
         if waiting.blockers.last().is_none_or(|last| last.pid != pid) {
             waiting.blockers.push(Blocker {
                 pid,

@@ -1,20 +1,21 @@
-//! Text that the ledger cannot hold. In a database that is not UTF-8 the server refuses a statement
-//! for one character of its parameters that the encoding does not have; the record is written all
-//! the same, with that character in other words.
+//! Text that the ledger cannot hold. If the database is not UTF-8, the server refuses a statement
+//! with a character in its parameters that the encoding does not have. The record is written
+//! nevertheless, with that character replaced.
 
 use tokio_postgres::error::SqlState;
 
 use crate::{postgres::DatabaseError, text::ascii::in_ascii};
 
-/// True for the refusal of a character that the database's encoding does not have.
+/// Returns whether the server refused a character that the database's encoding does not have.
 pub(super) fn is_not_held(error: &DatabaseError) -> bool {
     error
         .sql()
         .is_some_and(|sql| sql.is(&SqlState::UNTRANSLATABLE_CHARACTER))
 }
 
-/// `text` as any database holds it, also inside a string of JSON: `U+2192` for what has no other
-/// sign.
+/// Returns `text` in ASCII, which every database can hold. The result can replace `text` inside a
+/// JSON string. A character without an ASCII equivalent becomes its code point, for example
+/// `U+2192`.
 pub(super) fn plain(text: &str) -> String {
     // A quote or a backslash would end or change a string of JSON.
     in_ascii(&text.replace(['“', '”'], "'"), |c| {
@@ -22,8 +23,8 @@ pub(super) fn plain(text: &str) -> String {
     })
 }
 
-/// Writes, and where the database cannot hold what is written, again in plain text. (A macro,
-/// because a closure that borrows what it awaits is not known to be Send.)
+/// Writes a record. If the database cannot hold a character in it, writes it again in ASCII. (A
+/// macro, because a closure that borrows what it awaits is not known to be Send.)
 macro_rules! held {
     ($write:expr, or $plain:expr) => {
         match $write.await {

@@ -1,5 +1,4 @@
-//! What the ledger keeps beside operations, and for how long: refusals, watchers, and the
-//! operations themselves.
+//! Writes refusals and health watchers to the ledger, and deletes old refusals and operations.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,48 +17,49 @@ use crate::{
     postgres::{DatabaseError, pool::PooledReader},
 };
 
-/// Refusals deleted at once, so that nobody waits for a long transaction.
+/// The number of refusals that are deleted at once, to keep the transaction short.
 const BATCH_REFUSALS: i64 = 1_000;
 
-/// Operations deleted at once, and how many steps may go with all but the last of them: some 50 ms
-/// of work.
+/// The number of operations that are deleted at once, and the number of steps that all but the last
+/// of them may have. This is about 50 ms of work.
 const BATCH_OPERATIONS: i64 = 100;
 const BATCH_STEPS: i64 = 2_000;
 
-/// Nothing is kept longer than for a hundred years: PostgreSQL's times begin somewhere.
+/// The longest retention, a hundred years. PostgreSQL cannot compute a time before its own
+/// earliest.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// What another daemon said of its watchers holds for so long.
+/// The time for which another daemon's record of its watchers is valid.
 const WATCHERS_HOLD: Duration = Duration::from_secs(15);
 
-/// How long things are kept.
+/// The time for which records are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Operations that ended.
+    /// For operations that have ended.
     pub operations: Duration,
-    /// Refusals.
+    /// For refusals.
     pub refusals: Duration,
 }
 
 /// A request that was refused before it became an operation.
 #[derive(Debug)]
 pub(crate) struct RefusedRequest<'a> {
-    /// host:pid.
+    /// The daemon, as host:pid.
     pub daemon: &'a str,
-    /// Who asked.
+    /// The principal that made the request.
     pub principal: &'a str,
-    /// For what.
+    /// The kind of operation that was requested.
     pub kind: &'a str,
-    /// The caller's id.
+    /// The client's id for the request.
     pub request_id: Uuid,
-    /// Why not.
+    /// The reason for the refusal.
     pub failure: &'a Failure,
 }
 
-/// Notes a refusal.
+/// Records a refusal.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if the statement fails or the connection is lost.
 pub(crate) async fn refused(
     client: &Client,
     refused: &RefusedRequest<'_>,
@@ -95,16 +95,16 @@ async fn write_refusal(
     Ok(())
 }
 
-/// Deletes a batch of what is kept no longer and returns how many operations and refusals that
-/// were; 0 when there is no more. An operation stays as long as it explains an applied migration or
-/// a half done one. What another daemon is deleting is left to it.
+/// Deletes a batch of records that are past their retention. Returns the number of deleted
+/// operations and refusals, which is 0 when none are left. An operation is kept as long as an
+/// applied or half done migration refers to it. Rows that another daemon is deleting are skipped.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a statement fails or the connection is lost.
 pub async fn prune(client: &Client, keep: Retention) -> Result<usize, DatabaseError> {
-    // Those that explain something are few, so they are found from there, and not from every old
-    // step. An operation goes with its steps, so those are counted: all before it in the batch must
-    // be few.
+    // The operations to keep are few. So they are looked up from the migrations and journals that
+    // refer to them, and not from every old step. The steps of an operation are deleted with it, so
+    // the number of steps of the operations before it in the batch is limited.
     let operations = "WITH old AS (SELECT o.id, o.created_at FROM schemad.operations o WHERE \
             o.created_at < clock_timestamp() - make_interval(secs => $1) AND o.finished_at IS NOT \
             NULL AND o.id NOT IN (SELECT s.operation FROM schemad.migrations m JOIN schemad.steps \
@@ -139,18 +139,18 @@ pub async fn prune(client: &Client, keep: Retention) -> Result<usize, DatabaseEr
     Ok(gone.len() + refused.len())
 }
 
-/// Says how many clients of this daemon watch which versions. What was said moments ago and has not
-/// changed is not written again.
+/// Records how many clients of this daemon watch each version. A row that is a few seconds old and
+/// has not changed is not written again.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a statement fails or the connection is lost.
 pub(crate) async fn say_watchers(
     client: &Client,
     daemon: &str,
     watched: &BTreeMap<Version, usize>,
 ) -> Result<(), DatabaseError> {
-    // A version is what a client asks for. What the database cannot hold is applied nowhere in it,
-    // and must not hide the others.
+    // A client may watch any version. One with characters that the database cannot hold cannot be
+    // applied in it. It is left out, so that the other versions are still recorded.
     held!(write_watchers(client, daemon, watched), or async {
         let held = watched.iter().filter(|(version, _)| version.as_str().is_ascii());
         write_watchers(client, daemon, &held.map(|(version, n)| (version.clone(), *n)).collect()).await
@@ -187,10 +187,10 @@ async fn write_watchers(
     Ok(())
 }
 
-/// How many clients of the other daemons watch which versions.
+/// Returns how many clients of the other daemons watch each version.
 ///
 /// # Errors
-/// The database's, or its loss.
+/// Returns an error if a query fails or the connection is lost.
 pub(crate) async fn watchers_elsewhere(
     reader: &mut PooledReader,
     daemon: &str,

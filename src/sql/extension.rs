@@ -1,21 +1,21 @@
-//! CREATE EXTENSION, for whoever has to run it in a migration's place.
+//! Parses CREATE EXTENSION, to advise an operator who has to run it in place of a migration.
 
 use super::Statement;
 
-/// What a CREATE EXTENSION asks for.
+/// A parsed CREATE EXTENSION.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CreateExtension<'a> {
-    /// As the catalog has it.
+    /// The extension's name, in the form of the catalog.
     pub name: String,
-    /// Its schema as the statement writes it.
+    /// The schema, as the statement writes it.
     pub schema: Option<&'a str>,
-    /// IF NOT EXISTS.
+    /// Whether it has IF NOT EXISTS.
     pub is_optional: bool,
 }
 
 impl<'a> CreateExtension<'a> {
-    /// Of `CREATE EXTENSION [IF NOT EXISTS] name [[WITH] SCHEMA schema] …`; `None` for any other
-    /// statement.
+    /// Parses `CREATE EXTENSION [IF NOT EXISTS] name [[WITH] SCHEMA schema] …`. Returns `None` for
+    /// any other statement.
     pub(crate) fn of(statement: &Statement<'a>) -> Option<Self> {
         let is = |token: &&str, word: &str| token.eq_ignore_ascii_case(word);
         let mut tokens = statement.tokens().peekable();
@@ -24,7 +24,7 @@ impl<'a> CreateExtension<'a> {
         }
         let is_optional = tokens.next_if(|token| is(token, "if")).is_some();
         if is_optional {
-            tokens.nth(1)?; // NOT EXISTS
+            tokens.nth(1)?; // Skips NOT EXISTS.
         }
         let name = tokens.next()?;
         let name = match name
@@ -42,8 +42,8 @@ impl<'a> CreateExtension<'a> {
         })
     }
 
-    /// What stands behind the name, and what to do in the file after somebody has run the
-    /// statement: ` WITH SCHEMA x`, and half a sentence.
+    /// Returns the clause after the name, ` WITH SCHEMA x` or nothing. Also returns half a
+    /// sentence: the change to make in the file after the operator has run the statement.
     pub(crate) fn advice(&self) -> (String, &'static str) {
         let schema = self
             .schema

@@ -1,6 +1,7 @@
-//! What reaches outside the database it runs in: roles, other databases, the server's settings and
-//! files, other servers. Told by words, also inside the bodies of DO blocks and functions; what is
-//! put together at run time ([`is_dynamic`]) nobody can tell.
+//! Finds statements with an effect outside the database that they run in: on roles, other
+//! databases, the server's settings and files, or other servers. The search is by words, and
+//! includes the bodies of DO blocks and functions. Statements that are built at run time cannot be
+//! checked. For those see [`is_dynamic`].
 
 mod call;
 mod role;
@@ -19,37 +20,37 @@ use words::words;
 
 use crate::runtime::blocking::in_place;
 
-/// A statement that reaches outside.
+/// A statement with an effect outside the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExternalEffect {
-    /// Where it is: the statement's beginning, or the line within the body of a DO block or a
+    /// The position where the statement begins, or the line within the body of a DO block or a
     /// routine.
     pub place: TextPosition,
-    /// What it reaches.
+    /// The object that the statement affects.
     pub what: &'static str,
 }
 
-/// Bodies within bodies are looked into up to this depth. People write two, and every level is read
-/// once more.
+/// The depth to which nested bodies are searched. In practice there are two levels. Every level is
+/// read once more.
 const DEEPEST: usize = 8;
 
-/// The first statement of `sql` that reaches outside. Takes as long as `sql` is: no token is looked
-/// at more often than a few times.
+/// Returns the first statement of `sql` with an effect outside the database. The time is linear in
+/// the length of `sql`: no token is read more than a few times.
 pub fn first_reach(sql: &str) -> Option<ExternalEffect> {
     first(&OUTSIDE, sql)
 }
 
-/// The first statement of `sql` that changes the role it runs as, and in `what` how: a verb and its
+/// Returns the first statement of `sql` that changes the role it runs as. `what` is a verb and its
 /// object.
 pub fn first_role_change(sql: &str) -> Option<ExternalEffect> {
     first(&ROLE, sql)
 }
 
-/// What is looked for in a script: by how statements begin, and anywhere in them.
+/// A search in a script: by the beginning of each statement, and for function calls anywhere.
 struct EffectSearch {
     head: for<'a> fn(&ScriptWords<'a>, usize, usize) -> Option<&'static str>,
     anywhere: for<'a> fn(&FunctionCalls<'a>) -> Option<&'static str>,
-    /// Said of what is nested too deep to be looked into.
+    /// The result for a body that is nested too deep to be searched.
     too_deep: &'static str,
 }
 
@@ -78,8 +79,8 @@ fn first(question: &EffectSearch, sql: &str) -> Option<ExternalEffect> {
     })
 }
 
-/// Where in a statement the line begins that `what` was found on, when that is within a body in
-/// dollar quotes: the last line without which it would not be found, by halving.
+/// Returns the byte in a statement where the line with `what` begins, if that line is in a body in
+/// dollar quotes. Bisection finds the shortest beginning of the body that contains `what`.
 fn line_in_body(question: &EffectSearch, statement: &Statement<'_>, what: &str) -> Option<usize> {
     statement
         .tokens()
@@ -103,7 +104,7 @@ fn line_in_body(question: &EffectSearch, statement: &Statement<'_>, what: &str) 
                 .partition_point(|end| !is_in(&body[..*end]))
                 .min(lines.len() - 1);
             let indent = lines[last].len() - lines[last].trim_start().len();
-            // On the first line the statement's own beginning says as much.
+            // The beginning of the statement is as precise as its first line.
             if last == 0 {
                 return None;
             }
@@ -111,7 +112,7 @@ fn line_in_body(question: &EffectSearch, statement: &Statement<'_>, what: &str) 
         })
 }
 
-/// True where a body puts statements together at run time: EXECUTE in a DO block or a routine.
+/// Returns whether a body builds statements at run time: EXECUTE in a DO block or a routine.
 pub fn is_dynamic(sql: &str) -> bool {
     in_place(sql.len(), || {
         statements(sql).any(|statement| {
@@ -122,7 +123,7 @@ pub fn is_dynamic(sql: &str) -> bool {
     })
 }
 
-/// True where a statement drops a role.
+/// Returns whether a statement drops a role.
 pub fn drops_roles(sql: &str) -> bool {
     let drops = |statement: Statement<'_>| {
         let mut tokens = statement.tokens();
@@ -134,7 +135,7 @@ pub fn drops_roles(sql: &str) -> bool {
     in_place(sql.len(), || statements(sql).any(drops))
 }
 
-/// EXECUTE FUNCTION belongs to CREATE TRIGGER.
+/// Returns whether a body executes a string. EXECUTE FUNCTION belongs to CREATE TRIGGER.
 fn executes(body: &str) -> bool {
     let words = words(body);
     words.iter().enumerate().any(|(at, token)| {
@@ -160,7 +161,7 @@ fn found_in(question: &EffectSearch, statement: &Statement<'_>) -> Option<&'stat
         })
 }
 
-/// A body's statements begin after these words and signs.
+/// The tokens after which a statement in a body begins.
 const BEFORE: [&str; 6] = [";", "begin", "then", "else", "loop", ">>"];
 
 fn in_body(question: &EffectSearch, body: &str, depth: usize) -> Option<&'static str> {
@@ -181,7 +182,7 @@ fn in_body(question: &EffectSearch, body: &str, depth: usize) -> Option<&'static
         }
         (question.head)(&text, at, end)
     });
-    // EXECUTE 'CREATE ROLE …', and a body within the body.
+    // EXECUTE 'CREATE ROLE …', or a body within the body.
     let mut bodies = tokens.iter().filter_map(|token| self::body(token));
     stands
         .or_else(|| (question.anywhere)(&FunctionCalls::new(&tokens)))
@@ -198,7 +199,7 @@ fn has_body(tokens: &[&str]) -> bool {
                 .any(|token| is(token, "function") || is(token, "procedure"))
 }
 
-/// What stands in a string.
+/// Returns the contents of a string.
 fn body<'a>(token: &&'a str) -> Option<&'a str> {
     token.strip_prefix('\'')?.strip_suffix('\'')
 }
@@ -207,26 +208,26 @@ fn is(token: &str, word: &str) -> bool {
     token.eq_ignore_ascii_case(word)
 }
 
-/// The words of a statement or of a body, in which statements begin in many places. What is looked
-/// for behind each beginning is found once for all of them, because a body of a megabyte has tens
-/// of thousands.
+/// The words of a statement or of a body, in which statements begin in many places. Each kind of
+/// word is searched for once, not once for each statement: a body of a megabyte has tens of
+/// thousands of statements.
 struct ScriptWords<'a> {
     tokens: &'a [&'a str],
     on: NextMatch,
     untrusted: NextMatch,
     role: role::RoleChange,
-    /// FROM and TO with a file or a program behind them, by how many parentheses are open there.
+    /// The FROM and TO with a file or a program after them, by the number of open parentheses.
     copied: OnceCell<HashMap<i64, Vec<CopyEndpoint>>>,
-    /// How many parentheses are open before each word.
+    /// The number of open parentheses before each word.
     open: OnceCell<Vec<i64>>,
 }
 
-/// The next place of something, seen from places that come in order.
+/// The last match of a search, cached for searches from ascending positions.
 #[derive(Default)]
 struct NextMatch(Cell<Option<usize>>);
 
 impl NextMatch {
-    /// The first place from `at` on where it is, before `end`.
+    /// Returns the first match at or after `at` and before `end`. `count` is the number of words.
     fn find(
         &self,
         at: usize,
@@ -242,7 +243,7 @@ impl NextMatch {
     }
 }
 
-/// What a COPY reads or writes.
+/// The source or target of a COPY.
 struct CopyEndpoint {
     at: usize,
     is_program: bool,
@@ -260,8 +261,8 @@ impl<'a> ScriptWords<'a> {
         }
     }
 
-    /// What the statement reaches that begins at word `from` and ends before word `end`, by how it
-    /// begins. Asked in the order of the beginnings.
+    /// Returns what the statement from word `from` to word `end` affects, by its first words. Must
+    /// be called in the order of the statements.
     fn head(&self, from: usize, end: usize) -> Option<&'static str> {
         let tokens = &self.tokens[from..end];
         let any = |at: usize, words: &[&str]| {
@@ -277,7 +278,7 @@ impl<'a> ScriptWords<'a> {
         let created = any(0, &["create", "alter", "drop"]);
         let on_shared = || {
             let on = on()?;
-            // ON role TO x: a table of that name.
+            // GRANT … ON role TO x is about a table of that name.
             let is_named = tokens
                 .get(on + 2)
                 .is_some_and(|next| !["to", "from", ",", "."].iter().any(|word| is(next, word)));
@@ -292,7 +293,8 @@ impl<'a> ScriptWords<'a> {
             () if any(0, &["drop", "reassign"]) && any(1, &["owned"]) => {
                 "what a role owns, also outside this database"
             }
-            // GRANT a TO b, REVOKE a FROM b: a membership. With ON it is a right on an object.
+            // GRANT a TO b and REVOKE a FROM b change a membership. With ON it is a right on an
+            // object.
             () if any(0, &["grant", "revoke"]) && !any(1, &["end"]) && on().is_none() => {
                 "memberships of roles, which all databases share"
             }
@@ -323,8 +325,9 @@ impl<'a> ScriptWords<'a> {
         })
     }
 
-    /// COPY … FROM or TO, perhaps PROGRAM, and then a text. A variable may be called copy, and the
-    /// query of a COPY has a FROM.
+    /// Returns whether a COPY reads or writes a program, or a file if `program` is false. This is
+    /// FROM or TO, perhaps PROGRAM, and then a string. A variable may be called copy, and the query
+    /// of a COPY has a FROM of its own.
     fn copies(&self, from: usize, end: usize, program: bool) -> bool {
         let is_variable = self.tokens[from..end]
             .get(1)
@@ -377,7 +380,8 @@ impl<'a> ScriptWords<'a> {
         found
     }
 
-    /// A routine in C or in a language whose name says that it is not trusted.
+    /// Returns whether the statement has a body in C or in a language with the name of an untrusted
+    /// one.
     fn is_untrusted(&self, from: usize, end: usize) -> bool {
         let name = |token: &str| token.trim_matches(['\'', '"']).to_ascii_lowercase();
         let untrusted = |name: String| {

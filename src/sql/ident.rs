@@ -1,7 +1,7 @@
-//! Names as SQL wants them, where no server can be asked to quote them.
+//! Quotes identifiers and strings for SQL when there is no server to quote them.
 
-/// Reserved words, also those that may be a function's or a type's name: none of them is a name
-/// without quotes (PostgreSQL 18, `pg_get_keywords()`, catcode R and T).
+/// Reserved words, including those that may be the name of a function or a type. None of them is an
+/// identifier without quotes (PostgreSQL 18, `pg_get_keywords()`, catcode R and T).
 const RESERVED: &str = " all analyse analyze and any array as asc asymmetric authorization binary \
     both case cast check collate collation column concurrently constraint create cross \
     current_catalog current_date current_role current_schema current_time current_timestamp \
@@ -12,7 +12,7 @@ const RESERVED: &str = " all analyse analyze and any array as asc asymmetric aut
     similar some symmetric system_user table tablesample then to trailing true union unique user \
     using variadic verbose when where window with ";
 
-/// A name, quoted where it has to be.
+/// Returns the identifier, quoted if necessary.
 pub(crate) fn ident(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name
@@ -26,7 +26,8 @@ pub(crate) fn ident(name: &str) -> String {
     }
 }
 
-/// A string constant that means the same whatever standard_conforming_strings says.
+/// Returns a string constant with the same meaning under either value of
+/// standard_conforming_strings.
 pub(crate) fn literal(text: &str) -> String {
     let text = text.replace('\'', "''");
     if text.contains('\\') {

@@ -1,10 +1,10 @@
-//! What a statement does to the transaction it runs in, told by its words. A statement that is
-//! missing here and cannot run in a transaction is found out by trying: the server refuses it
-//! (25001, 2D000) before it has done anything.
+//! Classifies a statement by its effect on the transaction that it runs in, by its words. A
+//! statement that cannot run in a transaction and is not listed here is detected when it is tried:
+//! the server refuses it (25001, 2D000) before it has done anything.
 
 use super::{NonTransactional, Statement};
 
-/// What a statement does to the transaction it runs in.
+/// The effect of a statement on the transaction that it runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatementKind<'a> {
     /// Runs in a transaction like any other.
@@ -13,21 +13,21 @@ pub enum StatementKind<'a> {
     Begin,
     /// COMMIT or END.
     Commit,
-    /// ROLLBACK, ABORT, PREPARE TRANSACTION, COMMIT AND CHAIN: ends the transaction otherwise.
+    /// ROLLBACK, ABORT, PREPARE TRANSACTION, COMMIT AND CHAIN: ends the transaction in another way.
     Ends,
-    /// SET, RESET, SELECT set_config(…): holds for the statements after it.
+    /// SET, RESET, SELECT set_config(…): in force for the statements after it.
     Session,
-    /// DISCARD ALL ends the session's settings, and schemad's own lock with them.
+    /// DISCARD ALL: resets the session's settings, and releases schemad's advisory lock.
     Discard,
-    /// COPY … FROM STDIN or TO STDOUT needs a client that sends or takes the data.
+    /// COPY … FROM STDIN or TO STDOUT: needs a client that sends or receives the data.
     Streams,
-    /// `\connect` and the like are psql's, not SQL.
+    /// A psql command, for example `\connect`. It is not SQL.
     Meta,
-    /// Cannot run in a transaction.
+    /// A statement that cannot run in a transaction.
     Outside(NonTransactional<'a>),
 }
 
-/// All that BEGIN and START TRANSACTION may say.
+/// All words that are allowed in BEGIN and START TRANSACTION.
 const BEGIN: [&str; 17] = [
     "begin",
     "start",
@@ -48,11 +48,11 @@ const BEGIN: [&str; 17] = [
     "",
 ];
 
-/// All that COMMIT and END may say, but for COMMIT PREPARED with its name.
+/// All words that are allowed in COMMIT and END, except COMMIT PREPARED with its name.
 const END: [&str; 7] = ["commit", "end", "work", "transaction", "and", "no", "chain"];
 
 impl<'a> Statement<'a> {
-    /// What it does to its transaction.
+    /// Returns the statement's effect on its transaction.
     pub fn kind(&self) -> StatementKind<'a> {
         if self.sql.starts_with('\\') {
             return StatementKind::Meta;
@@ -90,8 +90,9 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// `SELECT [pg_catalog.]set_config(literal, literal, false) [[AS] name]` and nothing more:
-    /// repeating it does no harm.
+    /// Returns whether the statement is nothing but
+    /// `SELECT [pg_catalog.]set_config(literal, literal, true|false) [[AS] name]`. Repeating it
+    /// does no harm.
     fn is_set_config(&self) -> bool {
         let is_value = |token: &str| {
             token.starts_with('\'')
@@ -105,10 +106,10 @@ impl<'a> Statement<'a> {
                 .next_if(|token| token.eq_ignore_ascii_case(word))
                 .is_some()
         };
-        // Another schema's may do anything.
+        // A function of another schema may do anything.
         let named = next("select") && (!next("pg_catalog") || next(".")) && next("set_config");
         let arguments: Vec<&str> = tokens.collect();
-        // With two parentheses and two commas.
+        // Three values, two parentheses and two commas.
         let (call, alias) = arguments.split_at(arguments.len().min(7));
         let values = call.iter().filter(|token| is_value(token)).count();
         let is_alias = match alias {
@@ -120,8 +121,8 @@ impl<'a> Statement<'a> {
         named && values == 3 && call.last() == Some(&")") && is_alias
     }
 
-    /// It calls set_config(), or sets the search_path in a block, in a way that is not repeated
-    /// before the statements after it.
+    /// Returns whether the statement calls set_config(), or sets the search_path in a DO block, in
+    /// a form that is not repeated before the statements after it.
     pub fn sets_otherwise(&self) -> bool {
         let first = self.tokens().next().unwrap_or_default();
         let is = |words: &[&str]| words.iter().any(|word| first.eq_ignore_ascii_case(word));
@@ -131,15 +132,16 @@ impl<'a> Statement<'a> {
         !is(&["create", "alter", "comment"]) && self.kind() == StatementKind::Plain && sets()
     }
 
-    /// True for what writes rows as it stands there: INSERT, UPDATE, DELETE, TRUNCATE.
+    /// Returns whether the statement itself writes rows: INSERT, UPDATE, DELETE, TRUNCATE.
     pub fn writes(&self) -> bool {
         const WORDS: [&str; 4] = ["insert", "update", "delete", "truncate"];
         let first = self.tokens().next().unwrap_or_default();
         WORDS.iter().any(|word| first.eq_ignore_ascii_case(word))
     }
 
-    /// True for what changes definitions and runs nothing of a person's but the expressions in it;
-    /// and for `SELECT 1`, which stands where nothing is to be done.
+    /// Returns whether the statement only changes definitions. It runs no code of the file's author
+    /// except the expressions in it. `SELECT 1`, a placeholder for no statement at all, counts as
+    /// well.
     pub fn defines(&self) -> bool {
         const WORDS: [&str; 6] = ["create", "alter", "drop", "comment", "grant", "revoke"];
         let mut tokens = self.tokens();
@@ -151,7 +153,7 @@ impl<'a> Statement<'a> {
                 && tokens.next().is_none()
     }
 
-    /// The modes of a SET TRANSACTION, which say how a transaction has to begin.
+    /// Returns the modes of a SET TRANSACTION. They have to be given when the transaction begins.
     pub fn transaction_modes(&self) -> Option<&'a str> {
         let mut tokens = self.tokens();
         let mut next = |word: &str| {
@@ -166,7 +168,7 @@ impl<'a> Statement<'a> {
         Some(&self.sql[first.as_ptr() as usize - self.sql.as_ptr() as usize..])
     }
 
-    /// True for BEGIN READ ONLY and SET TRANSACTION READ ONLY.
+    /// Returns whether a BEGIN or SET TRANSACTION is READ ONLY.
     pub(super) fn is_read_only(&self) -> bool {
         self.has(&["only"])
     }
@@ -179,14 +181,14 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// True when there is nothing but these words: `begin raise 'x'` is a mistake and begins
-    /// nothing.
+    /// Returns whether the statement has no other words than these. `begin raise 'x'` is a mistake
+    /// and does not begin a transaction.
     fn only(&self, words: &[&str]) -> bool {
         self.tokens()
             .all(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
     }
 
-    /// True when one of these words stands in it.
+    /// Returns whether one of these words occurs in the statement.
     pub fn has(&self, words: &[&str]) -> bool {
         self.tokens()
             .any(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))

@@ -1,55 +1,56 @@
-//! Statements that cannot run in a transaction, and the names in them that tell afterwards whether
-//! they have. Of PostgreSQL's grammar this knows what stands around those names. A name that the
-//! server's parse_ident() cannot read (U&"…") tells nothing.
+//! Statements that cannot run in a transaction, and the names in them. After a crash the names are
+//! used to determine whether the statement took effect. Of PostgreSQL's grammar only the words
+//! around those names are parsed. A name that the server's parse_ident() cannot read (U&"…") is of
+//! no use.
 
 use super::Statement;
 
-/// A statement that cannot run in a transaction, and how it can be told afterwards whether it has.
+/// A statement that cannot run in a transaction, by the way to determine whether it took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonTransactional<'a> {
-    /// CREATE INDEX CONCURRENTLY. Names as they are written.
+    /// CREATE INDEX CONCURRENTLY. The names are as written.
     CreateIndex {
-        /// None: the server makes one up.
+        /// The index. `None` if the server chooses the name.
         index: Option<&'a str>,
         /// The table, perhaps with its schema.
         table: &'a str,
     },
     /// DROP INDEX CONCURRENTLY.
     DropIndex {
-        /// The index, perhaps with its schema, as it is written.
+        /// The index, perhaps with its schema, as written.
         index: &'a str,
     },
-    /// REINDEX … CONCURRENTLY: doing it again does no harm, once the copies are gone that a failed
-    /// one leaves.
+    /// REINDEX … CONCURRENTLY. Repeating it does no harm after the copies that a failed one leaves
+    /// have been dropped.
     Reindex,
-    /// ALTER TABLE … DETACH PARTITION … CONCURRENTLY, which a failure leaves half done. Names as
-    /// they are written.
+    /// ALTER TABLE … DETACH PARTITION … CONCURRENTLY. A failure leaves it half done. The names are
+    /// as written.
     Detach {
         /// The partitioned table.
         table: &'a str,
         /// The partition.
         partition: &'a str,
     },
-    /// CREATE or DROP, DATABASE or TABLESPACE, which the catalog lists by name.
+    /// CREATE or DROP, DATABASE or TABLESPACE. A catalog lists the object by name.
     Shared {
-        /// CREATE.
+        /// Whether it is CREATE.
         creates: bool,
-        /// TABLESPACE.
+        /// Whether it is a TABLESPACE.
         is_tablespace: bool,
-        /// As it is written.
+        /// The name, as written.
         name: &'a str,
     },
-    /// A block of the file's own that is READ ONLY: the journal cannot be written in it, and doing
-    /// it again does no harm.
+    /// A READ ONLY block of the file's own. The journal cannot be written in it. Repeating it does
+    /// no harm.
     ReadOnlyBlock,
-    /// Doing it again does no harm: VACUUM, REINDEX, ALTER SYSTEM, CLUSTER.
+    /// VACUUM, REINDEX, ALTER SYSTEM or CLUSTER. Repeating it does no harm.
     Repeatable,
-    /// Nobody can tell but a person.
+    /// Only a person can determine whether it took effect.
     Unknown,
 }
 
 impl NonTransactional<'_> {
-    /// The ledger's word for how it can be told whether the statement took effect.
+    /// Returns the ledger's name for the way to determine whether the statement took effect.
     pub fn settles_by(self) -> &'static str {
         match self {
             Self::CreateIndex { .. } => "create_index",
@@ -63,11 +64,12 @@ impl NonTransactional<'_> {
     }
 }
 
-/// As many words as a statement has up to the last name that matters here, and a few more.
+/// The number of words that are read. The last name that matters is always among them.
 const WORDS: usize = 32;
 
 impl<'a> Statement<'a> {
-    /// How it runs when it cannot run in a transaction. None: it can, or only the server knows.
+    /// Returns how the statement runs if it cannot run in a transaction. Returns `None` if it can,
+    /// or if only the server can tell.
     pub(super) fn outside(&self) -> Option<NonTransactional<'a>> {
         let mut words = StatementWords {
             sql: self.sql,
@@ -113,8 +115,9 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// Doing it again does no harm: when the server refuses it in a transaction (as it does for a
-    /// partitioned table), nobody has to be asked afterwards whether it took effect.
+    /// Returns whether repeating the statement does no harm. If the server refuses it in a
+    /// transaction (as it does for a partitioned table), there is no need to determine afterwards
+    /// whether it took effect.
     pub fn repeats(&self) -> bool {
         let first = self.tokens().next().unwrap_or_default();
         ["reindex", "cluster", "vacuum"]
@@ -131,7 +134,7 @@ struct StatementWords<'a> {
 }
 
 impl<'a> StatementWords<'a> {
-    /// Takes these words if they come next, or nothing.
+    /// Consumes these words if they come next. Otherwise consumes nothing.
     fn take(&mut self, words: &[&str]) -> bool {
         let next = self.tokens[self.at..].iter().take(words.len());
         let come = next.len() == words.len()
@@ -148,10 +151,10 @@ impl<'a> StatementWords<'a> {
         next
     }
 
-    /// A name that the server can be asked about: parts joined by dots, as it is written.
+    /// Reads a name that can be looked up on the server: parts joined by dots, as written.
     fn name(&mut self) -> Option<&'a str> {
         let offset = |token: &str| token.as_ptr() as usize - self.sql.as_ptr() as usize;
-        // U&"…" is one word.
+        // The lexer returns U&"…" as one token.
         let is_readable = |token: &&str| {
             token.starts_with('"')
                 || token.starts_with(|c: char| c.is_alphabetic() || c == '_')
@@ -180,7 +183,7 @@ impl<'a> StatementWords<'a> {
         }
     }
 
-    /// [IF EXISTS] and what `read` reads.
+    /// [IF EXISTS], and then a name that `read` reads.
     fn existing(&mut self, read: impl Fn(&mut Self) -> Option<&'a str>) -> Option<&'a str> {
         self.take(&["if", "exists"]);
         read(self)

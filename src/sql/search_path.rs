@@ -1,11 +1,11 @@
-//! The search_path that a statement sets, read and not run.
+//! Parses the search_path that a statement sets, without running it.
 
 use super::Statement;
 
 impl Statement<'_> {
-    /// The schemas of `SET search_path`, `SET SCHEMA` or `SELECT set_config('search_path', …)`, as
-    /// the server keeps their names. `None`: it is none of these, or is not written in words and
-    /// plain strings.
+    /// Returns the schemas of `SET search_path`, `SET SCHEMA` or
+    /// `SELECT set_config('search_path', …)`, with their names in the form of the catalog. Returns
+    /// `None` for any other statement, and for a value that is not made of words and plain strings.
     pub fn search_path(&self) -> Option<Vec<String>> {
         let tokens: Vec<&str> = self.tokens().collect();
         let is = |at: usize, word: &str| {
@@ -42,7 +42,7 @@ impl Statement<'_> {
     }
 }
 
-/// A name as it is written: a word, an identifier in quotes or a string.
+/// Returns the name that a word, a quoted identifier or a string denotes.
 fn name_of(written: &str) -> String {
     let quoted = written
         .strip_prefix('"')

@@ -1,18 +1,19 @@
-//! Statements that hold a password, told by their words. When one fails, neither it is shown nor
-//! what the server quotes of it: a failure lies in the ledger, in events and in logs, where people
-//! read who may not know the password.
+//! Detects statements that hold a password, by their words. If one fails, neither its text nor the
+//! server's quotation of it is shown. Failures are stored in the ledger, in events and in logs, and
+//! their readers may not be entitled to know the password.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
 use super::{Statement, split};
 
-/// What stands in the place of a line of such a statement.
+/// The text that replaces a line of a statement that holds a password.
 pub const NOT_SHOWN: &str = "(not shown: it belongs to a statement that holds a password)";
 
-/// A body in quotes may hold another; deeper ones are taken for secrets where they say "password".
+/// The depth to which quoted bodies are analysed. A deeper one counts as secret if it contains
+/// "passw".
 const DEEPEST: usize = 3;
 
-/// What every connection string has, and no password is.
+/// Words that are common in connection strings and are not treated as secrets.
 const OF_CONNECTIONS: [&str; 17] = [
     "host",
     "hostaddr",
@@ -34,9 +35,9 @@ const OF_CONNECTIONS: [&str; 17] = [
 ];
 
 impl Statement<'_> {
-    /// True for a statement that holds a password, or may hold one where its writer misspelt the
-    /// word: roles, user mappings, foreign servers, subscriptions, dblink, and blocks and functions
-    /// with such a statement in them.
+    /// Returns whether the statement holds a password, or may hold one if its author misspelt the
+    /// keyword: statements about roles, user mappings, foreign servers, subscriptions and dblink,
+    /// and blocks and functions that contain one of these.
     pub fn holds_secret(&self) -> bool {
         self.holds_secret_at(0)
     }
@@ -59,7 +60,7 @@ impl Statement<'_> {
                 return has_literal();
             }
             if is(1, &["role", "user", "group"]) {
-                // ALTER ROLE … SET search_path = '…' holds none.
+                // ALTER ROLE … SET search_path = '…' holds no password.
                 let sets = is(0, &["alter"])
                     && self.tokens().any(|token| token.eq_ignore_ascii_case("set"));
                 return !sets || says_password();
@@ -78,9 +79,10 @@ impl Statement<'_> {
             || has_literal() && is_dblink()
     }
 
-    /// A literal behind the word: `OPTIONS (password 'x')` of whatever it is, `f(password => 'x')`,
-    /// `SET password = 'x'`; a value for a column or a setting of that name: `INSERT INTO t (name,
-    /// password) VALUES …`, `set_config('app.password', …)`.
+    /// Returns whether a password is given as a literal. It may follow the word, in any statement:
+    /// `OPTIONS (password 'x')`, `f(password => 'x')`, `SET password = 'x'`. Or it may be the value
+    /// for a column or a setting of that name: `INSERT INTO t (name, password) VALUES …`,
+    /// `set_config('app.password', …)`.
     fn gives_password(&self) -> bool {
         let mut tokens = self.tokens();
         if tokens
@@ -118,7 +120,7 @@ impl Statement<'_> {
         false
     }
 
-    /// The words that must not be shown: what stands in quotes, and what follows the word
+    /// Returns the words that must not be shown: those in literals, and those after the word
     /// "password".
     fn secrets(&self, depth: usize) -> BTreeSet<String> {
         let mut secrets = BTreeSet::new();
@@ -141,7 +143,8 @@ impl Statement<'_> {
     }
 }
 
-/// A connection string with a password, or SQL with such a statement in it.
+/// Returns whether a text is a connection string with a password, or SQL with a statement that
+/// holds one.
 fn holds_secret(text: &str, depth: usize) -> bool {
     let lower = text.to_ascii_lowercase();
     let is_url = lower.split("://").skip(1).any(|rest| {
@@ -154,8 +157,7 @@ fn holds_secret(text: &str, depth: usize) -> bool {
         .split("password")
         .skip(1)
         .any(|rest| rest.trim_start().starts_with('='));
-    // As it stands in a connection string, and not in a condition: password=x, with nothing
-    // between.
+    // The form of a connection string and not of a condition: password=x, with no space between.
     let is_given = lower
         .split("password=")
         .skip(1)
@@ -163,7 +165,7 @@ fn holds_secret(text: &str, depth: usize) -> bool {
     if is_url || is_given || is_dsn && lower.contains("host") {
         return true;
     }
-    // Most literals are short values.
+    // A cheap check first, because most literals are short values.
     let may_be_sql = [
         "passw",
         "role",
@@ -183,7 +185,7 @@ fn holds_secret(text: &str, depth: usize) -> bool {
     }
 }
 
-/// The secrets of the statements in a body.
+/// Returns the secrets of the statements in a body.
 fn secrets_in(text: &str, depth: usize) -> BTreeSet<String> {
     if depth >= DEEPEST || !text.to_ascii_lowercase().contains("passw") {
         return BTreeSet::new();
@@ -201,8 +203,8 @@ fn secrets_of(sql: &str, depth: usize) -> BTreeSet<String> {
         .collect()
 }
 
-/// The body of a block or function as statements: what stands before a statement in it is on its
-/// own.
+/// Returns the body of a block or function as a list of statements. A semicolon is inserted after
+/// each word that can precede a statement.
 fn body(text: &str) -> String {
     let mut body = String::with_capacity(text.len());
     for word in text.split_inclusive(char::is_whitespace) {
@@ -220,7 +222,7 @@ fn body(text: &str) -> String {
     body
 }
 
-/// What stands between a name and its value.
+/// Returns whether the token can stand between a name and its value.
 fn is_sign(token: &str) -> bool {
     token.chars().all(|c| matches!(c, '=' | ':' | '>'))
 }
@@ -236,7 +238,7 @@ fn is_literal(token: &str) -> bool {
             .starts_with('\'')
 }
 
-/// What stands between the quotes.
+/// Returns the text between the quotes.
 fn contents(literal: &str) -> Cow<'_, str> {
     if let Some(after) = literal.strip_prefix('$') {
         let tag = after.find('$').map_or(literal.len(), |at| at + 2);
@@ -254,7 +256,7 @@ fn contents(literal: &str) -> Cow<'_, str> {
         .into()
 }
 
-/// The text as a whole, and its words of three letters and more.
+/// Adds the text as a whole, and its words of three letters and more.
 fn add_words(text: &str, words: &mut BTreeSet<String>) {
     const SHORTEST: usize = 3;
     let lower = text.to_lowercase();
@@ -275,12 +277,13 @@ fn add_words(text: &str, words: &mut BTreeSet<String>) {
 pub struct SecretWords(BTreeSet<String>);
 
 impl SecretWords {
-    /// Those of all statements in `sql` that hold a password.
+    /// Returns the secret words of all statements in `sql` that hold a password.
     pub fn of(sql: &str) -> Self {
         Self(secrets_of(sql, 0))
     }
 
-    /// Those of what a server's CONTEXT quotes, too: lines of the form `SQL statement "…"`.
+    /// Returns the secret words of the statements that a server's CONTEXT quotes, in lines of the
+    /// form `SQL statement "…"`.
     pub fn of_context(context: &str) -> Self {
         let quoted = context.split("SQL statement \"").skip(1);
         let statements = quoted.map(|rest| {
@@ -294,27 +297,27 @@ impl SecretWords {
         all
     }
 
-    /// With those of another.
+    /// Returns the words of both.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }
 
-    /// There are none.
+    /// Returns whether there are no secret words.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// True for a text that shows one of them.
+    /// Returns whether a text contains one of the words.
     pub fn are_in(&self, text: &str) -> bool {
         let lower = text.to_lowercase();
         self.0.iter().any(|secret| lower.contains(secret))
     }
 }
 
-/// True where the line of `sql` that begins at byte `start` and ends before `end` holds a part of a
-/// statement with a password.
+/// Returns whether the line of `sql` from byte `start` to byte `end` is part of a statement that
+/// holds a password.
 pub(super) fn is_on_line(sql: &str, start: usize, end: usize) -> bool {
     let overlaps = |statement: &&Statement<'_>| statement.start < end && statement.end() > start;
     split(sql)

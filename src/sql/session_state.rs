@@ -1,6 +1,6 @@
-//! What the parts of a script that is not one transaction lose between them: each part begins with
-//! a clean session and the file's own SET statements, so temporary tables, prepared statements,
-//! cursors, and what holds for one transaction only do not reach the next.
+//! Detects session state that is lost between the parts of a script that is not one transaction.
+//! Each part begins with a clean session and the file's own SET statements. Temporary tables,
+//! prepared statements, cursors, and settings for a single transaction do not reach the next part.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,25 +10,26 @@ use super::{
 };
 use crate::runtime::blocking::in_place;
 
-/// What a statement relies on that a part of the file before it had, or what it does for those
-/// behind it in vain.
+/// The kind of session state that a statement needs from an earlier part, or sets for later parts
+/// without effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionLoss {
-    /// It uses a temporary table, view or sequence of an earlier part.
+    /// A temporary table, view or sequence of an earlier part is used.
     Temporary,
-    /// It uses a prepared statement of an earlier part.
+    /// A prepared statement of an earlier part is used.
     Prepared,
-    /// It uses a cursor of an earlier part.
+    /// A cursor of an earlier part is used.
     Cursor,
-    /// currval() or lastval(), and nothing of its part advances a sequence before it.
+    /// currval() or lastval() is called, and no statement of the same part advances a sequence
+    /// before.
     Sequence,
-    /// SET LOCAL, SET CONSTRAINTS or SET TRANSACTION outside of BEGIN … COMMIT.
+    /// SET LOCAL, SET CONSTRAINTS or SET TRANSACTION is used outside of BEGIN … COMMIT.
     Local,
-    /// `SELECT set_config(…)` that is not repeated before the parts behind it.
+    /// `SELECT set_config(…)` is used in a form that is not repeated before the later parts.
     Setting,
 }
 
-/// Without one of these words no part of a script misses what another had.
+/// The words without one of which a script loses no session state.
 const LEAVE_SOMETHING: [&str; 11] = [
     "temp",
     "temporary",
@@ -43,15 +44,15 @@ const LEAVE_SOMETHING: [&str; 11] = [
     "set_config",
 ];
 
-/// The first statement of a script that is not one transaction which relies on what another part of
-/// it had in its session, or leaves something there in vain; and where it is.
+/// Finds the first statement of a script that is not one transaction which needs session state of
+/// another part, or sets it without effect. Returns the kind of state and the position.
 pub(crate) fn loses_session(sql: &str) -> Option<(SessionLoss, TextPosition)> {
     in_place(sql.len(), || find(sql))
 }
 
 fn find(sql: &str) -> Option<(SessionLoss, TextPosition)> {
     if !mentions(sql, &LEAVE_SOMETHING) {
-        return None; // as most files
+        return None; // The common case.
     }
     let statements = split(sql);
     let (mut losses, mut part, mut is_in_block) = (LossFinder::default(), 0, false);
@@ -59,7 +60,7 @@ fn find(sql: &str) -> Option<(SessionLoss, TextPosition)> {
         match statement.kind() {
             StatementKind::Begin => is_in_block = true,
             StatementKind::Commit => (is_in_block, part) = (false, part + 1),
-            // What sets something is repeated before the parts behind it.
+            // These settings are repeated before the later parts.
             StatementKind::Session | StatementKind::Discard | StatementKind::Ends => {}
             _ => {
                 if let Some((loss, at)) = losses.pass(statement, index, part, is_in_block) {
@@ -72,7 +73,7 @@ fn find(sql: &str) -> Option<(SessionLoss, TextPosition)> {
     None
 }
 
-/// A word of SQL without its quotes, in lower case where it has none.
+/// Returns an identifier without its quotes, or in lower case if it has none.
 fn name(token: &str) -> String {
     match token.strip_prefix('"') {
         Some(quoted) => quoted
@@ -87,7 +88,8 @@ fn is(token: Option<&&str>, words: &[&str]) -> bool {
     token.is_some_and(|token| words.iter().any(|word| token.eq_ignore_ascii_case(word)))
 }
 
-/// What `statement` leaves in its session that has a name.
+/// Returns the kind and the name of a temporary relation, prepared statement or cursor that
+/// `statement` creates.
 fn left_by(statement: &Statement<'_>) -> Option<(SessionLoss, String)> {
     const TEMPORARY: [&str; 2] = ["temp", "temporary"];
     let head: Vec<&str> = statement.tokens().take(12).collect();
@@ -138,7 +140,7 @@ fn left_by(statement: &Statement<'_>) -> Option<(SessionLoss, String)> {
     None
 }
 
-/// What an earlier part left under a name that `statement` uses now.
+/// Returns the kind of something that an earlier part created and `statement` uses.
 fn used_by(
     statement: &Statement<'_>,
     left: &HashMap<(SessionLoss, String), usize>,
@@ -165,9 +167,10 @@ fn used_by(
         .then_some(SessionLoss::Temporary)
 }
 
-/// The names that stand where only a relation can: behind FROM, INTO and the like. A column, an
-/// alias, a table of another schema, a common table expression, and what the statement itself
-/// creates or drops if it is there, may have the name of a temporary table.
+/// Returns the names in positions where only a relation can be, after FROM, INTO and the like.
+/// Other uses of the name of a temporary table are skipped: a column, an alias, a table of another
+/// schema, a common table expression, and the object that the statement itself creates or drops
+/// with IF EXISTS.
 fn relations<'a>(statement: &Statement<'a>) -> Vec<&'a str> {
     const BEFORE: [&str; 16] = [
         "from",
@@ -191,7 +194,7 @@ fn relations<'a>(statement: &Statement<'a>) -> Vec<&'a str> {
     let at = |n: usize| tokens.get(n);
     let creates = is(at(0), &["create"]);
     let is_relation = |n: usize| {
-        // Another schema's, unless it is the one of temporary objects.
+        // A table of another schema is skipped, unless the schema is pg_temp.
         let start = if is(n.checked_sub(1).and_then(at), &["."]) {
             n.saturating_sub(2)
         } else {
@@ -226,7 +229,7 @@ fn relations<'a>(statement: &Statement<'a>) -> Vec<&'a str> {
         .collect()
 }
 
-/// The table that an INSERT fills, without its schema.
+/// Returns the table that an INSERT fills, without its schema.
 fn filled_by(statement: &Statement<'_>) -> Option<String> {
     let mut tokens = statement
         .tokens()
@@ -240,9 +243,10 @@ fn filled_by(statement: &Statement<'_>) -> Option<String> {
     Some(name(table))
 }
 
-/// It asks for a value that only an earlier part has advanced to: `SELECT currval(…)` with nothing
-/// before it in its part, or currval() of the sequence of a table that an earlier part has filled.
-/// Anything else (a default of the statement's own, a function) may have advanced it.
+/// Returns whether the statement reads a sequence value that only an earlier part has set. This is
+/// `SELECT currval(…)` as the first statement of its part, or currval() of the sequence of a table
+/// that an earlier part has filled. In other cases a default or a function of the statement itself
+/// may have advanced the sequence.
 fn asks_in_vain(statement: &Statement<'_>, filled: &HashSet<String>) -> bool {
     const ASK: [&str; 2] = ["currval", "lastval"];
     if statement.defines() || calls(statement, &["nextval", "setval"]) || !calls(statement, &ASK) {
@@ -261,7 +265,7 @@ fn asks_in_vain(statement: &Statement<'_>, filled: &HashSet<String>) -> bool {
                 .next()
                 .unwrap_or_default()
                 .replace('"', "");
-            // serial and identity columns call theirs TABLE_COLUMN_seq.
+            // The sequence of a serial or identity column is called TABLE_COLUMN_seq.
             let tables = sequence.match_indices('_').map(|(end, _)| &sequence[..end]);
             tables.clone().all(|table| Some(table) != own.as_deref()) && { tables }
                 .any(|table| filled.contains(table))
@@ -269,7 +273,7 @@ fn asks_in_vain(statement: &Statement<'_>, filled: &HashSet<String>) -> bool {
     is_first || of_filled
 }
 
-/// It calls one of the functions of these names.
+/// Returns whether the statement calls one of these functions.
 fn calls(statement: &Statement<'_>, functions: &[&str]) -> bool {
     let mut tokens = statement.tokens().peekable();
     while let Some(token) = tokens.next() {
@@ -280,7 +284,7 @@ fn calls(statement: &Statement<'_>, functions: &[&str]) -> bool {
     false
 }
 
-/// `SELECT [pg_catalog.]set_config(`
+/// Returns whether the statement begins with `SELECT [pg_catalog.]set_config(`.
 fn only_sets(statement: &Statement<'_>) -> bool {
     let mut tokens = statement
         .tokens()
@@ -288,24 +292,26 @@ fn only_sets(statement: &Statement<'_>) -> bool {
     is(tokens.next().as_ref(), &["select"]) && is(tokens.next().as_ref(), &["set_config"])
 }
 
-/// Finds what the parts of a script lose between them.
+/// Finds the session state that is lost between the parts of a script.
 #[derive(Default)]
 struct LossFinder {
-    /// Temporary relations, prepared statements and cursors so far, and which part left each.
+    /// The temporary relations, prepared statements and cursors so far, each with the part that
+    /// created it.
     left: HashMap<(SessionLoss, String), usize>,
-    /// The part whose statements are passed, and whether one of them may have advanced a sequence.
+    /// The current part, and whether one of its statements may have advanced a sequence.
     part: usize,
     may_advance: bool,
-    /// Tables that were filled so far.
+    /// The tables that were filled so far.
     filled: HashSet<String>,
-    /// The first statement of a part of its own that only sets something: in vain where another
-    /// part follows.
+    /// The index of a statement that is a part of its own and only sets something. It has no effect
+    /// if another part follows.
     sets: Option<usize>,
 }
 
 impl LossFinder {
-    /// Takes in the next statement (its number in the file is `index`), which is of that part.
-    /// Returns what it loses, and where that is: the statement itself, or an earlier one.
+    /// Processes the next statement. `index` is its index in the file, and `part` is the part that
+    /// it belongs to. Returns the state that is lost and the index of the statement responsible,
+    /// which may be an earlier one.
     fn pass(
         &mut self,
         statement: &Statement<'_>,
@@ -340,7 +346,7 @@ impl LossFinder {
         if !self.may_advance && asks_in_vain(statement, &self.filled) {
             return Some((SessionLoss::Sequence, index));
         }
-        // An INSERT advances its table's sequence; a function, whatever it likes.
+        // An INSERT advances the sequence of its table. A function may advance any sequence.
         self.may_advance |= calls(statement, &["nextval", "setval"])
             || !statement.defines() && statement.kind() == StatementKind::Plain;
         if statement.has(&["insert"]) {
@@ -457,7 +463,7 @@ mod tests {
              VACUUM t",
             "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql AS 'SELECT currval(''s'')'; SELECT 1",
             "SELECT 1 AS currval",
-            // Made anew, of another schema, a column, an alias, or not needed to be there.
+            // Created again, of another schema, a column, an alias, or dropped with IF EXISTS.
             "BEGIN; CREATE TEMP TABLE t ON COMMIT DROP AS SELECT 1 n; COMMIT; BEGIN; CREATE TEMP \
              TABLE t ON COMMIT DROP AS SELECT 2 n; TABLE t; COMMIT",
             "CREATE TEMP TABLE users AS SELECT 1; VACUUM app.users; SELECT 1 FROM app.users",

@@ -1,28 +1,28 @@
-//! Settings of one migration, in its leading comments, so that they travel with the file through
-//! any source: `-- schemad: lock_timeout=2s statement_timeout=10min`.
+//! The settings of one migration, in its leading comments, so that they stay with the file whatever
+//! its source: `-- schemad: lock_timeout=2s statement_timeout=10min`.
 
 use std::time::Duration;
 
 use crate::runtime::blocking::in_place;
 
-/// What a script asks for; `None`: schemad's own default.
+/// The settings in a script. `None` means schemad's own default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScriptSettings {
-    /// How long one attempt may wait for a lock; 0 is without end.
+    /// The longest that one attempt may wait for a lock. 0 means no limit.
     pub lock_timeout: Option<Duration>,
-    /// How long one statement may run; 0 is without end.
+    /// The longest that one statement may run. 0 means no limit.
     pub statement_timeout: Option<Duration>,
-    /// How long the step may go on retrying for its locks.
+    /// The longest that the step may keep retrying for its locks.
     pub lock_wait: Option<Duration>,
 }
 
-/// The largest that PostgreSQL's own settings hold.
+/// The largest duration that PostgreSQL's own settings accept.
 const MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// Reads the leading comments of `sql`, of either kind.
+/// Reads the settings in the leading comments of `sql`, `--` and `/* */`.
 ///
 /// # Errors
-/// What is wrong with a line that begins with `schemad:`, for the author of the file.
+/// Returns a message for the author of the file if a line that begins with `schemad:` is invalid.
 pub fn settings(sql: &str) -> Result<ScriptSettings, String> {
     let mut settings = ScriptSettings::default();
     let lines: Vec<&str> = in_place(sql.len(), || {
@@ -72,9 +72,9 @@ pub fn settings(sql: &str) -> Result<ScriptSettings, String> {
     Ok(settings)
 }
 
-/// True where a script may give a value to a setting of one's own (`SET app.user = …`,
-/// set_config()): it stays defined, as an empty text, for as long as the session lives. By words,
-/// also in bodies; rather too often than not.
+/// Returns whether a script may give a value to a custom setting (`SET app.user = …`,
+/// set_config()). The setting stays defined, as an empty string, until the session ends. The check
+/// is by words, also in bodies, and may return true for a script that does not.
 pub(crate) fn may_define(sql: &str) -> bool {
     in_place(sql.len(), || defines_settings(sql))
 }
@@ -98,7 +98,7 @@ fn defines_settings(sql: &str) -> bool {
     sets() || text.contains("set_config")
 }
 
-/// What a line of a comment says, without the signs around it.
+/// Returns the text of a comment's line without its delimiters.
 fn words(line: &str) -> &str {
     line.trim()
         .trim_start_matches(['-', '/', '*'])
@@ -106,7 +106,7 @@ fn words(line: &str) -> &str {
         .trim()
 }
 
-/// As PostgreSQL reads them: a bare number is milliseconds.
+/// Parses a duration as PostgreSQL does. A bare number is milliseconds.
 fn duration(text: &str) -> Option<Duration> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

@@ -1,28 +1,27 @@
-//! Splits SQL into statements as PostgreSQL's own psql does: by tokens, not by a grammar, so that a
-//! statement which this release of schemad has never heard of is still one statement. The tokens
-//! are squawk's.
+//! Splits SQL into statements as psql does. It uses tokens and not a grammar, so that a statement
+//! this release of schemad does not know is still one statement. The tokens are squawk's.
 
 use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 
 use crate::runtime::blocking::in_place;
 
-/// One statement, from its first word to its last; comments before it and the semicolon are not
-/// part of it.
+/// A statement, from its first word to its last. Comments before it and the semicolon after it are
+/// not included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statement<'a> {
     /// The text.
     pub sql: &'a str,
-    /// Where it begins in the whole, in bytes.
+    /// The byte where the statement begins in the script.
     pub start: usize,
 }
 
 impl<'a> Statement<'a> {
-    /// Where it ends in the whole, in bytes; a semicolon may follow.
+    /// Returns the byte where the statement ends in the script. A semicolon may follow.
     pub fn end(&self) -> usize {
         self.start + self.sql.len()
     }
 
-    /// How it begins, on one line of at most 80 characters.
+    /// Returns the beginning of the statement, on one line of at most 80 characters.
     pub fn summary(&self) -> String {
         const LONGEST: usize = 80;
         let is_secret = || {
@@ -31,10 +30,10 @@ impl<'a> Statement<'a> {
                     .tokens()
                     .any(|token| token.to_ascii_lowercase().contains("password"))
         };
-        // CREATE ROLE, a user mapping, a subscription's connection: no event shows what they keep
-        // secret.
+        // This includes CREATE ROLE, a user mapping and a subscription's connection. Their secrets
+        // must not appear in events.
         if in_place(self.sql.len(), is_secret) {
-            // A body in quotes or dollars is one token, and the password would be in it.
+            // A body in quotes or dollar quotes is one token, and could contain the password.
             let is_word = |token: &&str| {
                 token.len() < LONGEST / 2 && token.chars().all(|c| c.is_alphanumeric() || c == '_')
             };
@@ -54,24 +53,25 @@ impl<'a> Statement<'a> {
         summary
     }
 
-    /// Its words and signs, without white space and comments.
+    /// Returns the tokens, without white space and comments.
     pub fn tokens(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         significant(self.sql).map(|(_, _, text)| text)
     }
 }
 
-/// The statements of `sql`; empty ones do not count, as they do not for the server.
+/// Returns the statements of `sql`. As on the server, empty ones do not count.
 pub fn split(sql: &str) -> Vec<Statement<'_>> {
     in_place(sql.len(), || statements(sql).collect())
 }
 
-/// The same one after the other, so that who looks only at the first ones does not pay for all.
+/// Returns the statements of `sql` lazily, so that a caller that needs only the first ones does not
+/// split the whole script.
 pub(crate) fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
     let mut open: Option<(usize, usize)> = None;
     let mut nesting = SplitNesting::default();
     let mut tokens = significant(sql).peekable();
-    // What is left after one of psql's own commands is read anew: the rest of its line is no SQL,
-    // and may open a quote.
+    // The rest of the line of a psql command is not SQL and may open a quote. So the text after
+    // that line is tokenized again.
     let mut from = 0;
     let mut command: Option<Statement<'_>> = None;
     let statement = move |(start, end): (usize, usize)| Statement {
@@ -85,8 +85,8 @@ pub(crate) fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
         while let Some((kind, at, text)) = tokens.next() {
             let at = from + at;
             if kind == TokenKind::Unknown && text == "\\" {
-                // It takes the rest of its line, and ends the statement before it as a semicolon
-                // does: outside of quotes no SQL has a backslash.
+                // A psql command extends to the end of its line. It ends the statement before it as
+                // a semicolon does. SQL has no backslash outside of quotes.
                 let before = open.take();
                 nesting = SplitNesting::default();
                 from = at + sql[at..].find('\n').unwrap_or(sql.len() - at);
@@ -119,7 +119,8 @@ pub(crate) fn statements(sql: &str) -> impl Iterator<Item = Statement<'_>> {
     })
 }
 
-/// The quote or comment that is opened and never closed: what it is, and where it begins, in bytes.
+/// Finds a quote or comment that is opened and never closed. Returns its kind, and the byte where
+/// it begins.
 pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
     let unterminated = |(kind, at, _): (TokenKind, usize, &str)| {
         let what = match kind {
@@ -146,13 +147,13 @@ pub fn unterminated(sql: &str) -> Option<(&'static str, usize)> {
     in_place(sql.len(), || tokens(sql).find_map(unterminated))
 }
 
-/// The semicolon (in bytes) that ends what ends at byte `at`, if one follows.
+/// Returns the byte of the semicolon that follows byte `at`, if it is the next token.
 pub(crate) fn semicolon_after(sql: &str, at: usize) -> Option<usize> {
     let (kind, offset, _) = significant(&sql[at..]).next()?;
     (kind == TokenKind::Semi).then_some(at + offset)
 }
 
-/// The comments before the first word, with their signs.
+/// Returns the comments before the first word, with their delimiters.
 pub(super) fn leading_comments(sql: &str) -> impl Iterator<Item = &str> {
     let leading = |kind: &TokenKind| {
         matches!(
@@ -165,14 +166,14 @@ pub(super) fn leading_comments(sql: &str) -> impl Iterator<Item = &str> {
         .map(|(.., text)| text)
 }
 
-/// The first word, comments and empty statements left out.
+/// Returns the first word. Comments and empty statements are skipped.
 pub(super) fn first_word(sql: &str) -> Option<&str> {
     significant(sql)
         .map(|(_, _, text)| text)
         .find(|text| *text != ";")
 }
 
-/// The tokens that mean something: kind, byte offset and text.
+/// Returns the kind, byte offset and text of every token except white space and comments.
 fn significant(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
     tokens(sql).filter(|(kind, ..)| {
         !matches!(
@@ -182,8 +183,9 @@ fn significant(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
     })
 }
 
-/// Every token: kind, byte offset and text. An E'…' string is one token with what continues it on
-/// later lines; squawk's lexer takes that for a plain string, in which a backslash escapes nothing.
+/// Returns the kind, byte offset and text of every token. An E'…' string and its continuation on
+/// later lines are one token. squawk's lexer reads the continuation as a plain string, in which a
+/// backslash escapes nothing.
 fn tokens(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
     let (mut rest, mut at) = (tokenize(sql), 0);
     std::iter::from_fn(move || {
@@ -209,8 +211,9 @@ fn tokens(sql: &str) -> impl Iterator<Item = (TokenKind, usize, &str)> {
     })
 }
 
-/// The quote that continues a string which ended at byte `at`: after white space with a line's end
-/// in it, `--` comments allowed (quotecontinue in PostgreSQL's scan.l).
+/// Returns the byte of the quote that continues a string which ended at byte `at`. Between them is
+/// white space with a line break, and possibly `--` comments (quotecontinue in PostgreSQL's
+/// scan.l).
 fn continuation(sql: &str, at: usize) -> Option<usize> {
     let mut quote = at;
     for token in tokenize(&sql[at..]) {
@@ -222,13 +225,14 @@ fn continuation(sql: &str, at: usize) -> Option<usize> {
     (sql[quote..].starts_with('\'') && sql[at..quote].contains(['\n', '\r'])).then_some(quote)
 }
 
-/// Where a string with backslash escapes ends, after its closing quote; `from` is inside it.
+/// Returns the byte after the closing quote of a string with backslash escapes. `from` is inside
+/// the string.
 fn end_of_escaped(sql: &str, from: usize) -> Option<usize> {
     let mut bytes = sql.bytes().enumerate().skip(from).peekable();
     while let Some((at, byte)) = bytes.next() {
         match byte {
             b'\\' => drop(bytes.next()),
-            // Two are one that does not end it.
+            // Two quotes in a row are an escaped quote.
             b'\'' if bytes.next_if(|(_, next)| *next == b'\'').is_none() => return Some(at + 1),
             _ => {}
         }
@@ -236,32 +240,33 @@ fn end_of_escaped(sql: &str, from: usize) -> Option<usize> {
     None
 }
 
-/// Semicolons inside parentheses (CREATE RULE) and in the BEGIN ATOMIC body of a routine end no
-/// statement.
+/// The nesting at a token. A semicolon does not end a statement inside parentheses (CREATE RULE) or
+/// in the BEGIN ATOMIC body of a routine.
 #[derive(Default)]
 struct SplitNesting {
     parentheses: usize,
-    /// Words so far, up to the fourth.
+    /// The number of words so far, up to the fourth.
     words: usize,
-    /// CREATE, CREATE OR or CREATE OR REPLACE so far; then whether it is a routine.
+    /// Whether the words so far begin CREATE [OR REPLACE], and from the fourth on whether they
+    /// create a routine.
     creates: bool,
     routine: bool,
-    /// The word before was BEGIN.
+    /// Whether the word before was BEGIN.
     after_begin: bool,
-    /// In the body of a routine, which its END ends.
+    /// The BEGIN ATOMIC body that the token is in.
     body: Option<RoutineBody>,
 }
 
-/// The BEGIN ATOMIC body of a routine. Its END stands where a statement would begin; the END of a
-/// CASE stands inside of one. Both words may also name a column: behind AS or a dot, or where no
-/// CASE can begin or end.
+/// The BEGIN ATOMIC body of a routine. It ends with an END where a statement would begin. The END
+/// of a CASE is inside a statement. CASE and END may also be the name of a column: after AS or a
+/// dot, or where no CASE can begin or end.
 #[derive(Default)]
 struct RoutineBody {
-    /// Open CASEs of the statement.
+    /// The number of open CASE expressions in the statement.
     cases: usize,
-    /// The statement has begun.
+    /// Whether a statement has begun.
     is_inside: bool,
-    /// AS or a dot was before.
+    /// Whether the token before was AS or a dot.
     names: bool,
 }
 
@@ -270,7 +275,7 @@ impl SplitNesting {
         self.parentheses == 0 && self.body.is_none()
     }
 
-    /// `next`: the token behind it.
+    /// Processes a token. `next` is the token after it.
     fn pass(&mut self, kind: TokenKind, text: &str, next: Option<(TokenKind, &str)>) {
         let is = |word: &str| kind == TokenKind::Ident && text.eq_ignore_ascii_case(word);
         match kind {
@@ -336,7 +341,8 @@ impl RoutineBody {
     }
 }
 
-/// Whether the CASE before this is no column's name: an expression follows, or WHEN.
+/// Returns whether the CASE before the token `next` begins an expression. Otherwise it is the name
+/// of a column.
 fn begins_case(next: Option<(TokenKind, &str)>) -> bool {
     const AFTER_A_NAME: [&str; 17] = [
         "from",
@@ -394,7 +400,7 @@ mod tests {
                 "SELECT ';', E'\\';', \";\", U&'\\003b;', B'1'; b",
                 vec!["SELECT ';', E'\\';', \";\", U&'\\003b;', B'1'", "b"],
             ),
-            // A string that goes on after a line's end goes on by the rules it began with.
+            // The continuation of a string on the next line follows the rules of its beginning.
             (
                 "SELECT E'a'\n'b\\'; c'; d",
                 vec!["SELECT E'a'\n'b\\'; c'", "d"],

@@ -1,5 +1,5 @@
-//! How a script that is not one transaction runs: which statements belong together, and which have
-//! to stand alone.
+//! Splits a script that is not one transaction into units: statements that run together in a
+//! transaction, and statements that have to run alone outside one.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -10,46 +10,47 @@ use super::{
     split, statements,
 };
 
-/// A statement that cannot run, whatever the server would say.
+/// The reason that a statement cannot run, regardless of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hazard {
     /// It would end the transaction that holds the ledger's rows, or one that the file never began
     /// or never commits.
     EndsTransaction,
-    /// COPY … FROM STDIN or TO STDOUT needs a client that sends or takes the data.
+    /// COPY … FROM STDIN or TO STDOUT needs a client that sends or receives the data.
     NeedsClient,
-    /// DISCARD ALL cannot run in a transaction, and where it could it would take schemad's lock.
+    /// DISCARD ALL cannot run in a transaction. Outside of one it would release schemad's advisory
+    /// lock.
     Discards,
-    /// It cannot run in a transaction, and the file says that it runs in one.
+    /// It cannot run in a transaction, and the file declares that it runs in one.
     NeedsNoTransaction,
     /// psql's own commands are not SQL.
     NeedsPsql,
-    /// It relies on what only a statement of the same part could have left in the session, or
-    /// leaves something there in vain.
+    /// It needs session state that only a statement of the same part could have set, or sets some
+    /// without effect.
     LosesSession(SessionLoss),
 }
 
-/// A part of a script that is done wholly or not at all, with the file's own settings before it.
+/// A part of a script that takes effect as a whole or not at all, with the settings before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptUnit<'a> {
-    /// The SET statements of the file that stand before it, because every unit begins with a fresh
-    /// session.
+    /// The SET statements of the file before it. They are repeated, because every unit begins with
+    /// a fresh session.
     pub settings: UnitSettings<'a>,
-    /// The statement, or what stands between a BEGIN and its COMMIT.
+    /// The statement, or the statements between a BEGIN and its COMMIT.
     pub body: Statement<'a>,
-    /// Statements of the file before the body, the file's own BEGIN and COMMIT among them.
+    /// The number of statements in the file before the body, including BEGIN and COMMIT.
     pub statements_before: usize,
-    /// Statements in the body.
+    /// The number of statements in the body.
     pub statements: usize,
-    /// The first statement of the body that calls set_config() in a way that is not repeated before
-    /// the units after it.
+    /// The first statement of the body that calls set_config() in a form that is not repeated
+    /// before the later units.
     pub sets_otherwise: Option<Statement<'a>>,
-    /// How it runs.
+    /// The way in which it runs.
     pub work: UnitWork<'a>,
 }
 
-/// The settings of one unit: a part of the list that all units of the script share, because each of
-/// ten thousand units may have the settings of all before it.
+/// The settings of one unit. They are a slice of a list that all units of the script share. A
+/// script may have ten thousand units, each with the settings of all before it.
 #[derive(Clone, Debug)]
 pub struct UnitSettings<'a> {
     all: Arc<[Statement<'a>]>,
@@ -73,29 +74,31 @@ impl PartialEq for UnitSettings<'_> {
 
 impl Eq for UnitSettings<'_> {}
 
-/// How a unit runs.
+/// The way in which a unit runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitWork<'a> {
     /// In a transaction, begun by the file's own BEGIN or a plain one.
     InTransaction {
-        /// The file's own, for example `BEGIN ISOLATION LEVEL SERIALIZABLE`.
+        /// The file's own BEGIN, for example `BEGIN ISOLATION LEVEL SERIALIZABLE`.
         begin: Option<&'a str>,
-        /// What the first statement sets with SET TRANSACTION, which has to hold before it: the
-        /// guard comes first.
+        /// The modes of SET TRANSACTION, if the first statement is one. They have to be given with
+        /// BEGIN, because the guard runs before that statement.
         modes: Option<&'a str>,
     },
     /// Alone, outside a transaction.
     Outside(NonTransactional<'a>),
 }
 
-/// What a script for one transaction sets first with SET TRANSACTION.
+/// Returns the modes of SET TRANSACTION, if a script for one transaction begins with that
+/// statement.
 pub fn transaction_modes(sql: &str) -> Option<&str> {
-    // Most files do not, and need no more than this look.
+    // A cheap check that excludes most files.
     super::split::first_word(sql).filter(|word| word.eq_ignore_ascii_case("set"))?;
     statements(sql).next()?.transaction_modes()
 }
 
-/// True for a script with a transaction of its own: BEGIN … COMMIT. It runs as it is written.
+/// Returns whether a script has transactions of its own, BEGIN … COMMIT. It then runs as it is
+/// written.
 pub fn has_own_transactions(sql: &str) -> bool {
     in_place(sql.len(), || begins_and_commits(sql))
 }
@@ -115,7 +118,8 @@ fn begins_and_commits(sql: &str) -> bool {
     })
 }
 
-/// The first statement of a script for one transaction that cannot run there, and where it is.
+/// Returns the first statement of a script for one transaction that cannot run there, and its
+/// position.
 pub fn hazard(sql: &str) -> Option<(Hazard, TextPosition)> {
     in_place(sql.len(), || find_hazard(sql))
 }
@@ -139,7 +143,7 @@ fn find_hazard(sql: &str) -> Option<(Hazard, TextPosition)> {
         "\\",
     ];
     if !mentions(sql, &WORDS) {
-        return None; // as most files
+        return None; // The common case.
     }
     let found = statements(sql).find_map(|statement| {
         let hazard =
@@ -155,8 +159,9 @@ fn find_hazard(sql: &str) -> Option<(Hazard, TextPosition)> {
     found.map(|(hazard, statement)| (hazard, place_of(sql, &statement)))
 }
 
-/// The BEGIN of a script for one transaction: with its COMMIT the script would not be one. The
-/// server only warns, so what was meant to be committed by it is.
+/// Returns the position of a BEGIN in a script for one transaction. There is no COMMIT for it, or
+/// the script would have its own transactions. The server only warns about the nested BEGIN, and
+/// commits its statements with the rest of the script.
 pub fn lone_begin(sql: &str) -> Option<TextPosition> {
     in_place(sql.len(), || {
         let found = mentions(sql, &["begin", "start"])
@@ -178,10 +183,10 @@ pub(super) fn place_of(sql: &str, statement: &Statement<'_>) -> TextPosition {
     place(sql, nth_character(sql, statement.start))
 }
 
-/// The units of a script that is not one transaction, in order.
+/// Returns the units of a script that is not one transaction, in order.
 ///
 /// # Errors
-/// The first statement that cannot run, and where it is.
+/// Returns the first statement that cannot run, and its position.
 pub fn units(sql: &str) -> Result<Vec<ScriptUnit<'_>>, (Hazard, TextPosition)> {
     in_place(sql.len(), || cut(sql))
 }
@@ -190,7 +195,7 @@ fn cut(sql: &str) -> Result<Vec<ScriptUnit<'_>>, (Hazard, TextPosition)> {
     let mut units: Vec<OpenUnit<'_>> = Vec::new();
     let mut settings = SettingsSoFar::default();
     let mut block: Option<OpenBlock<'_>> = None;
-    let mut unused = false; // settings after the last unit
+    let mut unused = false; // Whether there are settings after the last unit.
     let statements = split(sql);
     for (index, statement) in statements.iter().enumerate() {
         let kind = statement.kind();
@@ -209,14 +214,14 @@ fn cut(sql: &str) -> Result<Vec<ScriptUnit<'_>>, (Hazard, TextPosition)> {
                 };
                 let set = std::mem::take(&mut committed.settings);
                 units.extend(committed.unit(sql, &settings, statement));
-                settings.all.extend(set); // they hold on
+                settings.all.extend(set); // They stay in force.
             }
             (StatementKind::Begin | StatementKind::Commit | StatementKind::Ends, _) => {
                 return refused(Hazard::EndsTransaction);
             }
             (StatementKind::Discard, Some(_)) => return refused(Hazard::Discards),
-            // Every unit begins with a clean session, so all it does is to take the file's settings
-            // back.
+            // Every unit begins with a clean session, so DISCARD ALL only revokes the file's
+            // settings.
             (StatementKind::Discard, None) => {
                 settings.from = settings.all.len();
                 unused = false;
@@ -254,10 +259,11 @@ fn cut(sql: &str) -> Result<Vec<ScriptUnit<'_>>, (Hazard, TextPosition)> {
         unused &= units.len() == before;
     }
     if let Some(block) = block {
-        // It would never be committed.
+        // The transaction would never be committed.
         return Err((Hazard::EndsTransaction, place_of(sql, &block.begin)));
     }
-    // Settings after the last unit change nothing, but a mistake in them is the file's.
+    // Settings after the last unit have no effect. They run nevertheless, so that an error in them
+    // fails the migration.
     if let Some(last) = settings.all[settings.from..]
         .last()
         .copied()
@@ -282,7 +288,7 @@ fn cut(sql: &str) -> Result<Vec<ScriptUnit<'_>>, (Hazard, TextPosition)> {
     Ok(units.into_iter().map(|found| found.unit(&all)).collect())
 }
 
-/// A unit while the list of settings still grows: its own are those from `from` to `to`.
+/// A unit while the list of settings still grows. Its settings are those from `from` to `to`.
 struct OpenUnit<'a> {
     from: usize,
     to: usize,
@@ -320,7 +326,7 @@ impl<'a> OpenUnit<'a> {
     }
 }
 
-/// The SET statements up to here; those before `from` were taken back.
+/// The SET statements so far. DISCARD ALL has revoked those before `from`.
 #[derive(Default)]
 struct SettingsSoFar<'a> {
     all: Vec<Statement<'a>>,
@@ -328,7 +334,7 @@ struct SettingsSoFar<'a> {
 }
 
 impl<'a> SettingsSoFar<'a> {
-    /// The unit that begins with these settings.
+    /// Returns the unit with this body and the settings so far.
     fn before(
         &self,
         body: Statement<'a>,
@@ -353,12 +359,12 @@ struct OpenBlock<'a> {
     begin: Statement<'a>,
     first: Option<Statement<'a>>,
     last: Statement<'a>,
-    /// How many statements are in it.
+    /// The number of statements in the block.
     statements: usize,
     sets_otherwise: Option<Statement<'a>>,
-    /// Its SET statements.
+    /// The SET statements in the block.
     settings: Vec<Statement<'a>>,
-    /// Statements of the file before the BEGIN.
+    /// The number of statements in the file before the BEGIN.
     index: usize,
 }
 
@@ -375,7 +381,7 @@ impl<'a> OpenBlock<'a> {
         }
     }
 
-    /// None for an empty block.
+    /// Returns the unit for the block, or `None` if the block is empty.
     fn unit(
         self,
         sql: &'a str,
@@ -390,7 +396,7 @@ impl<'a> OpenBlock<'a> {
                 sql: &sql[self.begin.start..commit.end()],
                 start: self.begin.start,
             };
-            let statements = statements + 2; // BEGIN and COMMIT
+            let statements = statements + 2; // Plus BEGIN and COMMIT.
             let found = settings.before(
                 body,
                 self.index,
@@ -419,7 +425,8 @@ impl<'a> OpenBlock<'a> {
 }
 
 impl ScriptUnit<'_> {
-    /// The ledger's word for how it can be told whether the unit took effect.
+    /// Returns the ledger's name for the way to determine after a crash whether the unit took
+    /// effect.
     pub fn settles_by(&self) -> &'static str {
         match self.work {
             UnitWork::InTransaction { .. } => "transaction",
@@ -428,7 +435,8 @@ impl ScriptUnit<'_> {
     }
 }
 
-/// True when one of `words` stands in `sql`, in a comment or not: a quick look before a slow one.
+/// Returns whether one of `words`, or any backslash, occurs in `sql`, in a comment or not. It is a
+/// cheap check before an expensive one.
 pub(crate) fn mentions(sql: &str, words: &[&str]) -> bool {
     sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\\')
         .any(|word| words.iter().any(|w| w.eq_ignore_ascii_case(word)) || word.contains('\\'))

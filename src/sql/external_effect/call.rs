@@ -1,8 +1,9 @@
-//! Calls of functions that reach outside, and writes to the catalogs that all databases share.
+//! Finds calls of functions with an effect outside the database, and writes to the shared catalogs.
 
 use super::is;
 
-/// Functions that reach outside; with a `_` at its end, all whose names begin so.
+/// Functions with an effect outside the database. A `_` at the end stands for all names that begin
+/// so.
 const FUNCTIONS: [&str; 32] = [
     "dblink",
     "dblink_",
@@ -38,10 +39,10 @@ const FUNCTIONS: [&str; 32] = [
     "pg_wal_replay_",
 ];
 
-/// What an extension's functions begin with.
+/// The prefix of the functions of the extension postgres_fdw.
 const EXTENSION: &str = "postgres_fdw_";
 
-/// Functions that run the SQL they are given.
+/// Functions that run the SQL in their arguments.
 const RUN: [&str; 6] = [
     "crosstab",
     "query_to_xml",
@@ -66,7 +67,7 @@ const SHARED: [&str; 11] = [
     "pg_tablespace",
 ];
 
-/// After these words a name is no function's that is called.
+/// Words after which a name is not the call of a function.
 const NAMES: [&str; 18] = [
     "aggregate",
     "analyze",
@@ -88,23 +89,23 @@ const NAMES: [&str; 18] = [
     "with",
 ];
 
-/// The words of a statement or a body, with what stands before each name noted once for all of
-/// them.
+/// The words of a statement or a body, with the context before each of them. The context is
+/// computed once for all searches.
 pub(super) struct FunctionCalls<'a> {
     pub(super) tokens: &'a [&'a str],
     before: Vec<PrecedingToken>,
 }
 
-/// What stands before a word.
+/// The context before a word.
 #[derive(Clone, Copy, Default)]
 struct PrecedingToken {
-    /// Where the name begins that goes on here, its schema with it.
+    /// The index where the qualified name begins that the word is part of.
     name: usize,
-    /// Where the statement begins that this word is in, by the semicolons.
+    /// The index where the word's statement begins, by the semicolons.
     statement: usize,
     /// The last CREATE before the word in its statement.
     create: Option<usize>,
-    /// How many words ON there are before it in its statement.
+    /// The number of words ON before it in its statement.
     ons: usize,
 }
 
@@ -132,8 +133,8 @@ impl<'a> FunctionCalls<'a> {
         Self { tokens, before }
     }
 
-    /// What is called that reaches outside, with a schema before it or not. A table of such a name
-    /// is none.
+    /// Returns what is affected by a call of one of [`FUNCTIONS`], with or without a schema, or by
+    /// a write to a shared catalog. A table with the name of a function does not count.
     pub(super) fn reach(&self) -> Option<&'static str> {
         let mut places = 0..self.tokens.len();
         if places.clone().any(|at| self.is_called(at, reaching)) {
@@ -144,7 +145,7 @@ impl<'a> FunctionCalls<'a> {
             .then_some("a catalog that all databases of the server share")
     }
 
-    /// True for the name of a table that an UPDATE writes.
+    /// Returns whether the word is the name of a table that an UPDATE writes.
     pub(super) fn is_updated(&self, at: usize) -> bool {
         let word = |back: usize| {
             self.before[at]
@@ -155,6 +156,7 @@ impl<'a> FunctionCalls<'a> {
         is(word(1), "update") || is(word(1), "only") && is(word(2), "update")
     }
 
+    /// Returns whether the word at `at` is the name of a called function that `function` accepts.
     fn is_called(&self, at: usize, function: impl Fn(&str) -> bool) -> bool {
         let tokens = self.tokens;
         if tokens[at].starts_with('\'') || !function(&name(tokens[at])) {
@@ -179,15 +181,15 @@ impl<'a> FunctionCalls<'a> {
             return word(1) == "=" && creates(&["operator", "aggregate", "type", "search"]);
         }
         match () {
-            // CREATE INDEX … ON table (…). Elsewhere an expression follows.
+            // CREATE INDEX … ON table (…). In other statements an expression follows ON.
             () if is(word(1), "on") => !creates(&["index"]) || before.ons > 1,
-            // CREATE CAST … WITH FUNCTION f (…), which will be called.
+            // CREATE CAST … WITH FUNCTION f (…): the function will be called.
             () if is(word(1), "function") => is(word(2), "with"),
             () => !NAMES.iter().any(|before| is(word(1), before)),
         }
     }
 
-    /// UPDATE, INSERT INTO, MERGE INTO or DELETE FROM a shared catalog.
+    /// Returns whether a shared catalog is written: UPDATE, INSERT INTO, MERGE INTO or DELETE FROM.
     fn is_written(&self, at: usize) -> bool {
         let tokens = self.tokens;
         if tokens[at].starts_with('\'') || !SHARED.contains(&name(tokens[at]).as_str()) {
@@ -204,7 +206,7 @@ impl<'a> FunctionCalls<'a> {
     }
 }
 
-/// True where a string may be SQL that a function runs.
+/// Returns whether a string may be SQL that a function runs.
 pub(super) fn runs_text(calls: &FunctionCalls<'_>) -> bool {
     (0..calls.tokens.len()).any(|at| calls.is_called(at, |name| RUN.contains(&name)))
 }

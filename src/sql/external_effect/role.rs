@@ -1,12 +1,12 @@
-//! Statements that change the role which a script runs as. Told by words, like what reaches
-//! outside: what is put together at run time cannot be seen.
+//! Finds statements that change the role that a script runs as. The search is by words, so
+//! statements that are built at run time are not found.
 
 use super::{NextMatch, ScriptWords, body, call::FunctionCalls, is};
 
-/// The settings that hold the role and the session's user.
+/// The settings for the role and the session's user.
 const SETTINGS: [&str; 2] = ["role", "session_authorization"];
 
-/// Where a statement sets the role, seen from statements that come in order.
+/// The caches of the searches for a SET of the role.
 #[derive(Default)]
 pub(super) struct RoleChange {
     set: NextMatch,
@@ -14,8 +14,8 @@ pub(super) struct RoleChange {
 }
 
 impl ScriptWords<'_> {
-    /// How the statement changes the role that begins at word `from` and ends before word `end`, by
-    /// how it begins. Asked in the order of the beginnings.
+    /// Returns how the statement from word `from` to word `end` changes the role, by its first
+    /// words. Must be called in the order of the statements.
     pub(super) fn changes_role(&self, from: usize, end: usize) -> Option<&'static str> {
         let tokens = &self.tokens[from..end];
         let word = |at: usize| tokens.get(at).copied().unwrap_or_default();
@@ -42,7 +42,7 @@ impl ScriptWords<'_> {
                 is(self.tokens[at], "set")
                     && self.tokens.get(at + 1).is_some_and(|name| is_setting(name))
             };
-            // An UPDATE in a body of the standard's form has a SET, too.
+            // An UPDATE in a BEGIN ATOMIC body has a SET, too.
             let is_atomic = |at: usize| is(self.tokens[at], "atomic");
             let set = self.role.set.find(from, end, count, is_set)?;
             let in_a_body = self
@@ -57,7 +57,8 @@ impl ScriptWords<'_> {
 }
 
 impl FunctionCalls<'_> {
-    /// set_config('role', …), or an UPDATE of the view pg_settings, which does the same.
+    /// Returns whether set_config('role', …) is called, or the view pg_settings is updated, which
+    /// does the same.
     pub(super) fn changes_role(&self) -> Option<&'static str> {
         let tokens = self.tokens;
         let is_named = |token: &str| body(&token).is_some_and(is_setting);

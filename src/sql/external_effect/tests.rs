@@ -137,7 +137,7 @@ fn the_line_within_a_body_is_told() {
     assert_eq!(at("SELECT 1;\n CREATE ROLE app"), Some((2, 2)));
     assert_eq!(at("DO $$ BEGIN CREATE ROLE a; END $$"), Some((1, 1)));
     assert_eq!(at("DO 'BEGIN\n CREATE ROLE a; END'"), Some((1, 1)));
-    // Where the statement goes on in the next line, the line that settles it.
+    // If the statement continues on the next line, the position is the line that decides.
     assert_eq!(
         at("DO $$ BEGIN\n COPY t\n  FROM PROGRAM 'x'; END $$"),
         Some((3, 3))

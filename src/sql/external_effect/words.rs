@@ -1,10 +1,10 @@
-//! Words as the server reads them: what stands in quotes or dollars without its escapes, and a
-//! string that goes on in the next line in one.
+//! Splits SQL into words as the server reads them: strings without quotes and escapes, and the
+//! continuation of a string on the next line joined to it.
 
 use crate::sql::Statement;
 
-/// The words and signs of `sql`. A string is `'` and its text and `'`, whatever quotes it stood in;
-/// a name with U& is its own.
+/// Returns the words and signs of `sql`. Every string is returned as `'`, its text and `'`,
+/// regardless of its quotes. A name with U& is decoded.
 pub(super) fn words(sql: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut is_string = false;
@@ -30,7 +30,7 @@ pub(super) fn words(sql: &str) -> Vec<String> {
     words
 }
 
-/// What stands in a string, if the token is one.
+/// Returns the text of a token that is a string.
 fn text(token: &str) -> Option<String> {
     if let Some(tagged) = token.strip_prefix('$') {
         let tag = tagged.find('$')? + 2;
@@ -48,7 +48,7 @@ fn text(token: &str) -> Option<String> {
     }
 }
 
-/// U&"…" as "…".
+/// Returns U&"…" as "…".
 fn name(token: &str) -> Option<String> {
     let inner = token
         .strip_prefix("U&\"")
@@ -57,7 +57,7 @@ fn name(token: &str) -> Option<String> {
     Some(format!("\"{}\"", unicode(inner)))
 }
 
-/// \0061 and \+000061.
+/// Decodes \0061 and \+000061.
 fn unicode(text: &str) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once('\\') {
@@ -81,7 +81,7 @@ fn unicode(text: &str) -> String {
     out + rest
 }
 
-/// \n, \x61, \141, \u0061 and the like.
+/// Decodes \n, \x61, \141, \u0061 and the like.
 fn unescaped(text: &str) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once('\\') {
